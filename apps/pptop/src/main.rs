@@ -1,0 +1,2 @@
+//! Pipeline-parallel training that one can see.
+fn main() {}

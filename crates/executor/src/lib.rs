@@ -1,0 +1,1 @@
+//! Runs a validated pipeline plan on ranks: one thread a rank, boundaries, stash, links, one training step.

@@ -1,0 +1,1 @@
+//! Replicas x ranks: the mesh, the gradient mean over replicas, and the trainer.

@@ -1,0 +1,1 @@
+//! Jobs to run: models, data sets, and layers that only sleep.

@@ -1,0 +1,1 @@
+//! A model as a stack of layers on candle: profile it and cut it into pipeline stages.

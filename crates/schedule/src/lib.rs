@@ -1,0 +1,1 @@
+//! Pipeline schedules as data: generate, validate, lower, simulate, draw, import and export.

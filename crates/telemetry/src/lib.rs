@@ -1,0 +1,1 @@
+//! The event log of a run: event types, writer, reader and the fold into a model for the screen.
