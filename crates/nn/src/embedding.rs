@@ -1,0 +1,99 @@
+//! Rows of a table by number.
+
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_nn::{Init, VarBuilder};
+
+use crate::context::ForwardContext;
+use crate::cpu;
+use crate::residue::{Residue, ResidueQueue};
+
+/// A table of `v` rows of `d` features. Shapes: ids `(…)` → `(…, d)`.
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    weight_vd: Tensor,
+}
+
+impl Embedding {
+    /// Parameter `weight` (v, d) from `init`.
+    ///
+    /// # Errors
+    /// What the builder returns.
+    pub fn new(rows: usize, features: usize, init: Init, builder: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight_vd: builder.get_with_hints((rows, features), "weight", init)? })
+    }
+
+    /// Looks up `ids`, U32 of any shape.
+    ///
+    /// # Errors
+    /// If an id is not below the number of rows, which is named.
+    pub fn forward(&self, ids: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        let mut shape = ids.dims().to_vec();
+        shape.push(self.weight_vd.dim(1)?);
+        let ids = ids.to_dtype(DType::U32)?.flatten_all()?.contiguous()?;
+        if !ids.device().is_cpu() || self.weight_vd.dtype() != DType::F32 {
+            return self.weight_vd.index_select(&ids, 0)?.reshape(shape);
+        }
+        let op = RowsOp { queue: context.residues().cloned() };
+        self.weight_vd.apply_op2(&ids, op)?.reshape(shape)
+    }
+}
+
+struct RowsOp {
+    queue: Option<ResidueQueue>,
+}
+
+impl CustomOp2 for RowsOp {
+    fn name(&self) -> &'static str {
+        "embedding"
+    }
+
+    fn cpu_fwd(
+        &self,
+        table: &CpuStorage,
+        tl: &Layout,
+        ids: &CpuStorage,
+        il: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, features) = tl.shape().dims2()?;
+        let (table, ids): (&[f32], &[u32]) = (cpu::slice(table, tl)?, cpu::slice(ids, il)?);
+        let mut y = Vec::with_capacity(ids.len() * features);
+        for &id in ids {
+            let start = id as usize * features;
+            let Some(row) = table.get(start..start + features) else {
+                bail!("id {id} is not a row of an embedding of {rows} rows");
+            };
+            y.extend_from_slice(row);
+        }
+        Ok((CpuStorage::F32(y), (ids.len(), features).into()))
+    }
+
+    fn bwd(
+        &self,
+        table: &Tensor,
+        ids: &Tensor,
+        _: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        if let Some(queue) = &self.queue {
+            queue.push(Residue::Rows { table: table.id(), ids: ids.clone(), gy: gy.contiguous()? });
+            return Ok((None, None));
+        }
+        let mut sum = vec![0.0; table.elem_count()];
+        add_rows(&mut sum, &ids.to_vec1()?, &cpu::to_vec(gy)?);
+        Ok((Some(Tensor::from_vec(sum, table.shape(), table.device())?), None))
+    }
+}
+
+/// Adds row r of `gy` to row `ids[r]` of `table`.
+pub(crate) fn add_rows(table: &mut [f32], ids: &[u32], gy: &[f32]) {
+    if ids.is_empty() {
+        return;
+    }
+    let features = gy.len() / ids.len();
+    for (&id, row) in ids.iter().zip(gy.chunks_exact(features)) {
+        let start = id as usize * features;
+        for (sum, g) in table[start..start + features].iter_mut().zip(row) {
+            *sum += g;
+        }
+    }
+}

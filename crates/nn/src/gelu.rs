@@ -1,0 +1,67 @@
+//! The Gaussian error linear unit, in its tanh form (Hendrycks, Gimpel 2016, arXiv:1606.08415).
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
+
+use crate::cpu;
+
+/// √(2/π) and the cubic's factor, from section 2 of the paper.
+const SCALE: f32 = 0.797_884_6;
+const CUBIC: f32 = 0.044_715;
+
+/// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, element by element.
+///
+/// # Errors
+/// If a kernel fails.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if !x.device().is_cpu() || x.dtype() != DType::F32 {
+        return x.gelu();
+    }
+    x.contiguous()?.apply_op1(GeluOp)
+}
+
+struct GeluOp;
+
+impl CustomOp1 for GeluOp {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
+        let y = cpu::slice::<f32>(x, xl)?
+            .iter()
+            .map(|&v| 0.5 * v * (1.0 + cpu::tanh(SCALE * (v + CUBIC * v * v * v))))
+            .collect();
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(x.contiguous()?.apply_op2_no_bwd(&gy.contiguous()?, &GeluGradient)?))
+    }
+}
+
+struct GeluGradient;
+
+impl CustomOp2 for GeluGradient {
+    fn name(&self) -> &'static str {
+        "gelu gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        gy: &CpuStorage,
+        gl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let gx = cpu::slice::<f32>(x, xl)?
+            .iter()
+            .zip(cpu::slice::<f32>(gy, gl)?)
+            .map(|(&v, &g)| {
+                let t = cpu::tanh(SCALE * (v + CUBIC * v * v * v));
+                let slope = SCALE * (1.0 + 3.0 * CUBIC * v * v);
+                g * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * slope)
+            })
+            .collect();
+        Ok((CpuStorage::F32(gx), xl.shape().clone()))
+    }
+}

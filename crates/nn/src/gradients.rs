@@ -1,0 +1,352 @@
+//! The sums of gradients over micro-batches, in place.
+
+use std::collections::HashMap;
+
+use candle_core::backprop::GradStore;
+use candle_core::{
+    CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, TensorId, bail,
+};
+
+use crate::cpu::{self, View};
+use crate::embedding::add_rows;
+use crate::parameters::Parameter;
+use crate::residue::Residue;
+
+/// One sum for each parameter. The buffers live as long as this value; the first contribution of
+/// a step overwrites, so nothing is ever filled with zeros.
+#[derive(Debug)]
+pub struct Gradients {
+    slots: Vec<Slot>,
+    by_id: HashMap<TensorId, usize>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    parameter: Parameter,
+    sum: Tensor,
+    /// Whether `sum` holds anything of this step.
+    filled: bool,
+}
+
+impl Gradients {
+    /// Sums for `parameters`, all empty.
+    ///
+    /// # Errors
+    /// If the device has no memory for them.
+    pub fn new(parameters: Vec<Parameter>) -> Result<Self> {
+        let by_id = parameters.iter().enumerate().map(|(i, p)| (p.var.id(), i)).collect();
+        let slots = parameters
+            .into_iter()
+            .map(|parameter| {
+                let sum = parameter.var.zeros_like()?;
+                Ok(Slot { parameter, sum, filled: false })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { slots, by_id })
+    }
+
+    /// Forgets the sums of the last step; costs nothing.
+    pub fn clear(&mut self) {
+        for slot in &mut self.slots {
+            slot.filled = false;
+        }
+    }
+
+    fn slot(&mut self, id: TensorId) -> Result<&mut Slot> {
+        match self.by_id.get(&id) {
+            Some(&i) => Ok(&mut self.slots[i]),
+            None => bail!("a residue names a tensor that is not a parameter of this stage"),
+        }
+    }
+
+    /// Adds what `residue` stands for to the sums of its parameters.
+    ///
+    /// # Errors
+    /// If the residue belongs to another stage, or a kernel fails.
+    pub fn accumulate(&mut self, residue: Residue) -> Result<()> {
+        match residue {
+            Residue::Linear { weight, bias, x, gy } => {
+                let (outputs, inputs) = self.slot(weight)?.sum.dims2()?;
+                let (x, gy) = (x.reshape(((), inputs))?, gy.reshape(((), outputs))?);
+                self.slot(weight)?.add_product(&gy, &x)?;
+                match bias {
+                    Some(bias) => self.slot(bias)?.add_columns(&gy),
+                    None => Ok(()),
+                }
+            }
+            Residue::Rows { table, ids, gy } => self.slot(table)?.add_rows(&ids, &gy),
+            Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
+        }
+    }
+
+    /// Takes from `store`, as residues, the gradients that candle itself computed for these
+    /// parameters (layers that are not of this crate).
+    pub fn dense_residues(&self, store: &mut GradStore) -> Vec<Residue> {
+        self.slots
+            .iter()
+            .filter_map(|slot| {
+                let gradient = store.remove(slot.parameter.var.as_tensor())?;
+                Some(Residue::Dense { parameter: slot.parameter.var.id(), gradient })
+            })
+            .collect()
+    }
+
+    /// The sum of one parameter, or `None` if nothing was added to it since [`Self::clear`].
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.slots.iter().find(|s| s.parameter.name == name && s.filled).map(|s| &s.sum)
+    }
+
+    /// The parameters, with their sums, in the order of [`Self::new`]. A parameter without a
+    /// contribution has zeros.
+    ///
+    /// # Errors
+    /// If zeros cannot be written.
+    pub fn finished(&mut self) -> Result<impl Iterator<Item = (&Parameter, &Tensor)>> {
+        for slot in &mut self.slots {
+            if !slot.filled {
+                slot.sum = slot.sum.zeros_like()?;
+                slot.filled = true;
+            }
+        }
+        Ok(self.slots.iter().map(|s| (&s.parameter, &s.sum)))
+    }
+
+    /// Replaces each sum, in the order of [`Self::new`]: the mean over replicas, say.
+    ///
+    /// # Errors
+    /// If the number of tensors or a shape differs.
+    pub fn replace(&mut self, sums: Vec<Tensor>) -> Result<()> {
+        if sums.len() != self.slots.len() {
+            bail!("{} gradients for {} parameters", sums.len(), self.slots.len());
+        }
+        for (slot, sum) in self.slots.iter_mut().zip(sums) {
+            if slot.sum.shape() != sum.shape() {
+                bail!(
+                    "gradient of {}: {:?} for {:?}",
+                    slot.parameter.name,
+                    sum.shape(),
+                    slot.sum.shape()
+                );
+            }
+            slot.sum = sum;
+            slot.filled = true;
+        }
+        Ok(())
+    }
+
+    /// Names of parameters without a contribution since [`Self::clear`].
+    pub fn missing(&self) -> Vec<&str> {
+        self.slots.iter().filter(|s| !s.filled).map(|s| s.parameter.name.as_str()).collect()
+    }
+
+    /// Bytes of all sums.
+    pub fn bytes(&self) -> usize {
+        self.slots.iter().map(|s| s.sum.elem_count() * s.sum.dtype().size_in_bytes()).sum()
+    }
+
+    /// The sum of squares of each parameter's gradient, in the order of [`Self::new`].
+    ///
+    /// # Errors
+    /// If a kernel fails.
+    pub fn square_sums(&mut self) -> Result<Vec<f64>> {
+        self.finished()?
+            .map(|(_, sum)| {
+                if !in_place(sum) {
+                    return Ok(f64::from(
+                        sum.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?,
+                    ));
+                }
+                let (storage, layout) = sum.storage_and_layout();
+                let candle_core::Storage::Cpu(storage) = &*storage else { bail!("not on the cpu") };
+                let mut lanes = [0.0f64; 8];
+                for chunk in cpu::slice::<f32>(storage, layout)?.chunks(8) {
+                    for (lane, &g) in lanes.iter_mut().zip(chunk) {
+                        *lane += f64::from(g) * f64::from(g);
+                    }
+                }
+                Ok(lanes.iter().sum())
+            })
+            .collect()
+    }
+}
+
+/// The norm over the whole model, from the square sums of its parameters in layer order.
+pub fn global_norm(square_sums: impl IntoIterator<Item = f64>) -> f64 {
+    square_sums.into_iter().sum::<f64>().sqrt()
+}
+
+/// What every gradient is multiplied with so that the norm is at most `max_norm`
+/// (Pascanu et al. 2013, arXiv:1211.5063, algorithm 1; PyTorch's 1e-6 in the denominator).
+pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f32 {
+    max_norm.map_or(1.0, |max| (max / (norm + 1e-6)).min(1.0)) as f32
+}
+
+/// Whether our kernels can work on this tensor where it lies.
+pub(crate) fn in_place(tensor: &Tensor) -> bool {
+    tensor.device().is_cpu() && tensor.dtype() == DType::F32
+}
+
+impl Slot {
+    /// Adds `gradient` by `op` in place, or through a new tensor where that cannot be.
+    fn add_with(
+        &mut self,
+        add: impl FnOnce(&Tensor, bool) -> Result<()>,
+        gradient: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<()> {
+        if in_place(&self.sum) {
+            add(&self.sum, self.filled)?;
+        } else {
+            let gradient = gradient()?;
+            self.sum = if self.filled { (&self.sum + gradient)? } else { gradient };
+        }
+        self.filled = true;
+        Ok(())
+    }
+
+    fn add_product(&mut self, gy: &Tensor, x: &Tensor) -> Result<()> {
+        self.add_with(|sum, add| sum.inplace_op3(gy, x, &AddProduct { add }), || gy.t()?.matmul(x))
+    }
+
+    fn add_columns(&mut self, gy: &Tensor) -> Result<()> {
+        self.add_with(|sum, add| sum.inplace_op2(gy, &AddColumns { add }), || gy.sum(0))
+    }
+
+    fn add_rows(&mut self, ids: &Tensor, gy: &Tensor) -> Result<()> {
+        let zeros = self.sum.clone();
+        self.add_with(
+            |sum, add| sum.inplace_op3(ids, gy, &AddRows { add }),
+            || zeros.zeros_like()?.index_add(ids, &gy.reshape((ids.dim(0)?, ()))?, 0),
+        )
+    }
+
+    fn add(&mut self, gradient: &Tensor) -> Result<()> {
+        if gradient.shape() != self.sum.shape() {
+            bail!(
+                "gradient of {} has shape {:?}, the parameter {:?}",
+                self.parameter.name,
+                gradient.shape(),
+                self.sum.shape()
+            );
+        }
+        let gradient = gradient.contiguous()?;
+        self.add_with(|sum, add| sum.inplace_op2(&gradient, &Add { add }), || Ok(gradient.clone()))
+    }
+}
+
+/// `sum (+)= gyᵀ·x`: sum (o, i), gy (r, o), x (r, i).
+struct AddProduct {
+    add: bool,
+}
+
+impl InplaceOp3 for AddProduct {
+    fn name(&self) -> &'static str {
+        "linear weight gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sl: &Layout,
+        gy: &CpuStorage,
+        gl: &Layout,
+        x: &CpuStorage,
+        xl: &Layout,
+    ) -> Result<()> {
+        let ((rows, outputs), (_, inputs)) = (gl.shape().dims2()?, xl.shape().dims2()?);
+        cpu::gemm(
+            (cpu::slice_mut(sum, sl)?, View::row_major(outputs, inputs)),
+            (cpu::slice(gy, gl)?, View::row_major(rows, outputs).transposed()),
+            (cpu::slice(x, xl)?, View::row_major(rows, inputs)),
+            1.0,
+            self.add,
+        );
+        Ok(())
+    }
+}
+
+/// `sum (+)=` the column sums of gy (r, o).
+struct AddColumns {
+    add: bool,
+}
+
+impl InplaceOp2 for AddColumns {
+    fn name(&self) -> &'static str {
+        "linear bias gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sl: &Layout,
+        source: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let sum = cpu::slice_mut(sum, sl)?;
+        if !self.add {
+            sum.fill(0.0);
+        }
+        for row in cpu::slice::<f32>(source, layout)?.chunks_exact(sum.len()) {
+            for (sum, g) in sum.iter_mut().zip(row) {
+                *sum += g;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `sum[ids[r]] (+)= gy[r]`.
+struct AddRows {
+    add: bool,
+}
+
+impl InplaceOp3 for AddRows {
+    fn name(&self) -> &'static str {
+        "embedding weight gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sl: &Layout,
+        ids: &CpuStorage,
+        il: &Layout,
+        gy: &CpuStorage,
+        gl: &Layout,
+    ) -> Result<()> {
+        let sum = cpu::slice_mut(sum, sl)?;
+        if !self.add {
+            sum.fill(0.0);
+        }
+        add_rows(sum, cpu::slice(ids, il)?, cpu::slice(gy, gl)?);
+        Ok(())
+    }
+}
+
+/// `sum (+)= gradient`.
+struct Add {
+    add: bool,
+}
+
+impl InplaceOp2 for Add {
+    fn name(&self) -> &'static str {
+        "gradient sum"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sl: &Layout,
+        source: &CpuStorage,
+        layout: &Layout,
+    ) -> Result<()> {
+        let (sum, gradient) = (cpu::slice_mut(sum, sl)?, cpu::slice::<f32>(source, layout)?);
+        if self.add {
+            for (sum, g) in sum.iter_mut().zip(gradient) {
+                *sum += g;
+            }
+        } else {
+            sum.copy_from_slice(gradient);
+        }
+        Ok(())
+    }
+}

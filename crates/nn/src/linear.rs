@@ -1,0 +1,232 @@
+//! `y = x·wᵀ + b`, with a weight gradient that can wait.
+//!
+//! Shapes: `r` rows (all leading dimensions together), `i` inputs, `o` outputs.
+
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_nn::{Init, VarBuilder};
+
+use crate::context::ForwardContext;
+use crate::cpu::{self, View};
+use crate::residue::{Residue, ResidueQueue};
+
+/// A fully connected layer.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight_oi: Tensor,
+    bias_o: Option<Tensor>,
+}
+
+impl Linear {
+    /// Parameters `weight` (o, i) and `bias` (o), both uniform in ±1/√i (PyTorch's default).
+    ///
+    /// # Errors
+    /// What the builder returns.
+    pub fn new(inputs: usize, outputs: usize, builder: VarBuilder<'_>) -> Result<Self> {
+        let bound = 1.0 / (inputs as f64).sqrt();
+        Self::with_init(inputs, outputs, true, Init::Uniform { lo: -bound, up: bound }, builder)
+    }
+
+    /// Parameters `weight` (o, i) from `init` and, if wanted, `bias` (o): zero when `init` is a
+    /// normal distribution, else from `init` as well.
+    ///
+    /// # Errors
+    /// What the builder returns.
+    pub fn with_init(
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        init: Init,
+        builder: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let weight_oi = builder.get_with_hints((outputs, inputs), "weight", init)?;
+        let bias_init = if matches!(init, Init::Randn { .. }) { Init::Const(0.0) } else { init };
+        let bias_o =
+            bias.then(|| builder.get_with_hints(outputs, "bias", bias_init)).transpose()?;
+        Ok(Self { weight_oi, bias_o })
+    }
+
+    /// `(…, i)` → `(…, o)`.
+    ///
+    /// # Errors
+    /// If the last dimension is not `i`, or a kernel fails.
+    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        let inputs = self.weight_oi.dim(1)?;
+        if x.dims().last() != Some(&inputs) {
+            bail!("a linear layer of {inputs} inputs got a tensor of shape {:?}", x.shape());
+        }
+        if !x.device().is_cpu() || x.dtype() != DType::F32 {
+            return self.forward_composed(x);
+        }
+        let op = LinearOp { queue: context.residues().cloned() };
+        let x = x.contiguous()?;
+        match &self.bias_o {
+            Some(bias_o) => x.apply_op3(&self.weight_oi, bias_o, op),
+            None => x.apply_op2(&self.weight_oi, op),
+        }
+    }
+
+    /// The same from candle's own operations: for devices without our kernels, and for the tests.
+    fn forward_composed(&self, x: &Tensor) -> Result<Tensor> {
+        let (outputs, inputs) = self.weight_oi.dims2()?;
+        let mut shape = x.dims().to_vec();
+        let y = x.reshape(((), inputs))?.matmul(&self.weight_oi.t()?)?;
+        let y = match &self.bias_o {
+            Some(bias_o) => y.broadcast_add(bias_o)?,
+            None => y,
+        };
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        y.reshape(shape)
+    }
+}
+
+struct LinearOp {
+    queue: Option<ResidueQueue>,
+}
+
+impl LinearOp {
+    fn forward(
+        x: (&CpuStorage, &Layout),
+        weight: (&CpuStorage, &Layout),
+        bias: Option<(&CpuStorage, &Layout)>,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = weight.1.shape().dims2()?;
+        let xs: &[f32] = cpu::slice(x.0, x.1)?;
+        let ws: &[f32] = cpu::slice(weight.0, weight.1)?;
+        let rows = xs.len() / inputs;
+        let mut y = match bias {
+            Some((storage, layout)) => cpu::slice::<f32>(storage, layout)?.repeat(rows),
+            None => vec![0.0; rows * outputs],
+        };
+        cpu::gemm(
+            (&mut y, View::row_major(rows, outputs)),
+            (xs, View::row_major(rows, inputs)),
+            (ws, View::row_major(outputs, inputs).transposed()),
+            1.0,
+            bias.is_some(),
+        );
+        let mut shape = x.1.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        Ok((CpuStorage::F32(y), shape.into()))
+    }
+
+    /// Gradients of x, weight and bias; the last two are `None` when a queue takes their residue.
+    fn backward(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let gy = gy.contiguous()?;
+        // Nobody asks for the gradient of the batch itself.
+        let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &InputGradient)).transpose()?;
+        if let Some(queue) = &self.queue {
+            queue.push(Residue::Linear {
+                weight: weight.id(),
+                bias: bias.map(Tensor::id),
+                x: x.detach(),
+                gy,
+            });
+            return Ok((gx, None, None));
+        }
+        let (outputs, inputs) = weight.dims2()?;
+        let gy = gy.reshape(((), outputs))?;
+        let gw = gy.t()?.matmul(&x.reshape(((), inputs))?)?;
+        let gb = bias.map(|_| gy.sum(0)).transpose()?;
+        Ok((gx, Some(gw), gb))
+    }
+}
+
+impl CustomOp3 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        weight: &CpuStorage,
+        wl: &Layout,
+        bias: &CpuStorage,
+        bl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::forward((x, xl), (weight, wl), Some((bias, bl)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        self.backward(x, weight, Some(bias), gy)
+    }
+}
+
+impl CustomOp2 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        weight: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Self::forward((x, xl), (weight, wl), None)
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        _: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (gx, gw, _) = self.backward(x, weight, None, gy)?;
+        Ok((gx, gw))
+    }
+}
+
+/// `gx = gy·w`.
+struct InputGradient;
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "linear input gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gy: &CpuStorage,
+        gl: &Layout,
+        weight: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = wl.shape().dims2()?;
+        let gys: &[f32] = cpu::slice(gy, gl)?;
+        let rows = gys.len() / outputs;
+        let mut gx = vec![0.0; rows * inputs];
+        cpu::gemm(
+            (&mut gx, View::row_major(rows, inputs)),
+            (gys, View::row_major(rows, outputs)),
+            (cpu::slice(weight, wl)?, View::row_major(outputs, inputs)),
+            1.0,
+            false,
+        );
+        let mut shape = gl.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = inputs;
+        }
+        Ok((CpuStorage::F32(gx), shape.into()))
+    }
+}

@@ -1,0 +1,250 @@
+//! Parameters that a rank owns: created by name, from a seed, one layer at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
+use candle_nn::init::NormalOrUniform;
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{Init, VarBuilder};
+
+use crate::random;
+
+/// One trained tensor.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// Full name, in PyTorch's manner: `layers.0.weight`.
+    pub name: String,
+    /// The trained value.
+    pub var: Var,
+}
+
+/// Makes parameters when layers ask for them, and remembers them in the order of asking.
+///
+/// The value of a parameter depends on the seed and its name alone, so every cut of a model into
+/// stages starts from the same weights. A name that is asked for twice is one parameter (tied
+/// weights inside a stage).
+#[derive(Clone, Debug)]
+pub struct ParameterStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    source: Source,
+    made: Mutex<Vec<Parameter>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Seed(u64),
+    /// Values by name; a name that is absent is an error.
+    Given(BTreeMap<String, Tensor>),
+}
+
+impl ParameterStore {
+    /// A store whose initial values come from `seed` and each parameter's name.
+    pub fn seeded(seed: u64) -> Self {
+        Self::from_source(Source::Seed(seed))
+    }
+
+    /// A store whose initial values are given by name (`--init`).
+    pub fn given(values: BTreeMap<String, Tensor>) -> Self {
+        Self::from_source(Source::Given(values))
+    }
+
+    fn from_source(source: Source) -> Self {
+        Self { inner: Arc::new(Inner { source, made: Mutex::new(Vec::new()) }) }
+    }
+
+    /// A builder for layers; what they ask for becomes a trained parameter of this store.
+    pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(Backend(Arc::clone(&self.inner))), dtype, device.clone())
+    }
+
+    /// The parameters made so far, in the order in which layers asked for them.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        self.inner.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+struct Backend(Arc<Inner>);
+
+impl SimpleBackend for Backend {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        init: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(parameter) = made.iter().find(|p| p.name == name) {
+            if parameter.var.shape() != &shape {
+                bail!(
+                    "parameter {name} has shape {:?}, asked for as {shape:?}",
+                    parameter.var.shape()
+                );
+            }
+            return Ok(parameter.var.as_tensor().clone());
+        }
+        let value = match &self.0.source {
+            Source::Seed(seed) => {
+                initial_value(*seed, name, &shape, init, device)?.to_dtype(dtype)?
+            }
+            Source::Given(values) => {
+                let Some(value) = values.get(name) else {
+                    bail!(
+                        "parameter {name} of shape {shape:?} is absent; the file has {} others",
+                        values.len()
+                    );
+                };
+                if value.shape() != &shape {
+                    bail!(
+                        "parameter {name} has shape {:?} in the file, {shape:?} in the model",
+                        value.shape()
+                    );
+                }
+                value.to_device(device)?.to_dtype(dtype)?
+            }
+        };
+        let var = Var::from_tensor(&value)?;
+        let tensor = var.as_tensor().clone();
+        made.push(Parameter { name: name.to_owned(), var });
+        Ok(tensor)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("parameter {name} was asked for without a shape; a trained parameter needs one")
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        match &self.0.source {
+            Source::Seed(_) => true,
+            Source::Given(values) => values.contains_key(name),
+        }
+    }
+}
+
+fn initial_value(
+    seed: u64,
+    name: &str,
+    shape: &Shape,
+    init: Init,
+    device: &Device,
+) -> Result<Tensor> {
+    let key = random::hash_name(seed, name);
+    let n = shape.elem_count() as u64;
+    let uniform = |lo: f64, up: f64| {
+        (0..n).map(|i| (lo + (up - lo) * random::uniform(key, i)) as f32).collect()
+    };
+    let normal = |mean: f64, deviation: f64| {
+        (0..n).map(|i| (mean + deviation * random::normal(key, i)) as f32).collect()
+    };
+    let values: Vec<f32> = match init {
+        Init::Const(value) => vec![value as f32; n as usize],
+        Init::Randn { mean, stdev } => normal(mean, stdev),
+        Init::Uniform { lo, up } => uniform(lo, up),
+        Init::Kaiming { dist, fan, non_linearity } => {
+            let deviation = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+            match dist {
+                NormalOrUniform::Uniform => {
+                    uniform(-3f64.sqrt() * deviation, 3f64.sqrt() * deviation)
+                }
+                NormalOrUniform::Normal => normal(0.0, deviation),
+            }
+        }
+    };
+    Tensor::from_vec(values, shape, device)
+}
+
+/// Names and shapes of the parameters that `build` asks for, at no cost in memory: every tensor
+/// that it gets is one zero, seen through strides of 0.
+///
+/// # Errors
+/// Whatever `build` returns.
+pub fn parameter_shapes<T>(
+    dtype: DType,
+    build: impl FnOnce(VarBuilder<'static>) -> Result<T>,
+) -> Result<Vec<(String, Shape)>> {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let builder =
+        VarBuilder::from_backend(Box::new(Recorder(Arc::clone(&seen))), dtype, Device::Cpu);
+    build(builder)?;
+    let names = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ok(names)
+}
+
+struct Recorder(Arc<Mutex<Vec<(String, Shape)>>>);
+
+impl SimpleBackend for Recorder {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !seen.iter().any(|(known, _)| known == name) {
+            seen.push((name.to_owned(), shape.clone()));
+        }
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("parameter {name} was asked for without a shape; a trained parameter needs one")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(store: &ParameterStore, name: &str) -> Vec<f32> {
+        let builder = store.builder(DType::F32, &Device::Cpu);
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+        builder
+            .get_with_hints((3, 2), name, init)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_value_depends_on_seed_and_name_alone() {
+        let (a, b) = (ParameterStore::seeded(1), ParameterStore::seeded(1));
+        weight(&b, "other");
+        assert_eq!(weight(&a, "w"), weight(&b, "w"));
+        assert_ne!(weight(&a, "w"), weight(&b, "other"));
+        assert_ne!(weight(&a, "w"), weight(&ParameterStore::seeded(2), "w"));
+        weight(&a, "w");
+        assert_eq!(a.parameters().len(), 1, "a name asked for twice is one parameter");
+    }
+
+    #[test]
+    fn given_values_are_checked_by_name_and_shape() {
+        let value = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
+        let store = ParameterStore::given([("w".to_owned(), value)].into());
+        let builder = store.builder(DType::F32, &Device::Cpu);
+        assert!(builder.get((2, 2), "w").is_ok());
+        assert!(builder.get((3, 2), "w").unwrap_err().to_string().contains("shape"));
+        assert!(builder.get((2, 2), "v").unwrap_err().to_string().contains("parameter v"));
+    }
+
+    #[test]
+    fn shapes_are_read_without_memory() {
+        let shapes =
+            parameter_shapes(DType::F32, |vb| vb.pp("huge").get((1 << 20, 1 << 20), "weight"))
+                .unwrap();
+        assert_eq!(shapes, [("huge.weight".to_owned(), Shape::from((1 << 20, 1 << 20)))]);
+    }
+}

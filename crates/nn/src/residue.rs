@@ -1,0 +1,66 @@
+//! What a weight gradient needs, kept until its turn comes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{Tensor, TensorId};
+
+/// The ingredients of the gradient of one or two parameters, for one micro-batch.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Residue {
+    /// `y = x·wᵀ + b`: the gradient of `weight` is `gyᵀ·x`, that of `bias` the column sums of `gy`.
+    Linear {
+        /// Parameter of shape (o, i).
+        weight: TensorId,
+        /// Parameter of shape (o).
+        bias: Option<TensorId>,
+        /// Input, (…, i), contiguous.
+        x: Tensor,
+        /// Gradient of the output, (…, o), contiguous.
+        gy: Tensor,
+    },
+    /// Rows of a table: the gradient adds each row of `gy` to row `ids[r]`.
+    Rows {
+        /// Parameter of shape (v, d).
+        table: TensorId,
+        /// Row numbers, U32, as many as `gy` has rows.
+        ids: Tensor,
+        /// Gradient of the output, (…, d), contiguous.
+        gy: Tensor,
+    },
+    /// The gradient itself.
+    Dense {
+        /// The parameter.
+        parameter: TensorId,
+        /// Its gradient, of the same shape.
+        gradient: Tensor,
+    },
+}
+
+impl Residue {
+    /// Bytes of the tensors that wait here.
+    pub fn bytes(&self) -> usize {
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        match self {
+            Self::Linear { x, gy, .. } => size(x) + size(gy),
+            Self::Rows { ids, gy, .. } => size(ids) + size(gy),
+            Self::Dense { gradient, .. } => size(gradient),
+        }
+    }
+}
+
+/// A shared queue of residues: layers push while candle walks the graph, the owner takes.
+#[derive(Clone, Debug, Default)]
+pub struct ResidueQueue(Arc<Mutex<Vec<Residue>>>);
+
+impl ResidueQueue {
+    /// Adds what one backward left behind.
+    pub fn push(&self, residue: Residue) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(residue);
+    }
+
+    /// Takes everything, in the order of pushing.
+    pub fn take(&self) -> Vec<Residue> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
