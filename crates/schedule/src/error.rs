@@ -1,0 +1,313 @@
+//! Everything that this crate refuses, each with both sides and what would be accepted.
+
+use std::fmt;
+
+use crate::ids::Rank;
+use crate::op::{Op, ParseOpError};
+use crate::schedule_name::ScheduleName;
+
+/// A size, a plan or a file that was refused.
+///
+/// The first line of the text fits in 300 characters; where a plan can be shown, its grid follows after a blank line.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScheduleError {
+    /// A count that must be at least one is zero.
+    #[error("the number of {what} is 0; accepted: 1 or more")]
+    Zero {
+        /// What was counted.
+        what: &'static str,
+    },
+    /// A count is beyond what a plan can number or hold.
+    #[error("{value} {what} are too many for a plan; accepted: at most {limit}")]
+    TooLarge {
+        /// What was counted.
+        what: &'static str,
+        /// How many were asked for.
+        value: u128,
+        /// How many a plan can hold.
+        limit: u128,
+    },
+    /// A rank would hold no stage.
+    #[error(
+        "rank {rank} holds no stage ({n_stages} stages were given); accepted: at least one stage on every rank"
+    )]
+    IdleRank {
+        /// The rank that would be idle for ever.
+        rank: Rank,
+        /// How many stages there are.
+        n_stages: usize,
+    },
+    /// The name of a schedule that does not exist.
+    #[error("unknown schedule `{name}`; accepted: {accepted}")]
+    UnknownSchedule {
+        /// The name as given, cut to what fits on a line.
+        name: String,
+        /// The names that exist.
+        accepted: String,
+    },
+    /// Virtual stages were asked for from a schedule that has none.
+    #[error(
+        "{schedule} runs 1 virtual stage on each rank, not {given}; accepted: 1 (interleaved-1f1b takes more)"
+    )]
+    VirtualStages {
+        /// The schedule that was asked.
+        schedule: ScheduleName,
+        /// How many virtual stages were asked for.
+        given: u32,
+    },
+    /// An interleave group was given to a schedule that does not interleave.
+    #[error(
+        "{schedule} has no interleave group, but {given} was given; accepted: none (interleaved-1f1b takes one)"
+    )]
+    GroupUnused {
+        /// The schedule that was asked.
+        schedule: ScheduleName,
+        /// The group size that was given.
+        given: u32,
+    },
+    /// An explicit interleave group that Megatron's table refuses.
+    #[error(
+        "an interleave group of N={group} does not fit p={n_ranks} ranks and m={n_micro_batches} micro-batches: Megatron's \
+         table needs p <= N <= m, and m mod N to be 0 or at least p; {accepted}"
+    )]
+    InterleaveGroup {
+        /// The group size that was given.
+        group: u32,
+        /// p.
+        n_ranks: u32,
+        /// m.
+        n_micro_batches: u32,
+        /// What would be accepted, as a phrase.
+        accepted: String,
+    },
+    /// A number of micro-batches that neither rule for interleaving takes.
+    #[error(
+        "interleaved-1f1b with p={n_ranks} refuses m={n_micro_batches}: Megatron's table needs a multiple of p={n_ranks}, \
+         PyTorch's rounds need a multiple of m/p rounded down, here {rounds}; accepted: {accepted}"
+    )]
+    InterleavedSize {
+        /// p.
+        n_ranks: u32,
+        /// m.
+        n_micro_batches: u32,
+        /// The rounds that `PyTorch`'s rule would make.
+        rounds: u32,
+        /// Nearby sizes that are accepted, as a phrase.
+        accepted: String,
+    },
+    /// A text that is not an op.
+    #[error(transparent)]
+    Op(#[from] ParseOpError),
+    /// A file that is not a plan at all.
+    #[error("not a plan as CSV: {0}")]
+    Csv(CsvFault),
+    /// A cell of a CSV file that cannot be taken. Rows and columns count from 0.
+    #[error("row {row}, column {column}: cell `{cell}` {fault}")]
+    Cell {
+        /// The row, which is the rank.
+        row: usize,
+        /// The column, counting empty cells.
+        column: usize,
+        /// The cell, cut to what fits on a line.
+        cell: String,
+        /// What is wrong with it.
+        fault: CellFault,
+    },
+    /// Costs that do not fit the plan or are no durations.
+    #[error("costs: {0}")]
+    Costs(String),
+    /// A plan that breaks a rule.
+    #[error(transparent)]
+    Invalid(Box<Violation>),
+}
+
+/// What is wrong with a file as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CsvFault {
+    /// Larger than any plan that could be run.
+    #[error("{bytes} bytes or more; accepted: at most {limit} bytes")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// What is accepted.
+        limit: usize,
+    },
+    /// Bytes that no text has.
+    #[error(
+        "byte {offset} is 0x{byte:02x}, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+    )]
+    Binary {
+        /// Where the first such byte is.
+        offset: usize,
+        /// The byte.
+        byte: u8,
+    },
+    /// Nothing to run.
+    #[error("it holds no op; accepted: a line a rank, of cells such as 0F0,0F1,0B0")]
+    Empty,
+    /// A line without an op.
+    #[error("row {row} holds no op; accepted: at least one stage on every row")]
+    EmptyRow {
+        /// The row, from 0.
+        row: usize,
+    },
+    /// A stage number is skipped.
+    #[error(
+        "stage {stage} has no op on any row, though stage {highest} has; accepted: stages 0 to {highest} without a gap"
+    )]
+    StageAbsent {
+        /// The stage that is missing.
+        stage: u32,
+        /// The highest stage that is there.
+        highest: u32,
+    },
+}
+
+/// What is wrong with one cell.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CellFault {
+    /// It is not an op.
+    #[error(
+        "is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+    )]
+    NotAnOp,
+    /// An overlapped pair, which plans cannot hold yet.
+    #[error("is an overlapped pair, which cannot be run yet; accepted: single ops such as 2F0")]
+    Overlapped,
+    /// Its number cannot belong to a complete plan of this many ops.
+    #[error(
+        "names {what} {number}, but the file has only {n_ops} ops, and each {what} needs one; accepted: below {n_ops}"
+    )]
+    Beyond {
+        /// `stage` or `micro-batch`.
+        what: &'static str,
+        /// The number in the cell.
+        number: u32,
+        /// The ops of the file.
+        n_ops: usize,
+    },
+}
+
+/// The rules of a valid plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Rule {
+    /// As many rows as ranks.
+    Rows,
+    /// Stages and micro-batches that exist.
+    Range,
+    /// A stage runs on one row alone: that of its rank.
+    StageOnTwoRows,
+    /// No op twice.
+    Duplicate,
+    /// Either one full backward or its two halves, not both.
+    Mixed,
+    /// Every op that the plan needs is there.
+    Missing,
+    /// An op stands behind those that it needs on its own row.
+    Order,
+    /// Ranks never wait for each other in a circle.
+    Deadlock,
+}
+
+impl Rule {
+    /// The short name that scripts see.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Range => "range",
+            Self::StageOnTwoRows => "stage-on-two-rows",
+            Self::Duplicate => "duplicate",
+            Self::Mixed => "mixed",
+            Self::Missing => "missing",
+            Self::Order => "order",
+            Self::Deadlock => "deadlock",
+        }
+    }
+}
+
+/// A rule, and the cell that breaks it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Violation {
+    /// The rule that is broken.
+    pub rule: Rule,
+    /// The rank whose row breaks it.
+    pub rank: Rank,
+    /// The position in that row, from 0; one past the end for an op that is missing.
+    pub cell: usize,
+    /// The op at that cell, or the op that should have been there.
+    pub op: Option<Op>,
+    /// What is wrong and what would be right, on one line.
+    pub message: String,
+    /// The plan around the cell, with the cell in brackets.
+    pub grid: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rank {}, cell {}: {}", self.rank, self.cell, self.message)?;
+        if self.grid.is_empty() { Ok(()) } else { write!(f, "\n\n{}", self.grid) }
+    }
+}
+
+impl std::error::Error for Violation {}
+
+impl ScheduleError {
+    /// The short name of what was broken: that of the [`Rule`] for a plan, else the kind of input.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Self::Invalid(violation) => violation.rule.name(),
+            Self::Cell { fault: CellFault::Beyond { .. }, .. } => Rule::Range.name(),
+            Self::Csv(CsvFault::StageAbsent { .. }) => Rule::Missing.name(),
+            Self::Cell { .. } | Self::Op(_) => "cell",
+            Self::Csv(_) => "format",
+            Self::UnknownSchedule { .. } => "schedule",
+            Self::Costs(_) => "costs",
+            Self::Zero { .. }
+            | Self::TooLarge { .. }
+            | Self::IdleRank { .. }
+            | Self::VirtualStages { .. }
+            | Self::GroupUnused { .. }
+            | Self::InterleaveGroup { .. }
+            | Self::InterleavedSize { .. } => "size",
+        }
+    }
+
+    /// The row and the cell in it where the fault is, both from 0, where there is one place.
+    pub fn place(&self) -> Option<(Rank, usize)> {
+        match self {
+            Self::Invalid(violation) => Some((violation.rank, violation.cell)),
+            Self::Cell { row, column, .. } => Some((Rank(u32::try_from(*row).ok()?), *column)),
+            _ => None,
+        }
+    }
+
+    /// The op or the text at that place.
+    pub fn culprit(&self) -> Option<String> {
+        match self {
+            Self::Invalid(violation) => violation.op.map(|op| op.to_string()),
+            Self::Cell { cell, .. } => Some(cell.clone()),
+            Self::Op(refused) => Some(refused.text.clone()),
+            _ => None,
+        }
+    }
+
+    /// The text without the grid: one line.
+    pub fn headline(&self) -> String {
+        self.to_string().lines().next().unwrap_or_default().to_owned()
+    }
+}
+
+/// A foreign text on one line, without control characters, cut to what leaves room for the rest of the message.
+pub(crate) fn excerpt(text: &str) -> String {
+    const MOST: usize = 32;
+    let mut short: String =
+        text.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(MOST).is_some() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,161 @@
+//! A plan: for every rank the ops that it runs, in order. A [`Draft`] may hold anything; a [`ValidPlan`] has passed every rule.
+
+use std::fmt;
+
+use crate::error::ScheduleError;
+use crate::ids::{Rank, Stage};
+use crate::op::{Op, Phase};
+use crate::topology::Topology;
+use crate::validate;
+
+/// A plan that nobody has checked yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The name of the schedule, or of the file that it came from.
+    pub name: String,
+    /// Which rank holds which stage.
+    pub topology: Topology,
+    /// m, the micro-batches of one step.
+    pub n_micro_batches: u32,
+    /// For every rank its ops, in the order in which it runs them.
+    pub rows: Vec<Vec<Op>>,
+}
+
+impl Draft {
+    /// Checks every rule: ids in range, a stage on one row, no op twice, none missing, order inside a row, and freedom from deadlock across rows.
+    ///
+    /// # Errors
+    /// [`ScheduleError::Invalid`] with the rule, the cell and the grid; [`ScheduleError::Zero`] without a micro-batch.
+    pub fn validate(self) -> Result<ValidPlan, ScheduleError> {
+        validate::check(&self)?;
+        let is_forward_only = self.rows.iter().flatten().all(|op| op.phase == Phase::Forward);
+        Ok(ValidPlan { draft: self, is_forward_only })
+    }
+}
+
+/// A plan that is complete, ordered and free of deadlock. Only [`Draft::validate`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidPlan {
+    draft: Draft,
+    is_forward_only: bool,
+}
+
+impl ValidPlan {
+    /// The name of the schedule, or of the file that the plan came from.
+    pub fn name(&self) -> &str {
+        &self.draft.name
+    }
+
+    /// Which rank holds which stage.
+    pub fn topology(&self) -> &Topology {
+        &self.draft.topology
+    }
+
+    /// p, the number of ranks.
+    pub fn n_ranks(&self) -> u32 {
+        self.draft.topology.n_ranks()
+    }
+
+    /// n, the number of stages.
+    pub fn n_stages(&self) -> u32 {
+        self.draft.topology.n_stages()
+    }
+
+    /// v, the stages of a rank; where ranks hold different numbers, the most that one holds.
+    pub fn n_virtual_stages(&self) -> u32 {
+        self.draft.topology.n_virtual_stages()
+    }
+
+    /// m, the micro-batches of one step.
+    pub fn n_micro_batches(&self) -> u32 {
+        self.draft.n_micro_batches
+    }
+
+    /// For every rank its ops, in order.
+    pub fn rows(&self) -> &[Vec<Op>] {
+        &self.draft.rows
+    }
+
+    /// The ops of one rank, in order.
+    ///
+    /// # Panics
+    /// When there is no such rank.
+    pub fn row(&self, rank: Rank) -> &[Op] {
+        &self.draft.rows[rank.idx()]
+    }
+
+    /// How many ops all rows hold.
+    pub fn n_ops(&self) -> usize {
+        self.draft.rows.iter().map(Vec::len).sum()
+    }
+
+    /// Whether no row holds a backward: a plan for inference.
+    pub fn is_forward_only(&self) -> bool {
+        self.is_forward_only
+    }
+
+    /// For every rank the most (stage, micro-batch) pairs that are alive at once, from the start of F to the end of B, or of W.
+    ///
+    /// In a forward-only plan nothing waits for a backward: a pair lives during its F alone.
+    pub fn peak_activations(&self) -> Vec<u32> {
+        let row_peak = |row: &Vec<Op>| {
+            let (mut n_live, mut peak) = (0_u32, 0);
+            for op in row {
+                match op.phase {
+                    Phase::Forward if self.is_forward_only => peak = 1,
+                    Phase::Forward => {
+                        n_live += 1;
+                        peak = peak.max(n_live);
+                    }
+                    Phase::Backward | Phase::WeightGrad => n_live -= 1,
+                    Phase::InputGrad => {}
+                }
+            }
+            peak
+        };
+        self.rows().iter().map(row_peak).collect()
+    }
+
+    /// One line of text for every rank, its ops joined by commas: `0F0,0F1,0B0,0B1`.
+    pub fn to_text_rows(&self) -> Vec<String> {
+        self.rows().iter().map(|row| text_row(row)).collect()
+    }
+
+    /// The plan as a draft again, to change it and validate anew.
+    pub fn into_draft(self) -> Draft {
+        self.draft
+    }
+
+    /// The op that has to end, on whichever rank, before the input of `op` is there: F of the stage before, or the gradient
+    /// of the stage after. `None` where the input is data, a loss, or was made by this very stage.
+    pub fn input_stage(&self, op: Op) -> Option<Stage> {
+        match op.phase {
+            Phase::Forward => self.topology().before(op.stage),
+            Phase::Backward | Phase::InputGrad => self.topology().after(op.stage),
+            Phase::WeightGrad => None,
+        }
+    }
+}
+
+impl fmt::Display for ValidPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, row) in self.rows().iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            f.write_str(&text_row(row))?;
+        }
+        Ok(())
+    }
+}
+
+fn text_row(row: &[Op]) -> String {
+    use fmt::Write as _;
+    let mut text = String::with_capacity(row.len() * 5);
+    for (place, op) in row.iter().enumerate() {
+        let comma = if place > 0 { "," } else { "" };
+        // Writing into a `String` cannot fail.
+        let _ = write!(text, "{comma}{}{}{}", op.stage, op.phase.letter(), op.micro_batch);
+    }
+    text
+}

@@ -1,0 +1,305 @@
+//! The rules of a valid plan, one function each, in the order in which they are checked: a later rule may rely on the earlier ones.
+//!
+//! The last one, [`deadlock_free`], proves more than it seems to. It finds one order of all ops in which each comes after what
+//! it needs. Hence sends that are buffered cannot hang. And if each send is made a pair with its receive at the place of that
+//! order where the sender is done ([`crate::lower_rendezvous`]), every rank meets its pairs in the order of one common list, so
+//! that sends which block until they are received cannot hang either.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Rule, ScheduleError, Violation};
+use crate::grid;
+use crate::ids::{MicroBatch, Rank, Stage};
+use crate::op::{Op, Phase};
+use crate::plan::Draft;
+use crate::walk::Walk;
+
+/// How many ranks of a circle a message names: three fit on its line whatever their numbers are.
+const LINKS_SHOWN: usize = 3;
+
+/// Checks every rule.
+pub(crate) fn check(draft: &Draft) -> Result<(), ScheduleError> {
+    if draft.n_micro_batches == 0 {
+        return Err(ScheduleError::Zero { what: "micro-batches" });
+    }
+    one_row_a_rank(draft)?;
+    in_range(draft)?;
+    one_row_a_stage(draft)?;
+    // The rules below keep a byte for each (stage, micro-batch) pair: fewer ops than pairs cannot be complete, and asking for
+    // that first keeps a short file that names huge numbers from claiming huge memory.
+    let n_pairs = u128::from(draft.topology.n_stages()) * u128::from(draft.n_micro_batches);
+    let n_ops: usize = draft.rows.iter().map(Vec::len).sum();
+    if n_pairs > n_ops as u128 {
+        return Err(first_missing_forward(draft));
+    }
+    let seen = no_duplicate(draft)?;
+    complete(draft, &seen)?;
+    ordered(draft)?;
+    deadlock_free(draft)
+}
+
+fn violation(
+    draft: &Draft,
+    rule: Rule,
+    rank: Rank,
+    cell: usize,
+    op: Option<Op>,
+    message: String,
+) -> ScheduleError {
+    let grid = grid::mark(&draft.rows, rank, cell, op);
+    ScheduleError::Invalid(Box::new(Violation { rule, rank, cell, op, message, grid }))
+}
+
+fn cells(draft: &Draft) -> impl Iterator<Item = (Rank, usize, Op)> {
+    draft.rows.iter().zip(0..).flat_map(|(row, rank)| {
+        row.iter().enumerate().map(move |(cell, &op)| (Rank(rank), cell, op))
+    })
+}
+
+/// As many rows as ranks.
+fn one_row_a_rank(draft: &Draft) -> Result<(), ScheduleError> {
+    let (n_rows, n_ranks) = (draft.rows.len(), draft.topology.n_ranks());
+    if n_rows == n_ranks as usize {
+        return Ok(());
+    }
+    let rank = Rank(n_ranks.min(n_rows as u32));
+    let message = format!(
+        "the plan has {n_rows} rows and its topology {n_ranks} ranks; accepted: a row for every rank"
+    );
+    Err(violation(draft, Rule::Rows, rank, 0, None, message))
+}
+
+/// Stages and micro-batches that exist.
+fn in_range(draft: &Draft) -> Result<(), ScheduleError> {
+    let (n_stages, n_micro_batches) = (draft.topology.n_stages(), draft.n_micro_batches);
+    for (rank, cell, op) in cells(draft) {
+        let (what, number, count) = if op.stage.0 >= n_stages {
+            ("stage", op.stage.0, n_stages)
+        } else if op.micro_batch.0 >= n_micro_batches {
+            ("micro-batch", op.micro_batch.0, n_micro_batches)
+        } else {
+            continue;
+        };
+        let message =
+            format!("{op} names {what} {number} of {count}; accepted: 0 to {}", count - 1);
+        return Err(violation(draft, Rule::Range, rank, cell, Some(op), message));
+    }
+    Ok(())
+}
+
+/// A stage runs on the row of its rank alone.
+fn one_row_a_stage(draft: &Draft) -> Result<(), ScheduleError> {
+    for (rank, cell, op) in cells(draft) {
+        let owner = draft.topology.rank_of(op.stage);
+        if owner != rank {
+            let message = format!(
+                "{op} stands on row {rank}, but stage {} is on row {owner}; accepted: a stage on one row",
+                op.stage
+            );
+            return Err(violation(draft, Rule::StageOnTwoRows, rank, cell, Some(op), message));
+        }
+    }
+    Ok(())
+}
+
+fn bit(phase: Phase) -> u8 {
+    match phase {
+        Phase::Forward => 1,
+        Phase::Backward => 2,
+        Phase::InputGrad => 4,
+        Phase::WeightGrad => 8,
+    }
+}
+
+fn at(draft: &Draft, stage: Stage, micro_batch: MicroBatch) -> usize {
+    stage.idx() * draft.n_micro_batches as usize + micro_batch.idx()
+}
+
+/// No op twice, and no full backward beside one of its halves. Returns the phases of every pair.
+fn no_duplicate(draft: &Draft) -> Result<Vec<u8>, ScheduleError> {
+    let mut seen = vec![0_u8; draft.topology.n_stages() as usize * draft.n_micro_batches as usize];
+    for (rank, cell, op) in cells(draft) {
+        let phases = &mut seen[at(draft, op.stage, op.micro_batch)];
+        if *phases & bit(op.phase) != 0 {
+            let first =
+                draft.rows[rank.idx()].iter().position(|&other| other == op).unwrap_or(cell);
+            let message =
+                format!("{op} stands twice, first at cell {first}; accepted: every op once");
+            return Err(violation(draft, Rule::Duplicate, rank, cell, Some(op), message));
+        }
+        not_mixed(draft, rank, cell, op, *phases)?;
+        *phases |= bit(op.phase);
+    }
+    Ok(seen)
+}
+
+/// Either one full backward of a pair or its two halves.
+fn not_mixed(
+    draft: &Draft,
+    rank: Rank,
+    cell: usize,
+    op: Op,
+    phases: u8,
+) -> Result<(), ScheduleError> {
+    let halves = bit(Phase::InputGrad) | bit(Phase::WeightGrad);
+    let other = match op.phase {
+        Phase::Backward if phases & bit(Phase::InputGrad) != 0 => Phase::InputGrad,
+        Phase::Backward if phases & halves != 0 => Phase::WeightGrad,
+        Phase::InputGrad | Phase::WeightGrad if phases & bit(Phase::Backward) != 0 => {
+            Phase::Backward
+        }
+        _ => return Ok(()),
+    };
+    let other = Op { phase: other, ..op };
+    let message = format!(
+        "{op} stands beside {other}: the gradient would count twice; accepted: one B, or one I and one W"
+    );
+    Err(violation(draft, Rule::Mixed, rank, cell, Some(op), message))
+}
+
+/// Every pair has its F and its backward, unless the whole plan has no backward.
+fn complete(draft: &Draft, seen: &[u8]) -> Result<(), ScheduleError> {
+    let has_backward = seen.iter().any(|&phases| phases & !bit(Phase::Forward) != 0);
+    let whole = |phases: u8| phases & bit(Phase::Backward) != 0;
+    for stage in draft.topology.stages() {
+        for micro_batch in (0..draft.n_micro_batches).map(MicroBatch) {
+            let phases = seen[at(draft, stage, micro_batch)];
+            let has = |phase| phases & bit(phase) != 0;
+            let absent = if !has(Phase::Forward) {
+                Phase::Forward
+            } else if !has_backward
+                || whole(phases)
+                || (has(Phase::InputGrad) && has(Phase::WeightGrad))
+            {
+                continue;
+            } else if has(Phase::InputGrad) {
+                Phase::WeightGrad
+            } else if has(Phase::WeightGrad) {
+                Phase::InputGrad
+            } else {
+                Phase::Backward
+            };
+            return Err(missing(draft, Op::new(stage, absent, micro_batch)));
+        }
+    }
+    Ok(())
+}
+
+fn missing(draft: &Draft, op: Op) -> ScheduleError {
+    let rank = draft.topology.rank_of(op.stage);
+    let cell = draft.rows[rank.idx()].len();
+    let accepted = match op.phase {
+        Phase::Forward => "an F of every micro-batch on every stage",
+        Phase::Backward => "a B, or an I and a W, for every F, or no backward at all",
+        Phase::InputGrad | Phase::WeightGrad => "both I and W, or one B instead",
+    };
+    let message = format!("{op} is missing from row {rank}; accepted: {accepted}");
+    violation(draft, Rule::Missing, rank, cell, Some(op), message)
+}
+
+/// The first pair without an F, found without a table of all pairs. The plan must have fewer ops than pairs.
+fn first_missing_forward(draft: &Draft) -> ScheduleError {
+    let mut micro_batches = BTreeMap::<Stage, Vec<u32>>::new();
+    for (_, _, op) in cells(draft).filter(|(_, _, op)| op.phase == Phase::Forward) {
+        micro_batches.entry(op.stage).or_default().push(op.micro_batch.0);
+    }
+    for stage in draft.topology.stages() {
+        let mut present = micro_batches.remove(&stage).unwrap_or_default();
+        present.sort_unstable();
+        present.dedup();
+        let gap = present
+            .iter()
+            .zip(0..)
+            .find_map(|(&there, wanted)| (there != wanted).then_some(wanted));
+        let first = gap.unwrap_or(present.len() as u32);
+        if first < draft.n_micro_batches {
+            return missing(draft, Op::new(stage, Phase::Forward, MicroBatch(first)));
+        }
+    }
+    unreachable!("a plan with fewer ops than (stage, micro-batch) pairs lacks an F")
+}
+
+/// On its own row, F stands before B and I, and I before W.
+fn ordered(draft: &Draft) -> Result<(), ScheduleError> {
+    let mut done = vec![0_u8; draft.topology.n_stages() as usize * draft.n_micro_batches as usize];
+    for (rank, cell, op) in cells(draft) {
+        let needs = match op.phase {
+            Phase::Forward => None,
+            Phase::Backward | Phase::InputGrad => Some(Phase::Forward),
+            Phase::WeightGrad => Some(Phase::InputGrad),
+        };
+        let phases = &mut done[at(draft, op.stage, op.micro_batch)];
+        if let Some(phase) = needs.filter(|&phase| *phases & bit(phase) == 0) {
+            let needs = Op { phase, ..op };
+            let message =
+                format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
+            return Err(violation(draft, Rule::Order, rank, cell, Some(op), message));
+        }
+        *phases |= bit(op.phase);
+    }
+    Ok(())
+}
+
+/// Every rank gets to the end of its row.
+fn deadlock_free(draft: &Draft) -> Result<(), ScheduleError> {
+    let mut walk = Walk::new(&draft.rows, &draft.topology, draft.n_micro_batches);
+    walk.run(|_, _, _| {});
+    if walk.is_finished() { Ok(()) } else { Err(circle(draft, &walk)) }
+}
+
+/// Follows, from a rank that is stuck, who waits for whom until a rank comes up again: those from there on wait in a circle.
+fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
+    let wait = |rank: usize| {
+        let op = *draft.rows[rank].get(walk.heads()[rank])?;
+        let stage = walk.missing_input(op)?;
+        Some((op, stage, draft.topology.rank_of(stage).idx()))
+    };
+    let mut path = Vec::new();
+    let mut place_of = BTreeMap::new();
+    let mut rank = (0..draft.rows.len()).find(|&rank| wait(rank).is_some());
+    while let Some(current) = rank.filter(|current| !place_of.contains_key(current)) {
+        place_of.insert(current, path.len());
+        path.push(current);
+        rank = wait(current).map(|(_, _, next)| next);
+    }
+    let start = rank.and_then(|again| place_of.get(&again).copied()).unwrap_or(0);
+    let ring = &path[start..];
+    let waits: Vec<_> = ring
+        .iter()
+        .filter_map(|&rank| wait(rank).map(|(op, stage, next)| (rank, op, stage, next)))
+        .collect();
+    let needed = |op: Op, stage: Stage, rank: usize| {
+        let same = |other: &&Op| {
+            other.stage == stage
+                && other.micro_batch == op.micro_batch
+                && (other.phase == Phase::Forward) == (op.phase == Phase::Forward)
+        };
+        // W of the same pair is no gradient of an input: the first match is F, B or I, because W comes after I.
+        draft.rows[rank].iter().find(same).map_or_else(|| op.on(stage).to_string(), Op::to_string)
+    };
+    let Some(&(rank, op, stage, next)) = waits.iter().min_by_key(|(rank, ..)| *rank) else {
+        unreachable!("a walk that is not finished has a rank that waits")
+    };
+    let cell = walk.heads()[rank];
+    if next == rank {
+        let needs = needed(op, stage, rank);
+        let message =
+            format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
+        return violation(draft, Rule::Order, Rank(rank as u32), cell, Some(op), message);
+    }
+    let mut links: Vec<String> = waits
+        .iter()
+        .take(LINKS_SHOWN)
+        .map(|&(rank, op, stage, next)| {
+            format!("rank {rank} at {op} waits for {} of rank {next}", needed(op, stage, next))
+        })
+        .collect();
+    if waits.len() > LINKS_SHOWN {
+        links.push(format!("and {} more ranks", waits.len() - LINKS_SHOWN));
+    }
+    let message = format!(
+        "deadlock: {}; accepted: an order in which no circle of ranks waits",
+        links.join(", ")
+    );
+    violation(draft, Rule::Deadlock, Rank(rank as u32), cell, Some(op), message)
+}

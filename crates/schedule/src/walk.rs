@@ -1,0 +1,109 @@
+//! Runs through a plan in an order that respects what each op waits for: the one place that knows the dependencies across rows.
+
+use std::collections::VecDeque;
+
+use crate::ids::{Rank, Stage};
+use crate::op::{Op, Phase};
+use crate::topology::Topology;
+
+const FORWARD_DONE: u8 = 1;
+const GRADIENT_DONE: u8 = 2;
+
+/// The ops that are finished, and for every rank the position of its next one. Linear: an op is looked at once when it runs,
+/// and once more each time that its rank was woken and found it not ready.
+pub(crate) struct Walk<'a> {
+    rows: &'a [Vec<Op>],
+    topology: &'a Topology,
+    n_micro_batches: usize,
+    done: Vec<u8>,
+    heads: Vec<usize>,
+    queued: Vec<bool>,
+}
+
+impl<'a> Walk<'a> {
+    /// Before the first op. The rows must be in range and complete.
+    pub(crate) fn new(rows: &'a [Vec<Op>], topology: &'a Topology, n_micro_batches: u32) -> Self {
+        let n_micro_batches = n_micro_batches as usize;
+        let done = vec![0; topology.n_stages() as usize * n_micro_batches];
+        Self {
+            rows,
+            topology,
+            n_micro_batches,
+            done,
+            heads: vec![0; rows.len()],
+            queued: vec![false; rows.len()],
+        }
+    }
+
+    /// Runs every rank as far as it can get, calling `visit` for each op in the order in which they run.
+    pub(crate) fn run(&mut self, visit: impl FnMut(Rank, usize, Op)) {
+        self.run_from((0..self.rows.len()).collect(), |_, _| true, visit);
+    }
+
+    /// Runs the ranks in `awake` and those that they wake, an op only where `may_run` says so.
+    pub(crate) fn run_from(
+        &mut self,
+        mut awake: VecDeque<usize>,
+        mut may_run: impl FnMut(Rank, usize) -> bool,
+        mut visit: impl FnMut(Rank, usize, Op),
+    ) {
+        for &rank in &awake {
+            self.queued[rank] = true;
+        }
+        while let Some(rank) = awake.pop_front() {
+            self.queued[rank] = false;
+            let row = &self.rows[rank];
+            while let Some(&op) = row.get(self.heads[rank]) {
+                let cell = self.heads[rank];
+                if !may_run(Rank(rank as u32), cell) || self.missing_input(op).is_some() {
+                    break;
+                }
+                visit(Rank(rank as u32), cell, op);
+                self.heads[rank] += 1;
+                if let Some(waiting) = self.finish(op)
+                    && waiting.idx() != rank
+                    && !self.queued[waiting.idx()]
+                {
+                    self.queued[waiting.idx()] = true;
+                    awake.push_back(waiting.idx());
+                }
+            }
+        }
+    }
+
+    /// The position of the next op on every row.
+    pub(crate) fn heads(&self) -> &[usize] {
+        &self.heads
+    }
+
+    /// Whether every row is at its end.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.heads.iter().zip(self.rows).all(|(&head, row)| head == row.len())
+    }
+
+    /// The stage whose output an op still waits for.
+    pub(crate) fn missing_input(&self, op: Op) -> Option<Stage> {
+        let (stage, needed) = match op.phase {
+            Phase::Forward => (self.topology.before(op.stage)?, FORWARD_DONE),
+            Phase::Backward | Phase::InputGrad => (self.topology.after(op.stage)?, GRADIENT_DONE),
+            Phase::WeightGrad => return None,
+        };
+        (self.done[self.at(op.on(stage))] & needed == 0).then_some(stage)
+    }
+
+    /// Marks an op as done and names the rank that may have waited for it.
+    fn finish(&mut self, op: Op) -> Option<Rank> {
+        let (flag, waiting) = match op.phase {
+            Phase::Forward => (FORWARD_DONE, self.topology.after(op.stage)),
+            Phase::Backward | Phase::InputGrad => (GRADIENT_DONE, self.topology.before(op.stage)),
+            Phase::WeightGrad => return None,
+        };
+        let at = self.at(op);
+        self.done[at] |= flag;
+        waiting.map(|stage| self.topology.rank_of(stage))
+    }
+
+    fn at(&self, op: Op) -> usize {
+        op.stage.idx() * self.n_micro_batches + op.micro_batch.idx()
+    }
+}
