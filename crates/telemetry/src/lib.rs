@@ -1,1 +1,48 @@
-//! The event log of a run: event types, writer, reader and the fold into a model for the screen.
+//! The event log of a run of pipeline-parallel training: event types, a recorder that never makes the run wait, a
+//! reader that follows a growing log, the measured bubble, and the fold of all events into what a screen shows.
+//!
+//! ```text
+//! rank threads ─▶ Recorder ─▶ events.jsonl ─▶ Follower ─▶ Model::apply ─▶ a screen, a report, a test
+//! ```
+//!
+//! The log is the one truth: a live view, a later look and a report all read the same file, so nothing that is shown
+//! can differ from what was recorded. There are no tensors here and no terminal.
+//!
+//! ```
+//! use pp_telemetry::{Event, Line, Log};
+//!
+//! let event = Event::Log(Log { elapsed_ns: 5, step: None, message: "model built".to_owned() });
+//! let line = event.to_json()?;
+//! assert_eq!(line, r#"{"ev":"log","elapsed_ns":5,"message":"model built"}"#);
+//! assert_eq!(Event::parse(line.as_bytes())?, Line::Event(event));
+//! // A kind that a later version adds is no error.
+//! assert_eq!(Event::parse(br#"{"ev":"gpu","util":0.9}"#)?, Line::Unknown);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod event;
+mod number;
+mod span;
+mod step;
+
+mod drain;
+mod error;
+mod files;
+mod paths;
+mod policy;
+mod writer;
+
+mod bubble;
+
+pub use bubble::{MeasuredBubble, measure};
+pub use error::TelemetryError;
+pub use event::{
+    DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, SCHEMA, StageInfo, Warn,
+};
+pub use files::{EVENTS_FILE, STATUS_FILE};
+pub use number::Nonfinite;
+pub use paths::{new_run_dir, runs_dir, state_dir};
+pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
+pub use span::{Span, SpanKind};
+pub use step::{Eval, StepEvent};
+pub use writer::Recorder;

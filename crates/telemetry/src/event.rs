@@ -1,0 +1,297 @@
+//! The lines of a run's log.
+//!
+//! A log is a text file with one JSON object a line; the key `ev` says which kind of line it is. Kinds and keys that
+//! are not known here are ignored, so that an older monitor can watch a newer run; only a newer major version of the
+//! whole format, named by `hello`, is refused.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::span::Span;
+use crate::step::{Eval, StepEvent};
+
+/// The major version of the log that this crate writes and reads.
+pub const SCHEMA: u32 = 1;
+
+/// One line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ev", rename_all = "snake_case")]
+pub enum Event {
+    /// What is run, and where: the first line.
+    Hello(Box<Hello>),
+    /// A finished training step.
+    Step(StepEvent),
+    /// What one rank did for a while.
+    Span(Span),
+    /// The memory of one rank.
+    Mem(Mem),
+    /// A validation.
+    Eval(Eval),
+    /// Something worth knowing.
+    Log(Log),
+    /// Something that may be wrong.
+    Warn(Warn),
+    /// The recorder could not keep up.
+    Dropped(Dropped),
+    /// How the run ended: the last line.
+    End(End),
+}
+
+/// What is run, and where.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// The major version of the log, [`SCHEMA`].
+    pub schema: u32,
+    /// The id of the run.
+    pub run: String,
+    /// The process of the trainer.
+    pub pid: u32,
+    /// Its command line.
+    pub argv: Vec<String>,
+    /// The name of the model.
+    pub model: String,
+    /// The name of the schedule.
+    pub schedule: String,
+    /// Ranks along the pipeline.
+    pub pp: u32,
+    /// Replicas.
+    pub dp: u32,
+    /// Chunks that each rank owns.
+    pub virtual_stages: u32,
+    /// Micro-batches of each replica in a step.
+    pub micro_batches: u32,
+    /// Samples in a step, over all replicas.
+    pub batch_size: u64,
+    /// Steps that are planned.
+    pub steps: u64,
+    /// Cores that the process may use.
+    pub cores: u32,
+    /// The seed.
+    pub seed: u64,
+    /// Parameters of the whole model.
+    pub parameters: u64,
+    /// Where each stage of each replica lives.
+    pub device_map: Vec<DeviceMapEntry>,
+    /// What each stage is made of.
+    pub stages: Vec<StageInfo>,
+    /// The plan: for each rank its operations in order, as in `0F0,0F1,0B0,0B1`.
+    pub plan: Vec<String>,
+    /// When the run began, in milliseconds of Unix time: the one link between the run's clock and the wall clock.
+    pub started_unix_ms: u64,
+    /// Which clock the spans come from: `host`.
+    pub clock: String,
+    /// Tokens that one sample is made of; 0 where samples are not made of tokens.
+    pub tokens_per_sample: u64,
+    /// The bubble ratio of this schedule in closed form, where one exists.
+    pub theory: Option<f64>,
+    /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
+    pub span_every: u64,
+}
+
+/// Where one stage of one replica lives.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceMapEntry {
+    /// The stage.
+    pub stage: u32,
+    /// The rank that computes it.
+    pub rank: u32,
+    /// The replica.
+    pub replica: u32,
+    /// The device, such as `cpu:0`.
+    pub device: String,
+}
+
+/// What one stage is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageInfo {
+    /// The stage.
+    pub stage: u32,
+    /// The rank that computes it.
+    pub rank: u32,
+    /// Its first and its last layer.
+    pub layers: [u32; 2],
+    /// Its parameters.
+    pub parameters: u64,
+    /// The bytes of its parameters.
+    pub parameter_bytes: u64,
+}
+
+/// The memory of one rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Mem {
+    /// The training step during which it was read.
+    pub step: u64,
+    /// The replica.
+    pub replica: u32,
+    /// The rank.
+    pub rank: u32,
+    /// Bytes in tensors now.
+    pub live_bytes: u64,
+    /// Most bytes in tensors so far.
+    pub peak_bytes: u64,
+    /// Bytes of parameters.
+    pub parameter_bytes: u64,
+    /// Bytes of gradients.
+    pub gradient_bytes: u64,
+    /// Bytes of the optimizer's state.
+    pub optimizer_bytes: u64,
+    /// Bytes of activations that wait for their backward.
+    pub stash_bytes: u64,
+}
+
+/// Something worth knowing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Log {
+    /// Time since the run began.
+    pub elapsed_ns: u64,
+    /// The step that it belongs to, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// One line of text.
+    pub message: String,
+}
+
+/// Something that may be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Warn {
+    /// Time since the run began.
+    pub elapsed_ns: u64,
+    /// The step that it belongs to, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// The rank that it belongs to, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// One line of text.
+    pub message: String,
+}
+
+/// The recorder could not keep up with the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dropped {
+    /// Time since the recorder was made.
+    pub elapsed_ns: u64,
+    /// Events lost so far.
+    pub count: u64,
+}
+
+/// How the run ended.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct End {
+    /// The exit code of the trainer.
+    pub code: i32,
+    /// `finished`, or why the run ended early.
+    pub reason: String,
+    /// Steps that were finished.
+    pub steps: u64,
+    /// The rank that failed.
+    pub rank: Option<u32>,
+    /// What it was doing, such as `1F3`.
+    pub op: Option<String>,
+    /// A fingerprint of the final weights.
+    pub weights_hash: Option<String>,
+    /// How long the run took.
+    pub wall_seconds: f64,
+}
+
+/// What a line of a log turned out to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Line {
+    /// An event of a kind that is known here.
+    Event(Event),
+    /// A well-formed line of another kind, to be ignored.
+    Unknown,
+}
+
+/// A line that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LineError {
+    /// The whole log is of a newer format.
+    #[error(
+        "the log has schema {found}; this program reads schema {supported} and older: use a newer one"
+    )]
+    NewerSchema {
+        /// The version in the log.
+        found: u64,
+        /// The newest version that can be read.
+        supported: u32,
+    },
+    /// The line is not an object with a text under `ev`, or lacks what its kind needs.
+    #[error("not an event: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// Just enough of a line to know its kind.
+#[derive(Deserialize)]
+struct Head {
+    ev: String,
+    #[serde(default)]
+    schema: Option<u64>,
+}
+
+const SPAN_HEAD: &[u8] = br#"{"ev":"span","#;
+
+impl Event {
+    /// Appends the event as one line, with the line feed.
+    ///
+    /// # Errors
+    /// Never for events of this crate; the signature is that of the serializer.
+    pub fn write_line(&self, into: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let start = into.len();
+        let written = serde_json::to_writer(&mut *into, self);
+        if written.is_err() {
+            into.truncate(start);
+        } else {
+            into.push(b'\n');
+        }
+        written
+    }
+
+    /// The event as one line, without the line feed.
+    ///
+    /// # Errors
+    /// Never for events of this crate; the signature is that of the serializer.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// [`LineError::NewerSchema`] for a `hello` of a newer format, [`LineError::Malformed`] for anything that is not
+    /// an event.
+    pub fn parse(line: &[u8]) -> Result<Line, LineError> {
+        // Nearly every line of a log is a span, and the recorder writes its kind first: no need to look for it.
+        if line.starts_with(SPAN_HEAD) {
+            return Ok(Line::Event(Self::Span(serde_json::from_slice(line)?)));
+        }
+        let head: Head = serde_json::from_slice(line)?;
+        let event = match head.ev.as_str() {
+            "hello" => {
+                if let Some(found) = head.schema.filter(|&found| found > u64::from(SCHEMA)) {
+                    return Err(LineError::NewerSchema { found, supported: SCHEMA });
+                }
+                Self::Hello(serde_json::from_slice(line)?)
+            }
+            "step" => Self::Step(serde_json::from_slice(line)?),
+            "span" => Self::Span(serde_json::from_slice(line)?),
+            "mem" => Self::Mem(serde_json::from_slice(line)?),
+            "eval" => Self::Eval(serde_json::from_slice(line)?),
+            "log" => Self::Log(serde_json::from_slice(line)?),
+            "warn" => Self::Warn(serde_json::from_slice(line)?),
+            "dropped" => Self::Dropped(serde_json::from_slice(line)?),
+            "end" => Self::End(serde_json::from_slice(line)?),
+            _ => return Ok(Line::Unknown),
+        };
+        Ok(Line::Event(event))
+    }
+}

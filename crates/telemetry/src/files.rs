@@ -1,0 +1,68 @@
+//! The files of one run, opened so that nothing else can be put in their place.
+//!
+//! The directory is opened once, refusing a symbolic link, and every file is opened relative to it, refusing symbolic
+//! links again. Directories are for their owner only, files too.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, renameat, unlinkat};
+
+use crate::error::TelemetryError;
+
+/// The name of the log in the directory of a run.
+pub const EVENTS_FILE: &str = "events.jsonl";
+/// The name of the summary that is renewed each second.
+pub const STATUS_FILE: &str = "status.json";
+const STATUS_DRAFT: &str = ".status.json.new";
+
+const DIR_MODE: u32 = 0o700;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// The open directory of a run.
+#[derive(Debug)]
+pub(crate) struct RunDir {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl RunDir {
+    /// Makes the directory where it is missing, and opens it.
+    pub(crate) fn create(path: &Path) -> Result<Self, TelemetryError> {
+        let directory =
+            |source: io::Error| TelemetryError::Directory { path: path.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(directory)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = open(path, flags, Mode::empty()).map_err(|errno| directory(errno.into()))?;
+        fchmod(&fd, Mode::RWXU).map_err(|errno| directory(errno.into()))?;
+        Ok(Self { path: path.to_owned(), fd })
+    }
+
+    /// Opens the log for appending.
+    pub(crate) fn open_events(&self) -> Result<File, TelemetryError> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, EVENTS_FILE, flags, FILE_MODE).map_err(|errno| {
+            TelemetryError::File { path: self.path.join(EVENTS_FILE), source: errno.into() }
+        })?;
+        Ok(File::from(fd))
+    }
+
+    /// Replaces the summary in one step: a reader sees the old one or the new one.
+    pub(crate) fn replace_status(&self, text: &[u8]) -> io::Result<()> {
+        match unlinkat(&self.fd, STATUS_DRAFT, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut draft = File::from(openat(&self.fd, STATUS_DRAFT, flags, FILE_MODE)?);
+        draft.write_all(text)?;
+        drop(draft);
+        renameat(&self.fd, STATUS_DRAFT, &self.fd, STATUS_FILE)?;
+        Ok(())
+    }
+}
