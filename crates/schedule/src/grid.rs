@@ -2,8 +2,12 @@
 
 use std::fmt::Write as _;
 
+use crate::costs::Costs;
+use crate::error::ScheduleError;
 use crate::ids::Rank;
 use crate::op::Op;
+use crate::plan::ValidPlan;
+use crate::simulate::{TimedOp, simulate};
 
 /// Rows and columns that a marked grid shows on each side of its cell.
 const REACH_ROWS: usize = 8;
@@ -53,4 +57,66 @@ pub(crate) fn mark(rows: &[Vec<Op>], rank: Rank, cell: usize, missing: Option<Op
 /// How far the columns of a window reach: to the end of its longest row, and to the marked cell at least.
 fn longest(rows: &[Vec<Op>], window: std::ops::Range<usize>, cell: usize) -> usize {
     rows[window].iter().map(Vec::len).max().unwrap_or(0).max(cell + 1)
+}
+
+/// The widest picture: past it ops shrink below their labels.
+const COLUMNS_MAX: f64 = 4096.0;
+
+/// The plan over time, to scale: a line a rank, every op as long as it takes, dots where the rank waits.
+///
+/// An op reads `F3---|`: what it is, dashes for as long as it lasts, and a bar at its end. Where ranks hold several stages, or hold
+/// them in another order, the stage stands in front: `5F3--|`. An op that is too short for its label shows its letter alone.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
+    let simulation = simulate(plan, costs)?;
+    let one_stage_a_rank =
+        plan.topology().stages().all(|stage| plan.topology().rank_of(stage) == Rank(stage.0));
+    let label = |op: Op| {
+        if one_stage_a_rank { format!("{}{}", op.phase, op.micro_batch) } else { op.to_string() }
+    };
+    let all = || simulation.timeline.iter().flatten();
+    let label_width = all().map(|timed| label(timed.op).len()).max().unwrap_or(1);
+    let shortest = all()
+        .map(|timed| timed.end - timed.start)
+        .filter(|&length| length > 0.0)
+        .fold(f64::INFINITY, f64::min);
+    let columns_a_unit =
+        ((label_width + 1) as f64 / shortest).min(COLUMNS_MAX / simulation.makespan);
+    let column = |time: f64| column(time, columns_a_unit);
+    let rank_width = (plan.n_ranks() - 1).to_string().len();
+    let width = column(simulation.makespan);
+    let line = |(rank, row): (usize, &Vec<TimedOp>)| {
+        let mut line = format!("rank {rank:>rank_width$}  ");
+        let mut at = 0;
+        for timed in row {
+            let (start, end) = (column(timed.start), column(timed.end));
+            line.extend(std::iter::repeat_n('.', start.saturating_sub(at)));
+            line.push_str(&cell(
+                &label(timed.op),
+                timed.op.phase.letter(),
+                end.saturating_sub(start.max(at)),
+            ));
+            at = at.max(end);
+        }
+        line.extend(std::iter::repeat_n('.', width.saturating_sub(at)));
+        line
+    };
+    Ok(simulation.timeline.iter().enumerate().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// One op, `width` columns wide.
+fn cell(label: &str, letter: char, width: usize) -> String {
+    match width {
+        0 => String::new(),
+        1 => letter.to_string(),
+        _ if label.len() < width => format!("{label:-<0$}|", width - 1),
+        _ => format!("{letter:-<0$}|", width - 1),
+    }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "no op starts before time 0")]
+fn column(time: f64, columns_a_unit: f64) -> usize {
+    (time * columns_a_unit).round() as usize
 }

@@ -9,25 +9,35 @@
 
 #![forbid(unsafe_code)]
 
+mod closed_form;
+mod costs;
+mod csv;
 mod error;
 mod gpipe;
 mod grid;
 mod ids;
 mod interleaved;
 mod lower;
+mod lower_bound;
 mod naive;
 mod one_f_one_b;
 mod op;
 mod plan;
 mod schedule_name;
+mod simulate;
 mod topology;
 mod validate;
 mod walk;
 
+pub use closed_form::{ClosedForm, closed_form};
+pub use costs::{Comm, Costs, RankShare};
+pub use csv::{CSV_BYTES_MAX, export_csv, import_csv};
 pub use error::{CellFault, CsvFault, Rule, ScheduleError, Violation};
+pub use grid::draw;
 pub use ids::{Chunk, MicroBatch, Rank, Replica, Stage};
 pub use lower::{Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous};
 pub use op::{Op, ParseOpError, Phase};
 pub use plan::{Draft, ValidPlan};
 pub use schedule_name::{ScheduleName, Sizes};
+pub use simulate::{Simulation, TimedOp, simulate};
 pub use topology::{Placement, Topology};

@@ -92,14 +92,25 @@ fn one_row_a_stage(draft: &Draft) -> Result<(), ScheduleError> {
     for (rank, cell, op) in cells(draft) {
         let owner = draft.topology.rank_of(op.stage);
         if owner != rank {
-            let message = format!(
-                "{op} stands on row {rank}, but stage {} is on row {owner}; accepted: a stage on one row",
-                op.stage
-            );
-            return Err(violation(draft, Rule::StageOnTwoRows, rank, cell, Some(op), message));
+            return Err(stage_on_two_rows(&draft.rows, rank, cell, op, owner));
         }
     }
     Ok(())
+}
+
+/// The refusal of an op that stands on `rank`'s row although its stage belongs to `owner`.
+pub(crate) fn stage_on_two_rows(
+    rows: &[Vec<Op>],
+    rank: Rank,
+    cell: usize,
+    op: Op,
+    owner: Rank,
+) -> ScheduleError {
+    let message = format!(
+        "{op} stands on row {rank}, but stage {} is on row {owner}; accepted: a stage on one row",
+        op.stage
+    );
+    violation_in(rows, Rule::StageOnTwoRows, rank, cell, Some(op), message)
 }
 
 fn bit(phase: Phase) -> u8 {

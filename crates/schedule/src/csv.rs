@@ -1,0 +1,147 @@
+//! Plans as CSV, in the form that `PyTorch`'s pipelining reads and writes.
+//!
+//! No header; line i is rank i; cells in the order of execution; an empty cell is a bubble and carries nothing. Lines end with LF
+//! or CRLF, the last one with or without. A plan is written without bubbles: they follow from the costs.
+
+use crate::error::{CellFault, CsvFault, ScheduleError, Violation, excerpt};
+use crate::ids::Rank;
+use crate::op::Op;
+use crate::plan::{Draft, ValidPlan};
+use crate::topology::Topology;
+use crate::validate;
+
+/// The longest file that is read: 1 GiB, some 10⁸ ops.
+pub const CSV_BYTES_MAX: usize = 1 << 30;
+
+/// The plan as CSV, one line a rank.
+pub fn export_csv(plan: &ValidPlan) -> String {
+    let mut text = plan.to_text_rows().join("\n");
+    text.push('\n');
+    text
+}
+
+/// Reads a plan from CSV and validates it. The ranks are the lines, the stages those that the cells name; the micro-batches
+/// are `n_micro_batches`, or as many as the highest number in a cell says.
+///
+/// # Errors
+/// [`ScheduleError::Csv`] for a file that is no plan, [`ScheduleError::Cell`] for a cell that cannot be taken, and
+/// [`ScheduleError::Invalid`] for a plan that breaks a rule. Cells count from 0 and include empty ones.
+pub fn import_csv(
+    name: &str,
+    bytes: &[u8],
+    n_micro_batches: Option<u32>,
+) -> Result<ValidPlan, ScheduleError> {
+    let text = text(bytes)?;
+    let rows = rows(text)?;
+    let n_ops = rows.iter().map(Vec::len).sum();
+    if n_ops == 0 {
+        return Err(ScheduleError::Csv(CsvFault::Empty));
+    }
+    if let Some(row) = rows.iter().position(Vec::is_empty) {
+        return Err(ScheduleError::Csv(CsvFault::EmptyRow { row }));
+    }
+    bounded(text, &rows, n_ops)?;
+    let topology = topology(&rows).map_err(|refused| in_columns(refused, text))?;
+    let highest = rows.iter().flatten().map(|op| op.micro_batch.0).max().unwrap_or(0);
+    let draft = Draft {
+        name: name.to_owned(),
+        topology,
+        n_micro_batches: n_micro_batches.unwrap_or(highest + 1),
+        rows,
+    };
+    draft.validate().map_err(|refused| in_columns(refused, text))
+}
+
+fn text(bytes: &[u8]) -> Result<&str, ScheduleError> {
+    if bytes.len() > CSV_BYTES_MAX {
+        return Err(ScheduleError::Csv(CsvFault::TooLong {
+            bytes: bytes.len(),
+            limit: CSV_BYTES_MAX,
+        }));
+    }
+    let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\r' | b'\t');
+    let not_text = match std::str::from_utf8(bytes) {
+        Ok(text) => match bytes.iter().position(control) {
+            None => return Ok(text),
+            Some(offset) => offset,
+        },
+        Err(refused) => {
+            let good = &bytes[..refused.valid_up_to()];
+            good.iter().position(control).unwrap_or(refused.valid_up_to())
+        }
+    };
+    Err(ScheduleError::Csv(CsvFault::Binary { offset: not_text, byte: bytes[not_text] }))
+}
+
+/// The cells of a line with their columns, empty ones left out.
+fn cells(line: &str) -> impl Iterator<Item = (usize, &str)> {
+    line.split(',').map(str::trim).enumerate().filter(|(_, cell)| !cell.is_empty())
+}
+
+fn rows(text: &str) -> Result<Vec<Vec<Op>>, ScheduleError> {
+    let parse = |row: usize, column: usize, cell: &str| {
+        cell.parse::<Op>().map_err(|_| {
+            let fault = if cell.ends_with("OVERLAP_F_B") {
+                CellFault::Overlapped
+            } else {
+                CellFault::NotAnOp
+            };
+            ScheduleError::Cell { row, column, cell: excerpt(cell), fault }
+        })
+    };
+    let row = |(row, line)| cells(line).map(|(column, cell)| parse(row, column, cell)).collect();
+    text.lines().enumerate().map(row).collect()
+}
+
+/// A complete plan has an op for each of its stages and micro-batches, so a number that exceeds the ops cannot belong to one.
+/// Asked before anything is laid out by number.
+fn bounded(text: &str, rows: &[Vec<Op>], n_ops: usize) -> Result<(), ScheduleError> {
+    if rows.iter().flatten().all(|op| op.stage.idx() < n_ops && op.micro_batch.idx() < n_ops) {
+        return Ok(());
+    }
+    // Only now is the way back to the column worth a second reading.
+    for (row, line) in text.lines().enumerate() {
+        for (column, cell) in cells(line) {
+            let op: Op = cell.parse()?;
+            for (what, number) in [("stage", op.stage.0), ("micro-batch", op.micro_batch.0)] {
+                if number as usize >= n_ops {
+                    let fault = CellFault::Beyond { what, number, n_ops };
+                    return Err(ScheduleError::Cell { row, column, cell: excerpt(cell), fault });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A stage belongs to the row that names it.
+fn topology(rows: &[Vec<Op>]) -> Result<Topology, ScheduleError> {
+    let highest = rows.iter().flatten().map(|op| op.stage).max().unwrap_or_default();
+    let mut ranks: Vec<Option<Rank>> = vec![None; highest.idx() + 1];
+    for (row, rank) in rows.iter().zip((0..).map(Rank)) {
+        for (cell, op) in row.iter().enumerate() {
+            let owner = *ranks[op.stage.idx()].get_or_insert(rank);
+            if owner != rank {
+                return Err(validate::stage_on_two_rows(rows, rank, cell, *op, owner));
+            }
+        }
+    }
+    let absent = ranks.iter().position(Option::is_none);
+    match absent {
+        Some(stage) => Err(ScheduleError::Csv(CsvFault::StageAbsent {
+            stage: stage as u32,
+            highest: highest.0,
+        })),
+        None => Topology::from_ranks(ranks.into_iter().flatten().collect()),
+    }
+}
+
+/// Puts the columns of the file, which count bubbles, in the place of positions among ops.
+fn in_columns(refused: ScheduleError, text: &str) -> ScheduleError {
+    let ScheduleError::Invalid(violation) = refused else { return refused };
+    let line = text.lines().nth(violation.rank.idx()).unwrap_or_default();
+    let mut columns = cells(line).map(|(column, _)| column);
+    let end = line.split(',').count();
+    let cell = columns.nth(violation.cell).unwrap_or(end);
+    ScheduleError::Invalid(Box::new(Violation { cell, ..*violation }))
+}
