@@ -44,6 +44,7 @@ mod layer_norm;
 mod learning_rate;
 mod linear;
 mod loss;
+pub mod memory;
 mod optimizer;
 mod parameters;
 mod random;

@@ -1,0 +1,176 @@
+//! Which layers form which stage.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+
+use crate::error::PartitionError;
+use crate::profile::Profile;
+use crate::solve;
+use crate::stack::LayerStack;
+
+/// How to cut a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The same number of layers everywhere, one more in the first stages if need be.
+    Uniform,
+    /// The largest stage has as few parameters as possible.
+    Parameters,
+    /// The slowest stage takes as little time as possible, by a [`Profile`].
+    Time,
+    /// So many layers in each stage.
+    Explicit(Vec<usize>),
+}
+
+impl FromStr for Cut {
+    type Err = PartitionError;
+
+    fn from_str(text: &str) -> Result<Self, PartitionError> {
+        match text {
+            "uniform" => Ok(Self::Uniform),
+            "parameters" => Ok(Self::Parameters),
+            "time" => Ok(Self::Time),
+            _ => text
+                .split(',')
+                .map(|part| part.trim().parse::<usize>())
+                .collect::<Result<_, _>>()
+                .map(Self::Explicit)
+                .map_err(|_| PartitionError::Unknown(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform => f.write_str("uniform"),
+            Self::Parameters => f.write_str("parameters"),
+            Self::Time => f.write_str("time"),
+            Self::Explicit(sizes) => {
+                let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+                f.write_str(&sizes.join(","))
+            }
+        }
+    }
+}
+
+/// The layers of each stage: contiguous, in order, none empty, all layers covered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    ends: Vec<usize>,
+}
+
+impl Partition {
+    /// The number of stages.
+    pub fn n_stages(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// The layers of one stage.
+    ///
+    /// # Panics
+    /// If there is no such stage.
+    pub fn layers(&self, stage: usize) -> Range<usize> {
+        let start = if stage == 0 { 0 } else { self.ends[stage - 1] };
+        start..self.ends[stage]
+    }
+
+    /// The number of layers of each stage.
+    pub fn sizes(&self) -> Vec<usize> {
+        (0..self.n_stages()).map(|stage| self.layers(stage).len()).collect()
+    }
+
+    /// The stage that a layer belongs to.
+    pub fn stage_of(&self, layer: usize) -> usize {
+        self.ends.partition_point(|&end| end <= layer)
+    }
+}
+
+impl Cut {
+    /// Cuts `stack` into `n_stages` stages. Only [`Cut::Time`] needs a profile.
+    ///
+    /// # Errors
+    /// [`PartitionError`]: more stages than layers, an explicit cut that does not fit, tied
+    /// weights that the cut would separate.
+    pub fn solve(&self, stack: &LayerStack, n_stages: usize, profile: Option<&Profile>) -> Result<Partition, PartitionError> {
+        let layers = stack.len();
+        let ends = match self {
+            Self::Uniform => solve::uniform(layers, n_stages)?,
+            Self::Parameters => {
+                let counts = stack.parameter_counts()?;
+                solve::min_max(&counts.iter().map(|&n| n as f64).collect::<Vec<_>>(), n_stages)?
+            }
+            Self::Time => {
+                let profile = profile.ok_or(PartitionError::NotProfiled)?;
+                let costs: Vec<f64> = profile.layers.iter().map(|l| l.forward_seconds + l.backward_seconds).collect();
+                solve::min_max(&costs, n_stages)?
+            }
+            Self::Explicit(sizes) => solve::explicit(sizes, layers, n_stages)?,
+        };
+        let partition = Partition { ends };
+        refuse_tied(stack, &partition)?;
+        Ok(partition)
+    }
+}
+
+/// A parameter that two stages use would need its gradients summed across them.
+fn refuse_tied(stack: &LayerStack, partition: &Partition) -> Result<(), PartitionError> {
+    let mut owner = std::collections::HashMap::new();
+    for (second, of_layer) in stack.parameters()?.into_iter().enumerate() {
+        for (name, _) in of_layer {
+            let first = *owner.entry(name.clone()).or_insert(second);
+            let (first_stage, second_stage) = (partition.stage_of(first), partition.stage_of(second));
+            if first_stage != second_stage {
+                return Err(PartitionError::Tied { name, first, second, first_stage, second_stage });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::single;
+
+    fn stack(names: &[&'static str]) -> LayerStack {
+        let mut stack = LayerStack::default();
+        for (i, &name) in names.iter().enumerate() {
+            stack.push(format!("layers.{i}"), move |builder| {
+                let weight = builder.get((2, 2), name)?;
+                Ok(single(move |x, _| x.matmul(&weight)))
+            });
+        }
+        stack
+    }
+
+    #[test]
+    fn every_kind_of_cut_covers_the_model_once() {
+        let stack = stack(&["a", "b", "c", "d", "e"]);
+        for (text, sizes) in [("uniform", vec![2, 2, 1]), ("parameters", vec![2, 2, 1]), ("1,1,3", vec![1, 1, 3])] {
+            let cut: Cut = text.parse().unwrap();
+            assert_eq!(cut.to_string(), text);
+            let partition = cut.solve(&stack, 3, None).unwrap();
+            assert_eq!(partition.sizes(), sizes, "{text}");
+            let stages: Vec<_> = (0..5).map(|layer| partition.stage_of(layer)).collect();
+            assert!(stages.iter().enumerate().all(|(layer, &s)| partition.layers(s).contains(&layer)));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_refused_with_both_numbers() {
+        let stack = stack(&["a", "b", "a"]);
+        let message = |text: &str, stages| {
+            text.parse::<Cut>().and_then(|cut| cut.solve(&stack, stages, None)).unwrap_err().to_string()
+        };
+        assert!(message("uniform", 4).contains("4 stages for a model of 3 layers"));
+        assert!(message("uniform", 0).contains("0 stages"));
+        assert!(message("2,0,1", 3).contains("stage 1"));
+        assert!(message("1,2", 3).contains("2 parts, the schedule 3 stages"));
+        assert!(message("1,1", 2).contains("sums to 2, the model has 3"));
+        assert!(message("thirds", 3).contains("unknown partition 'thirds'"));
+        assert!(message("time", 3).contains("profile"));
+        assert!(message("1,2", 2).contains("parameter a is shared by layers 0 and 2"));
+        assert!(Cut::Explicit(vec![3]).solve(&stack, 1, None).is_ok(), "tied weights inside one stage are fine");
+    }
+}

@@ -1,0 +1,86 @@
+//! What can be wrong with a cut.
+
+/// Why a model cannot be cut as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PartitionError {
+    /// Each stage needs a layer.
+    #[error("{stages} stages for a model of {layers} layers: at most {layers} stages, or a deeper model")]
+    TooManyStages {
+        /// Stages asked for.
+        stages: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// No stage at all.
+    #[error("a model of {layers} layers cut into 0 stages: 1 to {layers} are possible")]
+    NoStages {
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// An explicit cut with a part of no layers.
+    #[error("stage {stage} of the cut {sizes:?} has no layer: each needs at least one")]
+    EmptyStage {
+        /// The empty stage.
+        stage: usize,
+        /// The cut as given.
+        sizes: Vec<usize>,
+    },
+    /// An explicit cut for another number of stages.
+    #[error("the cut {sizes:?} has {} parts, the schedule {stages} stages", sizes.len())]
+    WrongCount {
+        /// The cut as given.
+        sizes: Vec<usize>,
+        /// Stages of the schedule.
+        stages: usize,
+    },
+    /// An explicit cut of another model.
+    #[error("the cut {sizes:?} sums to {}, the model has {layers} layers", sizes.iter().sum::<usize>())]
+    WrongSum {
+        /// The cut as given.
+        sizes: Vec<usize>,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// A name that is not a cut.
+    #[error("unknown partition '{0}': uniform, parameters, time, or layers per stage such as 3,5")]
+    Unknown(String),
+    /// A cut by time without times.
+    #[error("a cut by time needs a profile of the model: profile it first, or cut uniformly")]
+    NotProfiled,
+    /// A cost that cannot be compared or summed.
+    #[error("layer {layer} costs {cost}: costs must be finite and not negative")]
+    BadCost {
+        /// The layer.
+        layer: usize,
+        /// Its cost.
+        cost: f64,
+    },
+    /// One parameter, two stages.
+    #[error(
+        "parameter {name} is shared by layers {first} and {second}, which the cut puts on stages {first_stage} and \
+         {second_stage}: weights tied across stages are not possible yet; put both layers in one stage"
+    )]
+    Tied {
+        /// The parameter.
+        name: String,
+        /// The first layer that uses it.
+        first: usize,
+        /// Another one.
+        second: usize,
+        /// Stage of the first.
+        first_stage: usize,
+        /// Stage of the second.
+        second_stage: usize,
+    },
+    /// A layer failed to build or to run.
+    #[error("layer {layer} ({name})")]
+    Layer {
+        /// Its number.
+        layer: usize,
+        /// Its name.
+        name: String,
+        /// What candle said.
+        source: candle_core::Error,
+    },
+}

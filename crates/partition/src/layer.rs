@@ -1,0 +1,56 @@
+//! What a model is made of.
+
+use candle_core::{Result, Tensor};
+use pp_nn::ForwardContext;
+
+/// One layer of a stack: the smallest thing that a cut can put on its own device.
+///
+/// It takes what the layer before it returned (one tensor, or several: skip connections, masks)
+/// and returns what the next one takes. It runs under candle's autograd.
+pub trait Layer: Send {
+    /// Runs the layer on one micro-batch.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>>;
+}
+
+/// A layer of one input and one output, from a closure.
+pub fn single<F>(forward: F) -> Box<dyn Layer>
+where
+    F: Fn(&Tensor, &ForwardContext) -> Result<Tensor> + Send + 'static,
+{
+    Box::new(Single(forward))
+}
+
+struct Single<F>(F);
+
+impl<F> Layer for Single<F>
+where
+    F: Fn(&Tensor, &ForwardContext) -> Result<Tensor> + Send,
+{
+    fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>> {
+        match inputs {
+            [x] => Ok(vec![(self.0)(x, context)?]),
+            _ => candle_core::bail!("a layer of one input got {} tensors", inputs.len()),
+        }
+    }
+}
+
+/// What the outputs of the last layer are compared with.
+pub trait Objective: Send + Sync {
+    /// The mean loss over the samples of a micro-batch: a scalar under autograd.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor>;
+
+    /// How many predictions are right and how many there are, where that makes sense.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn correct(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Option<(u64, u64)>> {
+        let _ = (outputs, targets);
+        Ok(None)
+    }
+}
