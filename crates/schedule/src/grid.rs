@@ -38,6 +38,7 @@ pub(crate) fn mark(rows: &[Vec<Op>], rank: Rank, cell: usize, missing: Option<Op
     for at in first_cell..last_cell.min(longest(rows, window.clone(), cell)) {
         let _ = write!(grid, " {at:^width$}");
     }
+    grid.truncate(grid.trim_end().len());
     for row in window {
         let _ = write!(grid, "\nrank {row:>rank_width$}");
         if first_cell > 0 {

@@ -1,8 +1,8 @@
 //! Model parallelism without a pipeline: each micro-batch goes all the way forward and back before the next one starts.
 //!
 //! ```text
-//! rank 0  F0|.......B0---|F1|.......B1---|
-//! rank 1  ...F0|B0---|......F1|B1---|.....
+//! rank 0  F0|.........B0---|F1|.........B1---|
+//! rank 1  ...F0|B0---|.........F1|B1---|......
 //! ```
 //! One rank computes at a time, so (p−1)/p of all time is idle, for any number of micro-batches.
 

@@ -1,8 +1,8 @@
 //! One forward, one backward (PipeDream-Flush, Narayanan et al. 2021, arXiv:2006.09503).
 //!
 //! ```text
-//! rank 0  F0|F1|.......B0---|F2|B1---|...B2---|
-//! rank 1  ...F0|B0---|F1|B1---|F2|B2---|.......
+//! rank 0  F0|F1|......B0---|F2|B1---|...B2---|
+//! rank 1  ...F0|B0---|F1|B1---|F2|B2---|......
 //! ```
 //! The makespan is that of GPipe; rank r holds at most p−r activations instead of m.
 

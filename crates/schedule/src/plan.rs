@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::error::ScheduleError;
 use crate::ids::{Rank, Stage};
 use crate::op::{Op, Phase};
@@ -146,6 +148,33 @@ impl fmt::Display for ValidPlan {
             f.write_str(&text_row(row))?;
         }
         Ok(())
+    }
+}
+
+/// A plan as JSON: the version of this form, the name, the sizes, the rank of each stage, and the ops as text.
+#[derive(Serialize)]
+struct Json<'a> {
+    schema: u32,
+    schedule: &'a str,
+    pp: u32,
+    micro_batches: u32,
+    virtual_stages: u32,
+    placement: &'a [Rank],
+    rows: &'a [Vec<Op>],
+}
+
+impl Serialize for ValidPlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = Json {
+            schema: 1,
+            schedule: self.name(),
+            pp: self.n_ranks(),
+            micro_batches: self.n_micro_batches(),
+            virtual_stages: self.n_virtual_stages(),
+            placement: self.topology().ranks(),
+            rows: self.rows(),
+        };
+        json.serialize(serializer)
     }
 }
 

@@ -39,14 +39,14 @@ pub(crate) fn check(draft: &Draft) -> Result<(), ScheduleError> {
 }
 
 fn violation(
-    draft: &Draft,
+    rows: &[Vec<Op>],
     rule: Rule,
     rank: Rank,
     cell: usize,
     op: Option<Op>,
     message: String,
 ) -> ScheduleError {
-    let grid = grid::mark(&draft.rows, rank, cell, op);
+    let grid = grid::mark(rows, rank, cell, op);
     ScheduleError::Invalid(Box::new(Violation { rule, rank, cell, op, message, grid }))
 }
 
@@ -66,7 +66,7 @@ fn one_row_a_rank(draft: &Draft) -> Result<(), ScheduleError> {
     let message = format!(
         "the plan has {n_rows} rows and its topology {n_ranks} ranks; accepted: a row for every rank"
     );
-    Err(violation(draft, Rule::Rows, rank, 0, None, message))
+    Err(violation(&draft.rows, Rule::Rows, rank, 0, None, message))
 }
 
 /// Stages and micro-batches that exist.
@@ -82,7 +82,7 @@ fn in_range(draft: &Draft) -> Result<(), ScheduleError> {
         };
         let message =
             format!("{op} names {what} {number} of {count}; accepted: 0 to {}", count - 1);
-        return Err(violation(draft, Rule::Range, rank, cell, Some(op), message));
+        return Err(violation(&draft.rows, Rule::Range, rank, cell, Some(op), message));
     }
     Ok(())
 }
@@ -110,7 +110,7 @@ pub(crate) fn stage_on_two_rows(
         "{op} stands on row {rank}, but stage {} is on row {owner}; accepted: a stage on one row",
         op.stage
     );
-    violation_in(rows, Rule::StageOnTwoRows, rank, cell, Some(op), message)
+    violation(rows, Rule::StageOnTwoRows, rank, cell, Some(op), message)
 }
 
 fn bit(phase: Phase) -> u8 {
@@ -132,11 +132,8 @@ fn no_duplicate(draft: &Draft) -> Result<Vec<u8>, ScheduleError> {
     for (rank, cell, op) in cells(draft) {
         let phases = &mut seen[at(draft, op.stage, op.micro_batch)];
         if *phases & bit(op.phase) != 0 {
-            let first =
-                draft.rows[rank.idx()].iter().position(|&other| other == op).unwrap_or(cell);
-            let message =
-                format!("{op} stands twice, first at cell {first}; accepted: every op once");
-            return Err(violation(draft, Rule::Duplicate, rank, cell, Some(op), message));
+            let message = format!("{op} stands twice on row {rank}; accepted: every op once");
+            return Err(violation(&draft.rows, Rule::Duplicate, rank, cell, Some(op), message));
         }
         not_mixed(draft, rank, cell, op, *phases)?;
         *phases |= bit(op.phase);
@@ -165,7 +162,7 @@ fn not_mixed(
     let message = format!(
         "{op} stands beside {other}: the gradient would count twice; accepted: one B, or one I and one W"
     );
-    Err(violation(draft, Rule::Mixed, rank, cell, Some(op), message))
+    Err(violation(&draft.rows, Rule::Mixed, rank, cell, Some(op), message))
 }
 
 /// Every pair has its F and its backward, unless the whole plan has no backward.
@@ -205,7 +202,7 @@ fn missing(draft: &Draft, op: Op) -> ScheduleError {
         Phase::InputGrad | Phase::WeightGrad => "both I and W, or one B instead",
     };
     let message = format!("{op} is missing from row {rank}; accepted: {accepted}");
-    violation(draft, Rule::Missing, rank, cell, Some(op), message)
+    violation(&draft.rows, Rule::Missing, rank, cell, Some(op), message)
 }
 
 /// The first pair without an F, found without a table of all pairs. The plan must have fewer ops than pairs.
@@ -244,7 +241,7 @@ fn ordered(draft: &Draft) -> Result<(), ScheduleError> {
             let needs = Op { phase, ..op };
             let message =
                 format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
-            return Err(violation(draft, Rule::Order, rank, cell, Some(op), message));
+            return Err(violation(&draft.rows, Rule::Order, rank, cell, Some(op), message));
         }
         *phases |= bit(op.phase);
     }
@@ -296,7 +293,7 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
         let needs = needed(op, stage, rank);
         let message =
             format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
-        return violation(draft, Rule::Order, Rank(rank as u32), cell, Some(op), message);
+        return violation(&draft.rows, Rule::Order, Rank(rank as u32), cell, Some(op), message);
     }
     let mut links: Vec<String> = waits
         .iter()
@@ -312,5 +309,5 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
         "deadlock: {}; accepted: an order in which no circle of ranks waits",
         links.join(", ")
     );
-    violation(draft, Rule::Deadlock, Rank(rank as u32), cell, Some(op), message)
+    violation(&draft.rows, Rule::Deadlock, Rank(rank as u32), cell, Some(op), message)
 }

@@ -1,0 +1,159 @@
+//! Small plans as text.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::needless_raw_string_hashes,
+    reason = "expect-test writes them into every drawing"
+)]
+
+use expect_test::{Expect, expect};
+use pp_schedule::{
+    Comm, Costs, Instruction, RankShare, ScheduleName, Sizes, ValidPlan, draw, lower,
+    lower_rendezvous,
+};
+
+fn plan(
+    name: ScheduleName,
+    n_ranks: u32,
+    n_micro_batches: u32,
+    n_virtual_stages: u32,
+) -> ValidPlan {
+    name.generate(&Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None })
+        .unwrap()
+}
+
+fn check(plan: &ValidPlan, rows: &Expect, picture: &Expect) {
+    rows.assert_eq(&plan.to_string());
+    let costs = Costs::per_rank_share(plan.topology(), &RankShare::default(), Comm::Latency(0.0));
+    picture.assert_eq(&draw(plan, &costs).unwrap());
+}
+
+#[test]
+fn naive() {
+    check(
+        &plan(ScheduleName::Naive, 3, 2, 1),
+        &expect![[r#"
+        0F0,0B0,0F1,0B1
+        1F0,1B0,1F1,1B1
+        2F0,2B0,2F1,2B1"#]],
+        &expect![[r#"
+        rank 0  F0|..................B0---|F1|..................B1---|
+        rank 1  ...F0|.........B0---|.........F1|.........B1---|......
+        rank 2  ......F0|B0---|..................F1|B1---|............"#]],
+    );
+}
+
+#[test]
+fn gpipe() {
+    check(
+        &plan(ScheduleName::Gpipe, 4, 4, 1),
+        &expect![[r#"
+        0F0,0F1,0F2,0F3,0B0,0B1,0B2,0B3
+        1F0,1F1,1F2,1F3,1B0,1B1,1B2,1B3
+        2F0,2F1,2F2,2F3,2B0,2B1,2B2,2B3
+        3F0,3F1,3F2,3F3,3B0,3B1,3B2,3B3"#]],
+        &expect![[r#"
+        rank 0  F0|F1|F2|F3|...........................B0---|B1---|B2---|B3---|
+        rank 1  ...F0|F1|F2|F3|..................B0---|B1---|B2---|B3---|......
+        rank 2  ......F0|F1|F2|F3|.........B0---|B1---|B2---|B3---|............
+        rank 3  .........F0|F1|F2|F3|B0---|B1---|B2---|B3---|.................."#]],
+    );
+}
+
+#[test]
+fn one_f_one_b() {
+    check(
+        &plan(ScheduleName::OneFOneB, 4, 6, 1),
+        &expect![[r#"
+        0F0,0F1,0F2,0F3,0B0,0F4,0B1,0F5,0B2,0B3,0B4,0B5
+        1F0,1F1,1F2,1B0,1F3,1B1,1F4,1B2,1F5,1B3,1B4,1B5
+        2F0,2F1,2B0,2F2,2B1,2F3,2B2,2F4,2B3,2F5,2B4,2B5
+        3F0,3B0,3F1,3B1,3F2,3B2,3F3,3B3,3F4,3B4,3F5,3B5"#]],
+        &expect![[r#"
+        rank 0  F0|F1|F2|F3|..................B0---|F4|B1---|F5|B2---|...B3---|...B4---|...B5---|
+        rank 1  ...F0|F1|F2|............B0---|F3|B1---|F4|B2---|F5|B3---|...B4---|...B5---|......
+        rank 2  ......F0|F1|......B0---|F2|B1---|F3|B2---|F4|B3---|F5|B4---|...B5---|............
+        rank 3  .........F0|B0---|F1|B1---|F2|B2---|F3|B3---|F4|B4---|F5|B5---|.................."#]],
+    );
+}
+
+#[test]
+fn one_f_one_b_with_fewer_micro_batches_than_ranks() {
+    check(
+        &plan(ScheduleName::OneFOneB, 4, 2, 1),
+        &expect![[r#"
+        0F0,0F1,0B0,0B1
+        1F0,1F1,1B0,1B1
+        2F0,2F1,2B0,2B1
+        3F0,3B0,3F1,3B1"#]],
+        &expect![[r#"
+        rank 0  F0|F1|........................B0---|...B1---|
+        rank 1  ...F0|F1|...............B0---|...B1---|......
+        rank 2  ......F0|F1|......B0---|...B1---|............
+        rank 3  .........F0|B0---|F1|B1---|.................."#]],
+    );
+}
+
+#[test]
+fn interleaved() {
+    check(
+        &plan(ScheduleName::InterleavedOneFOneB, 2, 4, 2),
+        &expect![[r#"
+        0F0,0F1,2F0,2F1,0F2,2B0,0F3,2B1,2F2,0B0,2F3,0B1,2B2,2B3,0B2,0B3
+        1F0,1F1,3F0,3B0,3F1,3B1,1F2,1B0,1F3,1B1,3F2,3B2,3F3,3B3,1B2,1B3"#]],
+        &expect![[r#"
+        rank 0  0F0|0F1|2F0|2F1|0F2|....2B0----|0F3|2B1----|2F2|0B0----|2F3|0B1----|....2B2----|....2B3----|0B2----|0B3----|
+        rank 1  ....1F0|1F1|3F0|3B0----|3F1|3B1----|1F2|1B0----|1F3|1B1----|3F2|3B2----|3F3|3B3----|1B2----|1B3----|........"#]],
+    );
+}
+
+#[test]
+fn interleaved_in_one_short_round() {
+    check(
+        &plan(ScheduleName::InterleavedOneFOneB, 3, 2, 2),
+        &expect![[r#"
+        0F0,0F1,3F0,3F1,3B0,3B1,0B0,0B1
+        1F0,1F1,4F0,4F1,4B0,4B1,1B0,1B1
+        2F0,2F1,5F0,5B0,5F1,5B1,2B0,2B1"#]],
+        &expect![[r#"
+        rank 0  0F0|0F1|....3F0|3F1|....................3B0----|....3B1----|....0B0----|....0B1----|
+        rank 1  ....1F0|1F1|....4F0|4F1|........4B0----|....4B1----|....1B0----|....1B1----|........
+        rank 2  ........2F0|2F1|....5F0|5B0----|5F1|5B1----|....2B0----|....2B1----|................"#]],
+    );
+}
+
+#[test]
+fn messages_take_time() {
+    let plan = plan(ScheduleName::OneFOneB, 2, 3, 1);
+    let costs = Costs::uniform(2, 1.0, 0.5, 0.5, Comm::Latency(1.0));
+    expect![[r#"
+        rank 0  F0|F1|.........B0|F2|B1|.........B2|
+        rank 1  ......F0|B0|F1|B1|......F2|B2|......"#]]
+    .assert_eq(&draw(&plan, &costs).unwrap());
+}
+
+fn text(rows: &[Vec<Instruction>]) -> String {
+    let line =
+        |row: &Vec<Instruction>| row.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn messages_between_ranks() {
+    let lowered = lower(&plan(ScheduleName::OneFOneB, 2, 2, 1));
+    expect![[r#"
+        0F0 send(0>1a0) 0F1 send(0>1a1) recv(1>0g0) 0B0 recv(1>0g1) 0B1
+        recv(0>1a0) 1F0 1B0 send(1>0g0) recv(0>1a1) 1F1 1B1 send(1>0g1)"#]]
+    .assert_eq(&text(&lowered.rows));
+    assert_eq!(lowered.mailbox_peaks, [2, 2]);
+    expect![[r#"
+        0F0 send(0>1a0) 0F1 send(0>1a1) recv(1>0g0) recv(1>0g1) 0B0 0B1
+        recv(0>1a0) recv(0>1a1) 1F0 1B0 send(1>0g0) 1F1 1B1 send(1>0g1)"#]]
+    .assert_eq(&text(&lower_rendezvous(&plan(ScheduleName::OneFOneB, 2, 2, 1))));
+}
+
+#[test]
+fn no_message_inside_a_rank() {
+    let lowered = lower(&plan(ScheduleName::InterleavedOneFOneB, 1, 1, 2));
+    expect!["0F0 1F0 1B0 0B0"].assert_eq(&text(&lowered.rows));
+    assert_eq!(lowered.mailbox_peaks, [0]);
+}

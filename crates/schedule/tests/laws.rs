@@ -1,0 +1,352 @@
+//! What holds for every size, every cost and every valid plan.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{HashMap, HashSet};
+
+use pp_schedule::{
+    Comm, Costs, Draft, Instruction, MicroBatch, Op, Phase, Rank, RankShare, ScheduleName, Sizes,
+    Stage, Topology, Transfer, ValidPlan, closed_form, export_csv, import_csv, lower,
+    lower_rendezvous, simulate,
+};
+use proptest::prelude::*;
+
+fn sizes(n_ranks: u32, n_micro_batches: u32, n_virtual_stages: u32) -> Sizes {
+    Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0)
+}
+
+/// The formulas and the simulator have nothing in common but the plan's sizes.
+fn formulas_hold(name: ScheduleName, sizes: &Sizes, share: &RankShare) {
+    let plan = name.generate(sizes).unwrap();
+    let formula = closed_form(name, sizes, share).unwrap();
+    let simulation =
+        simulate(&plan, &Costs::per_rank_share(plan.topology(), share, Comm::Latency(0.0)))
+            .unwrap();
+    for (rank, &idle) in simulation.idle.iter().enumerate() {
+        assert!(
+            close(idle, formula.idle_per_rank),
+            "{name} {sizes:?} rank {rank}: idle {idle}, formula {}",
+            formula.idle_per_rank
+        );
+    }
+    assert!(close(simulation.bubble_ratio, formula.bubble_ratio), "{name} {sizes:?}");
+    assert!(close(simulation.bubble_overhead, formula.bubble_overhead), "{name} {sizes:?}");
+    assert!(close(simulation.span_bubble, formula.span_bubble), "{name} {sizes:?}");
+    assert_eq!(simulation.peak_activations, formula.peak_activations, "{name} {sizes:?}");
+}
+
+#[test]
+fn formulas_equal_the_simulation_at_every_size() {
+    let mut n_interleaved = 0;
+    for p in 1..=16 {
+        for m in 1..=64 {
+            for name in [ScheduleName::Naive, ScheduleName::Gpipe, ScheduleName::OneFOneB] {
+                formulas_hold(name, &sizes(p, m, 1), &RankShare::default());
+            }
+            let sizes = sizes(p, m, 2);
+            let name = ScheduleName::InterleavedOneFOneB;
+            assert_eq!(
+                name.check(&sizes).is_ok(),
+                closed_form(name, &sizes, &RankShare::default()).is_some()
+            );
+            if name.check(&sizes).is_ok() {
+                formulas_hold(name, &sizes, &RankShare::default());
+                n_interleaved += 1;
+            }
+        }
+    }
+    assert!(n_interleaved > 500, "only {n_interleaved} sizes were interleaved");
+}
+
+fn share() -> impl Strategy<Value = RankShare> {
+    let time = || 0.1..10.0_f64;
+    (time(), time(), time()).prop_map(|(forward, input_grad, weight_grad)| RankShare {
+        forward,
+        input_grad,
+        weight_grad,
+        residue: 0.5,
+    })
+}
+
+fn schedule() -> impl Strategy<Value = (ScheduleName, Sizes)> {
+    let interleaved = (1..=8_u32, 1..=32_u32, 1..=4_u32, proptest::option::of(1..=32_u32))
+        .prop_map(|(p, m, v, interleave_group)| {
+            let sizes = Sizes { interleave_group, ..sizes(p, m, v) };
+            (ScheduleName::InterleavedOneFOneB, sizes)
+        });
+    let others = (0..3_usize, 1..=8_u32, 1..=32_u32)
+        .prop_map(|(name, p, m)| (ScheduleName::ALL[name], sizes(p, m, 1)));
+    prop_oneof![interleaved, others]
+        .prop_filter("a size that the schedule takes", |(name, sizes)| name.check(sizes).is_ok())
+}
+
+/// Any valid plan at all: stages on ranks at random, each backward whole or in halves, ops in any order that runs.
+fn any_plan() -> impl Strategy<Value = Draft> {
+    (1..=4_u32, 0..=4_usize, 1..=5_u32, any::<bool>(), any::<u64>()).prop_map(
+        |(p, n_more, m, is_forward_only, seed)| {
+            let mut random = Random(seed);
+            let mut ranks: Vec<Rank> = (0..p).map(Rank).collect();
+            ranks.extend((0..n_more).map(|_| Rank(random.below(p as usize) as u32)));
+            for place in (1..ranks.len()).rev() {
+                ranks.swap(place, random.below(place + 1));
+            }
+            let topology = Topology::from_ranks(ranks).unwrap();
+            let mut to_do = Vec::new();
+            for stage in topology.stages() {
+                for micro_batch in (0..m).map(MicroBatch) {
+                    let phases: &[Phase] = match (is_forward_only, random.below(2)) {
+                        (true, _) => &[Phase::Forward],
+                        (false, 0) => &[Phase::Forward, Phase::Backward],
+                        (false, _) => &[Phase::Forward, Phase::InputGrad, Phase::WeightGrad],
+                    };
+                    to_do.extend(phases.iter().map(|&phase| Op::new(stage, phase, micro_batch)));
+                }
+            }
+            let mut rows = vec![Vec::new(); p as usize];
+            let mut done = HashSet::new();
+            while !to_do.is_empty() {
+                let ready: Vec<usize> =
+                    (0..to_do.len()).filter(|&at| is_ready(to_do[at], &topology, &done)).collect();
+                let op = to_do.swap_remove(ready[random.below(ready.len())]);
+                done.insert(op);
+                rows[topology.rank_of(op.stage).idx()].push(op);
+            }
+            Draft { name: "any".to_owned(), topology, n_micro_batches: m, rows }
+        },
+    )
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+/// The dependencies, said once more in the plainest way.
+fn is_ready(op: Op, topology: &Topology, done: &HashSet<Op>) -> bool {
+    let has = |stage: Stage, phase| done.contains(&Op { stage, phase, ..op });
+    match op.phase {
+        Phase::Forward => {
+            topology.before(op.stage).is_none_or(|before| has(before, Phase::Forward))
+        }
+        Phase::Backward | Phase::InputGrad => {
+            let gradient = |after| has(after, Phase::Backward) || has(after, Phase::InputGrad);
+            has(op.stage, Phase::Forward) && topology.after(op.stage).is_none_or(gradient)
+        }
+        Phase::WeightGrad => has(op.stage, Phase::InputGrad),
+    }
+}
+
+/// Whether every row gets to its end, by trying all rows again and again.
+fn runs_to_the_end(draft: &Draft) -> bool {
+    let mut heads = vec![0; draft.rows.len()];
+    let mut done = HashSet::new();
+    loop {
+        let before = done.len();
+        for (rank, row) in draft.rows.iter().enumerate() {
+            while let Some(&op) =
+                row.get(heads[rank]).filter(|&&op| is_ready(op, &draft.topology, &done))
+            {
+                done.insert(op);
+                heads[rank] += 1;
+            }
+        }
+        if done.len() == before {
+            return heads.iter().zip(&draft.rows).all(|(&head, row)| head == row.len());
+        }
+    }
+}
+
+/// Runs a lowered plan on links that hold messages, ranks in random turns; counts what waits for each rank.
+fn run_buffered(rows: &[Vec<Instruction>], seed: u64) -> Vec<u32> {
+    let mut random = Random(seed);
+    let mut heads = vec![0; rows.len()];
+    let mut boxes: Vec<HashSet<Transfer>> = vec![HashSet::new(); rows.len()];
+    let mut peaks = vec![0; rows.len()];
+    let mut n_left: usize = rows.iter().map(Vec::len).sum();
+    // One rank is slow: the others run ahead of it as far as they can.
+    let slow = random.below(rows.len());
+    while n_left > 0 {
+        let can_run = |rank: &usize| match rows[*rank].get(heads[*rank]) {
+            Some(Instruction::Recv(transfer)) => boxes[*rank].contains(transfer),
+            Some(_) => true,
+            None => false,
+        };
+        let ready: Vec<usize> = (0..rows.len()).filter(can_run).collect();
+        assert!(!ready.is_empty(), "the lowered plan hangs at {heads:?}");
+        let fast: Vec<usize> = ready.iter().copied().filter(|&rank| rank != slow).collect();
+        let rank = if fast.is_empty() { slow } else { fast[random.below(fast.len())] };
+        match rows[rank][heads[rank]] {
+            Instruction::Send(transfer) => {
+                assert!(boxes[transfer.to.idx()].insert(transfer), "{transfer} is sent twice");
+                peaks[transfer.to.idx()] =
+                    boxes[transfer.to.idx()].len().max(peaks[transfer.to.idx()] as usize) as u32;
+            }
+            Instruction::Recv(transfer) => assert!(boxes[rank].remove(&transfer)),
+            Instruction::Compute(_) => {}
+        }
+        heads[rank] += 1;
+        n_left -= 1;
+    }
+    assert!(boxes.iter().all(HashSet::is_empty), "a message was never received");
+    peaks
+}
+
+/// Runs a lowered plan on links whose sends wait for their receive.
+fn run_rendezvous(rows: &[Vec<Instruction>]) {
+    let mut heads = vec![0; rows.len()];
+    loop {
+        let mut moved = false;
+        for rank in 0..rows.len() {
+            match rows[rank].get(heads[rank]) {
+                Some(Instruction::Compute(_)) => {
+                    heads[rank] += 1;
+                    moved = true;
+                }
+                Some(Instruction::Send(transfer)) => {
+                    let peer = transfer.to.idx();
+                    if rows[peer].get(heads[peer]) == Some(&Instruction::Recv(*transfer)) {
+                        heads[rank] += 1;
+                        heads[peer] += 1;
+                        moved = true;
+                    }
+                }
+                Some(Instruction::Recv(_)) | None => {}
+            }
+        }
+        if !moved {
+            assert!(
+                heads.iter().zip(rows).all(|(&head, row)| head == row.len()),
+                "rendezvous hangs at {heads:?}"
+            );
+            return;
+        }
+    }
+}
+
+fn laws_of_a_plan(plan: &ValidPlan, costs: &Costs, seed: u64) {
+    let simulation = simulate(plan, costs).unwrap();
+    assert!(simulation.lower_bound <= simulation.makespan && simulation.lower_bound > 0.0);
+    let busiest = simulation.busy.iter().copied().fold(0.0, f64::max);
+    assert!(simulation.lower_bound >= busiest * (1.0 - 1e-9));
+    assert!((0.0..1.0).contains(&simulation.bubble_ratio), "{}", simulation.bubble_ratio);
+    assert!(close(
+        simulation.bubble_overhead,
+        simulation.bubble_ratio / (1.0 - simulation.bubble_ratio)
+    ));
+    let mut ends = HashMap::new();
+    for timed in simulation.timeline.iter().flatten() {
+        ends.insert(timed.op, timed.end);
+    }
+    for row in &simulation.timeline {
+        assert!(
+            row.windows(2).all(|pair| pair[0].end <= pair[1].start),
+            "two ops of a rank overlap"
+        );
+        for timed in row {
+            let Some(from) = plan.input_stage(timed.op) else { continue };
+            let phases = if timed.op.phase == Phase::Forward {
+                [Phase::Forward; 2]
+            } else {
+                [Phase::Backward, Phase::InputGrad]
+            };
+            let made = phases
+                .iter()
+                .find_map(|&phase| ends.get(&Op { stage: from, phase, ..timed.op }))
+                .unwrap();
+            assert!(*made <= timed.start, "{} starts before its input is made", timed.op);
+        }
+    }
+
+    let lowered = lower(plan);
+    let computes = |row: &Vec<Instruction>| {
+        let op = |instruction: &Instruction| match instruction {
+            Instruction::Compute(op) => Some(*op),
+            _ => None,
+        };
+        row.iter().filter_map(op).collect::<Vec<_>>()
+    };
+    assert_eq!(lowered.rows.iter().map(computes).collect::<Vec<_>>(), plan.rows());
+    let peaks = run_buffered(&lowered.rows, seed);
+    assert!(
+        peaks.iter().zip(&lowered.mailbox_peaks).all(|(counted, bound)| counted <= bound),
+        "{peaks:?} {:?}",
+        lowered.mailbox_peaks
+    );
+    let rendezvous = lower_rendezvous(plan);
+    assert_eq!(rendezvous.iter().map(computes).collect::<Vec<_>>(), plan.rows());
+    run_rendezvous(&rendezvous);
+
+    let csv = export_csv(plan);
+    let back = import_csv(plan.name(), csv.as_bytes(), Some(plan.n_micro_batches())).unwrap();
+    assert_eq!(&back, plan);
+    assert_eq!(csv, format!("{plan}\n"));
+    let with_bubbles = csv.replace(',', ",,").replace('\n', ",\r\n");
+    assert_eq!(&import_csv(plan.name(), with_bubbles.as_bytes(), None).unwrap(), plan);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn formulas_equal_the_simulation_at_any_cost((name, sizes) in schedule(), share in share()) {
+        formulas_hold(name, &sizes, &share);
+    }
+
+    #[test]
+    fn every_schedule_keeps_the_laws((name, sizes) in schedule(), share in share(), comm in 0.0..3.0_f64, seed in any::<u64>()) {
+        let plan = name.generate(&sizes).unwrap();
+        laws_of_a_plan(&plan, &Costs::per_rank_share(plan.topology(), &share, Comm::Latency(comm)), seed);
+    }
+
+    #[test]
+    fn every_valid_plan_keeps_the_laws(draft in any_plan(), costs in prop::collection::vec(0.0..5.0_f64, 24), comm in 0.0..3.0_f64, seed in any::<u64>()) {
+        let n_stages = draft.topology.n_stages() as usize;
+        let list = |at: usize| costs[at * 8..at * 8 + n_stages].to_vec();
+        let ones = vec![1.0; n_stages];
+        let costs = Costs {
+            forward: list(0).iter().map(|cost| cost + 0.01).collect(), input_grad: list(1), weight_grad: list(2),
+            comm: Comm::Latency(comm), activation: ones.clone(), residue: ones,
+        };
+        laws_of_a_plan(&draft.validate().unwrap(), &costs, seed);
+    }
+
+    #[test]
+    fn a_plan_is_valid_exactly_if_it_runs(draft in any_plan(), row in any::<prop::sample::Index>(), one in any::<prop::sample::Index>(), other in any::<prop::sample::Index>()) {
+        let mut draft = draft;
+        let row = row.index(draft.rows.len());
+        let n_cells = draft.rows[row].len();
+        draft.rows[row].swap(one.index(n_cells), other.index(n_cells));
+        let runs = runs_to_the_end(&draft);
+        match draft.validate() {
+            Ok(_) => prop_assert!(runs),
+            Err(refused) => {
+                prop_assert!(!runs, "{refused}");
+                prop_assert!(matches!(refused.rule(), "order" | "deadlock"), "{refused}");
+                prop_assert!(refused.headline().len() <= 300);
+            }
+        }
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), text in "[0-3FBIW,\n\r;()]{0,80}") {
+        for input in [bytes.as_slice(), text.as_bytes()] {
+            if let Err(refused) = import_csv("any", input, None) {
+                prop_assert!(refused.headline().len() <= 300);
+            }
+        }
+    }
+
+    #[test]
+    fn ops_travel_as_text(stage in any::<u32>(), phase in 0..4_usize, micro_batch in any::<u32>()) {
+        let op = Op::new(Stage(stage), Phase::ALL[phase], MicroBatch(micro_batch));
+        prop_assert_eq!(op.to_string().parse::<Op>().unwrap(), op);
+    }
+}

@@ -1,0 +1,101 @@
+//! Numbers that others have published, against ours.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
+
+use pp_schedule::{
+    Comm, Costs, RankShare, ScheduleName, Simulation, Sizes, ValidPlan, closed_form, simulate,
+};
+
+fn sizes(n_ranks: u32, n_micro_batches: u32, n_virtual_stages: u32) -> Sizes {
+    Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None }
+}
+
+/// Every op costs its share of a chunk: F = I = W = 1 on every stage, B = 2.
+fn in_chunk_times(plan: &ValidPlan) -> Simulation {
+    simulate(plan, &Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, Comm::Latency(0.0))).unwrap()
+}
+
+#[test]
+fn the_schedules_of_pytorch_take_as_long_and_hold_as_much() {
+    use ScheduleName::{Gpipe, InterleavedOneFOneB as Interleaved, OneFOneB};
+    let check = |name: ScheduleName, (p, m, v), makespan: f64, busy: f64, peaks: &[u32]| {
+        let simulation = in_chunk_times(&name.generate(&sizes(p, m, v)).unwrap());
+        assert_eq!(simulation.makespan, makespan, "{name} p={p} m={m} v={v}");
+        assert_eq!(simulation.busy, vec![busy; p as usize], "{name} p={p} m={m} v={v}");
+        assert_eq!(simulation.peak_activations, peaks, "{name} p={p} m={m} v={v}");
+    };
+    check(Gpipe, (4, 8, 1), 33.0, 24.0, &[8, 8, 8, 8]);
+    check(OneFOneB, (4, 8, 1), 33.0, 24.0, &[4, 3, 2, 1]);
+    check(Interleaved, (4, 8, 2), 57.0, 48.0, &[11, 9, 7, 5]);
+    check(Interleaved, (4, 10, 2), 69.0, 60.0, &[12, 10, 8, 6]);
+    check(Interleaved, (2, 8, 2), 51.0, 48.0, &[5, 3]);
+}
+
+/// arXiv:2401.10241, the 1F1B column of its bubble table, from the measured times of its models.
+#[test]
+fn the_zero_bubble_papers_1f1b_column() {
+    let check =
+        |p: u32, m: u32, [forward, input_grad, weight_grad, comm]: [f64; 4], span_bubble: f64| {
+            let plan = ScheduleName::OneFOneB.generate(&sizes(p, m, 1)).unwrap();
+            let costs = Costs::uniform(p, forward, input_grad, weight_grad, Comm::Latency(comm));
+            let ours = simulate(&plan, &costs).unwrap().span_bubble;
+            assert!(
+                (ours - span_bubble).abs() <= 0.00005,
+                "p={p} m={m}: {ours:.6} is not {span_bubble}"
+            );
+        };
+    check(8, 24, [18.522, 18.086, 9.337, 0.601], 0.2431);
+    check(8, 32, [18.513, 18.086, 9.331, 0.626], 0.1985);
+    check(8, 64, [18.546, 18.097, 9.321, 0.762], 0.1240);
+    check(8, 24, [29.718, 29.444, 19.927, 0.527], 0.2347);
+    check(8, 64, [29.935, 29.621, 19.388, 0.535], 0.1091);
+    check(32, 128, [10.408, 10.204, 7.703, 0.408], 0.2168);
+}
+
+/// The notebook's table, which calls the ratio of GPipe and the overhead of the others by one name.
+#[test]
+fn the_notebooks_eleven_values() {
+    let values = [
+        (4, 4, 0.429),
+        (4, 8, 0.273),
+        (4, 16, 0.158),
+        (4, 32, 0.086),
+        (4, 64, 0.045),
+        (4, 100, 0.029),
+        (8, 16, 0.304),
+        (16, 32, 0.319),
+        (32, 64, 0.326),
+        (8, 32, 0.179),
+        (16, 64, 0.190),
+    ];
+    for (p, m, value) in values {
+        let plan = ScheduleName::Gpipe.generate(&sizes(p, m, 1)).unwrap();
+        let simulated = in_chunk_times(&plan).bubble_ratio;
+        let formula = closed_form(ScheduleName::Gpipe, &sizes(p, m, 1), &RankShare::default())
+            .unwrap()
+            .bubble_ratio;
+        assert!(
+            (simulated - value).abs() <= 0.0005,
+            "p={p} m={m}: simulated {simulated}, published {value}"
+        );
+        assert!(
+            (formula - value).abs() <= 0.0005,
+            "p={p} m={m}: formula {formula}, published {value}"
+        );
+    }
+    let overhead = |name: ScheduleName, v| {
+        in_chunk_times(&name.generate(&sizes(4, 32, v)).unwrap()).bubble_overhead
+    };
+    assert!((overhead(ScheduleName::OneFOneB, 1) - 0.094).abs() <= 0.0005);
+    assert!((overhead(ScheduleName::InterleavedOneFOneB, 2) - 0.047).abs() <= 0.0005);
+}
+
+/// The size at which `PyTorch`'s generator takes seconds. Ours has to stay linear to get here at all in a debug build.
+#[test]
+fn a_large_plan_is_generated_validated_and_simulated() {
+    let plan = ScheduleName::InterleavedOneFOneB.generate(&sizes(32, 512, 4)).unwrap();
+    assert_eq!(plan.n_ops(), 131_072);
+    let simulation = in_chunk_times(&plan);
+    assert_eq!(simulation.makespan, 3.0 * (4.0 * 512.0 + 31.0));
+    assert_eq!(simulation.lower_bound, simulation.makespan);
+}
