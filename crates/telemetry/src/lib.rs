@@ -32,7 +32,11 @@ mod paths;
 mod policy;
 mod writer;
 
+mod lines;
+mod reader;
+
 mod bubble;
+mod model;
 
 pub use bubble::{MeasuredBubble, measure};
 pub use error::TelemetryError;
@@ -40,9 +44,16 @@ pub use event::{
     DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, SCHEMA, StageInfo, Warn,
 };
 pub use files::{EVENTS_FILE, STATUS_FILE};
+pub use lines::{LINE_BYTES_MAX, LineSplitter};
+pub use model::{
+    Activity, BUCKETS_MAX, HISTORY_STEPS, Level, LossBucket, LossHistory, Mark, Message, Model,
+    RECENT_STEPS, RankState, Rate, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slowest,
+    Spread, StepSeconds, Trend, Wait,
+};
 pub use number::Nonfinite;
 pub use paths::{new_run_dir, runs_dir, state_dir};
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
+pub use reader::{Follower, Poll, ReadError};
 pub use span::{Span, SpanKind};
 pub use step::{Eval, StepEvent};
 pub use writer::Recorder;

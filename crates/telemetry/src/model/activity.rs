@@ -1,0 +1,166 @@
+//! What each rank is doing now.
+//!
+//! A span is written when its operation is over, so the log never says what runs at this moment. The plan does: a rank
+//! works through its row in order, so what it does next is known, and whether the tensor that it needs exists is known
+//! from the spans of its neighbour. A rank that hangs can therefore be told from one that waits, and for whom.
+
+use std::collections::{HashMap, HashSet};
+
+use pp_schedule::{Op, Phase};
+
+use crate::event::Hello;
+use crate::span::{Span, SpanKind};
+
+/// Operations of a plan that are kept at most: a longer one is not followed.
+const OPS_MAX: usize = 4_000_000;
+
+/// What a rank waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// The operation that cannot begin.
+    pub op: Op,
+    /// The rank that has yet to make what is needed.
+    pub for_rank: u32,
+}
+
+/// What a rank is doing now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Not known: the spans of this step are not recorded, or the plan is not.
+    Unknown,
+    /// It computes.
+    Running(Op),
+    /// It waits for another rank.
+    Waiting(Wait),
+    /// It has done its part of the step.
+    Done,
+    /// It takes part in the mean of the gradients, or runs the optimizer.
+    Updating,
+    /// The run is over.
+    Ended,
+}
+
+/// A result that another rank may wait for.
+type Made = (u32, u32, Direction, u32);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Follows all ranks through the plan of the running step.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Progress {
+    rows: Vec<Vec<Op>>,
+    rank_of_stage: HashMap<u32, u32>,
+    n_stages: u32,
+    /// The step that the rest belongs to.
+    step: u64,
+    n_done: HashMap<(u32, u32), usize>,
+    last: HashMap<(u32, u32), SpanKind>,
+    made: HashSet<Made>,
+}
+
+impl Progress {
+    pub(crate) fn new(hello: &Hello) -> Self {
+        let mut n_ops = 0;
+        let mut rows = Vec::new();
+        for row in &hello.plan {
+            let ops: Result<Vec<Op>, _> = row
+                .split(',')
+                .map(str::trim)
+                .filter(|cell| !cell.is_empty())
+                .map(str::parse)
+                .collect();
+            let Ok(ops) = ops else { return Self::default() };
+            n_ops += ops.len();
+            if n_ops > OPS_MAX {
+                return Self::default();
+            }
+            rows.push(ops);
+        }
+        let rank_of_stage: HashMap<u32, u32> =
+            hello.stages.iter().map(|stage| (stage.stage, stage.rank)).collect();
+        let n_stages = u32::try_from(rank_of_stage.len()).unwrap_or(u32::MAX);
+        Self { rows, rank_of_stage, n_stages, ..Self::default() }
+    }
+
+    pub(crate) fn push(&mut self, span: &Span) {
+        if span.step < self.step {
+            return;
+        }
+        if span.step > self.step {
+            self.begin(span.step);
+        }
+        let place = (span.replica, span.rank);
+        self.last.insert(place, span.op);
+        if !span.op.is_compute() {
+            return;
+        }
+        let n_in_row = self.rows.get(span.rank as usize).map_or(0, Vec::len);
+        let n_done = self.n_done.entry(place).or_default();
+        if *n_done >= n_in_row {
+            return;
+        }
+        *n_done += 1;
+        let direction = match span.op {
+            SpanKind::F => Direction::Forward,
+            SpanKind::B | SpanKind::I => Direction::Backward,
+            _ => return,
+        };
+        self.made.insert((span.replica, span.stage, direction, span.mb));
+    }
+
+    /// The step is over: what comes next belongs to another.
+    pub(crate) fn end_step(&mut self, step: u64) {
+        self.begin(step.saturating_add(1).max(self.step));
+    }
+
+    fn begin(&mut self, step: u64) {
+        if step == self.step {
+            return;
+        }
+        self.step = step;
+        self.n_done.clear();
+        self.last.clear();
+        self.made.clear();
+    }
+
+    /// What a rank does now; `all_recorded` says that every step has spans, so that none yet means that none is done.
+    pub(crate) fn activity(&self, replica: u32, rank: u32, all_recorded: bool) -> Activity {
+        let Some(row) = self.rows.get(rank as usize).filter(|row| !row.is_empty()) else {
+            return Activity::Unknown;
+        };
+        if self.last.is_empty() && !all_recorded {
+            return Activity::Unknown;
+        }
+        let n_done = self.n_done.get(&(replica, rank)).copied().unwrap_or(0);
+        let Some(&next) = row.get(n_done) else {
+            return match self.last.get(&(replica, rank)) {
+                Some(SpanKind::AllReduce | SpanKind::Optim) => Activity::Updating,
+                _ => Activity::Done,
+            };
+        };
+        match self.needed(replica, next) {
+            Some((needed, for_rank)) if !self.made.contains(&needed) => {
+                Activity::Waiting(Wait { op: next, for_rank })
+            }
+            _ => Activity::Running(next),
+        }
+    }
+
+    /// What `op` needs from another stage, and which rank makes it.
+    fn needed(&self, replica: u32, op: Op) -> Option<(Made, u32)> {
+        let (stage, direction) = match op.phase {
+            Phase::Forward => (op.stage.0.checked_sub(1)?, Direction::Forward),
+            Phase::Backward | Phase::InputGrad => (
+                op.stage.0.checked_add(1).filter(|&stage| stage < self.n_stages)?,
+                Direction::Backward,
+            ),
+            Phase::WeightGrad => return None,
+        };
+        let for_rank = *self.rank_of_stage.get(&stage)?;
+        Some(((replica, stage, direction, op.micro_batch.0), for_rank))
+    }
+}

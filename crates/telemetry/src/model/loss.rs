@@ -1,0 +1,248 @@
+//! The loss over all steps, in bounded memory, with nothing smoothed away.
+//!
+//! Steps are kept one by one until there are [`BUCKETS_MAX`] of them; then neighbours are joined, and from there on each
+//! bucket stands for twice as many steps. A bucket keeps its lowest and its highest loss: a spike of a single step is
+//! still on the screen after a million others.
+
+/// Buckets that are kept at most.
+pub const BUCKETS_MAX: usize = 4096;
+/// Validations that are kept at most.
+const MARKS_MAX: usize = 2048;
+/// What a new step counts for in the moving average.
+const EMA_WEIGHT: f64 = 0.1;
+
+/// The loss of some consecutive steps.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossBucket {
+    /// The first step.
+    pub first_step: u64,
+    /// The last step.
+    pub last_step: u64,
+    /// The lowest finite loss; infinite if there is none.
+    pub min: f64,
+    /// The highest finite loss; minus infinity if there is none.
+    pub max: f64,
+    /// The moving average after the last step.
+    pub ema: f64,
+    /// Steps whose loss was not finite.
+    pub n_nonfinite: u64,
+}
+
+impl LossBucket {
+    /// Whether any step of the bucket had a finite loss.
+    pub fn has_values(&self) -> bool {
+        self.min <= self.max
+    }
+
+    fn join(self, next: Self) -> Self {
+        Self {
+            first_step: self.first_step,
+            last_step: next.last_step,
+            min: self.min.min(next.min),
+            max: self.max.max(next.max),
+            ema: next.ema,
+            n_nonfinite: self.n_nonfinite + next.n_nonfinite,
+        }
+    }
+}
+
+/// A validation, as a mark in the chart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mark {
+    /// The step after which it was made.
+    pub step: u64,
+    /// The validation loss.
+    pub loss: f64,
+    /// Share of right answers, for jobs that classify.
+    pub accuracy: Option<f64>,
+}
+
+/// Which way the loss goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trend {
+    /// It becomes smaller.
+    Falling,
+    /// It stays as it is.
+    Flat,
+    /// It becomes larger.
+    Rising,
+}
+
+/// The loss over all steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossHistory {
+    buckets: Vec<LossBucket>,
+    /// Steps that a full bucket stands for.
+    stride: u64,
+    /// Steps in the last bucket.
+    n_in_last: u64,
+    marks: Vec<Mark>,
+    last: Option<f64>,
+    /// The average before the correction for its start at zero.
+    ema_raw: f64,
+    ema_bias: f64,
+    n_nonfinite: u64,
+}
+
+impl Default for LossHistory {
+    fn default() -> Self {
+        Self {
+            buckets: Vec::new(),
+            stride: 1,
+            n_in_last: 0,
+            marks: Vec::new(),
+            last: None,
+            ema_raw: 0.0,
+            ema_bias: 1.0,
+            n_nonfinite: 0,
+        }
+    }
+}
+
+impl LossHistory {
+    pub(crate) fn push(&mut self, step: u64, loss: f64) {
+        self.last = Some(loss);
+        if loss.is_finite() {
+            self.ema_raw += EMA_WEIGHT * (loss - self.ema_raw);
+            self.ema_bias *= 1.0 - EMA_WEIGHT;
+        } else {
+            self.n_nonfinite += 1;
+        }
+        let (min, max) =
+            if loss.is_finite() { (loss, loss) } else { (f64::INFINITY, f64::NEG_INFINITY) };
+        let bucket = LossBucket {
+            first_step: step,
+            last_step: step,
+            min,
+            max,
+            ema: self.ema().unwrap_or(f64::NAN),
+            n_nonfinite: u64::from(!loss.is_finite()),
+        };
+        match self.buckets.last_mut() {
+            Some(last) if self.n_in_last < self.stride => {
+                *last = last.join(bucket);
+                self.n_in_last += 1;
+            }
+            _ => {
+                if self.buckets.len() == BUCKETS_MAX {
+                    self.halve();
+                }
+                self.buckets.push(bucket);
+                self.n_in_last = 1;
+            }
+        }
+    }
+
+    fn halve(&mut self) {
+        self.buckets = self
+            .buckets
+            .chunks(2)
+            .map(|pair| pair[1..].iter().fold(pair[0], |a, &b| a.join(b)))
+            .collect();
+        self.stride *= 2;
+    }
+
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        if self.marks.len() == MARKS_MAX {
+            let mut keep = false;
+            self.marks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.marks.push(mark);
+    }
+
+    /// The buckets, in the order of the steps.
+    pub fn buckets(&self) -> &[LossBucket] {
+        &self.buckets
+    }
+
+    /// The validations, in the order of the steps.
+    pub fn marks(&self) -> &[Mark] {
+        &self.marks
+    }
+
+    /// The loss of the last step, finite or not.
+    pub fn last(&self) -> Option<f64> {
+        self.last
+    }
+
+    /// The moving average of the finite losses.
+    pub fn ema(&self) -> Option<f64> {
+        (self.ema_bias < 1.0).then(|| self.ema_raw / (1.0 - self.ema_bias))
+    }
+
+    /// Steps whose loss was not finite.
+    pub fn n_nonfinite(&self) -> u64 {
+        self.n_nonfinite
+    }
+
+    /// Which way the moving average has gone over about the last twentieth of the run, and twenty steps at least;
+    /// `None` while there are too few.
+    pub fn trend(&self) -> Option<Trend> {
+        let now = self.buckets.last()?;
+        let back = (now.last_step / 20).max(20);
+        let then_step = now.last_step.checked_sub(back)?;
+        let at = self.buckets.partition_point(|bucket| bucket.last_step < then_step);
+        let then = self.buckets.get(at)?;
+        let change = (now.ema - then.ema) / then.ema.abs().max(f64::MIN_POSITIVE);
+        if !change.is_finite() {
+            None
+        } else if change < -0.001 {
+            Some(Trend::Falling)
+        } else if change > 0.001 {
+            Some(Trend::Rising)
+        } else {
+            Some(Trend::Flat)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_stays_bounded_and_a_spike_stays_visible() {
+        let mut history = LossHistory::default();
+        for step in 1..=1_000_000 {
+            history.push(step, if step == 77_777 { 99.0 } else { 1.0 });
+            history.mark(Mark { step, loss: 1.0, accuracy: None });
+        }
+        assert!(history.buckets().len() <= BUCKETS_MAX);
+        assert!(history.marks().len() <= MARKS_MAX);
+        let spike = history.buckets().iter().find(|bucket| bucket.max > 50.0).unwrap();
+        assert!((spike.first_step..=spike.last_step).contains(&77_777));
+        assert_eq!(history.buckets()[0].first_step, 1);
+        assert_eq!(history.buckets().last().unwrap().last_step, 1_000_000);
+        let joined =
+            history.buckets().windows(2).all(|pair| pair[0].last_step + 1 == pair[1].first_step);
+        assert!(joined, "no step is lost and none counts twice");
+    }
+
+    #[test]
+    fn the_average_begins_at_the_first_loss_and_passes_over_what_is_not_finite() {
+        let mut history = LossHistory::default();
+        history.push(1, f64::NAN);
+        assert_eq!(history.ema(), None);
+        history.push(2, 4.0);
+        assert!((history.ema().unwrap() - 4.0).abs() < 1e-12);
+        history.push(3, f64::INFINITY);
+        assert!((history.ema().unwrap() - 4.0).abs() < 1e-12);
+        assert_eq!(history.n_nonfinite(), 2);
+        assert!(!history.buckets()[0].has_values());
+    }
+
+    #[test]
+    fn the_trend_says_which_way_it_goes() {
+        let trend_of = |loss: fn(u64) -> f64| {
+            let mut history = LossHistory::default();
+            (1..=100).for_each(|step| history.push(step, loss(step)));
+            history.trend().unwrap()
+        };
+        assert_eq!(trend_of(|step| 5.0 - step as f64 * 0.01), Trend::Falling);
+        assert_eq!(trend_of(|_| 2.3), Trend::Flat);
+        assert_eq!(trend_of(|step| 1.0 + step as f64 * 0.01), Trend::Rising);
+    }
+}

@@ -1,0 +1,307 @@
+//! Everything that a screen shows about a run, folded from its events.
+//!
+//! [`Model::apply`] is a pure function of the events so far: it reads no file and no clock. A live view, a view that
+//! came late and one that looks back show the same for the same events. Its memory is bounded, however long the run.
+
+mod activity;
+mod loss;
+mod rank;
+mod recorded;
+mod steps;
+
+use std::collections::{BTreeMap, VecDeque};
+
+pub use activity::{Activity, Wait};
+pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, Trend};
+pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS};
+pub use recorded::{Recorded, RecordedStep};
+pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds};
+
+use crate::event::{End, Event, Hello, Mem};
+use crate::span::Span;
+use crate::step::StepEvent;
+
+use activity::Progress;
+use rank::RankStep;
+
+/// Messages that are kept at most.
+const MESSAGES_MAX: usize = 200;
+/// Ranks, over all replicas, that are shown at most.
+const RANKS_MAX: u64 = 65_536;
+
+/// How serious a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Worth knowing.
+    Info,
+    /// Something may be wrong.
+    Warn,
+}
+
+/// A message of the run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Time since the run began.
+    pub elapsed_ns: u64,
+    /// How serious it is.
+    pub level: Level,
+    /// One line of text.
+    pub text: String,
+}
+
+/// The rank that computes most, and by how much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Slowest {
+    /// Its replica.
+    pub replica: u32,
+    /// The rank.
+    pub rank: u32,
+    /// How much more than the mean it computes: 0.1 is a tenth more.
+    pub imbalance: f64,
+}
+
+/// Everything that a screen shows about a run.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Model {
+    hello: Option<Box<Hello>>,
+    ranks: Vec<RankState>,
+    progress: Progress,
+    steps: RecentSteps,
+    recorded: Recorded,
+    loss: LossHistory,
+    messages: VecDeque<Message>,
+    n_warnings: u64,
+    n_dropped: u64,
+    n_events: u64,
+    end: Option<End>,
+}
+
+impl Model {
+    /// A run of which nothing is known yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes one more event into account.
+    ///
+    /// What belongs to a rank that `hello` does not know of is ignored; a second `hello` begins anew.
+    pub fn apply(&mut self, event: &Event) {
+        self.n_events += 1;
+        match event {
+            Event::Hello(hello) => {
+                *self = Self { n_events: self.n_events, ..Self::with_hello(hello) };
+            }
+            Event::Step(step) => self.apply_step(step),
+            Event::Span(span) => self.apply_span(span),
+            Event::Mem(memory) => self.apply_memory(memory),
+            Event::Eval(eval) => {
+                let mark =
+                    Mark { step: eval.step, loss: f64::from(eval.loss), accuracy: eval.accuracy };
+                self.loss.mark(mark);
+            }
+            Event::Log(log) => self.message(log.elapsed_ns, Level::Info, &log.message),
+            Event::Warn(warn) => {
+                self.n_warnings += 1;
+                self.message(warn.elapsed_ns, Level::Warn, &warn.message);
+            }
+            Event::Dropped(dropped) => self.n_dropped = self.n_dropped.max(dropped.count),
+            Event::End(end) => self.end = Some(end.clone()),
+        }
+    }
+
+    fn with_hello(hello: &Hello) -> Self {
+        let mut ranks = Vec::new();
+        if u64::from(hello.dp) * u64::from(hello.pp) <= RANKS_MAX {
+            for replica in 0..hello.dp {
+                ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
+            }
+        }
+        for state in &mut ranks {
+            for stage in hello.stages.iter().filter(|stage| stage.rank == state.rank) {
+                state.stages.push(stage.stage);
+                state.layers.push(stage.layers);
+            }
+            let device = hello
+                .device_map
+                .iter()
+                .find(|entry| entry.rank == state.rank && entry.replica == state.replica);
+            state.device = device.map(|entry| entry.device.clone()).unwrap_or_default();
+        }
+        Self {
+            hello: Some(Box::new(hello.clone())),
+            ranks,
+            progress: Progress::new(hello),
+            ..Self::default()
+        }
+    }
+
+    fn index(&self, replica: u32, rank: u32) -> Option<usize> {
+        let hello = self.hello.as_ref()?;
+        if replica >= hello.dp || rank >= hello.pp {
+            return None;
+        }
+        let index = replica as usize * hello.pp as usize + rank as usize;
+        (index < self.ranks.len()).then_some(index)
+    }
+
+    fn apply_span(&mut self, span: &Span) {
+        if self.index(span.replica, span.rank).is_some() {
+            self.recorded.push(*span);
+            self.progress.push(span);
+        }
+    }
+
+    fn apply_memory(&mut self, memory: &Mem) {
+        if let Some(index) = self.index(memory.replica, memory.rank) {
+            self.ranks[index].memory = Some(*memory);
+        }
+    }
+
+    fn apply_step(&mut self, step: &StepEvent) {
+        self.loss.push(step.step, f64::from(step.loss));
+        self.n_dropped = self.n_dropped.max(step.dropped);
+        self.progress.end_step(step.step);
+        // A float beyond the range of the integer becomes its largest value, and not a number becomes 0.
+        #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
+        let step_ns = (step.seconds * 1e9) as u64;
+        if let Some(recorded) = self.recorded.complete(step.step, step_ns) {
+            let n_ranks = self.hello.as_ref().map_or(0, |hello| hello.pp) as usize;
+            for (index, rank_step) in rank_steps(recorded, step_ns, n_ranks) {
+                if let Some(state) = self.ranks.get_mut(index) {
+                    state.push(rank_step);
+                }
+            }
+        }
+        self.steps.push(step.clone());
+    }
+
+    fn message(&mut self, elapsed_ns: u64, level: Level, text: &str) {
+        if self.messages.len() == MESSAGES_MAX {
+            self.messages.pop_front();
+        }
+        self.messages.push_back(Message { elapsed_ns, level, text: text.to_owned() });
+    }
+
+    /// What is run, once that is known.
+    pub fn hello(&self) -> Option<&Hello> {
+        self.hello.as_deref()
+    }
+
+    /// All ranks of the first replica, then all of the second, and so on.
+    pub fn ranks(&self) -> &[RankState] {
+        &self.ranks
+    }
+
+    /// What a rank is doing now, as far as the log tells.
+    pub fn activity(&self, replica: u32, rank: u32) -> Activity {
+        if self.end.is_some() {
+            return Activity::Ended;
+        }
+        let all_recorded = self.hello.as_ref().is_some_and(|hello| hello.span_every <= 1);
+        self.progress.activity(replica, rank, all_recorded)
+    }
+
+    /// Numbers over the last steps.
+    pub fn steps(&self) -> &RecentSteps {
+        &self.steps
+    }
+
+    /// The steps whose spans are at hand.
+    pub fn recorded(&self) -> &Recorded {
+        &self.recorded
+    }
+
+    /// The loss over all steps.
+    pub fn loss(&self) -> &LossHistory {
+        &self.loss
+    }
+
+    /// The last messages, oldest first.
+    pub fn messages(&self) -> impl DoubleEndedIterator<Item = &Message> {
+        self.messages.iter()
+    }
+
+    /// Warnings so far.
+    pub fn n_warnings(&self) -> u64 {
+        self.n_warnings
+    }
+
+    /// Events that the recorder has lost.
+    pub fn n_dropped(&self) -> u64 {
+        self.n_dropped
+    }
+
+    /// Events so far.
+    pub fn n_events(&self) -> u64 {
+        self.n_events
+    }
+
+    /// How the run ended, if it has.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// The last step that is over; 0 before the first.
+    pub fn step(&self) -> u64 {
+        self.steps.last().map_or(0, |step| step.step)
+    }
+
+    /// How long the rest of the run will take.
+    pub fn eta_seconds(&self) -> Option<f64> {
+        self.steps.eta_seconds(self.hello.as_ref()?.steps)
+    }
+
+    /// Ranks over all replicas, and cores, when there are more ranks than cores.
+    pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
+        let hello = self.hello.as_ref()?;
+        let n_ranks = u64::from(hello.pp) * u64::from(hello.dp);
+        (hello.cores > 0 && n_ranks > u64::from(hello.cores)).then_some((n_ranks, hello.cores))
+    }
+
+    /// The rank that computes most in a step.
+    pub fn slowest(&self) -> Option<Slowest> {
+        let busy: Vec<(f64, &RankState)> =
+            self.ranks.iter().filter_map(|state| Some((state.busy_seconds()?, state))).collect();
+        let mean = busy.iter().map(|(seconds, _)| seconds).sum::<f64>() / busy.len() as f64;
+        let (seconds, state) = busy.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
+        (mean > 0.0).then(|| Slowest {
+            replica: state.replica,
+            rank: state.rank,
+            imbalance: seconds / mean - 1.0,
+        })
+    }
+
+    /// Share of the compute window that ranks copy, over the last recorded steps.
+    pub fn copy_ratio(&self) -> Option<f64> {
+        let shares: Vec<f64> = self.ranks.iter().filter_map(RankState::copy_of_window).collect();
+        (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+    }
+
+    /// The rank with the highest peak of memory, and that peak.
+    pub fn peak_memory(&self) -> Option<(&RankState, u64)> {
+        self.ranks
+            .iter()
+            .filter_map(|state| Some((state, state.memory?.peak_bytes)))
+            .max_by_key(|(state, bytes)| (*bytes, std::cmp::Reverse((state.replica, state.rank))))
+    }
+}
+
+/// Sums the spans of one step for each rank, by the place of the rank in [`Model::ranks`].
+fn rank_steps(recorded: &RecordedStep, step_ns: u64, n_ranks: usize) -> BTreeMap<usize, RankStep> {
+    let mut windows: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    let mut sums: BTreeMap<usize, (u32, RankStep)> = BTreeMap::new();
+    for span in &recorded.spans {
+        if span.op.is_compute() {
+            let window = windows.entry(span.replica).or_insert((u64::MAX, 0));
+            *window = (window.0.min(span.start_ns), window.1.max(span.end_ns()));
+        }
+        let index = span.replica as usize * n_ranks + span.rank as usize;
+        sums.entry(index).or_insert((span.replica, RankStep::default())).1.add(span);
+    }
+    sums.into_iter()
+        .map(|(index, (replica, sum))| {
+            let (first_ns, last_ns) = windows.get(&replica).copied().unwrap_or((0, 0));
+            (index, RankStep { step_ns, window_ns: last_ns.saturating_sub(first_ns), ..sum })
+        })
+        .collect()
+}

@@ -1,0 +1,122 @@
+//! One rank of one replica, as the screen shows it.
+
+use std::collections::VecDeque;
+
+use crate::event::Mem;
+use crate::span::Span;
+
+/// Steps that the shares are taken over.
+pub const SHARE_STEPS: usize = 10;
+/// Steps whose busy share is kept for a small chart.
+pub const HISTORY_STEPS: usize = 120;
+
+/// What one rank did in one step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "the unit stands last in every name")]
+pub(crate) struct RankStep {
+    /// The whole step.
+    pub(crate) step_ns: u64,
+    /// The compute window of the replica.
+    pub(crate) window_ns: u64,
+    /// Compute.
+    pub(crate) busy_ns: u64,
+    /// Compute during which there was no core.
+    pub(crate) starved_ns: u64,
+    /// Copies.
+    pub(crate) copy_ns: u64,
+}
+
+impl RankStep {
+    pub(crate) fn add(&mut self, span: &Span) {
+        if span.op.is_compute() {
+            self.busy_ns = self.busy_ns.saturating_add(span.dur_ns);
+            self.starved_ns = self.starved_ns.saturating_add(span.starved_ns.min(span.dur_ns));
+        } else if span.op.is_copy() {
+            self.copy_ns = self.copy_ns.saturating_add(span.dur_ns);
+        }
+    }
+}
+
+/// One rank of one replica.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankState {
+    /// The replica.
+    pub replica: u32,
+    /// The place along the pipeline.
+    pub rank: u32,
+    /// Its stages, ascending.
+    pub stages: Vec<u32>,
+    /// Its layers, as first and last of each stage.
+    pub layers: Vec<[u32; 2]>,
+    /// The device that it computes on.
+    pub device: String,
+    /// Its memory, once it was told.
+    pub memory: Option<Mem>,
+    recent: VecDeque<RankStep>,
+    history: VecDeque<f64>,
+}
+
+impl RankState {
+    pub(crate) fn new(replica: u32, rank: u32) -> Self {
+        Self {
+            replica,
+            rank,
+            stages: Vec::new(),
+            layers: Vec::new(),
+            device: String::new(),
+            memory: None,
+            recent: VecDeque::new(),
+            history: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn push(&mut self, step: RankStep) {
+        if self.recent.len() == SHARE_STEPS {
+            self.recent.pop_front();
+        }
+        if self.history.len() == HISTORY_STEPS {
+            self.history.pop_front();
+        }
+        self.history.push_back(share(step.busy_ns, step.step_ns).unwrap_or(0.0));
+        self.recent.push_back(step);
+    }
+
+    fn sum(&self, number: impl Fn(&RankStep) -> u64) -> u64 {
+        self.recent.iter().map(number).fold(0, u64::saturating_add)
+    }
+
+    /// Share of the whole step that it computes, over the last recorded steps.
+    pub fn busy_of_step(&self) -> Option<f64> {
+        share(self.sum(|step| step.busy_ns), self.sum(|step| step.step_ns))
+    }
+
+    /// Share of the compute window that it computes, over the last recorded steps; the rest is its bubble.
+    pub fn busy_of_window(&self) -> Option<f64> {
+        share(self.sum(|step| step.busy_ns), self.sum(|step| step.window_ns))
+    }
+
+    /// Share of the compute window in which it was ready to compute but had no core.
+    pub fn starved_of_window(&self) -> Option<f64> {
+        share(self.sum(|step| step.starved_ns), self.sum(|step| step.window_ns))
+    }
+
+    /// Share of the compute window that it copies.
+    pub fn copy_of_window(&self) -> Option<f64> {
+        share(self.sum(|step| step.copy_ns), self.sum(|step| step.window_ns))
+    }
+
+    /// Compute in one step: mean over the last recorded steps.
+    pub fn busy_seconds(&self) -> Option<f64> {
+        (!self.recent.is_empty())
+            .then(|| self.sum(|step| step.busy_ns) as f64 * 1e-9 / self.recent.len() as f64)
+    }
+
+    /// The busy share of each of the last recorded steps, oldest first.
+    pub fn history(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.history.iter().copied()
+    }
+}
+
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}

@@ -1,0 +1,176 @@
+//! The steps whose spans are at hand: the last ones, as many as a bounded amount of memory holds.
+
+use std::collections::VecDeque;
+
+use crate::span::Span;
+
+/// Steps that are kept at most.
+const STEPS_MAX: usize = 256;
+/// Spans that are kept at most, over all steps but the newest two.
+const SPANS_MAX: usize = 200_000;
+/// Spans that are kept of a single step.
+const SPANS_OF_STEP_MAX: usize = 1_000_000;
+
+/// One step with its spans.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedStep {
+    /// The step.
+    pub step: u64,
+    /// What the ranks did in it, in the order in which it was recorded.
+    pub spans: Vec<Span>,
+    /// The time of the whole step; `None` while it runs.
+    pub step_ns: Option<u64>,
+}
+
+impl RecordedStep {
+    /// Whether the step is over, so that no span is missing.
+    pub fn is_complete(&self) -> bool {
+        self.step_ns.is_some()
+    }
+
+    /// First start and last end of all its spans.
+    pub fn range_ns(&self) -> Option<(u64, u64)> {
+        let first = self.spans.iter().map(|span| span.start_ns).min()?;
+        let last = self.spans.iter().map(Span::end_ns).max()?;
+        Some((first, last))
+    }
+}
+
+/// The last steps with their spans, in ascending order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recorded {
+    steps: VecDeque<RecordedStep>,
+    n_spans: usize,
+}
+
+impl Recorded {
+    pub(crate) fn push(&mut self, span: Span) {
+        let at = self.steps.partition_point(|recorded| recorded.step < span.step);
+        match self.steps.get_mut(at) {
+            Some(recorded) if recorded.step == span.step => {
+                if recorded.spans.len() < SPANS_OF_STEP_MAX {
+                    recorded.spans.push(span);
+                    self.n_spans += 1;
+                }
+            }
+            // A straggler of a step that was already let go.
+            Some(_) => {}
+            None => {
+                self.steps.push_back(RecordedStep {
+                    step: span.step,
+                    spans: vec![span],
+                    step_ns: None,
+                });
+                self.n_spans += 1;
+                self.shrink();
+            }
+        }
+    }
+
+    pub(crate) fn complete(&mut self, step: u64, step_ns: u64) -> Option<&RecordedStep> {
+        let at = self.steps.partition_point(|recorded| recorded.step < step);
+        let recorded = self.steps.get_mut(at).filter(|recorded| recorded.step == step)?;
+        recorded.step_ns = Some(step_ns);
+        Some(recorded)
+    }
+
+    fn shrink(&mut self) {
+        while self.steps.len() > STEPS_MAX || (self.n_spans > SPANS_MAX && self.steps.len() > 2) {
+            let Some(oldest) = self.steps.pop_front() else { return };
+            self.n_spans -= oldest.spans.len();
+        }
+    }
+
+    /// The complete steps, in ascending order.
+    pub fn complete_steps(&self) -> impl DoubleEndedIterator<Item = &RecordedStep> {
+        self.steps.iter().filter(|recorded| recorded.is_complete())
+    }
+
+    /// The newest complete step.
+    pub fn last_complete(&self) -> Option<&RecordedStep> {
+        self.complete_steps().next_back()
+    }
+
+    /// A complete step.
+    pub fn get(&self, step: u64) -> Option<&RecordedStep> {
+        let at = self.steps.partition_point(|recorded| recorded.step < step);
+        self.steps.get(at).filter(|recorded| recorded.step == step && recorded.is_complete())
+    }
+
+    /// The step that runs now, if spans of it have come.
+    pub fn running(&self) -> Option<&RecordedStep> {
+        self.steps.back().filter(|recorded| !recorded.is_complete())
+    }
+
+    /// The complete step that stands `by` places behind `from` (or before it, when negative), stopping at the ends;
+    /// `None` if there is no complete step.
+    pub fn neighbour(&self, from: u64, by: i64) -> Option<u64> {
+        let steps: Vec<u64> = self.complete_steps().map(|recorded| recorded.step).collect();
+        let last = i64::try_from(steps.len()).ok()? - 1;
+        let at = i64::try_from(steps.partition_point(|&step| step < from)).ok()?;
+        let to = at.saturating_add(by).clamp(0, last.max(0));
+        steps.get(usize::try_from(to).ok()?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::span::SpanKind;
+
+    fn span(step: u64) -> Span {
+        Span {
+            step,
+            replica: 0,
+            rank: 0,
+            stage: 0,
+            mb: 0,
+            op: SpanKind::F,
+            start_ns: step * 100,
+            dur_ns: 10,
+            cpu_ns: 0,
+            bytes: 0,
+            starved_ns: 0,
+        }
+    }
+
+    #[test]
+    fn memory_stays_bounded() {
+        let mut recorded = Recorded::default();
+        for step in 1..=1000 {
+            for _ in 0..1000 {
+                recorded.push(span(step));
+            }
+            recorded.complete(step, 100);
+        }
+        assert!(recorded.n_spans <= SPANS_MAX + 1000);
+        assert_eq!(
+            recorded.n_spans,
+            recorded.steps.iter().map(|step| step.spans.len()).sum::<usize>()
+        );
+        assert_eq!(recorded.last_complete().map(|step| step.step), Some(1000));
+        recorded.push(span(3));
+        assert_eq!(
+            recorded.get(3),
+            None,
+            "a straggler of a step that is gone does not bring it back"
+        );
+    }
+
+    #[test]
+    fn one_walks_from_complete_step_to_complete_step() {
+        let mut recorded = Recorded::default();
+        for step in [1, 2, 10, 20] {
+            recorded.push(span(step));
+        }
+        for step in [1, 2, 10] {
+            recorded.complete(step, 100);
+        }
+        assert_eq!(recorded.running().map(|step| step.step), Some(20));
+        assert_eq!(recorded.neighbour(10, -1), Some(2));
+        assert_eq!(recorded.neighbour(2, 1), Some(10));
+        assert_eq!(recorded.neighbour(2, -10), Some(1));
+        assert_eq!(recorded.neighbour(2, 10), Some(10));
+        assert_eq!(Recorded::default().neighbour(2, 10), None);
+    }
+}

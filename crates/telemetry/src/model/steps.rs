@@ -1,0 +1,130 @@
+//! Numbers over the last steps: how long they take, how much they get through, how much of them is bubble.
+
+use std::collections::VecDeque;
+
+use crate::step::StepEvent;
+
+/// Steps that the numbers are taken over.
+pub const RECENT_STEPS: usize = 50;
+/// Steps that have to be over before the rest of the run is estimated.
+const ETA_STEPS: usize = 5;
+
+/// A mean, with how much the single steps differ from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation.
+    pub sd: f64,
+    /// Steps that were looked at.
+    pub n_steps: usize,
+}
+
+/// How long a step takes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepSeconds {
+    /// The median.
+    pub p50: f64,
+    /// Of twenty steps, nineteen take no longer.
+    pub p95: f64,
+}
+
+/// How much is trained on in a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rate {
+    /// Tokens a second.
+    Tokens(f64),
+    /// Samples a second.
+    Samples(f64),
+}
+
+/// The last steps.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RecentSteps {
+    steps: VecDeque<StepEvent>,
+}
+
+impl RecentSteps {
+    pub(crate) fn push(&mut self, step: StepEvent) {
+        if self.steps.len() == RECENT_STEPS {
+            self.steps.pop_front();
+        }
+        self.steps.push_back(step);
+    }
+
+    /// The newest step.
+    pub fn last(&self) -> Option<&StepEvent> {
+        self.steps.back()
+    }
+
+    /// The steps to take numbers from: without the first of the run, which also pays for what happens only once.
+    fn settled(&self) -> impl Iterator<Item = &StepEvent> {
+        let skip = usize::from(
+            self.steps.len() > 1 && self.steps.front().is_some_and(|step| step.step <= 1),
+        );
+        self.steps.iter().skip(skip)
+    }
+
+    fn spread(&self, number: impl Fn(&StepEvent) -> f64) -> Option<Spread> {
+        let values: Vec<f64> =
+            self.settled().map(number).filter(|value| value.is_finite()).collect();
+        let n_steps = values.len();
+        let mean = values.iter().sum::<f64>() / n_steps as f64;
+        let variance =
+            values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n_steps as f64;
+        (n_steps > 0).then(|| Spread { mean, sd: variance.sqrt(), n_steps })
+    }
+
+    /// The measured bubble ratio.
+    pub fn bubble_ratio(&self) -> Option<Spread> {
+        self.spread(|step| step.bubble_ratio)
+    }
+
+    /// Share of the compute window in which a computing rank had no core.
+    pub fn starved_ratio(&self) -> Option<Spread> {
+        self.spread(|step| step.starved_ratio)
+    }
+
+    /// Idle share of the whole step.
+    pub fn idle_of_step(&self) -> Option<Spread> {
+        self.spread(|step| step.idle_of_step)
+    }
+
+    /// How long a step takes.
+    pub fn seconds(&self) -> Option<StepSeconds> {
+        let mut seconds: Vec<f64> =
+            self.settled().map(|step| step.seconds).filter(|value| value.is_finite()).collect();
+        seconds.sort_by(f64::total_cmp);
+        let n = seconds.len();
+        let nearest_rank =
+            |percent: usize| seconds.get((n * percent).div_ceil(100).saturating_sub(1)).copied();
+        Some(StepSeconds { p50: nearest_rank(50)?, p95: nearest_rank(95)? })
+    }
+
+    /// How much is trained on in a second: tokens where there are any, else samples.
+    pub fn rate(&self) -> Option<Rate> {
+        let mut seconds = 0.0;
+        let (mut tokens, mut samples) = (0.0, 0.0);
+        for step in self.settled().filter(|step| step.seconds.is_finite()) {
+            seconds += step.seconds;
+            tokens += step.tokens as f64;
+            samples += step.samples as f64;
+        }
+        if seconds <= 0.0 {
+            None
+        } else if tokens > 0.0 {
+            Some(Rate::Tokens(tokens / seconds))
+        } else {
+            Some(Rate::Samples(samples / seconds))
+        }
+    }
+
+    /// How long the rest of a run of `n_steps` will take, once there are enough steps to say so.
+    pub fn eta_seconds(&self, n_steps: u64) -> Option<f64> {
+        let last = self.steps.back()?;
+        if self.steps.len() < ETA_STEPS {
+            return None;
+        }
+        Some(self.seconds()?.p50 * n_steps.checked_sub(last.step)? as f64)
+    }
+}
