@@ -1,0 +1,209 @@
+//! `pptop bubble`: how much of the time is bubble, by formula and by simulation, under all three names, beside the figure that the
+//! notebook prints for the same size.
+
+use std::fmt::Write as _;
+
+use pp_schedule::{
+    ClosedForm, Comm, Costs, RankShare, ScheduleName, Simulation, Sizes, closed_form, simulate,
+};
+use serde::Serialize;
+
+use super::sizes::{count, fits_in_memory};
+use super::{CliError, print, print_json};
+
+/// The notebook's table: (stages, micro-batches).
+const NOTEBOOK_SIZES: [(u32, u32); 11] = [
+    (4, 4),
+    (4, 8),
+    (4, 16),
+    (4, 32),
+    (4, 64),
+    (4, 100),
+    (8, 16),
+    (16, 32),
+    (32, 64),
+    (8, 32),
+    (16, 64),
+];
+
+/// The order of the tables: the notebook's own schedule first.
+const ORDER: [ScheduleName; 4] = [
+    ScheduleName::Gpipe,
+    ScheduleName::OneFOneB,
+    ScheduleName::InterleavedOneFOneB,
+    ScheduleName::Naive,
+];
+
+/// Without sizes: the eleven sizes of the notebook.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Schedules: naive gpipe 1f1b interleaved-1f1b [default: all]
+    #[arg(long, visible_alias = "schedules", value_name = "S", value_delimiter = ',')]
+    schedule: Vec<ScheduleName>,
+    /// Ranks along the pipeline; several, separated by commas, are combined with all micro-batches
+    #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_delimiter = ',', value_parser = count, requires = "micro_batches")]
+    pp: Vec<u32>,
+    /// Micro-batches of one step
+    #[arg(long, value_name = "M", value_delimiter = ',', value_parser = count, requires = "pp")]
+    micro_batches: Vec<u32>,
+    /// Stages on each rank [default: 2 for interleaved-1f1b, else 1]
+    #[arg(long, value_name = "V", value_delimiter = ',', value_parser = count)]
+    virtual_stages: Vec<u32>,
+    /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
+    #[arg(long, value_name = "N", value_parser = count)]
+    interleave_group: Option<u32>,
+    /// One JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// One size of one schedule.
+#[derive(Debug, Serialize)]
+struct Row {
+    schedule: ScheduleName,
+    pp: u32,
+    micro_batches: u32,
+    virtual_stages: u32,
+    closed_form: Option<ClosedForm>,
+    simulated: Simulation,
+    seed_figure: NotebookFigure,
+}
+
+/// What the notebook prints as "bubble", and what that number really is.
+#[derive(Debug, Serialize)]
+struct NotebookFigure {
+    value: f64,
+    definition: &'static str,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let mut rows = Vec::new();
+    for sizes in sizes(args)? {
+        let (schedule, sizes) = sizes;
+        rows.push(row(schedule, &sizes)?);
+    }
+    if args.json { print_json(&rows) } else { print(&table(&rows)) }
+}
+
+/// Every size to compute: schedule by schedule, ranks outermost within one. A schedule that nobody named is left out where it
+/// does not take a size; a named one refuses it.
+fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
+    let all_schedules = args.schedule.is_empty();
+    let schedules = if all_schedules { ORDER.to_vec() } else { args.schedule.clone() };
+    let pairs: Vec<(u32, u32)> = if args.pp.is_empty() {
+        NOTEBOOK_SIZES.to_vec()
+    } else {
+        args.pp.iter().flat_map(|&p| args.micro_batches.iter().map(move |&m| (p, m))).collect()
+    };
+    let mut taken = Vec::new();
+    let mut refused = None;
+    for schedule in schedules {
+        let interleaves = schedule == ScheduleName::InterleavedOneFOneB;
+        let of_one_stage = all_schedules && !interleaves;
+        let virtual_stages = match args.virtual_stages.as_slice() {
+            given if given.is_empty() || of_one_stage => vec![schedule.default_virtual_stages()],
+            given => given.to_vec(),
+        };
+        for &(n_ranks, n_micro_batches) in &pairs {
+            for &n_virtual_stages in &virtual_stages {
+                let interleave_group = args.interleave_group.filter(|_| !of_one_stage);
+                let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group };
+                match schedule.check(&sizes) {
+                    Ok(_) => {
+                        fits_in_memory(&sizes)?;
+                        taken.push((schedule, sizes));
+                    }
+                    Err(error) if all_schedules && interleaves => refused = refused.or(Some(error)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    if let Some(error) = refused {
+        // The others have their numbers; what is missing from the table is said beside it.
+        let _ = std::io::Write::write_fmt(
+            &mut std::io::stderr(),
+            format_args!("pptop: left out: {error}\n"),
+        );
+    }
+    Ok(taken)
+}
+
+fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
+    let share = RankShare::default();
+    let plan = schedule.generate(sizes)?;
+    let simulated =
+        simulate(&plan, &Costs::per_rank_share(plan.topology(), &share, Comm::Latency(0.0)))?;
+    Ok(Row {
+        schedule,
+        pp: sizes.n_ranks,
+        micro_batches: sizes.n_micro_batches,
+        virtual_stages: sizes.n_virtual_stages,
+        closed_form: closed_form(schedule, sizes, &share),
+        // Only the figures go out, and there may be many rows.
+        simulated: Simulation { timeline: Vec::new(), ..simulated },
+        seed_figure: notebook_figure(schedule, sizes),
+    })
+}
+
+/// The notebook's own formulas, to the three digits that it prints.
+fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> NotebookFigure {
+    let (p, m, v) = (
+        f64::from(sizes.n_ranks),
+        f64::from(sizes.n_micro_batches),
+        f64::from(sizes.n_virtual_stages),
+    );
+    let (value, definition) = match schedule {
+        ScheduleName::Gpipe => ((p - 1.0) / (m + p - 1.0), "bubble_ratio"),
+        ScheduleName::OneFOneB => ((p - 1.0) / m, "bubble_overhead"),
+        ScheduleName::InterleavedOneFOneB => ((p - 1.0) / (m * v), "bubble_overhead"),
+        // It calls the bubble of a pipeline without overlap 0, which is none of the three.
+        _ => (0.0, "none"),
+    };
+    NotebookFigure { value: (value * 1000.0).round() / 1000.0, definition }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "                               bubble_ratio      bubble_overhead     span_bubble                 peak\n\
+         schedule           p    m  v   formula  simul.   formula  simul.   formula  simul.   makespan   activ.  notebook\n",
+    );
+    for row in rows {
+        let simulated = &row.simulated;
+        let formula = |number: fn(&ClosedForm) -> f64| {
+            row.closed_form
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |form| format!("{:.4}", number(form)))
+        };
+        let peak = simulated.peak_activations.iter().max().copied().unwrap_or(0);
+        let _ = writeln!(
+            text,
+            "{:<16} {:>3} {:>4} {:>2}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>8} {:>8}  {:.3} {}",
+            row.schedule,
+            row.pp,
+            row.micro_batches,
+            row.virtual_stages,
+            formula(|form| form.bubble_ratio),
+            simulated.bubble_ratio,
+            formula(|form| form.bubble_overhead),
+            simulated.bubble_overhead,
+            formula(|form| form.span_bubble),
+            simulated.span_bubble,
+            (simulated.makespan * 1000.0).round() / 1000.0,
+            peak,
+            row.seed_figure.value,
+            row.seed_figure.definition,
+        );
+    }
+    text.push_str(
+        "\nbubble_ratio     idle / (ranks * makespan): a part of all time\n\
+         bubble_overhead  idle / busy: what comes on top of the ideal time\n\
+         span_bubble      (longest span of a rank - its work) / that span\n\
+         makespan         in times of F = I = W = 1 for all that a rank holds, B = I + W, messages free\n\
+         peak activ.      the most (stage, micro-batch) pairs alive at once on one rank\n\
+         notebook         the figure that the course notebook prints, and which number it really is (none: it\n\
+         \u{20}                calls naive 0, though without overlap p-1 of p ranks are always idle)\n",
+    );
+    text
+}

@@ -1,0 +1,114 @@
+//! The command line: one file a command. Here is what all of them share: how arguments are read, how output is written, and how
+//! a refusal looks.
+//!
+//! Bad input ends with exit code 2 and one line on standard error (a grid may follow after a blank line), a run that fails with
+//! exit code 1. Data goes to standard output, everything else to standard error. A reader that goes away is no error.
+
+mod bubble;
+mod refusal;
+mod schedule;
+mod sizes;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use pp_schedule::ScheduleError;
+
+/// Pipeline-parallel training that one can see.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pptop",
+    version,
+    about,
+    disable_help_subcommand = true,
+    subcommand_required = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What can be asked for.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// How much of the time is bubble: all three numbers, from formulas and from simulation
+    Bubble(bubble::Args),
+    /// Draw, check, simulate or export a schedule
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+}
+
+impl Command {
+    fn run(self) -> Result<(), CliError> {
+        match self {
+            Self::Bubble(args) => bubble::run(&args),
+            Self::Schedule(command) => schedule::run(&command),
+        }
+    }
+}
+
+/// How a command ends when it does not end well.
+#[derive(Debug)]
+pub(crate) enum CliError {
+    /// Bad input: what is wrong and what would be accepted. Exit code 2.
+    Usage(String),
+    /// The work itself failed. Exit code 1.
+    Failed(String),
+    /// Everything has been said already: this exit code, without a word.
+    Code(u8),
+}
+
+impl From<ScheduleError> for CliError {
+    fn from(refused: ScheduleError) -> Self {
+        Self::Usage(refused.to_string())
+    }
+}
+
+/// Reads the command line, runs the command and says how it ended.
+pub(crate) fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let ended = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli.command.run(),
+        Err(refused) => match refused.kind() {
+            clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => {
+                print(&refused.render().to_string())
+            }
+            _ => Err(CliError::Usage(refusal::of_arguments(&refused, &Cli::command(), &args))),
+        },
+    };
+    let (message, code) = match ended {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(CliError::Code(code)) => return ExitCode::from(code),
+        Err(CliError::Usage(message)) => (message, 2),
+        Err(CliError::Failed(message)) => (message, 1),
+    };
+    // Where standard error is closed there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "{}", refusal::shown(&message));
+    ExitCode::from(code)
+}
+
+/// Writes to standard output. A reader that has gone away ends the command quietly.
+///
+/// # Errors
+/// [`CliError::Failed`] where standard output cannot take it, a full disk for example.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|failed| {
+        match failed.kind() {
+            io::ErrorKind::BrokenPipe => CliError::Code(0),
+            _ => CliError::Failed(format!("cannot write to standard output: {failed}")),
+        }
+    })
+}
+
+/// Writes a value as one line of JSON to standard output.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let json = serde_json::to_string(value)
+        .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
+    print(&format!("{json}\n"))
+}

@@ -1,0 +1,261 @@
+//! `pptop schedule`: a plan by name or from a file is drawn, checked, simulated or exported.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use pp_schedule::{Costs, ScheduleError, Simulation, ValidPlan, draw, export_csv, simulate};
+use serde::Serialize;
+use serde_json::json;
+
+use super::refusal::excerpt;
+use super::sizes::{CostArgs, PlanArgs, PlanError};
+use super::{CliError, print, print_json};
+
+/// What to do with a plan.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Draw it over time, to scale, with what it costs
+    Show(ShowArgs),
+    /// Prove it complete, in order and free of deadlock, or name the cell that is wrong
+    Check(CheckArgs),
+    /// Play it through: times, bubbles, peaks, and how near it is to the lower bound
+    Simulate(SimulateArgs),
+    /// Write it as CSV, JSON or text
+    Export(ExportArgs),
+}
+
+/// How a plan is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A drawing to scale, a line a rank
+    Text,
+    /// A line a rank, of cells such as 0F0,0F1,0B0
+    Csv,
+    /// Sizes, placement and rows
+    Json,
+}
+
+/// Flags of `show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    costs: CostArgs,
+    /// How to write it
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Flags of `check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// The verdict as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `simulate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SimulateArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    costs: CostArgs,
+    /// All numbers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `export`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    plan: PlanArgs,
+    #[command(flatten)]
+    costs: CostArgs,
+    /// How to write it
+    #[arg(long, value_enum, default_value = "csv")]
+    format: Format,
+    /// Where to write it [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(command: &Command) -> Result<(), CliError> {
+    match command {
+        Command::Show(args) => show(args),
+        Command::Check(args) => check(args),
+        Command::Simulate(args) => simulate_plan(args),
+        Command::Export(args) => export(args),
+    }
+}
+
+fn show(args: &ShowArgs) -> Result<(), CliError> {
+    let plan = args.plan.plan()?;
+    let costs = args.costs.load(&plan)?;
+    let text = written(&plan, &costs, args.format)?;
+    if args.format != Format::Text {
+        return print(&text);
+    }
+    let simulation = simulate(&plan, &costs)?;
+    print(&format!("{}\n\n{text}\n{}", sizes_line(&plan), figures(&simulation)))
+}
+
+fn export(args: &ExportArgs) -> Result<(), CliError> {
+    let plan = args.plan.plan()?;
+    let costs = args.costs.load(&plan)?;
+    let text = written(&plan, &costs, args.format)?;
+    let Some(path) = &args.output else { return print(&text) };
+    std::fs::write(path, text).map_err(|failed| {
+        let name = excerpt(&path.display().to_string());
+        CliError::Usage(format!("cannot write {name}: {failed}; accepted: a file in a directory that exists and can be written"))
+    })
+}
+
+fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, CliError> {
+    match format {
+        Format::Text => Ok(format!("{}\n", draw(plan, costs)?)),
+        Format::Csv => Ok(export_csv(plan)),
+        Format::Json => {
+            let json = serde_json::to_string(plan)
+                .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
+            Ok(format!("{json}\n"))
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<(), CliError> {
+    match args.plan.load() {
+        Ok(plan) if args.json => print_json(&json!({
+            "valid": true,
+            "schedule": plan.name(),
+            "pp": plan.n_ranks(),
+            "micro_batches": plan.n_micro_batches(),
+            "virtual_stages": plan.n_virtual_stages(),
+            "forward_only": plan.is_forward_only(),
+            "ops": plan.n_ops(),
+            "peak_activations": plan.peak_activations(),
+        })),
+        Ok(plan) => {
+            let kind = if plan.is_forward_only() { "valid, forward only" } else { "valid" };
+            print(&format!("{}: {kind}, {} ops\n", sizes_line(&plan), plan.n_ops()))
+        }
+        Err(PlanError::Refused(refused)) => {
+            if args.json {
+                print_json(&verdict(&refused))?;
+            }
+            Err(args.plan.told(&refused))
+        }
+        Err(PlanError::Input(failed)) => Err(failed),
+    }
+}
+
+/// Why a plan is not valid, for scripts.
+#[derive(Serialize)]
+struct Verdict {
+    valid: bool,
+    rule: &'static str,
+    rank: Option<u32>,
+    cell: Option<usize>,
+    op: Option<String>,
+    message: String,
+}
+
+fn verdict(refused: &ScheduleError) -> Verdict {
+    let place = refused.place();
+    Verdict {
+        valid: false,
+        rule: refused.rule(),
+        rank: place.map(|(rank, _)| rank.0),
+        cell: place.map(|(_, cell)| cell),
+        op: refused.culprit(),
+        message: refused.headline(),
+    }
+}
+
+/// What `simulate --json` writes.
+#[derive(Serialize)]
+struct Report<'a> {
+    schedule: &'a str,
+    pp: u32,
+    micro_batches: u32,
+    virtual_stages: u32,
+    costs: &'a Costs,
+    gap: f64,
+    simulated: &'a Simulation,
+}
+
+fn simulate_plan(args: &SimulateArgs) -> Result<(), CliError> {
+    let plan = args.plan.plan()?;
+    let costs = args.costs.load(&plan)?;
+    let simulation = simulate(&plan, &costs)?;
+    if args.json {
+        return print_json(&Report {
+            schedule: plan.name(),
+            pp: plan.n_ranks(),
+            micro_batches: plan.n_micro_batches(),
+            virtual_stages: plan.n_virtual_stages(),
+            costs: &costs,
+            gap: gap(&simulation),
+            simulated: &simulation,
+        });
+    }
+    let mut text = format!(
+        "{}\n{}\nrank       busy       idle       span  peak activations  peak memory\n",
+        sizes_line(&plan),
+        figures(&simulation)
+    );
+    for rank in 0..plan.n_ranks() as usize {
+        let Simulation { busy, idle, span, peak_activations, peak_memory, .. } = &simulation;
+        let _ = writeln!(
+            text,
+            "{rank:>4} {:>10} {:>10} {:>10}  {:>16} {:>12}",
+            short(busy[rank]),
+            short(idle[rank]),
+            short(span[rank]),
+            peak_activations[rank],
+            short(peak_memory[rank])
+        );
+    }
+    print(&text)
+}
+
+fn gap(simulation: &Simulation) -> f64 {
+    simulation.makespan / simulation.lower_bound - 1.0
+}
+
+fn sizes_line(plan: &ValidPlan) -> String {
+    let (p, m, v) = (plan.n_ranks(), plan.n_micro_batches(), plan.n_virtual_stages());
+    format!(
+        "{}: {p} ranks, {m} micro-batches, {v} virtual stage{} a rank",
+        plan.name(),
+        if v == 1 { "" } else { "s" }
+    )
+}
+
+fn figures(simulation: &Simulation) -> String {
+    let peaks: Vec<String> = simulation.peak_activations.iter().map(ToString::to_string).collect();
+    format!(
+        "makespan {}   bubble_ratio {:.4}   bubble_overhead {:.4}   span_bubble {:.4}\n\
+         lower bound {} ({}), gap {:.2} %\n\
+         peak activations {}\n",
+        short(simulation.makespan),
+        simulation.bubble_ratio,
+        simulation.bubble_overhead,
+        simulation.span_bubble,
+        short(simulation.lower_bound),
+        simulation.lower_bound_reason,
+        100.0 * gap(simulation),
+        peaks.join(" "),
+    )
+}
+
+/// A number with three digits after the point at most.
+fn short(number: f64) -> String {
+    format!("{number:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
+}
