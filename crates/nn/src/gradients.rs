@@ -76,6 +76,7 @@ impl Gradients {
             }
             Residue::Rows { table, ids, gy } => self.slot(table)?.add_rows(&ids, &gy),
             Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
+            Residue::Deferred { run, .. } => run()?.into_iter().try_for_each(|r| self.accumulate(r)),
         }
     }
 

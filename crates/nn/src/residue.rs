@@ -1,11 +1,11 @@
 //! What a weight gradient needs, kept until its turn comes.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Tensor, TensorId};
+use candle_core::{Result, Tensor, TensorId};
 
 /// The ingredients of the gradient of one or two parameters, for one micro-batch.
-#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Residue {
     /// `y = x·wᵀ + b`: the gradient of `weight` is `gyᵀ·x`, that of `bias` the column sums of `gy`.
@@ -35,6 +35,25 @@ pub enum Residue {
         /// Its gradient, of the same shape.
         gradient: Tensor,
     },
+    /// Work of a layer that is not of this crate: it runs when the gradient would be computed.
+    Deferred {
+        /// Bytes that wait with it.
+        bytes: usize,
+        /// The work; what it returns is added to the sums.
+        run: Box<dyn FnOnce() -> Result<Vec<Residue>> + Send>,
+    },
+}
+
+impl fmt::Debug for Residue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Self::Linear { .. } => "Linear",
+            Self::Rows { .. } => "Rows",
+            Self::Dense { .. } => "Dense",
+            Self::Deferred { .. } => "Deferred",
+        };
+        write!(f, "{kind}({} bytes)", self.bytes())
+    }
 }
 
 impl Residue {
@@ -45,6 +64,7 @@ impl Residue {
             Self::Linear { x, gy, .. } => size(x) + size(gy),
             Self::Rows { ids, gy, .. } => size(ids) + size(gy),
             Self::Dense { gradient, .. } => size(gradient),
+            Self::Deferred { bytes, .. } => *bytes,
         }
     }
 }

@@ -1,0 +1,96 @@
+//! What a set of ranks needs to know before it starts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use pp_nn::OptimizerKind;
+use pp_partition::{LayerStack, Objective, Partition};
+use pp_schedule::{Op, Rank, Replica, ValidPlan};
+use pp_telemetry::Recorder;
+
+use crate::device::DeviceSpec;
+
+/// The same for all ranks; each picks its part.
+#[derive(Clone)]
+pub struct RankConfig {
+    /// The plan that every replica runs.
+    pub plan: Arc<ValidPlan>,
+    /// The layers of each stage of the plan.
+    pub partition: Partition,
+    /// The model.
+    pub stack: LayerStack,
+    /// The loss.
+    pub objective: Arc<dyn Objective>,
+    /// The optimizer.
+    pub optimizer: OptimizerKind,
+    /// The seed of weights and dropout.
+    pub seed: u64,
+    /// Initial values by name, instead of random ones.
+    pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
+    /// Copies of the pipeline.
+    pub n_replicas: u32,
+    /// Where each rank computes, by rank and replica.
+    pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
+    /// How long every message takes, beyond what it really takes.
+    pub link_delay: Duration,
+    /// The layers sleep instead of computing: a span that used no processor was not starved.
+    pub sleeps: bool,
+    /// Where spans go while the step still runs.
+    pub recorder: Recorder,
+    /// The moment at which the run's time is 0.
+    pub origin: Instant,
+    /// A rank to fail on purpose, for tests.
+    pub fault: Option<Fault>,
+}
+
+impl RankConfig {
+    /// One replica on CPU ranks, seed 0, nothing recorded.
+    pub fn new(
+        plan: ValidPlan,
+        partition: Partition,
+        stack: LayerStack,
+        objective: Arc<dyn Objective>,
+        optimizer: OptimizerKind,
+    ) -> Self {
+        Self {
+            plan: Arc::new(plan),
+            partition,
+            stack,
+            objective,
+            optimizer,
+            seed: 0,
+            initial: None,
+            n_replicas: 1,
+            devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
+            link_delay: Duration::ZERO,
+            sleeps: false,
+            recorder: Recorder::disabled(),
+            origin: Instant::now(),
+            fault: None,
+        }
+    }
+}
+
+/// A failure on purpose: what happens when a rank dies can be tested only by letting one die.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// The rank that fails.
+    pub rank: Rank,
+    /// In this step.
+    pub step: u64,
+    /// At this op.
+    pub op: Op,
+    /// How.
+    pub kind: FaultKind,
+}
+
+/// How a rank fails on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// It returns an error.
+    Error,
+    /// It panics.
+    Panic,
+}

@@ -1,0 +1,114 @@
+//! What can go wrong while a plan runs.
+
+use pp_schedule::{Op, Rank, Replica};
+
+/// Why a step ended early, or never began.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecError {
+    /// Kernels of several ranks would share candle's thread pool.
+    #[error(
+        "candle would use {threads} threads for each CPU rank; a rank is one thread: set RAYON_NUM_THREADS=1 in the \
+         environment before the program starts"
+    )]
+    Threads {
+        /// What candle says.
+        threads: usize,
+    },
+    /// The cut and the plan speak of different numbers of stages.
+    #[error("the partition has {partition} stages, the plan {plan}")]
+    Stages {
+        /// Stages of the partition.
+        partition: usize,
+        /// Stages of the plan.
+        plan: usize,
+    },
+    /// A batch that the plan cannot take.
+    #[error("the batch has {batch} micro-batches, the plan {plan}")]
+    MicroBatches {
+        /// Micro-batches of the batch.
+        batch: usize,
+        /// Micro-batches of the plan.
+        plan: usize,
+    },
+    /// Samples that do not divide.
+    #[error("{samples} samples do not divide into {micro_batches} micro-batches of equal size")]
+    Uneven {
+        /// Samples of the batch.
+        samples: usize,
+        /// Micro-batches asked for.
+        micro_batches: usize,
+    },
+    /// The plan for an evaluation could not be made: our own bug.
+    #[error("no plan for the evaluation")]
+    Plan(#[from] pp_schedule::ScheduleError),
+    /// No thread for a rank.
+    #[error("rank {rank} could not get a thread")]
+    Spawn {
+        /// The rank.
+        rank: Rank,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A rank failed. It was the first.
+    #[error("{}", place(*.replica, *.rank, *.step, *.op))]
+    Rank {
+        /// Its replica.
+        replica: Replica,
+        /// Its place in the pipeline.
+        rank: Rank,
+        /// The step, from 1; 0 before the first.
+        step: u64,
+        /// What it was doing.
+        op: Option<Op>,
+        /// Why.
+        source: RankError,
+    },
+    /// A tensor operation outside any rank failed.
+    #[error("a tensor operation failed")]
+    Tensor(#[from] candle_core::Error),
+}
+
+fn place(replica: Replica, rank: Rank, step: u64, op: Option<Op>) -> String {
+    let mut text = format!("rank {rank}");
+    if replica.0 > 0 {
+        text += &format!(" of replica {replica}");
+    }
+    if step > 0 {
+        text += &format!(", step {step}");
+    }
+    if let Some(op) = op {
+        text += &format!(", op {op}");
+    }
+    text
+}
+
+/// Why a rank failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RankError {
+    /// candle reported an error.
+    #[error("{}", first_line(.0))]
+    Tensor(#[from] candle_core::Error),
+    /// A layer cannot be built.
+    #[error(transparent)]
+    Partition(#[from] pp_partition::PartitionError),
+    /// The code of a layer panicked.
+    #[error("panicked: {0}")]
+    Panic(String),
+    /// A fault that a test asked for.
+    #[error("failed on request")]
+    Injected,
+    /// What arrived is not what the op needs: our own bug.
+    #[error("{0} did not arrive")]
+    Missing(&'static str),
+    /// Another rank failed first.
+    #[error("stopped because another rank failed")]
+    Stopped,
+}
+
+/// candle appends a backtrace to its errors when it is asked for one; a person wants the reason.
+fn first_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim().to_owned()
+}

@@ -1,0 +1,147 @@
+//! Links between the ranks of one process: a mailbox each, sends that never block.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use pp_nn::memory;
+use pp_schedule::{MicroBatch, Payload, Stage, Transfer};
+
+/// What crosses a boundary: the output of a stage, or the gradients of its inputs. A gradient is
+/// `None` where the stage above did not use a tensor.
+pub(crate) type Tensors = Vec<Option<Tensor>>;
+
+/// Which message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) payload: Payload,
+    pub(crate) to_stage: Stage,
+    pub(crate) micro_batch: MicroBatch,
+}
+
+impl From<Transfer> for Key {
+    fn from(transfer: Transfer) -> Self {
+        Self { payload: transfer.payload, to_stage: transfer.to_stage, micro_batch: transfer.micro_batch }
+    }
+}
+
+struct Parcel {
+    key: Key,
+    tensors: Tensors,
+    /// Bytes that the receiver alone holds from now on.
+    given_bytes: usize,
+    deliver_at: Instant,
+}
+
+/// Boxed, so that the channel's own blocks stay small.
+enum Message {
+    Parcel(Box<Parcel>),
+    /// Another rank failed.
+    Stop,
+}
+
+/// The sending half of a rank's mailbox.
+#[derive(Clone)]
+pub(crate) struct Address {
+    sender: Sender<Message>,
+    waiting: Arc<Waiting>,
+    delay: Duration,
+}
+
+/// Messages that were sent and not used yet.
+#[derive(Debug, Default)]
+struct Waiting {
+    now: AtomicU32,
+    peak: AtomicU32,
+}
+
+/// The receiving half.
+pub(crate) struct Mailbox {
+    receiver: Receiver<Message>,
+    arrived: HashMap<Key, Box<Parcel>>,
+    waiting: Arc<Waiting>,
+}
+
+/// Told to stop while waiting.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+/// A mailbox and its address; every message takes `delay` to arrive.
+pub(crate) fn mailbox(delay: Duration) -> (Address, Mailbox) {
+    let (sender, receiver) = channel();
+    let waiting = Arc::new(Waiting::default());
+    let address = Address { sender, waiting: Arc::clone(&waiting), delay };
+    (address, Mailbox { receiver, arrived: HashMap::new(), waiting })
+}
+
+pub(crate) fn bytes(tensors: &[Option<Tensor>]) -> usize {
+    tensors.iter().flatten().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+}
+
+impl Address {
+    /// Sends; never blocks. `given` says that the sender keeps no handle of the tensors, so that
+    /// their memory is the receiver's from now on. A receiver that is gone has failed, which its
+    /// own reply says better than an error here.
+    pub(crate) fn send(&self, key: Key, tensors: Tensors, given: bool) {
+        let given_bytes = if given { bytes(&tensors) } else { 0 };
+        memory::moved_out(given_bytes);
+        let now = self.waiting.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.waiting.peak.fetch_max(now, Ordering::Relaxed);
+        let deliver_at = Instant::now() + self.delay;
+        let parcel = Parcel { key, tensors, given_bytes, deliver_at };
+        let _ = self.sender.send(Message::Parcel(Box::new(parcel)));
+    }
+
+    /// Makes the rank give up at its next receive.
+    pub(crate) fn stop(&self) {
+        let _ = self.sender.send(Message::Stop);
+    }
+}
+
+impl Mailbox {
+    /// Takes a message, waiting for it if need be. `true` beside it: it was there already.
+    pub(crate) fn receive(&mut self, key: Key) -> Result<(Tensors, bool), Stopped> {
+        let mut at_once = true;
+        self.drain()?;
+        while !self.arrived.contains_key(&key) {
+            at_once = false;
+            let message = self.receiver.recv().map_err(|_| Stopped)?;
+            self.keep(message)?;
+        }
+        let Some(parcel) = self.arrived.remove(&key) else { return Err(Stopped) };
+        self.waiting.now.fetch_sub(1, Ordering::Relaxed);
+        let now = Instant::now();
+        if parcel.deliver_at > now {
+            at_once = false;
+            std::thread::sleep(parcel.deliver_at - now);
+        }
+        memory::moved_in(parcel.given_bytes);
+        Ok((parcel.tensors, at_once))
+    }
+
+    /// Looks through what lies in the channel without waiting: a stop must not hide behind it.
+    fn drain(&mut self) -> Result<(), Stopped> {
+        while let Ok(message) = self.receiver.try_recv() {
+            self.keep(message)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, message: Message) -> Result<(), Stopped> {
+        match message {
+            Message::Parcel(parcel) => {
+                self.arrived.insert(parcel.key, parcel);
+                Ok(())
+            }
+            Message::Stop => Err(Stopped),
+        }
+    }
+
+    /// The most messages that waited since the last call.
+    pub(crate) fn take_peak(&self) -> u32 {
+        self.waiting.peak.swap(self.waiting.now.load(Ordering::Relaxed), Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,211 @@
+//! The threads of all ranks, and the one who tells them what to do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pp_schedule::{Draft, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError, ValidPlan, lower};
+
+use crate::command::{Command, Reply};
+use crate::config::RankConfig;
+use crate::device::DeviceSpec;
+use crate::error::{ExecError, RankError};
+use crate::link::{self, Address, Mailbox};
+use crate::worker::Worker;
+
+/// candle walks its graph by recursion, so a deep stage needs a deep stack. Only pages that are
+/// touched cost memory.
+const STACK_BYTES: usize = 256 << 20;
+
+/// After the first error the others get this long to stop, which they do at their next message.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One thread for each rank of each replica.
+pub struct Ranks {
+    n_ranks: u32,
+    plan: Arc<ValidPlan>,
+    threads: Vec<Thread>,
+    replies: Receiver<(usize, Result<Reply, ExecError>)>,
+    ready: Vec<Reply>,
+}
+
+struct Thread {
+    commands: Sender<Command>,
+    address: Address,
+    handle: Option<JoinHandle<()>>,
+}
+
+/// Refuses a process in which the kernels of several CPU ranks would share a thread pool.
+///
+/// # Errors
+/// [`ExecError::Threads`].
+pub fn check_threads() -> Result<(), ExecError> {
+    match candle_core::utils::get_num_threads() {
+        1 => Ok(()),
+        threads => Err(ExecError::Threads { threads }),
+    }
+}
+
+impl Ranks {
+    /// Starts the threads; each builds its own stages. Returns when all have.
+    ///
+    /// # Errors
+    /// If plan and partition do not fit, a thread cannot start, or a rank cannot build.
+    pub fn spawn(config: &RankConfig) -> Result<Self, ExecError> {
+        let (partition, plan) = (config.partition.n_stages(), config.plan.n_stages() as usize);
+        if partition != plan {
+            return Err(ExecError::Stages { partition, plan });
+        }
+        let n_ranks = config.plan.n_ranks();
+        if (0..n_ranks).any(|rank| matches!((config.devices)(Rank(rank), Replica(0)), DeviceSpec::Cpu { .. })) {
+            check_threads()?;
+        }
+        let lowered = Arc::new(lower(&config.plan));
+        let (reply, replies) = channel();
+        let mut threads = Vec::new();
+        for replica in (0..config.n_replicas).map(Replica) {
+            let (addresses, mailboxes): (Vec<Address>, Vec<Mailbox>) =
+                (0..n_ranks).map(|_| link::mailbox(config.link_delay)).unzip();
+            for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
+                let (commands, orders) = channel();
+                let index = threads.len();
+                let (config, lowered, reply) = (config.clone(), Arc::clone(&lowered), reply.clone());
+                let (address, addresses) = (addresses[rank.idx()].clone(), addresses.clone());
+                let body = move || {
+                    let make = || Worker::new(config, lowered, (rank, replica), addresses, mailbox);
+                    serve(index, (rank, replica), make, &orders, &reply);
+                };
+                let handle = std::thread::Builder::new()
+                    .name(format!("rank {rank}.{replica}"))
+                    .stack_size(STACK_BYTES)
+                    .spawn(body)
+                    .map_err(|source| ExecError::Spawn { rank, source })?;
+                threads.push(Thread { commands, address, handle: Some(handle) });
+            }
+        }
+        let mut ranks = Self { n_ranks, plan: Arc::clone(&config.plan), threads, replies, ready: Vec::new() };
+        ranks.ready = ranks.gather()?;
+        Ok(ranks)
+    }
+
+    /// What each rank reported when it had built its stages: [`Reply::Ready`], replica by replica.
+    pub fn ready(&self) -> &[Reply] {
+        &self.ready
+    }
+
+    /// Gives every rank a command and waits for all replies, replica by replica, rank by rank.
+    ///
+    /// # Errors
+    /// The first error of any rank, with its rank and op. Afterwards no rank obeys any more.
+    pub fn all(&mut self, command: impl Fn(Replica, Rank) -> Command) -> Result<Vec<Reply>, ExecError> {
+        for (index, thread) in self.threads.iter().enumerate() {
+            let index = index as u32;
+            let command = command(Replica(index / self.n_ranks), Rank(index % self.n_ranks));
+            // A thread that is gone has left its error in the replies.
+            let _ = thread.commands.send(command);
+        }
+        self.gather()
+    }
+
+    /// One reply from each rank. The first error stops the others.
+    fn gather(&mut self) -> Result<Vec<Reply>, ExecError> {
+        let mut found: Vec<Option<Reply>> = self.threads.iter().map(|_| None).collect();
+        let mut first: Option<(ExecError, Instant)> = None;
+        for _ in 0..self.threads.len() {
+            let reply = match &first {
+                None => self.replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some((_, since)) => self.replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed())),
+            };
+            match reply {
+                Ok((index, Ok(reply))) => found[index] = Some(reply),
+                Ok((_, Err(error))) if first.is_none() => {
+                    self.threads.iter().for_each(|thread| thread.address.stop());
+                    first = Some((error, Instant::now()));
+                }
+                Ok((_, Err(_))) => {}
+                Err(_) => break,
+            }
+        }
+        match first {
+            Some((error, _)) => {
+                // Whoever still computes cannot be waited for.
+                self.threads.clear();
+                Err(error)
+            }
+            None => Ok(found.into_iter().flatten().collect()),
+        }
+    }
+
+    /// A plan that only evaluates: `n_micro_batches` forwards on the same stages and ranks.
+    ///
+    /// # Errors
+    /// If it does not validate: our own bug.
+    pub fn evaluation_plan(&self, n_micro_batches: u32) -> Result<Arc<LoweredPlan>, ScheduleError> {
+        let topology = self.plan.topology().clone();
+        let row = |rank| {
+            let forwards = |stage| {
+                (0..n_micro_batches).map(move |mb| Op { stage, phase: Phase::Forward, micro_batch: MicroBatch(mb) })
+            };
+            topology.stages_of(Rank(rank)).into_iter().flat_map(forwards).collect()
+        };
+        let rows = (0..self.n_ranks).map(row).collect();
+        let draft = Draft { name: "evaluation".to_owned(), topology, n_micro_batches, rows };
+        Ok(Arc::new(lower(&draft.validate()?)))
+    }
+}
+
+impl Drop for Ranks {
+    fn drop(&mut self) {
+        for mut thread in self.threads.drain(..) {
+            drop(thread.commands);
+            if let Some(handle) = thread.handle.take() {
+                // Its panics were replies already.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+/// The life of a rank's thread.
+fn serve(
+    index: usize,
+    (rank, replica): (Rank, Replica),
+    make: impl FnOnce() -> Result<Worker, RankError>,
+    orders: &Receiver<Command>,
+    reply: &Sender<(usize, Result<Reply, ExecError>)>,
+) {
+    let fail = |step, op, source| {
+        let error = ExecError::Rank { replica, rank, step, op, source };
+        // Nobody listens any more when another rank's error has ended the run.
+        let _ = reply.send((index, Err(error)));
+    };
+    let mut worker = match catch_unwind(AssertUnwindSafe(make)) {
+        Ok(Ok(worker)) => worker,
+        Ok(Err(error)) => return fail(0, None, error),
+        Err(panic) => return fail(0, None, RankError::Panic(panic_text(panic.as_ref()))),
+    };
+    if reply.send((index, Ok(Reply::Ready(worker.stage_parameters())))).is_err() {
+        return;
+    }
+    for command in orders {
+        let answer = catch_unwind(AssertUnwindSafe(|| worker.handle(command)));
+        let source = match answer {
+            Ok(Ok(answer)) => {
+                if reply.send((index, Ok(answer))).is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(Err(error)) => error,
+            Err(panic) => RankError::Panic(panic_text(panic.as_ref())),
+        };
+        return fail(worker.step, worker.op, source);
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}

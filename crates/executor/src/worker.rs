@@ -1,0 +1,438 @@
+//! One rank: its thread's state, and the walk along its row of the plan.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use pp_nn::{ForwardContext, Optimizer, ParameterStore, memory};
+use pp_partition::Stage as BuiltStage;
+use pp_schedule::{Instruction, LoweredPlan, MicroBatch, Op, Payload, Phase, Rank, Replica, Stage};
+use pp_telemetry::{Span, SpanKind};
+
+use crate::batch::Batch;
+use crate::clock::{HostClock, SpanClock};
+use crate::command::{Command, Evaluated, RankMemory, Reply, StageParameters, StepReport, What};
+use crate::config::{FaultKind, RankConfig};
+use crate::error::RankError;
+use crate::link::{self, Address, Key, Mailbox, Tensors};
+use crate::stage_run::{Forwarded, StageRun};
+use crate::stash::Stash;
+
+type Result<T> = std::result::Result<T, RankError>;
+
+pub(crate) struct Worker {
+    config: RankConfig,
+    lowered: Arc<LoweredPlan>,
+    pub(crate) rank: Rank,
+    pub(crate) replica: Replica,
+    device: Device,
+    clock: HostClock,
+    stages: BTreeMap<Stage, StageRun>,
+    /// The mailboxes of this replica, by rank.
+    addresses: Vec<Address>,
+    mailbox: Mailbox,
+    /// What passes between two stages of this very rank.
+    local: HashMap<Key, Tensors>,
+    stash: Stash,
+    spans: Vec<Span>,
+    /// Sums that other replicas may still read.
+    shared: Vec<Tensor>,
+    pub(crate) step: u64,
+    pub(crate) op: Option<Op>,
+}
+
+/// Where a span belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    kind: SpanKind,
+    stage: Stage,
+    micro_batch: MicroBatch,
+}
+
+impl Place {
+    fn rank(kind: SpanKind) -> Self {
+        Self { kind, stage: Stage(0), micro_batch: MicroBatch(0) }
+    }
+}
+
+impl Worker {
+    /// Makes the device and builds this rank's stages on it. Call it on the rank's thread.
+    pub(crate) fn new(
+        config: RankConfig,
+        lowered: Arc<LoweredPlan>,
+        (rank, replica): (Rank, Replica),
+        addresses: Vec<Address>,
+        mailbox: Mailbox,
+    ) -> Result<Self> {
+        let device = (config.devices)(rank, replica).make()?;
+        let mut stages = BTreeMap::new();
+        for stage in config.plan.topology().stages_of(rank) {
+            let store = match &config.initial {
+                Some(values) => ParameterStore::given(values.as_ref().clone()),
+                None => ParameterStore::seeded(config.seed),
+            };
+            let layers = config.partition.layers(stage.idx());
+            let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &device)?;
+            stages.insert(stage, StageRun::new(built, Optimizer::new(config.optimizer))?);
+        }
+        let clock = HostClock::new(config.origin, device.clone());
+        Ok(Self {
+            config,
+            lowered,
+            rank,
+            replica,
+            device,
+            clock,
+            stages,
+            addresses,
+            mailbox,
+            local: HashMap::new(),
+            stash: Stash::default(),
+            spans: Vec::new(),
+            shared: Vec::new(),
+            step: 0,
+            op: None,
+        })
+    }
+
+    pub(crate) fn stage_parameters(&self) -> Vec<StageParameters> {
+        let count = |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
+        let entry = |(&stage, run)| {
+            let parameters = count(run);
+            StageParameters { stage, parameters, bytes: parameters * DType::F32.size_in_bytes() as u64 }
+        };
+        self.stages.iter().map(entry).collect()
+    }
+
+    pub(crate) fn handle(&mut self, command: Command) -> Result<Reply> {
+        match command {
+            Command::Step { step, batch } => self.step(step, &batch).map(Reply::Stepped),
+            Command::Reduce { replicas } => {
+                let sums = self.timed(Place::rank(SpanKind::AllReduce), |w| w.reduce(&replicas))?;
+                Ok(Reply::Reduced(sums, std::mem::take(&mut self.spans)))
+            }
+            Command::Update { lr, clip } => {
+                self.shared.clear();
+                self.timed(Place::rank(SpanKind::Optim), |w| {
+                    for run in w.stages.values_mut() {
+                        run.optimizer.step(&mut run.gradients, lr, clip)?;
+                    }
+                    Ok(())
+                })?;
+                Ok(Reply::Updated(self.memory(), std::mem::take(&mut self.spans)))
+            }
+            Command::Evaluate { batch, plan } => self.evaluate(&batch, &plan).map(Reply::Evaluated),
+            Command::Collect(what) => self.collect(what).map(Reply::Tensors),
+        }
+    }
+
+    /// Runs `work` and writes down when, for how long, and what the thread got of the processor.
+    fn timed<T>(&mut self, place: Place, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let (thread, start_ns) = (self.clock.thread(), self.clock.now_ns()?);
+        let result = work(self)?;
+        let end_ns = self.clock.now_ns()?;
+        let after = self.clock.thread();
+        let dur_ns = end_ns - start_ns;
+        let cpu_ns = after.cpu_ns - thread.cpu_ns;
+        let starved_ns = match (thread.run_queue_ns, after.run_queue_ns) {
+            (Some(before), Some(after)) => after.saturating_sub(before),
+            _ if self.config.sleeps => 0,
+            _ => dur_ns.saturating_sub(cpu_ns),
+        };
+        self.push_span(Span { dur_ns, cpu_ns, starved_ns: starved_ns.min(dur_ns), ..self.span(place, start_ns) });
+        Ok(result)
+    }
+
+    /// A span that has only begun.
+    fn span(&self, place: Place, start_ns: u64) -> Span {
+        Span {
+            step: self.step,
+            replica: self.replica.0,
+            rank: self.rank.0,
+            stage: place.stage.0,
+            mb: place.micro_batch.0,
+            op: place.kind,
+            start_ns,
+            dur_ns: 0,
+            cpu_ns: 0,
+            bytes: 0,
+            starved_ns: 0,
+        }
+    }
+
+    fn push_span(&mut self, span: Span) {
+        self.config.recorder.span(span);
+        self.spans.push(span);
+    }
+
+    fn step(&mut self, step: u64, batch: &Batch) -> Result<StepReport> {
+        self.step = step;
+        self.stages.values_mut().for_each(StageRun::begin);
+        memory::reset_peak();
+        let mut report = StepReport { losses: vec![f32::NAN; batch.micro_batches.len()], ..Default::default() };
+        let lowered = Arc::clone(&self.lowered);
+        for instruction in &lowered.rows[self.rank.idx()] {
+            match *instruction {
+                Instruction::Recv(transfer) => {
+                    let tensors = self.receive(transfer.into())?;
+                    self.local.insert(transfer.into(), tensors);
+                }
+                Instruction::Compute(op) => {
+                    self.op = Some(op);
+                    self.fail_on_request(op)?;
+                    let place = Place { kind: op.phase.into(), stage: op.stage, micro_batch: op.micro_batch };
+                    self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
+                }
+                Instruction::Send(transfer) => {
+                    let place = Place {
+                        kind: SpanKind::Send,
+                        stage: transfer.from_stage,
+                        micro_batch: transfer.micro_batch,
+                    };
+                    self.send(place, transfer.into(), transfer.to)?;
+                }
+            }
+        }
+        self.op = None;
+        if !self.stages.contains_key(&self.last_stage()) {
+            report.losses.clear();
+        }
+        if self.config.n_replicas > 1 {
+            for run in self.stages.values_mut() {
+                report.gradients.extend(run.gradients.finished()?.map(|(_, sum)| sum.clone()));
+            }
+            // Ours to free, once no other replica reads them.
+            self.shared.clone_from(&report.gradients);
+        } else {
+            report.square_sums = self.square_sums()?;
+        }
+        report.spans = std::mem::take(&mut self.spans);
+        report.stash_peak = self.stash.take_peak();
+        report.mailbox_peak = self.mailbox.take_peak();
+        Ok(report)
+    }
+
+    fn last_stage(&self) -> Stage {
+        Stage(self.config.plan.n_stages() - 1)
+    }
+
+    fn fail_on_request(&self, op: Op) -> Result<()> {
+        match self.config.fault {
+            Some(fault) if (fault.rank, fault.step, fault.op) == (self.rank, self.step, op) => match fault.kind {
+                FaultKind::Error => Err(RankError::Injected),
+                FaultKind::Panic => panic!("a test asked for this panic"),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a message. Waiting and taking over are spans of their own.
+    fn receive(&mut self, key: Key) -> Result<Tensors> {
+        let kind = match key.payload {
+            Payload::Activation => SpanKind::WaitAct,
+            Payload::Gradient => SpanKind::WaitGrad,
+        };
+        let place = Place { kind, stage: key.to_stage, micro_batch: key.micro_batch };
+        let wait_ns = self.clock.now_ns()?;
+        let (tensors, at_once) = self.mailbox.receive(key).map_err(|_| RankError::Stopped)?;
+        let arrived_ns = self.clock.now_ns()?;
+        if !at_once {
+            self.push_span(Span { dur_ns: arrived_ns - wait_ns, ..self.span(place, wait_ns) });
+        }
+        let bytes = link::bytes(&tensors) as u64;
+        let here = |t: Option<Tensor>| t.map(|t| t.to_device(&self.device)).transpose();
+        let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
+        let end_ns = self.clock.now_ns()?;
+        let place = Place { kind: SpanKind::Recv, ..place };
+        self.push_span(Span { dur_ns: end_ns - arrived_ns, bytes, ..self.span(place, arrived_ns) });
+        Ok(tensors)
+    }
+
+    /// Sends what the last op made.
+    fn send(&mut self, place: Place, key: Key, to: Rank) -> Result<()> {
+        let start_ns = self.clock.now_ns()?;
+        let tensors = self.local.remove(&key).ok_or(RankError::Missing("a message to send"))?;
+        let bytes = link::bytes(&tensors) as u64;
+        // A forward's output stays in the stash too; a gradient is the receiver's alone.
+        self.addresses[to.idx()].send(key, tensors, key.payload == Payload::Gradient);
+        let end_ns = self.clock.now_ns()?;
+        self.push_span(Span { dur_ns: end_ns - start_ns, bytes, ..self.span(place, start_ns) });
+        Ok(())
+    }
+
+    fn run(&mut self, stage: Stage) -> Result<&mut StageRun> {
+        self.stages.get_mut(&stage).ok_or(RankError::Missing("a stage of this rank"))
+    }
+
+    fn compute(&mut self, op: Op, batch: &Batch, losses: &mut [f32]) -> Result<()> {
+        let Op { stage, phase, micro_batch } = op;
+        match phase {
+            Phase::Forward => {
+                let (inputs, arrived) = self.inputs(stage, micro_batch, batch)?;
+                let targets = self.targets(stage, micro_batch, batch)?;
+                let context = ForwardContext::training(self.config.seed, self.step)
+                    .with_first_sample(batch.first_sample_of(micro_batch.idx()));
+                let objective = Arc::clone(&self.config.objective);
+                let last = targets.as_ref().map(|targets| (objective.as_ref(), targets));
+                let held = self.stash.hold();
+                match self.run(stage)?.forward(micro_batch, &inputs, arrived, last, context, held)? {
+                    Forwarded::Loss(loss) => losses[micro_batch.idx()] = loss,
+                    Forwarded::Boundary(tensors) => self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors),
+                }
+            }
+            Phase::Backward => {
+                self.input_gradient(stage, micro_batch, batch)?;
+                self.run(stage)?.weight_gradient(micro_batch)?;
+            }
+            Phase::InputGrad => self.input_gradient(stage, micro_batch, batch)?,
+            Phase::WeightGrad => self.run(stage)?.weight_gradient(micro_batch)?,
+        }
+        Ok(())
+    }
+
+    fn input_gradient(&mut self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<()> {
+        let gradients = if stage == self.last_stage() {
+            Vec::new()
+        } else {
+            let key = Key { payload: Payload::Gradient, to_stage: stage, micro_batch };
+            self.local.remove(&key).ok_or(RankError::Missing("the gradient of the outputs"))?
+        };
+        let share = 1.0 / batch.micro_batches.len() as f64;
+        let back = self.run(stage)?.input_gradient(micro_batch, &gradients, share)?;
+        if stage.0 > 0 {
+            self.hand_on(Payload::Gradient, stage.0 - 1, micro_batch, back);
+        }
+        Ok(())
+    }
+
+    /// Puts down what an op made: for a stage of this rank to find, or for the next send.
+    fn hand_on(&mut self, payload: Payload, to_stage: u32, micro_batch: MicroBatch, tensors: Tensors) {
+        self.local.insert(Key { payload, to_stage: Stage(to_stage), micro_batch }, tensors);
+    }
+
+    /// The inputs of a forward, and whether another stage made them.
+    fn inputs(&mut self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<(Vec<Tensor>, bool)> {
+        if stage.0 == 0 {
+            let inputs = &batch.micro_batches[micro_batch.idx()].0;
+            let here = inputs.iter().map(|t| t.to_device(&self.device));
+            return Ok((here.collect::<candle_core::Result<_>>()?, false));
+        }
+        let key = Key { payload: Payload::Activation, to_stage: stage, micro_batch };
+        let tensors = self.local.remove(&key).ok_or(RankError::Missing("the input of a forward"))?;
+        Ok((tensors.into_iter().flatten().collect(), true))
+    }
+
+    fn targets(&self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<Option<Tensor>> {
+        let is_last = stage == self.last_stage();
+        let here = || batch.micro_batches[micro_batch.idx()].1.to_device(&self.device);
+        Ok(is_last.then(here).transpose()?)
+    }
+
+    fn square_sums(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
+        self.stages.iter_mut().map(|(&stage, run)| Ok((stage, run.gradients.square_sums()?))).collect()
+    }
+
+    /// The mean over replicas, summed in their order.
+    fn reduce(&mut self, replicas: &[Vec<Tensor>]) -> Result<Vec<(Stage, Vec<f64>)>> {
+        let mut parameter = 0;
+        for run in self.stages.values_mut() {
+            let mut means = Vec::with_capacity(run.stage.parameters().len());
+            for _ in run.stage.parameters() {
+                let of = |replica: &Vec<Tensor>| replica[parameter].to_device(&self.device);
+                let mut sum = of(&replicas[0])?;
+                for replica in &replicas[1..] {
+                    sum = (sum + of(replica)?)?;
+                }
+                means.push((sum / replicas.len() as f64)?);
+                parameter += 1;
+            }
+            run.gradients.replace(means)?;
+        }
+        self.square_sums()
+    }
+
+    fn evaluate(&mut self, batch: &Batch, plan: &LoweredPlan) -> Result<Evaluated> {
+        let mut losses = vec![f32::NAN; batch.micro_batches.len()];
+        let mut correct: Option<(u64, u64)> = None;
+        for instruction in &plan.rows[self.rank.idx()] {
+            match *instruction {
+                Instruction::Recv(transfer) => {
+                    let (tensors, _) = self.mailbox.receive(transfer.into()).map_err(|_| RankError::Stopped)?;
+                    let here = |t: Option<Tensor>| t.map(|t| t.to_device(&self.device)).transpose();
+                    let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
+                    self.local.insert(transfer.into(), tensors);
+                }
+                Instruction::Compute(op) => {
+                    self.op = Some(op);
+                    let (inputs, _) = self.inputs(op.stage, op.micro_batch, batch)?;
+                    let targets = self.targets(op.stage, op.micro_batch, batch)?;
+                    let outputs = self.run(op.stage)?.stage.forward(&inputs, &ForwardContext::evaluation())?;
+                    match targets {
+                        Some(targets) => {
+                            let objective = &self.config.objective;
+                            losses[op.micro_batch.idx()] = objective.loss(&outputs, &targets)?.to_scalar()?;
+                            if let Some((right, all)) = objective.correct(&outputs, &targets)? {
+                                let so_far = correct.unwrap_or_default();
+                                correct = Some((so_far.0 + right, so_far.1 + all));
+                            }
+                        }
+                        None => {
+                            let tensors = outputs.iter().map(|t| Some(t.detach())).collect();
+                            drop(outputs);
+                            self.hand_on(Payload::Activation, op.stage.0 + 1, op.micro_batch, tensors);
+                        }
+                    }
+                }
+                Instruction::Send(transfer) => {
+                    let tensors =
+                        self.local.remove(&transfer.into()).ok_or(RankError::Missing("a message to send"))?;
+                    // Nothing is kept here: the tensors are the receiver's alone.
+                    self.addresses[transfer.to.idx()].send(transfer.into(), tensors, true);
+                }
+            }
+        }
+        self.op = None;
+        self.mailbox.take_peak();
+        if !self.stages.contains_key(&self.last_stage()) {
+            losses.clear();
+        }
+        Ok(Evaluated { losses, correct })
+    }
+
+    fn collect(&mut self, what: What) -> Result<Vec<(Stage, Vec<(String, Tensor)>)>> {
+        // A copy: the originals change in place with the next step.
+        let host = |t: &Tensor| t.to_device(&Device::Cpu)?.copy();
+        let mut found = Vec::new();
+        for (&stage, run) in &mut self.stages {
+            let tensors = match what {
+                What::Values => {
+                    let parameters = run.stage.parameters().iter();
+                    parameters.map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?))).collect::<Result<_>>()?
+                }
+                What::Gradients => {
+                    let sums = run.gradients.finished()?;
+                    sums.map(|(p, sum)| Ok((p.name.clone(), host(sum)?))).collect::<Result<_>>()?
+                }
+            };
+            found.push((stage, tensors));
+        }
+        Ok(found)
+    }
+
+    fn memory(&self) -> RankMemory {
+        let sum = |f: &dyn Fn(&StageRun) -> usize| self.stages.values().map(f).sum::<usize>() as u64;
+        let gradient_bytes = sum(&|run| run.gradients.bytes());
+        let optimizer_bytes = sum(&|run| run.optimizer.bytes());
+        let parameter_bytes: u64 = self.stage_parameters().iter().map(|s| s.bytes).sum();
+        let fixed = gradient_bytes + optimizer_bytes + parameter_bytes;
+        // Without a counting allocator only what stays is known.
+        let counted = memory::is_counted() && self.device.is_cpu();
+        let (live_bytes, peak_bytes) = if counted {
+            (memory::live_bytes().max(0) as u64, memory::peak_bytes().max(0) as u64)
+        } else {
+            (fixed, fixed)
+        };
+        let stash_bytes = peak_bytes.saturating_sub(fixed);
+        RankMemory { live_bytes, peak_bytes, parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes }
+    }
+}
