@@ -1,0 +1,35 @@
+//! What a model trains on.
+
+use candle_core::{Result, Tensor};
+
+/// Inputs and targets of some samples; the first dimension of each tensor counts them.
+pub type Samples = (Vec<Tensor>, Tensor);
+
+/// Training batches by step, and a held-out part. Tensors are on the CPU.
+pub trait DataSet: Send {
+    /// The whole batch of a step, counted from 1. The same step and size give the same batch.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn batch(&self, step: u64, size: usize) -> Result<Samples>;
+
+    /// The held-out part, in pieces of at most `rows` samples; empty if there is none.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn validation(&self, rows: usize) -> Result<Vec<Samples>> {
+        let _ = rows;
+        Ok(Vec::new())
+    }
+
+    /// Predictions in one sample.
+    fn tokens_per_sample(&self) -> u64 {
+        1
+    }
+
+    /// The accuracy of always guessing the most frequent class of the training part, on the
+    /// held-out part.
+    fn majority_accuracy(&self) -> Option<f64> {
+        None
+    }
+}

@@ -1,0 +1,166 @@
+//! A decoder-only transformer over bytes (Radford et al. 2019): pre-norm, causal attention, learned
+//! positions, tanh GELU, untied head. Shapes: `b` samples, `t` positions, `w` width.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use pp_nn::{CausalSelfAttention, Dropout, Embedding, ForwardContext, LayerNorm, Linear, gelu, hash, uniform};
+use pp_partition::{LayerStack, Stage, single};
+
+use crate::error::ModelError;
+use crate::job::{Classes, Job};
+use crate::text::Text;
+
+/// Bytes are the tokens.
+const VOCABULARY: usize = 256;
+
+/// Sizes of the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GptConfig {
+    /// Transformer blocks; embedding and head come on top.
+    pub layers: usize,
+    /// Features of a token.
+    pub width: usize,
+    /// Attention heads; they divide the width.
+    pub heads: usize,
+    /// The longest text that it looks at.
+    pub context: usize,
+    /// Rate after embedding, attention and MLP.
+    pub dropout: f64,
+}
+
+/// The model on `text` (a file, or the embedded book).
+///
+/// # Errors
+/// If sizes do not fit each other, or the text cannot be read or is too short.
+pub fn gpt(config: GptConfig, text: Option<&Path>, seed: u64) -> std::result::Result<Job, ModelError> {
+    let GptConfig { layers, width, heads, context, dropout } = config;
+    if layers == 0 || width == 0 || heads == 0 || context == 0 {
+        let sizes = format!("layers {layers}, width {width}, heads {heads}, context {context}");
+        return Err(ModelError::Size(format!("a gpt of {sizes}: each must be at least 1")));
+    }
+    if width % heads != 0 {
+        return Err(ModelError::Size(format!("width {width} is not a multiple of {heads} heads")));
+    }
+    Dropout::new(dropout, 0)?;
+    let data = Text::load(text, context, seed)?;
+    let mut stack = LayerStack::default();
+    stack.push("embedding", move |builder| {
+        let embed = Tokens::new(config, &builder.pp("embedding"))?;
+        Ok(single(move |x, c| embed.forward(x, c)))
+    });
+    for i in 0..layers {
+        let name = format!("blocks.{i}");
+        stack.push(name.clone(), move |builder| {
+            let block = Block::new(config, &builder.pp(&name))?;
+            Ok(single(move |x, c| block.forward(x, c)))
+        });
+    }
+    stack.push("head", move |builder| {
+        let norm = LayerNorm::new(width, builder.pp("head.ln"))?;
+        let linear = Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
+        Ok(single(move |x, c| linear.forward(&norm.forward(x, c)?, c)))
+    });
+    Ok(Job { stack, objective: Arc::new(Classes), data: Box::new(data) })
+}
+
+fn normal(stdev: f64) -> Init {
+    Init::Randn { mean: 0.0, stdev }
+}
+
+/// Token and position embeddings, (b, t) → (b, t, w).
+struct Tokens {
+    token: Embedding,
+    position: Embedding,
+    dropout: Dropout,
+}
+
+impl Tokens {
+    fn new(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            token: Embedding::new(VOCABULARY, config.width, normal(0.02), builder.pp("token"))?,
+            position: Embedding::new(config.context, config.width, normal(0.02), builder.pp("position"))?,
+            dropout: Dropout::new(config.dropout, 0)?,
+        })
+    }
+
+    fn forward(&self, ids_bt: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        let (b, t) = ids_bt.dims2()?;
+        let places: Vec<u32> = (0..b).flat_map(|_| 0..t as u32).collect();
+        let places_bt = Tensor::from_vec(places, (b, t), ids_bt.device())?;
+        let sum = (self.token.forward(ids_bt, context)? + self.position.forward(&places_bt, context)?)?;
+        self.dropout.forward(&sum, context)
+    }
+}
+
+/// Attention and an MLP, each behind a layer norm and beside a residual path.
+struct Block {
+    ln1: LayerNorm,
+    qkv: Linear,
+    attention: CausalSelfAttention,
+    attention_proj: Linear,
+    ln2: LayerNorm,
+    fc: Linear,
+    mlp_proj: Linear,
+    dropout: [Dropout; 2],
+}
+
+impl Block {
+    fn new(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Self> {
+        let w = config.width;
+        // Each block adds to the residual path twice: scaled so that its variance stays (GPT-2).
+        let residual = normal(0.02 / (2.0 * config.layers as f64).sqrt());
+        let linear = |inputs, outputs, init, name: &str| {
+            Linear::with_init(inputs, outputs, true, init, builder.pp(name))
+        };
+        Ok(Self {
+            ln1: LayerNorm::new(w, builder.pp("ln1"))?,
+            qkv: linear(w, 3 * w, normal(0.02), "attention.qkv")?,
+            attention: CausalSelfAttention::new(config.heads),
+            attention_proj: linear(w, w, residual, "attention.proj")?,
+            ln2: LayerNorm::new(w, builder.pp("ln2"))?,
+            fc: linear(w, 4 * w, normal(0.02), "mlp.fc")?,
+            mlp_proj: linear(4 * w, w, residual, "mlp.proj")?,
+            dropout: [Dropout::new(config.dropout, 0)?, Dropout::new(config.dropout, 1)?],
+        })
+    }
+
+    fn forward(&self, x_btw: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        let qkv = self.qkv.forward(&self.ln1.forward(x_btw, context)?, context)?;
+        let mixed = self.attention_proj.forward(&self.attention.forward(&qkv)?, context)?;
+        let x_btw = (x_btw + self.dropout[0].forward(&mixed, context)?)?;
+        let hidden = gelu(&self.fc.forward(&self.ln2.forward(&x_btw, context)?, context)?)?;
+        let hidden = self.mlp_proj.forward(&hidden, context)?;
+        &x_btw + self.dropout[1].forward(&hidden, context)?
+    }
+}
+
+/// Continues `prompt` by `bytes` bytes, each drawn from the model's own prediction.
+///
+/// `model` is the whole stack, built as one stage; `seed` decides the draws.
+///
+/// # Errors
+/// Whatever candle reports.
+pub fn sample(model: &Stage, context: usize, prompt: &[u8], bytes: usize, seed: u64) -> Result<Vec<u8>> {
+    let mut text = if prompt.is_empty() { vec![b'\n'] } else { prompt.to_vec() };
+    let start = text.len();
+    let key = hash(&[seed, 3]);
+    for position in 0..bytes as u64 {
+        let window = &text[text.len().saturating_sub(context)..];
+        let ids: Vec<u32> = window.iter().map(|&b| u32::from(b)).collect();
+        let ids = Tensor::from_vec(ids, (1, window.len()), &Device::Cpu)?;
+        let logits = model.forward(&[ids], &ForwardContext::evaluation())?;
+        let last = logits[0].narrow(1, window.len() - 1, 1)?.flatten_all()?.to_dtype(DType::F32)?;
+        let max = last.max(D::Minus1)?;
+        let weights: Vec<f32> = last.broadcast_sub(&max)?.exp()?.to_vec1()?;
+        let mut rest = uniform(key, position) * weights.iter().map(|&w| f64::from(w)).sum::<f64>();
+        let pick = weights.iter().position(|&w| {
+            rest -= f64::from(w);
+            rest < 0.0
+        });
+        text.push(pick.unwrap_or(VOCABULARY - 1) as u8);
+    }
+    Ok(text.split_off(start))
+}

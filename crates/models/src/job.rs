@@ -1,0 +1,43 @@
+//! A model with its loss and its data.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{D, DType, Result, Tensor};
+use pp_nn::cross_entropy;
+use pp_partition::{LayerStack, Objective};
+
+use crate::data::DataSet;
+
+/// Everything that a trainer needs.
+pub struct Job {
+    /// The model.
+    pub stack: LayerStack,
+    /// Its loss.
+    pub objective: Arc<dyn Objective>,
+    /// Its data.
+    pub data: Box<dyn DataSet>,
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job").field("stack", &self.stack).finish_non_exhaustive()
+    }
+}
+
+/// Cross-entropy over classes: outputs `(…, c)`, targets `(…)` class numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Classes;
+
+impl Objective for Classes {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+        cross_entropy(&outputs[0], targets)
+    }
+
+    fn correct(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Option<(u64, u64)>> {
+        let guesses = outputs[0].argmax(D::Minus1)?.flatten_all()?;
+        let hits = guesses.eq(&targets.to_dtype(DType::U32)?.flatten_all()?)?;
+        let right = hits.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?;
+        Ok(Some((right as u64, hits.elem_count() as u64)))
+    }
+}

@@ -1,0 +1,118 @@
+//! Layers that only sleep: they exercise the real runtime, with times that are known, at any
+//! number of ranks on any number of cores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
+use candle_nn::Init;
+use pp_nn::{Residue, ResidueQueue};
+use pp_partition::{LayerStack, Objective, single};
+
+use crate::data::{DataSet, Samples};
+use crate::error::ModelError;
+use crate::job::Job;
+
+/// How long the layers sleep, per rank share of one micro-batch.
+#[derive(Clone, Debug)]
+pub struct SleepConfig {
+    /// The rank of each stage: one layer a stage.
+    pub ranks: Vec<u32>,
+    /// Stages on each rank; each sleeps its part of the rank's share.
+    pub virtual_stages: u32,
+    /// Forward.
+    pub forward: Duration,
+    /// Gradient of the input.
+    pub input_grad: Duration,
+    /// Gradient of the weights.
+    pub weight_grad: Duration,
+    /// A rank whose layers take so many times as long.
+    pub slow_rank: Option<(u32, f64)>,
+}
+
+/// One sleeping layer for each stage. Each trains one number, so that nothing about it is special
+/// to the runtime: `y = w·x`, and the loss is the mean square of the last `y`.
+///
+/// # Errors
+/// If there is no stage, or the slow rank's factor is not a positive number.
+pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
+    if config.ranks.is_empty() || config.virtual_stages == 0 {
+        return Err(ModelError::Size("a sleep model of 0 stages: at least 1 is needed".to_owned()));
+    }
+    let factor = |rank| match config.slow_rank {
+        Some((slow, factor)) if slow == rank => factor,
+        _ => 1.0,
+    };
+    let mut stack = LayerStack::default();
+    for (i, &rank) in config.ranks.iter().enumerate() {
+        let factor = factor(rank) / f64::from(config.virtual_stages);
+        if !factor.is_finite() || factor <= 0.0 {
+            return Err(ModelError::Size(format!("rank {rank} slowed {factor} times: a positive number is needed")));
+        }
+        let [f, g, w] = [config.forward, config.input_grad, config.weight_grad].map(|d| d.mul_f64(factor));
+        let name = format!("layers.{i}");
+        stack.push(name.clone(), move |builder| {
+            let weight = builder.get_with_hints((), &format!("{name}.weight"), Init::Const(1.0))?;
+            Ok(single(move |x, context| {
+                let op = SleepOp { forward: f, input_grad: g, weight_grad: w, queue: context.residues().cloned() };
+                x.contiguous()?.apply_op2(&weight, op)
+            }))
+        });
+    }
+    Ok(Job { stack, objective: Arc::new(MeanSquare), data: Box::new(Ones) })
+}
+
+struct SleepOp {
+    forward: Duration,
+    input_grad: Duration,
+    weight_grad: Duration,
+    queue: Option<ResidueQueue>,
+}
+
+impl CustomOp2 for SleepOp {
+    fn name(&self) -> &'static str {
+        "sleep"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+        std::thread::sleep(self.forward);
+        let w = w.as_slice::<f32>()?[wl.start_offset()];
+        let x = &x.as_slice::<f32>()?[xl.start_offset()..];
+        let y = x[..xl.shape().elem_count()].iter().map(|v| v * w).collect();
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, gy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        std::thread::sleep(self.input_grad);
+        let gx = x.track_op().then(|| gy.broadcast_mul(&w.detach())).transpose()?;
+        let gw = (x.detach() * gy)?.sum_all()?;
+        let Some(queue) = &self.queue else {
+            std::thread::sleep(self.weight_grad);
+            return Ok((gx, Some(gw)));
+        };
+        let (parameter, duration) = (w.id(), self.weight_grad);
+        let run = Box::new(move || {
+            std::thread::sleep(duration);
+            Ok(vec![Residue::Dense { parameter, gradient: gw }])
+        });
+        queue.push(Residue::Deferred { bytes: 4, run });
+        Ok((gx, None))
+    }
+}
+
+struct MeanSquare;
+
+impl Objective for MeanSquare {
+    fn loss(&self, outputs: &[Tensor], _: &Tensor) -> Result<Tensor> {
+        outputs[0].sqr()?.mean_all()
+    }
+}
+
+struct Ones;
+
+impl DataSet for Ones {
+    fn batch(&self, _: u64, size: usize) -> Result<Samples> {
+        let x = Tensor::ones((size, 4), DType::F32, &Device::Cpu)?;
+        Ok((vec![x], Tensor::zeros(size, DType::U32, &Device::Cpu)?))
+    }
+}
