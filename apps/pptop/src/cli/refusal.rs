@@ -65,7 +65,13 @@ fn said(refused: &clap::Error) -> String {
     });
     let lines: Vec<&str> =
         lines.filter(|line| !line.is_empty() && !line.starts_with("tip:")).collect();
-    lines.join(" ").trim_start_matches("error: ").to_owned()
+    let line = lines.join(" ");
+    let line = line.trim_start_matches("error: ");
+    // Clap's word for a closed list, in ours.
+    match line.split_once(" [possible values: ") {
+        Some((fault, list)) => format!("{fault}; accepted: {}", list.trim_end_matches(']')),
+        None => line.to_owned(),
+    }
 }
 
 /// The innermost command that the arguments name.

@@ -13,13 +13,13 @@ use super::refusal::excerpt;
 
 /// A count of at least one.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
-    let refused = || format!("not a whole number from 1 to {}", u32::MAX);
+    let refused = || format!("accepted: a whole number from 1 to {}", u32::MAX);
     text.parse::<u32>().ok().filter(|&count| count > 0).ok_or_else(refused)
 }
 
 /// A time, a latency or a part: any finite number of at least zero.
 pub(crate) fn cost(text: &str) -> Result<f64, String> {
-    let refused = || "not a finite number of at least 0".to_owned();
+    let refused = || "accepted: a finite number of at least 0".to_owned();
     text.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0).ok_or_else(refused)
 }
 

@@ -1,0 +1,25 @@
+//! The monitor: a live view of one run in the terminal.
+//!
+//! ```text
+//! events.jsonl ──▶ Follower ──▶ State (Model, what is looked at) ──▶ view::draw ──▶ terminal
+//!                      keys ──▶ input ──▶ Action ──▶ State ──▶ Effect (detach, stop, leave)
+//! ```
+//!
+//! The run is a process of its own, and the monitor only reads its log: closing, killing or freezing the monitor never
+//! touches the training. `state` knows nothing of the terminal, `view` changes nothing, and neither knows of tensors.
+
+mod app;
+mod child;
+mod input;
+mod state;
+mod summary;
+mod terminal;
+mod view;
+
+pub(crate) use app::{Launch, run};
+#[cfg(test)]
+pub(crate) use {
+    input::{Action, action_of},
+    state::{ChildState, Effect, State},
+    view::{Theme, draw},
+};

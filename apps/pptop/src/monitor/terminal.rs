@@ -1,0 +1,138 @@
+//! Taking the terminal, and giving it back whatever happens.
+//!
+//! Whoever leaves without giving it back leaves a shell without echo, on the wrong screen, with an invisible cursor. So
+//! there is one [`leave`], which undoes everything and may be called any number of times, and everything that can end
+//! the program comes past it: the end of [`run`](super::run) and every error by way of a guard, a panic by way of a
+//! hook, and signals by way of flags that the loop looks at.
+
+use std::io::{self, Stdout, Write as _, stdout};
+use std::panic;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::thread::{self, ThreadId};
+
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
+use ratatui::crossterm::cursor::{Hide, Show};
+use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
+use rustix::process::{Signal, getpid, kill_process};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+
+/// Whether the terminal is ours at the moment.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+/// The thread that draws: only its panic may give the terminal back.
+static UI_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
+/// What other threads said when they panicked, to be told when the terminal is given back.
+static OTHER_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn take() -> io::Result<()> {
+    TAKEN.store(true, Ordering::SeqCst);
+    enable_raw_mode()?;
+    execute!(stdout(), EnterAlternateScreen, EnableMouseCapture, Hide)
+}
+
+/// Gives the terminal back, if it is ours; may be called at any time, and more than once.
+pub(crate) fn leave() {
+    if !TAKEN.swap(false, Ordering::SeqCst) {
+        return;
+    }
+    // Each is tried even when another fails: the terminal may already be gone.
+    let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+    let _ = disable_raw_mode();
+    let mut panics = OTHER_PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+    for panic in panics.drain(..) {
+        let _ = writeln!(io::stderr(), "{panic}");
+    }
+}
+
+/// A terminal that is given back when this goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+}
+
+impl Screen {
+    /// Takes the terminal for this thread.
+    pub(crate) fn enter() -> io::Result<Self> {
+        *UI_THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
+        install_panic_hook();
+        let taken = take().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
+        if taken.is_err() {
+            leave();
+        }
+        Ok(Self { terminal: taken? })
+    }
+
+    pub(crate) fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
+        &mut self.terminal
+    }
+
+    /// Gives the terminal back, stops this process until the shell lets it go on, and takes the terminal again.
+    pub(crate) fn suspend(&mut self) -> io::Result<()> {
+        leave();
+        kill_process(getpid(), Signal::STOP)?;
+        take()?;
+        self.terminal.clear()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        leave();
+    }
+}
+
+/// Lets a panic of the drawing thread be read: the terminal is given back before the message is printed. The message of
+/// any other thread is kept until then, for the screen still stands.
+fn install_panic_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let ui_thread = *UI_THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+            if ui_thread == Some(thread::current().id()) || !TAKEN.load(Ordering::SeqCst) {
+                leave();
+                before(info);
+            } else {
+                OTHER_PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
+            }
+        }));
+    });
+}
+
+/// The signals that the loop looks for.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    /// The last signal that asks to end; 0 for none.
+    ending: Arc<AtomicUsize>,
+    suspending: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// From now on these signals only set flags.
+    pub(crate) fn register() -> io::Result<Self> {
+        let signals = Self { ending: Arc::default(), suspending: Arc::default() };
+        for (signal, number) in [(SIGTERM, 15), (SIGHUP, 1), (SIGINT, 2)] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&signals.ending), number)?;
+        }
+        signal_hook::flag::register(SIGTSTP, Arc::clone(&signals.suspending))?;
+        Ok(signals)
+    }
+
+    /// The exit code that a signal to end asks for, once one has come.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        match self.ending.load(Ordering::SeqCst) {
+            0 => None,
+            number => Some(128 + i32::try_from(number).unwrap_or(0)),
+        }
+    }
+
+    /// Whether a signal to suspend has come since the last look.
+    pub(crate) fn take_suspend(&self) -> bool {
+        self.suspending.swap(false, Ordering::SeqCst)
+    }
+}
