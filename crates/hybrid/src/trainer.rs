@@ -1,0 +1,303 @@
+//! Whole training steps over the mesh.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use pp_executor::{Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageParameters, What};
+use pp_nn::{LearningRate, clip_factor, global_norm};
+use pp_schedule::{LoweredPlan, Stage};
+use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
+
+/// What a training run is.
+pub struct TrainerConfig {
+    /// Plan, cut, model, loss, optimizer and devices.
+    pub ranks: RankConfig,
+    /// The largest norm of the gradient of the whole model.
+    pub clip_norm: Option<f64>,
+    /// The learning rate of every step.
+    pub rate: LearningRate,
+    /// Steps planned.
+    pub steps: u64,
+}
+
+/// Why a step could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainerError {
+    /// A rank failed, or the batch does not fit.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
+    /// The data of a step could not be made.
+    #[error("the data of step {step}")]
+    Data {
+        /// The step.
+        step: u64,
+        /// What candle said.
+        source: candle_core::Error,
+    },
+    /// A batch that does not divide over replicas.
+    #[error("a batch of {samples} samples does not divide over {replicas} replicas of {micro_batches} micro-batches")]
+    Uneven {
+        /// Samples of the batch.
+        samples: usize,
+        /// Replicas.
+        replicas: u32,
+        /// Micro-batches of each.
+        micro_batches: u32,
+    },
+}
+
+/// What one step did.
+#[derive(Clone, Debug)]
+pub struct StepOutcome {
+    /// The step, from 1.
+    pub step: u64,
+    /// The mean loss over the whole batch.
+    pub loss: f32,
+    /// The learning rate.
+    pub lr: f64,
+    /// The norm of the gradient of the whole model, before clipping.
+    pub grad_norm: f64,
+    /// From data to optimizer.
+    pub seconds: f64,
+    /// The bubble of its spans.
+    pub bubble: MeasuredBubble,
+    /// What every rank did when.
+    pub spans: Vec<Span>,
+    /// What every rank holds, replica by replica, rank by rank.
+    pub memory: Vec<RankMemory>,
+    /// The most (stage, micro-batch) pairs that each rank held.
+    pub stash_peaks: Vec<u32>,
+    /// The most messages that waited for each rank.
+    pub mailbox_peaks: Vec<u32>,
+}
+
+/// What an evaluation found.
+#[derive(Clone, Copy, Debug)]
+pub struct Evaluation {
+    /// The mean loss over all samples.
+    pub loss: f64,
+    /// The share of right predictions, where the objective counts them.
+    pub accuracy: Option<f64>,
+}
+
+/// A model in training on a mesh of ranks.
+pub struct Trainer {
+    config: TrainerConfig,
+    ranks: Ranks,
+}
+
+impl Trainer {
+    /// Starts the ranks; each builds its part of the model.
+    ///
+    /// # Errors
+    /// If a rank cannot start or build.
+    pub fn new(config: TrainerConfig) -> Result<Self, TrainerError> {
+        let ranks = Ranks::spawn(&config.ranks)?;
+        Ok(Self { config, ranks })
+    }
+
+    /// The parameters of each stage, in the order of stages.
+    pub fn stages(&self) -> Vec<StageParameters> {
+        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
+        let mut stages: Vec<StageParameters> = Vec::new();
+        for reply in self.ranks.ready().iter().take(n_ranks) {
+            if let Reply::Ready(of_rank) = reply {
+                stages.extend_from_slice(of_rank);
+            }
+        }
+        stages.sort_by_key(|s| s.stage);
+        stages
+    }
+
+    /// Trains on one batch, which `data` makes: inputs and targets, first dimension samples.
+    ///
+    /// # Errors
+    /// The first error of any rank; afterwards the trainer is of no use any more.
+    pub fn step<F>(&mut self, step: u64, data: F) -> Result<StepOutcome, TrainerError>
+    where
+        F: FnOnce() -> candle_core::Result<(Vec<Tensor>, Tensor)>,
+    {
+        let start = Instant::now();
+        let start_ns = (start - self.config.ranks.origin).as_nanos() as u64;
+        let (inputs, targets) = data().map_err(|source| TrainerError::Data { step, source })?;
+        let batches = self.split(&inputs, &targets)?;
+        let mut spans = vec![self.data_span(step, start_ns, start.elapsed().as_nanos() as u64)];
+
+        let replies = self
+            .ranks
+            .all(|replica, _| Command::Step { step, batch: Arc::clone(&batches[replica.idx()]) })?;
+        let mut losses: Vec<f32> = Vec::new();
+        let mut sums: Vec<(Stage, Vec<f64>)> = Vec::new();
+        let mut gradients = Vec::new();
+        let (mut stash_peaks, mut mailbox_peaks) = (Vec::new(), Vec::new());
+        for reply in replies {
+            let Reply::Stepped(report) = reply else { continue };
+            losses.extend(report.losses);
+            sums.extend(report.square_sums);
+            gradients.push(report.gradients);
+            spans.extend(report.spans);
+            stash_peaks.push(report.stash_peak);
+            mailbox_peaks.push(report.mailbox_peak);
+        }
+        if self.config.ranks.n_replicas > 1 {
+            sums = self.reduce(gradients, &mut spans)?;
+        }
+        // Square sums of the stages, in the order of stages, are those of the parameters in layer
+        // order: the norm is summed alike however the model is cut.
+        sums.sort_by_key(|(stage, _)| *stage);
+        let grad_norm = global_norm(sums.into_iter().flat_map(|(_, of_stage)| of_stage));
+        let clip = clip_factor(grad_norm, self.config.clip_norm);
+        let lr = self.config.rate.at(step, self.config.steps);
+        let mut memory = Vec::new();
+        for reply in self.ranks.all(|_, _| Command::Update { lr, clip })? {
+            let Reply::Updated(of_rank, of_update) = reply else { continue };
+            memory.push(of_rank);
+            spans.extend(of_update);
+        }
+        let mean = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
+        let elapsed = start.elapsed();
+        let bubble = measure(&spans, self.config.ranks.plan.n_ranks(), elapsed.as_nanos() as u64);
+        Ok(StepOutcome {
+            step,
+            loss: mean as f32,
+            lr,
+            grad_norm,
+            seconds: elapsed.as_secs_f64(),
+            bubble,
+            spans,
+            memory,
+            stash_peaks,
+            mailbox_peaks,
+        })
+    }
+
+    fn data_span(&self, step: u64, start_ns: u64, dur_ns: u64) -> Span {
+        let span = Span {
+            step,
+            replica: 0,
+            rank: 0,
+            stage: 0,
+            mb: 0,
+            op: SpanKind::Data,
+            start_ns,
+            dur_ns,
+            cpu_ns: 0,
+            bytes: 0,
+            starved_ns: 0,
+        };
+        self.config.ranks.recorder.span(span);
+        span
+    }
+
+    /// Each replica's own part of the batch, in micro-batches.
+    fn split(&self, inputs: &[Tensor], targets: &Tensor) -> Result<Vec<Arc<Batch>>, TrainerError> {
+        let replicas = self.config.ranks.n_replicas;
+        let micro_batches = self.config.ranks.plan.n_micro_batches();
+        let samples = targets.dim(0).map_err(ExecError::from)?;
+        if samples == 0 || !samples.is_multiple_of((replicas * micro_batches) as usize) {
+            return Err(TrainerError::Uneven { samples, replicas, micro_batches });
+        }
+        let rows = samples / replicas as usize;
+        (0..replicas as usize)
+            .map(|r| {
+                let part = |t: &Tensor| t.narrow(0, r * rows, rows).map_err(ExecError::from);
+                let inputs = inputs.iter().map(part).collect::<Result<Vec<_>, _>>()?;
+                let first = (r * rows) as u64;
+                Ok(Arc::new(Batch::split(&inputs, &part(targets)?, micro_batches as usize, first)?))
+            })
+            .collect()
+    }
+
+    /// The mean gradient over replicas, on every rank, in the replicas' order.
+    fn reduce(
+        &mut self,
+        gradients: Vec<Vec<Tensor>>,
+        spans: &mut Vec<Span>,
+    ) -> Result<Vec<(Stage, Vec<f64>)>, TrainerError> {
+        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
+        let of_rank = |rank| gradients.iter().skip(rank).step_by(n_ranks).cloned().collect();
+        let by_rank: Vec<Arc<Vec<Vec<Tensor>>>> = (0..n_ranks).map(|rank| Arc::new(of_rank(rank))).collect();
+        drop(gradients);
+        let replies =
+            self.ranks.all(|_, rank| Command::Reduce { replicas: Arc::clone(&by_rank[rank.idx()]) })?;
+        let mut sums = Vec::new();
+        for (index, reply) in replies.into_iter().enumerate() {
+            let Reply::Reduced(of_rank, of_reduce) = reply else { continue };
+            spans.extend(of_reduce);
+            if index < n_ranks {
+                sums.extend(of_rank);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// Evaluates pieces of samples; each becomes a micro-batch, and replicas share them out.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn evaluate(&mut self, pieces: &[(Vec<Tensor>, Tensor)]) -> Result<Evaluation, TrainerError> {
+        let replicas = self.config.ranks.n_replicas as usize;
+        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
+        let mut parts = Vec::with_capacity(replicas);
+        for r in 0..replicas {
+            let mine = pieces[r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas].to_vec();
+            let plan = match mine.len() {
+                0 => Arc::new(LoweredPlan { rows: vec![Vec::new(); n_ranks], mailbox_peaks: vec![0; n_ranks] }),
+                n => self.ranks.evaluation_plan(n as u32).map_err(ExecError::from)?,
+            };
+            parts.push((Arc::new(Batch { micro_batches: mine, first_sample: 0 }), plan));
+        }
+        let replies = self.ranks.all(|replica, _| {
+            let (batch, plan) = &parts[replica.idx()];
+            Command::Evaluate { batch: Arc::clone(batch), plan: Arc::clone(plan) }
+        })?;
+        let mut losses = Vec::new();
+        let mut correct: Option<(u64, u64)> = None;
+        for reply in replies {
+            let Reply::Evaluated(found) = reply else { continue };
+            losses.extend(found.losses);
+            if let Some((right, all)) = found.correct {
+                let so_far = correct.unwrap_or_default();
+                correct = Some((so_far.0 + right, so_far.1 + all));
+            }
+        }
+        let rows = pieces.iter().map(|(_, targets)| targets.dim(0).unwrap_or(0) as f64);
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (loss, rows) in losses.into_iter().zip(rows) {
+            sum += f64::from(loss) * rows;
+            count += rows;
+        }
+        let accuracy = correct.map(|(right, all)| right as f64 / all as f64);
+        Ok(Evaluation { loss: sum / count, accuracy })
+    }
+
+    /// The value of every parameter, in layer order.
+    ///
+    /// # Errors
+    /// If a rank failed.
+    pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
+        self.collect(What::Values)
+    }
+
+    /// The last step's gradient of every parameter before clipping, in layer order.
+    ///
+    /// # Errors
+    /// If a rank failed.
+    pub fn gradients(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
+        self.collect(What::Gradients)
+    }
+
+    fn collect(&mut self, what: What) -> Result<Vec<(String, Tensor)>, TrainerError> {
+        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
+        let mut stages = Vec::new();
+        for reply in self.ranks.all(|_, _| Command::Collect(what))?.into_iter().take(n_ranks) {
+            if let Reply::Tensors(of_rank) = reply {
+                stages.extend(of_rank);
+            }
+        }
+        stages.sort_by_key(|(stage, _)| *stage);
+        Ok(stages.into_iter().flat_map(|(_, tensors)| tensors).collect())
+    }
+}
