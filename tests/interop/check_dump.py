@@ -294,7 +294,7 @@ def main():
     try:
         tensors, metadata = read_safetensors(arguments.dump)
         agrees = check(tensors, metadata, arguments)
-    except (Unusable, OSError, ValueError, KeyError) as error:
+    except (Unusable, OSError, ValueError, KeyError, IndexError) as error:
         print(f"check_dump: {error}", file=sys.stderr)
         return 2
     print(f"{arguments.dump}: {'agrees' if agrees else 'DIFFERS'}")

@@ -1,0 +1,74 @@
+# `just` alone lists what follows; `cargo install just` or `pip install rust-just` brings the program.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# The recipes with their help
+[private]
+default:
+    @{{ just_executable() }} --list --unsorted
+
+# All that has to be green before a change is handed in
+ci: fmt-check lint test doc
+
+# Formats every crate
+fmt:
+    cargo fmt --all
+
+# Refuses what is not formatted
+fmt-check:
+    cargo fmt --all --check
+
+# Clippy on everything, and on the monitor that is built without candle
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p pptop --no-default-features --all-targets -- -D warnings
+
+# All tests, or those that ARGS name; with nextest where it is installed
+test *args:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if cargo nextest --version >/dev/null 2>&1; then
+        cargo nextest run --workspace {{ args }}
+        # nextest leaves the examples in the documentation to cargo
+        [[ -n "{{ args }}" ]] || cargo test --workspace --doc
+    else
+        cargo test --workspace {{ args }}
+    fi
+
+# Redraws the expected drawings and screens, then shows what changed
+bless:
+    UPDATE_EXPECT=1 INSTA_UPDATE=always INSTA_FORCE_PASS=1 cargo test --workspace
+    git --no-pager diff --stat
+
+# Builds the documentation; a broken link is an error
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Draws a plan: just grid 1f1b 4 8
+grid name p m *args:
+    @cargo run --release --quiet --bin pptop -- schedule show {{ name }} --pp {{ p }} --micro-batches {{ m }} {{ args }}
+
+# The strategies on seed-mlp and gpt into benches/results, then the simulator's and generators' benchmarks
+bench *args:
+    cargo run --release -p pp-benches --bin strategies -- {{ args }}
+    cargo bench -p pp-benches
+
+# The timed promises: measured bubbles, speed-up, peaks (wants a quiet machine)
+measure *args:
+    cargo run --release -p pp-benches --bin measure -- {{ args }}
+
+# A NumPy program recomputes a dumped step of seed-mlp and of gpt
+interop:
+    tests/interop/run.sh
+
+# Lints the cuda feature with the stand-in nvcc: no GPU, no toolkit, no download
+cuda-check:
+    ci/cuda/check.sh
+
+# All tests with --features cuda on this machine's GPU, and a report
+gpu *args:
+    ci/gpu/run.sh {{ args }}
+
+# Packs the built cuda tests for a GPU machine without cargo and without network
+gpu-pack:
+    ci/gpu/pack.sh
