@@ -32,7 +32,8 @@ impl Batch {
         let rows = samples / n_micro_batches;
         let micro_batches = (0..n_micro_batches)
             .map(|j| {
-                let inputs = inputs.iter().map(|t| t.narrow(0, j * rows, rows)).collect::<Result<_, _>>()?;
+                let inputs =
+                    inputs.iter().map(|t| t.narrow(0, j * rows, rows)).collect::<Result<_, _>>()?;
                 Ok((inputs, targets.narrow(0, j * rows, rows)?))
             })
             .collect::<Result<_, candle_core::Error>>()?;
@@ -42,6 +43,7 @@ impl Batch {
     /// Samples of the micro-batches before number `micro_batch`, and of those before this batch.
     pub(crate) fn first_sample_of(&self, micro_batch: usize) -> u64 {
         let before = self.micro_batches.iter().take(micro_batch);
-        self.first_sample + before.map(|(_, targets)| targets.dim(0).unwrap_or(0) as u64).sum::<u64>()
+        self.first_sample
+            + before.map(|(_, targets)| targets.dim(0).unwrap_or(0) as u64).sum::<u64>()
     }
 }

@@ -8,7 +8,9 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, Var};
 
 /// Makes leaves of the float tensors that arrived; others (masks, numbers) pass as they are.
 pub(crate) fn leaves(arrived: &[Tensor]) -> Result<Vec<Tensor>> {
-    let leaf = |t: &Tensor| if t.dtype().is_float() { Ok(Var::from_tensor(t)?.into_inner()) } else { Ok(t.clone()) };
+    let leaf = |t: &Tensor| {
+        if t.dtype().is_float() { Ok(Var::from_tensor(t)?.into_inner()) } else { Ok(t.clone()) }
+    };
     arrived.iter().map(leaf).collect()
 }
 
@@ -55,11 +57,23 @@ impl CustomOp2 for Seed {
         "vector-Jacobian seed"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
     }
 
-    fn bwd(&self, _: &Tensor, gradient: &Tensor, _: &Tensor, _: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        _: &Tensor,
+        gradient: &Tensor,
+        _: &Tensor,
+        _: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(gradient.clone()), None))
     }
 }

@@ -24,7 +24,11 @@ pub(crate) struct Key {
 
 impl From<Transfer> for Key {
     fn from(transfer: Transfer) -> Self {
-        Self { payload: transfer.payload, to_stage: transfer.to_stage, micro_batch: transfer.micro_batch }
+        Self {
+            payload: transfer.payload,
+            to_stage: transfer.to_stage,
+            micro_batch: transfer.micro_batch,
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pp_schedule::{Draft, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError, ValidPlan, lower};
+use pp_schedule::{
+    Draft, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError, ValidPlan, lower,
+};
 
 use crate::command::{Command, Reply};
 use crate::config::RankConfig;
@@ -59,7 +61,9 @@ impl Ranks {
             return Err(ExecError::Stages { partition, plan });
         }
         let n_ranks = config.plan.n_ranks();
-        if (0..n_ranks).any(|rank| matches!((config.devices)(Rank(rank), Replica(0)), DeviceSpec::Cpu { .. })) {
+        if (0..n_ranks)
+            .any(|rank| matches!((config.devices)(Rank(rank), Replica(0)), DeviceSpec::Cpu { .. }))
+        {
             check_threads()?;
         }
         let lowered = Arc::new(lower(&config.plan));
@@ -71,7 +75,8 @@ impl Ranks {
             for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
                 let (commands, orders) = channel();
                 let index = threads.len();
-                let (config, lowered, reply) = (config.clone(), Arc::clone(&lowered), reply.clone());
+                let (config, lowered, reply) =
+                    (config.clone(), Arc::clone(&lowered), reply.clone());
                 let (address, addresses) = (addresses[rank.idx()].clone(), addresses.clone());
                 let body = move || {
                     let make = || Worker::new(config, lowered, (rank, replica), addresses, mailbox);
@@ -85,7 +90,8 @@ impl Ranks {
                 threads.push(Thread { commands, address, handle: Some(handle) });
             }
         }
-        let mut ranks = Self { n_ranks, plan: Arc::clone(&config.plan), threads, replies, ready: Vec::new() };
+        let mut ranks =
+            Self { n_ranks, plan: Arc::clone(&config.plan), threads, replies, ready: Vec::new() };
         ranks.ready = ranks.gather()?;
         Ok(ranks)
     }
@@ -99,7 +105,10 @@ impl Ranks {
     ///
     /// # Errors
     /// The first error of any rank, with its rank and op. Afterwards no rank obeys any more.
-    pub fn all(&mut self, command: impl Fn(Replica, Rank) -> Command) -> Result<Vec<Reply>, ExecError> {
+    pub fn all(
+        &mut self,
+        command: impl Fn(Replica, Rank) -> Command,
+    ) -> Result<Vec<Reply>, ExecError> {
         for (index, thread) in self.threads.iter().enumerate() {
             let index = index as u32;
             let command = command(Replica(index / self.n_ranks), Rank(index % self.n_ranks));
@@ -116,7 +125,9 @@ impl Ranks {
         for _ in 0..self.threads.len() {
             let reply = match &first {
                 None => self.replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((_, since)) => self.replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed())),
+                Some((_, since)) => {
+                    self.replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed()))
+                }
             };
             match reply {
                 Ok((index, Ok(reply))) => found[index] = Some(reply),
@@ -146,7 +157,11 @@ impl Ranks {
         let topology = self.plan.topology().clone();
         let row = |rank| {
             let forwards = |stage| {
-                (0..n_micro_batches).map(move |mb| Op { stage, phase: Phase::Forward, micro_batch: MicroBatch(mb) })
+                (0..n_micro_batches).map(move |mb| Op {
+                    stage,
+                    phase: Phase::Forward,
+                    micro_batch: MicroBatch(mb),
+                })
             };
             topology.stages_of(Rank(rank)).into_iter().flat_map(forwards).collect()
         };
@@ -207,5 +222,6 @@ fn serve(
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
 }

@@ -96,10 +96,15 @@ impl Worker {
     }
 
     pub(crate) fn stage_parameters(&self) -> Vec<StageParameters> {
-        let count = |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
+        let count =
+            |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
         let entry = |(&stage, run)| {
             let parameters = count(run);
-            StageParameters { stage, parameters, bytes: parameters * DType::F32.size_in_bytes() as u64 }
+            StageParameters {
+                stage,
+                parameters,
+                bytes: parameters * DType::F32.size_in_bytes() as u64,
+            }
         };
         self.stages.iter().map(entry).collect()
     }
@@ -139,7 +144,12 @@ impl Worker {
             _ if self.config.sleeps => 0,
             _ => dur_ns.saturating_sub(cpu_ns),
         };
-        self.push_span(Span { dur_ns, cpu_ns, starved_ns: starved_ns.min(dur_ns), ..self.span(place, start_ns) });
+        self.push_span(Span {
+            dur_ns,
+            cpu_ns,
+            starved_ns: starved_ns.min(dur_ns),
+            ..self.span(place, start_ns)
+        });
         Ok(result)
     }
 
@@ -169,7 +179,8 @@ impl Worker {
         self.step = step;
         self.stages.values_mut().for_each(StageRun::begin);
         memory::reset_peak();
-        let mut report = StepReport { losses: vec![f32::NAN; batch.micro_batches.len()], ..Default::default() };
+        let mut report =
+            StepReport { losses: vec![f32::NAN; batch.micro_batches.len()], ..Default::default() };
         let lowered = Arc::clone(&self.lowered);
         for instruction in &lowered.rows[self.rank.idx()] {
             match *instruction {
@@ -180,7 +191,11 @@ impl Worker {
                 Instruction::Compute(op) => {
                     self.op = Some(op);
                     self.fail_on_request(op)?;
-                    let place = Place { kind: op.phase.into(), stage: op.stage, micro_batch: op.micro_batch };
+                    let place = Place {
+                        kind: op.phase.into(),
+                        stage: op.stage,
+                        micro_batch: op.micro_batch,
+                    };
                     self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
                 }
                 Instruction::Send(transfer) => {
@@ -218,10 +233,12 @@ impl Worker {
 
     fn fail_on_request(&self, op: Op) -> Result<()> {
         match self.config.fault {
-            Some(fault) if (fault.rank, fault.step, fault.op) == (self.rank, self.step, op) => match fault.kind {
-                FaultKind::Error => Err(RankError::Injected),
-                FaultKind::Panic => panic!("a test asked for this panic"),
-            },
+            Some(fault) if (fault.rank, fault.step, fault.op) == (self.rank, self.step, op) => {
+                match fault.kind {
+                    FaultKind::Error => Err(RankError::Injected),
+                    FaultKind::Panic => panic!("a test asked for this panic"),
+                }
+            }
             _ => Ok(()),
         }
     }
@@ -275,9 +292,18 @@ impl Worker {
                 let objective = Arc::clone(&self.config.objective);
                 let last = targets.as_ref().map(|targets| (objective.as_ref(), targets));
                 let held = self.stash.hold();
-                match self.run(stage)?.forward(micro_batch, &inputs, arrived, last, context, held)? {
+                match self.run(stage)?.forward(
+                    micro_batch,
+                    &inputs,
+                    arrived,
+                    last,
+                    context,
+                    held,
+                )? {
                     Forwarded::Loss(loss) => losses[micro_batch.idx()] = loss,
-                    Forwarded::Boundary(tensors) => self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors),
+                    Forwarded::Boundary(tensors) => {
+                        self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors)
+                    }
                 }
             }
             Phase::Backward => {
@@ -290,7 +316,12 @@ impl Worker {
         Ok(())
     }
 
-    fn input_gradient(&mut self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<()> {
+    fn input_gradient(
+        &mut self,
+        stage: Stage,
+        micro_batch: MicroBatch,
+        batch: &Batch,
+    ) -> Result<()> {
         let gradients = if stage == self.last_stage() {
             Vec::new()
         } else {
@@ -306,30 +337,50 @@ impl Worker {
     }
 
     /// Puts down what an op made: for a stage of this rank to find, or for the next send.
-    fn hand_on(&mut self, payload: Payload, to_stage: u32, micro_batch: MicroBatch, tensors: Tensors) {
+    fn hand_on(
+        &mut self,
+        payload: Payload,
+        to_stage: u32,
+        micro_batch: MicroBatch,
+        tensors: Tensors,
+    ) {
         self.local.insert(Key { payload, to_stage: Stage(to_stage), micro_batch }, tensors);
     }
 
     /// The inputs of a forward, and whether another stage made them.
-    fn inputs(&mut self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<(Vec<Tensor>, bool)> {
+    fn inputs(
+        &mut self,
+        stage: Stage,
+        micro_batch: MicroBatch,
+        batch: &Batch,
+    ) -> Result<(Vec<Tensor>, bool)> {
         if stage.0 == 0 {
             let inputs = &batch.micro_batches[micro_batch.idx()].0;
             let here = inputs.iter().map(|t| t.to_device(&self.device));
             return Ok((here.collect::<candle_core::Result<_>>()?, false));
         }
         let key = Key { payload: Payload::Activation, to_stage: stage, micro_batch };
-        let tensors = self.local.remove(&key).ok_or(RankError::Missing("the input of a forward"))?;
+        let tensors =
+            self.local.remove(&key).ok_or(RankError::Missing("the input of a forward"))?;
         Ok((tensors.into_iter().flatten().collect(), true))
     }
 
-    fn targets(&self, stage: Stage, micro_batch: MicroBatch, batch: &Batch) -> Result<Option<Tensor>> {
+    fn targets(
+        &self,
+        stage: Stage,
+        micro_batch: MicroBatch,
+        batch: &Batch,
+    ) -> Result<Option<Tensor>> {
         let is_last = stage == self.last_stage();
         let here = || batch.micro_batches[micro_batch.idx()].1.to_device(&self.device);
         Ok(is_last.then(here).transpose()?)
     }
 
     fn square_sums(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
-        self.stages.iter_mut().map(|(&stage, run)| Ok((stage, run.gradients.square_sums()?))).collect()
+        self.stages
+            .iter_mut()
+            .map(|(&stage, run)| Ok((stage, run.gradients.square_sums()?)))
+            .collect()
     }
 
     /// The mean over replicas, summed in their order.
@@ -357,20 +408,26 @@ impl Worker {
         for instruction in &plan.rows[self.rank.idx()] {
             match *instruction {
                 Instruction::Recv(transfer) => {
-                    let (tensors, _) = self.mailbox.receive(transfer.into()).map_err(|_| RankError::Stopped)?;
+                    let (tensors, _) =
+                        self.mailbox.receive(transfer.into()).map_err(|_| RankError::Stopped)?;
                     let here = |t: Option<Tensor>| t.map(|t| t.to_device(&self.device)).transpose();
-                    let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
+                    let tensors =
+                        tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
                     self.local.insert(transfer.into(), tensors);
                 }
                 Instruction::Compute(op) => {
                     self.op = Some(op);
                     let (inputs, _) = self.inputs(op.stage, op.micro_batch, batch)?;
                     let targets = self.targets(op.stage, op.micro_batch, batch)?;
-                    let outputs = self.run(op.stage)?.stage.forward(&inputs, &ForwardContext::evaluation())?;
+                    let outputs = self
+                        .run(op.stage)?
+                        .stage
+                        .forward(&inputs, &ForwardContext::evaluation())?;
                     match targets {
                         Some(targets) => {
                             let objective = &self.config.objective;
-                            losses[op.micro_batch.idx()] = objective.loss(&outputs, &targets)?.to_scalar()?;
+                            losses[op.micro_batch.idx()] =
+                                objective.loss(&outputs, &targets)?.to_scalar()?;
                             if let Some((right, all)) = objective.correct(&outputs, &targets)? {
                                 let so_far = correct.unwrap_or_default();
                                 correct = Some((so_far.0 + right, so_far.1 + all));
@@ -379,13 +436,20 @@ impl Worker {
                         None => {
                             let tensors = outputs.iter().map(|t| Some(t.detach())).collect();
                             drop(outputs);
-                            self.hand_on(Payload::Activation, op.stage.0 + 1, op.micro_batch, tensors);
+                            self.hand_on(
+                                Payload::Activation,
+                                op.stage.0 + 1,
+                                op.micro_batch,
+                                tensors,
+                            );
                         }
                     }
                 }
                 Instruction::Send(transfer) => {
-                    let tensors =
-                        self.local.remove(&transfer.into()).ok_or(RankError::Missing("a message to send"))?;
+                    let tensors = self
+                        .local
+                        .remove(&transfer.into())
+                        .ok_or(RankError::Missing("a message to send"))?;
                     // Nothing is kept here: the tensors are the receiver's alone.
                     self.addresses[transfer.to.idx()].send(transfer.into(), tensors, true);
                 }
@@ -407,7 +471,9 @@ impl Worker {
             let tensors = match what {
                 What::Values => {
                     let parameters = run.stage.parameters().iter();
-                    parameters.map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?))).collect::<Result<_>>()?
+                    parameters
+                        .map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?)))
+                        .collect::<Result<_>>()?
                 }
                 What::Gradients => {
                     let sums = run.gradients.finished()?;
@@ -420,7 +486,8 @@ impl Worker {
     }
 
     fn memory(&self) -> RankMemory {
-        let sum = |f: &dyn Fn(&StageRun) -> usize| self.stages.values().map(f).sum::<usize>() as u64;
+        let sum =
+            |f: &dyn Fn(&StageRun) -> usize| self.stages.values().map(f).sum::<usize>() as u64;
         let gradient_bytes = sum(&|run| run.gradients.bytes());
         let optimizer_bytes = sum(&|run| run.optimizer.bytes());
         let parameter_bytes: u64 = self.stage_parameters().iter().map(|s| s.bytes).sum();
@@ -433,6 +500,13 @@ impl Worker {
             (fixed, fixed)
         };
         let stash_bytes = peak_bytes.saturating_sub(fixed);
-        RankMemory { live_bytes, peak_bytes, parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes }
+        RankMemory {
+            live_bytes,
+            peak_bytes,
+            parameter_bytes,
+            gradient_bytes,
+            optimizer_bytes,
+            stash_bytes,
+        }
     }
 }

@@ -108,7 +108,10 @@ mod tests {
             let places = mesh.places().filter(move |p| p.rank == Rank(rank));
             places.map(|p| p.device.to_string()).collect::<Vec<_>>()
         };
-        assert_eq!((of(0), of(1)), (vec!["cpu:0".into(), "cpu:1".into()], vec!["cpu:2".into(), "cpu:3".into()]));
+        assert_eq!(
+            (of(0), of(1)),
+            (vec!["cpu:0".into(), "cpu:1".into()], vec!["cpu:2".into(), "cpu:3".into()])
+        );
         let shared = Mesh::new(4, 1, DeviceKind::Cuda { devices: 3 }).unwrap();
         assert_eq!(shared.device(Rank(3), Replica(0)), DeviceSpec::Cuda { ordinal: 0 });
         assert!(Mesh::new(0, 1, DeviceKind::Cpu).is_err());

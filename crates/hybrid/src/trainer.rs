@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
-use pp_executor::{Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageParameters, What};
+use pp_executor::{
+    Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageParameters, What,
+};
 use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{LoweredPlan, Stage};
 use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
@@ -37,7 +39,9 @@ pub enum TrainerError {
         source: candle_core::Error,
     },
     /// A batch that does not divide over replicas.
-    #[error("a batch of {samples} samples does not divide over {replicas} replicas of {micro_batches} micro-batches")]
+    #[error(
+        "a batch of {samples} samples does not divide over {replicas} replicas of {micro_batches} micro-batches"
+    )]
     Uneven {
         /// Samples of the batch.
         samples: usize,
@@ -218,10 +222,12 @@ impl Trainer {
     ) -> Result<Vec<(Stage, Vec<f64>)>, TrainerError> {
         let n_ranks = self.config.ranks.plan.n_ranks() as usize;
         let of_rank = |rank| gradients.iter().skip(rank).step_by(n_ranks).cloned().collect();
-        let by_rank: Vec<Arc<Vec<Vec<Tensor>>>> = (0..n_ranks).map(|rank| Arc::new(of_rank(rank))).collect();
+        let by_rank: Vec<Arc<Vec<Vec<Tensor>>>> =
+            (0..n_ranks).map(|rank| Arc::new(of_rank(rank))).collect();
         drop(gradients);
-        let replies =
-            self.ranks.all(|_, rank| Command::Reduce { replicas: Arc::clone(&by_rank[rank.idx()]) })?;
+        let replies = self
+            .ranks
+            .all(|_, rank| Command::Reduce { replicas: Arc::clone(&by_rank[rank.idx()]) })?;
         let mut sums = Vec::new();
         for (index, reply) in replies.into_iter().enumerate() {
             let Reply::Reduced(of_rank, of_reduce) = reply else { continue };
@@ -237,14 +243,21 @@ impl Trainer {
     ///
     /// # Errors
     /// The first error of any rank.
-    pub fn evaluate(&mut self, pieces: &[(Vec<Tensor>, Tensor)]) -> Result<Evaluation, TrainerError> {
+    pub fn evaluate(
+        &mut self,
+        pieces: &[(Vec<Tensor>, Tensor)],
+    ) -> Result<Evaluation, TrainerError> {
         let replicas = self.config.ranks.n_replicas as usize;
         let n_ranks = self.config.ranks.plan.n_ranks() as usize;
         let mut parts = Vec::with_capacity(replicas);
         for r in 0..replicas {
-            let mine = pieces[r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas].to_vec();
+            let mine =
+                pieces[r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas].to_vec();
             let plan = match mine.len() {
-                0 => Arc::new(LoweredPlan { rows: vec![Vec::new(); n_ranks], mailbox_peaks: vec![0; n_ranks] }),
+                0 => Arc::new(LoweredPlan {
+                    rows: vec![Vec::new(); n_ranks],
+                    mailbox_peaks: vec![0; n_ranks],
+                }),
                 n => self.ranks.evaluation_plan(n as u32).map_err(ExecError::from)?,
             };
             parts.push((Arc::new(Batch { micro_batches: mine, first_sample: 0 }), plan));

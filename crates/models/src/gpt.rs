@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
-use pp_nn::{CausalSelfAttention, Dropout, Embedding, ForwardContext, LayerNorm, Linear, gelu, hash, uniform};
+use pp_nn::{
+    CausalSelfAttention, Dropout, Embedding, ForwardContext, LayerNorm, Linear, gelu, hash, uniform,
+};
 use pp_partition::{LayerStack, Stage, single};
 
 use crate::error::ModelError;
@@ -35,7 +37,11 @@ pub struct GptConfig {
 ///
 /// # Errors
 /// If sizes do not fit each other, or the text cannot be read or is too short.
-pub fn gpt(config: GptConfig, text: Option<&Path>, seed: u64) -> std::result::Result<Job, ModelError> {
+pub fn gpt(
+    config: GptConfig,
+    text: Option<&Path>,
+    seed: u64,
+) -> std::result::Result<Job, ModelError> {
     let GptConfig { layers, width, heads, context, dropout } = config;
     if layers == 0 || width == 0 || heads == 0 || context == 0 {
         let sizes = format!("layers {layers}, width {width}, heads {heads}, context {context}");
@@ -60,7 +66,8 @@ pub fn gpt(config: GptConfig, text: Option<&Path>, seed: u64) -> std::result::Re
     }
     stack.push("head", move |builder| {
         let norm = LayerNorm::new(width, builder.pp("head.ln"))?;
-        let linear = Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
+        let linear =
+            Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
         Ok(single(move |x, c| linear.forward(&norm.forward(x, c)?, c)))
     });
     Ok(Job { stack, objective: Arc::new(Classes), data: Box::new(data) })
@@ -81,7 +88,12 @@ impl Tokens {
     fn new(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
             token: Embedding::new(VOCABULARY, config.width, normal(0.02), builder.pp("token"))?,
-            position: Embedding::new(config.context, config.width, normal(0.02), builder.pp("position"))?,
+            position: Embedding::new(
+                config.context,
+                config.width,
+                normal(0.02),
+                builder.pp("position"),
+            )?,
             dropout: Dropout::new(config.dropout, 0)?,
         })
     }
@@ -90,7 +102,8 @@ impl Tokens {
         let (b, t) = ids_bt.dims2()?;
         let places: Vec<u32> = (0..b).flat_map(|_| 0..t as u32).collect();
         let places_bt = Tensor::from_vec(places, (b, t), ids_bt.device())?;
-        let sum = (self.token.forward(ids_bt, context)? + self.position.forward(&places_bt, context)?)?;
+        let sum =
+            (self.token.forward(ids_bt, context)? + self.position.forward(&places_bt, context)?)?;
         self.dropout.forward(&sum, context)
     }
 }
@@ -143,7 +156,13 @@ impl Block {
 ///
 /// # Errors
 /// Whatever candle reports.
-pub fn sample(model: &Stage, context: usize, prompt: &[u8], bytes: usize, seed: u64) -> Result<Vec<u8>> {
+pub fn sample(
+    model: &Stage,
+    context: usize,
+    prompt: &[u8],
+    bytes: usize,
+    seed: u64,
+) -> Result<Vec<u8>> {
     let mut text = if prompt.is_empty() { vec![b'\n'] } else { prompt.to_vec() };
     let start = text.len();
     let key = hash(&[seed, 3]);

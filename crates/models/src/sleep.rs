@@ -47,14 +47,22 @@ pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
     for (i, &rank) in config.ranks.iter().enumerate() {
         let factor = factor(rank) / f64::from(config.virtual_stages);
         if !factor.is_finite() || factor <= 0.0 {
-            return Err(ModelError::Size(format!("rank {rank} slowed {factor} times: a positive number is needed")));
+            return Err(ModelError::Size(format!(
+                "rank {rank} slowed {factor} times: a positive number is needed"
+            )));
         }
-        let [f, g, w] = [config.forward, config.input_grad, config.weight_grad].map(|d| d.mul_f64(factor));
+        let [f, g, w] =
+            [config.forward, config.input_grad, config.weight_grad].map(|d| d.mul_f64(factor));
         let name = format!("layers.{i}");
         stack.push(name.clone(), move |builder| {
             let weight = builder.get_with_hints((), &format!("{name}.weight"), Init::Const(1.0))?;
             Ok(single(move |x, context| {
-                let op = SleepOp { forward: f, input_grad: g, weight_grad: w, queue: context.residues().cloned() };
+                let op = SleepOp {
+                    forward: f,
+                    input_grad: g,
+                    weight_grad: w,
+                    queue: context.residues().cloned(),
+                };
                 x.contiguous()?.apply_op2(&weight, op)
             }))
         });
@@ -74,7 +82,13 @@ impl CustomOp2 for SleepOp {
         "sleep"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         std::thread::sleep(self.forward);
         let w = w.as_slice::<f32>()?[wl.start_offset()];
         let x = &x.as_slice::<f32>()?[xl.start_offset()..];
@@ -82,7 +96,13 @@ impl CustomOp2 for SleepOp {
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, gy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        gy: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         std::thread::sleep(self.input_grad);
         let gx = x.track_op().then(|| gy.broadcast_mul(&w.detach())).transpose()?;
         let gw = (x.detach() * gy)?.sum_all()?;

@@ -19,7 +19,11 @@ pub(crate) struct Text {
 impl Text {
     /// Reads `path`, or takes the book that the crate `lipsum` embeds: the first of Cicero's
     /// five on the ends of good and evil.
-    pub(crate) fn load(path: Option<&Path>, context: usize, seed: u64) -> std::result::Result<Self, ModelError> {
+    pub(crate) fn load(
+        path: Option<&Path>,
+        context: usize,
+        seed: u64,
+    ) -> std::result::Result<Self, ModelError> {
         let (name, bytes) = match path {
             None => ("the embedded text".to_owned(), lipsum::LIBER_PRIMUS.as_bytes().to_vec()),
             Some(path) => {
@@ -41,7 +45,11 @@ impl Text {
     fn windows(&self, text: &[u8], starts: &[usize]) -> Result<Samples> {
         let window = |shift: usize| {
             let ids = starts.iter().flat_map(|&s| text[s + shift..s + shift + self.context].iter());
-            Tensor::from_vec(ids.map(|&b| u32::from(b)).collect(), (starts.len(), self.context), &Device::Cpu)
+            Tensor::from_vec(
+                ids.map(|&b| u32::from(b)).collect(),
+                (starts.len(), self.context),
+                &Device::Cpu,
+            )
         };
         Ok((vec![window(0)?], window(1)?))
     }
@@ -51,12 +59,14 @@ impl DataSet for Text {
     fn batch(&self, step: u64, size: usize) -> Result<Samples> {
         let places = self.train.len() - self.context;
         let key = hash(&[self.seed, step, 2]);
-        let starts: Vec<usize> = (0..size as u64).map(|i| (uniform(key, i) * places as f64) as usize).collect();
+        let starts: Vec<usize> =
+            (0..size as u64).map(|i| (uniform(key, i) * places as f64) as usize).collect();
         self.windows(&self.train, &starts)
     }
 
     fn validation(&self, rows: usize) -> Result<Vec<Samples>> {
-        let starts: Vec<usize> = (0..(self.held_out.len() - 1) / self.context).map(|i| i * self.context).collect();
+        let starts: Vec<usize> =
+            (0..(self.held_out.len() - 1) / self.context).map(|i| i * self.context).collect();
         starts.chunks(rows.max(1)).map(|chunk| self.windows(&self.held_out, chunk)).collect()
     }
 
@@ -74,7 +84,8 @@ mod tests {
         let text = Text::load(None, 32, 1).unwrap();
         assert_eq!(text.held_out.len(), lipsum::LIBER_PRIMUS.len() / 10);
         let (inputs, targets) = text.batch(3, 4).unwrap();
-        let (x, y): (Vec<Vec<u32>>, Vec<Vec<u32>>) = (inputs[0].to_vec2().unwrap(), targets.to_vec2().unwrap());
+        let (x, y): (Vec<Vec<u32>>, Vec<Vec<u32>>) =
+            (inputs[0].to_vec2().unwrap(), targets.to_vec2().unwrap());
         assert!(x.iter().zip(&y).all(|(x, y)| x[1..] == y[..31]));
         let pieces = text.validation(5).unwrap();
         let windows: usize = pieces.iter().map(|(_, y)| y.dim(0).unwrap()).sum();

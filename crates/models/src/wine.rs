@@ -57,14 +57,22 @@ impl Wine {
             .map(|f| {
                 let n = train.len() as f64;
                 let mean = train.iter().map(|&r| rows[r].0[f]).sum::<f64>() / n;
-                let variance = train.iter().map(|&r| (rows[r].0[f] - mean).powi(2)).sum::<f64>() / n;
+                let variance =
+                    train.iter().map(|&r| (rows[r].0[f] - mean).powi(2)).sum::<f64>() / n;
                 (mean, variance.sqrt().max(1e-12))
             })
             .collect();
         let part = |chosen: &[usize]| Part {
             features: chosen
                 .iter()
-                .map(|&r| rows[r].0.iter().zip(&scale).map(|(v, (mean, dev))| ((v - mean) / dev) as f32).collect())
+                .map(|&r| {
+                    rows[r]
+                        .0
+                        .iter()
+                        .zip(&scale)
+                        .map(|(v, (mean, dev))| ((v - mean) / dev) as f32)
+                        .collect()
+                })
                 .collect(),
             classes: chosen.iter().map(|&r| class[&rows[r].1]).collect(),
         };
@@ -96,7 +104,9 @@ impl DataSet for Wine {
         let rows: Vec<usize> = (first..first + size)
             .map(|i| {
                 let epoch = i / n;
-                let order = orders.entry(epoch).or_insert_with(|| shuffled(n, hash(&[self.seed, 1, epoch as u64])));
+                let order = orders
+                    .entry(epoch)
+                    .or_insert_with(|| shuffled(n, hash(&[self.seed, 1, epoch as u64])));
                 order[i % n]
             })
             .collect();

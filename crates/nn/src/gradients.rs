@@ -76,7 +76,9 @@ impl Gradients {
             }
             Residue::Rows { table, ids, gy } => self.slot(table)?.add_rows(&ids, &gy),
             Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
-            Residue::Deferred { run, .. } => run()?.into_iter().try_for_each(|r| self.accumulate(r)),
+            Residue::Deferred { run, .. } => {
+                run()?.into_iter().try_for_each(|r| self.accumulate(r))
+            }
         }
     }
 

@@ -92,7 +92,12 @@ impl Cut {
     /// # Errors
     /// [`PartitionError`]: more stages than layers, an explicit cut that does not fit, tied
     /// weights that the cut would separate.
-    pub fn solve(&self, stack: &LayerStack, n_stages: usize, profile: Option<&Profile>) -> Result<Partition, PartitionError> {
+    pub fn solve(
+        &self,
+        stack: &LayerStack,
+        n_stages: usize,
+        profile: Option<&Profile>,
+    ) -> Result<Partition, PartitionError> {
         let layers = stack.len();
         let ends = match self {
             Self::Uniform => solve::uniform(layers, n_stages)?,
@@ -102,7 +107,8 @@ impl Cut {
             }
             Self::Time => {
                 let profile = profile.ok_or(PartitionError::NotProfiled)?;
-                let costs: Vec<f64> = profile.layers.iter().map(|l| l.forward_seconds + l.backward_seconds).collect();
+                let costs: Vec<f64> =
+                    profile.layers.iter().map(|l| l.forward_seconds + l.backward_seconds).collect();
                 solve::min_max(&costs, n_stages)?
             }
             Self::Explicit(sizes) => solve::explicit(sizes, layers, n_stages)?,
@@ -119,9 +125,16 @@ fn refuse_tied(stack: &LayerStack, partition: &Partition) -> Result<(), Partitio
     for (second, of_layer) in stack.parameters()?.into_iter().enumerate() {
         for (name, _) in of_layer {
             let first = *owner.entry(name.clone()).or_insert(second);
-            let (first_stage, second_stage) = (partition.stage_of(first), partition.stage_of(second));
+            let (first_stage, second_stage) =
+                (partition.stage_of(first), partition.stage_of(second));
             if first_stage != second_stage {
-                return Err(PartitionError::Tied { name, first, second, first_stage, second_stage });
+                return Err(PartitionError::Tied {
+                    name,
+                    first,
+                    second,
+                    first_stage,
+                    second_stage,
+                });
             }
         }
     }
@@ -147,13 +160,17 @@ mod tests {
     #[test]
     fn every_kind_of_cut_covers_the_model_once() {
         let stack = stack(&["a", "b", "c", "d", "e"]);
-        for (text, sizes) in [("uniform", vec![2, 2, 1]), ("parameters", vec![2, 2, 1]), ("1,1,3", vec![1, 1, 3])] {
+        for (text, sizes) in
+            [("uniform", vec![2, 2, 1]), ("parameters", vec![2, 2, 1]), ("1,1,3", vec![1, 1, 3])]
+        {
             let cut: Cut = text.parse().unwrap();
             assert_eq!(cut.to_string(), text);
             let partition = cut.solve(&stack, 3, None).unwrap();
             assert_eq!(partition.sizes(), sizes, "{text}");
             let stages: Vec<_> = (0..5).map(|layer| partition.stage_of(layer)).collect();
-            assert!(stages.iter().enumerate().all(|(layer, &s)| partition.layers(s).contains(&layer)));
+            assert!(
+                stages.iter().enumerate().all(|(layer, &s)| partition.layers(s).contains(&layer))
+            );
         }
     }
 
@@ -161,7 +178,10 @@ mod tests {
     fn what_cannot_be_cut_is_refused_with_both_numbers() {
         let stack = stack(&["a", "b", "a"]);
         let message = |text: &str, stages| {
-            text.parse::<Cut>().and_then(|cut| cut.solve(&stack, stages, None)).unwrap_err().to_string()
+            text.parse::<Cut>()
+                .and_then(|cut| cut.solve(&stack, stages, None))
+                .unwrap_err()
+                .to_string()
         };
         assert!(message("uniform", 4).contains("4 stages for a model of 3 layers"));
         assert!(message("uniform", 0).contains("0 stages"));
@@ -171,6 +191,9 @@ mod tests {
         assert!(message("thirds", 3).contains("unknown partition 'thirds'"));
         assert!(message("time", 3).contains("profile"));
         assert!(message("1,2", 2).contains("parameter a is shared by layers 0 and 2"));
-        assert!(Cut::Explicit(vec![3]).solve(&stack, 1, None).is_ok(), "tied weights inside one stage are fine");
+        assert!(
+            Cut::Explicit(vec![3]).solve(&stack, 1, None).is_ok(),
+            "tied weights inside one stage are fine"
+        );
     }
 }

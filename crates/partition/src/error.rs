@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum PartitionError {
     /// Each stage needs a layer.
-    #[error("{stages} stages for a model of {layers} layers: at most {layers} stages, or a deeper model")]
+    #[error(
+        "{stages} stages for a model of {layers} layers: at most {layers} stages, or a deeper model"
+    )]
     TooManyStages {
         /// Stages asked for.
         stages: usize,

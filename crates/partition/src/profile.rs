@@ -143,19 +143,31 @@ fn measure(
         let outputs = outputs.iter().map(Tensor::detach).collect();
         measured = Some((outputs, activation_bytes));
     }
-    let Some((outputs, activation_bytes)) = measured else { candle_core::bail!("no pass was made") };
-    Ok(Measured { outputs, forward_seconds: median(forward), backward_seconds: median(backward), activation_bytes })
+    let Some((outputs, activation_bytes)) = measured else {
+        candle_core::bail!("no pass was made")
+    };
+    Ok(Measured {
+        outputs,
+        forward_seconds: median(forward),
+        backward_seconds: median(backward),
+        activation_bytes,
+    })
 }
 
 /// What the layer before would hand over: a leaf that gets a gradient, if it is a float.
 fn leaf(tensor: &Tensor) -> candle_core::Result<Tensor> {
-    if tensor.dtype().is_float() { Ok(Var::from_tensor(tensor)?.into_inner()) } else { Ok(tensor.clone()) }
+    if tensor.dtype().is_float() {
+        Ok(Var::from_tensor(tensor)?.into_inner())
+    } else {
+        Ok(tensor.clone())
+    }
 }
 
 /// A scalar that depends on every element of every float output.
 fn probe(outputs: &[Tensor]) -> candle_core::Result<Tensor> {
     let sums = outputs.iter().filter(|t| t.dtype().is_float()).map(Tensor::sum_all);
-    sums.reduce(|a, b| a? + b?).unwrap_or_else(|| candle_core::bail!("a layer returned no float tensor"))
+    sums.reduce(|a, b| a? + b?)
+        .unwrap_or_else(|| candle_core::bail!("a layer returned no float tensor"))
 }
 
 /// Device kernels run behind our back; a value on the host proves that they are done.

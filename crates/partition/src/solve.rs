@@ -25,7 +25,11 @@ pub fn uniform(layers: usize, parts: usize) -> Result<Vec<usize>, PartitionError
 ///
 /// # Errors
 /// If a size is 0, or the sizes do not fit the numbers of parts or layers.
-pub fn explicit(sizes: &[usize], layers: usize, parts: usize) -> Result<Vec<usize>, PartitionError> {
+pub fn explicit(
+    sizes: &[usize],
+    layers: usize,
+    parts: usize,
+) -> Result<Vec<usize>, PartitionError> {
     if let Some(stage) = sizes.iter().position(|&size| size == 0) {
         return Err(PartitionError::EmptyStage { stage, sizes: sizes.to_vec() });
     }
@@ -36,7 +40,13 @@ pub fn explicit(sizes: &[usize], layers: usize, parts: usize) -> Result<Vec<usiz
     if sizes.iter().try_fold(0usize, |sum, &size| sum.checked_add(size)) != Some(layers) {
         return Err(PartitionError::WrongSum { sizes: sizes.to_vec(), layers });
     }
-    Ok(sizes.iter().scan(0, |end, size| { *end += size; Some(*end) }).collect())
+    Ok(sizes
+        .iter()
+        .scan(0, |end, size| {
+            *end += size;
+            Some(*end)
+        })
+        .collect())
 }
 
 /// Ends of `parts` contiguous, non-empty parts whose largest cost is as small as possible; among
@@ -123,7 +133,12 @@ mod tests {
             return vec![vec![n]];
         }
         (parts - 1..n)
-            .flat_map(|end| all(end, parts - 1).into_iter().map(move |mut ends| { ends.push(n); ends }))
+            .flat_map(|end| {
+                all(end, parts - 1).into_iter().map(move |mut ends| {
+                    ends.push(n);
+                    ends
+                })
+            })
             .collect()
     }
 
@@ -158,6 +173,8 @@ mod tests {
     fn cases_that_others_get_wrong() {
         assert_eq!(min_max(&[99.0, 99.0, 99.0, 99.0, 103.0, 100.0], 4).unwrap(), [1, 2, 4, 6]);
         assert_eq!(min_max(&[1.0; 5], 4).unwrap(), [1, 2, 3, 5]);
-        assert!(min_max(&[1.0, f64::NAN], 1).unwrap_err().to_string().contains("layer 1 costs NaN"));
+        assert!(
+            min_max(&[1.0, f64::NAN], 1).unwrap_err().to_string().contains("layer 1 costs NaN")
+        );
     }
 }

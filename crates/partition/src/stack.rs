@@ -59,7 +59,11 @@ impl LayerStack {
     ///
     /// # Panics
     /// If there is no such layer.
-    pub fn build(&self, layer: usize, builder: VarBuilder<'static>) -> std::result::Result<Box<dyn Layer>, PartitionError> {
+    pub fn build(
+        &self,
+        layer: usize,
+        builder: VarBuilder<'static>,
+    ) -> std::result::Result<Box<dyn Layer>, PartitionError> {
         let (name, build) = &self.layers[layer];
         build(builder).map_err(|source| PartitionError::Layer { layer, name: name.clone(), source })
     }

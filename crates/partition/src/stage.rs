@@ -30,7 +30,10 @@ impl Stage {
     ) -> std::result::Result<Self, PartitionError> {
         let before = store.parameters().len();
         let builder = store.builder(dtype, device);
-        let built = layers.clone().map(|i| stack.build(i, builder.clone())).collect::<std::result::Result<_, _>>()?;
+        let built = layers
+            .clone()
+            .map(|i| stack.build(i, builder.clone()))
+            .collect::<std::result::Result<_, _>>()?;
         let parameters = store.parameters().split_off(before);
         Ok(Self { layers, built, parameters })
     }

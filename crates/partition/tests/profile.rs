@@ -25,7 +25,8 @@ fn parameters_bytes_and_times() {
     }
     let x = Tensor::ones((32, 8), DType::F32, &Device::Cpu).unwrap();
     let y = Tensor::zeros(32, DType::U32, &Device::Cpu).unwrap();
-    let found = profile(&stack, &Classes, &[x], &y, &Device::Cpu, ProfileConfig::default()).unwrap();
+    let found =
+        profile(&stack, &Classes, &[x], &y, &Device::Cpu, ProfileConfig::default()).unwrap();
     assert_eq!(found.layers[0].parameters, 8 * 16 + 16);
     assert_eq!(found.layers[1].boundary_bytes, 32 * 1024 * 4);
     assert_eq!(found.layers[3].parameter_bytes, (1024 * 4 + 4) * 4);

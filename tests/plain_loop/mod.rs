@@ -1,0 +1,70 @@
+//! Training without a pipeline: one thread, one graph for the whole model, one micro-batch after
+//! another. It uses the layers and the optimizer of `pp-nn` and nothing of the executor, its
+//! stages, stash or links: what the pipeline must equal, bit by bit.
+
+use candle_core::{DType, Device, Tensor};
+use pp_models::Job;
+use pp_nn::{
+    ForwardContext, Gradients, LearningRate, LearningRateCurve, Optimizer, OptimizerKind,
+    ParameterStore, ResidueQueue, clip_factor, global_norm,
+};
+
+/// The sizes of a run.
+#[derive(Clone, Copy)]
+pub struct Run {
+    pub seed: u64,
+    pub steps: u64,
+    pub batch: usize,
+    pub micro_batches: usize,
+}
+
+/// The recipe that all runs of these tests share.
+pub const OPTIMIZER: OptimizerKind = OptimizerKind::Adam;
+pub const CLIP: Option<f64> = Some(1.0);
+
+pub fn rate() -> LearningRate {
+    LearningRate { peak: 1e-3, curve: LearningRateCurve::Step { every: 2, gamma: 0.5 }, warmup: 1 }
+}
+
+/// The bits of every step's loss, and the final weights in layer order.
+pub type Trace = (Vec<u32>, Vec<(String, Tensor)>);
+
+pub fn train(job: &Job, run: Run) -> Trace {
+    let store = ParameterStore::seeded(run.seed);
+    let builder = store.builder(DType::F32, &Device::Cpu);
+    let layers: Vec<_> =
+        (0..job.stack.len()).map(|i| job.stack.build(i, builder.clone()).unwrap()).collect();
+    let mut gradients = Gradients::new(store.parameters()).unwrap();
+    let mut optimizer = Optimizer::new(OPTIMIZER);
+    let queue = ResidueQueue::default();
+    let rows = run.batch / run.micro_batches;
+    let mut bits = Vec::new();
+    for step in 1..=run.steps {
+        let (inputs, targets) = job.data.batch(step, run.batch).unwrap();
+        gradients.clear();
+        let mut losses = Vec::new();
+        for j in 0..run.micro_batches {
+            let context = ForwardContext::training(run.seed, step)
+                .with_first_sample((j * rows) as u64)
+                .with_residues(queue.clone());
+            let mut tensors: Vec<Tensor> =
+                inputs.iter().map(|t| t.narrow(0, j * rows, rows).unwrap()).collect();
+            for (i, layer) in layers.iter().enumerate() {
+                tensors = layer.forward(&tensors, &context.for_layer(i as u32)).unwrap();
+            }
+            let loss =
+                job.objective.loss(&tensors, &targets.narrow(0, j * rows, rows).unwrap()).unwrap();
+            losses.push(f64::from(loss.to_scalar::<f32>().unwrap()));
+            let mut store = (loss * (1.0 / run.micro_batches as f64)).unwrap().backward().unwrap();
+            for residue in queue.take().into_iter().chain(gradients.dense_residues(&mut store)) {
+                gradients.accumulate(residue).unwrap();
+            }
+        }
+        let norm = global_norm(gradients.square_sums().unwrap());
+        optimizer
+            .step(&mut gradients, rate().at(step, run.steps), clip_factor(norm, CLIP))
+            .unwrap();
+        bits.push(((losses.iter().sum::<f64>() / losses.len() as f64) as f32).to_bits());
+    }
+    (bits, store.parameters().into_iter().map(|p| (p.name, p.var.as_tensor().clone())).collect())
+}

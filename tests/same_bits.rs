@@ -1,0 +1,301 @@
+//! The same bits for every schedule, cut and number of ranks, and those of a plain loop.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use candle_core::{DType, Device, Tensor, Var};
+use pp_executor::RankConfig;
+use pp_hybrid::{Trainer, TrainerConfig, weights_hash};
+use pp_models::{GptConfig, Job, gpt, seed_mlp};
+use pp_nn::{ParameterStore, clip_factor, global_norm};
+use pp_partition::{Cut, LayerProfile, Partition, Profile};
+use pp_schedule::{Draft, ScheduleName, Sizes, ValidPlan};
+
+mod plain_loop;
+use plain_loop::{CLIP, OPTIMIZER, Run, rate};
+
+fn plan(schedule: ScheduleName, pp: u32, micro_batches: usize) -> ValidPlan {
+    let sizes = Sizes {
+        n_ranks: pp,
+        n_micro_batches: micro_batches as u32,
+        n_virtual_stages: schedule.default_virtual_stages(),
+        interleave_group: None,
+    };
+    schedule.generate(&sizes).unwrap()
+}
+
+fn trainer(job: &Job, run: Run, plan: ValidPlan, partition: Partition, replicas: u32) -> Trainer {
+    let mut ranks =
+        RankConfig::new(plan, partition, job.stack.clone(), job.objective.clone(), OPTIMIZER);
+    ranks.seed = run.seed;
+    ranks.n_replicas = replicas;
+    Trainer::new(TrainerConfig { ranks, clip_norm: CLIP, rate: rate(), steps: run.steps }).unwrap()
+}
+
+/// Loss bits of every step and the hash of the final weights.
+fn pipeline(job: &Job, run: Run, plan: ValidPlan, partition: Partition) -> (Vec<u32>, String) {
+    let peaks = plan.peak_activations();
+    let mailboxes = pp_schedule::lower(&plan).mailbox_peaks;
+    let name = plan.name().to_owned();
+    let mut trainer = trainer(job, run, plan, partition, 1);
+    let bits = (1..=run.steps)
+        .map(|step| {
+            let outcome = trainer.step(step, || job.data.batch(step, run.batch)).unwrap();
+            assert_eq!(
+                outcome.stash_peaks, peaks,
+                "{name}: what ranks held is what the schedule says"
+            );
+            let bounded =
+                outcome.mailbox_peaks.iter().zip(&mailboxes).all(|(seen, most)| seen <= most);
+            assert!(
+                bounded,
+                "{name}: {:?} messages waited, at most {mailboxes:?} should",
+                outcome.mailbox_peaks
+            );
+            outcome.loss.to_bits()
+        })
+        .collect();
+    (bits, weights_hash(&trainer.weights().unwrap()).unwrap())
+}
+
+/// Times that make the exact cut by time differ from the others.
+fn profile(job: &Job) -> Profile {
+    let layer = |i: usize| LayerProfile {
+        name: job.stack.name(i).to_owned(),
+        parameters: 0,
+        parameter_bytes: 0,
+        forward_seconds: 1.0 + (i % 3) as f64,
+        backward_seconds: 2.0,
+        activation_bytes: 0,
+        boundary_bytes: 0,
+    };
+    Profile { layers: (0..job.stack.len()).map(layer).collect() }
+}
+
+fn partitions(job: &Job, stages: usize) -> Vec<Partition> {
+    let layers = job.stack.len();
+    let mut front = vec![1; stages];
+    front[stages - 1] = layers + 1 - stages;
+    let mut back = vec![1; stages];
+    back[0] = layers + 1 - stages;
+    let cuts =
+        [Cut::Uniform, Cut::Parameters, Cut::Time, Cut::Explicit(front), Cut::Explicit(back)];
+    let profile = profile(job);
+    let mut found: Vec<Partition> = Vec::new();
+    for cut in cuts {
+        let partition = cut.solve(&job.stack, stages, Some(&profile)).unwrap();
+        if !found.contains(&partition) {
+            found.push(partition);
+        }
+    }
+    found
+}
+
+fn check_all(job: &Job, run: Run) {
+    let (losses, weights) = plain_loop::train(job, run);
+    let want = (losses, weights_hash(&weights).unwrap());
+    let mut n = 0;
+    for schedule in ScheduleName::ALL {
+        for pp in 1..=4 {
+            let plan = plan(schedule, pp, run.micro_batches);
+            for partition in partitions(job, plan.n_stages() as usize) {
+                let sizes = partition.sizes();
+                let got = pipeline(job, run, plan.clone(), partition);
+                assert_eq!(got, want, "{schedule} pp={pp} cut {sizes:?}");
+                n += 1;
+            }
+        }
+    }
+    assert!(n >= 40, "only {n} combinations were run");
+}
+
+const MLP: Run = Run { seed: 3, steps: 5, batch: 8, micro_batches: 4 };
+const GPT: Run = Run { seed: 5, steps: 5, batch: 8, micro_batches: 4 };
+
+fn small_gpt(dropout: f64) -> Job {
+    gpt(GptConfig { layers: 6, width: 32, heads: 2, context: 16, dropout }, None, 5).unwrap()
+}
+
+#[test]
+fn seed_mlp_with_dropout() {
+    check_all(&seed_mlp(None, MLP.seed).unwrap(), MLP);
+}
+
+#[test]
+fn gpt_with_dropout() {
+    check_all(&small_gpt(0.1), GPT);
+}
+
+/// A plan that runs backwards in reversed order, and one that splits them, still sum in order.
+#[test]
+fn any_order_of_backwards_and_split_backwards() {
+    let job = small_gpt(0.1);
+    let (losses, weights) = plain_loop::train(&job, GPT);
+    let want = (losses, weights_hash(&weights).unwrap());
+    for split in [false, true] {
+        let mut draft: Draft = plan(ScheduleName::Gpipe, 2, GPT.micro_batches).into_draft();
+        for row in &mut draft.rows {
+            let m = GPT.micro_batches;
+            row[m..].reverse();
+            if split {
+                let halves = |op: &pp_schedule::Op, letter: &str| {
+                    format!("{}{letter}{}", op.stage, op.micro_batch)
+                        .parse::<pp_schedule::Op>()
+                        .unwrap()
+                };
+                let backwards = row.split_off(m);
+                row.extend(backwards.iter().map(|op| halves(op, "I")));
+                row.extend(backwards.iter().map(|op| halves(op, "W")));
+            }
+        }
+        let plan = draft.validate().unwrap();
+        let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();
+        assert_eq!(pipeline(&job, GPT, plan, partition), want, "split: {split}");
+    }
+}
+
+/// Two replicas of half the micro-batches each: the same samples, the same masks, another sum.
+#[test]
+fn two_replicas_agree_with_one() {
+    for (job, run) in [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT)] {
+        let go = |replicas: u32| {
+            let plan = plan(ScheduleName::OneFOneB, 2, run.micro_batches / replicas as usize);
+            let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();
+            let mut trainer = trainer(&job, run, plan, partition, replicas);
+            let mut losses = Vec::new();
+            let mut gradients = Vec::new();
+            for step in 1..=run.steps {
+                losses.push(trainer.step(step, || job.data.batch(step, run.batch)).unwrap().loss);
+                if step == 1 {
+                    gradients = trainer.gradients().unwrap();
+                }
+            }
+            (losses, gradients, weights_hash(&trainer.weights().unwrap()).unwrap())
+        };
+        let (one, two) = (go(1), go(2));
+        assert_eq!((&two.0, &two.2), (&go(2).0, &go(2).2), "two runs of one dp have the same bits");
+        let norm = |t: &Tensor| {
+            f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt()
+        };
+        let global = one.1.iter().map(|(_, g)| norm(g).powi(2)).sum::<f64>().sqrt();
+        for ((name, a), (_, b)) in one.1.iter().zip(&two.1) {
+            let error = norm(&(a - b).unwrap());
+            assert!(
+                error <= 1e-6 * norm(a).max(1e-3 * global),
+                "{name}: off by {error}, of {}",
+                norm(a)
+            );
+        }
+        for (a, b) in one.0.iter().zip(&two.0) {
+            assert!((a - b).abs() <= 1e-6 * a.abs(), "losses {a} and {b}");
+        }
+    }
+}
+
+/// A loop on candle's own layers, without dropout: other kernels, the same mathematics.
+#[test]
+fn candles_own_layers_agree_to_1e_5() {
+    let seed = seed_mlp(Some(0.0), MLP.seed).unwrap();
+    check_candle(&seed, MLP, &|w, x| {
+        let mut x = x.clone();
+        for i in 0..8 {
+            x = linear(w, &format!("layers.{i}"), &x);
+            if i < 7 {
+                x = x.relu().unwrap();
+            }
+        }
+        x
+    });
+    check_candle(&small_gpt(0.0), GPT, &|w, ids| {
+        let (b, t) = ids.dims2().unwrap();
+        let token =
+            var(w, "embedding.token.weight").index_select(&ids.flatten_all().unwrap(), 0).unwrap();
+        let mut x = token
+            .reshape((b, t, 32))
+            .unwrap()
+            .broadcast_add(&var(w, "embedding.position.weight").narrow(0, 0, t).unwrap())
+            .unwrap();
+        for i in 0..6 {
+            let name = |part: &str| format!("blocks.{i}.{part}");
+            let qkv = linear(w, &name("attention.qkv"), &layer_norm(w, &name("ln1"), &x));
+            let mixed = pp_nn::CausalSelfAttention::new(2).forward_composed(&qkv).unwrap();
+            x = (&x + linear(w, &name("attention.proj"), &mixed)).unwrap();
+            let hidden =
+                linear(w, &name("mlp.fc"), &layer_norm(w, &name("ln2"), &x)).gelu().unwrap();
+            x = (&x + linear(w, &name("mlp.proj"), &hidden)).unwrap();
+        }
+        let x = layer_norm(w, "head.ln", &x).reshape((b * t, 32)).unwrap();
+        x.matmul(&var(w, "head.linear.weight").t().unwrap()).unwrap()
+    });
+}
+
+type Weights = Vec<(String, Var)>;
+
+fn var<'a>(weights: &'a Weights, name: &str) -> &'a Tensor {
+    weights.iter().find(|(n, _)| n == name).unwrap().1.as_tensor()
+}
+
+fn linear(weights: &Weights, name: &str, x: &Tensor) -> Tensor {
+    let (w, b) = (var(weights, &format!("{name}.weight")), var(weights, &format!("{name}.bias")));
+    let mut shape = x.dims().to_vec();
+    *shape.last_mut().unwrap() = w.dim(0).unwrap();
+    let y = x.reshape(((), w.dim(1).unwrap())).unwrap().matmul(&w.t().unwrap()).unwrap();
+    y.broadcast_add(b).unwrap().reshape(shape).unwrap()
+}
+
+fn layer_norm(weights: &Weights, name: &str, x: &Tensor) -> Tensor {
+    let centred = x.broadcast_sub(&x.mean_keepdim(2).unwrap()).unwrap();
+    let variance = centred.sqr().unwrap().mean_keepdim(2).unwrap();
+    let normal = centred.broadcast_div(&(variance + 1e-5).unwrap().sqrt().unwrap()).unwrap();
+    let scaled = normal.broadcast_mul(var(weights, &format!("{name}.weight"))).unwrap();
+    scaled.broadcast_add(var(weights, &format!("{name}.bias"))).unwrap()
+}
+
+fn check_candle(job: &Job, run: Run, forward: &dyn Fn(&Weights, &Tensor) -> Tensor) {
+    use candle_nn::Optimizer as _;
+    let store = ParameterStore::seeded(run.seed);
+    for i in 0..job.stack.len() {
+        job.stack.build(i, store.builder(DType::F32, &Device::Cpu)).unwrap();
+    }
+    let weights: Weights = store.parameters().into_iter().map(|p| (p.name, p.var)).collect();
+    let vars = weights.iter().map(|(_, v)| v.clone()).collect();
+    let params = candle_nn::ParamsAdamW { weight_decay: 0.0, ..Default::default() };
+    let mut adam = candle_nn::AdamW::new(vars, params).unwrap();
+    let (want, _) = plain_loop::train(job, run);
+    let rows = run.batch / run.micro_batches;
+    for step in 1..=run.steps {
+        let (inputs, targets) = job.data.batch(step, run.batch).unwrap();
+        let mut total = 0.0;
+        let mut sums: Vec<Option<Tensor>> = vec![None; weights.len()];
+        let mut last = None;
+        for j in 0..run.micro_batches {
+            let logits = forward(&weights, &inputs[0].narrow(0, j * rows, rows).unwrap());
+            let targets = targets.narrow(0, j * rows, rows).unwrap().flatten_all().unwrap();
+            let loss = candle_nn::loss::cross_entropy(&logits, &targets).unwrap();
+            total += f64::from(loss.to_scalar::<f32>().unwrap()) / run.micro_batches as f64;
+            let grads = (loss / run.micro_batches as f64).unwrap().backward().unwrap();
+            for (sum, (_, v)) in sums.iter_mut().zip(&weights) {
+                let g = grads.get(v.as_tensor()).unwrap();
+                *sum = Some(match sum.take() {
+                    Some(s) => (s + g).unwrap(),
+                    None => g.clone(),
+                });
+            }
+            last = Some(grads);
+        }
+        let squares = sums
+            .iter()
+            .flatten()
+            .map(|g| f64::from(g.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()));
+        let clip = f64::from(clip_factor(global_norm(squares.collect::<Vec<_>>()), CLIP));
+        let mut grads = last.unwrap();
+        for ((_, v), sum) in weights.iter().zip(sums) {
+            grads.insert(v.as_tensor(), (sum.unwrap() * clip).unwrap());
+        }
+        adam.set_learning_rate(rate().at(step, run.steps));
+        adam.step(&grads).unwrap();
+        let ours = f64::from(f32::from_bits(want[step as usize - 1]));
+        assert!(
+            (ours - total).abs() <= 1e-5 * total.abs(),
+            "step {step}: {ours} ours, {total} candle's"
+        );
+    }
+}
