@@ -4,10 +4,11 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Fresh large buffers fault page by page in the system's allocator, and training makes many of them.
+/// Fresh large buffers fault page by page in the system's allocator, and training makes many of them. What each rank holds is
+/// counted on the way.
 #[cfg(feature = "train")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> = pp_nn::memory::CountingAllocator(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     // A rank is one thread: the kernels of candle read this before each product, and must not share a pool between ranks.

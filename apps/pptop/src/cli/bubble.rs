@@ -71,9 +71,9 @@ struct Row {
 
 /// What the notebook prints as "bubble", and what that number really is.
 #[derive(Debug, Serialize)]
-struct NotebookFigure {
-    value: f64,
-    definition: &'static str,
+pub(crate) struct NotebookFigure {
+    pub(crate) value: f64,
+    pub(crate) definition: &'static str,
 }
 
 /// Runs the command.
@@ -148,7 +148,7 @@ fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
 }
 
 /// The notebook's own formulas, to the three digits that it prints.
-fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> NotebookFigure {
+pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> NotebookFigure {
     let (p, m, v) = (
         f64::from(sizes.n_ranks),
         f64::from(sizes.n_micro_batches),

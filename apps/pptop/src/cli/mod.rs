@@ -5,9 +5,21 @@
 //! exit code 1. Data goes to standard output, everything else to standard error. A reader that goes away is no error.
 
 mod bubble;
+#[cfg(feature = "train")]
+mod compare;
+#[cfg(feature = "train")]
+mod devices;
+#[cfg(feature = "train")]
+mod job;
 mod refusal;
+#[cfg(feature = "train")]
+mod report;
 mod schedule;
 mod sizes;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(feature = "train")]
+mod training;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -33,16 +45,31 @@ struct Cli {
 /// What can be asked for.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Train a model on a pipeline, and watch it
+    #[cfg(feature = "train")]
+    Train(Box<train::Args>),
+    /// Train the same job under several schedules, and compare
+    #[cfg(feature = "train")]
+    Compare(Box<compare::Args>),
     /// How much of the time is bubble: all three numbers, from formulas and from simulation
     Bubble(bubble::Args),
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// What can be used here, and why not
+    #[cfg(feature = "train")]
+    Devices(devices::Args),
 }
 
 impl Command {
     fn run(self) -> Result<(), CliError> {
         match self {
+            #[cfg(feature = "train")]
+            Self::Train(args) => train::run(*args),
+            #[cfg(feature = "train")]
+            Self::Compare(args) => compare::run(&args),
+            #[cfg(feature = "train")]
+            Self::Devices(args) => devices::run(&args),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
         }
@@ -64,6 +91,12 @@ impl From<ScheduleError> for CliError {
     fn from(refused: ScheduleError) -> Self {
         Self::Usage(refused.to_string())
     }
+}
+
+/// A screen that could not be drawn.
+#[cfg(feature = "train")]
+fn monitor_error(error: anyhow::Error) -> CliError {
+    CliError::Failed(format!("the screen: {error:#}"))
 }
 
 /// Reads the command line, runs the command and says how it ended.

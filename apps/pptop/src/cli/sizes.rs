@@ -28,19 +28,19 @@ pub(crate) fn cost(text: &str) -> Result<f64, String> {
 pub(crate) struct PlanArgs {
     /// A schedule (naive gpipe 1f1b interleaved-1f1b) or a CSV file, a line a rank, of cells such as 0F0,0F1,0B0
     #[arg(value_name = "NAME|FILE")]
-    plan: String,
+    pub(crate) plan: String,
     /// Ranks along the pipeline
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_parser = count)]
-    pp: Option<u32>,
+    pub(crate) pp: Option<u32>,
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_parser = count)]
-    micro_batches: Option<u32>,
+    pub(crate) micro_batches: Option<u32>,
     /// Stages on each rank [default: 2 for interleaved-1f1b, else 1]
     #[arg(long, value_name = "V", value_parser = count)]
-    virtual_stages: Option<u32>,
+    pub(crate) virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
     #[arg(long, value_name = "N", value_parser = count)]
-    interleave_group: Option<u32>,
+    pub(crate) interleave_group: Option<u32>,
 }
 
 impl PlanArgs {
@@ -238,7 +238,7 @@ pub(crate) fn fits_in_memory(sizes: &Sizes) -> Result<(), CliError> {
     }
 }
 
-fn memory_available() -> Option<u64> {
+pub(crate) fn memory_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)

@@ -1,0 +1,370 @@
+//! `pptop compare`: the same job under several schedules, in turns, and one table.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use pp_hybrid::{StepOutcome, Trainer};
+use pp_schedule::{Comm, Costs, ScheduleName, Simulation, simulate};
+use pp_telemetry::{Recorder, Span, SpanKind};
+use serde::Serialize;
+use serde_json::json;
+
+use super::bubble::notebook_figure;
+use super::job::{JobArgs, ModelSpec, Session, Spec, chain, cores};
+use super::report::{median, quantile, verdict};
+use super::{CliError, print, print_json};
+
+/// Each row trains its steps in so many turns, so that a machine that slows down slows down all.
+const ROUNDS: u64 = 3;
+
+/// What to compare.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Schedules, separated by commas [default: naive,gpipe,1f1b,interleaved-1f1b]
+    #[arg(long, visible_alias = "schedule", value_name = "S", value_delimiter = ',')]
+    schedules: Vec<String>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One number by formula, by simulation from measured op times, and as measured.
+#[derive(Debug, Serialize)]
+struct Three {
+    closed_form: Option<f64>,
+    simulated: Option<f64>,
+    measured: Option<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    rank: u32,
+    live_bytes: u64,
+    mean_bytes: u64,
+    peak_bytes: u64,
+    /// What an allocator keeps for a device beyond live tensors; a CPU rank has no cache of its own.
+    reserved_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    label: String,
+    baseline: bool,
+    schedule: String,
+    pp: u32,
+    dp: u32,
+    virtual_stages: u32,
+    micro_batches: u32,
+    step_seconds_mean: f64,
+    step_seconds_median: f64,
+    step_seconds_p95: f64,
+    samples_per_second: f64,
+    speedup: Option<f64>,
+    final_loss: Option<f64>,
+    /// Against the row "one device"; of no meaning for another number of micro-batches.
+    loss_bits_equal: Option<bool>,
+    verdict: &'static str,
+    bubble_ratio: Three,
+    bubble_overhead: Three,
+    span_bubble: Three,
+    bubble_notebook: Option<f64>,
+    bubble_notebook_definition: Option<&'static str>,
+    memory: Vec<Memory>,
+}
+
+/// A row while it trains.
+struct Entry {
+    label: String,
+    baseline: bool,
+    session: Session,
+    trainer: Trainer,
+    outcomes: Vec<StepOutcome>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let started = Instant::now();
+    let schedules: Vec<String> = if args.schedules.is_empty() {
+        ScheduleName::ALL.iter().map(ToString::to_string).collect()
+    } else {
+        args.schedules.clone()
+    };
+    // All rows are checked before the first one trains.
+    let sessions = sessions(args, &schedules)?;
+    let mut entries = Vec::with_capacity(sessions.len());
+    for (label, baseline, session) in sessions {
+        let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
+        entries.push(Entry { label, baseline, session, trainer, outcomes: Vec::new() });
+    }
+    for round in 0..ROUNDS {
+        for entry in &mut entries {
+            entry.turn(round)?;
+        }
+        let done = started.elapsed().as_secs_f64();
+        note(&format!("round {} of {ROUNDS} done after {done:.1} s", round + 1));
+    }
+    let Some(base) = entries.iter().find(|e| e.label == ONE_DEVICE) else {
+        return Err(CliError::Failed("the base row is missing".to_owned()));
+    };
+    let (base_seconds, base_bits) = (median(&base.seconds()), base.bits());
+    let rows: Vec<Row> = entries.iter().map(|entry| entry.row(base_seconds, &base_bits)).collect::<Result<_, _>>()?;
+    if args.json {
+        let spec = &entries[0].session.spec;
+        let job = json!({
+            "model": spec.name.as_str(),
+            "steps": spec.steps,
+            "batch_size": entries[0].session.batch_size,
+            "seed": spec.seed,
+            "optimizer": spec.optimizer.to_string(),
+            "lr": spec.rate.peak,
+            "clip_norm": spec.clip_norm,
+            "parameters": entries[0].trainer.stages().iter().map(|s| s.parameters).sum::<u64>(),
+        });
+        return print_json(&json!({"job": job, "cores": cores(), "rounds": ROUNDS, "rows": rows}));
+    }
+    print(&table(&rows, &entries))
+}
+
+const ONE_DEVICE: &str = "one device";
+const WHOLE_BATCH: &str = "naive m=1";
+
+/// The rows, the two base rows last: without them a table of schedules misleads.
+fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Session)>, CliError> {
+    let mut found = Vec::new();
+    for schedule in schedules {
+        let spec = Spec::new(&args.job, schedule)?.with_schedule(schedule);
+        found.push((schedule.clone(), false, Session::new(spec)?));
+    }
+    let Some((_, _, first)) = found.first() else {
+        return Err(CliError::Usage("no schedule to compare; accepted: --schedules a,b,…".to_owned()));
+    };
+    let base = Spec { interleave_group: None, virtual_stages: None, ..first.spec.clone() };
+    let naive = ScheduleName::Naive.to_string();
+    let micro_batches = Some(first.plan.n_micro_batches());
+    let one = Spec {
+        schedule: naive.clone(),
+        pp: Some(1),
+        dp: 1,
+        micro_batches: micro_batches.map(|m| m * first.spec.dp),
+        batch_size: Some(first.batch_size),
+        ..base.clone()
+    };
+    let whole = Spec {
+        schedule: naive,
+        pp: Some(first.plan.n_ranks()),
+        micro_batches: Some(1),
+        batch_size: Some(first.batch_size),
+        ..base
+    };
+    for (label, mut spec) in [(ONE_DEVICE, one), (WHOLE_BATCH, whole)] {
+        if matches!(spec.cut, pp_partition::Cut::Explicit(_)) {
+            // A cut by hand is for other numbers of stages.
+            spec.cut = pp_partition::Cut::Uniform;
+        }
+        found.push((label.to_owned(), true, Session::new(spec)?));
+    }
+    Ok(found)
+}
+
+fn note(text: &str) {
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("pptop: {text}\n"));
+}
+
+impl Entry {
+    /// Trains this row's part of the steps that belong to a round.
+    fn turn(&mut self, round: u64) -> Result<(), CliError> {
+        let steps = self.session.spec.steps;
+        let batch = self.session.batch_size as usize;
+        let data = &self.session.job.data;
+        for step in steps * round / ROUNDS + 1..=steps * (round + 1) / ROUNDS {
+            let outcome = self.trainer.step(step, || data.batch(step, batch));
+            self.outcomes.push(outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, chain(&e))))?);
+        }
+        Ok(())
+    }
+
+    /// The first step pays for fresh memory; it does not count, unless it is all there is.
+    fn counted(&self) -> &[StepOutcome] {
+        if self.outcomes.len() > 1 { &self.outcomes[1..] } else { &self.outcomes }
+    }
+
+    fn seconds(&self) -> Vec<f64> {
+        self.counted().iter().map(|o| o.seconds).collect()
+    }
+
+    fn bits(&self) -> Vec<u32> {
+        self.outcomes.iter().map(|o| o.loss.to_bits()).collect()
+    }
+
+    fn row(&self, base_seconds: f64, base_bits: &[u32]) -> Result<Row, CliError> {
+        let seconds = self.seconds();
+        let losses: Vec<f32> = self.outcomes.iter().map(|o| o.loss).collect();
+        let (first, last) = (losses.first().copied().unwrap_or(f32::NAN), losses.last().copied().unwrap_or(f32::NAN));
+        let measured = |number: fn(&StepOutcome) -> f64| {
+            finite(median(&self.counted().iter().map(number).collect::<Vec<_>>()))
+        };
+        let form = self.session.named().and_then(|(name, sizes)| {
+            pp_schedule::closed_form(name, &sizes, &pp_schedule::RankShare::default())
+        });
+        let simulated = self.simulated()?;
+        let three = |formula: Option<f64>, simulated: f64, measured: Option<f64>| Three {
+            closed_form: formula,
+            simulated: finite(simulated),
+            measured,
+        };
+        let notebook = self.session.named().map(|(name, sizes)| notebook_figure(name, &sizes));
+        let plan = &self.session.plan;
+        let same_arithmetic = self.label != WHOLE_BATCH && self.session.spec.dp == 1;
+        let median_seconds = median(&seconds);
+        Ok(Row {
+            label: self.label.clone(),
+            baseline: self.baseline,
+            schedule: plan.name().to_owned(),
+            pp: plan.n_ranks(),
+            dp: self.session.spec.dp,
+            virtual_stages: plan.n_virtual_stages(),
+            micro_batches: plan.n_micro_batches(),
+            step_seconds_mean: seconds.iter().sum::<f64>() / seconds.len() as f64,
+            step_seconds_median: median_seconds,
+            step_seconds_p95: quantile(&seconds, 0.95),
+            samples_per_second: self.session.batch_size as f64 / median_seconds,
+            speedup: finite(base_seconds / median_seconds),
+            final_loss: finite(f64::from(last)),
+            loss_bits_equal: same_arithmetic.then(|| self.bits() == base_bits),
+            verdict: verdict(first, last),
+            bubble_ratio: three(
+                form.as_ref().map(|f| f.bubble_ratio),
+                simulated.bubble_ratio,
+                measured(|o| o.bubble.bubble_ratio),
+            ),
+            bubble_overhead: three(
+                form.as_ref().map(|f| f.bubble_overhead),
+                simulated.bubble_overhead,
+                measured(|o| o.bubble.bubble_overhead),
+            ),
+            span_bubble: three(
+                form.as_ref().map(|f| f.span_bubble),
+                simulated.span_bubble,
+                measured(|o| o.bubble.span_bubble),
+            ),
+            bubble_notebook: notebook.as_ref().map(|n| n.value),
+            bubble_notebook_definition: notebook.as_ref().map(|n| n.definition),
+            memory: self.memory(),
+        })
+    }
+
+    /// The plan, simulated with the medians of this run's own op times.
+    fn simulated(&self) -> Result<Simulation, CliError> {
+        let n_stages = self.session.plan.n_stages() as usize;
+        let mut times: HashMap<(SpanKind, u32), Vec<f64>> = HashMap::new();
+        for span in self.counted().iter().flat_map(|o| &o.spans).filter(|s| s.op.is_compute()) {
+            times.entry((span.op, span.stage)).or_default().push(seconds(span));
+        }
+        let of = |kind| -> Vec<f64> {
+            let stage = |stage| times.get(&(kind, stage as u32)).map_or(0.0, |t| median(t));
+            (0..n_stages).map(stage).collect()
+        };
+        let whole = of(SpanKind::B);
+        let input_grad = of(SpanKind::I).iter().zip(&whole).map(|(i, b)| i + b).collect();
+        let mut costs = Costs::uniform(n_stages as u32, 0.0, 0.0, 0.0, Comm::Latency(0.0));
+        costs.forward = of(SpanKind::F);
+        costs.input_grad = input_grad;
+        costs.weight_grad = of(SpanKind::W);
+        simulate(&self.session.plan, &costs).map_err(|e| CliError::Failed(e.to_string()))
+    }
+
+    fn memory(&self) -> Vec<Memory> {
+        let n = self.counted().len() as u64;
+        let ranks = self.session.plan.n_ranks() * self.session.spec.dp;
+        (0..ranks as usize)
+            .map(|rank| {
+                let of = |o: &StepOutcome| o.memory.get(rank).copied().unwrap_or_default();
+                Memory {
+                    rank: rank as u32,
+                    live_bytes: self.outcomes.last().map_or(0, |o| of(o).live_bytes),
+                    mean_bytes: self.counted().iter().map(|o| of(o).live_bytes).sum::<u64>() / n.max(1),
+                    peak_bytes: self.outcomes.iter().map(|o| of(o).peak_bytes).max().unwrap_or(0),
+                    reserved_bytes: None,
+                }
+            })
+            .collect()
+    }
+}
+
+fn seconds(span: &Span) -> f64 {
+    span.dur_ns as f64 / 1e9
+}
+
+fn finite(value: f64) -> Option<f64> {
+    value.is_finite().then_some(value)
+}
+
+fn table(rows: &[Row], entries: &[Entry]) -> String {
+    let session = &entries[0].session;
+    let spec = &session.spec;
+    let mut text = format!(
+        "{} · {} steps · batch {} · {} · lr {} · {} cores · {ROUNDS} rounds\n\n",
+        spec.name.as_str(),
+        spec.steps,
+        session.batch_size,
+        spec.optimizer,
+        spec.rate.peak,
+        cores()
+    );
+    text += "                           step ms                                        final              bubble_ratio            bubble_overhead         span_bubble             peak MiB\n";
+    text += "strategy          p v  m   mean   median p95      samples/s  speed-up     loss  same bits    formula simul. measured formula simul. measured formula simul. measured by rank             verdict    notebook\n";
+    for row in rows {
+        let number = |value: Option<f64>| value.map_or_else(|| "     -".to_owned(), |v| format!("{v:.4}"));
+        let three = |t: &Three| format!("{} {} {}  ", number(t.closed_form), number(t.simulated), number(t.measured));
+        let peaks: Vec<String> = row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
+        text += &format!(
+            "{:<17} {} {} {:>2} {:>6.1} {:>8.1} {:>6.1}  {:>9.1}  {:>8}  {:>8}  {:<9}    {} {} {} {:<18} {:<10} {}\n",
+            row.label,
+            row.pp,
+            row.virtual_stages,
+            row.micro_batches,
+            1000.0 * row.step_seconds_mean,
+            1000.0 * row.step_seconds_median,
+            1000.0 * row.step_seconds_p95,
+            row.samples_per_second,
+            row.speedup.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}x")),
+            row.final_loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}")),
+            match row.loss_bits_equal {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "other m",
+            },
+            three(&row.bubble_ratio),
+            three(&row.bubble_overhead),
+            three(&row.span_bubble),
+            peaks.join(","),
+            row.verdict,
+            match (row.bubble_notebook, row.bubble_notebook_definition) {
+                (Some(value), Some(definition)) => format!("{value:.3} {definition}"),
+                _ => "-".to_owned(),
+            }
+        );
+    }
+    text += "\nspeed-up: of the median step over \"one device\", which computes the same micro-batches on one rank.\n\
+             simul.: the plan with the medians of this run's own op times. notebook: its figure, under its true name.\n";
+    let by = |label: &str| rows.iter().find(|row| row.label == label);
+    let best = rows.iter().filter(|row| !row.baseline).map(|row| row.step_seconds_median).fold(f64::INFINITY, f64::min);
+    if let Some(whole) = by(WHOLE_BATCH).filter(|row| row.step_seconds_median < best) {
+        text += &format!(
+            "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at once and no \
+             overlap, takes {:.1} ms a step, the best pipeline {:.1} ms.\n",
+            1000.0 * whole.step_seconds_median,
+            1000.0 * best
+        );
+    }
+    let n_ranks = session.plan.n_ranks() * spec.dp;
+    if n_ranks > cores() && !matches!(spec.model, ModelSpec::Sleep { .. }) {
+        text += &format!(
+            "{n_ranks} ranks share {} cores: op times include waiting for a core, and the measured bubble is not the schedule's alone.\n",
+            cores()
+        );
+    }
+    text
+}

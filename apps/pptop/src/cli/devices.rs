@@ -1,0 +1,66 @@
+//! `pptop devices`: what can be used here, and why not.
+
+use serde_json::{Value, json};
+
+use super::{CliError, print, print_json};
+#[cfg(feature = "train")]
+use super::job::cores;
+
+/// What ranks can compute on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The number of CUDA devices that can be used, or why there is none.
+pub(crate) fn cuda() -> Result<u32, String> {
+    if !candle_core::utils::cuda_is_available() {
+        return Err("this pptop was built without CUDA (build it with --features cuda)".to_owned());
+    }
+    let usable = |ordinal: u32| {
+        // candle's binding panics where the driver's library is missing or too old.
+        let made = std::panic::catch_unwind(|| candle_core::Device::new_cuda(ordinal as usize));
+        match made {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string().lines().next().unwrap_or("unknown").to_owned()),
+            Err(_) => Err("the NVIDIA driver could not be loaded".to_owned()),
+        }
+    };
+    usable(0).map_err(|why| format!("no CUDA device can be used ({why})"))?;
+    Ok((1..).take_while(|&ordinal| usable(ordinal).is_ok()).count() as u32 + 1)
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let memory = rustix::system::sysinfo();
+    let memory_bytes = memory.totalram as u64 * u64::from(memory.mem_unit);
+    let mut devices = vec![json!({
+        "id": "cpu", "kind": "cpu", "cores": cores(), "memory_bytes": memory_bytes, "usable": true,
+    })];
+    let mut unavailable: Vec<Value> = Vec::new();
+    match cuda() {
+        Ok(n) => devices.extend((0..n).map(|i| json!({"id": format!("cuda:{i}"), "kind": "cuda", "usable": true}))),
+        Err(reason) => {
+            let fix = if candle_core::utils::cuda_is_available() {
+                "install the NVIDIA driver, or make the device visible to this process"
+            } else {
+                "cargo build --release --features cuda, with nvcc on PATH"
+            };
+            unavailable.push(json!({"kind": "cuda", "reason": reason, "fix": fix}));
+        }
+    }
+    if args.json {
+        return print_json(&json!({"devices": devices, "unavailable": unavailable}));
+    }
+    let mut text = format!("cpu     {} cores, {} MiB; any number of ranks, each a thread\n", cores(), memory_bytes >> 20);
+    for device in &devices[1..] {
+        text += &format!("{}  usable\n", device["id"].as_str().unwrap_or_default());
+    }
+    for missing in &unavailable {
+        let word = |key: &str| missing[key].as_str().unwrap_or_default();
+        text += &format!("{}    not usable: {}; to change that: {}\n", word("kind"), word("reason"), word("fix"));
+    }
+    print(&text)
+}

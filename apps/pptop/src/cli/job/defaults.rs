@@ -1,0 +1,105 @@
+//! What a job does when a flag is not given: one table, for the code and for the help.
+
+use pp_nn::{LearningRateCurve, OptimizerKind};
+
+/// The models that can be trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ModelName {
+    /// The notebook's classifier of noise: 8 layers, 11.1 M parameters
+    SeedMlp,
+    /// A classifier of real wines: 4 layers
+    WineMlp,
+    /// A byte-level transformer on real text
+    Gpt,
+    /// Layers that only sleep, to see the runtime itself
+    Sleep,
+}
+
+impl ModelName {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SeedMlp => "seed-mlp",
+            Self::WineMlp => "wine-mlp",
+            Self::Gpt => "gpt",
+            Self::Sleep => "sleep",
+        }
+    }
+}
+
+/// A model's own defaults.
+pub(crate) struct Defaults {
+    pub(crate) steps: u64,
+    pub(crate) batch_size: u64,
+    pub(crate) micro_batches: u32,
+    pub(crate) lr: f64,
+    pub(crate) curve: LearningRateCurve,
+    pub(crate) warmup: u64,
+    pub(crate) optimizer: OptimizerKind,
+    pub(crate) clip_norm: Option<f64>,
+    pub(crate) eval_every: Option<u64>,
+}
+
+impl Defaults {
+    pub(crate) fn of(model: ModelName) -> Self {
+        let constant = LearningRateCurve::Constant;
+        match model {
+            ModelName::Gpt => Self {
+                steps: 600,
+                batch_size: 32,
+                micro_batches: 8,
+                lr: 2e-3,
+                curve: LearningRateCurve::Cosine,
+                warmup: 20,
+                optimizer: OptimizerKind::AdamW { weight_decay: 0.01 },
+                clip_norm: Some(1.0),
+                eval_every: Some(100),
+            },
+            ModelName::SeedMlp => Self {
+                steps: 50,
+                batch_size: 256,
+                micro_batches: 32,
+                lr: 1e-3,
+                curve: constant,
+                warmup: 0,
+                optimizer: OptimizerKind::Adam,
+                clip_norm: None,
+                eval_every: None,
+            },
+            ModelName::WineMlp => Self {
+                steps: 600,
+                batch_size: 64,
+                micro_batches: 8,
+                lr: 3e-3,
+                curve: LearningRateCurve::Cosine,
+                warmup: 20,
+                optimizer: OptimizerKind::Adam,
+                clip_norm: None,
+                eval_every: Some(100),
+            },
+            ModelName::Sleep => Self {
+                steps: 20,
+                batch_size: 0,
+                micro_batches: 16,
+                lr: 0.01,
+                curve: constant,
+                warmup: 0,
+                optimizer: OptimizerKind::Sgd,
+                clip_norm: None,
+                eval_every: None,
+            },
+        }
+    }
+}
+
+/// The table for `--help`.
+pub(crate) const TABLE: &str = "\
+Defaults by model:
+  model     steps  batch  micro-batches  lr    schedule of lr      optimizer  clip  partition  eval every
+  gpt         600     32              8  2e-3  cosine, 20 warm-up  adamw      1     time       100 steps
+  seed-mlp     50    256             32  1e-3  constant            adam       -     time       -
+  wine-mlp    600     64              8  3e-3  cosine, 20 warm-up  adam       -     time       100 steps
+  sleep        20     16*D           16  1e-2  constant            sgd        -     uniform    -
+For all: --pp min(4, cores; layers), --dp 1, --schedule 1f1b, --virtual-stages 2 for interleaved-1f1b else 1, --seed 0,
+--device auto, --spans auto. gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0. sleep: 4 ms each.
+--preset seed: seed-mlp, 50 steps, batch 256, 32 micro-batches, adam 1e-3, --lr-schedule step --lr-step 20 --lr-gamma 0.5,
+--clip-norm 1, a line every 10 steps.";

@@ -1,0 +1,10 @@
+//! A training job: its flags, what they mean together, and the trainer that they describe.
+
+mod args;
+mod defaults;
+mod session;
+mod spec;
+
+pub(crate) use args::JobArgs;
+pub(crate) use session::{Session, chain, cores, devices_line};
+pub(crate) use spec::{ModelSpec, Spec};

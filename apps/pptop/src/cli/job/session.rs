@@ -1,0 +1,271 @@
+//! From a job's description to a trainer that runs, and what a log says about it first.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use candle_core::{Device, Tensor};
+use pp_executor::RankConfig;
+use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
+use pp_models::{Job, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
+use pp_partition::{Partition, ProfileConfig, profile};
+use pp_schedule::{RankShare, ScheduleName, Sizes, Stage, ValidPlan, closed_form};
+use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
+
+use super::super::CliError;
+use super::super::devices;
+use super::args::DeviceArg;
+use super::spec::{ModelSpec, Spec};
+use pp_partition::Cut;
+
+/// Cores that this process may use, by affinity and cgroup.
+pub(crate) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// A job that is ready to start: everything that can be wrong with its flags has been found.
+pub(crate) struct Session {
+    pub(crate) spec: Spec,
+    pub(crate) job: Job,
+    pub(crate) plan: ValidPlan,
+    pub(crate) partition: Partition,
+    pub(crate) batch_size: u64,
+    mesh: Mesh,
+    initial: Option<Arc<BTreeMap<String, Tensor>>>,
+}
+
+impl Session {
+    /// Sets the job up: plan, data, cut. Nothing is written anywhere.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for everything that the flags or the files that they name get wrong.
+    pub(crate) fn new(spec: Spec) -> Result<Self, CliError> {
+        let usage = |text: String| CliError::Usage(text);
+        let plan = spec.plan()?;
+        let batch_size = spec.batch_size(&plan)?;
+        let kind = match spec.device {
+            DeviceArg::Cpu => DeviceKind::Cpu,
+            DeviceArg::Auto => devices::cuda().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n }),
+            DeviceArg::Cuda => {
+                let devices = devices::cuda().map_err(|no| usage(format!("--device cuda: {no}; accepted: auto, cpu")))?;
+                DeviceKind::Cuda { devices }
+            }
+        };
+        let mesh = Mesh::new(plan.n_ranks(), spec.dp, kind).map_err(|e| usage(e.to_string()))?;
+        let job = build(&spec, &plan).map_err(|e| usage(chain(&e)))?;
+        let n_stages = plan.n_stages() as usize;
+        if n_stages > job.stack.len() {
+            return Err(usage(format!(
+                "{} ranks of {} stages need {n_stages} layers, the model {} has {}; accepted: --pp times --virtual-stages at most {}",
+                plan.n_ranks(),
+                plan.n_virtual_stages(),
+                spec.name.as_str(),
+                job.stack.len(),
+                job.stack.len()
+            )));
+        }
+        refuse_too_large(&spec, &job)?;
+        let rows = (batch_size / u64::from(spec.dp * plan.n_micro_batches())) as usize;
+        let profile = if spec.cut == Cut::Time && n_stages > 1 {
+            let (inputs, targets) = job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
+            let found = profile(&job.stack, job.objective.as_ref(), &inputs, &targets, &Device::Cpu, ProfileConfig::default());
+            Some(found.map_err(|e| CliError::Failed(chain(&e)))?)
+        } else {
+            None
+        };
+        let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
+        let partition = cut.solve(&job.stack, n_stages, profile.as_ref()).map_err(|e| usage(chain(&e)))?;
+        let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
+        Ok(Self { spec, job, plan, partition, batch_size, mesh, initial })
+    }
+
+    /// Starts the ranks.
+    ///
+    /// # Errors
+    /// [`CliError::Failed`] if a rank cannot start.
+    pub(crate) fn trainer(&self, recorder: Recorder, origin: Instant) -> Result<Trainer, CliError> {
+        let mesh = self.mesh;
+        let link = if let ModelSpec::Sleep { link, .. } = self.spec.model { link } else { Duration::ZERO };
+        let ranks = RankConfig {
+            seed: self.spec.seed,
+            initial: self.initial.clone(),
+            n_replicas: self.spec.dp,
+            devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
+            link_delay: link,
+            sleeps: matches!(self.spec.model, ModelSpec::Sleep { .. }),
+            recorder,
+            origin,
+            fault: self.spec.fault,
+            ..RankConfig::new(
+                self.plan.clone(),
+                self.partition.clone(),
+                self.job.stack.clone(),
+                Arc::clone(&self.job.objective),
+                self.spec.optimizer,
+            )
+        };
+        let config = TrainerConfig { ranks, clip_norm: self.spec.clip_norm, rate: self.spec.rate, steps: self.spec.steps };
+        Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
+    }
+
+    /// Samples of one micro-batch.
+    pub(crate) fn rows(&self) -> usize {
+        (self.batch_size / u64::from(self.spec.dp * self.plan.n_micro_batches())) as usize
+    }
+
+    /// The sizes of the schedule, where it has a name.
+    pub(crate) fn named(&self) -> Option<(ScheduleName, Sizes)> {
+        let sizes = Sizes {
+            n_ranks: self.plan.n_ranks(),
+            n_micro_batches: self.plan.n_micro_batches(),
+            n_virtual_stages: self.plan.n_virtual_stages(),
+            interleave_group: self.spec.interleave_group,
+        };
+        self.spec.schedule.parse().ok().map(|name| (name, sizes))
+    }
+
+    /// The bubble ratio of the schedule's closed form.
+    pub(crate) fn theory(&self) -> Option<f64> {
+        let (name, sizes) = self.named()?;
+        closed_form(name, &sizes, &RankShare::default()).map(|form| form.bubble_ratio)
+    }
+
+    /// The first event of the run. It also decides which steps have their spans recorded.
+    pub(crate) fn hello(&self, trainer: &Trainer, recorder: &Recorder, run: &str) -> Hello {
+        let plan = &self.plan;
+        let rank_of = |stage: u32| plan.topology().rank_of(Stage(stage)).0;
+        let stages: Vec<StageInfo> = trainer
+            .stages()
+            .into_iter()
+            .map(|of| {
+                let layers = self.partition.layers(of.stage.idx());
+                StageInfo {
+                    stage: of.stage.0,
+                    rank: rank_of(of.stage.0),
+                    layers: [layers.start as u32, layers.end as u32 - 1],
+                    parameters: of.parameters,
+                    parameter_bytes: of.bytes,
+                }
+            })
+            .collect();
+        let places: Vec<_> = self.mesh.places().collect();
+        let device_map = plan
+            .topology()
+            .stages()
+            .flat_map(|stage| {
+                let rank = plan.topology().rank_of(stage);
+                let here = places.iter().filter(move |place| place.rank == rank);
+                here.map(move |place| DeviceMapEntry {
+                    stage: stage.0,
+                    rank: rank.0,
+                    replica: place.replica.0,
+                    device: place.device.to_string(),
+                })
+            })
+            .collect();
+        let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.spec.dp);
+        // An op, its two messages, and the waits before them.
+        let n_spans_per_step = plan.n_ops() as u64 * u64::from(self.spec.dp) * 4;
+        let size = LogSize { n_steps: self.spec.steps, n_spans_per_step, n_ranks };
+        Hello {
+            schema: SCHEMA,
+            run: run.to_owned(),
+            pid: std::process::id(),
+            argv: std::env::args().collect(),
+            model: self.spec.name.as_str().to_owned(),
+            schedule: plan.name().to_owned(),
+            pp: plan.n_ranks(),
+            dp: self.spec.dp,
+            virtual_stages: plan.n_virtual_stages(),
+            micro_batches: plan.n_micro_batches(),
+            batch_size: self.batch_size,
+            steps: self.spec.steps,
+            cores: cores(),
+            seed: self.spec.seed,
+            parameters: stages.iter().map(|s| s.parameters).sum(),
+            device_map,
+            stages,
+            plan: plan.to_text_rows(),
+            started_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+            clock: "host".to_owned(),
+            tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) { self.job.data.tokens_per_sample() } else { 0 },
+            theory: self.theory(),
+            span_every: recorder.set_span_policy(self.spec.spans, size),
+        }
+    }
+}
+
+/// `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`: which devices serve which stage.
+pub(crate) fn devices_line(hello: &Hello) -> String {
+    let of = |stage: u32| {
+        let names = hello.device_map.iter().filter(|entry| entry.stage == stage);
+        names.map(|entry| entry.device.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    let stages = hello.stages.iter().map(|s| format!("stage {}: {}", s.stage, of(s.stage)));
+    stages.collect::<Vec<_>>().join(" · ")
+}
+
+fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, pp_models::ModelError> {
+    match &spec.model {
+        ModelSpec::SeedMlp => seed_mlp(spec.dropout, spec.seed),
+        ModelSpec::WineMlp => wine_mlp(spec.dropout, spec.seed),
+        ModelSpec::Gpt { config, data } => gpt(*config, data.as_deref(), spec.seed),
+        ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } => sleep(&SleepConfig {
+            ranks: plan.topology().ranks().iter().map(|rank| rank.0).collect(),
+            virtual_stages: plan.n_virtual_stages(),
+            forward: *forward,
+            input_grad: *input_grad,
+            weight_grad: *weight_grad,
+            slow_rank: *slow_rank,
+        }),
+    }
+}
+
+/// A model that the machine cannot hold is refused with the numbers, before it is built.
+fn refuse_too_large(spec: &Spec, job: &Job) -> Result<(), CliError> {
+    let counts = job.stack.parameter_counts().map_err(|e| CliError::Usage(chain(&e)))?;
+    let parameters: u64 = counts.iter().fold(0, |sum, &n| sum.saturating_add(n));
+    // Value, gradient and two moments of four bytes each, on every replica.
+    let needed = parameters.saturating_mul(16).saturating_mul(u64::from(spec.dp));
+    match super::super::sizes::memory_available() {
+        Some(free) if needed > free => Err(CliError::Usage(format!(
+            "{parameters} parameters on {} replicas need about {} MiB to train; {} MiB are free; accepted: a smaller model",
+            spec.dp,
+            needed >> 20,
+            free >> 20
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Initial weights from a file, each of which the model must know.
+fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
+    let refused = |why: String| {
+        CliError::Usage(format!("cannot take initial weights from {}: {why}; accepted: a file that --save wrote for this model", path.display()))
+    };
+    let values = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
+    let known = job.stack.parameters().map_err(|e| refused(chain(&e)))?;
+    for (name, shape) in known.into_iter().flatten() {
+        match values.get(&name) {
+            None => return Err(refused(format!("it has no {name}"))),
+            Some(value) if value.shape() != &shape => {
+                return Err(refused(format!("{name} is {:?} there, {:?} in the model", value.dims(), shape.dims())));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(values.into_iter().collect())
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {}", cause.to_string().lines().next().unwrap_or_default());
+        source = cause.source();
+    }
+    text
+}

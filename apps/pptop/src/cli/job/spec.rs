@@ -1,0 +1,245 @@
+//! What the flags of a job mean together: every size known, every contradiction refused.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pp_executor::Fault;
+use pp_models::GptConfig;
+use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
+use pp_partition::Cut;
+use pp_schedule::{ScheduleName, ValidPlan};
+use pp_telemetry::SpanPolicy;
+
+use super::super::CliError;
+use super::super::sizes::PlanArgs;
+use super::args::{CurveArg, DeviceArg, JobArgs, Preset};
+use super::defaults::{Defaults, ModelName};
+use super::session::cores;
+
+/// The model and its own sizes.
+#[derive(Clone, Debug)]
+pub(crate) enum ModelSpec {
+    SeedMlp,
+    WineMlp,
+    Gpt { config: GptConfig, data: Option<PathBuf> },
+    Sleep { forward: Duration, input_grad: Duration, weight_grad: Duration, slow_rank: Option<(u32, f64)>, link: Duration },
+}
+
+/// A job with nothing left open but the plan.
+#[derive(Clone, Debug)]
+pub(crate) struct Spec {
+    pub(crate) name: ModelName,
+    pub(crate) model: ModelSpec,
+    pub(crate) schedule: String,
+    /// Where not given, the default.
+    pub(crate) pp: Option<u32>,
+    pub(crate) dp: u32,
+    pub(crate) virtual_stages: Option<u32>,
+    pub(crate) interleave_group: Option<u32>,
+    pub(crate) micro_batches: Option<u32>,
+    pub(crate) default_micro_batches: u32,
+    /// Samples of a step; `None` takes one of each micro-batch.
+    pub(crate) batch_size: Option<u64>,
+    pub(crate) steps: u64,
+    pub(crate) seed: u64,
+    pub(crate) rate: LearningRate,
+    pub(crate) optimizer: OptimizerKind,
+    pub(crate) clip_norm: Option<f64>,
+    pub(crate) dropout: Option<f64>,
+    pub(crate) device: DeviceArg,
+    pub(crate) cut: Cut,
+    pub(crate) eval_every: Option<u64>,
+    pub(crate) spans: SpanPolicy,
+    pub(crate) init: Option<PathBuf>,
+    pub(crate) fault: Option<Fault>,
+    /// A plain line every so many steps.
+    pub(crate) log_every: u64,
+}
+
+impl Spec {
+    /// Reads the flags together.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] where two contradict each other.
+    pub(crate) fn new(args: &JobArgs, schedule: &str) -> Result<Self, CliError> {
+        let preset = args.preset == Some(Preset::Seed);
+        let name = args.model.unwrap_or(if preset { ModelName::SeedMlp } else { ModelName::Gpt });
+        let defaults = Defaults::of(name);
+        refuse_foreign(args, name)?;
+        let steps = args.steps.unwrap_or(defaults.steps);
+        Ok(Self {
+            name,
+            model: model(args, name)?,
+            schedule: schedule.to_owned(),
+            pp: args.pp,
+            dp: args.dp.unwrap_or(1),
+            virtual_stages: args.virtual_stages,
+            interleave_group: args.interleave_group,
+            micro_batches: args.micro_batches,
+            default_micro_batches: defaults.micro_batches,
+            batch_size: args.batch_size.or((defaults.batch_size > 0).then_some(defaults.batch_size)),
+            steps,
+            seed: args.seed.unwrap_or(0),
+            rate: rate(args, &defaults, preset)?,
+            optimizer: args.optimizer.unwrap_or(defaults.optimizer),
+            clip_norm: args.clip_norm.or(defaults.clip_norm).or(preset.then_some(1.0)),
+            dropout: args.dropout,
+            device: args.device.unwrap_or(DeviceArg::Auto),
+            cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep { Cut::Uniform } else { Cut::Time }),
+            eval_every: args.eval_every.or(defaults.eval_every),
+            spans: args.spans.unwrap_or_default(),
+            init: args.init.clone(),
+            fault: args.inject_fault,
+            log_every: if preset { 10 } else { 1 },
+        })
+    }
+
+    /// Whether the model makes text.
+    pub(crate) fn is_gpt(&self) -> bool {
+        matches!(self.model, ModelSpec::Gpt { .. })
+    }
+
+    /// The layers that can be cut: one for each stage where the model has as many as are asked for.
+    pub(crate) fn layers(&self) -> Option<usize> {
+        match &self.model {
+            ModelSpec::SeedMlp => Some(8),
+            ModelSpec::WineMlp => Some(4),
+            ModelSpec::Gpt { config, .. } => Some(config.layers + 2),
+            ModelSpec::Sleep { .. } => None,
+        }
+    }
+
+    /// The plan of this job, validated.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] if the schedule does not take the sizes, or a file does not hold a plan
+    /// that trains.
+    pub(crate) fn plan(&self) -> Result<ValidPlan, CliError> {
+        let named = self.schedule.parse::<ScheduleName>().ok();
+        let default_pp = || {
+            let v = self.virtual_stages.or(named.map(ScheduleName::default_virtual_stages)).unwrap_or(1);
+            let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
+            cores().min(4).min(fits)
+        };
+        let plan = PlanArgs {
+            plan: self.schedule.clone(),
+            pp: self.pp.or_else(|| named.map(|_| default_pp())),
+            micro_batches: self.micro_batches.or_else(|| named.map(|_| self.default_micro_batches)),
+            virtual_stages: self.virtual_stages,
+            interleave_group: self.interleave_group,
+        }
+        .plan()?;
+        if plan.is_forward_only() {
+            let message = format!("the plan {} has no backward; accepted: a plan that trains", self.schedule);
+            return Err(CliError::Usage(message));
+        }
+        Ok(plan)
+    }
+
+    /// The same job under another schedule.
+    pub(crate) fn with_schedule(&self, schedule: &str) -> Self {
+        let virtual_stages = match schedule.parse::<ScheduleName>() {
+            // Only a schedule of chunks takes the number of chunks.
+            Ok(name) if name.default_virtual_stages() == 1 => None,
+            _ => self.virtual_stages,
+        };
+        let interleave_group = if virtual_stages.is_none() && self.virtual_stages.is_some() { None } else { self.interleave_group };
+        Self { schedule: schedule.to_owned(), virtual_stages, interleave_group, ..self.clone() }
+    }
+
+    /// Samples of a step, checked against the plan.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] if they do not divide.
+    pub(crate) fn batch_size(&self, plan: &ValidPlan) -> Result<u64, CliError> {
+        let parts = u64::from(self.dp) * u64::from(plan.n_micro_batches());
+        let batch = self.batch_size.unwrap_or(parts);
+        if !batch.is_multiple_of(parts) {
+            let message = format!(
+                "a batch of {batch} samples does not divide into {} micro-batches on {} replicas; accepted: a multiple of {parts}",
+                plan.n_micro_batches(),
+                self.dp
+            );
+            return Err(CliError::Usage(message));
+        }
+        Ok(batch)
+    }
+}
+
+/// A flag of another model would do nothing; that is said instead of ignored.
+fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
+    let gpt = [
+        ("--data", args.data.is_some()),
+        ("--layers", args.layers.is_some()),
+        ("--width", args.width.is_some()),
+        ("--heads", args.heads.is_some()),
+        ("--context", args.context.is_some()),
+    ];
+    let sleep = [
+        ("--sleep-forward-ms", args.sleep_forward_ms.is_some()),
+        ("--sleep-input-grad-ms", args.sleep_input_grad_ms.is_some()),
+        ("--sleep-weight-grad-ms", args.sleep_weight_grad_ms.is_some()),
+        ("--sleep-slow-rank", args.sleep_slow_rank.is_some()),
+        ("--sleep-link-ms", args.sleep_link_ms.is_some()),
+    ];
+    let gpt = gpt.iter().filter(|_| name != ModelName::Gpt).map(|f| (f, "gpt"));
+    let sleep = sleep.iter().filter(|_| name != ModelName::Sleep).map(|f| (f, "sleep"));
+    for ((flag, given), owner) in gpt.chain(sleep) {
+        if *given {
+            let message = format!("{flag} belongs to --model {owner}, the model is {}; accepted: without {flag}", name.as_str());
+            return Err(CliError::Usage(message));
+        }
+    }
+    if name == ModelName::Sleep && args.dropout.is_some() {
+        return Err(CliError::Usage("--model sleep has no dropout; accepted: without --dropout".to_owned()));
+    }
+    Ok(())
+}
+
+fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
+    let ms = |given: Option<f64>, default: f64| Duration::from_secs_f64(given.unwrap_or(default) / 1000.0);
+    let size = |given: Option<u32>, default: usize| given.map_or(default, |n| n as usize);
+    Ok(match name {
+        ModelName::SeedMlp => ModelSpec::SeedMlp,
+        ModelName::WineMlp => ModelSpec::WineMlp,
+        ModelName::Gpt => {
+            let config = GptConfig {
+                layers: size(args.layers, 6),
+                width: size(args.width, 128),
+                heads: size(args.heads, 4),
+                context: size(args.context, 64),
+                dropout: args.dropout.unwrap_or(0.0),
+            };
+            if config.width % config.heads != 0 {
+                let (width, heads) = (config.width, config.heads);
+                let message = format!("--width {width} is not a multiple of --heads {heads}; accepted: {} or {}", width / heads * heads, (width / heads + 1) * heads);
+                return Err(CliError::Usage(message));
+            }
+            ModelSpec::Gpt { config, data: args.data.clone() }
+        }
+        ModelName::Sleep => ModelSpec::Sleep {
+            forward: ms(args.sleep_forward_ms, 4.0),
+            input_grad: ms(args.sleep_input_grad_ms, 4.0),
+            weight_grad: ms(args.sleep_weight_grad_ms, 4.0),
+            slow_rank: args.sleep_slow_rank,
+            link: ms(args.sleep_link_ms, 0.0),
+        },
+    })
+}
+
+fn rate(args: &JobArgs, defaults: &Defaults, preset: bool) -> Result<LearningRate, CliError> {
+    let step = LearningRateCurve::Step { every: args.lr_step.unwrap_or(20), gamma: args.lr_gamma.unwrap_or(0.5) };
+    let curve = match args.lr_schedule {
+        Some(CurveArg::Constant) => LearningRateCurve::Constant,
+        Some(CurveArg::Step) => step,
+        Some(CurveArg::Cosine) => LearningRateCurve::Cosine,
+        None if preset => step,
+        None => defaults.curve,
+    };
+    if curve != step && (args.lr_step.is_some() || args.lr_gamma.is_some()) {
+        let message = "--lr-step and --lr-gamma belong to --lr-schedule step; accepted: with it, or without them";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let warmup = args.warmup.unwrap_or(if preset { 0 } else { defaults.warmup });
+    Ok(LearningRate { peak: args.lr.unwrap_or(defaults.lr), curve, warmup })
+}

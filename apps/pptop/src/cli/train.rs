@@ -1,0 +1,126 @@
+//! `pptop train`: trains, and shows it.
+//!
+//! In a terminal the run is a process of its own and this one becomes its monitor; elsewhere, or
+//! with `--headless`, the run is this process and writes a line a step.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::job::{JobArgs, Session, Spec};
+use super::training::{Flags, Output, Run};
+use super::{CliError, monitor_error};
+use pptop::monitor;
+
+/// What to train, and where the results go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// naive gpipe 1f1b interleaved-1f1b, or a CSV file with a plan
+    #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b")]
+    schedule: String,
+    /// Trains in this process, without a screen
+    #[arg(long)]
+    headless: bool,
+    /// One JSON object a line: hello, step, eval, warn, end (implies --headless)
+    #[arg(long)]
+    json: bool,
+    /// Where the run's log goes [default: a new folder below the state directory]
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
+    /// After training, prints so many bytes of text that the model makes up (gpt)
+    #[arg(long, value_name = "N", value_parser = super::sizes::count)]
+    sample: Option<u32>,
+    /// Writes the final weights by name
+    #[arg(long, value_name = "FILE.safetensors")]
+    save: Option<PathBuf>,
+    /// Writes batch, loss, gradients and weights of step 1, for other programs to check
+    #[arg(long, value_name = "FILE.safetensors")]
+    dump_step: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    let spec = Spec::new(&args.job, &args.schedule)?;
+    for (flag, path) in [("--save", &args.save), ("--dump-step", &args.dump_step)] {
+        if let Some(path) = path {
+            refuse_unwritable(flag, path)?;
+        }
+    }
+    if args.sample.is_some() && spec.layers().is_some() && !spec.is_gpt() {
+        let message = "--sample belongs to --model gpt; accepted: without --sample";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let session = Session::new(spec)?;
+    if !args.headless && !args.json && std::io::stdout().is_terminal() {
+        return watch(&args, &session);
+    }
+    let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;
+    let output = if args.json { Output::Json } else { Output::Plain };
+    let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step };
+    Run::start(session, &id, &dir, output, flags)?.finish()
+}
+
+/// The id and the folder of a new run.
+fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf), CliError> {
+    match given {
+        None => pp_telemetry::new_run_dir(session.spec.name.as_str()).map_err(|e| CliError::Failed(super::job::chain(&e))),
+        Some(dir) => {
+            if dir.join(pp_telemetry::EVENTS_FILE).exists() {
+                let message = format!("{} holds a run already; accepted: a folder without {}", dir.display(), pp_telemetry::EVENTS_FILE);
+                return Err(CliError::Usage(message));
+            }
+            let name = dir.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
+            Ok((name, dir.to_owned()))
+        }
+    }
+}
+
+/// A result that cannot be written should be known before hours of training.
+fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    if path.is_dir() || !parent.is_dir() {
+        let message = format!("{flag} {}: its folder does not exist, or it is a folder; accepted: a file in a folder that exists", path.display());
+        return Err(CliError::Usage(message));
+    }
+    Ok(())
+}
+
+/// Starts the run as a process of its own and watches it.
+fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
+    let failed = |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
+    let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
+    std::fs::create_dir_all(&dir).map_err(|e| failed("make the folder of the run", &e))?;
+    let stderr = std::fs::File::create(dir.join("stderr.log")).map_err(|e| failed("write the run's messages", &e))?;
+    let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
+    // The cut is measured once; the run takes it as it is.
+    let cut: Vec<String> = session.partition.sizes().iter().map(ToString::to_string).collect();
+    let mut command = Command::new(program);
+    command.args(own_args()).arg("--headless").arg("--run-dir").arg(&dir).arg("--partition").arg(cut.join(","));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let child = command.spawn().map_err(|e| failed("start the run", &e))?;
+    let code = monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: false }).map_err(monitor_error)?;
+    let _ = std::io::stdout().flush();
+    if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
+}
+
+/// The arguments of this process, less those that the run gets anew.
+fn own_args() -> Vec<std::ffi::OsString> {
+    let mut kept = Vec::new();
+    let mut args = std::env::args_os().skip(1);
+    while let Some(arg) = args.next() {
+        let text = arg.to_string_lossy();
+        if text == "--run-dir" || text == "--partition" {
+            args.next();
+        } else if !text.starts_with("--run-dir=") && !text.starts_with("--partition=") {
+            kept.push(arg);
+        }
+    }
+    kept
+}

@@ -1,0 +1,315 @@
+//! A training run from its first event to its last.
+
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+use pp_executor::ExecError;
+use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
+use pp_nn::{OptimizerKind, ParameterStore};
+use pp_partition::Stage;
+use pp_telemetry::{End, Eval, Event, Log, Mem, Recorder, StepEvent, Warn};
+
+use super::CliError;
+use super::job::{ModelSpec, Session, chain, devices_line};
+use super::report::Report;
+
+/// Held-out samples that are evaluated together.
+const EVALUATION_ROWS: usize = 16;
+
+/// How the run talks on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Plain,
+    Json,
+}
+
+/// What to do beside training.
+#[derive(Debug, Default)]
+pub(crate) struct Flags {
+    pub(crate) sample: Option<u32>,
+    pub(crate) save: Option<PathBuf>,
+    pub(crate) dump_step: Option<PathBuf>,
+}
+
+/// A run that has started.
+pub(crate) struct Run {
+    session: Session,
+    trainer: Trainer,
+    recorder: Recorder,
+    origin: Instant,
+    output: Output,
+    flags: Flags,
+    report: Report,
+    stop: Arc<AtomicUsize>,
+    /// Standard output went away; the run goes on without it.
+    silent: bool,
+}
+
+/// Why a run ended before its last step.
+enum Early {
+    /// A signal asked for it.
+    Signal(usize),
+    Failed(TrainerError),
+    /// A result could not be written.
+    Result(String),
+}
+
+impl Run {
+    /// Starts recording and the ranks, and says hello.
+    pub(crate) fn start(session: Session, id: &str, dir: &Path, output: Output, flags: Flags) -> Result<Self, CliError> {
+        let origin = Instant::now();
+        let stop = Arc::new(AtomicUsize::new(0));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&stop), signal as usize)
+                .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+        }
+        let recorder = Recorder::create(dir).map_err(|e| CliError::Failed(chain(&e)))?;
+        let trainer = match session.trainer(recorder.clone(), origin) {
+            Ok(trainer) => trainer,
+            Err(error) => {
+                let reason = if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
+                recorder.finish(End { code: 1, reason, ..End::default() });
+                return Err(error);
+            }
+        };
+        let hello = session.hello(&trainer, &recorder, id);
+        let report = Report::new(&session, &hello);
+        let mut run = Self { session, trainer, recorder, origin, output, flags, report, stop, silent: false };
+        run.emit(Event::Hello(Box::new(hello.clone())));
+        run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
+        run.plain(&format!("run {id} in {}", dir.display()));
+        Ok(run)
+    }
+
+    /// Trains to the end, or as far as it goes, and says how it ended.
+    pub(crate) fn finish(mut self) -> Result<(), CliError> {
+        let result = self.train();
+        let mut end = End {
+            code: 0,
+            reason: "finished".to_owned(),
+            steps: self.report.steps(),
+            wall_seconds: self.origin.elapsed().as_secs_f64(),
+            ..End::default()
+        };
+        let result = match result {
+            Ok(hash) => {
+                end.weights_hash = Some(hash);
+                Ok(())
+            }
+            Err(Early::Signal(signal)) => {
+                end.code = 128 + signal as i32;
+                let name = if signal == signal_hook::consts::SIGINT as usize { "SIGINT" } else { "SIGTERM" };
+                end.reason = format!("stopped by {name} after step {}", end.steps);
+                Err(CliError::Code(end.code as u8))
+            }
+            Err(Early::Failed(error)) => {
+                end.code = 1;
+                end.reason = chain(&error);
+                if let TrainerError::Exec(ExecError::Rank { rank, op, .. }) = &error {
+                    end.rank = Some(rank.0);
+                    end.op = op.map(|op| op.to_string());
+                }
+                Err(CliError::Failed(format!("training failed: {}", end.reason)))
+            }
+            Err(Early::Result(reason)) => {
+                end.code = 1;
+                end.reason.clone_from(&reason);
+                Err(CliError::Failed(reason))
+            }
+        };
+        if self.output == Output::Json {
+            if let Ok(json) = Event::End(end.clone()).to_json() {
+                self.line(&json);
+            }
+        } else if end.steps > 0 {
+            let summary = self.report.closing();
+            self.plain(&summary);
+        }
+        self.recorder.finish(end);
+        result
+    }
+
+    fn train(&mut self) -> Result<String, Early> {
+        let steps = self.session.spec.steps;
+        let batch = self.session.batch_size as usize;
+        let pieces = self.session.job.data.validation(EVALUATION_ROWS).map_err(|e| Early::Result(e.to_string()))?;
+        for step in 1..=steps {
+            let before = match (step, &self.flags.dump_step) {
+                (1, Some(_)) => self.trainer.weights().map_err(Early::Failed)?,
+                _ => Vec::new(),
+            };
+            let data = &self.session.job.data;
+            let outcome = self.trainer.step(step, || data.batch(step, batch)).map_err(Early::Failed)?;
+            if step == 1 && self.flags.dump_step.is_some() {
+                self.dump(&outcome, before)?;
+            }
+            self.stepped(&outcome);
+            let due = self.session.spec.eval_every.is_some_and(|every| step.is_multiple_of(every));
+            if !pieces.is_empty() && (due || step == steps) {
+                let found = self.trainer.evaluate(&pieces).map_err(Early::Failed)?;
+                self.report.evaluated(step, &found);
+                self.emit(Event::Eval(Eval { step, loss: found.loss as f32, accuracy: found.accuracy }));
+                let accuracy = found.accuracy.map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
+                self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
+            }
+            let signal = self.stop.load(Ordering::Relaxed);
+            if signal != 0 && step < steps {
+                return Err(Early::Signal(signal));
+            }
+        }
+        let weights = self.trainer.weights().map_err(Early::Failed)?;
+        let hash = weights_hash(&weights).map_err(|e| Early::Result(e.to_string()))?;
+        if let Some(bytes) = self.flags.sample {
+            self.sample(&weights, bytes as usize).map_err(|e| Early::Result(format!("no sample: {e}")))?;
+        }
+        if let Some(path) = &self.flags.save {
+            save(path, weights, HashMap::new())?;
+        }
+        Ok(hash)
+    }
+
+    /// Tells everybody about a step.
+    fn stepped(&mut self, outcome: &StepOutcome) {
+        let samples = self.session.batch_size;
+        let is_gpt = self.session.spec.is_gpt();
+        let tokens = if is_gpt { samples * self.session.job.data.tokens_per_sample() } else { 0 };
+        let event = StepEvent {
+            step: outcome.step,
+            loss: outcome.loss,
+            loss_bits: StepEvent::bits_of(outcome.loss),
+            lr: outcome.lr,
+            grad_norm: outcome.grad_norm,
+            seconds: outcome.seconds,
+            elapsed_seconds: self.origin.elapsed().as_secs_f64(),
+            samples,
+            tokens,
+            bubble_ratio: outcome.bubble.bubble_ratio,
+            idle_of_step: outcome.bubble.idle_of_step,
+            starved_ratio: outcome.bubble.starved_ratio,
+            window_seconds: outcome.bubble.window_seconds,
+            dropped: self.recorder.dropped(),
+        };
+        let n_ranks = self.session.plan.n_ranks();
+        for (index, memory) in outcome.memory.iter().enumerate() {
+            self.recorder.record(Event::Mem(Mem {
+                step: outcome.step,
+                replica: index as u32 / n_ranks,
+                rank: index as u32 % n_ranks,
+                live_bytes: memory.live_bytes,
+                peak_bytes: memory.peak_bytes,
+                parameter_bytes: memory.parameter_bytes,
+                gradient_bytes: memory.gradient_bytes,
+                optimizer_bytes: memory.optimizer_bytes,
+                stash_bytes: memory.stash_bytes,
+            }));
+        }
+        self.report.stepped(outcome);
+        self.emit(Event::Step(event));
+        let log_every = self.session.spec.log_every;
+        if outcome.step == 1 || outcome.step.is_multiple_of(log_every) {
+            let line = self.report.step_line(outcome);
+            self.plain(&line);
+        }
+        if let Some(message) = self.recorder.take_warning() {
+            let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+            let warn = Warn { elapsed_ns, step: Some(outcome.step), rank: None, message: message.clone() };
+            self.emit(Event::Warn(warn));
+            let _ = writeln!(std::io::stderr(), "pptop: {message}");
+        }
+    }
+
+    /// Continues a text with the trained weights.
+    fn sample(&mut self, weights: &[(String, Tensor)], bytes: usize) -> candle_core::Result<()> {
+        let ModelSpec::Gpt { config, .. } = &self.session.spec.model else { return Ok(()) };
+        let stack = &self.session.job.stack;
+        let store = ParameterStore::given(weights.iter().cloned().collect());
+        let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
+            .map_err(|e| candle_core::Error::Msg(chain(&e)))?;
+        let text = pp_models::sample(&model, config.context, b"", bytes, self.session.spec.seed)?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+        self.recorder.record(Event::Log(Log { elapsed_ns, step: None, message: format!("sample: {text}") }));
+        match self.output {
+            Output::Plain => self.plain(&text),
+            // Standard output holds the run's lines alone.
+            Output::Json => {
+                let _ = writeln!(std::io::stderr(), "{text}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes step 1 for other programs to check.
+    fn dump(&mut self, outcome: &StepOutcome, before: Vec<(String, Tensor)>) -> Result<(), Early> {
+        let Some(path) = self.flags.dump_step.clone() else { return Ok(()) };
+        let wrong = |e: candle_core::Error| Early::Result(e.to_string());
+        let batch = self.session.batch_size as usize;
+        let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
+        let mut tensors = vec![
+            ("targets".to_owned(), targets.to_dtype(DType::I64).map_err(wrong)?),
+            ("loss".to_owned(), Tensor::new(outcome.loss, &Device::Cpu).map_err(wrong)?),
+        ];
+        for (i, input) in inputs.into_iter().enumerate() {
+            tensors.push((if i == 0 { "inputs".to_owned() } else { format!("inputs.{i}") }, input));
+        }
+        let prefixed = |prefix: &'static str, list: Vec<(String, Tensor)>| {
+            list.into_iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
+        };
+        tensors.extend(prefixed("before", before));
+        tensors.extend(prefixed("grad", self.trainer.gradients().map_err(Early::Failed)?));
+        tensors.extend(prefixed("after", self.trainer.weights().map_err(Early::Failed)?));
+        let spec = &self.session.spec;
+        let mut about = HashMap::from([
+            ("model".to_owned(), spec.name.as_str().to_owned()),
+            ("optimizer".to_owned(), spec.optimizer.to_string()),
+            ("lr".to_owned(), outcome.lr.to_string()),
+            ("clip_norm".to_owned(), spec.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string())),
+        ]);
+        if let OptimizerKind::AdamW { weight_decay } = spec.optimizer {
+            about.insert("weight_decay".to_owned(), weight_decay.to_string());
+        }
+        if let ModelSpec::Gpt { config, .. } = &spec.model {
+            about.insert("heads".to_owned(), config.heads.to_string());
+        }
+        save(&path, tensors, about)
+    }
+
+    /// An event for the log, and for standard output with `--json`.
+    fn emit(&mut self, event: Event) {
+        if self.output == Output::Json {
+            match event.to_json() {
+                Ok(json) => self.line(&json),
+                Err(error) => self.line(&format!("{{\"ev\":\"warn\",\"message\":\"{error}\"}}")),
+            }
+        }
+        self.recorder.record(event);
+    }
+
+    fn plain(&mut self, text: &str) {
+        if self.output == Output::Plain {
+            self.line(text);
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        if self.silent {
+            return;
+        }
+        let mut stdout = std::io::stdout().lock();
+        self.silent = writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err();
+    }
+}
+
+/// Writes tensors by name, into a file beside it first: a file that is there is whole.
+fn save(path: &Path, tensors: Vec<(String, Tensor)>, about: HashMap<String, String>) -> Result<(), Early> {
+    let partial = path.with_extension("partial");
+    let written = safetensors::serialize_to_file(tensors, Some(about), &partial)
+        .map_err(|e| e.to_string())
+        .and_then(|()| std::fs::rename(&partial, path).map_err(|e| e.to_string()));
+    written.map_err(|e| Early::Result(format!("cannot write {}: {e}", path.display())))
+}
