@@ -39,7 +39,8 @@ impl Trainer {
             return Ok(());
         }
         if let Some(status) = self.child.try_wait()? {
-            let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+            let code =
+                status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
             if code != 0 {
                 self.state.last_error = last_line(&self.stderr);
             }
@@ -96,8 +97,11 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("pptop-child-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let stderr = File::create(dir.join(STDERR_FILE)).unwrap();
-        let child =
-            Command::new("sh").args(["-c", "echo one >&2; echo 'two: why' >&2; echo >&2; exit 3"]).stderr(stderr).spawn().unwrap();
+        let child = Command::new("sh")
+            .args(["-c", "echo one >&2; echo 'two: why' >&2; echo >&2; exit 3"])
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
         let state = ended(Trainer::new(child, &dir));
         assert_eq!((state.code, state.last_error.as_deref()), (Some(3), Some("two: why")));
         fs::remove_dir_all(dir).unwrap();

@@ -6,7 +6,7 @@ use super::state::{Choice, Overlay};
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Leave.
     Quit,
     /// Ask how to end the run.
@@ -94,13 +94,19 @@ pub(crate) const TABLE: &[Entry] = &[
         hint: Some("Space freeze"),
     },
     Entry {
-        keys: &[key(KeyCode::Char('['), Action::StepBy(-1)), key(KeyCode::Char(']'), Action::StepBy(1))],
+        keys: &[
+            key(KeyCode::Char('['), Action::StepBy(-1)),
+            key(KeyCode::Char(']'), Action::StepBy(1)),
+        ],
         names: "[ ]",
         help: "timeline: the recorded step before, behind",
         hint: Some("[ ] step"),
     },
     Entry {
-        keys: &[key(KeyCode::Char('{'), Action::StepBy(-10)), key(KeyCode::Char('}'), Action::StepBy(10))],
+        keys: &[
+            key(KeyCode::Char('{'), Action::StepBy(-10)),
+            key(KeyCode::Char('}'), Action::StepBy(10)),
+        ],
         names: "{ }",
         help: "timeline: ten recorded steps back, on",
         hint: None,
@@ -169,7 +175,9 @@ pub(crate) fn action_of(event: KeyEvent, overlay: Option<Overlay>) -> Option<Act
         return None;
     }
     let is_control = event.modifiers.contains(KeyModifiers::CONTROL);
-    if let (Some(Overlay::Ask(dialog)), KeyCode::Char(letter), false) = (overlay, event.code, is_control) {
+    if let (Some(Overlay::Ask(dialog)), KeyCode::Char(letter), false) =
+        (overlay, event.code, is_control)
+    {
         return dialog.choice_of(letter).map(Action::Choose);
     }
     TABLE
@@ -193,7 +201,10 @@ mod tests {
         let keys: Vec<_> = TABLE.iter().flat_map(|entry| entry.keys).collect();
         for (at, one) in keys.iter().enumerate() {
             for other in &keys[at + 1..] {
-                assert!((one.code, one.control) != (other.code, other.control), "{one:?} and {other:?}");
+                assert!(
+                    (one.code, one.control) != (other.code, other.control),
+                    "{one:?} and {other:?}"
+                );
             }
         }
     }

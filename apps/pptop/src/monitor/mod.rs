@@ -16,10 +16,7 @@ mod summary;
 mod terminal;
 mod view;
 
-pub(crate) use app::{Launch, run};
-#[cfg(test)]
-pub(crate) use {
-    input::{Action, action_of},
-    state::{ChildState, Effect, State},
-    view::{Theme, draw},
-};
+pub use app::{Launch, run};
+pub use input::Action;
+pub use state::{ChildState, Choice, Effect, State};
+pub use view::{Theme, draw};

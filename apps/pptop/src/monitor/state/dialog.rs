@@ -11,7 +11,7 @@ pub(crate) enum Dialog {
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Choice {
+pub enum Choice {
     /// Leave, and let the run go on.
     Detach,
     /// End the run after its step, and leave then.
@@ -66,6 +66,9 @@ impl Dialog {
 
     /// The answer that a key stands for.
     pub(crate) fn choice_of(self, key: char) -> Option<Choice> {
-        self.answers().iter().find(|answer| answer.key == key.to_ascii_lowercase()).map(|answer| answer.choice)
+        self.answers()
+            .iter()
+            .find(|answer| answer.key == key.to_ascii_lowercase())
+            .map(|answer| answer.choice)
     }
 }

@@ -5,7 +5,8 @@ mod timeline;
 
 use pp_telemetry::{Event, Model};
 
-pub(crate) use dialog::{Choice, Dialog};
+pub use dialog::Choice;
+pub(crate) use dialog::Dialog;
 pub(crate) use timeline::TimelineState;
 
 use super::input::Action;
@@ -15,13 +16,13 @@ const STALE_SECONDS_MIN: f64 = 5.0;
 
 /// What is known of the process that trains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ChildState {
+pub struct ChildState {
     /// Its process id.
-    pub(crate) pid: u32,
+    pub pid: u32,
     /// Its exit code, once it has ended; 128 and the signal for one that was killed.
-    pub(crate) code: Option<i32>,
+    pub code: Option<i32>,
     /// The last line that it wrote to its standard error.
-    pub(crate) last_error: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// How the run stands.
@@ -50,7 +51,7 @@ pub(crate) enum Overlay {
 
 /// What the program has to do for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Leave, and let the run go on.
     Detach,
     /// Leave: the run is over.
@@ -70,7 +71,7 @@ pub(crate) enum Effect {
 
 /// What the monitor knows and what it looks at.
 #[derive(Debug, Clone)]
-pub(crate) struct State {
+pub struct State {
     model: Model,
     /// What the screen shows while it stands still.
     frozen: Option<Box<Model>>,
@@ -87,7 +88,7 @@ pub(crate) struct State {
 
 impl State {
     /// A run that was just started, or found; `launched_here` says that leaving has to be asked about.
-    pub(crate) fn new(child: ChildState, launched_here: bool) -> Self {
+    pub fn new(child: ChildState, launched_here: bool) -> Self {
         Self {
             model: Model::new(),
             frozen: None,
@@ -104,13 +105,13 @@ impl State {
     }
 
     /// Takes one more event into account.
-    pub(crate) fn apply(&mut self, event: &Event) {
+    pub fn apply(&mut self, event: &Event) {
         self.model.apply(event);
         self.silent_seconds = 0.0;
     }
 
     /// Takes over what the process does, for how long the log has been silent, and how many of its lines were bad.
-    pub(crate) fn observe(&mut self, child: ChildState, silent_seconds: f64, n_bad_lines: u64) {
+    pub fn observe(&mut self, child: ChildState, silent_seconds: f64, n_bad_lines: u64) {
         self.child = child;
         self.silent_seconds = silent_seconds;
         self.n_bad_lines = n_bad_lines;
@@ -171,7 +172,8 @@ impl State {
         }
         let step_seconds = self.model.steps().seconds().map_or(0.0, |seconds| seconds.p50);
         // Until the first step is over nobody knows how long one takes.
-        if self.model.step() > 0 && self.silent_seconds > STALE_SECONDS_MIN.max(3.0 * step_seconds) {
+        if self.model.step() > 0 && self.silent_seconds > STALE_SECONDS_MIN.max(3.0 * step_seconds)
+        {
             return Status::Stale(self.silent_seconds);
         }
         if self.model.hello().is_none() { Status::Starting } else { Status::Live }
@@ -204,7 +206,7 @@ impl State {
     }
 
     /// Does what a key asks for; what lies outside of the state is returned.
-    pub(crate) fn act(&mut self, action: Action) -> Option<Effect> {
+    pub fn act(&mut self, action: Action) -> Option<Effect> {
         match action {
             Action::Quit => {
                 if self.is_over() {
@@ -221,7 +223,8 @@ impl State {
                 }
             }
             Action::Help => {
-                self.overlay = if self.overlay == Some(Overlay::Help) { None } else { Some(Overlay::Help) };
+                self.overlay =
+                    if self.overlay == Some(Overlay::Help) { None } else { Some(Overlay::Help) };
             }
             Action::Back => {
                 if self.overlay.take().is_none() {

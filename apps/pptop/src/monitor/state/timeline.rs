@@ -23,11 +23,12 @@ impl Default for TimelineState {
 }
 
 impl TimelineState {
-    /// The step to show; the nearest that is left when the held one has been let go.
+    /// The step to show: the newest that is over, or the first while it runs; for one that is held and has been let go,
+    /// the nearest that is left.
     pub(crate) fn step<'a>(&self, model: &'a Model) -> Option<&'a RecordedStep> {
         let recorded = model.recorded();
         match self.held_step {
-            None => recorded.last_complete(),
+            None => recorded.last_complete().or_else(|| recorded.running()),
             Some(step) => recorded.get(step).or_else(|| recorded.get(recorded.neighbour(step, 0)?)),
         }
     }

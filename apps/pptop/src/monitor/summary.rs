@@ -1,0 +1,74 @@
+//! What stays on the normal screen when the monitor has gone.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::state::State;
+use super::view::format;
+
+/// A few lines about what came of the run.
+pub(crate) fn summary(state: &State, run_dir: &Path) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_summary(&mut text, state, run_dir);
+    text
+}
+
+fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::Result {
+    let model = state.model();
+    let name = model.hello().map_or("the run", |hello| hello.run.as_str());
+    let (step, n_steps) = (model.step(), model.hello().map_or(0, |hello| hello.steps));
+    match state.exit_code() {
+        None => writeln!(
+            text,
+            "{name} goes on as process {}; step {step} of {n_steps} is done",
+            state.child().pid
+        )?,
+        Some(0) => {
+            let wall = model.end().map(|end| format!(" in {}", format::duration(end.wall_seconds)));
+            writeln!(
+                text,
+                "{name} has ended after {step} of {n_steps} steps{}",
+                wall.unwrap_or_default()
+            )?;
+        }
+        Some(code) => {
+            writeln!(text, "{name} has failed after {step} of {n_steps} steps, exit code {code}")?;
+        }
+    }
+    if let Some(failure) = state.failure() {
+        writeln!(text, "  error    {failure}")?;
+    }
+    if let Some(loss) = model.loss().last() {
+        write!(text, "  loss     {}", format::number(loss))?;
+        if let Some(mark) = model.loss().marks().last() {
+            write!(text, "   validation {} after step {}", format::number(mark.loss), mark.step)?;
+            if let Some(accuracy) = mark.accuracy {
+                write!(text, ", accuracy {}", format::percent(accuracy))?;
+            }
+        }
+        writeln!(text)?;
+    }
+    if let Some(bubble) = model.steps().bubble_ratio() {
+        write!(
+            text,
+            "  bubble   {} ±{:.1} measured",
+            format::percent(bubble.mean),
+            bubble.sd * 100.0
+        )?;
+        if let Some(hello) = model.hello()
+            && let Some(theory) = hello.theory
+        {
+            write!(text, ", {} by the closed form of {}", format::percent(theory), hello.schedule)?;
+        }
+        writeln!(text)?;
+    }
+    if model.n_dropped() > 0 {
+        writeln!(
+            text,
+            "  lost     {} events that the recorder could not keep up with",
+            model.n_dropped()
+        )?;
+    }
+    writeln!(text, "  files    {}", run_dir.display())
+}

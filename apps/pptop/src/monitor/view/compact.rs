@@ -1,0 +1,121 @@
+//! A small screen: no frames, one line for each rank, one character for each unit of work.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::devices::{activity_text, rank_name};
+use super::footer;
+use super::format;
+use super::header;
+use super::loss::trend_text;
+use super::paint::Pen;
+use super::pipeline;
+use super::theme::{STRONG, Theme};
+use super::timeline::{Naming, cells, draw_cells};
+use crate::monitor::state::State;
+
+const UTIL_BAR: usize = 8;
+
+/// Which lines there are room for.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each line is there or not, whatever the others are"
+)]
+struct Plan {
+    loss: bool,
+    bubble: bool,
+    n_ranks: u16,
+    timeline: bool,
+    footer: bool,
+}
+
+impl Plan {
+    /// The ranks matter most, then the bubble, then the timeline, then the loss.
+    fn new(height: u16, n_ranks: u16, has_notice: bool) -> Self {
+        let mut left = height.saturating_sub(1);
+        let mut take = |n_rows: u16| {
+            let fits = n_rows <= left;
+            if fits {
+                left -= n_rows;
+            }
+            fits
+        };
+        let footer = has_notice && take(1);
+        let all_ranks = take(n_ranks);
+        let bubble = all_ranks && take(1);
+        let timeline = all_ranks && take(n_ranks);
+        let loss = take(1);
+        let footer = footer || take(1);
+        let n_ranks = if all_ranks { n_ranks } else { left };
+        Self { loss, bubble, n_ranks, timeline, footer }
+    }
+}
+
+/// Draws all of it.
+pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let model = state.shown();
+    let mut pen = Pen::new(buffer, area, theme);
+    header::draw_compact(&mut pen, state);
+    let notice = footer::notice(state);
+    if model.hello().is_none() {
+        pen.next_line().put(format!("starting (pid {})", state.child().pid), STRONG);
+        if let Some(notice) = &notice {
+            pen.next_line();
+            footer::draw_notice(&mut pen, notice);
+        }
+        return;
+    }
+    let n_ranks = u16::try_from(model.ranks().len()).unwrap_or(u16::MAX);
+    let plan = Plan::new(pen.height(), n_ranks, notice.is_some());
+    pen.next_line();
+    if plan.loss {
+        if let Some(loss) = model.loss().last() {
+            pen.text(format!(
+                "loss {} {}",
+                format::number(loss),
+                trend_text(model.loss().trend(), theme)
+            ));
+        }
+        if let Some((unit, rate)) = pipeline::rate(model) {
+            pen.text(format!("  {} {unit}", format::count(rate)));
+        }
+        pen.next_line();
+    }
+    if plan.bubble {
+        pipeline::draw_bubble_short(&mut pen, model);
+        pen.next_line();
+    }
+    let first = state.first_rank(plan.n_ranks as usize);
+    let shown = || model.ranks().iter().skip(first).take(plan.n_ranks as usize);
+    for rank in shown() {
+        pen.put(rank_name(model, rank.replica, rank.rank), STRONG).text(" ");
+        let busy = rank.busy_of_step();
+        pen.put(theme.gauge(busy.unwrap_or(0.0), UTIL_BAR), theme.bar());
+        pen.text(busy.map_or_else(|| "    -".to_owned(), |busy| format!("{:>4.0}%", busy * 100.0)));
+        let live = rank.memory.map(|memory| format::bytes(memory.live_bytes));
+        pen.text(format!("{:>6} ", live.unwrap_or_else(|| "-".to_owned())));
+        let (text, style) = activity_text(model, rank, theme, false);
+        pen.put(text, style).next_line();
+    }
+    let y = area.height - pen.lines_left();
+    if plan.timeline
+        && let Some(step) = state.timeline().step(model)
+        && let Some(range_ns) = state.timeline().range_ns(step)
+    {
+        for (y, rank) in (y..).zip(shown()) {
+            let of_rank = step
+                .spans
+                .iter()
+                .filter(|span| span.rank == rank.rank && span.replica == rank.replica);
+            let cells = cells(of_rank, range_ns, area.width as usize);
+            draw_cells(&mut pen, 0, y, &cells, Naming::Short, false);
+        }
+    }
+    if plan.footer {
+        pen.line(area.height - 1);
+        match &notice {
+            Some(notice) => footer::draw_notice(&mut pen, notice),
+            None => footer::draw_keys(&mut pen),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The last lines: the keys, and above them what has to be said.
+
+use ratatui::style::Style;
+
+use super::paint::Pen;
+use super::theme::STRONG;
+use crate::monitor::input::TABLE;
+use crate::monitor::state::{State, Status};
+
+/// How serious a notice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// The run has failed, or something is broken.
+    Bad,
+    /// One should know.
+    Notice,
+}
+
+/// Draws as many keys as fit.
+pub(crate) fn draw_keys(pen: &mut Pen<'_>) {
+    let theme = pen.theme;
+    for hint in TABLE.iter().filter_map(|entry| entry.hint) {
+        if hint.chars().count() + 2 > pen.left() as usize {
+            break;
+        }
+        // The words of a hint that are keys stand first; the last word says what they do.
+        let (keys, what) = hint.rsplit_once(' ').unwrap_or((hint, ""));
+        pen.text(" ").put(keys, STRONG).put(format!(" {what} "), theme.dim());
+    }
+}
+
+/// What has to be said, the most serious first.
+pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
+    if let Some(failure) = state.failure() {
+        return Some((Weight::Bad, format!("failed: {failure}")));
+    }
+    if let Some(trouble) = state.trouble() {
+        return Some((Weight::Bad, trouble.to_owned()));
+    }
+    if state.is_stopping() {
+        return Some((
+            Weight::Notice,
+            "the run was asked to end; it does after this step".to_owned(),
+        ));
+    }
+    if matches!(state.status(), Status::Ended(_)) {
+        return Some((Weight::Notice, "the run has ended; q leaves".to_owned()));
+    }
+    if let Status::Stale(seconds) = state.status() {
+        let pid = state.child().pid;
+        return Some((
+            Weight::Bad,
+            format!("process {pid} is alive, but has written nothing for {seconds:.0} s"),
+        ));
+    }
+    let (n_ranks, n_cores) = state.shown().ranks_over_cores()?;
+    let cores = if n_cores == 1 { "core" } else { "cores" };
+    Some((
+        Weight::Notice,
+        format!(
+            "{n_ranks} ranks share {n_cores} {cores}: time without a core is starved, not the schedule's"
+        ),
+    ))
+}
+
+/// Draws it.
+pub(crate) fn draw_notice(pen: &mut Pen<'_>, (weight, text): &(Weight, String)) {
+    let style: Style = match weight {
+        Weight::Bad => pen.theme.bad(),
+        Weight::Notice => pen.theme.notice(),
+    };
+    pen.text(" ").put(text, style);
+}

@@ -1,0 +1,132 @@
+//! The first line: which run it is, how it stands, how far it is.
+
+use ratatui::style::Style;
+
+use super::format;
+use super::paint::Pen;
+use super::theme::{STRONG, Theme};
+use crate::monitor::state::{State, Status};
+
+/// Cells of the bar, at most and at least.
+const BAR_CELLS: (usize, usize) = (15, 6);
+/// Cells of the estimate, with what stands before it.
+const ETA_CELLS: usize = 15;
+
+fn status_text(state: &State, theme: Theme) -> (String, Style) {
+    let dot = if theme.ascii { "*" } else { "●" };
+    match state.status() {
+        Status::Starting => (format!("{dot} STARTING"), theme.notice()),
+        Status::Live if state.is_stopping() => (format!("{dot} STOPPING"), theme.notice()),
+        Status::Live => (format!("{dot} LIVE"), theme.good()),
+        Status::Frozen => ("FROZEN".to_owned(), theme.notice()),
+        Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
+        Status::Ended(0) => ("ENDED".to_owned(), STRONG),
+        Status::Ended(code) => (format!("FAILED ({code})"), theme.bad()),
+    }
+}
+
+/// Steps that are over, steps that are planned, and the share.
+fn progress(state: &State) -> (u64, u64, f64) {
+    let model = state.shown();
+    let n_steps = model.hello().map_or(0, |hello| hello.steps);
+    let share = if n_steps == 0 { 0.0 } else { model.step() as f64 / n_steps as f64 };
+    (model.step(), n_steps, share)
+}
+
+/// The name of the run, once it is known.
+fn name(state: &State) -> &str {
+    state.shown().hello().map_or("", |hello| hello.run.as_str())
+}
+
+fn put_eta(pen: &mut Pen<'_>, state: &State, prefix: &str) {
+    if state.exit_code().is_some() {
+        return;
+    }
+    if let Some(seconds) = state.shown().eta_seconds() {
+        pen.put_right(&format!("{prefix}~{} ", format::clock(seconds)), STRONG);
+    }
+}
+
+/// The first line of the panels.
+pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
+    let theme = pen.theme;
+    let (step, n_steps, share) = progress(state);
+    let (status, style) = status_text(state, theme);
+    let steps = format!("  step {step}/{n_steps} ");
+    let percent = format!(" {:.0}%", (share * 100.0).floor());
+    pen.put(" pptop  ", theme.dim());
+    if state.shown().hello().is_none() {
+        pen.put(status, style);
+        return;
+    }
+    // The bar gives way first, then the name: neither changes anything, and what changes has to be seen.
+    let texts = [status.as_str(), &steps, &percent];
+    let fixed = texts.iter().map(|text| text.chars().count()).sum::<usize>() + 4 + ETA_CELLS;
+    let room = (pen.left() as usize).saturating_sub(fixed);
+    let bar_cells =
+        room.saturating_sub(name(state).chars().count()).clamp(BAR_CELLS.1, BAR_CELLS.0);
+    pen.put(format::cut(name(state), room.saturating_sub(bar_cells).max(8)), STRONG);
+    pen.text("  ").put(status, style).text(steps);
+    let (open, close) = if theme.ascii { ("[", "]") } else { ("▕", "▏") };
+    pen.put(open, theme.dim())
+        .put(theme.gauge(share, bar_cells), theme.bar())
+        .put(close, theme.dim());
+    pen.text(percent);
+    let n_dropped = state.shown().n_dropped();
+    if n_dropped > 0 {
+        pen.put(format!("  lost {n_dropped}"), theme.bad());
+    }
+    put_eta(pen, state, " ETA ");
+}
+
+/// The second line of a wide screen: what is trained, and how.
+pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
+    let Some(hello) = state.shown().hello() else { return };
+    let theme = pen.theme;
+    pen.text(format!(" {} ", hello.schedule)).put(
+        format!(
+            "p={} m={} v={} dp={}",
+            hello.pp, hello.micro_batches, hello.virtual_stages, hello.dp
+        ),
+        STRONG,
+    );
+    pen.text(format!(
+        "   {} parameters   batch {}   {} cores   clock {}   process {}",
+        format::count(hello.parameters as f64),
+        hello.batch_size,
+        hello.cores,
+        hello.clock,
+        hello.pid
+    ));
+    if state.n_bad_lines() > 0 {
+        pen.put(format!("   {} bad lines in the log", state.n_bad_lines()), theme.notice());
+    }
+    if hello.span_every > 1 {
+        pen.put(format!("   spans of every {}th step are kept", hello.span_every), theme.dim());
+    }
+}
+
+/// The first line of a small screen.
+pub(crate) fn draw_compact(pen: &mut Pen<'_>, state: &State) {
+    let theme = pen.theme;
+    let (step, n_steps, share) = progress(state);
+    let (status, style) = status_text(state, theme);
+    if state.status() != Status::Live || state.is_stopping() {
+        pen.put(status, style).text(" ");
+    } else {
+        let model = state.shown().hello().map_or("", |hello| hello.model.as_str());
+        pen.put(format::cut(model, 12), STRONG).text(" ");
+    }
+    if n_steps > 0 {
+        pen.text(format!("{step}/{n_steps} {:.0}%", (share * 100.0).floor()));
+    }
+    put_eta(pen, state, " ");
+}
+
+/// All that fits into one line.
+pub(crate) fn draw_line(pen: &mut Pen<'_>, state: &State) {
+    draw_compact(pen, state);
+    if let Some(loss) = state.shown().loss().last() {
+        pen.text(format!(" loss {}", format::number(loss)));
+    }
+}

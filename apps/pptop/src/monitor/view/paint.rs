@@ -1,0 +1,135 @@
+//! Writing into a buffer without ever writing outside of it.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Color, Style};
+use ratatui::widgets::{Block, Widget as _};
+
+use super::theme::{STRONG, Theme};
+
+/// Writes one line after another, or along one line, inside of an area.
+pub(crate) struct Pen<'a> {
+    buffer: &'a mut Buffer,
+    area: Rect,
+    x: u16,
+    y: u16,
+    pub(crate) theme: Theme,
+}
+
+impl<'a> Pen<'a> {
+    /// A pen at the beginning of the first line of `area`.
+    pub(crate) fn new(buffer: &'a mut Buffer, area: Rect, theme: Theme) -> Self {
+        let area = area.intersection(buffer.area);
+        Self { buffer, area, x: 0, y: 0, theme }
+    }
+
+    pub(crate) fn width(&self) -> u16 {
+        self.area.width
+    }
+
+    pub(crate) fn height(&self) -> u16 {
+        self.area.height
+    }
+
+    /// Cells that are left on this line.
+    pub(crate) fn left(&self) -> u16 {
+        self.area.width.saturating_sub(self.x)
+    }
+
+    /// Lines that are left, this one included.
+    pub(crate) fn lines_left(&self) -> u16 {
+        self.area.height.saturating_sub(self.y)
+    }
+
+    /// Goes to the beginning of another line.
+    pub(crate) fn line(&mut self, y: u16) -> &mut Self {
+        (self.x, self.y) = (0, y);
+        self
+    }
+
+    /// Goes to the beginning of the next line.
+    pub(crate) fn next_line(&mut self) -> &mut Self {
+        self.line(self.y.saturating_add(1))
+    }
+
+    /// Goes to a cell of this line.
+    pub(crate) fn column(&mut self, x: u16) -> &mut Self {
+        self.x = x;
+        self
+    }
+
+    /// Writes, and stands behind what was written; what does not fit is lost.
+    pub(crate) fn put(&mut self, text: impl AsRef<str>, style: Style) -> &mut Self {
+        if self.y < self.area.height && self.x < self.area.width {
+            let (x, y) = (self.area.x + self.x, self.area.y + self.y);
+            let (end, _) =
+                self.buffer.set_stringn(x, y, text.as_ref(), self.left() as usize, style);
+            self.x = end.saturating_sub(self.area.x);
+        }
+        self
+    }
+
+    /// Writes in the usual style.
+    pub(crate) fn text(&mut self, text: impl AsRef<str>) -> &mut Self {
+        self.put(text, Style::new())
+    }
+
+    /// Writes one character into one cell, without moving.
+    pub(crate) fn cell(&mut self, x: u16, y: u16, symbol: char, style: Style) {
+        if x < self.area.width && y < self.area.height {
+            self.buffer[(self.area.x + x, self.area.y + y)].set_char(symbol).set_style(style);
+        }
+    }
+
+    /// Writes at the right end of this line, if `text` fits behind what is there.
+    pub(crate) fn put_right(&mut self, text: &str, style: Style) -> &mut Self {
+        let n_cells = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
+        if n_cells <= self.left() {
+            self.x = self.area.width - n_cells;
+            self.put(text, style);
+        }
+        self
+    }
+}
+
+/// Draws a frame with a title at its left and one at its right, and gives what is inside of it.
+pub(crate) fn panel(
+    buffer: &mut Buffer,
+    area: Rect,
+    theme: Theme,
+    title: &str,
+    right: &str,
+) -> Rect {
+    let area = area.intersection(buffer.area);
+    let block = Block::bordered().border_set(theme.border()).border_style(theme.dim());
+    let inside = block.inner(area);
+    block.render(area, buffer);
+    if area.height > 0 && area.width > 4 {
+        let line = Rect { x: area.x + 1, width: area.width - 2, height: 1, ..area };
+        let mut pen = Pen::new(buffer, line, theme);
+        pen.put(format!(" {title} "), STRONG.fg(Color::Reset));
+        if !right.is_empty() && right.chars().count() + 3 < pen.left() as usize {
+            pen.put_right(&format!(" {right} "), theme.dim());
+        }
+    }
+    inside
+}
+
+/// The upper `n_rows` of an area, and the rest.
+pub(crate) fn slice_top(area: Rect, n_rows: u16) -> (Rect, Rect) {
+    let n_rows = n_rows.min(area.height);
+    let rest = Rect { y: area.y.saturating_add(n_rows), height: area.height - n_rows, ..area };
+    (Rect { height: n_rows, ..area }, rest)
+}
+
+/// The rest of an area, and its lower `n_rows`.
+pub(crate) fn slice_bottom(area: Rect, n_rows: u16) -> (Rect, Rect) {
+    slice_top(area, area.height.saturating_sub(n_rows))
+}
+
+/// The left `n_columns` of an area, and the rest.
+pub(crate) fn slice_left(area: Rect, n_columns: u16) -> (Rect, Rect) {
+    let n_columns = n_columns.min(area.width);
+    let rest = Rect { x: area.x.saturating_add(n_columns), width: area.width - n_columns, ..area };
+    (Rect { width: n_columns, ..area }, rest)
+}

@@ -1,0 +1,241 @@
+//! The pipeline in numbers: the bubble beside what the schedule makes of it, the speed, the slowest rank, the memory.
+
+use std::collections::BTreeMap;
+
+use pp_telemetry::{Model, Rate, RecordedStep, SpanKind};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::devices::rank_name;
+use super::format;
+use super::paint::{Pen, panel};
+use super::theme::{STRONG, Theme};
+use crate::monitor::state::State;
+
+/// Above the closed form by this much, the bubble is pointed out.
+const GAP_NOTICE: f64 = 0.03;
+const NAME_CELLS: usize = 10;
+
+/// Draws the panel; what matters most stands first, for the lower lines may not fit.
+pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let model = state.shown();
+    let n_steps = model.steps().bubble_ratio().map_or(0, |bubble| bubble.n_steps);
+    let right = if n_steps > 0 { format!("last {n_steps} steps") } else { String::new() };
+    let inside = panel(buffer, area, theme, "pipeline", &right);
+    let mut pen = Pen::new(buffer, inside, theme);
+    if model.step() == 0 {
+        pen.put(" no step is over yet", theme.dim());
+        return;
+    }
+    draw_bubble(&mut pen, model);
+    draw_gap(&mut pen, model);
+    draw_speed(&mut pen, model);
+    draw_extremes(&mut pen, model);
+    draw_training(&mut pen, model);
+    if let Some(step) = state.timeline().step(model) {
+        draw_breakdown(&mut pen, model, step);
+    }
+}
+
+/// The bubble and the speed in one line.
+pub(crate) fn draw_line(pen: &mut Pen<'_>, state: &State) {
+    let model = state.shown();
+    pen.text(" ");
+    draw_bubble_short(pen, model);
+    if let Some((name, rate)) = rate(model) {
+        pen.text(format!("   {} {name}", format::count(rate)));
+    }
+    if let Some(seconds) = model.steps().seconds() {
+        pen.text(format!("   step {}", format::duration(seconds.p50)));
+    }
+    if let Some(loss) = model.loss().last() {
+        pen.text(format!(
+            "   loss {} {}",
+            format::number(loss),
+            super::loss::trend_text(model.loss().trend(), pen.theme)
+        ));
+    }
+}
+
+/// `bubble 29.1% (theory 27.3%)`.
+pub(crate) fn draw_bubble_short(pen: &mut Pen<'_>, model: &Model) {
+    let Some(bubble) = model.steps().bubble_ratio() else {
+        pen.put("bubble -", pen.theme.dim());
+        return;
+    };
+    pen.text("bubble ").put(format::percent(bubble.mean), STRONG);
+    if let Some(theory) = theory(model) {
+        pen.text(format!(" (theory {})", format::percent(theory)));
+    }
+}
+
+/// How much is trained on in a second, with its unit.
+pub(crate) fn rate(model: &Model) -> Option<(&'static str, f64)> {
+    Some(match model.steps().rate()? {
+        Rate::Tokens(rate) => ("tok/s", rate),
+        Rate::Samples(rate) => ("samples/s", rate),
+    })
+}
+
+fn theory(model: &Model) -> Option<f64> {
+    model.hello().and_then(|hello| hello.theory)
+}
+
+fn name(pen: &mut Pen<'_>, name: &str) {
+    let style = pen.theme.dim();
+    pen.put(format!(" {name:<NAME_CELLS$}"), style);
+}
+
+fn draw_bubble(pen: &mut Pen<'_>, model: &Model) {
+    name(pen, "bubble");
+    match model.steps().bubble_ratio() {
+        Some(bubble) => {
+            let sign = if pen.theme.ascii { "+-" } else { "±" };
+            pen.put(format::percent(bubble.mean), STRONG)
+                .text(format!(" {sign}{:.1}", bubble.sd * 100.0));
+        }
+        None => {
+            pen.text("not measured");
+        }
+    }
+    if let Some(theory) = theory(model) {
+        pen.text(format!("  theory {}", format::percent(theory)));
+    }
+    pen.next_line();
+}
+
+fn draw_gap(pen: &mut Pen<'_>, model: &Model) {
+    let theme = pen.theme;
+    name(pen, "gap");
+    if let (Some(bubble), Some(theory)) = (model.steps().bubble_ratio(), theory(model)) {
+        let gap = bubble.mean - theory;
+        let style = if gap > GAP_NOTICE { theme.notice() } else { STRONG };
+        pen.put(format!("{:+.1}pp", gap * 100.0), style);
+    } else {
+        pen.text("-");
+    }
+    if let Some(starved) = model.steps().starved_ratio() {
+        pen.text(format!("  starved {}", format::percent(starved.mean)));
+    }
+    if let Some(copy) = model.copy_ratio()
+        && pen.left() >= 14
+    {
+        pen.text(format!("  copy {}", format::percent(copy)));
+    }
+    pen.next_line();
+}
+
+fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
+    if let Some((unit, rate)) = rate(model) {
+        name(pen, unit);
+        pen.put(format::count(rate), STRONG);
+        pen.next_line();
+    }
+    if let Some(seconds) = model.steps().seconds() {
+        name(pen, "step");
+        pen.text(format!(
+            "{}  p95 {}",
+            format::duration(seconds.p50),
+            format::duration(seconds.p95)
+        ));
+        pen.next_line();
+    }
+}
+
+fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
+    let peak = model.peak_memory().map(|(rank, bytes)| {
+        format!("{} r{}", format::bytes(bytes), rank_name(model, rank.replica, rank.rank))
+    });
+    let slowest = model.slowest().map(|slowest| {
+        format!(
+            "r{} {:.0}%",
+            rank_name(model, slowest.replica, slowest.rank),
+            slowest.imbalance * 100.0
+        )
+    });
+    // Where there is but one line, both stand in it.
+    let together = pen.lines_left() < 2;
+    if let Some(peak) = &peak {
+        name(pen, "peak mem");
+        pen.text(peak);
+        if !together {
+            pen.next_line();
+        }
+    }
+    if let Some(slowest) = &slowest {
+        if together && peak.is_some() {
+            pen.text("  slowest ").text(slowest);
+        } else {
+            name(pen, "slowest");
+            pen.text(slowest).text(" over the mean");
+        }
+        pen.next_line();
+    }
+}
+
+fn draw_training(pen: &mut Pen<'_>, model: &Model) {
+    if let Some(step) = model.steps().last() {
+        name(pen, "training");
+        pen.text(format!(
+            "lr {}  grad norm {}",
+            format::number(step.lr),
+            format::number(step.grad_norm)
+        ));
+        pen.next_line();
+    }
+    if let Some(mark) = model.loss().marks().last() {
+        name(pen, "val loss");
+        pen.text(format!("{} after step {}", format::number(mark.loss), mark.step));
+        if let Some(accuracy) = mark.accuracy {
+            pen.text(format!("  accuracy {}", format::percent(accuracy)));
+        }
+        pen.next_line();
+    }
+}
+
+/// What the time of a step goes into.
+const PARTS: [(&str, &[SpanKind]); 8] = [
+    ("forward", &[SpanKind::F]),
+    ("backward", &[SpanKind::B, SpanKind::I, SpanKind::W]),
+    ("wait act", &[SpanKind::WaitAct]),
+    ("wait grad", &[SpanKind::WaitGrad]),
+    ("copy", &[SpanKind::Send, SpanKind::Recv]),
+    ("reduce", &[SpanKind::AllReduce]),
+    ("optimizer", &[SpanKind::Optim]),
+    ("data, ckpt", &[SpanKind::Data, SpanKind::Checkpoint]),
+];
+
+/// Where there is room: for each rank the shares of the step that is drawn.
+fn draw_breakdown(pen: &mut Pen<'_>, model: &Model, step: &RecordedStep) {
+    const CELLS: usize = 7;
+    let n_ranks = (pen.width() as usize).saturating_sub(NAME_CELLS + 2) / CELLS;
+    if (pen.lines_left() as usize) < PARTS.len() + 3 || n_ranks == 0 {
+        return;
+    }
+    let theme = pen.theme;
+    let step_ns = step.step_ns.unwrap_or(0).max(1) as f64;
+    let mut sums: BTreeMap<(u32, u32, usize), u64> = BTreeMap::new();
+    for span in &step.spans {
+        if let Some(part) = PARTS.iter().position(|(_, kinds)| kinds.contains(&span.op)) {
+            let sum = sums.entry((span.replica, span.rank, part)).or_default();
+            *sum = sum.saturating_add(span.dur_ns);
+        }
+    }
+    pen.next_line();
+    pen.put(format!(" % of step {:<1}", ""), theme.dim());
+    for rank in model.ranks().iter().take(n_ranks) {
+        pen.put(
+            format!("{:>CELLS$}", format!("r{}", rank_name(model, rank.replica, rank.rank))),
+            STRONG,
+        );
+    }
+    for (part, (part_name, _)) in PARTS.iter().enumerate() {
+        pen.next_line();
+        name(pen, part_name);
+        for rank in model.ranks().iter().take(n_ranks) {
+            let sum = sums.get(&(rank.replica, rank.rank, part)).copied().unwrap_or(0);
+            pen.text(format!("{:>CELLS$.1}", sum as f64 / step_ns * 100.0));
+        }
+    }
+    pen.next_line();
+}

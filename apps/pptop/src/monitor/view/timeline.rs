@@ -1,0 +1,297 @@
+//! One step, drawn to scale: a row for each rank, a cell for each slice of time.
+
+use pp_telemetry::{Model, RecordedStep, Span, SpanKind};
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::devices::rank_name;
+use super::format;
+use super::paint::{Pen, panel};
+use super::theme::{STRONG, Theme, letter, name};
+use crate::monitor::state::State;
+
+/// Cells in front of a row.
+const LABEL_CELLS: u16 = 6;
+/// Cells from one mark of the axis to the next, at least.
+const TICK_CELLS: f64 = 10.0;
+
+/// How the cells of an operation are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// Letter and micro-batch: `f3`, `B3`.
+    Full,
+    /// As short as can be: forwards are digits.
+    Short,
+}
+
+/// Draws the panel.
+pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let model = state.shown();
+    let Some(step) = state.timeline().step(model) else {
+        let inside = panel(buffer, area, theme, "timeline", "");
+        Pen::new(buffer, inside, theme).put(" begins with the first operation", theme.dim());
+        return;
+    };
+    let title = title(state, model, step);
+    let room = (area.width as usize).saturating_sub(title.chars().count() + 9);
+    let inside = panel(buffer, area, theme, &title, &legend(step, theme, room));
+    let Some(range_ns) = state.timeline().range_ns(step) else { return };
+    let mut pen = Pen::new(buffer, inside, theme);
+    let n_cells = pen.width().saturating_sub(LABEL_CELLS + 1);
+    let n_rows = pen.height().saturating_sub(1);
+    let first = state.first_rank(n_rows as usize);
+    let chunks = model.hello().is_some_and(|hello| hello.virtual_stages > 1);
+    for (y, rank) in (0..n_rows).zip(model.ranks().iter().skip(first)) {
+        pen.line(y).put(format!(" r{}", rank_name(model, rank.replica, rank.rank)), STRONG);
+        let of_rank =
+            step.spans.iter().filter(|span| span.rank == rank.rank && span.replica == rank.replica);
+        let cells = cells(of_rank, range_ns, n_cells as usize);
+        draw_cells(&mut pen, LABEL_CELLS, y, &cells, Naming::Full, chunks);
+    }
+    pen.line(n_rows);
+    draw_axis(&mut pen, step, range_ns, n_cells);
+}
+
+fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
+    let mut parts = vec![format!("timeline  step {}", step.step)];
+    parts.push(
+        step.step_ns.map_or_else(|| "runs".to_owned(), |ns| format::duration(ns as f64 * 1e-9)),
+    );
+    parts
+        .extend(model.hello().map(|hello| format!("{} m={}", hello.schedule, hello.micro_batches)));
+    if state.timeline().is_held() {
+        parts.push("held".to_owned());
+    }
+    if state.timeline().scale() > 1 {
+        parts.push(format!("x{}", state.timeline().scale()));
+    }
+    parts.join("  ")
+}
+
+/// The letters that occur in the step, as many as there is room for.
+fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
+    let mut items = vec![format!("{} idle", theme.idle())];
+    let mut named = Vec::new();
+    for kind in SpanKind::ALL.into_iter().filter(|kind| !kind.is_wait()) {
+        if !named.contains(&name(kind)) && step.spans.iter().any(|span| span.op == kind) {
+            named.push(name(kind));
+            items.push(format!("{} {}", letter(kind), name(kind)));
+        }
+    }
+    // What computes matters most: the others go first when there is no room.
+    while items.iter().map(|item| item.chars().count() + 2).sum::<usize>() > room + 2
+        && !items.is_empty()
+    {
+        items.pop();
+    }
+    let n_items = items.len();
+    items.rotate_left(n_items.min(1));
+    items.join("  ")
+}
+
+/// What each cell stands for: the operation that takes most of its time, or nothing when that is idleness.
+pub(crate) fn cells<'a>(
+    spans: impl Iterator<Item = &'a Span>,
+    (from_ns, to_ns): (f64, f64),
+    n_cells: usize,
+) -> Vec<Option<&'a Span>> {
+    let cell_ns = (to_ns - from_ns) / n_cells.max(1) as f64;
+    let mut tallies = vec![Tally::default(); n_cells];
+    for span in spans.filter(|span| !span.op.is_wait()) {
+        let (start, end) = (span.start_ns as f64 - from_ns, span.end_ns() as f64 - from_ns);
+        if end <= 0.0 || start >= to_ns - from_ns {
+            continue;
+        }
+        #[expect(clippy::cast_sign_loss, reason = "a negative position becomes the first cell")]
+        let (first, last) = ((start / cell_ns) as usize, (end / cell_ns).ceil() as usize);
+        for (at, tally) in tallies.iter_mut().enumerate().take(last).skip(first) {
+            let (cell_start, cell_end) = (at as f64 * cell_ns, (at + 1) as f64 * cell_ns);
+            tally.add(span, end.min(cell_end) - start.max(cell_start));
+        }
+    }
+    tallies.into_iter().map(|tally| tally.winner(cell_ns)).collect()
+}
+
+/// The time that each kind takes of a cell.
+#[derive(Debug, Clone, Default)]
+struct Tally<'a> {
+    kinds: Vec<(SpanKind, f64, &'a Span, f64)>,
+}
+
+impl<'a> Tally<'a> {
+    fn add(&mut self, span: &'a Span, ns: f64) {
+        match self.kinds.iter_mut().find(|(kind, ..)| *kind == span.op) {
+            Some((_, sum_ns, longest, longest_ns)) => {
+                *sum_ns += ns;
+                if ns > *longest_ns {
+                    (*longest, *longest_ns) = (span, ns);
+                }
+            }
+            None => self.kinds.push((span.op, ns, span, ns)),
+        }
+    }
+
+    fn winner(&self, cell_ns: f64) -> Option<&'a Span> {
+        let idle_ns = cell_ns - self.kinds.iter().map(|(_, ns, ..)| ns).sum::<f64>();
+        let (_, ns, span, _) = self.kinds.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        (*ns >= idle_ns).then_some(*span)
+    }
+}
+
+/// Draws the cells of one rank.
+pub(crate) fn draw_cells(
+    pen: &mut Pen<'_>,
+    x: u16,
+    y: u16,
+    cells: &[Option<&Span>],
+    naming: Naming,
+    chunks: bool,
+) {
+    let theme = pen.theme;
+    let mut at = 0;
+    while at < cells.len() {
+        let Some(span) = cells[at] else {
+            pen.cell(x.saturating_add(at as u16), y, theme.idle(), theme.dim());
+            at += 1;
+            continue;
+        };
+        let n_cells =
+            cells[at..].iter().take_while(|cell| cell.is_some_and(|other| other == span)).count();
+        let label = label(span, n_cells, naming, chunks);
+        let style = theme.block(span.op);
+        let symbols = label.chars().chain(std::iter::repeat(theme.fill(span.op))).take(n_cells);
+        for (symbol, at) in symbols.zip(at..) {
+            pen.cell(x.saturating_add(at as u16), y, symbol, style);
+        }
+        at += n_cells;
+    }
+}
+
+/// The name of an operation that is `n_cells` wide.
+fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
+    let letter = letter(span.op);
+    if !span.op.is_compute() {
+        return letter.to_string();
+    }
+    if naming == Naming::Short && span.op == SpanKind::F {
+        return (span.mb % 10).to_string();
+    }
+    let full = format!("{letter}{}", span.mb);
+    let with_stage = format!("{full}s{}", span.stage);
+    if chunks && with_stage.len() <= n_cells {
+        with_stage
+    } else if full.len() <= n_cells {
+        full
+    } else if naming == Naming::Short && n_cells == 2 {
+        format!("{letter}{}", span.mb % 10)
+    } else {
+        letter.to_string()
+    }
+}
+
+/// Times since the step began, at round numbers.
+fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64), n_cells: u16) {
+    let theme = pen.theme;
+    let begin_ns = step.range_ns().map_or(0.0, |(first, _)| first as f64);
+    let (from, whole) = (from_ns - begin_ns, to_ns - from_ns);
+    let (unit, unit_ns) = match whole {
+        ns if ns >= 10e9 => ("s", 1e9),
+        ns if ns >= 2e6 => ("ms", 1e6),
+        ns if ns >= 2e3 => ("µs", 1e3),
+        _ => ("ns", 1.0),
+    };
+    pen.put(format!(" {}", if theme.ascii && unit == "µs" { "us" } else { unit }), theme.dim());
+    let cell_ns = whole / f64::from(n_cells.max(1));
+    let tick_ns = round_up(cell_ns * TICK_CELLS);
+    let n_digits = (-(tick_ns / unit_ns).log10().floor()).clamp(0.0, 9.0);
+    #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
+    let n_digits = n_digits as usize;
+    let mut tick = (from / tick_ns - 1e-9).ceil().max(0.0) + 0.0;
+    loop {
+        let x = (tick * tick_ns - from) / cell_ns;
+        if x.is_nan() || x >= f64::from(n_cells) {
+            return;
+        }
+        // No zero with a sign: 0 is added.
+        let text = format!("{:.n_digits$}", tick * tick_ns / unit_ns + 0.0);
+        #[expect(clippy::cast_sign_loss, reason = "a negative position is looked for first")]
+        let at = x.max(0.0) as u16;
+        if x >= 0.0 && at as usize + text.len() <= n_cells as usize {
+            pen.column(LABEL_CELLS + at).put(text, theme.dim());
+        }
+        tick += 1.0;
+    }
+}
+
+/// The next number that is 1, 2 or 5 times a power of ten.
+fn round_up(value: f64) -> f64 {
+    let power = 10_f64.powf(value.max(1e-3).log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|&round| round >= value * 0.999)
+        .unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(op: SpanKind, start_ns: u64, dur_ns: u64) -> Span {
+        Span {
+            step: 1,
+            replica: 0,
+            rank: 0,
+            stage: 0,
+            mb: 3,
+            op,
+            start_ns,
+            dur_ns,
+            cpu_ns: 0,
+            bytes: 0,
+            starved_ns: 0,
+        }
+    }
+
+    fn letters(spans: &[Span], range_ns: (f64, f64), n_cells: usize) -> String {
+        cells(spans.iter(), range_ns, n_cells)
+            .into_iter()
+            .map(|cell| cell.map_or('.', |span| letter(span.op)))
+            .collect()
+    }
+
+    #[test]
+    fn a_cell_shows_what_takes_most_of_it() {
+        let spans =
+            [span(SpanKind::F, 0, 20), span(SpanKind::WaitGrad, 20, 30), span(SpanKind::B, 54, 16)];
+        assert_eq!(letters(&spans, (0.0, 100.0), 10), "ff...BB...");
+        assert_eq!(letters(&spans, (0.0, 100.0), 1), ".");
+        assert_eq!(letters(&spans, (10.0, 30.0), 4), "ff..");
+        assert_eq!(letters(&spans, (0.0, 100.0), 0), "");
+    }
+
+    #[test]
+    fn many_small_operations_of_one_kind_win_over_a_larger_of_another() {
+        let mut spans: Vec<_> = (0..6).map(|at| span(SpanKind::F, at * 10, 10)).collect();
+        spans.push(span(SpanKind::B, 60, 40));
+        assert_eq!(letters(&spans, (0.0, 100.0), 1), "f");
+    }
+
+    #[test]
+    fn names_fit_their_cells() {
+        let forward = Span { mb: 12, stage: 5, ..span(SpanKind::F, 0, 1) };
+        let names = |n_cells| label(&forward, n_cells, Naming::Full, true);
+        assert_eq!([1, 2, 3, 5, 9].map(names), ["f", "f", "f12", "f12s5", "f12s5"]);
+        assert_eq!(label(&forward, 1, Naming::Short, false), "2");
+        assert_eq!(label(&Span { op: SpanKind::B, ..forward }, 2, Naming::Short, false), "B2");
+    }
+
+    #[test]
+    fn round_numbers_are_1_2_or_5_times_a_power_of_ten() {
+        for (value, round) in
+            [(0.9, 1.0), (1.0, 1.0), (1.2, 2.0), (3.0, 5.0), (7.0, 10.0), (42_000.0, 50_000.0)]
+        {
+            assert!((round_up(value) - round).abs() < 1e-9 * round, "{value}");
+        }
+    }
+}
