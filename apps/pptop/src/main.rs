@@ -8,7 +8,8 @@ use std::process::ExitCode;
 /// counted on the way.
 #[cfg(feature = "train")]
 #[global_allocator]
-static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> = pp_nn::memory::CountingAllocator(mimalloc::MiMalloc);
+static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> =
+    pp_nn::memory::CountingAllocator(mimalloc::MiMalloc);
 
 fn main() -> ExitCode {
     // A rank is one thread: the kernels of candle read this before each product, and must not share a pool between ranks.

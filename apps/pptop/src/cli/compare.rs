@@ -109,7 +109,10 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return Err(CliError::Failed("the base row is missing".to_owned()));
     };
     let (base_seconds, base_bits) = (median(&base.seconds()), base.bits());
-    let rows: Vec<Row> = entries.iter().map(|entry| entry.row(base_seconds, &base_bits)).collect::<Result<_, _>>()?;
+    let rows: Vec<Row> = entries
+        .iter()
+        .map(|entry| entry.row(base_seconds, &base_bits))
+        .collect::<Result<_, _>>()?;
     if args.json {
         let spec = &entries[0].session.spec;
         let job = json!({
@@ -138,7 +141,9 @@ fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Sess
         found.push((schedule.clone(), false, Session::new(spec)?));
     }
     let Some((_, _, first)) = found.first() else {
-        return Err(CliError::Usage("no schedule to compare; accepted: --schedules a,b,…".to_owned()));
+        return Err(CliError::Usage(
+            "no schedule to compare; accepted: --schedules a,b,…".to_owned(),
+        ));
     };
     let base = Spec { interleave_group: None, virtual_stages: None, ..first.spec.clone() };
     let naive = ScheduleName::Naive.to_string();
@@ -180,7 +185,9 @@ impl Entry {
         let data = &self.session.job.data;
         for step in steps * round / ROUNDS + 1..=steps * (round + 1) / ROUNDS {
             let outcome = self.trainer.step(step, || data.batch(step, batch));
-            self.outcomes.push(outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, chain(&e))))?);
+            self.outcomes.push(
+                outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, chain(&e))))?,
+            );
         }
         Ok(())
     }
@@ -201,7 +208,10 @@ impl Entry {
     fn row(&self, base_seconds: f64, base_bits: &[u32]) -> Result<Row, CliError> {
         let seconds = self.seconds();
         let losses: Vec<f32> = self.outcomes.iter().map(|o| o.loss).collect();
-        let (first, last) = (losses.first().copied().unwrap_or(f32::NAN), losses.last().copied().unwrap_or(f32::NAN));
+        let (first, last) = (
+            losses.first().copied().unwrap_or(f32::NAN),
+            losses.last().copied().unwrap_or(f32::NAN),
+        );
         let measured = |number: fn(&StepOutcome) -> f64| {
             finite(median(&self.counted().iter().map(number).collect::<Vec<_>>()))
         };
@@ -284,7 +294,8 @@ impl Entry {
                 Memory {
                     rank: rank as u32,
                     live_bytes: self.outcomes.last().map_or(0, |o| of(o).live_bytes),
-                    mean_bytes: self.counted().iter().map(|o| of(o).live_bytes).sum::<u64>() / n.max(1),
+                    mean_bytes: self.counted().iter().map(|o| of(o).live_bytes).sum::<u64>()
+                        / n.max(1),
                     peak_bytes: self.outcomes.iter().map(|o| of(o).peak_bytes).max().unwrap_or(0),
                     reserved_bytes: None,
                 }
@@ -316,9 +327,13 @@ fn table(rows: &[Row], entries: &[Entry]) -> String {
     text += "                           step ms                                        final              bubble_ratio            bubble_overhead         span_bubble             peak MiB\n";
     text += "strategy          p v  m   mean   median p95      samples/s  speed-up     loss  same bits    formula simul. measured formula simul. measured formula simul. measured by rank             verdict    notebook\n";
     for row in rows {
-        let number = |value: Option<f64>| value.map_or_else(|| "     -".to_owned(), |v| format!("{v:.4}"));
-        let three = |t: &Three| format!("{} {} {}  ", number(t.closed_form), number(t.simulated), number(t.measured));
-        let peaks: Vec<String> = row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
+        let number =
+            |value: Option<f64>| value.map_or_else(|| "     -".to_owned(), |v| format!("{v:.4}"));
+        let three = |t: &Three| {
+            format!("{} {} {}  ", number(t.closed_form), number(t.simulated), number(t.measured))
+        };
+        let peaks: Vec<String> =
+            row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
         text += &format!(
             "{:<17} {} {} {:>2} {:>6.1} {:>8.1} {:>6.1}  {:>9.1}  {:>8}  {:>8}  {:<9}    {} {} {} {:<18} {:<10} {}\n",
             row.label,
@@ -350,7 +365,11 @@ fn table(rows: &[Row], entries: &[Entry]) -> String {
     text += "\nspeed-up: of the median step over \"one device\", which computes the same micro-batches on one rank.\n\
              simul.: the plan with the medians of this run's own op times. notebook: its figure, under its true name.\n";
     let by = |label: &str| rows.iter().find(|row| row.label == label);
-    let best = rows.iter().filter(|row| !row.baseline).map(|row| row.step_seconds_median).fold(f64::INFINITY, f64::min);
+    let best = rows
+        .iter()
+        .filter(|row| !row.baseline)
+        .map(|row| row.step_seconds_median)
+        .fold(f64::INFINITY, f64::min);
     if let Some(whole) = by(WHOLE_BATCH).filter(|row| row.step_seconds_median < best) {
         text += &format!(
             "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at once and no \

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::{CliError, print, print_json};
 #[cfg(feature = "train")]
 use super::job::cores;
+use super::{CliError, print, print_json};
 
 /// What ranks can compute on.
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,9 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     })];
     let mut unavailable: Vec<Value> = Vec::new();
     match cuda() {
-        Ok(n) => devices.extend((0..n).map(|i| json!({"id": format!("cuda:{i}"), "kind": "cuda", "usable": true}))),
+        Ok(n) => devices.extend(
+            (0..n).map(|i| json!({"id": format!("cuda:{i}"), "kind": "cuda", "usable": true})),
+        ),
         Err(reason) => {
             let fix = if candle_core::utils::cuda_is_available() {
                 "install the NVIDIA driver, or make the device visible to this process"
@@ -54,13 +56,22 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     if args.json {
         return print_json(&json!({"devices": devices, "unavailable": unavailable}));
     }
-    let mut text = format!("cpu     {} cores, {} MiB; any number of ranks, each a thread\n", cores(), memory_bytes >> 20);
+    let mut text = format!(
+        "cpu     {} cores, {} MiB; any number of ranks, each a thread\n",
+        cores(),
+        memory_bytes >> 20
+    );
     for device in &devices[1..] {
         text += &format!("{}  usable\n", device["id"].as_str().unwrap_or_default());
     }
     for missing in &unavailable {
         let word = |key: &str| missing[key].as_str().unwrap_or_default();
-        text += &format!("{}    not usable: {}; to change that: {}\n", word("kind"), word("reason"), word("fix"));
+        text += &format!(
+            "{}    not usable: {}; to change that: {}\n",
+            word("kind"),
+            word("reason"),
+            word("fix")
+        );
     }
     print(&text)
 }

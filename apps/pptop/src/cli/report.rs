@@ -75,7 +75,12 @@ impl Report {
             opening,
             steps_planned: hello.steps,
             theory: hello.theory,
-            devices: hello.device_map.iter().map(|d| &d.device).collect::<std::collections::BTreeSet<_>>().len(),
+            devices: hello
+                .device_map
+                .iter()
+                .map(|d| &d.device)
+                .collect::<std::collections::BTreeSet<_>>()
+                .len(),
             stages: hello.stages.len() as u32,
             micro_batches: hello.micro_batches,
             losses: Vec::new(),
@@ -128,9 +133,13 @@ impl Report {
 
     /// The notebook's summary, with our numbers.
     pub(crate) fn closing(&self) -> String {
-        let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) else { return String::new() };
-        let theory = self.theory.map_or_else(|| "no formula".to_owned(), |t| format!("formula {t:.4}"));
-        let peaks: Vec<String> = self.peak_bytes.iter().map(|&b| format!("{:.1}", mib(b))).collect();
+        let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) else {
+            return String::new();
+        };
+        let theory =
+            self.theory.map_or_else(|| "no formula".to_owned(), |t| format!("formula {t:.4}"));
+        let peaks: Vec<String> =
+            self.peak_bytes.iter().map(|&b| format!("{:.1}", mib(b))).collect();
         let mut text = format!(
             "devices {}  stages {}  micro-batches {}\n\
              bubble_ratio {:.4} measured (median), {theory}\n\
@@ -155,7 +164,8 @@ impl Report {
             let best = self.validation.iter().map(|v| v.1).fold(f64::INFINITY, f64::min);
             text += &format!("\nvalidation loss {loss:.4} at step {step}, best {best:.4}");
             if let (Some(accuracy), Some(majority)) = (accuracy, self.majority) {
-                text += &format!(", accuracy {accuracy:.4} (the most frequent class: {majority:.4})");
+                text +=
+                    &format!(", accuracy {accuracy:.4} (the most frequent class: {majority:.4})");
             }
         }
         text

@@ -65,13 +65,20 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
 /// The id and the folder of a new run.
 fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf), CliError> {
     match given {
-        None => pp_telemetry::new_run_dir(session.spec.name.as_str()).map_err(|e| CliError::Failed(super::job::chain(&e))),
+        None => pp_telemetry::new_run_dir(session.spec.name.as_str())
+            .map_err(|e| CliError::Failed(super::job::chain(&e))),
         Some(dir) => {
             if dir.join(pp_telemetry::EVENTS_FILE).exists() {
-                let message = format!("{} holds a run already; accepted: a folder without {}", dir.display(), pp_telemetry::EVENTS_FILE);
+                let message = format!(
+                    "{} holds a run already; accepted: a folder without {}",
+                    dir.display(),
+                    pp_telemetry::EVENTS_FILE
+                );
                 return Err(CliError::Usage(message));
             }
-            let name = dir.file_name().map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
+            let name = dir
+                .file_name()
+                .map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
             Ok((name, dir.to_owned()))
         }
     }
@@ -84,7 +91,10 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
         _ => Path::new("."),
     };
     if path.is_dir() || !parent.is_dir() {
-        let message = format!("{flag} {}: its folder does not exist, or it is a folder; accepted: a file in a folder that exists", path.display());
+        let message = format!(
+            "{flag} {}: its folder does not exist, or it is a folder; accepted: a file in a folder that exists",
+            path.display()
+        );
         return Err(CliError::Usage(message));
     }
     Ok(())
@@ -92,20 +102,30 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
 
 /// Starts the run as a process of its own and watches it.
 fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
-    let failed = |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
+    let failed =
+        |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
     let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
     std::fs::create_dir_all(&dir).map_err(|e| failed("make the folder of the run", &e))?;
-    let stderr = std::fs::File::create(dir.join("stderr.log")).map_err(|e| failed("write the run's messages", &e))?;
+    let stderr = std::fs::File::create(dir.join("stderr.log"))
+        .map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
     // The cut is measured once; the run takes it as it is.
     let cut: Vec<String> = session.partition.sizes().iter().map(ToString::to_string).collect();
     let mut command = Command::new(program);
-    command.args(own_args()).arg("--headless").arg("--run-dir").arg(&dir).arg("--partition").arg(cut.join(","));
+    command
+        .args(own_args())
+        .arg("--headless")
+        .arg("--run-dir")
+        .arg(&dir)
+        .arg("--partition")
+        .arg(cut.join(","));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
-    let code = monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: false }).map_err(monitor_error)?;
+    let code =
+        monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: false })
+            .map_err(monitor_error)?;
     let _ = std::io::stdout().flush();
     if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
 }

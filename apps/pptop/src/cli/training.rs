@@ -61,7 +61,13 @@ enum Early {
 
 impl Run {
     /// Starts recording and the ranks, and says hello.
-    pub(crate) fn start(session: Session, id: &str, dir: &Path, output: Output, flags: Flags) -> Result<Self, CliError> {
+    pub(crate) fn start(
+        session: Session,
+        id: &str,
+        dir: &Path,
+        output: Output,
+        flags: Flags,
+    ) -> Result<Self, CliError> {
         let origin = Instant::now();
         let stop = Arc::new(AtomicUsize::new(0));
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -72,14 +78,16 @@ impl Run {
         let trainer = match session.trainer(recorder.clone(), origin) {
             Ok(trainer) => trainer,
             Err(error) => {
-                let reason = if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
+                let reason =
+                    if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
                 recorder.finish(End { code: 1, reason, ..End::default() });
                 return Err(error);
             }
         };
         let hello = session.hello(&trainer, &recorder, id);
         let report = Report::new(&session, &hello);
-        let mut run = Self { session, trainer, recorder, origin, output, flags, report, stop, silent: false };
+        let mut run =
+            Self { session, trainer, recorder, origin, output, flags, report, stop, silent: false };
         run.emit(Event::Hello(Box::new(hello.clone())));
         run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
@@ -103,7 +111,11 @@ impl Run {
             }
             Err(Early::Signal(signal)) => {
                 end.code = 128 + signal as i32;
-                let name = if signal == signal_hook::consts::SIGINT as usize { "SIGINT" } else { "SIGTERM" };
+                let name = if signal == signal_hook::consts::SIGINT as usize {
+                    "SIGINT"
+                } else {
+                    "SIGTERM"
+                };
                 end.reason = format!("stopped by {name} after step {}", end.steps);
                 Err(CliError::Code(end.code as u8))
             }
@@ -137,14 +149,20 @@ impl Run {
     fn train(&mut self) -> Result<String, Early> {
         let steps = self.session.spec.steps;
         let batch = self.session.batch_size as usize;
-        let pieces = self.session.job.data.validation(EVALUATION_ROWS).map_err(|e| Early::Result(e.to_string()))?;
+        let pieces = self
+            .session
+            .job
+            .data
+            .validation(EVALUATION_ROWS)
+            .map_err(|e| Early::Result(e.to_string()))?;
         for step in 1..=steps {
             let before = match (step, &self.flags.dump_step) {
                 (1, Some(_)) => self.trainer.weights().map_err(Early::Failed)?,
                 _ => Vec::new(),
             };
             let data = &self.session.job.data;
-            let outcome = self.trainer.step(step, || data.batch(step, batch)).map_err(Early::Failed)?;
+            let outcome =
+                self.trainer.step(step, || data.batch(step, batch)).map_err(Early::Failed)?;
             if step == 1 && self.flags.dump_step.is_some() {
                 self.dump(&outcome, before)?;
             }
@@ -153,8 +171,14 @@ impl Run {
             if !pieces.is_empty() && (due || step == steps) {
                 let found = self.trainer.evaluate(&pieces).map_err(Early::Failed)?;
                 self.report.evaluated(step, &found);
-                self.emit(Event::Eval(Eval { step, loss: found.loss as f32, accuracy: found.accuracy }));
-                let accuracy = found.accuracy.map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
+                self.emit(Event::Eval(Eval {
+                    step,
+                    loss: found.loss as f32,
+                    accuracy: found.accuracy,
+                }));
+                let accuracy = found
+                    .accuracy
+                    .map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
                 self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
             }
             let signal = self.stop.load(Ordering::Relaxed);
@@ -165,7 +189,8 @@ impl Run {
         let weights = self.trainer.weights().map_err(Early::Failed)?;
         let hash = weights_hash(&weights).map_err(|e| Early::Result(e.to_string()))?;
         if let Some(bytes) = self.flags.sample {
-            self.sample(&weights, bytes as usize).map_err(|e| Early::Result(format!("no sample: {e}")))?;
+            self.sample(&weights, bytes as usize)
+                .map_err(|e| Early::Result(format!("no sample: {e}")))?;
         }
         if let Some(path) = &self.flags.save {
             save(path, weights, HashMap::new())?;
@@ -217,7 +242,8 @@ impl Run {
         }
         if let Some(message) = self.recorder.take_warning() {
             let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-            let warn = Warn { elapsed_ns, step: Some(outcome.step), rank: None, message: message.clone() };
+            let warn =
+                Warn { elapsed_ns, step: Some(outcome.step), rank: None, message: message.clone() };
             self.emit(Event::Warn(warn));
             let _ = writeln!(std::io::stderr(), "pptop: {message}");
         }
@@ -233,7 +259,11 @@ impl Run {
         let text = pp_models::sample(&model, config.context, b"", bytes, self.session.spec.seed)?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        self.recorder.record(Event::Log(Log { elapsed_ns, step: None, message: format!("sample: {text}") }));
+        self.recorder.record(Event::Log(Log {
+            elapsed_ns,
+            step: None,
+            message: format!("sample: {text}"),
+        }));
         match self.output {
             Output::Plain => self.plain(&text),
             // Standard output holds the run's lines alone.
@@ -268,7 +298,10 @@ impl Run {
             ("model".to_owned(), spec.name.as_str().to_owned()),
             ("optimizer".to_owned(), spec.optimizer.to_string()),
             ("lr".to_owned(), outcome.lr.to_string()),
-            ("clip_norm".to_owned(), spec.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string())),
+            (
+                "clip_norm".to_owned(),
+                spec.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string()),
+            ),
         ]);
         if let OptimizerKind::AdamW { weight_decay } = spec.optimizer {
             about.insert("weight_decay".to_owned(), weight_decay.to_string());
@@ -306,7 +339,11 @@ impl Run {
 }
 
 /// Writes tensors by name, into a file beside it first: a file that is there is whole.
-fn save(path: &Path, tensors: Vec<(String, Tensor)>, about: HashMap<String, String>) -> Result<(), Early> {
+fn save(
+    path: &Path,
+    tensors: Vec<(String, Tensor)>,
+    about: HashMap<String, String>,
+) -> Result<(), Early> {
     let partial = path.with_extension("partial");
     let written = safetensors::serialize_to_file(tensors, Some(about), &partial)
         .map_err(|e| e.to_string())

@@ -46,9 +46,12 @@ impl Session {
         let batch_size = spec.batch_size(&plan)?;
         let kind = match spec.device {
             DeviceArg::Cpu => DeviceKind::Cpu,
-            DeviceArg::Auto => devices::cuda().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n }),
+            DeviceArg::Auto => {
+                devices::cuda().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n })
+            }
             DeviceArg::Cuda => {
-                let devices = devices::cuda().map_err(|no| usage(format!("--device cuda: {no}; accepted: auto, cpu")))?;
+                let devices = devices::cuda()
+                    .map_err(|no| usage(format!("--device cuda: {no}; accepted: auto, cpu")))?;
                 DeviceKind::Cuda { devices }
             }
         };
@@ -68,14 +71,23 @@ impl Session {
         refuse_too_large(&spec, &job)?;
         let rows = (batch_size / u64::from(spec.dp * plan.n_micro_batches())) as usize;
         let profile = if spec.cut == Cut::Time && n_stages > 1 {
-            let (inputs, targets) = job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
-            let found = profile(&job.stack, job.objective.as_ref(), &inputs, &targets, &Device::Cpu, ProfileConfig::default());
+            let (inputs, targets) =
+                job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
+            let found = profile(
+                &job.stack,
+                job.objective.as_ref(),
+                &inputs,
+                &targets,
+                &Device::Cpu,
+                ProfileConfig::default(),
+            );
             Some(found.map_err(|e| CliError::Failed(chain(&e)))?)
         } else {
             None
         };
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
-        let partition = cut.solve(&job.stack, n_stages, profile.as_ref()).map_err(|e| usage(chain(&e)))?;
+        let partition =
+            cut.solve(&job.stack, n_stages, profile.as_ref()).map_err(|e| usage(chain(&e)))?;
         let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
         Ok(Self { spec, job, plan, partition, batch_size, mesh, initial })
     }
@@ -86,7 +98,8 @@ impl Session {
     /// [`CliError::Failed`] if a rank cannot start.
     pub(crate) fn trainer(&self, recorder: Recorder, origin: Instant) -> Result<Trainer, CliError> {
         let mesh = self.mesh;
-        let link = if let ModelSpec::Sleep { link, .. } = self.spec.model { link } else { Duration::ZERO };
+        let link =
+            if let ModelSpec::Sleep { link, .. } = self.spec.model { link } else { Duration::ZERO };
         let ranks = RankConfig {
             seed: self.spec.seed,
             initial: self.initial.clone(),
@@ -105,7 +118,12 @@ impl Session {
                 self.spec.optimizer,
             )
         };
-        let config = TrainerConfig { ranks, clip_norm: self.spec.clip_norm, rate: self.spec.rate, steps: self.spec.steps };
+        let config = TrainerConfig {
+            ranks,
+            clip_norm: self.spec.clip_norm,
+            rate: self.spec.rate,
+            steps: self.spec.steps,
+        };
         Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
     }
 
@@ -187,9 +205,15 @@ impl Session {
             device_map,
             stages,
             plan: plan.to_text_rows(),
-            started_unix_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
+            started_unix_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.as_millis() as u64),
             clock: "host".to_owned(),
-            tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) { self.job.data.tokens_per_sample() } else { 0 },
+            tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) {
+                self.job.data.tokens_per_sample()
+            } else {
+                0
+            },
             theory: self.theory(),
             span_every: recorder.set_span_policy(self.spec.spans, size),
         }
@@ -211,14 +235,16 @@ fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, pp_models::ModelError> {
         ModelSpec::SeedMlp => seed_mlp(spec.dropout, spec.seed),
         ModelSpec::WineMlp => wine_mlp(spec.dropout, spec.seed),
         ModelSpec::Gpt { config, data } => gpt(*config, data.as_deref(), spec.seed),
-        ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } => sleep(&SleepConfig {
-            ranks: plan.topology().ranks().iter().map(|rank| rank.0).collect(),
-            virtual_stages: plan.n_virtual_stages(),
-            forward: *forward,
-            input_grad: *input_grad,
-            weight_grad: *weight_grad,
-            slow_rank: *slow_rank,
-        }),
+        ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } => {
+            sleep(&SleepConfig {
+                ranks: plan.topology().ranks().iter().map(|rank| rank.0).collect(),
+                virtual_stages: plan.n_virtual_stages(),
+                forward: *forward,
+                input_grad: *input_grad,
+                weight_grad: *weight_grad,
+                slow_rank: *slow_rank,
+            })
+        }
     }
 }
 
@@ -242,7 +268,10 @@ fn refuse_too_large(spec: &Spec, job: &Job) -> Result<(), CliError> {
 /// Initial weights from a file, each of which the model must know.
 fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
     let refused = |why: String| {
-        CliError::Usage(format!("cannot take initial weights from {}: {why}; accepted: a file that --save wrote for this model", path.display()))
+        CliError::Usage(format!(
+            "cannot take initial weights from {}: {why}; accepted: a file that --save wrote for this model",
+            path.display()
+        ))
     };
     let values = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
@@ -251,7 +280,11 @@ fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
         match values.get(&name) {
             None => return Err(refused(format!("it has no {name}"))),
             Some(value) if value.shape() != &shape => {
-                return Err(refused(format!("{name} is {:?} there, {:?} in the model", value.dims(), shape.dims())));
+                return Err(refused(format!(
+                    "{name} is {:?} there, {:?} in the model",
+                    value.dims(),
+                    shape.dims()
+                )));
             }
             Some(_) => {}
         }

@@ -21,8 +21,17 @@ use super::session::cores;
 pub(crate) enum ModelSpec {
     SeedMlp,
     WineMlp,
-    Gpt { config: GptConfig, data: Option<PathBuf> },
-    Sleep { forward: Duration, input_grad: Duration, weight_grad: Duration, slow_rank: Option<(u32, f64)>, link: Duration },
+    Gpt {
+        config: GptConfig,
+        data: Option<PathBuf>,
+    },
+    Sleep {
+        forward: Duration,
+        input_grad: Duration,
+        weight_grad: Duration,
+        slow_rank: Option<(u32, f64)>,
+        link: Duration,
+    },
 }
 
 /// A job with nothing left open but the plan.
@@ -77,7 +86,9 @@ impl Spec {
             interleave_group: args.interleave_group,
             micro_batches: args.micro_batches,
             default_micro_batches: defaults.micro_batches,
-            batch_size: args.batch_size.or((defaults.batch_size > 0).then_some(defaults.batch_size)),
+            batch_size: args
+                .batch_size
+                .or((defaults.batch_size > 0).then_some(defaults.batch_size)),
             steps,
             seed: args.seed.unwrap_or(0),
             rate: rate(args, &defaults, preset)?,
@@ -85,7 +96,11 @@ impl Spec {
             clip_norm: args.clip_norm.or(defaults.clip_norm).or(preset.then_some(1.0)),
             dropout: args.dropout,
             device: args.device.unwrap_or(DeviceArg::Auto),
-            cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep { Cut::Uniform } else { Cut::Time }),
+            cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep {
+                Cut::Uniform
+            } else {
+                Cut::Time
+            }),
             eval_every: args.eval_every.or(defaults.eval_every),
             spans: args.spans.unwrap_or_default(),
             init: args.init.clone(),
@@ -117,7 +132,10 @@ impl Spec {
     pub(crate) fn plan(&self) -> Result<ValidPlan, CliError> {
         let named = self.schedule.parse::<ScheduleName>().ok();
         let default_pp = || {
-            let v = self.virtual_stages.or(named.map(ScheduleName::default_virtual_stages)).unwrap_or(1);
+            let v = self
+                .virtual_stages
+                .or(named.map(ScheduleName::default_virtual_stages))
+                .unwrap_or(1);
             let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
             cores().min(4).min(fits)
         };
@@ -130,7 +148,8 @@ impl Spec {
         }
         .plan()?;
         if plan.is_forward_only() {
-            let message = format!("the plan {} has no backward; accepted: a plan that trains", self.schedule);
+            let message =
+                format!("the plan {} has no backward; accepted: a plan that trains", self.schedule);
             return Err(CliError::Usage(message));
         }
         Ok(plan)
@@ -143,7 +162,11 @@ impl Spec {
             Ok(name) if name.default_virtual_stages() == 1 => None,
             _ => self.virtual_stages,
         };
-        let interleave_group = if virtual_stages.is_none() && self.virtual_stages.is_some() { None } else { self.interleave_group };
+        let interleave_group = if virtual_stages.is_none() && self.virtual_stages.is_some() {
+            None
+        } else {
+            self.interleave_group
+        };
         Self { schedule: schedule.to_owned(), virtual_stages, interleave_group, ..self.clone() }
     }
 
@@ -186,18 +209,25 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
     let sleep = sleep.iter().filter(|_| name != ModelName::Sleep).map(|f| (f, "sleep"));
     for ((flag, given), owner) in gpt.chain(sleep) {
         if *given {
-            let message = format!("{flag} belongs to --model {owner}, the model is {}; accepted: without {flag}", name.as_str());
+            let message = format!(
+                "{flag} belongs to --model {owner}, the model is {}; accepted: without {flag}",
+                name.as_str()
+            );
             return Err(CliError::Usage(message));
         }
     }
     if name == ModelName::Sleep && args.dropout.is_some() {
-        return Err(CliError::Usage("--model sleep has no dropout; accepted: without --dropout".to_owned()));
+        return Err(CliError::Usage(
+            "--model sleep has no dropout; accepted: without --dropout".to_owned(),
+        ));
     }
     Ok(())
 }
 
 fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
-    let ms = |given: Option<f64>, default: f64| Duration::from_secs_f64(given.unwrap_or(default) / 1000.0);
+    let ms = |given: Option<f64>, default: f64| {
+        Duration::from_secs_f64(given.unwrap_or(default) / 1000.0)
+    };
     let size = |given: Option<u32>, default: usize| given.map_or(default, |n| n as usize);
     Ok(match name {
         ModelName::SeedMlp => ModelSpec::SeedMlp,
@@ -212,7 +242,11 @@ fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
             };
             if config.width % config.heads != 0 {
                 let (width, heads) = (config.width, config.heads);
-                let message = format!("--width {width} is not a multiple of --heads {heads}; accepted: {} or {}", width / heads * heads, (width / heads + 1) * heads);
+                let message = format!(
+                    "--width {width} is not a multiple of --heads {heads}; accepted: {} or {}",
+                    width / heads * heads,
+                    (width / heads + 1) * heads
+                );
                 return Err(CliError::Usage(message));
             }
             ModelSpec::Gpt { config, data: args.data.clone() }
@@ -228,7 +262,10 @@ fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
 }
 
 fn rate(args: &JobArgs, defaults: &Defaults, preset: bool) -> Result<LearningRate, CliError> {
-    let step = LearningRateCurve::Step { every: args.lr_step.unwrap_or(20), gamma: args.lr_gamma.unwrap_or(0.5) };
+    let step = LearningRateCurve::Step {
+        every: args.lr_step.unwrap_or(20),
+        gamma: args.lr_gamma.unwrap_or(0.5),
+    };
     let curve = match args.lr_schedule {
         Some(CurveArg::Constant) => LearningRateCurve::Constant,
         Some(CurveArg::Step) => step,
