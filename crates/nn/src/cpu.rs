@@ -131,7 +131,6 @@ pub(crate) fn gemm(
 /// Range reduction by ln 2 in two parts, then a polynomial of degree 6 (Cody and Waite 1980).
 /// Results below the smallest normal number are 0; +∞ above 88.7; NaN stays NaN.
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "a call in the loop would keep it scalar")]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
@@ -147,7 +146,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
     // 2^n in two factors, so that n = 128 does not overflow the exponent field.
     let half = (n as i32) >> 1;

@@ -18,6 +18,10 @@ impl Embedding {
     ///
     /// # Errors
     /// What the builder returns.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
+    )]
     pub fn new(rows: usize, features: usize, init: Init, builder: VarBuilder<'_>) -> Result<Self> {
         Ok(Self { weight_vd: builder.get_with_hints((rows, features), "weight", init)? })
     }

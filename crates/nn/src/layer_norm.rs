@@ -22,6 +22,10 @@ impl LayerNorm {
     ///
     /// # Errors
     /// What the builder returns.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
+    )]
     pub fn new(features: usize, builder: VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
             weight_d: builder.get_with_hints(features, "weight", Init::Const(1.0))?,

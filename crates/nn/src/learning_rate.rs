@@ -56,6 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "halves of 1 are exact")]
     fn the_three_curves() {
         let rate = |curve, warmup| LearningRate { peak: 1.0, curve, warmup };
         let step = rate(LearningRateCurve::Step { every: 20, gamma: 0.5 }, 0);

@@ -31,6 +31,10 @@ impl Linear {
     ///
     /// # Errors
     /// What the builder returns.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
+    )]
     pub fn with_init(
         inputs: usize,
         outputs: usize,
