@@ -92,9 +92,9 @@ impl Table {
             let mut start = vec![k - 1; n + 1];
             // Part k ends at j and leaves a layer for each later part.
             for j in k..=n - (parts - k) {
-                for i in k - 1..j {
+                for (i, &before) in row.iter().enumerate().take(j).skip(k - 1) {
                     let cost = self.prefix[j] - self.prefix[i];
-                    let value = join(row[i], cost);
+                    let value = join(before, cost);
                     if cost <= limit && value < next[j] {
                         (next[j], start[j]) = (value, i);
                     }
@@ -113,6 +113,7 @@ impl Table {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

@@ -1,5 +1,4 @@
 //! A profile sees what is there: parameters, bytes, and more time for more work.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{DType, Device, Result, Tensor};
 use pp_nn::{Linear, cross_entropy};
