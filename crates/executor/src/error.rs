@@ -1,5 +1,7 @@
 //! What can go wrong while a plan runs.
 
+use std::fmt::{self, Display, Formatter};
+
 use pp_schedule::{Op, Rank, Replica};
 
 /// Why a step ended early, or never began.
@@ -51,7 +53,7 @@ pub enum ExecError {
         source: std::io::Error,
     },
     /// A rank failed. It was the first.
-    #[error("{}", place(*.replica, *.rank, *.step, *.op))]
+    #[error("{}", Place(*.replica, *.rank, *.step, *.op))]
     Rank {
         /// Its replica.
         replica: Replica,
@@ -62,25 +64,28 @@ pub enum ExecError {
         /// What it was doing.
         op: Option<Op>,
         /// Why.
-        source: RankError,
+        source: Box<RankError>,
     },
     /// A tensor operation outside any rank failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 }
 
-fn place(replica: Replica, rank: Rank, step: u64, op: Option<Op>) -> String {
-    let mut text = format!("rank {rank}");
-    if replica.0 > 0 {
-        text += &format!(" of replica {replica}");
+/// Where a rank failed, as far as it had come.
+struct Place(Replica, Rank, u64, Option<Op>);
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let &Self(replica, rank, step, op) = self;
+        write!(f, "rank {rank}")?;
+        if replica.0 > 0 {
+            write!(f, " of replica {replica}")?;
+        }
+        if step > 0 {
+            write!(f, ", step {step}")?;
+        }
+        op.map_or(Ok(()), |op| write!(f, ", op {op}"))
     }
-    if step > 0 {
-        text += &format!(", step {step}");
-    }
-    if let Some(op) = op {
-        text += &format!(", op {op}");
-    }
-    text
 }
 
 /// Why a rank failed.

@@ -1,5 +1,6 @@
 //! The threads of all ranks, and the one who tells them what to do.
 
+use std::num::NonZeroU64;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -25,6 +26,7 @@ const STACK_BYTES: usize = 256 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One thread for each rank of each replica.
+#[expect(clippy::struct_field_names, reason = "the number of ranks has one name everywhere")]
 pub struct Ranks {
     n_ranks: u32,
     plan: Arc<ValidPlan>,
@@ -192,10 +194,13 @@ fn serve(
     reply: &Sender<(usize, Result<Reply, ExecError>)>,
 ) {
     let fail = |step, op, source| {
-        let error = ExecError::Rank { replica, rank, step, op, source };
+        let error = ExecError::Rank { replica, rank, step, op, source: Box::new(source) };
         // Nobody listens any more when another rank's error has ended the run.
         let _ = reply.send((index, Err(error)));
     };
+    // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
+    // it cannot be changed, they stay.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let mut worker = match catch_unwind(AssertUnwindSafe(make)) {
         Ok(Ok(worker)) => worker,
         Ok(Err(error)) => return fail(0, None, error),

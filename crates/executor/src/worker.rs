@@ -20,6 +20,9 @@ use crate::stash::Stash;
 
 type Result<T> = std::result::Result<T, RankError>;
 
+/// Tensors of one stage, by name.
+type Named = Vec<(String, Tensor)>;
+
 pub(crate) struct Worker {
     config: RankConfig,
     lowered: Arc<LoweredPlan>,
@@ -302,7 +305,7 @@ impl Worker {
                 )? {
                     Forwarded::Loss(loss) => losses[micro_batch.idx()] = loss,
                     Forwarded::Boundary(tensors) => {
-                        self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors)
+                        self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors);
                     }
                 }
             }
@@ -423,26 +426,19 @@ impl Worker {
                         .run(op.stage)?
                         .stage
                         .forward(&inputs, &ForwardContext::evaluation())?;
-                    match targets {
-                        Some(targets) => {
-                            let objective = &self.config.objective;
-                            losses[op.micro_batch.idx()] =
-                                objective.loss(&outputs, &targets)?.to_scalar()?;
-                            if let Some((right, all)) = objective.correct(&outputs, &targets)? {
-                                let so_far = correct.unwrap_or_default();
-                                correct = Some((so_far.0 + right, so_far.1 + all));
-                            }
+                    if let Some(targets) = targets {
+                        let objective = &self.config.objective;
+                        losses[op.micro_batch.idx()] =
+                            objective.loss(&outputs, &targets)?.to_scalar()?;
+                        if let Some((right, all)) = objective.correct(&outputs, &targets)? {
+                            let so_far = correct.unwrap_or_default();
+                            correct = Some((so_far.0 + right, so_far.1 + all));
                         }
-                        None => {
-                            let tensors = outputs.iter().map(|t| Some(t.detach())).collect();
-                            drop(outputs);
-                            self.hand_on(
-                                Payload::Activation,
-                                op.stage.0 + 1,
-                                op.micro_batch,
-                                tensors,
-                            );
-                        }
+                    } else {
+                        let tensors = outputs.iter().map(|t| Some(t.detach())).collect();
+                        drop(outputs);
+                        let to = op.stage.0 + 1;
+                        self.hand_on(Payload::Activation, to, op.micro_batch, tensors);
                     }
                 }
                 Instruction::Send(transfer) => {
@@ -463,7 +459,7 @@ impl Worker {
         Ok(Evaluated { losses, correct })
     }
 
-    fn collect(&mut self, what: What) -> Result<Vec<(Stage, Vec<(String, Tensor)>)>> {
+    fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
         // A copy: the originals change in place with the next step.
         let host = |t: &Tensor| t.to_device(&Device::Cpu)?.copy();
         let mut found = Vec::new();
