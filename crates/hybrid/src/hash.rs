@@ -1,5 +1,7 @@
 //! A fingerprint of all weights.
 
+use std::fmt::Write as _;
+
 use candle_core::{Result, Tensor};
 use sha2::{Digest, Sha256};
 
@@ -19,5 +21,9 @@ pub fn weights_hash(weights: &[(String, Tensor)]) -> Result<String> {
             hash.update(value.to_le_bytes());
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
 }
