@@ -38,12 +38,12 @@ impl Wine {
     /// would be tested on wines that it was trained on.
     pub(crate) fn load(seed: u64) -> Self {
         let table = linfa_datasets::winequality();
-        let mut seen = BTreeSet::new();
+        let mut known = BTreeSet::new();
         let mut rows: Vec<(Vec<f64>, usize)> = Vec::new();
         for (record, &quality) in table.records().rows().into_iter().zip(table.targets()) {
             let record = record.to_vec();
             let key: Vec<u64> = record.iter().map(|v| v.to_bits()).collect();
-            if seen.insert((key, quality)) {
+            if known.insert((key, quality)) {
                 rows.push((record, quality));
             }
         }
