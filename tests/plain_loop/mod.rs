@@ -11,25 +11,25 @@ use pp_nn::{
 
 /// The sizes of a run.
 #[derive(Clone, Copy)]
-pub struct Run {
-    pub seed: u64,
-    pub steps: u64,
-    pub batch: usize,
-    pub micro_batches: usize,
+pub(crate) struct Run {
+    pub(crate) seed: u64,
+    pub(crate) steps: u64,
+    pub(crate) batch: usize,
+    pub(crate) micro_batches: usize,
 }
 
 /// The recipe that all runs of these tests share.
-pub const OPTIMIZER: OptimizerKind = OptimizerKind::Adam;
-pub const CLIP: Option<f64> = Some(1.0);
+pub(crate) const OPTIMIZER: OptimizerKind = OptimizerKind::Adam;
+pub(crate) const CLIP: Option<f64> = Some(1.0);
 
-pub fn rate() -> LearningRate {
+pub(crate) fn rate() -> LearningRate {
     LearningRate { peak: 1e-3, curve: LearningRateCurve::Step { every: 2, gamma: 0.5 }, warmup: 1 }
 }
 
 /// The bits of every step's loss, and the final weights in layer order.
-pub type Trace = (Vec<u32>, Vec<(String, Tensor)>);
+pub(crate) type Trace = (Vec<u32>, Vec<(String, Tensor)>);
 
-pub fn train(job: &Job, run: Run) -> Trace {
+pub(crate) fn train(job: &Job, run: Run) -> Trace {
     let store = ParameterStore::seeded(run.seed);
     let builder = store.builder(DType::F32, &Device::Cpu);
     let layers: Vec<_> =
