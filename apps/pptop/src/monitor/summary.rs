@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::state::State;
+use super::state::{State, Status};
 use super::view::format;
 
 /// A few lines about what came of the run.
@@ -32,12 +32,15 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
                 wall.unwrap_or_default()
             )?;
         }
+        Some(_) if state.status() == Status::Stopped => {
+            writeln!(text, "{name} was stopped after {step} of {n_steps} steps")?;
+        }
         Some(code) => {
             writeln!(text, "{name} has failed after {step} of {n_steps} steps, exit code {code}")?;
         }
     }
     if let Some(failure) = state.failure() {
-        writeln!(text, "  error    {failure}")?;
+        writeln!(text, "  reason   {failure}")?;
     }
     if let Some(loss) = model.loss().last() {
         write!(text, "  loss     {}", format::number(loss))?;

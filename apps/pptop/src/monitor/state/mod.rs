@@ -14,6 +14,12 @@ use super::input::Action;
 /// A run without a sign of life for this long, and for three steps, is called stale.
 const STALE_SECONDS_MIN: f64 = 5.0;
 
+/// Exit codes of a process that a signal has ended.
+const CODE_HUP: i32 = 129;
+const CODE_INT: i32 = 130;
+const CODE_KILL: i32 = 137;
+const CODE_TERM: i32 = 143;
+
 /// What is known of the process that trains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChildState {
@@ -36,6 +42,8 @@ pub(crate) enum Status {
     Frozen,
     /// Nothing was heard of it for so many seconds.
     Stale(f64),
+    /// Somebody ended it.
+    Stopped,
     /// It has ended with this exit code.
     Ended(i32),
 }
@@ -165,7 +173,7 @@ impl State {
 
     pub(crate) fn status(&self) -> Status {
         if let Some(code) = self.exit_code() {
-            return Status::Ended(code);
+            return if self.was_stopped(code) { Status::Stopped } else { Status::Ended(code) };
         }
         if self.frozen.is_some() {
             return Status::Frozen;
@@ -179,6 +187,11 @@ impl State {
         if self.model.hello().is_none() { Status::Starting } else { Status::Live }
     }
 
+    /// Whether a run that ended with `code` was asked to: by one of the signals for that, or from here.
+    fn was_stopped(&self, code: i32) -> bool {
+        matches!(code, CODE_HUP | CODE_INT | CODE_TERM) || (self.stopping && code == CODE_KILL)
+    }
+
     pub(crate) fn n_bad_lines(&self) -> u64 {
         self.n_bad_lines
     }
@@ -188,12 +201,15 @@ impl State {
         self.first_rank.min(self.shown().ranks().len().saturating_sub(n_rows))
     }
 
-    /// Why the run failed, in one line; `None` if it has not.
+    /// Why the run failed, or what ended it, in one line; `None` if it went to its end, or on.
     pub(crate) fn failure(&self) -> Option<String> {
         let code = self.exit_code().filter(|&code| code != 0)?;
         let Some(end) = self.model.end().filter(|end| end.code != 0) else {
-            let last_error = self.child.last_error.as_deref().unwrap_or("it left no word why");
-            return Some(format!("the run ended with exit code {code}: {last_error}"));
+            return Some(match self.child.last_error.as_deref() {
+                _ if code == CODE_KILL => "the process was killed".to_owned(),
+                Some(last_error) => format!("the run ended with exit code {code}: {last_error}"),
+                None => format!("the run ended with exit code {code}, without a word why"),
+            });
         };
         // The reason often names the place itself.
         let place = match (end.rank, end.op.as_deref()) {

@@ -7,6 +7,9 @@ use super::theme::STRONG;
 use crate::monitor::input::TABLE;
 use crate::monitor::state::{State, Status};
 
+/// Share of the time without a core above which one should know.
+const STARVED_NOTICE: f64 = 0.1;
+
 /// How serious a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weight {
@@ -32,7 +35,10 @@ pub(crate) fn draw_keys(pen: &mut Pen<'_>) {
 /// What has to be said, the most serious first.
 pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     if let Some(failure) = state.failure() {
-        return Some((Weight::Bad, format!("failed: {failure}")));
+        return Some(match state.status() {
+            Status::Stopped => (Weight::Notice, format!("{failure}; q leaves")),
+            _ => (Weight::Bad, format!("failed: {failure}")),
+        });
     }
     if let Some(trouble) = state.trouble() {
         return Some((Weight::Bad, trouble.to_owned()));
@@ -53,7 +59,18 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
             format!("process {pid} is alive, but has written nothing for {seconds:.0} s"),
         ));
     }
-    let (n_ranks, n_cores) = state.shown().ranks_over_cores()?;
+    let model = state.shown();
+    let Some((n_ranks, n_cores)) = model.ranks_over_cores() else {
+        let starved =
+            model.steps().starved_ratio().filter(|starved| starved.mean > STARVED_NOTICE)?;
+        let share = starved.mean * 100.0;
+        return Some((
+            Weight::Notice,
+            format!(
+                "for {share:.0}% of the time a rank had no core: something else uses this machine"
+            ),
+        ));
+    };
     let cores = if n_cores == 1 { "core" } else { "cores" };
     Some((
         Weight::Notice,

@@ -120,8 +120,8 @@ mod tests {
     #[test]
     fn losses_keep_the_digits_that_matter() {
         let texts =
-            [2.302_585, 0.001_234, 12.3456, 1234.5, 1e9, f64::NAN, f64::NEG_INFINITY].map(number);
-        assert_eq!(texts, ["2.303", "1.2e-3", "12.35", "1234", "1.00e9", "NaN", "-inf"]);
+            [2.402_585, 0.001_234, 12.3456, 1234.5, 1e9, f64::NAN, f64::NEG_INFINITY].map(number);
+        assert_eq!(texts, ["2.403", "1.2e-3", "12.35", "1234", "1.00e9", "NaN", "-inf"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn status_text(state: &State, theme: Theme) -> (String, Style) {
         Status::Live => (format!("{dot} LIVE"), theme.good()),
         Status::Frozen => ("FROZEN".to_owned(), theme.notice()),
         Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
+        Status::Stopped => ("STOPPED".to_owned(), theme.notice()),
         Status::Ended(0) => ("ENDED".to_owned(), STRONG),
         Status::Ended(code) => (format!("FAILED ({code})"), theme.bad()),
     }

@@ -186,7 +186,9 @@ fn draw_training(pen: &mut Pen<'_>, model: &Model) {
     if let Some(mark) = model.loss().marks().last() {
         name(pen, "val loss");
         pen.text(format!("{} after step {}", format::number(mark.loss), mark.step));
-        if let Some(accuracy) = mark.accuracy {
+        if let Some(accuracy) = mark.accuracy
+            && pen.left() >= 17
+        {
             pen.text(format!("  accuracy {}", format::percent(accuracy)));
         }
         pen.next_line();

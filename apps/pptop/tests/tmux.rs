@@ -1,0 +1,324 @@
+//! The monitor as a user meets it: the real program in a real terminal, which tmux stands in for.
+//!
+//! Each test waits for what it wants to see, with a deadline, and never for a time. Without tmux the tests say so and
+//! pass, unless `PPTOP_REQUIRE_TMUX=1`.
+#![cfg(feature = "train")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(50);
+/// Alternate screen off, mouse off, cursor on: what a shell expects.
+const RESTORED: &str = "0 0 1";
+
+/// A tmux server of its own, with one shell in it and a directory for one run.
+struct Terminal {
+    socket: String,
+    dir: PathBuf,
+}
+
+impl Terminal {
+    /// A terminal of 80 by 24; `None` without tmux.
+    fn open() -> Option<Self> {
+        static N_TERMINALS: AtomicU32 = AtomicU32::new(0);
+        let has_tmux = Command::new("tmux")
+            .arg("-V")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok();
+        if !has_tmux {
+            let required = std::env::var_os("PPTOP_REQUIRE_TMUX").is_some_and(|value| value == "1");
+            assert!(!required, "PPTOP_REQUIRE_TMUX=1, and tmux is not there");
+            skipped();
+            return None;
+        }
+        let number = N_TERMINALS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("pptop-test-{}-{number}", std::process::id());
+        let dir = std::env::temp_dir().join(&name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        let terminal = Self { socket: name, dir };
+        // The shell sees nothing of this test's own environment that could change what is drawn.
+        let shell = "env -u NO_COLOR -u PPTOP_STATE_DIR RUST_BACKTRACE=0 PS1='$ ' ENV= sh";
+        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell]);
+        terminal.wait_for("$");
+        Some(terminal)
+    }
+
+    fn tmux(&self, args: &[&str]) -> String {
+        let output = Command::new("tmux").args(["-L", &self.socket]).args(args).output().unwrap();
+        assert!(
+            output.status.success(),
+            "tmux {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn screen(&self) -> String {
+        self.tmux(&["capture-pane", "-p"])
+    }
+
+    fn press(&self, key: &str) {
+        self.tmux(&["send-keys", key]);
+    }
+
+    fn modes(&self) -> String {
+        self.tmux(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"])
+            .trim()
+            .to_owned()
+    }
+
+    /// Types `pptop train` for a run of `steps` steps, and `exit=CODE` behind it.
+    fn train(&self, environment: &str, steps: u32) {
+        let program = env!("CARGO_BIN_EXE_pptop");
+        let (pid, run) = (self.dir.join("pid"), self.run_dir());
+        let job = format!("--model sleep --pp 4 --micro-batches 8 --steps {steps}");
+        let line = format!(
+            "clear; {environment} sh -c 'echo $$ >{pid}; exec {program} train {job} --run-dir {run}'; echo exit=$?",
+            pid = pid.display(),
+            run = run.display(),
+        );
+        self.tmux(&["send-keys", "-l", &line]);
+        self.press("Enter");
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// The monitor's process.
+    fn monitor(&self) -> Pid {
+        let text = fs::read_to_string(self.dir.join("pid")).unwrap();
+        Pid::from_raw(text.trim().parse().unwrap()).unwrap()
+    }
+
+    /// The trainer's process, once it has said who it is.
+    fn trainer(&self) -> Option<Pid> {
+        let text = fs::read(self.run_dir().join("status.json")).ok()?;
+        let status: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        Pid::from_raw(i32::try_from(status["pid"].as_i64()?).unwrap())
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
+        let began = Instant::now();
+        loop {
+            let screen = self.screen();
+            if is_there(&screen) {
+                return screen;
+            }
+            assert!(began.elapsed() < DEADLINE, "{what} does not come; the screen is\n{screen}");
+            thread::sleep(POLL);
+        }
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) -> String {
+        self.wait(text, |screen| screen.contains(text))
+    }
+
+    /// Waits for the shell to have the terminal again, as it was.
+    #[track_caller]
+    fn wait_restored(&self, exit: &str) -> String {
+        let screen = self.wait_for(exit);
+        assert_eq!(self.modes(), RESTORED, "alternate screen, mouse, cursor after {exit}");
+        // The shell echoes what is typed, and a line feed begins a line.
+        self.tmux(&["send-keys", "-l", "echo a''b"]);
+        self.wait_for("echo a''b");
+        self.press("Enter");
+        self.wait("the shell's own line", |screen| screen.lines().any(|line| line == "ab"));
+        screen
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // A run that was detached from, or that a failing test leaves behind, ends as well. It may have just begun.
+        let began = Instant::now();
+        while self.run_dir().exists()
+            && self.trainer().is_none()
+            && began.elapsed() < Duration::from_secs(5)
+        {
+            thread::sleep(POLL);
+        }
+        if let Some(pid) = self.trainer().filter(|&pid| is_trainer(pid, self)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).status();
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Whether the process is still the one that trains in the directory of this terminal.
+fn is_trainer(pid: Pid, terminal: &Terminal) -> bool {
+    let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    String::from_utf8_lossy(&arguments).contains(&*terminal.run_dir().to_string_lossy())
+}
+
+#[expect(clippy::print_stderr, reason = "a test that looks at nothing has to say so")]
+fn skipped() {
+    eprintln!("skipped: tmux is not there");
+}
+
+/// The number behind `step ` in the first line.
+fn step(screen: &str) -> Option<u32> {
+    let (_, behind) = screen.lines().next()?.split_once(" step ")?;
+    behind.split_once('/')?.0.parse().ok()
+}
+
+#[test]
+fn one_starts_looks_around_and_stops() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    let screen = terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
+    assert_eq!(terminal.modes(), "1 1 0");
+    for text in
+        ["LIVE", "devices", "timeline", "loss", "pipeline", "bubble", "theory 27.3%", "samples/s"]
+    {
+        assert!(screen.contains(text), "no {text} in\n{screen}");
+    }
+    let before = step(&screen).unwrap();
+    terminal.wait("later steps", |screen| step(screen).is_some_and(|step| step > before + 3));
+    // The loss of `sleep` falls, and it is on the screen.
+    terminal.wait("the loss falls", |screen| screen.contains('▼'));
+
+    terminal.press("?");
+    terminal.wait_for("freeze the screen");
+    terminal.press("Escape");
+    terminal.wait("no help", |screen| !screen.contains("freeze the screen"));
+
+    terminal.press("Space");
+    let frozen = step(&terminal.wait_for("FROZEN"));
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(step(&terminal.screen()), frozen);
+    terminal.press("Space");
+    terminal.wait("it goes on", |screen| step(screen) > frozen);
+
+    terminal.press("[");
+    terminal.wait_for("held");
+    terminal.press("+");
+    terminal.wait_for("x2");
+    terminal.press("Home");
+    terminal.press("=");
+    terminal
+        .wait("the newest step again", |screen| !screen.contains("held") && !screen.contains("x2"));
+
+    terminal.tmux(&["resize-window", "-x", "40", "-y", "12"]);
+    terminal.wait("the small screen", |screen| {
+        !screen.contains("devices") && screen.contains("theory 27.3%")
+    });
+    terminal.tmux(&["resize-window", "-x", "80", "-y", "24"]);
+    terminal.wait_for("devices");
+
+    terminal.press("q");
+    terminal.wait_for("leave the run?");
+    terminal.press("Escape");
+    terminal.wait("no question", |screen| !screen.contains("leave the run?"));
+    terminal.press("C-c");
+    terminal.wait_for("leave the run?");
+    terminal.press("s");
+    let screen = terminal.wait_restored("exit=143");
+    assert!(screen.contains("was stopped after") && screen.contains("bubble"), "{screen}");
+    let trainer = terminal.trainer().unwrap();
+    assert!(test_kill_process(trainer).is_err(), "the run has ended");
+}
+
+#[test]
+fn one_detaches_and_the_run_goes_on() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    terminal.press("q");
+    terminal.wait_for("leave the run?");
+    terminal.press("d");
+    let screen = terminal.wait_restored("exit=0");
+    assert!(screen.contains("goes on as process"), "{screen}");
+    goes_on(&terminal);
+}
+
+/// Asserts that the run makes further steps without its monitor.
+#[track_caller]
+fn goes_on(terminal: &Terminal) {
+    let trainer = terminal.trainer().unwrap();
+    let log = terminal.run_dir().join("events.jsonl");
+    let n_bytes = fs::metadata(&log).unwrap().len();
+    let began = Instant::now();
+    while fs::metadata(&log).unwrap().len() < n_bytes + 1000 {
+        assert!(began.elapsed() < DEADLINE, "the run does not go on");
+        thread::sleep(POLL);
+    }
+    assert!(test_kill_process(trainer).is_ok(), "the run is alive");
+}
+
+#[test]
+fn a_run_that_ends_stays_on_the_screen_until_one_leaves() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 3);
+    let screen = terminal.wait_for("the run has ended; q leaves");
+    assert!(screen.contains("ENDED") && screen.contains("step 3/3"), "{screen}");
+    terminal.press("q");
+    let screen = terminal.wait_restored("exit=0");
+    assert!(screen.contains("has ended after 3 of 3 steps"), "{screen}");
+}
+
+#[test]
+fn a_run_that_is_killed_is_seen_at_once() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    kill_process(terminal.trainer().unwrap(), Signal::KILL).unwrap();
+    let screen = terminal.wait_for("failed: the process was killed");
+    assert!(screen.contains("FAILED (137)"), "{screen}");
+    terminal.press("q");
+    terminal.wait_restored("exit=137");
+}
+
+#[test]
+fn the_terminal_is_given_back_after_a_signal() {
+    for (signal, exit) in
+        [(Signal::TERM, "exit=143"), (Signal::HUP, "exit=129"), (Signal::INT, "exit=130")]
+    {
+        let Some(terminal) = Terminal::open() else { return };
+        terminal.train("", 100_000);
+        terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+        kill_process(terminal.monitor(), signal).unwrap();
+        terminal.wait_restored(exit);
+        goes_on(&terminal);
+    }
+}
+
+#[test]
+fn the_terminal_is_given_back_after_a_panic() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("PPTOP_TEST_PANIC=1", 100_000);
+    let screen = terminal.wait_restored("exit=101");
+    assert!(screen.contains("PPTOP_TEST_PANIC is set"), "{screen}");
+}
+
+#[test]
+fn one_suspends_and_comes_back() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    kill_process(terminal.monitor(), Signal::TSTP).unwrap();
+    // The shell has the terminal, and says how the program was stopped.
+    terminal.wait_restored("exit=1");
+    terminal.tmux(&["send-keys", "-l", "clear; fg; echo left=$?"]);
+    terminal.press("Enter");
+    terminal.wait("the screen again", |screen| step(screen).is_some());
+    assert_eq!(terminal.modes(), "1 1 0");
+    terminal.press("q");
+    terminal.wait_for("leave the run?");
+    terminal.press("d");
+    terminal.wait_restored("left=0");
+}
