@@ -1,6 +1,7 @@
 //! `pptop compare`: the same job under several schedules, in turns, and one table.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use pp_hybrid::{StepOutcome, Trainer};
@@ -334,8 +335,9 @@ fn table(rows: &[Row], entries: &[Entry]) -> String {
         };
         let peaks: Vec<String> =
             row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
-        text += &format!(
-            "{:<17} {} {} {:>2} {:>6.1} {:>8.1} {:>6.1}  {:>9.1}  {:>8}  {:>8}  {:<9}    {} {} {} {:<18} {:<10} {}\n",
+        let _ = writeln!(
+            text,
+            "{:<17} {} {} {:>2} {:>6.1} {:>8.1} {:>6.1}  {:>9.1}  {:>8}  {:>8}  {:<9}    {} {} {} {:<18} {:<10} {}",
             row.label,
             row.pp,
             row.virtual_stages,
@@ -371,17 +373,19 @@ fn table(rows: &[Row], entries: &[Entry]) -> String {
         .map(|row| row.step_seconds_median)
         .fold(f64::INFINITY, f64::min);
     if let Some(whole) = by(WHOLE_BATCH).filter(|row| row.step_seconds_median < best) {
-        text += &format!(
+        let _ = writeln!(
+            text,
             "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at once and no \
-             overlap, takes {:.1} ms a step, the best pipeline {:.1} ms.\n",
+             overlap, takes {:.1} ms a step, the best pipeline {:.1} ms.",
             1000.0 * whole.step_seconds_median,
             1000.0 * best
         );
     }
     let n_ranks = session.plan.n_ranks() * spec.dp;
     if n_ranks > cores() && !matches!(spec.model, ModelSpec::Sleep { .. }) {
-        text += &format!(
-            "{n_ranks} ranks share {} cores: op times include waiting for a core, and the measured bubble is not the schedule's alone.\n",
+        let _ = writeln!(
+            text,
+            "{n_ranks} ranks share {} cores: op times include waiting for a core, and the measured bubble is not the schedule's alone.",
             cores()
         );
     }

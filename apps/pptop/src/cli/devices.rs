@@ -29,7 +29,11 @@ pub(crate) fn cuda() -> Result<u32, String> {
         }
     };
     usable(0).map_err(|why| format!("no CUDA device can be used ({why})"))?;
-    Ok((1..).take_while(|&ordinal| usable(ordinal).is_ok()).count() as u32 + 1)
+    let mut count = 1;
+    while usable(count).is_ok() {
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// Runs the command.
@@ -62,16 +66,12 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         memory_bytes >> 20
     );
     for device in &devices[1..] {
-        text += &format!("{}  usable\n", device["id"].as_str().unwrap_or_default());
+        text.extend([device["id"].as_str().unwrap_or_default(), "  usable\n"]);
     }
     for missing in &unavailable {
         let word = |key: &str| missing[key].as_str().unwrap_or_default();
-        text += &format!(
-            "{}    not usable: {}; to change that: {}\n",
-            word("kind"),
-            word("reason"),
-            word("fix")
-        );
+        let (kind, reason, fix) = (word("kind"), word("reason"), word("fix"));
+        text.extend([kind, "    not usable: ", reason, "; to change that: ", fix, "\n"]);
     }
     print(&text)
 }

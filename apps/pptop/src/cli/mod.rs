@@ -95,7 +95,7 @@ impl From<ScheduleError> for CliError {
 
 /// A screen that could not be drawn.
 #[cfg(feature = "train")]
-fn monitor_error(error: anyhow::Error) -> CliError {
+fn monitor_error(error: &anyhow::Error) -> CliError {
     CliError::Failed(format!("the screen: {error:#}"))
 }
 

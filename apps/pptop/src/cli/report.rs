@@ -1,6 +1,8 @@
 //! What a run says about itself in words: a line a step, and the summary of the notebook's
 //! experiment at the end.
 
+use std::fmt::Write as _;
+
 use pp_hybrid::{Evaluation, StepOutcome};
 use pp_telemetry::Hello;
 
@@ -66,7 +68,8 @@ impl Report {
             session.partition.sizes().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         );
         if n_ranks > hello.cores {
-            opening += &format!(
+            let _ = write!(
+                opening,
                 "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved, it is no bubble of the schedule",
                 hello.cores
             );
@@ -162,10 +165,12 @@ impl Report {
         );
         if let Some((step, loss, accuracy)) = self.validation.last() {
             let best = self.validation.iter().map(|v| v.1).fold(f64::INFINITY, f64::min);
-            text += &format!("\nvalidation loss {loss:.4} at step {step}, best {best:.4}");
+            let _ = write!(text, "\nvalidation loss {loss:.4} at step {step}, best {best:.4}");
             if let (Some(accuracy), Some(majority)) = (accuracy, self.majority) {
-                text +=
-                    &format!(", accuracy {accuracy:.4} (the most frequent class: {majority:.4})");
+                let _ = write!(
+                    text,
+                    ", accuracy {accuracy:.4} (the most frequent class: {majority:.4})"
+                );
             }
         }
         text

@@ -125,7 +125,7 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
     let code =
         monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: false })
-            .map_err(monitor_error)?;
+            .map_err(|e| monitor_error(&e))?;
     let _ = std::io::stdout().flush();
     if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
 }

@@ -240,7 +240,7 @@ fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
                 context: size(args.context, 64),
                 dropout: args.dropout.unwrap_or(0.0),
             };
-            if config.width % config.heads != 0 {
+            if !config.width.is_multiple_of(config.heads) {
                 let (width, heads) = (config.width, config.heads);
                 let message = format!(
                     "--width {width} is not a multiple of --heads {heads}; accepted: {} or {}",
