@@ -185,12 +185,20 @@ impl Chart {
     fn draw(mut self, pen: &mut Pen<'_>, history: &LossHistory, scale: &Scale) {
         let (n_x, n_y) = self.n_dots();
         let mut before: Option<(usize, usize)> = None;
+        let mut train_before: Option<(usize, usize)> = None;
         for bucket in history.buckets() {
             let x = scale.x(bucket.last_step, n_x);
             if bucket.has_values() {
-                for y in scale.y(bucket.max, n_y)..=scale.y(bucket.min, n_y) {
-                    self.train[y * n_x + x] = true;
-                }
+                let (top, bottom) = (scale.y(bucket.max, n_y), scale.y(bucket.min, n_y));
+                draw_line((x, top), (x, bottom), |x, y| self.train[y * n_x + x] = true);
+                // Few steps stand far apart: a line leads from one to the next.
+                let middle = (x, usize::midpoint(top, bottom));
+                draw_line(train_before.unwrap_or(middle), middle, |x, y| {
+                    self.train[y * n_x + x] = true
+                });
+                train_before = Some(middle);
+            } else {
+                train_before = None;
             }
             if bucket.ema.is_finite() {
                 let y = scale.y(bucket.ema, n_y);

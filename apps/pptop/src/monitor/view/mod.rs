@@ -112,7 +112,7 @@ fn draw_panels(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, wid
     }
     let (timeline_area, mut rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
     timeline::draw(buffer, timeline_area, state, theme);
-    if wide && rest.height >= 18 {
+    if wide && rest.height >= 18 && state.shown().messages().next().is_some() {
         let (above, messages_area) = slice_bottom(rest, 6);
         messages::draw(buffer, messages_area, state, theme);
         rest = above;
