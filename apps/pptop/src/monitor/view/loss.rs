@@ -194,7 +194,7 @@ impl Chart {
                 // Few steps stand far apart: a line leads from one to the next.
                 let middle = (x, usize::midpoint(top, bottom));
                 draw_line(train_before.unwrap_or(middle), middle, |x, y| {
-                    self.train[y * n_x + x] = true
+                    self.train[y * n_x + x] = true;
                 });
                 train_before = Some(middle);
             } else {
