@@ -37,7 +37,7 @@ pub enum PartitionError {
         stages: usize,
     },
     /// An explicit cut of another model.
-    #[error("the cut {sizes:?} sums to {}, the model has {layers} layers", sizes.iter().sum::<usize>())]
+    #[error("the cut {sizes:?} sums to {}, the model has {layers} layers", sizes.iter().map(|&size| size as u128).sum::<u128>())]
     WrongSum {
         /// The cut as given.
         sizes: Vec<usize>,

@@ -153,7 +153,7 @@ fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Sess
         schedule: naive.clone(),
         pp: Some(1),
         dp: 1,
-        micro_batches: micro_batches.map(|m| m * first.spec.dp),
+        micro_batches: micro_batches.map(|m| m.saturating_mul(first.spec.dp)),
         batch_size: Some(first.batch_size),
         ..base.clone()
     };

@@ -25,7 +25,7 @@ use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pp_schedule::ScheduleError;
 
 /// Pipeline-parallel training that one can see.
@@ -99,10 +99,24 @@ fn monitor_error(error: &anyhow::Error) -> CliError {
     CliError::Failed(format!("the screen: {error:#}"))
 }
 
+/// A negative number is the value of the flag before it, so that the refusal can say what that flag accepts.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
+    let allow = |arg: clap::Arg| {
+        let takes_value = takes_value(&arg);
+        arg.allow_negative_numbers(takes_value)
+    };
+    command.mut_args(allow).mut_subcommands(with_negative_numbers)
+}
+
 /// Reads the command line, runs the command and says how it ended.
 pub(crate) fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let ended = match Cli::try_parse_from(&args) {
+    let mut command = with_negative_numbers(Cli::command());
+    let parsed = command.try_get_matches_from_mut(&args).and_then(|matches| {
+        Cli::from_arg_matches(&matches).map_err(|refused| refused.format(&mut command))
+    });
+    let ended = match parsed {
         Ok(cli) => cli.command.run(),
         Err(refused) => match refused.kind() {
             clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => {

@@ -7,6 +7,9 @@ use clap::error::ErrorKind;
 /// The longest first line.
 const CHARS_MAX: usize = 300;
 
+/// The longest message with a list in it: a list that was cut off would look complete.
+const LIST_MAX: usize = CHARS_MAX - 20;
+
 /// A message as it goes to standard error: the program's name in front, its first line within bounds. What follows after a blank
 /// line, a grid, stays.
 pub(crate) fn shown(message: &str) -> String {
@@ -47,7 +50,13 @@ pub(crate) fn of_arguments(
     let subcommands =
         || command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(" ");
     match refused.kind() {
-        ErrorKind::UnknownArgument => format!("{}; accepted: {}", said(refused), flags()),
+        ErrorKind::UnknownArgument => {
+            let message = format!("{}; accepted: {}", said(refused), flags());
+            if message.len() <= LIST_MAX {
+                return message;
+            }
+            format!("{}; accepted: the flags of {} --help", said(refused), command.get_name())
+        }
         ErrorKind::InvalidSubcommand => format!("{}; accepted: {}", said(refused), subcommands()),
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             format!("{} needs a command; accepted: {}", command.get_name(), subcommands())

@@ -7,7 +7,10 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use pp_telemetry::Recorder;
+
 use super::job::{JobArgs, Session, Spec};
+use super::refusal::excerpt;
 use super::training::{Flags, Output, Run};
 use super::{CliError, monitor_error};
 use pptop::monitor;
@@ -38,6 +41,9 @@ pub(crate) struct Args {
     /// Writes batch, loss, gradients and weights of step 1, for other programs to check
     #[arg(long, value_name = "FILE.safetensors")]
     dump_step: Option<PathBuf>,
+    /// Draws the screen without characters beyond ASCII
+    #[arg(long)]
+    ascii: bool,
 }
 
 /// Runs the command.
@@ -48,7 +54,11 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             refuse_unwritable(flag, path)?;
         }
     }
-    if args.sample.is_some() && spec.layers().is_some() && !spec.is_gpt() {
+    if args.save.is_some() && args.save == args.dump_step {
+        let message = "--save and --dump-step name the same file; accepted: two files";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    if args.sample.is_some() && !spec.is_gpt() {
         let message = "--sample belongs to --model gpt; accepted: without --sample";
         return Err(CliError::Usage(message.to_owned()));
     }
@@ -59,7 +69,14 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;
     let output = if args.json { Output::Json } else { Output::Plain };
     let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step };
-    Run::start(session, &id, &dir, output, flags)?.finish()
+    let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
+        Some(_) => CliError::Usage(format!(
+            "--run-dir: {}; accepted: a folder that can be made or written",
+            super::job::chain(&e)
+        )),
+        None => CliError::Failed(super::job::chain(&e)),
+    })?;
+    Run::start(session, &id, &dir, recorder, output, flags)?.finish()
 }
 
 /// The id and the folder of a new run.
@@ -71,7 +88,7 @@ fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf),
             if dir.join(pp_telemetry::EVENTS_FILE).exists() {
                 let message = format!(
                     "{} holds a run already; accepted: a folder without {}",
-                    dir.display(),
+                    excerpt(&dir.display().to_string()),
                     pp_telemetry::EVENTS_FILE
                 );
                 return Err(CliError::Usage(message));
@@ -93,7 +110,7 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
     if path.is_dir() || !parent.is_dir() {
         let message = format!(
             "{flag} {}: its folder does not exist, or it is a folder; accepted: a file in a folder that exists",
-            path.display()
+            excerpt(&path.display().to_string())
         );
         return Err(CliError::Usage(message));
     }
@@ -124,7 +141,7 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
     let code =
-        monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: false })
+        monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: args.ascii })
             .map_err(|e| monitor_error(&e))?;
     let _ = std::io::stdout().flush();
     if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }

@@ -18,6 +18,9 @@ use super::CliError;
 use super::job::{ModelSpec, Session, chain, devices_line};
 use super::report::Report;
 
+/// How the log's line with a sample begins.
+pub(crate) const SAMPLE: &str = "sample: ";
+
 /// Held-out samples that are evaluated together.
 const EVALUATION_ROWS: usize = 16;
 
@@ -65,6 +68,7 @@ impl Run {
         session: Session,
         id: &str,
         dir: &Path,
+        recorder: Recorder,
         output: Output,
         flags: Flags,
     ) -> Result<Self, CliError> {
@@ -74,7 +78,6 @@ impl Run {
             signal_hook::flag::register_usize(signal, Arc::clone(&stop), signal as usize)
                 .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
         }
-        let recorder = Recorder::create(dir).map_err(|e| CliError::Failed(chain(&e)))?;
         let trainer = match session.trainer(recorder.clone(), origin) {
             Ok(trainer) => trainer,
             Err(error) => {
@@ -91,6 +94,8 @@ impl Run {
         run.emit(Event::Hello(Box::new(hello.clone())));
         run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
+        let opening = run.report.opening().to_owned();
+        opening.lines().for_each(|line| run.log(line.to_owned()));
         Ok(run)
     }
 
@@ -258,12 +263,7 @@ impl Run {
             .map_err(|e| candle_core::Error::Msg(chain(&e)))?;
         let text = pp_models::sample(&model, config.context, b"", bytes, self.session.spec.seed)?;
         let text = String::from_utf8_lossy(&text).into_owned();
-        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        self.recorder.record(Event::Log(Log {
-            elapsed_ns,
-            step: None,
-            message: format!("sample: {text}"),
-        }));
+        self.log(format!("{SAMPLE}{text}"));
         match self.output {
             Output::Plain => self.plain(&text),
             // Standard output holds the run's lines alone.
@@ -310,6 +310,12 @@ impl Run {
             about.insert("heads".to_owned(), config.heads.to_string());
         }
         save(&path, tensors, about)
+    }
+
+    /// A line for the log alone.
+    fn log(&self, message: String) {
+        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+        self.recorder.record(Event::Log(Log { elapsed_ns, step: None, message }));
     }
 
     /// An event for the log, and for standard output with `--json`.

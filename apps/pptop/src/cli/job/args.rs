@@ -17,6 +17,21 @@ fn whole(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("accepted: a whole number from 1 to {}", u64::MAX))
 }
 
+/// A whole number, zero included.
+fn natural(text: &str) -> Result<u64, String> {
+    text.parse::<u64>().map_err(|_| format!("accepted: a whole number from 0 to {}", u64::MAX))
+}
+
+fn optimizer(text: &str) -> Result<pp_nn::OptimizerKind, String> {
+    text.parse().map_err(|_| "accepted: sgd, adam, adamw".to_owned())
+}
+
+fn cut(text: &str) -> Result<pp_partition::Cut, String> {
+    let refused =
+        |_| "accepted: uniform, parameters, time, or layers per stage such as 3,5".to_owned();
+    text.parse().map_err(refused)
+}
+
 /// A rate in `[0, 1)`.
 fn rate(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|n| (0.0..1.0).contains(n));
@@ -30,9 +45,15 @@ fn ms(text: &str) -> Result<f64, String> {
 }
 
 fn slow_rank(text: &str) -> Result<(u32, f64), String> {
-    let refused = || "accepted: RANK:FACTOR, for example 1:1.5".to_owned();
+    const FACTOR_MAX: f64 = 1e6;
+    let refused = || {
+        format!(
+            "accepted: RANK:FACTOR with a factor above 0, at most {FACTOR_MAX}, for example 1:1.5"
+        )
+    };
     let (rank, factor) = text.split_once(':').ok_or_else(refused)?;
-    Ok((rank.parse().map_err(|_| refused())?, positive(factor).map_err(|_| refused())?))
+    let factor = positive(factor).ok().filter(|&factor| factor <= FACTOR_MAX);
+    Ok((rank.parse().map_err(|_| refused())?, factor.ok_or_else(refused)?))
 }
 
 fn spans(text: &str) -> Result<pp_telemetry::SpanPolicy, String> {
@@ -132,7 +153,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "N", value_parser = whole)]
     pub(crate) steps: Option<u64>,
     /// Decides initial weights, dropout and the order of the data
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = natural)]
     pub(crate) seed: Option<u64>,
     /// The highest learning rate
     #[arg(long, value_name = "RATE", value_parser = positive)]
@@ -147,10 +168,10 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "FACTOR", value_parser = positive)]
     pub(crate) lr_gamma: Option<f64>,
     /// Steps of linear growth of the learning rate
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = natural)]
     pub(crate) warmup: Option<u64>,
     /// sgd, adam or adamw
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", value_parser = optimizer)]
     pub(crate) optimizer: Option<pp_nn::OptimizerKind>,
     /// The largest norm of the gradient of the whole model
     #[arg(long, value_name = "NORM", value_parser = positive)]
@@ -162,7 +183,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_enum)]
     pub(crate) device: Option<DeviceArg>,
     /// uniform, parameters, time, or layers per stage such as 3,5
-    #[arg(long, value_name = "CUT")]
+    #[arg(long, value_name = "CUT", value_parser = cut)]
     pub(crate) partition: Option<pp_partition::Cut>,
     /// Micro-batches that pass through one chunk before the next has its turn
     #[arg(long, value_name = "N", value_parser = count)]

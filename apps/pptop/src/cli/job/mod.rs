@@ -2,6 +2,7 @@
 
 mod args;
 mod defaults;
+mod limits;
 mod session;
 mod spec;
 

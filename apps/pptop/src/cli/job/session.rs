@@ -8,16 +8,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use candle_core::{Device, Tensor};
 use pp_executor::RankConfig;
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
-use pp_models::{Job, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
-use pp_partition::{Partition, ProfileConfig, profile};
+use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
+use pp_partition::{Cut, Partition, PartitionError, ProfileConfig, profile};
 use pp_schedule::{RankShare, ScheduleName, Sizes, Stage, ValidPlan, closed_form};
 use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
 use super::super::devices;
+use super::super::refusal::excerpt;
 use super::args::DeviceArg;
+use super::limits;
 use super::spec::{ModelSpec, Spec};
-use pp_partition::Cut;
 
 /// Cores that this process may use, by affinity and cgroup.
 pub(crate) fn cores() -> u32 {
@@ -44,6 +45,8 @@ impl Session {
         let usage = |text: String| CliError::Usage(text);
         let plan = spec.plan()?;
         let batch_size = spec.batch_size(&plan)?;
+        limits::threads(plan.n_ranks(), spec.dp)?;
+        spec.refuse_absent_rank(&plan)?;
         let kind = match spec.device {
             DeviceArg::Cpu => DeviceKind::Cpu,
             DeviceArg::Auto => {
@@ -56,20 +59,14 @@ impl Session {
             }
         };
         let mesh = Mesh::new(plan.n_ranks(), spec.dp, kind).map_err(|e| usage(e.to_string()))?;
-        let job = build(&spec, &plan).map_err(|e| usage(chain(&e)))?;
+        let job = build(&spec, &plan)?;
         let n_stages = plan.n_stages() as usize;
-        if n_stages > job.stack.len() {
-            return Err(usage(format!(
-                "{} ranks of {} stages need {n_stages} layers, the model {} has {}; accepted: --pp times --virtual-stages at most {}",
-                plan.n_ranks(),
-                plan.n_virtual_stages(),
-                spec.name.as_str(),
-                job.stack.len(),
-                job.stack.len()
-            )));
-        }
-        refuse_too_large(&spec, &job)?;
-        let rows = (batch_size / u64::from(spec.dp * plan.n_micro_batches())) as usize;
+        spec.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
+        let counts = job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
+        limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), spec.dp)?;
+        limits::batch(batch_size, spec.bytes_per_sample())?;
+        let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
+        let rows = rows(batch_size, spec.dp, &plan);
         let profile = if spec.cut == Cut::Time && n_stages > 1 {
             let (inputs, targets) =
                 job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
@@ -86,9 +83,9 @@ impl Session {
             None
         };
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
-        let partition =
-            cut.solve(&job.stack, n_stages, profile.as_ref()).map_err(|e| usage(chain(&e)))?;
-        let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
+        let partition = cut
+            .solve(&job.stack, n_stages, profile.as_ref())
+            .map_err(|e| refused_cut(&e, &job, n_stages))?;
         Ok(Self { spec, job, plan, partition, batch_size, mesh, initial })
     }
 
@@ -129,7 +126,7 @@ impl Session {
 
     /// Samples of one micro-batch.
     pub(crate) fn rows(&self) -> usize {
-        (self.batch_size / u64::from(self.spec.dp * self.plan.n_micro_batches())) as usize
+        rows(self.batch_size, self.spec.dp, &self.plan)
     }
 
     /// The sizes of the schedule, where it has a name.
@@ -230,11 +227,20 @@ pub(crate) fn devices_line(hello: &Hello) -> String {
     stages.collect::<Vec<_>>().join(" · ")
 }
 
-fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, pp_models::ModelError> {
-    match &spec.model {
+/// Samples of one micro-batch.
+fn rows(batch_size: u64, replicas: u32, plan: &ValidPlan) -> usize {
+    (batch_size / (u64::from(replicas) * u64::from(plan.n_micro_batches()))) as usize
+}
+
+fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, CliError> {
+    let built = match &spec.model {
         ModelSpec::SeedMlp => seed_mlp(spec.dropout, spec.seed),
         ModelSpec::WineMlp => wine_mlp(spec.dropout, spec.seed),
-        ModelSpec::Gpt { config, data } => gpt(*config, data.as_deref(), spec.seed),
+        ModelSpec::Gpt { config, data } => {
+            limits::parameters(limits::parameters_of_gpt(config), spec.dp)?;
+            data.as_deref().map_or(Ok(()), limits::text)?;
+            gpt(*config, data.as_deref(), spec.seed)
+        }
         ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } => {
             sleep(&SleepConfig {
                 ranks: plan.topology().ranks().iter().map(|rank| rank.0).collect(),
@@ -245,38 +251,64 @@ fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, pp_models::ModelError> {
                 slow_rank: *slow_rank,
             })
         }
-    }
+    };
+    built.map_err(|refused| {
+        CliError::Usage(match refused {
+            ModelError::TooShort { name, bytes, context, needed } => {
+                let shorter = match bytes / 10 {
+                    0 | 1 => String::new(),
+                    tenth => format!(", or --context at most {}", tenth - 1),
+                };
+                format!(
+                    "{} has {bytes} bytes, a context of {context} needs {needed}: one window in the nine tenths that train and \
+                     one in the tenth that is held out; accepted: a longer text{shorter}",
+                    excerpt(&name)
+                )
+            }
+            other => chain(&other),
+        })
+    })
 }
 
-/// A model that the machine cannot hold is refused with the numbers, before it is built.
-fn refuse_too_large(spec: &Spec, job: &Job) -> Result<(), CliError> {
-    let counts = job.stack.parameter_counts().map_err(|e| CliError::Usage(chain(&e)))?;
-    let parameters: u64 = counts.iter().fold(0, |sum, &n| sum.saturating_add(n));
-    // Value, gradient and two moments of four bytes each, on every replica.
-    let needed = parameters.saturating_mul(16).saturating_mul(u64::from(spec.dp));
-    match super::super::sizes::memory_available() {
-        Some(free) if needed > free => Err(CliError::Usage(format!(
-            "{parameters} parameters on {} replicas need about {} MiB to train; {} MiB are free; accepted: a smaller model",
-            spec.dp,
-            needed >> 20,
-            free >> 20
-        ))),
-        _ => Ok(()),
-    }
+/// How a cut that does not fit is told.
+fn refused_cut(refused: &PartitionError, job: &Job, n_stages: usize) -> CliError {
+    let (sizes, why) = match refused {
+        PartitionError::EmptyStage { stage, sizes } => {
+            (sizes, format!("gives stage {stage} no layer"))
+        }
+        PartitionError::WrongCount { sizes, stages } => {
+            (sizes, format!("has {} parts, the plan {stages} stages", sizes.len()))
+        }
+        PartitionError::WrongSum { sizes, layers } => {
+            let sum: u128 = sizes.iter().map(|&size| size as u128).sum();
+            (sizes, format!("sums to {sum}, the model has {layers} layers"))
+        }
+        other => return CliError::Usage(chain(other)),
+    };
+    CliError::Usage(format!(
+        "--partition {} {why}; accepted: as many numbers as stages, {n_stages}, that sum to {}, or uniform, parameters, time",
+        excerpt(&Cut::Explicit(sizes.clone()).to_string()),
+        job.stack.len()
+    ))
 }
 
-/// Initial weights from a file, each of which the model must know.
+/// Initial weights from a file: those of the model, each and no other.
 fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
     let refused = |why: String| {
         CliError::Usage(format!(
-            "cannot take initial weights from {}: {why}; accepted: a file that --save wrote for this model",
-            path.display()
+            "cannot take initial weights from {}: {}; accepted: a file that --save wrote for this model",
+            excerpt(&path.display().to_string()),
+            excerpt(&why)
         ))
     };
     let values = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
     let known = job.stack.parameters().map_err(|e| refused(chain(&e)))?;
-    for (name, shape) in known.into_iter().flatten() {
+    let known: BTreeMap<_, _> = known.into_iter().flatten().collect();
+    if let Some(unknown) = values.keys().filter(|name| !known.contains_key(*name)).min() {
+        return Err(refused(format!("the model has no {unknown}")));
+    }
+    for (name, shape) in known {
         match values.get(&name) {
             None => return Err(refused(format!("it has no {name}"))),
             Some(value) if value.shape() != &shape => {
@@ -284,6 +316,12 @@ fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
                     "{name} is {:?} there, {:?} in the model",
                     value.dims(),
                     shape.dims()
+                )));
+            }
+            Some(value) if !value.dtype().is_float() => {
+                return Err(refused(format!(
+                    "{name} holds {} there, the model f32",
+                    value.dtype().as_str()
                 )));
             }
             Some(_) => {}
@@ -297,7 +335,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {}", cause.to_string().lines().next().unwrap_or_default());
+        let reason = cause.to_string().lines().next().unwrap_or_default().to_owned();
+        // Some errors say the cause themselves.
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
+        }
         source = cause.source();
     }
     text

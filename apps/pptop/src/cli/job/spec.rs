@@ -74,6 +74,13 @@ impl Spec {
         let preset = args.preset == Some(Preset::Seed);
         let name = args.model.unwrap_or(if preset { ModelName::SeedMlp } else { ModelName::Gpt });
         let defaults = Defaults::of(name);
+        if preset && name != ModelName::SeedMlp {
+            let message = format!(
+                "--preset seed is a job of seed-mlp, the model is {}; accepted: --model seed-mlp, or without --preset",
+                name.as_str()
+            );
+            return Err(CliError::Usage(message));
+        }
         refuse_foreign(args, name)?;
         let steps = args.steps.unwrap_or(defaults.steps);
         Ok(Self {
@@ -139,6 +146,10 @@ impl Spec {
             let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
             cores().min(4).min(fits)
         };
+        if let (Some(name), Some(ranks), Some(layers)) = (named, self.pp, self.layers()) {
+            let chunks = self.virtual_stages.unwrap_or(name.default_virtual_stages());
+            self.refuse_too_many_stages(ranks, chunks, layers)?;
+        }
         let plan = PlanArgs {
             plan: self.schedule.clone(),
             pp: self.pp.or_else(|| named.map(|_| default_pp())),
@@ -155,19 +166,68 @@ impl Spec {
         Ok(plan)
     }
 
+    /// Each stage needs a layer.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] with both numbers.
+    pub(crate) fn refuse_too_many_stages(
+        &self,
+        ranks: u32,
+        chunks: u32,
+        layers: usize,
+    ) -> Result<(), CliError> {
+        let stages = u64::from(ranks) * u64::from(chunks);
+        if stages <= layers as u64 {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!(
+            "{ranks} ranks of {chunks} stages need {stages} layers, the model {} has {layers}; accepted: --pp times --virtual-stages \
+             at most {layers}",
+            self.name.as_str()
+        )))
+    }
+
     /// The same job under another schedule.
     pub(crate) fn with_schedule(&self, schedule: &str) -> Self {
-        let virtual_stages = match schedule.parse::<ScheduleName>() {
-            // Only a schedule of chunks takes the number of chunks.
-            Ok(name) if name.default_virtual_stages() == 1 => None,
-            _ => self.virtual_stages,
-        };
-        let interleave_group = if virtual_stages.is_none() && self.virtual_stages.is_some() {
-            None
-        } else {
-            self.interleave_group
+        let (virtual_stages, interleave_group) = match schedule.parse::<ScheduleName>() {
+            // Only a schedule of chunks takes the number of chunks, and their order.
+            Ok(name) if name.default_virtual_stages() == 1 => (None, None),
+            _ => (self.virtual_stages, self.interleave_group),
         };
         Self { schedule: schedule.to_owned(), virtual_stages, interleave_group, ..self.clone() }
+    }
+
+    /// Bytes of one sample with its targets.
+    pub(crate) fn bytes_per_sample(&self) -> u64 {
+        const NUMBER: u64 = 4;
+        NUMBER
+            * match &self.model {
+                ModelSpec::SeedMlp => 100 + 1,
+                ModelSpec::WineMlp => 11 + 1,
+                ModelSpec::Gpt { config, .. } => 2 * config.context as u64,
+                ModelSpec::Sleep { .. } => 4 + 1,
+            }
+    }
+
+    /// A rank that is to be slow, or to fail, has to be there.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] with its number and those that are there.
+    pub(crate) fn refuse_absent_rank(&self, plan: &ValidPlan) -> Result<(), CliError> {
+        let slow = match &self.model {
+            ModelSpec::Sleep { slow_rank: Some((rank, _)), .. } => Some(*rank),
+            _ => None,
+        };
+        let faulty = self.fault.map(|fault| fault.rank.0);
+        for (flag, rank) in [("--sleep-slow-rank", slow), ("--inject-fault", faulty)] {
+            if let Some(rank) = rank.filter(|&rank| rank >= plan.n_ranks()) {
+                let (ranks, last) = (plan.n_ranks(), plan.n_ranks() - 1);
+                return Err(CliError::Usage(format!(
+                    "{flag} names rank {rank}, the plan has {ranks}; accepted: a rank from 0 to {last}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Samples of a step, checked against the plan.
@@ -216,6 +276,13 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
             return Err(CliError::Usage(message));
         }
     }
+    if args.eval_every.is_some() && Defaults::of(name).eval_every.is_none() {
+        let message = format!(
+            "--eval-every needs a held-out part, the model {} has none; accepted: without --eval-every",
+            name.as_str()
+        );
+        return Err(CliError::Usage(message));
+    }
     if name == ModelName::Sleep && args.dropout.is_some() {
         return Err(CliError::Usage(
             "--model sleep has no dropout; accepted: without --dropout".to_owned(),
@@ -242,10 +309,13 @@ fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
             };
             if !config.width.is_multiple_of(config.heads) {
                 let (width, heads) = (config.width, config.heads);
+                let above = (width / heads + 1) * heads;
+                let accepted = match width / heads * heads {
+                    0 => format!("{above}"),
+                    below => format!("{below} or {above}"),
+                };
                 let message = format!(
-                    "--width {width} is not a multiple of --heads {heads}; accepted: {} or {}",
-                    width / heads * heads,
-                    (width / heads + 1) * heads
+                    "--width {width} is not a multiple of --heads {heads}; accepted: {accepted}"
                 );
                 return Err(CliError::Usage(message));
             }
