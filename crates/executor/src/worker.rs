@@ -117,7 +117,7 @@ impl Worker {
             Command::Step { step, batch } => self.step(step, &batch).map(Reply::Stepped),
             Command::Reduce { replicas } => {
                 let sums = self.timed(Place::rank(SpanKind::AllReduce), |w| w.reduce(&replicas))?;
-                Ok(Reply::Reduced(sums, std::mem::take(&mut self.spans)))
+                Ok(Reply::Reduced(sums, self.take_spans()))
             }
             Command::Update { lr, clip } => {
                 self.shared.clear();
@@ -127,7 +127,7 @@ impl Worker {
                     }
                     Ok(())
                 })?;
-                Ok(Reply::Updated(self.memory(), std::mem::take(&mut self.spans)))
+                Ok(Reply::Updated(self.memory(), self.take_spans()))
             }
             Command::Evaluate { batch, plan } => self.evaluate(&batch, &plan).map(Reply::Evaluated),
             Command::Collect(what) => self.collect(what).map(Reply::Tensors),
@@ -143,8 +143,8 @@ impl Worker {
         let dur_ns = end_ns - start_ns;
         let cpu_ns = after.cpu_ns - thread.cpu_ns;
         let starved_ns = match (thread.run_queue_ns, after.run_queue_ns) {
-            (Some(before), Some(after)) => after.saturating_sub(before),
             _ if self.config.sleeps => 0,
+            (Some(before), Some(after)) => after.saturating_sub(before),
             _ => dur_ns.saturating_sub(cpu_ns),
         };
         self.push_span(Span {
@@ -171,6 +171,13 @@ impl Worker {
             bytes: 0,
             starved_ns: 0,
         }
+    }
+
+    /// The spans so far, for whoever asked; their memory is no longer this rank's.
+    fn take_spans(&mut self) -> Vec<Span> {
+        let spans = std::mem::take(&mut self.spans);
+        memory::moved_out(spans.capacity() * size_of::<Span>());
+        spans
     }
 
     fn push_span(&mut self, span: Span) {
@@ -224,7 +231,7 @@ impl Worker {
         } else {
             report.square_sums = self.square_sums()?;
         }
-        report.spans = std::mem::take(&mut self.spans);
+        report.spans = self.take_spans();
         report.stash_peak = self.stash.take_peak();
         report.mailbox_peak = self.mailbox.take_peak();
         Ok(report)

@@ -3,16 +3,19 @@
 //! In a terminal the run is a process of its own and this one becomes its monitor; elsewhere, or
 //! with `--headless`, the run is this process and writes a line a step.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::IsTerminal as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pp_telemetry::Recorder;
+use pp_telemetry::{Event, Line, Recorder};
 
 use super::job::{JobArgs, Session, Spec};
 use super::refusal::excerpt;
-use super::training::{Flags, Output, Run};
-use super::{CliError, monitor_error};
+use super::training::{Flags, Output, Run, SAMPLE};
+use super::{CliError, monitor_error, print};
 use pptop::monitor;
 
 /// What to train, and where the results go.
@@ -122,8 +125,16 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
     let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
-    std::fs::create_dir_all(&dir).map_err(|e| failed("make the folder of the run", &e))?;
-    let stderr = std::fs::File::create(dir.join("stderr.log"))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .map_err(|e| failed("make the folder of the run", &e))?;
+    let stderr = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(dir.join("stderr.log"))
         .map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
     // The cut is measured once; the run takes it as it is.
@@ -138,13 +149,28 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
         .arg(cut.join(","));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.process_group(0);
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
-    let code =
-        monitor::run(monitor::Launch { run_dir: dir, child, launched_here: true, ascii: args.ascii })
-            .map_err(|e| monitor_error(&e))?;
-    let _ = std::io::stdout().flush();
+    let launch =
+        monitor::Launch { run_dir: dir.clone(), child, launched_here: true, ascii: args.ascii };
+    let code = monitor::run(launch).map_err(|e| monitor_error(&e))?;
+    if args.sample.is_some()
+        && let Some(text) = sample_of(&dir)
+    {
+        print(&format!("{text}\n"))?;
+    }
     if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
+}
+
+/// The sample that the run left in its log, if it came that far.
+fn sample_of(dir: &Path) -> Option<String> {
+    let events = std::fs::read(dir.join(pp_telemetry::EVENTS_FILE)).ok()?;
+    let mut logs =
+        events.split(|&b| b == b'\n').rev().filter_map(|line| match Event::parse(line) {
+            Ok(Line::Event(Event::Log(log))) => Some(log.message),
+            _ => None,
+        });
+    logs.find_map(|message| message.strip_prefix(SAMPLE).map(ToOwned::to_owned))
 }
 
 /// The arguments of this process, less those that the run gets anew.

@@ -1,7 +1,8 @@
 //! `pptop compare`: the same job under several schedules, in turns, and one table.
 
+mod table;
+
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::time::Instant;
 
 use pp_hybrid::{StepOutcome, Trainer};
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
-use super::job::{JobArgs, ModelSpec, Session, Spec, chain, cores};
+use super::job::{JobArgs, Session, Spec, chain, cores};
 use super::report::{median, quantile, verdict};
 use super::{CliError, print, print_json};
 
@@ -128,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         });
         return print_json(&json!({"job": job, "cores": cores(), "rounds": ROUNDS, "rows": rows}));
     }
-    print(&table(&rows, &entries))
+    print(&table::table(&rows, &entries[0].session))
 }
 
 const ONE_DEVICE: &str = "one device";
@@ -311,83 +312,4 @@ fn seconds(span: &Span) -> f64 {
 
 fn finite(value: f64) -> Option<f64> {
     value.is_finite().then_some(value)
-}
-
-fn table(rows: &[Row], entries: &[Entry]) -> String {
-    let session = &entries[0].session;
-    let spec = &session.spec;
-    let mut text = format!(
-        "{} · {} steps · batch {} · {} · lr {} · {} cores · {ROUNDS} rounds\n\n",
-        spec.name.as_str(),
-        spec.steps,
-        session.batch_size,
-        spec.optimizer,
-        spec.rate.peak,
-        cores()
-    );
-    text += "                           step ms                                        final              bubble_ratio            bubble_overhead         span_bubble             peak MiB\n";
-    text += "strategy          p v  m   mean   median p95      samples/s  speed-up     loss  same bits    formula simul. measured formula simul. measured formula simul. measured by rank             verdict    notebook\n";
-    for row in rows {
-        let number =
-            |value: Option<f64>| value.map_or_else(|| "     -".to_owned(), |v| format!("{v:.4}"));
-        let three = |t: &Three| {
-            format!("{} {} {}  ", number(t.closed_form), number(t.simulated), number(t.measured))
-        };
-        let peaks: Vec<String> =
-            row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
-        let _ = writeln!(
-            text,
-            "{:<17} {} {} {:>2} {:>6.1} {:>8.1} {:>6.1}  {:>9.1}  {:>8}  {:>8}  {:<9}    {} {} {} {:<18} {:<10} {}",
-            row.label,
-            row.pp,
-            row.virtual_stages,
-            row.micro_batches,
-            1000.0 * row.step_seconds_mean,
-            1000.0 * row.step_seconds_median,
-            1000.0 * row.step_seconds_p95,
-            row.samples_per_second,
-            row.speedup.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}x")),
-            row.final_loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}")),
-            match row.loss_bits_equal {
-                Some(true) => "yes",
-                Some(false) => "NO",
-                None => "other m",
-            },
-            three(&row.bubble_ratio),
-            three(&row.bubble_overhead),
-            three(&row.span_bubble),
-            peaks.join(","),
-            row.verdict,
-            match (row.bubble_notebook, row.bubble_notebook_definition) {
-                (Some(value), Some(definition)) => format!("{value:.3} {definition}"),
-                _ => "-".to_owned(),
-            }
-        );
-    }
-    text += "\nspeed-up: of the median step over \"one device\", which computes the same micro-batches on one rank.\n\
-             simul.: the plan with the medians of this run's own op times. notebook: its figure, under its true name.\n";
-    let by = |label: &str| rows.iter().find(|row| row.label == label);
-    let best = rows
-        .iter()
-        .filter(|row| !row.baseline)
-        .map(|row| row.step_seconds_median)
-        .fold(f64::INFINITY, f64::min);
-    if let Some(whole) = by(WHOLE_BATCH).filter(|row| row.step_seconds_median < best) {
-        let _ = writeln!(
-            text,
-            "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at once and no \
-             overlap, takes {:.1} ms a step, the best pipeline {:.1} ms.",
-            1000.0 * whole.step_seconds_median,
-            1000.0 * best
-        );
-    }
-    let n_ranks = session.plan.n_ranks() * spec.dp;
-    if n_ranks > cores() && !matches!(spec.model, ModelSpec::Sleep { .. }) {
-        let _ = writeln!(
-            text,
-            "{n_ranks} ranks share {} cores: op times include waiting for a core, and the measured bubble is not the schedule's alone.",
-            cores()
-        );
-    }
-    text
 }
