@@ -31,9 +31,13 @@ pub struct Ranks {
     n_ranks: u32,
     plan: Arc<ValidPlan>,
     threads: Vec<Thread>,
-    replies: Receiver<(usize, Result<Reply, ExecError>)>,
+    replies: Receiver<Answer>,
     ready: Vec<Reply>,
 }
+
+/// Which thread, and what it says. Boxed, so that the channel's own blocks stay small: a rank is
+/// charged for what it allocates, and these are freed by whoever listens.
+type Answer = Box<(usize, Result<Reply, ExecError>)>;
 
 struct Thread {
     commands: Sender<Command>,
@@ -131,7 +135,7 @@ impl Ranks {
                     self.replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed()))
                 }
             };
-            match reply {
+            match reply.map(|answer| *answer) {
                 Ok((index, Ok(reply))) => found[index] = Some(reply),
                 Ok((_, Err(error))) if first.is_none() => {
                     self.threads.iter().for_each(|thread| thread.address.stop());
@@ -191,12 +195,12 @@ fn serve(
     (rank, replica): (Rank, Replica),
     make: impl FnOnce() -> Result<Worker, RankError>,
     orders: &Receiver<Command>,
-    reply: &Sender<(usize, Result<Reply, ExecError>)>,
+    reply: &Sender<Answer>,
 ) {
     let fail = |step, op, source| {
         let error = ExecError::Rank { replica, rank, step, op, source: Box::new(source) };
         // Nobody listens any more when another rank's error has ended the run.
-        let _ = reply.send((index, Err(error)));
+        let _ = reply.send(Box::new((index, Err(error))));
     };
     // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
     // it cannot be changed, they stay.
@@ -206,14 +210,14 @@ fn serve(
         Ok(Err(error)) => return fail(0, None, error),
         Err(panic) => return fail(0, None, RankError::Panic(panic_text(panic.as_ref()))),
     };
-    if reply.send((index, Ok(Reply::Ready(worker.stage_parameters())))).is_err() {
+    if reply.send(Box::new((index, Ok(Reply::Ready(worker.stage_parameters()))))).is_err() {
         return;
     }
     for command in orders {
         let answer = catch_unwind(AssertUnwindSafe(|| worker.handle(command)));
         let source = match answer {
             Ok(Ok(answer)) => {
-                if reply.send((index, Ok(answer))).is_err() {
+                if reply.send(Box::new((index, Ok(answer)))).is_err() {
                     return;
                 }
                 continue;
