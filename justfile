@@ -48,10 +48,14 @@ doc:
 grid name p m *args:
     @cargo run --release --quiet --bin pptop -- schedule show {{ name }} --pp {{ p }} --micro-batches {{ m }} {{ args }}
 
+# Puts the program's own screen into the README (needs tmux)
+picture *args:
+    ci/picture.sh {{ args }}
+
 # The strategies on seed-mlp and gpt into benches/results, then the simulator's and generators' benchmarks
 bench *args:
     cargo run --release -p pp-benches --bin strategies -- {{ args }}
-    cargo bench -p pp-benches
+    cargo bench --workspace --bench schedule --bench linear
 
 # The timed promises: measured bubbles, speed-up, peaks (wants a quiet machine)
 measure *args:

@@ -49,6 +49,15 @@ fn main() -> anyhow::Result<()> {
     if wanted("gpt speed-up") {
         missed += attempt(|| speed_up(&pptop))?;
     }
+    if wanted("gpt learns") {
+        missed += attempt(|| learns(&pptop))?;
+    }
+    if wanted("gpt random bytes") {
+        missed += attempt(|| noise(&pptop))?;
+    }
+    if wanted("wine") {
+        missed += attempt(|| wine(&pptop))?;
+    }
     if missed > 0 {
         println!("{missed} promises were missed");
         std::process::exit(1);
@@ -160,6 +169,92 @@ fn bubble(spans: &[Value], step: u64, p: f64) -> f64 {
         busy += duration;
     }
     1.0 - busy / (p * (last - first))
+}
+
+/// A headless run in a state directory of its own.
+fn train(pptop: &PathBuf, args: &[&str]) -> anyhow::Result<String> {
+    let dir = std::env::temp_dir().join(format!("pptop-measure-{}", std::process::id()));
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    let dir_text = dir.display().to_string();
+    let found =
+        pptop::run(pptop, &[&["train", "--headless", "--run-dir", &dir_text], args].concat());
+    std::fs::remove_dir_all(&dir)?;
+    found
+}
+
+/// The validation losses of a run, and how long it took.
+fn validation(lines: &str) -> anyhow::Result<(Vec<f64>, f64)> {
+    let events: Vec<Value> = lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let losses =
+        events.iter().filter(|e| e["ev"] == "eval").filter_map(|e| e["loss"].as_f64()).collect();
+    let end = events.iter().find(|e| e["ev"] == "end").context("no end")?;
+    Ok((losses, end["wall_seconds"].as_f64().unwrap_or(f64::NAN)))
+}
+
+fn at_least(name: &str, value: f64, wanted: f64) -> Promise {
+    Promise { name: name.to_owned(), value, wanted, within: None }
+}
+
+/// The default run: a trigram model of the same text has 1.96 nats a byte.
+fn learns(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
+    let (losses, seconds) = validation(&train(pptop, &["--json"])?)?;
+    let last = losses.last().copied().unwrap_or(f64::NAN);
+    let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    println!("       gpt: validation {losses:.4?} in {seconds:.0} s");
+    Ok(vec![
+        at_least("gpt learns: 1.95 less its validation loss", 1.95 - last, 0.0),
+        at_least("gpt learns: 0.03 less last over best", 0.03 - (last - best), 0.0),
+        at_least("gpt learns: evaluations", losses.len() as f64, 5.0),
+        at_least("gpt learns: 240 s less its time", 240.0 - seconds, 0.0),
+    ])
+}
+
+/// Nothing can be learned from noise; whoever does has seen the answers.
+fn noise(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
+    let file = std::env::temp_dir().join(format!("pptop-noise-{}", std::process::id()));
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let bytes: Vec<u8> = (0..1 << 16)
+        .map(|_| {
+            // xorshift64* (Vigna 2016): any generator will do.
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 56) as u8
+        })
+        .collect();
+    std::fs::write(&file, bytes)?;
+    let lines = train(pptop, &["--json", "--data", &file.display().to_string()]);
+    std::fs::remove_file(&file)?;
+    let (losses, _) = validation(&lines?)?;
+    let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
+    Ok(vec![at_least("gpt random bytes: least validation loss", least, 5.5)])
+}
+
+/// How far the classifier of wines is above the most frequent class, over seeds.
+fn wine(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
+    let mut margins = Vec::new();
+    for seed in ["0", "1", "2", "3", "4"] {
+        let text = train(pptop, &["--model", "wine-mlp", "--seed", seed])?;
+        let line = text
+            .lines()
+            .rev()
+            .find(|l| l.contains("the most frequent class"))
+            .context("no accuracy")?;
+        let number = |after: &str| -> Option<f64> {
+            line.split(after).nth(1)?.trim_start().split([' ', ')', ',']).next()?.parse().ok()
+        };
+        let accuracy = number("accuracy").context("no accuracy")?;
+        margins.push(accuracy - number("class:").context("no majority")?);
+    }
+    let mean = margins.iter().sum::<f64>() / margins.len() as f64;
+    let least = margins.iter().copied().fold(f64::INFINITY, f64::min);
+    println!("       wine-mlp: above the most frequent class {margins:.4?}");
+    Ok(vec![
+        at_least("wine: margin, mean of 5 seeds", mean, 0.12),
+        at_least("wine: margin, least of 5 seeds", least, 0.06),
+    ])
 }
 
 /// Two ranks against one device with the same micro-batches.
