@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result};
+use candle_core::{Device, Result, Tensor};
 
 /// A device that a rank makes for itself, on its own thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,18 @@ impl DeviceSpec {
             Self::Cuda { ordinal } => Device::new_cuda_with_stream(ordinal as usize),
         }
     }
+}
+
+/// The tensor on `device`. Between two CUDA devices it goes through the host: candle's direct copy
+/// needs peer access, which it never asks the driver for (candle issue 3524).
+///
+/// # Errors
+/// If a copy fails.
+pub(crate) fn bring(tensor: &Tensor, device: &Device) -> Result<Tensor> {
+    if tensor.device().is_cuda() && device.is_cuda() && !tensor.device().same_device(device) {
+        return tensor.to_device(&Device::Cpu)?.to_device(device);
+    }
+    tensor.to_device(device)
 }
 
 impl fmt::Display for DeviceSpec {

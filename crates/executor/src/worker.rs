@@ -13,6 +13,7 @@ use crate::batch::Batch;
 use crate::clock::{HostClock, SpanClock};
 use crate::command::{Command, Evaluated, RankMemory, Reply, StageParameters, StepReport, What};
 use crate::config::{FaultKind, RankConfig};
+use crate::device::bring;
 use crate::error::RankError;
 use crate::link::{self, Address, Key, Mailbox, Tensors};
 use crate::stage_run::{Forwarded, StageRun};
@@ -267,7 +268,7 @@ impl Worker {
             self.push_span(Span { dur_ns: arrived_ns - wait_ns, ..self.span(place, wait_ns) });
         }
         let bytes = link::bytes(&tensors) as u64;
-        let here = |t: Option<Tensor>| t.map(|t| t.to_device(&self.device)).transpose();
+        let here = |t: Option<Tensor>| t.map(|t| bring(&t, &self.device)).transpose();
         let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
         let end_ns = self.clock.now_ns()?;
         let place = Place { kind: SpanKind::Recv, ..place };
@@ -366,7 +367,7 @@ impl Worker {
     ) -> Result<(Vec<Tensor>, bool)> {
         if stage.0 == 0 {
             let inputs = &batch.micro_batches[micro_batch.idx()].0;
-            let here = inputs.iter().map(|t| t.to_device(&self.device));
+            let here = inputs.iter().map(|t| bring(t, &self.device));
             return Ok((here.collect::<candle_core::Result<_>>()?, false));
         }
         let key = Key { payload: Payload::Activation, to_stage: stage, micro_batch };
@@ -382,7 +383,7 @@ impl Worker {
         batch: &Batch,
     ) -> Result<Option<Tensor>> {
         let is_last = stage == self.last_stage();
-        let here = || batch.micro_batches[micro_batch.idx()].1.to_device(&self.device);
+        let here = || bring(&batch.micro_batches[micro_batch.idx()].1, &self.device);
         Ok(is_last.then(here).transpose()?)
     }
 
@@ -399,7 +400,7 @@ impl Worker {
         for run in self.stages.values_mut() {
             let mut means = Vec::with_capacity(run.stage.parameters().len());
             for _ in run.stage.parameters() {
-                let of = |replica: &Vec<Tensor>| replica[parameter].to_device(&self.device);
+                let of = |replica: &Vec<Tensor>| bring(&replica[parameter], &self.device);
                 let mut sum = of(&replicas[0])?;
                 for replica in &replicas[1..] {
                     sum = (sum + of(replica)?)?;
@@ -420,7 +421,7 @@ impl Worker {
                 Instruction::Recv(transfer) => {
                     let (tensors, _) =
                         self.mailbox.receive(transfer.into()).map_err(|_| RankError::Stopped)?;
-                    let here = |t: Option<Tensor>| t.map(|t| t.to_device(&self.device)).transpose();
+                    let here = |t: Option<Tensor>| t.map(|t| bring(&t, &self.device)).transpose();
                     let tensors =
                         tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
                     self.local.insert(transfer.into(), tensors);
