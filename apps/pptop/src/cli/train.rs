@@ -14,7 +14,7 @@ use pp_telemetry::{Event, Line, Recorder};
 
 use super::job::{JobArgs, Session, Spec};
 use super::refusal::excerpt;
-use super::training::{Flags, Output, Run, SAMPLE};
+use super::training::{Flags, Output, Run, SAMPLE, partial};
 use super::{CliError, monitor_error, print};
 use pptop::monitor;
 
@@ -104,18 +104,23 @@ fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf),
     }
 }
 
-/// A result that cannot be written should be known before hours of training.
+/// A result that cannot be written should be known before hours of training: whether it can is tried, and leaves nothing.
 fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
-    let parent = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
+    let refused = |why: &dyn std::fmt::Display| {
+        let name = excerpt(&path.display().to_string());
+        CliError::Usage(format!(
+            "{flag} {name}: {why}; accepted: a file in a folder that exists and can be written"
+        ))
     };
-    if path.is_dir() || !parent.is_dir() {
-        let message = format!(
-            "{flag} {}: its folder does not exist, or it is a folder; accepted: a file in a folder that exists",
-            excerpt(&path.display().to_string())
-        );
-        return Err(CliError::Usage(message));
+    if path.is_dir() {
+        return Err(refused(&"it is a folder"));
+    }
+    let partial = partial(path);
+    let was_there = partial.exists();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).open(&partial).map_err(|e| refused(&e))?;
+    if !was_there {
+        std::fs::remove_file(&partial).map_err(|e| refused(&e))?;
     }
     Ok(())
 }

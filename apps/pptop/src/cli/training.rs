@@ -340,8 +340,24 @@ impl Run {
             return;
         }
         let mut stdout = std::io::stdout().lock();
-        self.silent = writeln!(stdout, "{text}").and_then(|()| stdout.flush()).is_err();
+        let Err(failed) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) else { return };
+        self.silent = true;
+        // A reader that has gone away has seen enough. Anything else loses lines that somebody wanted.
+        if failed.kind() != std::io::ErrorKind::BrokenPipe {
+            let message = "the run goes on, and its log with it";
+            let _ = writeln!(
+                std::io::stderr(),
+                "pptop: cannot write to standard output: {failed}; {message}"
+            );
+        }
     }
+}
+
+/// Where a result is written until it is whole.
+pub(crate) fn partial(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".partial");
+    PathBuf::from(name)
 }
 
 /// Writes tensors by name, into a file beside it first: a file that is there is whole.
@@ -350,7 +366,7 @@ fn save(
     tensors: Vec<(String, Tensor)>,
     about: HashMap<String, String>,
 ) -> Result<(), Early> {
-    let partial = path.with_extension("partial");
+    let partial = partial(path);
     let written = safetensors::serialize_to_file(tensors, Some(about), &partial)
         .map_err(|e| e.to_string())
         .and_then(|()| std::fs::rename(&partial, path).map_err(|e| e.to_string()));

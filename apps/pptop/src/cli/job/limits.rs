@@ -100,3 +100,18 @@ pub(crate) fn text(path: &Path) -> Result<(), CliError> {
         _ => std::fs::File::open(path).map(drop).map_err(|e| refused(e.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_formula_counts_what_a_gpt_really_has() {
+        for (layers, width, heads, context) in [(1, 8, 1, 16), (6, 128, 4, 64), (3, 36, 3, 5)] {
+            let config = GptConfig { layers, width, heads, context, dropout: 0.0 };
+            let job = pp_models::gpt(config, None, 0).unwrap();
+            let counted: u64 = job.stack.parameter_counts().unwrap().iter().sum();
+            assert_eq!(parameters_of_gpt(&config), u128::from(counted), "{config:?}");
+        }
+    }
+}

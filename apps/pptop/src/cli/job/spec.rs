@@ -11,9 +11,11 @@ use pp_schedule::{ScheduleName, ValidPlan};
 use pp_telemetry::SpanPolicy;
 
 use super::super::CliError;
+use super::super::refusal::excerpt;
 use super::super::sizes::PlanArgs;
 use super::args::{CurveArg, DeviceArg, JobArgs, Preset};
 use super::defaults::{Defaults, ModelName};
+use super::limits;
 use super::session::cores;
 
 /// The model and its own sizes.
@@ -150,17 +152,22 @@ impl Spec {
             let chunks = self.virtual_stages.unwrap_or(name.default_virtual_stages());
             self.refuse_too_many_stages(ranks, chunks, layers)?;
         }
+        let pp = self.pp.or_else(|| named.map(|_| default_pp()));
+        // Before a plan for as many ranks is made.
+        limits::threads(pp.unwrap_or(1), self.dp)?;
         let plan = PlanArgs {
             plan: self.schedule.clone(),
-            pp: self.pp.or_else(|| named.map(|_| default_pp())),
+            pp,
             micro_batches: self.micro_batches.or_else(|| named.map(|_| self.default_micro_batches)),
             virtual_stages: self.virtual_stages,
             interleave_group: self.interleave_group,
         }
         .plan()?;
         if plan.is_forward_only() {
-            let message =
-                format!("the plan {} has no backward; accepted: a plan that trains", self.schedule);
+            let message = format!(
+                "the plan {} has no backward; accepted: a plan that trains",
+                excerpt(&self.schedule)
+            );
             return Err(CliError::Usage(message));
         }
         Ok(plan)

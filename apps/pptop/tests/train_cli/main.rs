@@ -1,0 +1,10 @@
+//! `pptop train`, `compare` and `devices`, run as a user runs them.
+#![cfg(feature = "train")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contract;
+mod failures;
+mod files;
+mod home;
+mod learning;
+mod refusals;

@@ -1,0 +1,322 @@
+//! Bad input: exit code 2, one line that names what is wrong and what would be accepted, and nothing written.
+
+use std::time::{Duration, Instant};
+
+use crate::home::{Home, words};
+
+/// No refusal needs training, or a look at more than sizes.
+const QUICK: Duration = Duration::from_secs(10);
+
+/// Each line must be refused with all of its parts in the first line on standard error.
+fn refused(home: &Home, table: &[(&str, &[&str])]) {
+    let before = home.contents();
+    for (line, parts) in table {
+        let start = Instant::now();
+        let ran = home.run(&words(line));
+        let took = start.elapsed();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{line}: {}", ran.stderr);
+        let (first, rest) = ran.stderr.split_once('\n').unwrap();
+        assert!(first.chars().count() <= 300, "{line}: {first}");
+        assert!(first.starts_with("pptop: ") && first.contains("accepted: "), "{line}: {first}");
+        assert!(!first.ends_with('…'), "{line}: {first}");
+        assert!(rest.is_empty() || rest.starts_with("\n  cell"), "{line}: {}", ran.stderr);
+        for part in *parts {
+            assert!(first.contains(part), "{line}: `{part}` is not in: {first}");
+        }
+        assert!(took < QUICK, "{line}: {took:?}");
+    }
+    assert_eq!(home.contents(), before, "something was written");
+}
+
+#[test]
+fn sizes_of_the_pipeline() {
+    refused(
+        &Home::new(),
+        &[
+            ("train --pp 0", &["'0'", "--pp", "a whole number from 1"]),
+            ("train --stages -3", &["'-3'", "--pp", "a whole number from 1"]),
+            ("train --ranks two", &["'two'", "--pp", "a whole number from 1"]),
+            ("train --dp 0", &["'0'", "--dp", "a whole number from 1"]),
+            ("train --micro-batches 0", &["'0'", "--micro-batches", "a whole number from 1"]),
+            ("train --micro-batches 1.5", &["'1.5'", "a whole number from 1"]),
+            ("train --virtual-stages 0", &["'0'", "--virtual-stages"]),
+            ("train --virtual-stages 2", &["1f1b", "1 virtual stage", "not 2", "interleaved-1f1b"]),
+            ("train --interleave-group 2", &["1f1b has no interleave group", "2"]),
+            ("train --batch-size 0", &["'0'", "--batch-size"]),
+            ("train --batch-size 30", &["30 samples", "8 micro-batches", "a multiple of 8"]),
+            (
+                "train --batch-size 24 --dp 2",
+                &["24 samples", "8 micro-batches on 2 replicas", "a multiple of 16"],
+            ),
+            ("train --model wine-mlp --pp 5", &["5 layers", "wine-mlp has 4", "at most 4"]),
+            (
+                "train --schedule interleaved-1f1b --layers 2 --pp 4",
+                &["4 ranks of 2 stages", "need 8 layers", "gpt has 4"],
+            ),
+            (
+                "train --schedule interleaved-1f1b --pp 4 --micro-batches 9 --batch-size 36",
+                &["p=4", "m=9", "Megatron", "PyTorch", "m=8", "m=10"],
+            ),
+            (
+                "compare --model wine-mlp --pp 2 --micro-batches 3 --batch-size 33 --interleave-group 2",
+                &["m=3"],
+            ),
+            ("compare --pp 0", &["'0'", "--pp"]),
+            ("compare --batch-size 30", &["30 samples", "a multiple of 8"]),
+            ("compare --model wine-mlp --pp 3", &["6 layers", "wine-mlp has 4"]),
+        ],
+    );
+}
+
+#[test]
+fn cuts() {
+    refused(
+        &Home::new(),
+        &[
+            ("train --pp 2 --partition 1,2,3", &["1,2,3", "3 parts", "2 stages", "sum to 8"]),
+            ("train --pp 2 --partition 4,5", &["4,5", "sums to 9", "8 layers"]),
+            ("train --pp 2 --partition 0,8", &["0,8", "stage 0", "no layer"]),
+            ("train --pp 2 --partition halves", &["'halves'", "uniform, parameters, time"]),
+            ("train --pp 2 --partition 4,,4", &["'4,,4'", "uniform, parameters, time"]),
+            (
+                "train --pp 2 --partition 18446744073709551615,9",
+                &["sums to 18446744073709551624", "8 layers"],
+            ),
+            ("compare --pp 2 --partition 4,5", &["4,5", "sums to 9", "8 layers"]),
+        ],
+    );
+}
+
+#[test]
+fn numbers_of_the_optimizer() {
+    refused(
+        &Home::new(),
+        &[
+            ("train --lr nan", &["'nan'", "--lr", "a finite number above 0"]),
+            ("train --lr inf", &["'inf'", "a finite number above 0"]),
+            ("train --lr -0.1", &["'-0.1'", "a finite number above 0"]),
+            ("train --lr 0", &["'0'", "a finite number above 0"]),
+            ("train --lr-gamma 0.5", &["--lr-gamma", "--lr-schedule step"]),
+            ("train --lr-schedule step --lr-step 0", &["'0'", "--lr-step"]),
+            ("train --lr-schedule line", &["'line'", "constant, step, cosine"]),
+            ("train --warmup -1", &["'-1'", "a whole number from 0"]),
+            ("train --optimizer lion", &["'lion'", "sgd, adam, adamw"]),
+            ("train --clip-norm nan", &["'nan'", "--clip-norm", "a finite number above 0"]),
+            ("train --clip-norm 0", &["'0'", "--clip-norm"]),
+            ("train --dropout 1", &["'1'", "--dropout", "from 0 to below 1"]),
+            ("train --dropout -0.5", &["'-0.5'", "--dropout"]),
+            ("train --steps 0", &["'0'", "--steps", "a whole number from 1"]),
+            ("train --eval-every 0", &["'0'", "--eval-every"]),
+            ("train --seed x", &["'x'", "--seed", "a whole number from 0"]),
+            ("train --spans none", &["'none'", "all, auto, or a number of steps"]),
+            ("compare --lr nan", &["'nan'", "--lr"]),
+        ],
+    );
+}
+
+#[test]
+fn models_and_what_they_do_not_have() {
+    refused(
+        &Home::new(),
+        &[
+            ("train --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt, sleep"]),
+            ("train --preset tree", &["'tree'", "accepted: seed"]),
+            ("train --preset seed --model gpt", &["seed-mlp", "the model is gpt"]),
+            ("train --width 130", &["--width 130", "--heads 4", "accepted: 128 or 132"]),
+            ("train --heads 0", &["'0'", "--heads"]),
+            ("train --model wine-mlp --layers 3", &["--layers", "gpt", "wine-mlp"]),
+            ("train --model seed-mlp --data x.txt", &["--data", "gpt", "seed-mlp"]),
+            ("train --sleep-link-ms 1", &["--sleep-link-ms", "sleep", "the model is gpt"]),
+            ("train --model sleep --dropout 0.1", &["sleep", "--dropout"]),
+            ("train --model sleep --sample 9", &["--sample", "gpt"]),
+            ("train --model sleep --eval-every 9", &["--eval-every", "sleep"]),
+            ("train --model sleep --sleep-forward-ms -1", &["'-1'", "milliseconds from 0"]),
+            (
+                "train --model sleep --pp 2 --sleep-slow-rank 2:3",
+                &["rank 2", "has 2", "from 0 to 1"],
+            ),
+            ("train --model sleep --sleep-slow-rank 1", &["'1'", "RANK:FACTOR"]),
+            ("train --model sleep --sleep-slow-rank 1:1e300", &["'1:1e300'", "at most 1000000"]),
+            ("compare --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt, sleep"]),
+        ],
+    );
+}
+
+#[test]
+fn data_and_results() {
+    let home = Home::new();
+    home.write("empty.txt", b"");
+    home.write("short.txt", &[b'a'; 649]);
+    home.write("noise.bin", &[0x9d; 4000]);
+    std::fs::create_dir(home.path("folder")).unwrap();
+    std::fs::create_dir(home.path("used")).unwrap();
+    home.write("used/events.jsonl", b"{}\n");
+    // A header that promises more than there is.
+    home.write("cut.safetensors", b"\x40\0\0\0\0\0\0\0{\"a\":");
+    home.stdout(
+        "train --model wine-mlp --steps 1 --pp 1 --save other.safetensors --dump-step dump.safetensors --run-dir a_run",
+    );
+    let gpt = "train --layers 1 --width 8 --heads 1";
+    refused(
+        &home,
+        &[
+            ("train --data nowhere.txt", &["nowhere.txt", "No such file", "a text file"]),
+            ("train --data folder", &["folder", "it is a folder", "a text file"]),
+            ("train --data /dev/zero", &["/dev/zero", "it is no file", "a text file"]),
+            ("train --data empty.txt", &["empty.txt has 0 bytes", "needs 650", "a longer text"]),
+            ("train --data short.txt", &["has 649 bytes", "needs 650", "--context at most 63"]),
+            ("compare --data short.txt", &["has 649 bytes", "needs 650"]),
+            ("train --context 49068", &["the embedded text has", "a context of 49068 needs"]),
+            ("train --init nowhere.safetensors", &["nowhere.safetensors", "No such file"]),
+            ("train --init folder", &["folder", "a file that --save wrote"]),
+            ("train --init noise.bin", &["noise.bin", "a file that --save wrote"]),
+            ("train --init cut.safetensors", &["cut.safetensors", "a file that --save wrote"]),
+            (&format!("{gpt} --init other.safetensors"), &["other.safetensors", "layers.0."]),
+            ("train --model wine-mlp --init dump.safetensors", &["the model has no"]),
+            ("train --save nowhere/w.safetensors", &["nowhere/w.safetensors", "No such file"]),
+            ("train --save folder", &["--save folder", "it is a folder"]),
+            ("train --dump-step nowhere/d.safetensors", &["--dump-step", "No such file"]),
+            ("train --save x --dump-step x", &["--save", "--dump-step", "two files"]),
+            (&format!("{gpt} --run-dir used"), &["used holds a run already", "events.jsonl"]),
+            (&format!("{gpt} --run-dir noise.bin"), &["noise.bin", "a folder"]),
+        ],
+    );
+}
+
+#[test]
+fn plans_from_files() {
+    let home = Home::new();
+    for (name, content) in [
+        ("missing.csv", &b"0F0,0F1,0B0,0B1\n1F0,1B0,1B1\n"[..]),
+        ("doubled.csv", b"0F0,0F0,0B0\n1F0,1B0\n"),
+        ("deadlock.csv", b"0F0,0B0,0F1,0B1\n1F0,1F1,1B0,1B1\n"),
+        ("two_rows.csv", b"0F0,0F1,0B0\n1F0,1B0,1F1,0B1,1B1\n"),
+        ("no_op.csv", b"0F0,0B0\n1F0,1X0\n"),
+        ("binary.csv", b"\x7fELF\x02\x01\0\0\xff\xfe"),
+        ("empty.csv", b""),
+        ("forward.csv", b"0F0,0F1\n1F0,1F1\n"),
+        ("good.csv", b"0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n"),
+        (
+            "nine.csv",
+            b"0F0,0B0\n1F0,1B0\n2F0,2B0\n3F0,3B0\n4F0,4B0\n5F0,5B0\n6F0,6B0\n7F0,7B0\n8F0,8B0\n",
+        ),
+    ] {
+        home.write(name, content);
+    }
+    std::fs::create_dir(home.path("folder")).unwrap();
+    refused(
+        &home,
+        &[
+            ("train --schedule missing.csv", &["missing.csv", "rank 1, cell 3", "1F1 is missing"]),
+            ("train --schedule doubled.csv", &["doubled.csv", "rank 0, cell 1", "0F0", "twice"]),
+            ("train --schedule deadlock.csv", &["deadlock.csv", "0B0 waits for 1B0 of rank 1"]),
+            ("train --schedule two_rows.csv", &["0B1 stands on row 1", "stage 0 is on row 0"]),
+            ("train --schedule no_op.csv", &["no_op.csv", "row 1, column 1", "1X0"]),
+            ("train --schedule binary.csv", &["binary.csv", "byte 0 is 0x7f", "not text"]),
+            ("train --schedule empty.csv", &["empty.csv", "no op"]),
+            ("train --schedule forward.csv", &["forward.csv", "no backward", "a plan that trains"]),
+            ("train --schedule nowhere.csv", &["nowhere.csv", "No such file"]),
+            ("train --schedule folder", &["folder", "a file that can be read"]),
+            ("train --schedule good.csv --pp 3", &["has 2", "--pp 3", "--pp 2"]),
+            ("train --schedule good.csv --micro-batches 4 --batch-size 4", &["0F2 is missing"]),
+            ("train --schedule good.csv --batch-size 31", &["31 samples", "a multiple of 2"]),
+            ("train --schedule nine.csv", &["9 layers", "gpt has 8"]),
+            ("compare --schedules 1f1b,deadlock.csv", &["deadlock.csv", "0B0 waits for 1B0"]),
+        ],
+    );
+}
+
+#[test]
+fn sizes_that_no_machine_holds() {
+    refused(
+        &Home::new(),
+        &[
+            ("train --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
+            ("train --width 4294967295 --heads 1", &["parameters", "MiB are free"]),
+            ("train --layers 4294967295", &["parameters", "MiB are free"]),
+            ("train --context 4294967295", &["549757069184 parameters", "MiB are free"]),
+            ("train --pp 4000000000", &["need 4000000000 layers", "gpt has 8", "at most 8"]),
+            (
+                "train --model sleep --pp 4000000000",
+                &["4000000000 ranks", "this system has", "at most"],
+            ),
+            ("train --model sleep --pp 1000000", &["1000000 ranks", "this system has", "at most"]),
+            ("train --model sleep --dp 4000000000", &["4000000000 replicas", "this system has"]),
+            ("train --dp 4000000000", &["4000000000 replicas", "this system has", "at most"]),
+            ("train --micro-batches 4000000000", &["ops", "at most 4294967296"]),
+            ("train --batch-size 18446744073709551608", &["18446744073709551608", "MiB are free"]),
+            ("train --model seed-mlp --batch-size 320000000000", &["320000000000", "MiB are free"]),
+            ("train --steps 18446744073709551616", &["18446744073709551616", "--steps"]),
+            ("compare --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
+        ],
+    );
+}
+
+#[test]
+fn names_that_come_later_and_names_of_nothing() {
+    let home = Home::new();
+    refused(
+        &home,
+        &[
+            ("train --schedule zb-h1", &["`zb-h1`", "naive gpipe 1f1b interleaved-1f1b"]),
+            ("train --schedule chimera", &["`chimera`", "naive gpipe 1f1b interleaved-1f1b"]),
+            ("compare --schedules 1f1b,zb-v", &["`zb-v`", "naive gpipe 1f1b interleaved-1f1b"]),
+            ("compare --schedules auto", &["`auto`", "naive gpipe 1f1b interleaved-1f1b"]),
+            ("train --model llama", &["'llama'", "seed-mlp, wine-mlp, gpt, sleep"]),
+            ("train --recompute", &["'--recompute'", "train --help"]),
+            ("train --transport mpi", &["'--transport'", "train --help"]),
+            ("train --checkpoint-dir here", &["'--checkpoint-dir'", "train --help"]),
+            ("train --checkpoint-every 3", &["'--checkpoint-every'"]),
+            ("train --resume", &["'--resume'"]),
+            ("train --format svg", &["'--format'"]),
+            ("train --device tpu", &["'tpu'", "auto, cpu, cuda"]),
+            ("train now", &["'now'"]),
+            ("compare --recompute", &["'--recompute'", "compare --help"]),
+            ("devices --watch", &["'--watch'", "--json"]),
+            ("devices all", &["'all'", "--json"]),
+            ("plan", &["'plan'", "train compare bubble schedule devices"]),
+            ("attach", &["'attach'"]),
+            ("export latest", &["'export'"]),
+        ],
+    );
+    for command in ["train", "compare", "devices"] {
+        let help = home.stdout(&format!("{command} --help"));
+        for later in
+            ["zb-", "--recompute", "--transport", "--checkpoint", "--resume", "llama", "inject"]
+        {
+            assert!(!help.contains(later), "{later} is in the help of {command}");
+        }
+    }
+}
+
+/// Where CUDA can be used there is nothing to refuse.
+#[test]
+fn a_device_that_is_not_there() {
+    let home = Home::new();
+    let devices: serde_json::Value = serde_json::from_str(&home.stdout("devices --json")).unwrap();
+    let ids: Vec<_> = devices["devices"].as_array().unwrap().iter().map(|d| &d["kind"]).collect();
+    if !ids.iter().any(|&kind| kind == "cuda") {
+        refused(
+            &home,
+            &[
+                ("train --device cuda", &["--device cuda", "auto, cpu"]),
+                ("compare --device cuda", &["--device cuda", "auto, cpu"]),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_very_long_name_leaves_room_for_what_is_accepted() {
+    let home = Home::new();
+    let long = "x".repeat(5000);
+    let lines = ["--data", "--schedule", "--init", "--save", "--partition", "--model"]
+        .map(|flag| format!("train {flag} {long}"));
+    for line in &lines {
+        let ran = home.run(&words(line));
+        let first = ran.stderr.lines().next().unwrap();
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{first}");
+        assert!(first.chars().count() <= 300, "{first}");
+    }
+    assert!(home.contents().is_empty());
+}
