@@ -299,7 +299,7 @@ fn sizes_and_names_that_cannot_be_are_refused() {
     let refused = |line: &str, parts: &[&str]| refused(&words(line), parts);
     refused("", &["needs a command", "bubble", "schedule"]);
     refused("schedule", &["needs a command", "show check simulate export"]);
-    refused("frobnicate", &["frobnicate", "accepted: bubble schedule"]);
+    refused("frobnicate", &["frobnicate", "accepted: ", "bubble schedule"]);
     refused("schedule show", &["NAME|FILE"]);
     refused(
         "schedule show zb-h1 --pp 4 --micro-batches 8",
