@@ -62,18 +62,54 @@ fn stack() -> LayerStack {
     stack
 }
 
+/// A first stage that only reshapes has nothing to train, and nothing for its backward to do.
+#[test]
+fn a_stage_without_parameters_trains_the_others() {
+    let stack = || {
+        let mut stack = LayerStack::default();
+        stack.push("flatten", |_| Ok(pp_partition::single(|x, _| relu(&x.flatten_from(1)?))));
+        stack.push("linear", |vb| {
+            let linear = Linear::new(4, 4, vb.pp("linear"))?;
+            Ok(pp_partition::single(move |x, c| linear.forward(x, c)))
+        });
+        stack
+    };
+    let run = |pp: u32| {
+        let sizes =
+            Sizes { n_ranks: pp, n_micro_batches: 2, n_virtual_stages: 1, interleave_group: None };
+        let plan = ScheduleName::Gpipe.generate(&sizes).unwrap();
+        let partition = Cut::Uniform.solve(&stack(), pp as usize, None).unwrap();
+        let ranks =
+            RankConfig::new(plan, partition, stack(), Arc::new(MeanSquare), OptimizerKind::Sgd);
+        let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
+        let mut trainer =
+            Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 3 }).unwrap();
+        let (x, y) = (
+            Tensor::ones((4, 2, 2), DType::F32, &Device::Cpu).unwrap(),
+            Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap(),
+        );
+        let mut step = |n| trainer.step(n, || Ok((vec![x.clone()], y.clone()))).unwrap().loss;
+        [step(1), step(2), step(3)]
+    };
+    assert_eq!(run(1), run(2));
+    assert!(run(2)[2] < run(2)[0]);
+}
+
 fn train(pp: u32, cut: &Cut) -> (Vec<u32>, String) {
-    let sizes = Sizes { n_ranks: pp, n_micro_batches: 3, n_virtual_stages: 1, interleave_group: None };
+    let sizes =
+        Sizes { n_ranks: pp, n_micro_batches: 3, n_virtual_stages: 1, interleave_group: None };
     let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
     let partition = cut.solve(&stack(), pp as usize, None).unwrap();
     let ranks = RankConfig::new(plan, partition, stack(), Arc::new(MeanSquare), OptimizerKind::Sgd);
     let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
-    let mut trainer = Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 4 }).unwrap();
+    let mut trainer =
+        Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 4 }).unwrap();
     let values: Vec<f32> = (0..24u8).map(|i| f32::from(i % 7) / 7.0).collect();
     let x = Tensor::from_vec(values, (6, 4), &Device::Cpu).unwrap();
     let y = Tensor::full(0.5f32, (6, 4), &Device::Cpu).unwrap();
-    let losses: Vec<f32> =
-        (1..=4).map(|step| trainer.step(step, || Ok((vec![x.clone()], y.clone()))).unwrap().loss).collect();
+    let losses: Vec<f32> = (1..=4)
+        .map(|step| trainer.step(step, || Ok((vec![x.clone()], y.clone()))).unwrap().loss)
+        .collect();
     assert!(losses[3] < losses[0], "{losses:?}");
     // Every parameter took part: below the fork too, through both paths.
     for (name, gradient) in trainer.gradients().unwrap() {

@@ -18,7 +18,8 @@ impl Batch {
     /// Nothing is copied.
     ///
     /// # Errors
-    /// [`ExecError::Uneven`] if the samples do not divide.
+    /// [`ExecError::Uneven`] if the samples do not divide, [`ExecError::Samples`] if inputs and
+    /// targets differ.
     pub fn split(
         inputs: &[Tensor],
         targets: &Tensor,
@@ -28,6 +29,12 @@ impl Batch {
         let samples = targets.dim(0)?;
         if n_micro_batches == 0 || samples == 0 || !samples.is_multiple_of(n_micro_batches) {
             return Err(ExecError::Uneven { samples, micro_batches: n_micro_batches });
+        }
+        for (input, tensor) in inputs.iter().enumerate() {
+            let rows = tensor.dim(0)?;
+            if rows != samples {
+                return Err(ExecError::Samples { input, rows, targets: samples });
+            }
         }
         let rows = samples / n_micro_batches;
         let micro_batches = (0..n_micro_batches)

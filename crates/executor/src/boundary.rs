@@ -24,9 +24,15 @@ pub(crate) fn leaf_gradients(leaves: &[Tensor], store: &mut GradStore) -> Vec<Op
 /// candle starts every backward from a scalar with gradient 1. The scalar here costs nothing: its
 /// forward is never computed, and its backward hands out the gradients that arrived.
 ///
+/// `None` if there is nothing to do: no output has a gradient, or nothing below them wants one (a first
+/// stage without parameters).
+///
 /// # Errors
-/// If no output got a gradient.
-pub(crate) fn backward(outputs: &[Tensor], gradients: &[Option<Tensor>]) -> Result<GradStore> {
+/// If a kernel fails.
+pub(crate) fn backward(
+    outputs: &[Tensor],
+    gradients: &[Option<Tensor>],
+) -> Result<Option<GradStore>> {
     let mut root: Option<Tensor> = None;
     for (output, gradient) in outputs.iter().zip(gradients) {
         let Some(gradient) = gradient else { continue };
@@ -43,10 +49,7 @@ pub(crate) fn backward(outputs: &[Tensor], gradients: &[Option<Tensor>]) -> Resu
             None => scalar,
         });
     }
-    match root {
-        Some(root) => root.backward(),
-        None => candle_core::bail!("none of {} outputs got a gradient", outputs.len()),
-    }
+    root.map(|root| root.backward()).transpose()
 }
 
 /// `⟨output, gradient⟩` as far as the backward can tell.
@@ -94,9 +97,12 @@ mod tests {
         let cut = leaves(&[a.detach(), b.detach()]).unwrap();
         let mut store = second(&cut[0], &cut[1]).backward().unwrap();
         let back = leaf_gradients(&cut, &mut store);
-        let mut store = backward(&[a, b], &back).unwrap();
+        let mut store = backward(&[a, b], &back).unwrap().unwrap();
         let parts = store.remove(x.as_tensor()).unwrap();
         assert_eq!(whole.to_vec2::<f32>().unwrap(), parts.to_vec2::<f32>().unwrap());
-        assert!(backward(&[x.sqr().unwrap()], &[None]).is_err());
+        assert!(backward(&[x.sqr().unwrap()], &[None]).unwrap().is_none());
+        let batch = Tensor::ones(2, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let gradient = Some(batch.clone());
+        assert!(backward(&[batch.sqr().unwrap()], &[gradient]).unwrap().is_none());
     }
 }

@@ -33,6 +33,19 @@ pub enum ExecError {
         /// Micro-batches of the plan.
         plan: usize,
     },
+    /// An input with another number of samples than the targets have.
+    #[error("input {input} has {rows} samples, the targets {targets}")]
+    Samples {
+        /// The input's place.
+        input: usize,
+        /// Its samples.
+        rows: usize,
+        /// Those of the targets.
+        targets: usize,
+    },
+    /// An earlier error has ended the ranks.
+    #[error("the ranks have stopped after an earlier error")]
+    Ended,
     /// Samples that do not divide.
     #[error("{samples} samples do not divide into {micro_batches} micro-batches of equal size")]
     Uneven {

@@ -35,8 +35,8 @@ impl From<Transfer> for Key {
 struct Parcel {
     key: Key,
     tensors: Tensors,
-    /// Bytes that the receiver alone holds from now on.
-    given_bytes: usize,
+    /// Whether the receiver alone holds them from now on.
+    given: bool,
     deliver_at: Instant,
 }
 
@@ -81,8 +81,13 @@ pub(crate) fn mailbox(delay: Duration) -> (Address, Mailbox) {
     (address, Mailbox { receiver, arrived: HashMap::new(), waiting })
 }
 
+/// The bytes of each tensor: the allocator counts them one by one.
+fn each_size(tensors: &[Option<Tensor>]) -> impl Iterator<Item = usize> {
+    tensors.iter().flatten().map(|t| t.elem_count() * t.dtype().size_in_bytes())
+}
+
 pub(crate) fn bytes(tensors: &[Option<Tensor>]) -> usize {
-    tensors.iter().flatten().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+    each_size(tensors).sum()
 }
 
 impl Address {
@@ -90,12 +95,13 @@ impl Address {
     /// their memory is the receiver's from now on. A receiver that is gone has failed, which its
     /// own reply says better than an error here.
     pub(crate) fn send(&self, key: Key, tensors: Tensors, given: bool) {
-        let given_bytes = if given { bytes(&tensors) } else { 0 };
-        memory::moved_out(given_bytes);
+        if given {
+            each_size(&tensors).for_each(memory::moved_out);
+        }
         let now = self.waiting.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.waiting.peak.fetch_max(now, Ordering::Relaxed);
         let deliver_at = Instant::now() + self.delay;
-        let parcel = Parcel { key, tensors, given_bytes, deliver_at };
+        let parcel = Parcel { key, tensors, given, deliver_at };
         let _ = self.sender.send(Message::Parcel(Box::new(parcel)));
     }
 
@@ -122,7 +128,9 @@ impl Mailbox {
             at_once = false;
             std::thread::sleep(parcel.deliver_at - now);
         }
-        memory::moved_in(parcel.given_bytes);
+        if parcel.given {
+            each_size(&parcel.tensors).for_each(memory::moved_in);
+        }
         Ok((parcel.tensors, at_once))
     }
 

@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pp_schedule::{
-    Draft, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError, ValidPlan, lower,
+    Draft, Instruction, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError,
+    ValidPlan, lower,
 };
 
 use crate::command::{Command, Reply};
@@ -110,18 +111,39 @@ impl Ranks {
     /// Gives every rank a command and waits for all replies, replica by replica, rank by rank.
     ///
     /// # Errors
-    /// The first error of any rank, with its rank and op. Afterwards no rank obeys any more.
+    /// The first error of any rank, with its rank and op. Afterwards no rank obeys any more, and
+    /// every call fails. A batch that does not fit the plan is refused before any rank sees it.
     pub fn all(
         &mut self,
         command: impl Fn(Replica, Rank) -> Command,
     ) -> Result<Vec<Reply>, ExecError> {
-        for (index, thread) in self.threads.iter().enumerate() {
-            let index = index as u32;
-            let command = command(Replica(index / self.n_ranks), Rank(index % self.n_ranks));
+        if self.threads.is_empty() {
+            return Err(ExecError::Ended);
+        }
+        let place = |index: u32| (Replica(index / self.n_ranks), Rank(index % self.n_ranks));
+        let commands: Vec<Command> = (0..self.threads.len() as u32)
+            .map(|index| {
+                let (replica, rank) = place(index);
+                command(replica, rank)
+            })
+            .collect();
+        commands.iter().try_for_each(|command| self.check(command))?;
+        for (thread, command) in self.threads.iter().zip(commands) {
             // A thread that is gone has left its error in the replies.
             let _ = thread.commands.send(command);
         }
         self.gather()
+    }
+
+    /// A batch has as many micro-batches as the plan that it is for.
+    fn check(&self, command: &Command) -> Result<(), ExecError> {
+        let (batch, plan) = match command {
+            Command::Step { batch, .. } => (batch, self.plan.n_micro_batches() as usize),
+            Command::Evaluate { batch, plan } => (batch, n_micro_batches(plan)),
+            _ => return Ok(()),
+        };
+        let batch = batch.micro_batches.len();
+        if batch == plan { Ok(()) } else { Err(ExecError::MicroBatches { batch, plan }) }
     }
 
     /// One reply from each rank. The first error stops the others.
@@ -179,6 +201,8 @@ impl Ranks {
 
 impl Drop for Ranks {
     fn drop(&mut self) {
+        // Whoever waits for a message of a step that nobody will finish.
+        self.threads.iter().for_each(|thread| thread.address.stop());
         for mut thread in self.threads.drain(..) {
             drop(thread.commands);
             if let Some(handle) = thread.handle.take() {
@@ -187,6 +211,15 @@ impl Drop for Ranks {
             }
         }
     }
+}
+
+/// How many micro-batches the ops of a plan speak of.
+fn n_micro_batches(plan: &LoweredPlan) -> usize {
+    let of = |instruction: &Instruction| match instruction {
+        Instruction::Compute(op) => op.micro_batch.idx() + 1,
+        _ => 0,
+    };
+    plan.rows.iter().flatten().map(of).max().unwrap_or(0)
 }
 
 /// The life of a rank's thread.

@@ -112,14 +112,17 @@ impl StageRun {
         let Some(Saved { leaves, outputs, held }) = self.saved.remove(&micro_batch) else {
             candle_core::bail!("micro-batch {micro_batch} has no saved forward");
         };
-        let mut store = match &outputs {
+        let store = match &outputs {
             Outputs::Boundary(outputs) => boundary::backward(outputs, gradients)?,
-            Outputs::Loss(loss) => (loss * share)?.backward()?,
+            Outputs::Loss(loss) => Some((loss * share)?.backward()?),
         };
         drop(outputs);
-        let back = boundary::leaf_gradients(&leaves, &mut store);
         let mut residues = self.queue.take();
-        residues.extend(self.gradients.dense_residues(&mut store));
+        let mut back = vec![None; leaves.len()];
+        if let Some(mut store) = store {
+            back = boundary::leaf_gradients(&leaves, &mut store);
+            residues.extend(self.gradients.dense_residues(&mut store));
+        }
         self.pending.insert(micro_batch.0, Pending { residues, held: Some(held), due: false });
         Ok(back)
     }

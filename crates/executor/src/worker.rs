@@ -469,7 +469,12 @@ impl Worker {
 
     fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
         // A copy: the originals change in place with the next step.
-        let host = |t: &Tensor| t.to_device(&Device::Cpu)?.copy();
+        let host = |t: &Tensor| {
+            let copy = t.to_device(&Device::Cpu)?.copy()?;
+            // It is for whoever asked.
+            memory::moved_out(copy.elem_count() * copy.dtype().size_in_bytes());
+            Ok::<_, candle_core::Error>(copy)
+        };
         let mut found = Vec::new();
         for (&stage, run) in &mut self.stages {
             let tensors = match what {

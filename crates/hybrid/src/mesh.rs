@@ -46,6 +46,14 @@ pub enum MeshError {
         /// Replicas.
         dp: u32,
     },
+    /// More places than can be numbered.
+    #[error("a mesh of {dp} replicas of {pp} ranks has more than {} places", u32::MAX)]
+    TooLarge {
+        /// Ranks.
+        pp: u32,
+        /// Replicas.
+        dp: u32,
+    },
     /// No device.
     #[error("no CUDA device for {0} ranks")]
     NoDevice(u32),
@@ -60,8 +68,11 @@ impl Mesh {
         if pp == 0 || dp == 0 {
             return Err(MeshError::Empty { pp, dp });
         }
+        let Some(places) = pp.checked_mul(dp) else {
+            return Err(MeshError::TooLarge { pp, dp });
+        };
         if kind == (DeviceKind::Cuda { devices: 0 }) {
-            return Err(MeshError::NoDevice(pp * dp));
+            return Err(MeshError::NoDevice(places));
         }
         Ok(Self { pp, dp, kind })
     }

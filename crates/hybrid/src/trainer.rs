@@ -38,6 +38,9 @@ pub enum TrainerError {
         /// What candle said.
         source: candle_core::Error,
     },
+    /// An evaluation of nothing.
+    #[error("nothing to evaluate: no samples were given")]
+    NoSamples,
     /// A batch that does not divide over replicas.
     #[error(
         "a batch of {samples} samples does not divide over {replicas} replicas of {micro_batches} micro-batches"
@@ -51,6 +54,9 @@ pub enum TrainerError {
         micro_batches: u32,
     },
 }
+
+/// How many pieces an evaluation sends through each pipeline at a time.
+const PIECES_AT_ONCE: usize = 16;
 
 /// What one step did.
 #[derive(Clone, Debug)]
@@ -200,7 +206,7 @@ impl Trainer {
         let replicas = self.config.ranks.n_replicas;
         let micro_batches = self.config.ranks.plan.n_micro_batches();
         let samples = targets.dim(0).map_err(ExecError::from)?;
-        if samples == 0 || !samples.is_multiple_of((replicas * micro_batches) as usize) {
+        if samples == 0 || !samples.is_multiple_of(replicas as usize * micro_batches as usize) {
             return Err(TrainerError::Uneven { samples, replicas, micro_batches });
         }
         let rows = samples / replicas as usize;
@@ -242,11 +248,37 @@ impl Trainer {
     /// Evaluates pieces of samples; each becomes a micro-batch, and replicas share them out.
     ///
     /// # Errors
-    /// The first error of any rank.
+    /// The first error of any rank, or that there is nothing to evaluate.
     pub fn evaluate(
         &mut self,
         pieces: &[(Vec<Tensor>, Tensor)],
     ) -> Result<Evaluation, TrainerError> {
+        if pieces.is_empty() {
+            return Err(TrainerError::NoSamples);
+        }
+        // A rank's mailbox holds what the ranks before it have finished: some pieces at a time.
+        let group = PIECES_AT_ONCE * self.config.ranks.n_replicas as usize;
+        let (mut losses, mut correct) = (Vec::new(), None);
+        for group in pieces.chunks(group) {
+            self.evaluate_group(group, &mut losses, &mut correct)?;
+        }
+        let rows = pieces.iter().map(|(_, targets)| targets.dim(0).unwrap_or(0) as f64);
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (loss, rows) in losses.into_iter().zip(rows) {
+            sum += f64::from(loss) * rows;
+            count += rows;
+        }
+        let accuracy = correct.map(|(right, all): (u64, u64)| right as f64 / all as f64);
+        Ok(Evaluation { loss: sum / count, accuracy })
+    }
+
+    /// Adds the losses and the right predictions of some pieces, in their order.
+    fn evaluate_group(
+        &mut self,
+        pieces: &[(Vec<Tensor>, Tensor)],
+        losses: &mut Vec<f32>,
+        correct: &mut Option<(u64, u64)>,
+    ) -> Result<(), TrainerError> {
         let replicas = self.config.ranks.n_replicas as usize;
         let n_ranks = self.config.ranks.plan.n_ranks() as usize;
         let mut parts = Vec::with_capacity(replicas);
@@ -266,24 +298,15 @@ impl Trainer {
             let (batch, plan) = &parts[replica.idx()];
             Command::Evaluate { batch: Arc::clone(batch), plan: Arc::clone(plan) }
         })?;
-        let mut losses = Vec::new();
-        let mut correct: Option<(u64, u64)> = None;
         for reply in replies {
             let Reply::Evaluated(found) = reply else { continue };
             losses.extend(found.losses);
             if let Some((right, all)) = found.correct {
                 let so_far = correct.unwrap_or_default();
-                correct = Some((so_far.0 + right, so_far.1 + all));
+                *correct = Some((so_far.0 + right, so_far.1 + all));
             }
         }
-        let rows = pieces.iter().map(|(_, targets)| targets.dim(0).unwrap_or(0) as f64);
-        let (mut sum, mut count) = (0.0, 0.0);
-        for (loss, rows) in losses.into_iter().zip(rows) {
-            sum += f64::from(loss) * rows;
-            count += rows;
-        }
-        let accuracy = correct.map(|(right, all)| right as f64 / all as f64);
-        Ok(Evaluation { loss: sum / count, accuracy })
+        Ok(())
     }
 
     /// The value of every parameter, in layer order.

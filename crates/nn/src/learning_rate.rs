@@ -33,6 +33,7 @@ pub struct LearningRate {
 impl LearningRate {
     /// The rate of `step`, counted from 1, in a run of `steps`.
     pub fn at(&self, step: u64, steps: u64) -> f64 {
+        let step = step.max(1);
         if step <= self.warmup {
             return self.peak * step as f64 / self.warmup as f64;
         }

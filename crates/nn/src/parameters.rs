@@ -109,7 +109,9 @@ impl SimpleBackend for Backend {
                 value.to_device(device)?.to_dtype(dtype)?
             }
         };
-        let var = Var::from_tensor(&value)?;
+        // Detached: of a tensor that is a variable, a variable would share the storage, and training
+        // would change whoever it came from.
+        let var = Var::from_tensor(&value.detach())?;
         let tensor = var.as_tensor().clone();
         made.push(Parameter { name: name.to_owned(), var });
         Ok(tensor)
