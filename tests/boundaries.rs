@@ -30,7 +30,9 @@ impl Layer for Fork {
 
 impl Layer for Middle {
     fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>> {
-        Ok(vec![relu(&self.0.forward(&inputs[0], context)?)?, inputs[1].clone(), inputs[2].clone()])
+        // The gradient of a square is made with the leaf itself; it must not drag this graph along.
+        let h = self.0.forward(&inputs[0].sqr()?, context)?;
+        Ok(vec![relu(&h)?, inputs[1].clone(), inputs[2].clone()])
     }
 }
 

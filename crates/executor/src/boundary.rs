@@ -16,7 +16,9 @@ pub(crate) fn leaves(arrived: &[Tensor]) -> Result<Vec<Tensor>> {
 
 /// Takes the leaves' gradients; `None` where the stage did not use a tensor, or it is no float.
 pub(crate) fn leaf_gradients(leaves: &[Tensor], store: &mut GradStore) -> Vec<Option<Tensor>> {
-    leaves.iter().map(|leaf| store.remove(leaf)).collect()
+    // candle computes them with tracked operations on variables: detached, or the stage below would
+    // walk this stage's graph as well.
+    leaves.iter().map(|leaf| store.remove(leaf).map(|gradient| gradient.detach())).collect()
 }
 
 /// The backward of a stage: from the gradients of its outputs to everything below.

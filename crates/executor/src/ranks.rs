@@ -68,9 +68,10 @@ impl Ranks {
             return Err(ExecError::Stages { partition, plan });
         }
         let n_ranks = config.plan.n_ranks();
-        if (0..n_ranks)
-            .any(|rank| matches!((config.devices)(Rank(rank), Replica(0)), DeviceSpec::Cpu { .. }))
-        {
+        let is_cpu = |rank, replica| {
+            matches!((config.devices)(Rank(rank), Replica(replica)), DeviceSpec::Cpu { .. })
+        };
+        if (0..config.n_replicas).any(|replica| (0..n_ranks).any(|rank| is_cpu(rank, replica))) {
             check_threads()?;
         }
         let lowered = Arc::new(lower(&config.plan));

@@ -88,7 +88,8 @@ impl Gradients {
         self.slots
             .iter()
             .filter_map(|slot| {
-                let gradient = store.remove(slot.parameter.var.as_tensor())?;
+                // Detached, or it would keep the graph that candle computed it with.
+                let gradient = store.remove(slot.parameter.var.as_tensor())?.detach();
                 Some(Residue::Dense { parameter: slot.parameter.var.id(), gradient })
             })
             .collect()

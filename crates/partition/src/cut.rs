@@ -161,7 +161,7 @@ mod tests {
     fn every_kind_of_cut_covers_the_model_once() {
         let stack = stack(&["a", "b", "c", "d", "e"]);
         for (text, sizes) in
-            [("uniform", vec![2, 2, 1]), ("parameters", vec![2, 2, 1]), ("1,1,3", vec![1, 1, 3])]
+            [("uniform", vec![2, 2, 1]), ("parameters", vec![1, 2, 2]), ("1,1,3", vec![1, 1, 3])]
         {
             let cut: Cut = text.parse().unwrap();
             assert_eq!(cut.to_string(), text);

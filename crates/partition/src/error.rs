@@ -75,6 +75,9 @@ pub enum PartitionError {
         /// Stage of the second.
         second_stage: usize,
     },
+    /// A tensor could not be put where it is needed.
+    #[error("a tensor operation failed")]
+    Tensor(#[source] candle_core::Error),
     /// A layer failed to build or to run.
     #[error("layer {layer} ({name})")]
     Layer {

@@ -69,7 +69,9 @@ pub fn profile(
     device: &Device,
     config: ProfileConfig,
 ) -> Result<Profile, PartitionError> {
-    let mut tensors = inputs.to_vec();
+    let here = |t: &Tensor| t.to_device(device).map_err(PartitionError::Tensor);
+    let mut tensors = inputs.iter().map(here).collect::<Result<Vec<_>, _>>()?;
+    let targets = &here(targets)?;
     let mut layers = Vec::with_capacity(stack.len());
     for layer in 0..stack.len() {
         let store = ParameterStore::seeded(config.seed);

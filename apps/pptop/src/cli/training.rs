@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -13,6 +13,8 @@ use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_telemetry::{End, Eval, Event, Log, Mem, Recorder, StepEvent, Warn};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::CliError;
 use super::job::{ModelSpec, Session, chain, devices_line};
@@ -74,10 +76,7 @@ impl Run {
     ) -> Result<Self, CliError> {
         let origin = Instant::now();
         let stop = Arc::new(AtomicUsize::new(0));
-        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-            signal_hook::flag::register_usize(signal, Arc::clone(&stop), signal as usize)
-                .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
-        }
+        listen(&stop).map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
         let trainer = match session.trainer(recorder.clone(), origin) {
             Ok(trainer) => trainer,
             Err(error) => {
@@ -116,7 +115,9 @@ impl Run {
             }
             Err(Early::Signal(signal)) => {
                 end.code = 128 + signal as i32;
-                let name = if signal == signal_hook::consts::SIGINT as usize {
+                let name = if signal == SIGHUP as usize {
+                    "SIGHUP"
+                } else if signal == SIGINT as usize {
                     "SIGINT"
                 } else {
                     "SIGTERM"
@@ -358,6 +359,18 @@ pub(crate) fn partial(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
+}
+
+/// The first signal ends the run after its step, a second one at once.
+fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        // In this order: a signal looks whether it is the second before it counts as the first.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))?;
+        signal_hook::flag::register(signal, Arc::clone(&again))?;
+        signal_hook::flag::register_usize(signal, Arc::clone(stop), signal as usize)?;
+    }
+    Ok(())
 }
 
 /// Writes tensors by name, into a file beside it first: a file that is there is whole.

@@ -137,10 +137,27 @@ const WHOLE_BATCH: &str = "naive m=1";
 
 /// The rows, the two base rows last: without them a table of schedules misleads.
 fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Session)>, CliError> {
+    for (flag, given) in
+        [("--eval-every", args.job.eval_every.is_some()), ("--spans", args.job.spans.is_some())]
+    {
+        if given {
+            let message = format!(
+                "compare neither evaluates nor records, {flag} would do nothing; accepted: without {flag}"
+            );
+            return Err(CliError::Usage(message));
+        }
+    }
+    let specs = schedules
+        .iter()
+        .map(|schedule| Ok(Spec::new(&args.job, schedule)?.with_schedule(schedule)))
+        .collect::<Result<Vec<Spec>, CliError>>()?;
+    // One number of ranks for all: the largest that every schedule has layers for.
+    let pp = args.job.pp.or_else(|| specs.iter().filter_map(Spec::default_pp).min());
     let mut found = Vec::new();
-    for schedule in schedules {
-        let spec = Spec::new(&args.job, schedule)?.with_schedule(schedule);
-        found.push((schedule.clone(), false, Session::new(spec)?));
+    for (schedule, spec) in schedules.iter().zip(specs) {
+        // A plan from a file brings its own.
+        let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
+        found.push((schedule.clone(), false, Session::new(Spec { pp, ..spec })?));
     }
     let Some((_, _, first)) = found.first() else {
         return Err(CliError::Usage(

@@ -10,7 +10,7 @@ use pp_executor::RankConfig;
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_partition::{Cut, Partition, PartitionError, ProfileConfig, profile};
-use pp_schedule::{RankShare, ScheduleName, Sizes, Stage, ValidPlan, closed_form};
+use pp_schedule::{Rank, RankShare, Replica, ScheduleName, Sizes, Stage, ValidPlan, closed_form};
 use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
@@ -47,8 +47,16 @@ impl Session {
         let batch_size = spec.batch_size(&plan)?;
         limits::threads(plan.n_ranks(), spec.dp)?;
         spec.refuse_absent_rank(&plan)?;
+        let sleeps = matches!(spec.model, ModelSpec::Sleep { .. });
         let kind = match spec.device {
             DeviceArg::Cpu => DeviceKind::Cpu,
+            DeviceArg::Auto if sleeps => DeviceKind::Cpu,
+            DeviceArg::Cuda if sleeps => {
+                return Err(usage(
+                    "--model sleep sleeps on the CPU, --device is cuda; accepted: auto, cpu"
+                        .to_owned(),
+                ));
+            }
             DeviceArg::Auto => {
                 devices::cuda().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n })
             }
@@ -70,12 +78,15 @@ impl Session {
         let profile = if spec.cut == Cut::Time && n_stages > 1 {
             let (inputs, targets) =
                 job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
+            // On the kind of device that will train.
+            let device = mesh.device(Rank(0), Replica(0)).make();
+            let device = device.map_err(|e| CliError::Failed(e.to_string()))?;
             let found = profile(
                 &job.stack,
                 job.objective.as_ref(),
                 &inputs,
                 &targets,
-                &Device::Cpu,
+                &device,
                 ProfileConfig::default(),
             );
             Some(found.map_err(|e| CliError::Failed(chain(&e)))?)

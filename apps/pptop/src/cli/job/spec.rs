@@ -133,6 +133,15 @@ impl Spec {
         }
     }
 
+    /// The number of ranks where none is given and the schedule has a name: as many as there are
+    /// cores, at most four, and no more than the model has layers for.
+    pub(crate) fn default_pp(&self) -> Option<u32> {
+        let name = self.schedule.parse::<ScheduleName>().ok()?;
+        let v = self.virtual_stages.unwrap_or(name.default_virtual_stages());
+        let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
+        Some(cores().min(4).min(fits))
+    }
+
     /// The plan of this job, validated.
     ///
     /// # Errors
@@ -140,19 +149,11 @@ impl Spec {
     /// that trains.
     pub(crate) fn plan(&self) -> Result<ValidPlan, CliError> {
         let named = self.schedule.parse::<ScheduleName>().ok();
-        let default_pp = || {
-            let v = self
-                .virtual_stages
-                .or(named.map(ScheduleName::default_virtual_stages))
-                .unwrap_or(1);
-            let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
-            cores().min(4).min(fits)
-        };
         if let (Some(name), Some(ranks), Some(layers)) = (named, self.pp, self.layers()) {
             let chunks = self.virtual_stages.unwrap_or(name.default_virtual_stages());
             self.refuse_too_many_stages(ranks, chunks, layers)?;
         }
-        let pp = self.pp.or_else(|| named.map(|_| default_pp()));
+        let pp = self.pp.or_else(|| self.default_pp());
         // Before a plan for as many ranks is made.
         limits::threads(pp.unwrap_or(1), self.dp)?;
         let plan = PlanArgs {
