@@ -297,6 +297,30 @@ fn the_terminal_is_given_back_after_a_signal() {
     }
 }
 
+/// The terminal is closed under the monitor. It once stayed behind for ever, reading the end of a file as fast as a core can.
+#[test]
+fn a_terminal_that_goes_away_ends_the_monitor_and_not_the_run() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    let monitor = terminal.monitor();
+    terminal.tmux(&["kill-server"]);
+    let began = Instant::now();
+    while is_alive(monitor) {
+        assert!(began.elapsed() < Duration::from_secs(20), "the monitor stays without a terminal");
+        thread::sleep(POLL);
+    }
+    goes_on(&terminal);
+}
+
+/// Whether a process is there and not just waiting to be buried.
+fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| {
+        stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z'))
+    })
+}
+
 #[test]
 fn the_terminal_is_given_back_after_a_panic() {
     let Some(terminal) = Terminal::open() else { return };

@@ -15,6 +15,7 @@ use super::input::{Action, action_of};
 use super::state::{Effect, State};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
+use super::tty::{Found, Tty};
 use super::view::{Theme, draw};
 
 /// How long one waits for a key before the next look at the log.
@@ -23,6 +24,9 @@ const TICK: Duration = Duration::from_millis(100);
 const READ_TIME: Duration = Duration::from_millis(40);
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
+
+/// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
+const HANGUP: i32 = 129;
 
 /// For the end-to-end tests alone: set to `1`, the monitor panics after its first frame, so that a test can see that
 /// the terminal is given back.
@@ -104,6 +108,7 @@ impl App {
         signals: &Signals,
         theme: Theme,
     ) -> anyhow::Result<Ending> {
+        let tty = Tty::open().context("cannot find the terminal")?;
         let panics = std::env::var_os(TEST_PANIC).is_some_and(|value| value == "1");
         loop {
             if let Some(code) = signals.exit_code() {
@@ -126,9 +131,11 @@ impl App {
                 assert!(!panics, "{TEST_PANIC} is set");
             }
             // With more to read, only keys that are already there are taken.
-            let mut wait = if more { Duration::ZERO } else { TICK };
-            while event::poll(wait).context("cannot read keys")? {
-                wait = Duration::ZERO;
+            let wait = if more { Duration::ZERO } else { TICK };
+            if tty.wait(wait).context("cannot wait for keys")? == Found::Gone {
+                return Ok(Ending::Signalled(HANGUP));
+            }
+            while event::poll(Duration::ZERO).context("cannot read keys")? {
                 let input = event::read().context("cannot read keys")?;
                 self.drawn = None;
                 if let Some(ending) = self.handle(&input, screen)? {

@@ -14,6 +14,7 @@ mod input;
 mod state;
 mod summary;
 mod terminal;
+mod tty;
 mod view;
 
 pub use app::{Launch, run};

@@ -10,6 +10,7 @@ use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
@@ -104,6 +105,14 @@ fn install_panic_hook() {
     });
 }
 
+/// How long the loop may take to follow a signal.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The exit code of a process that a signal has ended.
+fn exit_code(signal: usize) -> i32 {
+    128 + i32::try_from(signal).unwrap_or(0)
+}
+
 /// The signals that the loop looks for.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -120,14 +129,32 @@ impl Signals {
             signal_hook::flag::register_usize(signal, Arc::clone(&signals.ending), number)?;
         }
         signal_hook::flag::register(SIGTSTP, Arc::clone(&signals.suspending))?;
+        signals.watch_over_the_loop();
         Ok(signals)
+    }
+
+    /// The loop looks for signals between two waits. Should it not come back from one, the process ends all the same.
+    fn watch_over_the_loop(&self) {
+        let ending = Arc::clone(&self.ending);
+        let watch = move || {
+            loop {
+                thread::sleep(PATIENCE);
+                if ending.load(Ordering::SeqCst) != 0 {
+                    thread::sleep(PATIENCE);
+                    leave();
+                    std::process::exit(exit_code(ending.load(Ordering::SeqCst)));
+                }
+            }
+        };
+        // Without this thread the loop still looks for signals itself.
+        let _ = thread::Builder::new().name("signals".to_owned()).spawn(watch);
     }
 
     /// The exit code that a signal to end asks for, once one has come.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         match self.ending.load(Ordering::SeqCst) {
             0 => None,
-            number => Some(128 + i32::try_from(number).unwrap_or(0)),
+            number => Some(exit_code(number)),
         }
     }
 
