@@ -17,7 +17,7 @@ pub(crate) struct Args {
 /// The number of CUDA devices that can be used, or why there is none.
 pub(crate) fn cuda() -> Result<u32, String> {
     if !candle_core::utils::cuda_is_available() {
-        return Err("this pptop was built without CUDA (build it with --features cuda)".to_owned());
+        return Err("this pptop was built without CUDA".to_owned());
     }
     let usable = |ordinal: u32| {
         // candle's binding panics where the driver's library is missing or too old.
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             let fix = if candle_core::utils::cuda_is_available() {
                 "install the NVIDIA driver, or make the device visible to this process"
             } else {
-                "cargo build --release --features cuda, with nvcc on PATH"
+                "cargo build --release -p pptop --features cuda, with nvcc on PATH"
             };
             unavailable.push(json!({"kind": "cuda", "reason": reason, "fix": fix}));
         }
