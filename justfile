@@ -57,7 +57,7 @@ bench *args:
     cargo run --release -p pp-benches --bin strategies -- {{ args }}
     cargo bench --workspace --bench schedule --bench linear
 
-# The timed promises: measured bubbles, speed-up, peaks (wants a quiet machine)
+# The timed promises: measured bubbles, speed-up, what is learned (wants a quiet machine)
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
 

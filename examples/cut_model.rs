@@ -1,6 +1,6 @@
 //! Profiles a model of one's own and cuts it into three stages in every way.
 //!
-//! `RAYON_NUM_THREADS=1 cargo run -p pp-examples --example cut_model`
+//! `cargo run -p pp-examples --example cut_model`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use candle_core::{DType, Device, Result, Tensor};

@@ -1,6 +1,6 @@
 //! Trains a model of one's own on two ranks.
 //!
-//! `RAYON_NUM_THREADS=1 cargo run --release --example own_model`
+//! `cargo run --release --example own_model`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;
@@ -50,10 +50,7 @@ fn main() -> anyhow::Result<()> {
     for step in 1..=200 {
         let outcome = trainer.step(step, || Ok((vec![x.clone()], y.clone())))?;
         if step % 50 == 0 {
-            println!(
-                "step {step}: loss {:.5}, bubble_ratio {:.2}",
-                outcome.loss, outcome.bubble.bubble_ratio
-            );
+            println!("step {step}: loss {:.5}", outcome.loss);
         }
     }
     Ok(())

@@ -61,7 +61,21 @@ pub(crate) fn of_arguments(
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             format!("{} needs a command; accepted: {}", command.get_name(), subcommands())
         }
-        _ => said(refused),
+        kind => {
+            let message = said(refused);
+            if message.contains("accepted: ") {
+                return message;
+            }
+            let accepted = match kind {
+                ErrorKind::MissingRequiredArgument => "the command with what is missing",
+                ErrorKind::ArgumentConflict => "one of them",
+                ErrorKind::TooManyValues => "the flag without a value",
+                ErrorKind::InvalidUtf8 => "text in UTF-8",
+                ErrorKind::InvalidValue => "a value after it",
+                _ => "what its --help names",
+            };
+            format!("{message}; accepted: {accepted}")
+        }
     }
 }
 

@@ -122,15 +122,17 @@ impl Report {
             share if share >= 0.005 => format!("  starved {share:.3}"),
             _ => String::new(),
         };
+        let peak = outcome.memory.iter().map(|memory| memory.peak_bytes).max().unwrap_or(0);
         format!(
-            "step {}/{}  loss {:.4}  lr {:.2e}  norm {:.3}  {:.1} ms  bubble_ratio {:.3}{theory}{starved}",
+            "step {}/{}  loss {:.4}  lr {:.2e}  norm {:.3}  {:.1} ms  bubble_ratio {:.3}{theory}{starved}  peak {:.1} MiB",
             outcome.step,
             self.steps_planned,
             outcome.loss,
             outcome.lr,
             outcome.grad_norm,
             1000.0 * outcome.seconds,
-            outcome.bubble.bubble_ratio
+            outcome.bubble.bubble_ratio,
+            mib(peak)
         )
     }
 
@@ -164,7 +166,7 @@ impl Report {
             }
         );
         if let Some((step, loss, accuracy)) = self.validation.last() {
-            let best = self.validation.iter().map(|v| v.1).fold(f64::INFINITY, f64::min);
+            let best = self.validation.iter().map(|v| v.1).fold(f64::NAN, f64::min);
             let _ = write!(text, "\nvalidation loss {loss:.4} at step {step}, best {best:.4}");
             if let (Some(accuracy), Some(majority)) = (accuracy, self.majority) {
                 let _ = write!(

@@ -194,8 +194,15 @@ impl CostArgs {
             let offset = refused.utf8_error().valid_up_to();
             CliError::Usage(format!("{name}: byte {offset} is no text; accepted: JSON with forward, input_grad and weight_grad"))
         })?;
-        Costs::from_json(&text, plan.topology())
-            .map_err(|refused| CliError::Usage(format!("{name}: {refused}")))
+        Costs::from_json(&text, plan.topology()).map_err(|refused| {
+            let refused = refused.to_string();
+            let known = if refused.contains("accepted") {
+                ""
+            } else {
+                "; accepted: JSON with forward, input_grad and weight_grad"
+            };
+            CliError::Usage(format!("{name}: {refused}{known}"))
+        })
     }
 }
 

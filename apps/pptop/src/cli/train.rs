@@ -112,8 +112,11 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
             "{flag} {name}: {why}; accepted: a file in a folder that exists and can be written"
         ))
     };
-    if path.is_dir() {
-        return Err(refused(&"it is a folder"));
+    // A rename would put a file in the place of a device, a pipe or a link.
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.is_dir() => return Err(refused(&"it is a folder")),
+        Ok(there) if !there.is_file() => return Err(refused(&"it is there and no regular file")),
+        _ => {}
     }
     let partial = partial(path);
     let was_there = partial.exists();

@@ -82,7 +82,13 @@ impl Run {
             Err(error) => {
                 let reason =
                     if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
-                recorder.finish(End { code: 1, reason, ..End::default() });
+                let end = End { code: 1, reason, ..End::default() };
+                if output == Output::Json
+                    && let Ok(json) = Event::End(end.clone()).to_json()
+                {
+                    super::print(&format!("{json}\n"))?;
+                }
+                recorder.finish(end);
                 return Err(error);
             }
         };
@@ -263,7 +269,9 @@ impl Run {
         let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
             .map_err(|e| candle_core::Error::Msg(chain(&e)))?;
         let text = pp_models::sample(&model, config.context, b"", bytes, self.session.spec.seed)?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+        // A model may say anything, also what a terminal would obey.
+        let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+        let text: String = String::from_utf8_lossy(&text).chars().map(shown).collect();
         self.log(format!("{SAMPLE}{text}"));
         match self.output {
             Output::Plain => self.plain(&text),

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use pp_hybrid::{StepOutcome, Trainer};
 use pp_schedule::{Comm, Costs, ScheduleName, Simulation, simulate};
-use pp_telemetry::{Recorder, Span, SpanKind};
+use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind};
 use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
-use super::job::{JobArgs, Session, Spec, chain, cores};
+use super::job::{JobArgs, Session, Spec, chain, cores, limits};
+use super::refusal::excerpt;
 use super::report::{median, quantile, verdict};
 use super::{CliError, print, print_json};
 
@@ -65,6 +66,9 @@ struct Row {
     samples_per_second: f64,
     speedup: Option<f64>,
     final_loss: Option<f64>,
+    /// Which value the final loss is, where JSON has no number for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nonfinite: Option<Nonfinite>,
     /// Against the row "one device"; of no meaning for another number of micro-batches.
     loss_bits_equal: Option<bool>,
     verdict: &'static str,
@@ -85,6 +89,13 @@ struct Entry {
     outcomes: Vec<StepOutcome>,
 }
 
+/// What the rows are compared with: the row "one device".
+struct Base {
+    seconds: f64,
+    bits: Vec<u32>,
+    micro_batches: u64,
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let started = Instant::now();
@@ -95,6 +106,11 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     };
     // All rows are checked before the first one trains.
     let sessions = sessions(args, &schedules)?;
+    // They are all held at the same time.
+    let parameters = sessions.iter().map(|(_, _, s)| s.parameters()).sum::<Result<u128, _>>()?;
+    limits::parameters(parameters, 1)?;
+    let ranks = sessions.iter().map(|(_, _, s)| s.plan.n_ranks().saturating_mul(s.spec.dp));
+    limits::threads(ranks.fold(0, u32::saturating_add), 1)?;
     let mut entries = Vec::with_capacity(sessions.len());
     for (label, baseline, session) in sessions {
         let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
@@ -110,11 +126,12 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let Some(base) = entries.iter().find(|e| e.label == ONE_DEVICE) else {
         return Err(CliError::Failed("the base row is missing".to_owned()));
     };
-    let (base_seconds, base_bits) = (median(&base.seconds()), base.bits());
-    let rows: Vec<Row> = entries
-        .iter()
-        .map(|entry| entry.row(base_seconds, &base_bits))
-        .collect::<Result<_, _>>()?;
+    let base = Base {
+        seconds: median(&base.seconds()),
+        bits: base.bits(),
+        micro_batches: base.all_micro_batches(),
+    };
+    let rows: Vec<Row> = entries.iter().map(|entry| entry.row(&base)).collect::<Result<_, _>>()?;
     if args.json {
         let spec = &entries[0].session.spec;
         let job = json!({
@@ -157,7 +174,12 @@ fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Sess
     for (schedule, spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
         let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
-        found.push((schedule.clone(), false, Session::new(Spec { pp, ..spec })?));
+        // Which of the rows it is that cannot be.
+        let session = Session::new(Spec { pp, ..spec }).map_err(|refused| match refused {
+            CliError::Usage(text) => CliError::Usage(format!("{}: {text}", excerpt(schedule))),
+            other => other,
+        })?;
+        found.push((schedule.clone(), false, session));
     }
     let Some((_, _, first)) = found.first() else {
         return Err(CliError::Usage(
@@ -202,7 +224,9 @@ impl Entry {
         let steps = self.session.spec.steps;
         let batch = self.session.batch_size as usize;
         let data = &self.session.job.data;
-        for step in steps * round / ROUNDS + 1..=steps * (round + 1) / ROUNDS {
+        let until =
+            |round: u64| (u128::from(steps) * u128::from(round) / u128::from(ROUNDS)) as u64;
+        for step in until(round) + 1..=until(round + 1) {
             let outcome = self.trainer.step(step, || data.batch(step, batch));
             self.outcomes.push(
                 outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, chain(&e))))?,
@@ -220,11 +244,16 @@ impl Entry {
         self.counted().iter().map(|o| o.seconds).collect()
     }
 
+    /// Micro-batches of the whole batch.
+    fn all_micro_batches(&self) -> u64 {
+        u64::from(self.session.plan.n_micro_batches()) * u64::from(self.session.spec.dp)
+    }
+
     fn bits(&self) -> Vec<u32> {
         self.outcomes.iter().map(|o| o.loss.to_bits()).collect()
     }
 
-    fn row(&self, base_seconds: f64, base_bits: &[u32]) -> Result<Row, CliError> {
+    fn row(&self, base: &Base) -> Result<Row, CliError> {
         let seconds = self.seconds();
         let losses: Vec<f32> = self.outcomes.iter().map(|o| o.loss).collect();
         let (first, last) = (
@@ -245,7 +274,9 @@ impl Entry {
         };
         let notebook = self.session.named().map(|(name, sizes)| notebook_figure(name, &sizes));
         let plan = &self.session.plan;
-        let same_arithmetic = self.label != WHOLE_BATCH && self.session.spec.dp == 1;
+        // With another cut of the batch, or a mean over replicas, sums round otherwise.
+        let same_batches = self.all_micro_batches() == base.micro_batches;
+        let same_arithmetic = same_batches && self.session.spec.dp == 1;
         let median_seconds = median(&seconds);
         Ok(Row {
             label: self.label.clone(),
@@ -259,9 +290,11 @@ impl Entry {
             step_seconds_median: median_seconds,
             step_seconds_p95: quantile(&seconds, 0.95),
             samples_per_second: self.session.batch_size as f64 / median_seconds,
-            speedup: finite(base_seconds / median_seconds),
+            speedup: finite(base.seconds / median_seconds)
+                .filter(|_| same_batches || self.baseline),
             final_loss: finite(f64::from(last)),
-            loss_bits_equal: same_arithmetic.then(|| self.bits() == base_bits),
+            nonfinite: Nonfinite::of(f64::from(last)),
+            loss_bits_equal: same_arithmetic.then(|| self.bits() == base.bits),
             verdict: verdict(first, last),
             bubble_ratio: three(
                 form.as_ref().map(|f| f.bubble_ratio),

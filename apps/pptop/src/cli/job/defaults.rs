@@ -94,12 +94,16 @@ impl Defaults {
 /// The table for `--help`.
 pub(crate) const TABLE: &str = "\
 Defaults by model:
-  model     steps  batch  micro-batches  lr    schedule of lr      optimizer  clip  partition  eval every
-  gpt         600     32              8  2e-3  cosine, 20 warm-up  adamw      1     time       100 steps
-  seed-mlp     50    256             32  1e-3  constant            adam       -     time       -
-  wine-mlp    600     64              8  3e-3  cosine, 20 warm-up  adam       -     time       100 steps
-  sleep        20     16*D           16  1e-2  constant            sgd        -     uniform    -
-For all: --pp min(4, cores; layers), --dp 1, --schedule 1f1b, --virtual-stages 2 for interleaved-1f1b else 1, --seed 0,
---device auto, --spans auto. gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0. sleep: 4 ms each.
---preset seed: seed-mlp, 50 steps, batch 256, 32 micro-batches, adam 1e-3, --lr-schedule step --lr-step 20 --lr-gamma 0.5,
---clip-norm 1, a line every 10 steps.";
+  model     steps  batch  micro-batches  lr    optimizer  clip  evaluates
+  gpt         600     32              8  2e-3  adamw      1     every 100
+  seed-mlp     50    256             32  1e-3  adam       -     -
+  wine-mlp    600     64              8  3e-3  adam       -     every 100
+  sleep        20   16*D             16  1e-2  sgd        -     -
+gpt and wine-mlp: --lr-schedule cosine --warmup 20; the others: constant.
+gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
+seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
+sleep: 4 ms for each of F, I, W; --partition uniform. The others: time.
+For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
+--virtual-stages 2 for interleaved-1f1b else 1, --device auto, --spans auto.
+--preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
+--clip-norm 1, and a line every 10 steps.";

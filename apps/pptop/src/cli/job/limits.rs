@@ -40,6 +40,25 @@ pub(crate) fn parameters(parameters: u128, replicas: u32) -> Result<(), CliError
     }
 }
 
+/// Refuses a gpt whose activations do not fit into the memory that is free, for one micro-batch of `rows` samples: the
+/// attention weights of every block, and about thirty tensors of its width.
+pub(crate) fn activations_of_gpt(config: &GptConfig, rows: u64) -> Result<(), CliError> {
+    let GptConfig { layers, width, heads, context, .. } = *config;
+    let [layers, width, heads, context] = [layers, width, heads, context].map(|n| n as u128);
+    let a_row = 4 * layers * (heads * context * context + 30 * context * width);
+    let needed = a_row.saturating_mul(u128::from(rows));
+    match memory_available() {
+        Some(free) if needed > u128::from(free) => Err(CliError::Usage(format!(
+            "a micro-batch of {rows} samples of {context} bytes needs about {} MiB of activations; {} MiB are free; accepted: at \
+             most {} samples, or a smaller --context",
+            needed >> 20,
+            free >> 20,
+            u128::from(free) / a_row.max(1)
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a batch whose samples alone do not fit into the memory that is free.
 pub(crate) fn batch(samples: u64, bytes_a_sample: u64) -> Result<(), CliError> {
     // As the data set makes them, and as the ranks get them.

@@ -2,7 +2,7 @@
 
 mod args;
 mod defaults;
-mod limits;
+pub(crate) mod limits;
 mod session;
 mod spec;
 

@@ -73,6 +73,9 @@ impl Session {
         let counts = job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
         limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), spec.dp)?;
         limits::batch(batch_size, spec.bytes_per_sample())?;
+        if let ModelSpec::Gpt { config, .. } = &spec.model {
+            limits::activations_of_gpt(config, rows(batch_size, spec.dp, &plan) as u64)?;
+        }
         let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
         let rows = rows(batch_size, spec.dp, &plan);
         let profile = if spec.cut == Cut::Time && n_stages > 1 {
@@ -133,6 +136,12 @@ impl Session {
             steps: self.spec.steps,
         };
         Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
+    }
+
+    /// Parameters of the model, on all replicas.
+    pub(crate) fn parameters(&self) -> Result<u128, CliError> {
+        let counts = self.job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
+        Ok(counts.iter().map(|&n| u128::from(n)).sum::<u128>() * u128::from(self.spec.dp))
     }
 
     /// Samples of one micro-batch.
