@@ -320,3 +320,52 @@ fn a_very_long_name_leaves_room_for_what_is_accepted() {
     }
     assert!(home.contents().is_empty());
 }
+
+/// What a rename would destroy is refused before anything is trained.
+#[test]
+fn results_in_the_place_of_something_else() {
+    let home = Home::new();
+    home.write("target", b"kept");
+    let target = home.path("target");
+    let link = target.with_file_name("link");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let link = link.display().to_string();
+    refused(
+        &home,
+        &[
+            (&format!("train --save {link}"), &["--save", "no regular file"]),
+            (&format!("train --dump-step {link}"), &["--dump-step", "no regular file"]),
+            ("train --save /dev/null", &["--save /dev/null", "no regular file"]),
+        ],
+    );
+    assert_eq!(std::fs::read(&target).unwrap(), b"kept");
+}
+
+/// What would be found out by running out of memory, and command lines that clap itself refuses.
+#[test]
+fn activations_and_half_said_flags() {
+    refused(
+        &Home::new(),
+        &[
+            (
+                "train --context 4000 --heads 128",
+                &["4 samples of 4000 bytes", "activations", "MiB are free", "at most"],
+            ),
+            ("compare --model gpt --eval-every 3", &["--eval-every would do nothing"]),
+            ("compare --pp 2 --partition 2,2", &["naive: ", "sums to 4"]),
+            ("bubble --pp 4", &["--micro-batches"]),
+            ("train --pp", &["--pp"]),
+            ("train --pp 2 --pp 4", &["--pp", "one of them"]),
+            ("train --headless=yes", &["--headless"]),
+            ("schedule simulate", &["NAME|FILE"]),
+            (
+                "schedule simulate 1f1b --pp 2 --micro-batches 2 --forward 1e308",
+                &["more than a number holds"],
+            ),
+            (
+                "schedule simulate 1f1b --pp 2 --micro-batches 2 --costs /dev/null",
+                &["/dev/null", "forward"],
+            ),
+        ],
+    );
+}
