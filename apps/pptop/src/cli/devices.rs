@@ -51,7 +51,12 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut unavailable: Vec<Value> = Vec::new();
     match cuda() {
         Ok(n) => devices.extend(
-            (0..n).map(|i| json!({"id": format!("cuda:{i}"), "kind": "cuda", "usable": true})),
+            (0..n).map(|i| json!({
+            "id": format!("cuda:{i}"), "kind": "cuda", "usable": true,
+            // Not asked for yet; the keys are part of the contract.
+            "name": null, "uuid": null, "pci": null, "memory_bytes": null, "memory_free_bytes": null,
+            "compute_capability": null, "driver": null,
+        })),
         ),
         Err(reason) => {
             let fix = if candle_core::utils::cuda_is_available() {

@@ -248,5 +248,12 @@ pub(crate) fn fits_in_memory(sizes: &Sizes) -> Result<(), CliError> {
 pub(crate) fn memory_available() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
+    // A container may have less than the machine.
+    let number = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    let left = number("max").map(|most| most.saturating_sub(number("current").unwrap_or(0)));
+    Some(left.map_or(free, |left| free.min(left)))
 }
