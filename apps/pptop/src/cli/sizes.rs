@@ -254,6 +254,12 @@ pub(crate) fn memory_available() -> Option<u64> {
         let text = std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok()?;
         text.trim().parse::<u64>().ok()
     };
-    let left = number("max").map(|most| most.saturating_sub(number("current").unwrap_or(0)));
+    // What it holds of files is given back when it is wanted.
+    let files = || {
+        let text = std::fs::read_to_string("/sys/fs/cgroup/memory.stat").ok()?;
+        text.lines().find_map(|line| line.strip_prefix("file "))?.trim().parse::<u64>().ok()
+    };
+    let used = || number("current").unwrap_or(0).saturating_sub(files().unwrap_or(0));
+    let left = number("max").map(|most| most.saturating_sub(used()));
     Some(left.map_or(free, |left| free.min(left)))
 }
