@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# An outside program recomputes step 1: pptop dumps it for seed-mlp and gpt, check_dump.py judges.
-# Wants python3 with venv; NumPy goes into .venv at the root of the repository, which git ignores.
+# Outside programs recompute step 1 of seed-mlp and gpt, which pptop dumps: check_dump.py by derivatives written by hand, the update
+# included, and recompute.py by automatic differentiation.
+# Wants python3 with venv; NumPy and autograd go into .venv at the root of the repository, which git ignores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,6 +25,7 @@ step() {
   shift
   cargo run --release --quiet --bin pptop -- train --headless --steps 1 --seed 7 "$@" --dump-step "$dumps/$name.safetensors"
   .venv/bin/python tests/interop/check_dump.py "$dumps/$name.safetensors"
+  .venv/bin/python tests/interop/recompute.py "$dumps/$name.safetensors"
 }
 
 # Two plans a model: several stages, chunks and replicas have to leave no trace in the gradients.
