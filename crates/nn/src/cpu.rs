@@ -90,7 +90,11 @@ pub(crate) fn gemm(
         cv.end() <= c.len() && av.end() <= a.len() && bv.end() <= b.len(),
         "matrix inside its slice"
     );
+    if cv.rows == 0 || cv.columns == 0 {
+        return;
+    }
     // Two positions of c must never be one element: rows lie behind each other.
+    assert!(cv.row_stride > 0 && cv.column_stride > 0, "elements of the result coincide");
     assert!(
         cv.row_stride >= cv.columns * cv.column_stride
             || cv.column_stride >= cv.rows * cv.row_stride,
@@ -99,8 +103,8 @@ pub(crate) fn gemm(
     // SAFETY: the assertions above show that every element that gemm reads or writes, at
     // offset + r·row_stride + c·column_stride, lies inside its slice, that no two elements of `c`
     // coincide, and `c` is borrowed exclusively. Why not candle's safe matmul: it cannot add into
-    // an existing matrix nor read strided heads in place; the in-place weight gradient of the
-    // seed MLP at 8 rows is several times faster for it (`cargo bench -p pp-benches linear`).
+    // an existing matrix nor read strided heads in place; forward and backward of a layer of
+    // 1024 x 1024 at 8 rows take 1.0 ms with it, 10.7 ms as candle does it (`just bench`, linear).
     unsafe {
         gemm::gemm(
             cv.rows,

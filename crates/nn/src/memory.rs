@@ -37,8 +37,9 @@ fn counted(size: usize) -> i64 {
 }
 
 // SAFETY: every method hands its arguments to the inner allocator unchanged and returns what that
-// returned; the counters are plain thread-local cells that neither allocate nor unwind. Measured
-// (`cargo bench -p pp-benches`): under 2 ns a call. No safe way to see a thread's bytes exists.
+// returned; the counters are plain thread-local cells that neither allocate nor unwind. A counted
+// allocation of 4 KiB and its release take 20 ns together (`just bench`, counted_allocation). There is
+// no safe way to see what a thread holds.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(counted(layout.size()));
