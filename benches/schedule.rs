@@ -2,7 +2,7 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use pp_schedule::{Comm, Costs, ScheduleName, Sizes, ValidPlan, lower, simulate};
+use pp_schedule::{Costs, ScheduleName, Sizes, ValidPlan, lower, simulate};
 
 fn main() {
     divan::main();
@@ -34,7 +34,7 @@ fn generate_and_validate_interleaved(bencher: Bencher<'_, '_>, sizes: (u32, u32,
 #[divan::bench(args = SIZES)]
 fn simulate_1f1b(bencher: Bencher<'_, '_>, sizes: (u32, u32, u32)) {
     let plan = plan(ScheduleName::OneFOneB, sizes);
-    let costs = Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, Comm::Latency(0.1));
+    let costs = Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, 0.1);
     bencher.counter(ItemsCount::new(plan.n_ops())).bench(|| simulate(&plan, &costs));
 }
 

@@ -3,13 +3,13 @@
 //! `cargo run -p pp-examples --example draw_schedule`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use pp_schedule::{Comm, Costs, ScheduleName, Sizes, draw, simulate};
+use pp_schedule::{Costs, ScheduleName, Sizes, draw, simulate};
 
 fn main() -> anyhow::Result<()> {
     let sizes =
         Sizes { n_ranks: 4, n_micro_batches: 8, n_virtual_stages: 1, interleave_group: None };
     let plan = ScheduleName::OneFOneB.generate(&sizes)?;
-    let costs = Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, Comm::Latency(0.0));
+    let costs = Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, 0.0);
     println!("{}", draw(&plan, &costs)?);
     let simulated = simulate(&plan, &costs)?;
     println!("makespan {}, bubble_ratio {:.4}", simulated.makespan, simulated.bubble_ratio);

@@ -1,12 +1,16 @@
 //! What ranks are told, and what they answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use pp_schedule::{LoweredPlan, Stage};
+use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Rank, Stage};
 use pp_telemetry::Span;
 
 use crate::batch::Batch;
+
+/// For every stage the gradients of its parameters, as each copy of the model has them: replica by replica, in each pipe by pipe.
+pub type StageGradients = BTreeMap<Stage, Vec<Vec<Tensor>>>;
 
 /// One thing for a rank to do.
 #[derive(Clone, Debug)]
@@ -18,11 +22,11 @@ pub enum Command {
         /// This replica's data.
         batch: Arc<Batch>,
     },
-    /// The mean over replicas of the gradients that they reported, in their order. Answer:
+    /// The mean over all copies of the model of the gradients that they reported, in their order. Answer:
     /// [`Reply::Reduced`].
     Reduce {
-        /// The gradients of this rank's parameters, of each replica.
-        replicas: Arc<Vec<Vec<Tensor>>>,
+        /// Those of every stage.
+        copies: Arc<StageGradients>,
     },
     /// An optimizer step. Answer: [`Reply::Updated`].
     Update {
@@ -54,6 +58,10 @@ pub enum What {
 /// The parameters of one stage.
 #[derive(Clone, Debug)]
 pub struct StageParameters {
+    /// The copy of the model.
+    pub pipe: Pipe,
+    /// The rank that holds it.
+    pub rank: Rank,
     /// The stage.
     pub stage: Stage,
     /// How many numbers it trains.
@@ -82,16 +90,18 @@ pub enum Reply {
 /// What a rank did in one step.
 #[derive(Debug, Default)]
 pub struct StepReport {
-    /// On the last stage's rank the mean loss of each micro-batch, in order; else empty.
-    pub losses: Vec<f32>,
-    /// The square sums of each parameter's gradient, by stage; empty with several replicas.
+    /// On the last stage's rank the mean loss of each micro-batch that ended there; else empty.
+    pub losses: Vec<(MicroBatch, f32)>,
+    /// The square sums of each parameter's gradient, by stage; empty with several copies of the model.
     pub square_sums: Vec<(Stage, Vec<f64>)>,
-    /// With several replicas the gradients, in parameter order.
-    pub gradients: Vec<Tensor>,
+    /// With several copies of the model the gradients of each stage, in parameter order.
+    pub gradients: Vec<(Pipe, Stage, Vec<Tensor>)>,
     /// What it did when.
     pub spans: Vec<Span>,
     /// The most (stage, micro-batch) pairs that it held.
     pub stash_peak: u32,
+    /// The most bytes that were kept for weight gradients still to be summed.
+    pub residue_bytes_peak: u64,
     /// The most messages that waited for it.
     pub mailbox_peak: u32,
 }

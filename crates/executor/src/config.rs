@@ -73,6 +73,13 @@ impl RankConfig {
     }
 }
 
+impl RankConfig {
+    /// Whether the model is there more than once, so that gradients have to be averaged.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.n_replicas > 1 || self.plan.n_pipes() > 1
+    }
+}
+
 /// A failure on purpose: what happens when a rank dies can be tested only by letting one die.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {

@@ -56,9 +56,11 @@ mod stash;
 mod worker;
 
 pub use batch::Batch;
-pub use command::{Command, Evaluated, RankMemory, Reply, StageParameters, StepReport, What};
+pub use command::{
+    Command, Evaluated, RankMemory, Reply, StageGradients, StageParameters, StepReport, What,
+};
 pub use config::{Fault, FaultKind, RankConfig};
 pub use device::DeviceSpec;
 pub use error::{ExecError, RankError};
 pub use ranks::{Ranks, check_threads};
-pub use stash::{Held, Stash};
+pub use stash::{Held, Kept, Stash};

@@ -8,8 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pp_schedule::{
-    Draft, Instruction, LoweredPlan, MicroBatch, Op, Phase, Rank, Replica, ScheduleError,
-    ValidPlan, lower,
+    Instruction, LoweredPlan, Rank, Replica, ScheduleError, ValidPlan, forward_only, lower,
 };
 
 use crate::command::{Command, Reply};
@@ -178,25 +177,13 @@ impl Ranks {
         }
     }
 
-    /// A plan that only evaluates: `n_micro_batches` forwards on the same stages and ranks.
+    /// A plan that only evaluates: `n_micro_batches` forwards on the same ranks, through the first copy of the model.
     ///
     /// # Errors
-    /// If it does not validate: our own bug.
+    /// Without a micro-batch.
     pub fn evaluation_plan(&self, n_micro_batches: u32) -> Result<Arc<LoweredPlan>, ScheduleError> {
-        let topology = self.plan.topology().clone();
-        let row = |rank| {
-            let forwards = |stage| {
-                (0..n_micro_batches).map(move |mb| Op {
-                    stage,
-                    phase: Phase::Forward,
-                    micro_batch: MicroBatch(mb),
-                })
-            };
-            topology.stages_of(Rank(rank)).into_iter().flat_map(forwards).collect()
-        };
-        let rows = (0..self.n_ranks).map(row).collect();
-        let draft = Draft { name: "evaluation".to_owned(), topology, n_micro_batches, rows };
-        Ok(Arc::new(lower(&draft.validate()?)))
+        let topology = self.plan.topology().first_pipe();
+        Ok(Arc::new(lower(&forward_only(topology, n_micro_batches)?)))
     }
 }
 
@@ -217,7 +204,7 @@ impl Drop for Ranks {
 /// How many micro-batches the ops of a plan speak of.
 fn n_micro_batches(plan: &LoweredPlan) -> usize {
     let of = |instruction: &Instruction| match instruction {
-        Instruction::Compute(op) => op.micro_batch.idx() + 1,
+        Instruction::Compute(action) => action.first().micro_batch.idx() + 1,
         _ => 0,
     };
     plan.rows.iter().flatten().map(of).max().unwrap_or(0)

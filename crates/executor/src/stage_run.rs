@@ -9,7 +9,7 @@ use pp_schedule::MicroBatch;
 
 use crate::boundary;
 use crate::link::Tensors;
-use crate::stash::Held;
+use crate::stash::{Held, Kept, Stash};
 
 pub(crate) struct StageRun {
     pub(crate) stage: Stage,
@@ -19,6 +19,8 @@ pub(crate) struct StageRun {
     saved: HashMap<MicroBatch, Saved>,
     /// Backwards whose weight gradients are not summed yet, by micro-batch.
     pending: BTreeMap<u32, Pending>,
+    /// The micro-batch that is summed first in each step.
+    first: u32,
     /// The micro-batch whose weight gradient is summed next.
     next: u32,
 }
@@ -38,6 +40,9 @@ enum Outputs {
 
 struct Pending {
     residues: Vec<Residue>,
+    /// Their bytes, until they are summed.
+    kept: Kept,
+    /// The pair, until the plan has asked for the sum.
     held: Option<Held>,
     /// Whether the plan has asked for the sum.
     due: bool,
@@ -50,7 +55,8 @@ pub(crate) enum Forwarded {
 }
 
 impl StageRun {
-    pub(crate) fn new(stage: Stage, optimizer: Optimizer) -> Result<Self> {
+    /// `first` is the first micro-batch that the plan sends through this copy of the stage.
+    pub(crate) fn new(stage: Stage, optimizer: Optimizer, first: MicroBatch) -> Result<Self> {
         let gradients = Gradients::new(stage.parameters().to_vec())?;
         Ok(Self {
             stage,
@@ -59,7 +65,8 @@ impl StageRun {
             queue: ResidueQueue::default(),
             saved: HashMap::new(),
             pending: BTreeMap::new(),
-            next: 0,
+            first: first.0,
+            next: first.0,
         })
     }
 
@@ -69,7 +76,7 @@ impl StageRun {
         self.saved.clear();
         self.pending.clear();
         self.queue.take();
-        self.next = 0;
+        self.next = self.first;
     }
 
     /// `F`: keeps what the backward needs, returns what the next stage needs, or the loss.
@@ -108,6 +115,7 @@ impl StageRun {
         micro_batch: MicroBatch,
         gradients: &[Option<Tensor>],
         share: f64,
+        stash: &Stash,
     ) -> Result<Tensors> {
         let Some(Saved { leaves, outputs, held }) = self.saved.remove(&micro_batch) else {
             candle_core::bail!("micro-batch {micro_batch} has no saved forward");
@@ -123,7 +131,9 @@ impl StageRun {
             back = boundary::leaf_gradients(&leaves, &mut store);
             residues.extend(self.gradients.dense_residues(&mut store));
         }
-        self.pending.insert(micro_batch.0, Pending { residues, held: Some(held), due: false });
+        let kept = stash.keep(residues.iter().map(Residue::bytes).sum::<usize>() as u64);
+        let pending = Pending { residues, kept, held: Some(held), due: false };
+        self.pending.insert(micro_batch.0, pending);
         Ok(back)
     }
 
@@ -136,10 +146,11 @@ impl StageRun {
         pending.due = true;
         pending.held = None;
         while self.pending.get(&self.next).is_some_and(|p| p.due) {
-            if let Some(pending) = self.pending.remove(&self.next) {
-                for residue in pending.residues {
+            if let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) {
+                for residue in residues {
                     self.gradients.accumulate(residue)?;
                 }
+                drop(kept);
             }
             self.next += 1;
         }

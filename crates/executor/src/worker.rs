@@ -6,12 +6,16 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use pp_nn::{ForwardContext, Optimizer, ParameterStore, memory};
 use pp_partition::Stage as BuiltStage;
-use pp_schedule::{Instruction, LoweredPlan, MicroBatch, Op, Payload, Phase, Rank, Replica, Stage};
+use pp_schedule::{
+    Instruction, LoweredPlan, MicroBatch, Op, Payload, Phase, Pipe, Rank, Replica, Stage,
+};
 use pp_telemetry::{Span, SpanKind};
 
 use crate::batch::Batch;
 use crate::clock::{HostClock, SpanClock};
-use crate::command::{Command, Evaluated, RankMemory, Reply, StageParameters, StepReport, What};
+use crate::command::{
+    Command, Evaluated, RankMemory, Reply, StageGradients, StageParameters, StepReport, What,
+};
 use crate::config::{FaultKind, RankConfig};
 use crate::device::bring;
 use crate::error::RankError;
@@ -31,7 +35,8 @@ pub(crate) struct Worker {
     pub(crate) replica: Replica,
     device: Device,
     clock: HostClock,
-    stages: BTreeMap<Stage, StageRun>,
+    /// Of every copy of the model the stages that this rank holds.
+    stages: BTreeMap<(Pipe, Stage), StageRun>,
     /// The mailboxes of this replica, by rank.
     addresses: Vec<Address>,
     mailbox: Mailbox,
@@ -39,7 +44,7 @@ pub(crate) struct Worker {
     local: HashMap<Key, Tensors>,
     stash: Stash,
     spans: Vec<Span>,
-    /// Sums that other replicas may still read.
+    /// Sums that other copies of the model may still read.
     shared: Vec<Tensor>,
     pub(crate) step: u64,
     pub(crate) op: Option<Op>,
@@ -70,14 +75,17 @@ impl Worker {
     ) -> Result<Self> {
         let device = (config.devices)(rank, replica).make()?;
         let mut stages = BTreeMap::new();
-        for stage in config.plan.topology().stages_of(rank) {
+        let n_per_pipe = config.plan.n_micro_batches() / config.plan.n_pipes();
+        for (pipe, stage) in config.plan.topology().stages_of(rank) {
             let store = match &config.initial {
                 Some(values) => ParameterStore::given(values.as_ref().clone()),
                 None => ParameterStore::seeded(config.seed),
             };
             let layers = config.partition.layers(stage.idx());
             let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &device)?;
-            stages.insert(stage, StageRun::new(built, Optimizer::new(config.optimizer))?);
+            let first = MicroBatch(pipe.0 * n_per_pipe);
+            let run = StageRun::new(built, Optimizer::new(config.optimizer), first)?;
+            stages.insert((pipe, stage), run);
         }
         let clock = HostClock::new(config.origin, device.clone());
         Ok(Self {
@@ -102,9 +110,11 @@ impl Worker {
     pub(crate) fn stage_parameters(&self) -> Vec<StageParameters> {
         let count =
             |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
-        let entry = |(&stage, run)| {
+        let entry = |(&(pipe, stage), run)| {
             let parameters = count(run);
             StageParameters {
+                pipe,
+                rank: self.rank,
                 stage,
                 parameters,
                 bytes: parameters * DType::F32.size_in_bytes() as u64,
@@ -116,8 +126,8 @@ impl Worker {
     pub(crate) fn handle(&mut self, command: Command) -> Result<Reply> {
         match command {
             Command::Step { step, batch } => self.step(step, &batch).map(Reply::Stepped),
-            Command::Reduce { replicas } => {
-                let sums = self.timed(Place::rank(SpanKind::AllReduce), |w| w.reduce(&replicas))?;
+            Command::Reduce { copies } => {
+                let sums = self.timed(Place::rank(SpanKind::AllReduce), |w| w.reduce(&copies))?;
                 Ok(Reply::Reduced(sums, self.take_spans()))
             }
             Command::Update { lr, clip } => {
@@ -190,8 +200,7 @@ impl Worker {
         self.step = step;
         self.stages.values_mut().for_each(StageRun::begin);
         memory::reset_peak();
-        let mut report =
-            StepReport { losses: vec![f32::NAN; batch.micro_batches.len()], ..Default::default() };
+        let mut report = StepReport::default();
         let lowered = Arc::clone(&self.lowered);
         for instruction in &lowered.rows[self.rank.idx()] {
             match *instruction {
@@ -199,15 +208,18 @@ impl Worker {
                     let tensors = self.receive(transfer.into())?;
                     self.local.insert(transfer.into(), tensors);
                 }
-                Instruction::Compute(op) => {
-                    self.op = Some(op);
-                    self.fail_on_request(op)?;
-                    let place = Place {
-                        kind: op.phase.into(),
-                        stage: op.stage,
-                        micro_batch: op.micro_batch,
-                    };
-                    self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
+                // The halves of an overlapped pair run one after the other here; both results leave at its end.
+                Instruction::Compute(action) => {
+                    for op in action.ops() {
+                        self.op = Some(op);
+                        self.fail_on_request(op)?;
+                        let place = Place {
+                            kind: op.phase.into(),
+                            stage: op.stage,
+                            micro_batch: op.micro_batch,
+                        };
+                        self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
+                    }
                 }
                 Instruction::Send(transfer) => {
                     let place = Place {
@@ -220,19 +232,18 @@ impl Worker {
             }
         }
         self.op = None;
-        if !self.stages.contains_key(&self.last_stage()) {
-            report.losses.clear();
-        }
-        if self.config.n_replicas > 1 {
-            for run in self.stages.values_mut() {
-                report.gradients.extend(run.gradients.finished()?.map(|(_, sum)| sum.clone()));
+        if self.config.has_copies() {
+            for (&(pipe, stage), run) in &mut self.stages {
+                let sums = run.gradients.finished()?.map(|(_, sum)| sum.clone()).collect();
+                report.gradients.push((pipe, stage, sums));
             }
-            // Ours to free, once no other replica reads them.
-            self.shared.clone_from(&report.gradients);
+            // Ours to free, once no other copy of the model reads them.
+            self.shared = report.gradients.iter().flat_map(|(.., sums)| sums).cloned().collect();
         } else {
             report.square_sums = self.square_sums()?;
         }
         report.spans = self.take_spans();
+        report.residue_bytes_peak = self.stash.take_residue_peak();
         report.stash_peak = self.stash.take_peak();
         report.mailbox_peak = self.mailbox.take_peak();
         Ok(report)
@@ -288,11 +299,21 @@ impl Worker {
         Ok(())
     }
 
-    fn run(&mut self, stage: Stage) -> Result<&mut StageRun> {
-        self.stages.get_mut(&stage).ok_or(RankError::Missing("a stage of this rank"))
+    fn run(&mut self, stage: Stage, micro_batch: MicroBatch) -> Result<&mut StageRun> {
+        let pipe = self.config.plan.pipe_of(micro_batch);
+        self.run_of(pipe, stage)
     }
 
-    fn compute(&mut self, op: Op, batch: &Batch, losses: &mut [f32]) -> Result<()> {
+    fn run_of(&mut self, pipe: Pipe, stage: Stage) -> Result<&mut StageRun> {
+        self.stages.get_mut(&(pipe, stage)).ok_or(RankError::Missing("a stage of this rank"))
+    }
+
+    fn compute(
+        &mut self,
+        op: Op,
+        batch: &Batch,
+        losses: &mut Vec<(MicroBatch, f32)>,
+    ) -> Result<()> {
         let Op { stage, phase, micro_batch } = op;
         match phase {
             Phase::Forward => {
@@ -303,7 +324,7 @@ impl Worker {
                 let objective = Arc::clone(&self.config.objective);
                 let last = targets.as_ref().map(|targets| (objective.as_ref(), targets));
                 let held = self.stash.hold();
-                match self.run(stage)?.forward(
+                match self.run(stage, micro_batch)?.forward(
                     micro_batch,
                     &inputs,
                     arrived,
@@ -311,7 +332,7 @@ impl Worker {
                     context,
                     held,
                 )? {
-                    Forwarded::Loss(loss) => losses[micro_batch.idx()] = loss,
+                    Forwarded::Loss(loss) => losses.push((micro_batch, loss)),
                     Forwarded::Boundary(tensors) => {
                         self.hand_on(Payload::Activation, stage.0 + 1, micro_batch, tensors);
                     }
@@ -319,12 +340,16 @@ impl Worker {
             }
             Phase::Backward => {
                 self.input_gradient(stage, micro_batch, batch)?;
-                self.run(stage)?.weight_gradient(micro_batch)?;
+                self.weight_gradient(stage, micro_batch)?;
             }
             Phase::InputGrad => self.input_gradient(stage, micro_batch, batch)?,
-            Phase::WeightGrad => self.run(stage)?.weight_gradient(micro_batch)?,
+            Phase::WeightGrad => self.weight_gradient(stage, micro_batch)?,
         }
         Ok(())
+    }
+
+    fn weight_gradient(&mut self, stage: Stage, micro_batch: MicroBatch) -> Result<()> {
+        Ok(self.run(stage, micro_batch)?.weight_gradient(micro_batch)?)
     }
 
     fn input_gradient(
@@ -339,8 +364,12 @@ impl Worker {
             let key = Key { payload: Payload::Gradient, to_stage: stage, micro_batch };
             self.local.remove(&key).ok_or(RankError::Missing("the gradient of the outputs"))?
         };
-        let share = 1.0 / batch.micro_batches.len() as f64;
-        let back = self.run(stage)?.input_gradient(micro_batch, &gradients, share)?;
+        // Each copy of the model takes the mean over its own micro-batches.
+        let n_pipes = self.config.plan.n_pipes() as usize;
+        let share = 1.0 / (batch.micro_batches.len() / n_pipes) as f64;
+        let stash = self.stash.clone();
+        let back =
+            self.run(stage, micro_batch)?.input_gradient(micro_batch, &gradients, share, &stash)?;
         if stage.0 > 0 {
             self.hand_on(Payload::Gradient, stage.0 - 1, micro_batch, back);
         }
@@ -387,26 +416,29 @@ impl Worker {
         Ok(is_last.then(here).transpose()?)
     }
 
+    /// Of the first copy of the model: after the mean the others have the same.
     fn square_sums(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
         self.stages
             .iter_mut()
-            .map(|(&stage, run)| Ok((stage, run.gradients.square_sums()?)))
+            .filter(|((pipe, _), _)| *pipe == Pipe(0))
+            .map(|(&(_, stage), run)| Ok((stage, run.gradients.square_sums()?)))
             .collect()
     }
 
-    /// The mean over replicas, summed in their order.
-    fn reduce(&mut self, replicas: &[Vec<Tensor>]) -> Result<Vec<(Stage, Vec<f64>)>> {
-        let mut parameter = 0;
-        for run in self.stages.values_mut() {
-            let mut means = Vec::with_capacity(run.stage.parameters().len());
-            for _ in run.stage.parameters() {
-                let of = |replica: &Vec<Tensor>| bring(&replica[parameter], &self.device);
-                let mut sum = of(&replicas[0])?;
-                for replica in &replicas[1..] {
-                    sum = (sum + of(replica)?)?;
+    /// The mean over all copies of the model, summed in their order.
+    fn reduce(&mut self, copies: &StageGradients) -> Result<Vec<(Stage, Vec<f64>)>> {
+        for (&(_, stage), run) in &mut self.stages {
+            let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
+            let Some((first, others)) = of_stage.split_first() else {
+                return Err(RankError::Missing("the gradients of a stage"));
+            };
+            let mut means = Vec::with_capacity(first.len());
+            for (parameter, sum) in first.iter().enumerate() {
+                let mut sum = bring(sum, &self.device)?;
+                for other in others {
+                    sum = (sum + bring(&other[parameter], &self.device)?)?;
                 }
-                means.push((sum / replicas.len() as f64)?);
-                parameter += 1;
+                means.push((sum / of_stage.len() as f64)?);
             }
             run.gradients.replace(means)?;
         }
@@ -426,12 +458,13 @@ impl Worker {
                         tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
                     self.local.insert(transfer.into(), tensors);
                 }
-                Instruction::Compute(op) => {
+                Instruction::Compute(action) => {
+                    let op = action.first();
                     self.op = Some(op);
                     let (inputs, _) = self.inputs(op.stage, op.micro_batch, batch)?;
                     let targets = self.targets(op.stage, op.micro_batch, batch)?;
                     let outputs = self
-                        .run(op.stage)?
+                        .run_of(Pipe(0), op.stage)?
                         .stage
                         .forward(&inputs, &ForwardContext::evaluation())?;
                     if let Some(targets) = targets {
@@ -461,7 +494,7 @@ impl Worker {
         }
         self.op = None;
         self.mailbox.take_peak();
-        if !self.stages.contains_key(&self.last_stage()) {
+        if !self.stages.contains_key(&(Pipe(0), self.last_stage())) {
             losses.clear();
         }
         Ok(Evaluated { losses, correct })
@@ -476,7 +509,8 @@ impl Worker {
             Ok::<_, candle_core::Error>(copy)
         };
         let mut found = Vec::new();
-        for (&stage, run) in &mut self.stages {
+        let first_copy = self.stages.iter_mut().filter(|((pipe, _), _)| *pipe == Pipe(0));
+        for (&(_, stage), run) in first_copy {
             let tensors = match what {
                 What::Values => {
                     let parameters = run.stage.parameters().iter();

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use pp_executor::{
-    Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageParameters, What,
+    Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageGradients,
+    StageParameters, What,
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
-use pp_schedule::{LoweredPlan, Stage};
+use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Replica, Stage};
 use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
 
 /// What a training run is.
@@ -79,6 +80,8 @@ pub struct StepOutcome {
     pub memory: Vec<RankMemory>,
     /// The most (stage, micro-batch) pairs that each rank held.
     pub stash_peaks: Vec<u32>,
+    /// The most bytes that each rank kept for weight gradients still to be summed.
+    pub residue_peaks: Vec<u64>,
     /// The most messages that waited for each rank.
     pub mailbox_peaks: Vec<u32>,
 }
@@ -108,7 +111,7 @@ impl Trainer {
         Ok(Self { config, ranks })
     }
 
-    /// The parameters of each stage, in the order of stages.
+    /// The parameters of each stage, copy by copy of the model, in the order of stages.
     pub fn stages(&self) -> Vec<StageParameters> {
         let n_ranks = self.config.ranks.plan.n_ranks() as usize;
         let mut stages: Vec<StageParameters> = Vec::new();
@@ -117,7 +120,7 @@ impl Trainer {
                 stages.extend_from_slice(of_rank);
             }
         }
-        stages.sort_by_key(|s| s.stage);
+        stages.sort_by_key(|s| (s.pipe, s.stage));
         stages
     }
 
@@ -138,20 +141,25 @@ impl Trainer {
         let replies = self
             .ranks
             .all(|replica, _| Command::Step { step, batch: Arc::clone(&batches[replica.idx()]) })?;
-        let mut losses: Vec<f32> = Vec::new();
+        let mut losses: Vec<(Replica, MicroBatch, f32)> = Vec::new();
         let mut sums: Vec<(Stage, Vec<f64>)> = Vec::new();
         let mut gradients = Vec::new();
         let (mut stash_peaks, mut mailbox_peaks) = (Vec::new(), Vec::new());
-        for reply in replies {
+        let mut residue_peaks = Vec::new();
+        let n_ranks = self.config.ranks.plan.n_ranks();
+        for (index, reply) in (0..).zip(replies) {
             let Reply::Stepped(report) = reply else { continue };
-            losses.extend(report.losses);
+            let replica = Replica(index / n_ranks);
+            losses.extend(report.losses.into_iter().map(|(mb, loss)| (replica, mb, loss)));
             sums.extend(report.square_sums);
-            gradients.push(report.gradients);
+            let of_rank = report.gradients.into_iter();
+            gradients.extend(of_rank.map(|(pipe, stage, sums)| (replica, pipe, stage, sums)));
+            residue_peaks.push(report.residue_bytes_peak);
             spans.extend(report.spans);
             stash_peaks.push(report.stash_peak);
             mailbox_peaks.push(report.mailbox_peak);
         }
-        if self.config.ranks.n_replicas > 1 {
+        if !gradients.is_empty() {
             sums = self.reduce(gradients, &mut spans)?;
         }
         // Square sums of the stages, in the order of stages, are those of the parameters in layer
@@ -166,7 +174,9 @@ impl Trainer {
             memory.push(of_rank);
             spans.extend(of_update);
         }
-        let mean = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
+        // In the order of the whole batch, wherever and whenever each micro-batch ended.
+        losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
+        let mean = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>() / losses.len() as f64;
         let elapsed = start.elapsed();
         let bubble = measure(&spans, self.config.ranks.plan.n_ranks(), elapsed.as_nanos() as u64);
         Ok(StepOutcome {
@@ -179,6 +189,7 @@ impl Trainer {
             spans,
             memory,
             stash_peaks,
+            residue_peaks,
             mailbox_peaks,
         })
     }
@@ -220,20 +231,20 @@ impl Trainer {
             .collect()
     }
 
-    /// The mean gradient over replicas, on every rank, in the replicas' order.
+    /// The mean gradient over all copies of the model, on every rank: replica by replica, in each pipe by pipe.
     fn reduce(
         &mut self,
-        gradients: Vec<Vec<Tensor>>,
+        mut gradients: Vec<(Replica, Pipe, Stage, Vec<Tensor>)>,
         spans: &mut Vec<Span>,
     ) -> Result<Vec<(Stage, Vec<f64>)>, TrainerError> {
         let n_ranks = self.config.ranks.plan.n_ranks() as usize;
-        let of_rank = |rank| gradients.iter().skip(rank).step_by(n_ranks).cloned().collect();
-        let by_rank: Vec<Arc<Vec<Vec<Tensor>>>> =
-            (0..n_ranks).map(|rank| Arc::new(of_rank(rank))).collect();
-        drop(gradients);
-        let replies = self
-            .ranks
-            .all(|_, rank| Command::Reduce { replicas: Arc::clone(&by_rank[rank.idx()]) })?;
+        gradients.sort_by_key(|&(replica, pipe, stage, _)| (replica, pipe, stage));
+        let mut copies = StageGradients::new();
+        for (_, _, stage, sums) in gradients {
+            copies.entry(stage).or_default().push(sums);
+        }
+        let copies = Arc::new(copies);
+        let replies = self.ranks.all(|_, _| Command::Reduce { copies: Arc::clone(&copies) })?;
         let mut sums = Vec::new();
         for (index, reply) in replies.into_iter().enumerate() {
             let Reply::Reduced(of_rank, of_reduce) = reply else { continue };

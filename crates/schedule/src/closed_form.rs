@@ -44,6 +44,7 @@ pub fn closed_form(schedule: ScheduleName, sizes: &Sizes, share: &RankShare) -> 
         ScheduleName::Gpipe | ScheduleName::OneFOneB => (p - 1.0) * whole,
         ScheduleName::InterleavedOneFOneB if group >= n_ranks => (p - 1.0) * whole / v,
         ScheduleName::InterleavedOneFOneB => (p * v - m * v + m - 1.0) * whole / v,
+        _ => return None,
     };
     let busy = m * whole;
     if busy <= 0.0 {
@@ -59,6 +60,7 @@ pub fn closed_form(schedule: ScheduleName, sizes: &Sizes, share: &RankShare) -> 
                 + 1;
             chunks.min(u64::from(n_micro_batches) * u64::from(n_virtual_stages)) as u32
         }
+        _ => 0,
     };
     let bubble_ratio = idle_per_rank / (idle_per_rank + busy);
     Some(ClosedForm {

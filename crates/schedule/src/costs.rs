@@ -1,13 +1,15 @@
-//! What ops and messages cost: times of any unit, and memory in activations.
+//! What ops and messages cost: times of any unit, and memory of any unit.
 
 use serde::{Deserialize, Serialize};
 
+use crate::action::Action;
 use crate::error::ScheduleError;
-use crate::ids::{Rank, Stage};
+use crate::ids::{Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::topology::Topology;
 
-/// Times of one micro-batch over everything that a rank holds: a rank with v stages spends 1/v of them on each.
+/// Times of one micro-batch over everything that a rank holds of one copy of the model: a rank with v stages spends 1/v of them on
+/// each.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankShare {
     /// F.
@@ -16,40 +18,53 @@ pub struct RankShare {
     pub input_grad: f64,
     /// W.
     pub weight_grad: f64,
+    /// An overlapped pair of F and B; `None` for F + B.
+    pub overlapped: Option<f64>,
+    /// The latency of a message between two ranks.
+    pub comm: f64,
     /// How much of an activation stays from the end of I to the end of W: 1 for all of it.
     pub residue: f64,
+    /// How much a rank may hold at once, in activations of its whole share; `None` for any amount.
+    pub memory_limit: Option<f64>,
 }
 
 impl Default for RankShare {
-    /// F = I = W = 1, and an activation stays whole until W.
+    /// F = I = W = 1, messages take no time, an activation stays whole until W, and memory has no limit.
     fn default() -> Self {
-        Self { forward: 1.0, input_grad: 1.0, weight_grad: 1.0, residue: 1.0 }
+        Self {
+            forward: 1.0,
+            input_grad: 1.0,
+            weight_grad: 1.0,
+            overlapped: None,
+            comm: 0.0,
+            residue: 1.0,
+            memory_limit: None,
+        }
     }
 }
 
-/// How long a message is under way between two ranks. Links are never busy: it is a pure latency.
+/// One number for each pair of ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged, expecting = "comm is neither one latency nor p rows of p latencies")]
-pub enum Comm {
+#[serde(untagged, expecting = "neither one number nor p rows of p numbers")]
+pub enum PerEdge {
     /// The same for every pair of ranks.
-    Latency(f64),
+    Same(f64),
     /// From each rank (row) to each rank (column).
     Matrix(Vec<Vec<f64>>),
 }
 
-impl Comm {
-    /// The latency of a message; none inside a rank.
+impl PerEdge {
+    /// The number of one edge.
     #[inline]
-    pub fn latency(&self, from: Rank, to: Rank) -> f64 {
+    fn get(&self, from: Rank, to: Rank) -> f64 {
         match self {
-            _ if from == to => 0.0,
-            Self::Latency(latency) => *latency,
+            Self::Same(number) => *number,
             Self::Matrix(rows) => rows[from.idx()][to.idx()],
         }
     }
 }
 
-/// The costs of every stage. B takes I + W.
+/// The costs of every stage. B takes I + W, an overlapped pair F + B times [`Costs::overlap`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Costs {
     /// F of each stage.
@@ -58,12 +73,23 @@ pub struct Costs {
     pub input_grad: Vec<f64>,
     /// W of each stage.
     pub weight_grad: Vec<f64>,
-    /// Messages between ranks.
-    pub comm: Comm,
+    /// How long an overlapped pair takes, as a part of the F and the B in it: 1 gains nothing.
+    pub overlap: f64,
+    /// The latency of messages between ranks; none inside a rank.
+    pub comm: PerEdge,
+    /// How much crosses an edge in a unit of time, in the unit of [`Costs::boundary`]; messages of one edge queue. `None`: at once.
+    pub bandwidth: Option<PerEdge>,
+    /// What each stage hands to the next one, and gets back as a gradient: it takes time where there is a bandwidth, and memory
+    /// from its arrival until it is used.
+    pub boundary: Vec<f64>,
+    /// Whether a rank computes while its messages are under way; else it waits until each has arrived.
+    pub overlapped_comm: bool,
     /// The memory that one micro-batch takes on each stage, from the start of F on.
     pub activation: Vec<f64>,
     /// What of it stays between the end of I and the end of W.
     pub residue: Vec<f64>,
+    /// The most that each rank may hold; `None` for any amount.
+    pub memory_limit: Option<Vec<f64>>,
 }
 
 /// A file of costs: what may be left out has a default.
@@ -73,9 +99,14 @@ struct CostsFile {
     forward: Vec<f64>,
     input_grad: Vec<f64>,
     weight_grad: Vec<f64>,
-    comm: Option<Comm>,
+    overlap: Option<f64>,
+    comm: Option<PerEdge>,
+    bandwidth: Option<PerEdge>,
+    boundary: Option<Vec<f64>>,
+    overlapped_comm: Option<bool>,
     activation: Option<Vec<f64>>,
     residue: Option<Vec<f64>>,
+    memory_limit: Option<Vec<f64>>,
 }
 
 impl Costs {
@@ -85,91 +116,111 @@ impl Costs {
         forward: f64,
         input_grad: f64,
         weight_grad: f64,
-        comm: Comm,
+        comm: f64,
     ) -> Self {
         let all = |cost: f64| vec![cost; n_stages as usize];
-        let (activation, residue) = (all(1.0), all(1.0));
         Self {
             forward: all(forward),
             input_grad: all(input_grad),
             weight_grad: all(weight_grad),
-            comm,
-            activation,
-            residue,
+            overlap: 1.0,
+            comm: PerEdge::Same(comm),
+            bandwidth: None,
+            boundary: all(0.0),
+            overlapped_comm: true,
+            activation: all(1.0),
+            residue: all(1.0),
+            memory_limit: None,
         }
     }
 
-    /// The share of a rank, divided evenly among the stages that the rank holds: times and memory alike.
-    pub fn per_rank_share(topology: &Topology, share: &RankShare, comm: Comm) -> Self {
+    /// The share of a rank, divided evenly among the stages that the rank holds of one copy of the model: times and memory alike.
+    pub fn per_rank_share(topology: &Topology, share: &RankShare) -> Self {
+        let ranks = topology.ranks(Pipe(0));
         let mut n_held = vec![0_u32; topology.n_ranks() as usize];
-        for rank in topology.ranks() {
+        for rank in ranks {
             n_held[rank.idx()] += 1;
         }
         let split = |cost: f64| -> Vec<f64> {
-            topology.ranks().iter().map(|rank| cost / f64::from(n_held[rank.idx()])).collect()
+            ranks.iter().map(|rank| cost / f64::from(n_held[rank.idx()])).collect()
         };
+        let whole = share.forward + share.input_grad + share.weight_grad;
+        let overlapped = share.overlapped.unwrap_or(whole);
         Self {
             forward: split(share.forward),
             input_grad: split(share.input_grad),
             weight_grad: split(share.weight_grad),
-            comm,
+            overlap: if whole > 0.0 { overlapped / whole } else { 1.0 },
             activation: split(1.0),
             residue: split(share.residue),
+            memory_limit: share.memory_limit.map(|limit| vec![limit; topology.n_ranks() as usize]),
+            ..Self::uniform(topology.n_stages(), 0.0, 0.0, 0.0, share.comm)
         }
     }
 
-    /// Costs from JSON: `forward`, `input_grad` and `weight_grad` with an entry a stage; `comm` (a latency, or p rows of p), 0
-    /// where it is left out; `activation`, a rank's share of 1 each where it is left out; `residue`, then all of the activation.
+    /// Costs from JSON: `forward`, `input_grad` and `weight_grad` with an entry a stage. The rest may be left out: `comm` (a
+    /// latency, or p rows of p), 0; `bandwidth` (likewise), unlimited; `boundary` (an entry a stage), 0; `overlapped_comm`, true;
+    /// `overlap` (a factor for overlapped pairs), 1; `activation`, a rank's share of 1 each; `residue`, all of the activation;
+    /// `memory_limit` (an entry a rank), none.
     ///
     /// # Errors
     /// [`ScheduleError::Costs`] for a text that is not this, or lists that do not fit the topology.
     pub fn from_json(text: &str, topology: &Topology) -> Result<Self, ScheduleError> {
         let file: CostsFile = serde_json::from_str(text)
             .map_err(|refused| ScheduleError::Costs(refused.to_string()))?;
-        let share = Self::per_rank_share(topology, &RankShare::default(), Comm::Latency(0.0));
+        let share = Self::per_rank_share(topology, &RankShare::default());
         let activation = file.activation.unwrap_or(share.activation);
         let costs = Self {
             forward: file.forward,
             input_grad: file.input_grad,
             weight_grad: file.weight_grad,
+            overlap: file.overlap.unwrap_or(share.overlap),
             comm: file.comm.unwrap_or(share.comm),
+            bandwidth: file.bandwidth,
+            boundary: file.boundary.unwrap_or(share.boundary),
+            overlapped_comm: file.overlapped_comm.unwrap_or(share.overlapped_comm),
             residue: file.residue.unwrap_or_else(|| activation.clone()),
             activation,
+            memory_limit: file.memory_limit,
         };
         costs.check(topology)?;
         Ok(costs)
     }
 
-    /// Whether there is one finite cost of at least 0 for every stage and every pair of ranks.
+    /// Whether there is one finite cost of at least 0 for every stage, every rank and every pair of ranks.
     ///
     /// # Errors
     /// [`ScheduleError::Costs`] with the list, the place and what was expected.
     pub fn check(&self, topology: &Topology) -> Result<(), ScheduleError> {
-        let n_stages = topology.n_stages() as usize;
+        let (n_stages, n_ranks) = (topology.n_stages() as usize, topology.n_ranks() as usize);
         let lists = [
             ("forward", &self.forward),
             ("input_grad", &self.input_grad),
             ("weight_grad", &self.weight_grad),
+            ("boundary", &self.boundary),
             ("activation", &self.activation),
             ("residue", &self.residue),
         ];
         for (name, list) in lists {
             check_list(name, list, n_stages, "stages")?;
         }
-        match &self.comm {
-            Comm::Latency(latency) => check_list("comm", &[*latency], 1, "latency"),
-            Comm::Matrix(rows) => {
-                let n_ranks = topology.n_ranks() as usize;
-                if rows.len() != n_ranks {
-                    return Err(ScheduleError::Costs(format!(
-                        "comm has {} rows for {n_ranks} ranks; accepted: {n_ranks}",
-                        rows.len()
-                    )));
-                }
-                rows.iter().enumerate().try_for_each(|(from, row)| {
-                    check_list(&format!("comm[{from}]"), row, n_ranks, "ranks")
-                })
-            }
+        check_list("overlap", &[self.overlap], 1, "factor")?;
+        check_edges("comm", &self.comm, n_ranks)?;
+        if let Some(limits) = &self.memory_limit {
+            check_list("memory_limit", limits, n_ranks, "ranks")?;
+        }
+        let Some(bandwidth) = &self.bandwidth else { return Ok(()) };
+        check_edges("bandwidth", bandwidth, n_ranks)?;
+        let is_used = |from: usize, to: usize| {
+            from != to && bandwidth.get(Rank(from as u32), Rank(to as u32)) <= 0.0
+        };
+        match (0..n_ranks)
+            .find_map(|from| (0..n_ranks).find(|&to| is_used(from, to)).map(|to| (from, to)))
+        {
+            Some((from, to)) => Err(ScheduleError::Costs(format!(
+                "bandwidth from rank {from} to rank {to} is 0; accepted: a number above 0"
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -185,11 +236,49 @@ impl Costs {
         }
     }
 
-    /// The latency between the ranks of two stages.
+    /// How long a cell takes.
     #[inline]
-    pub(crate) fn latency(&self, topology: &Topology, from: Stage, to: Stage) -> f64 {
-        self.comm.latency(topology.rank_of(from), topology.rank_of(to))
+    pub fn duration_of(&self, action: Action) -> f64 {
+        match action {
+            Action::One(op) => self.duration(op),
+            Action::Overlapped(pair) => {
+                self.overlap * (self.duration(pair.forward()) + self.duration(pair.backward()))
+            }
+        }
     }
+
+    /// The latency between two ranks; none inside a rank.
+    #[inline]
+    pub(crate) fn latency(&self, from: Rank, to: Rank) -> f64 {
+        if from == to { 0.0 } else { self.comm.get(from, to) }
+    }
+
+    /// How long a message occupies its edge. A stage's boundary is the one to the next stage.
+    #[inline]
+    pub(crate) fn transfer(&self, from: (Rank, Stage), to: (Rank, Stage)) -> f64 {
+        match &self.bandwidth {
+            Some(bandwidth) if from.0 != to.0 => {
+                self.boundary[from.1.min(to.1).idx()] / bandwidth.get(from.0, to.0)
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+fn check_edges(name: &str, edges: &PerEdge, n_ranks: usize) -> Result<(), ScheduleError> {
+    let rows = match edges {
+        PerEdge::Same(number) => return check_list(name, &[*number], 1, "edges"),
+        PerEdge::Matrix(rows) => rows,
+    };
+    if rows.len() != n_ranks {
+        return Err(ScheduleError::Costs(format!(
+            "{name} has {} rows for {n_ranks} ranks; accepted: {n_ranks}",
+            rows.len()
+        )));
+    }
+    rows.iter()
+        .enumerate()
+        .try_for_each(|(from, row)| check_list(&format!("{name}[{from}]"), row, n_ranks, "ranks"))
 }
 
 fn check_list(name: &str, list: &[f64], n_wanted: usize, of: &str) -> Result<(), ScheduleError> {
@@ -228,10 +317,13 @@ mod tests {
             refusal(r#"{"forward":[1],"input_grad":[1,1],"weight_grad":[1,1]}"#)
                 .contains("forward has 1 entries for 2 stages")
         );
-        assert!(with(r#","comm":"fast""#).contains("neither one latency nor p rows"));
+        assert!(with(r#","comm":"fast""#).contains("neither one number nor p rows"));
         assert!(with(r#","comm":[[0,1]]"#).contains("comm has 1 rows for 2 ranks"));
         assert!(with(r#","comm":[[0,1],[-1,0]]"#).contains("comm[1][0] is -1"));
-        assert!(with(r#","memory_limit":[1,1]"#).contains("unknown field `memory_limit`"));
+        assert!(with(r#","memory_limit":[1]"#).contains("memory_limit has 1 entries for 2 ranks"));
+        assert!(with(r#","memory":[1,1]"#).contains("unknown field `memory`"));
+        assert!(with(r#","bandwidth":[[0,1],[0,0]]"#).contains("from rank 1 to rank 0 is 0"));
+        assert!(with(r#","overlap":-1"#).contains("overlap[0] is -1"));
     }
 
     #[test]
@@ -244,7 +336,7 @@ mod tests {
         .unwrap();
         assert_eq!(
             (costs.comm, costs.activation, costs.residue),
-            (Comm::Latency(0.0), vec![0.5, 0.5], vec![0.5, 0.5])
+            (PerEdge::Same(0.0), vec![0.5, 0.5], vec![0.5, 0.5])
         );
     }
 }

@@ -2,7 +2,11 @@
 //!
 //! No header; line i is rank i; cells in the order of execution; an empty cell is a bubble and carries nothing. Lines end with LF
 //! or CRLF, the last one with or without. A plan is written without bubbles: they follow from the costs.
+//!
+//! A stage on two rows is two copies of the model, one for each half of the micro-batches, as Chimera has them; `PyTorch` has no
+//! such plans.
 
+use crate::action::Action;
 use crate::error::{CellFault, CsvFault, ScheduleError, Violation, excerpt};
 use crate::ids::Rank;
 use crate::op::Op;
@@ -33,7 +37,7 @@ pub fn import_csv(
 ) -> Result<ValidPlan, ScheduleError> {
     let text = text(bytes)?;
     let rows = rows(text)?;
-    let n_ops = rows.iter().map(Vec::len).sum();
+    let n_ops = ops(&rows).count();
     if n_ops == 0 {
         return Err(ScheduleError::Csv(CsvFault::Empty));
     }
@@ -42,7 +46,7 @@ pub fn import_csv(
     }
     bounded(text, &rows, n_ops)?;
     let topology = topology(&rows).map_err(|refused| in_columns(refused, text))?;
-    let highest = rows.iter().flatten().map(|op| op.micro_batch.0).max().unwrap_or(0);
+    let highest = ops(&rows).map(|op| op.micro_batch.0).max().unwrap_or(0);
     let draft = Draft {
         name: name.to_owned(),
         topology,
@@ -78,14 +82,10 @@ fn cells(line: &str) -> impl Iterator<Item = (usize, &str)> {
     line.split(',').map(str::trim).enumerate().filter(|(_, cell)| !cell.is_empty())
 }
 
-fn rows(text: &str) -> Result<Vec<Vec<Op>>, ScheduleError> {
+fn rows(text: &str) -> Result<Vec<Vec<Action>>, ScheduleError> {
     let parse = |row: usize, column: usize, cell: &str| {
-        cell.parse::<Op>().map_err(|_| {
-            let fault = if cell.ends_with("OVERLAP_F_B") {
-                CellFault::Overlapped
-            } else {
-                CellFault::NotAnOp
-            };
+        cell.parse::<Action>().map_err(|_| {
+            let fault = CellFault::NotAnOp;
             ScheduleError::Cell { row, column, cell: excerpt(cell), fault }
         })
     };
@@ -95,15 +95,18 @@ fn rows(text: &str) -> Result<Vec<Vec<Op>>, ScheduleError> {
 
 /// A complete plan has an op for each of its stages and micro-batches, so a number that exceeds the ops cannot belong to one.
 /// Asked before anything is laid out by number.
-fn bounded(text: &str, rows: &[Vec<Op>], n_ops: usize) -> Result<(), ScheduleError> {
-    if rows.iter().flatten().all(|op| op.stage.idx() < n_ops && op.micro_batch.idx() < n_ops) {
+fn bounded(text: &str, rows: &[Vec<Action>], n_ops: usize) -> Result<(), ScheduleError> {
+    if ops(rows).all(|op| op.stage.idx() < n_ops && op.micro_batch.idx() < n_ops) {
         return Ok(());
     }
     // Only now is the way back to the column worth a second reading.
     for (row, line) in text.lines().enumerate() {
         for (column, cell) in cells(line) {
-            let op: Op = cell.parse()?;
-            for (what, number) in [("stage", op.stage.0), ("micro-batch", op.micro_batch.0)] {
+            let action: Action = cell.parse()?;
+            let numbers = action
+                .ops()
+                .flat_map(|op| [("stage", op.stage.0), ("micro-batch", op.micro_batch.0)]);
+            for (what, number) in numbers {
                 if number as usize >= n_ops {
                     let fault = CellFault::Beyond { what, number, n_ops };
                     return Err(ScheduleError::Cell { row, column, cell: excerpt(cell), fault });
@@ -114,15 +117,22 @@ fn bounded(text: &str, rows: &[Vec<Op>], n_ops: usize) -> Result<(), ScheduleErr
     Ok(())
 }
 
-/// A stage belongs to the row that names it.
-fn topology(rows: &[Vec<Op>]) -> Result<Topology, ScheduleError> {
-    let highest = rows.iter().flatten().map(|op| op.stage).max().unwrap_or_default();
+fn ops(rows: &[Vec<Action>]) -> impl Iterator<Item = Op> {
+    rows.iter().flatten().flat_map(|action| action.ops())
+}
+
+/// A stage belongs to the row that names it, or, with two copies of the model, to two rows: one for each half of the micro-batches.
+fn topology(rows: &[Vec<Action>]) -> Result<Topology, ScheduleError> {
+    let highest = ops(rows).map(|op| op.stage).max().unwrap_or_default();
     let mut ranks: Vec<Option<Rank>> = vec![None; highest.idx() + 1];
     for (row, rank) in rows.iter().zip((0..).map(Rank)) {
-        for (cell, op) in row.iter().enumerate() {
+        for (cell, op) in
+            row.iter().enumerate().flat_map(|(cell, a)| a.ops().map(move |op| (cell, op)))
+        {
             let owner = *ranks[op.stage.idx()].get_or_insert(rank);
             if owner != rank {
-                return Err(validate::stage_on_two_rows(rows, rank, cell, *op, owner));
+                return two_pipes(rows, ranks.len())
+                    .ok_or_else(|| validate::stage_on_two_rows(rows, rank, cell, op, owner));
             }
         }
     }
@@ -134,6 +144,33 @@ fn topology(rows: &[Vec<Op>]) -> Result<Topology, ScheduleError> {
         })),
         None => Topology::from_ranks(ranks.into_iter().flatten().collect()),
     }
+}
+
+/// Two copies of the model, if the whole file agrees on it: every stage on one row for the first half of the micro-batches and on
+/// one row for the second, and on every row as many stages of the one copy as of the other.
+fn two_pipes(rows: &[Vec<Action>], n_stages: usize) -> Option<Topology> {
+    let n_micro_batches = ops(rows).map(|op| op.micro_batch.0).max()? + 1;
+    let half = n_micro_batches.is_multiple_of(2).then_some(n_micro_batches / 2)?;
+    let mut pipes = [vec![None; n_stages], vec![None; n_stages]];
+    for (row, rank) in rows.iter().zip((0..).map(Rank)) {
+        for op in row.iter().flat_map(|action| action.ops()) {
+            let pipe = &mut pipes[usize::from(op.micro_batch.0 >= half)];
+            if *pipe[op.stage.idx()].get_or_insert(rank) != rank {
+                return None;
+            }
+        }
+    }
+    let [first, second] = pipes.map(|pipe| pipe.into_iter().collect::<Option<Vec<Rank>>>());
+    let (first, second) = (first?, second?);
+    let sorted = |ranks: &[Rank]| {
+        let mut ranks = ranks.to_vec();
+        ranks.sort_unstable();
+        ranks
+    };
+    if sorted(&first) != sorted(&second) {
+        return None;
+    }
+    Topology::from_pipes(&[first, second]).ok()
 }
 
 /// Puts the columns of the file, which count bubbles, in the place of positions among ops.

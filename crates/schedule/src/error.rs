@@ -38,6 +38,26 @@ pub enum ScheduleError {
         /// How many stages there are.
         n_stages: usize,
     },
+    /// Copies of the model that differ in their number of stages.
+    #[error(
+        "one copy of the model has {first} stages and another {other}; accepted: as many in each"
+    )]
+    Pipes {
+        /// Stages of the first copy.
+        first: usize,
+        /// Stages of another.
+        other: usize,
+    },
+    /// Micro-batches that cannot be shared out among the copies of the model.
+    #[error(
+        "{n_micro_batches} micro-batches do not divide over {n_pipes} copies of the model; accepted: a multiple of {n_pipes}"
+    )]
+    UnevenPipes {
+        /// The copies.
+        n_pipes: u32,
+        /// m.
+        n_micro_batches: u32,
+    },
     /// The name of a schedule that does not exist.
     #[error("unknown schedule `{name}`; accepted: {accepted}")]
     UnknownSchedule {
@@ -46,15 +66,55 @@ pub enum ScheduleError {
         /// The names that exist.
         accepted: String,
     },
-    /// Virtual stages were asked for from a schedule that has none.
-    #[error(
-        "{schedule} runs 1 virtual stage on each rank, not {given}; accepted: 1 (interleaved-1f1b takes more)"
-    )]
+    /// A number of virtual stages that the schedule does not take.
+    #[error("{schedule} does not run v={given} virtual stages on each rank; accepted: {accepted}")]
     VirtualStages {
         /// The schedule that was asked.
         schedule: ScheduleName,
         /// How many virtual stages were asked for.
         given: u32,
+        /// What would be accepted, as a phrase.
+        accepted: &'static str,
+    },
+    /// A number of ranks that the schedule does not take.
+    #[error("{schedule} does not run on p={given} ranks; accepted: {accepted}")]
+    Ranks {
+        /// The schedule that was asked.
+        schedule: ScheduleName,
+        /// p.
+        given: u32,
+        /// What would be accepted, as a phrase.
+        accepted: String,
+    },
+    /// A number of micro-batches that the schedule does not take.
+    #[error(
+        "{schedule} with p={n_ranks} does not run m={given} micro-batches{why}; accepted: {accepted}"
+    )]
+    MicroBatches {
+        /// The schedule that was asked.
+        schedule: ScheduleName,
+        /// p.
+        n_ranks: u32,
+        /// m.
+        given: u32,
+        /// The reason, with a colon before it, or nothing.
+        why: String,
+        /// What would be accepted, as a phrase.
+        accepted: String,
+    },
+    /// A memory limit under which no step can be run.
+    #[error(
+        "{schedule}: rank {rank} may hold {limit}, but one micro-batch on all its stages takes {needed}; accepted: a memory limit of at least {needed}"
+    )]
+    MemoryLimit {
+        /// The schedule that was asked.
+        schedule: ScheduleName,
+        /// The rank whose limit is too low.
+        rank: Rank,
+        /// Its limit.
+        limit: f64,
+        /// What it needs.
+        needed: f64,
     },
     /// An interleave group was given to a schedule that does not interleave.
     #[error(
@@ -171,12 +231,9 @@ pub enum CsvFault {
 pub enum CellFault {
     /// It is not an op.
     #[error(
-        "is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+        "is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
     )]
     NotAnOp,
-    /// An overlapped pair, which plans cannot hold yet.
-    #[error("is an overlapped pair, which cannot be run yet; accepted: single ops such as 2F0")]
-    Overlapped,
     /// Its number cannot belong to a complete plan of this many ops.
     #[error(
         "names {what} {number}, but the file has only {n_ops} ops, and each {what} needs one; accepted: below {n_ops}"
@@ -265,10 +322,14 @@ impl ScheduleError {
             Self::Cell { .. } | Self::Op(_) => "cell",
             Self::Csv(_) => "format",
             Self::UnknownSchedule { .. } => "schedule",
-            Self::Costs(_) => "costs",
+            Self::Costs(_) | Self::MemoryLimit { .. } => "costs",
             Self::Zero { .. }
             | Self::TooLarge { .. }
             | Self::IdleRank { .. }
+            | Self::Pipes { .. }
+            | Self::UnevenPipes { .. }
+            | Self::Ranks { .. }
+            | Self::MicroBatches { .. }
             | Self::VirtualStages { .. }
             | Self::GroupUnused { .. }
             | Self::InterleaveGroup { .. }

@@ -7,10 +7,10 @@
 //! Each rank holds all m activations when the first backward starts. Backwards run in ascending order, so that weight gradients
 //! are added up in the order that every other schedule has.
 
-use crate::op::Op;
+use crate::action::Action;
+use crate::looped_bfs;
 
-/// The row of one rank.
-pub(crate) fn row(rank: u32, n_micro_batches: u32) -> Vec<Op> {
-    let forwards = (0..n_micro_batches).map(|j| Op::forward(rank, j));
-    forwards.chain((0..n_micro_batches).map(|j| Op::backward(rank, j))).collect()
+/// The row of one rank: breadth first over its only stage.
+pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
+    looped_bfs::row(rank, n_ranks, n_micro_batches, 1)
 }

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use crate::action::Action;
 use crate::costs::Costs;
 use crate::error::ScheduleError;
-use crate::ids::Rank;
+use crate::ids::{Pipe, Rank};
 use crate::op::Op;
 use crate::plan::ValidPlan;
-use crate::simulate::{TimedOp, simulate};
+use crate::simulate::{TimedAction, simulate};
 
 /// Rows and columns that a marked grid shows on each side of its cell.
 const REACH_ROWS: usize = 8;
@@ -15,7 +16,7 @@ const REACH_CELLS: usize = 6;
 
 /// The plan around one cell, which stands in brackets; `…` where more follows. One past the end of a row stands `missing`, the
 /// op that should be there.
-pub(crate) fn mark(rows: &[Vec<Op>], rank: Rank, cell: usize, missing: Option<Op>) -> String {
+pub(crate) fn mark(rows: &[Vec<Action>], rank: Rank, cell: usize, missing: Option<Op>) -> String {
     let first_row = rank.idx().saturating_sub(REACH_ROWS);
     let last_row = rows.len().min(rank.idx() + REACH_ROWS + 1);
     let first_cell = cell.saturating_sub(REACH_CELLS);
@@ -56,7 +57,7 @@ pub(crate) fn mark(rows: &[Vec<Op>], rank: Rank, cell: usize, missing: Option<Op
 }
 
 /// How far the columns of a window reach: to the end of its longest row, and to the marked cell at least.
-fn longest(rows: &[Vec<Op>], window: std::ops::Range<usize>, cell: usize) -> usize {
+fn longest(rows: &[Vec<Action>], window: std::ops::Range<usize>, cell: usize) -> usize {
     rows[window].iter().map(Vec::len).max().unwrap_or(0).max(cell + 1)
 }
 
@@ -72,13 +73,12 @@ const COLUMNS_MAX: f64 = 4096.0;
 /// As [`simulate`].
 pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let simulation = simulate(plan, costs)?;
-    let one_stage_a_rank =
-        plan.topology().stages().all(|stage| plan.topology().rank_of(stage) == Rank(stage.0));
-    let label = |op: Op| {
-        if one_stage_a_rank { format!("{}{}", op.phase, op.micro_batch) } else { op.to_string() }
-    };
+    let topology = plan.topology();
+    let one_stage_a_rank = topology.n_pipes() == 1
+        && topology.stages().all(|stage| topology.rank_of(Pipe(0), stage) == Rank(stage.0));
+    let label = |action: Action| label(action, one_stage_a_rank);
     let all = || simulation.timeline.iter().flatten();
-    let label_width = all().map(|timed| label(timed.op).len()).max().unwrap_or(1);
+    let label_width = all().map(|timed| label(timed.action).len()).max().unwrap_or(1);
     let shortest = all()
         .map(|timed| timed.end - timed.start)
         .filter(|&length| length > 0.0)
@@ -88,15 +88,15 @@ pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let column = |time: f64| column(time, columns_a_unit);
     let rank_width = (plan.n_ranks() - 1).to_string().len();
     let width = column(simulation.makespan);
-    let line = |(rank, row): (usize, &Vec<TimedOp>)| {
+    let line = |(rank, row): (usize, &Vec<TimedAction>)| {
         let mut line = format!("rank {rank:>rank_width$}  ");
         let mut at = 0;
         for timed in row {
             let (start, end) = (column(timed.start), column(timed.end));
             line.extend(std::iter::repeat_n('.', start.saturating_sub(at)));
             line.push_str(&cell(
-                &label(timed.op),
-                timed.op.phase.letter(),
+                &label(timed.action),
+                timed.action.first().phase.letter(),
                 end.saturating_sub(start.max(at)),
             ));
             at = at.max(end);
@@ -105,6 +105,14 @@ pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
         line
     };
     Ok(simulation.timeline.iter().enumerate().map(line).collect::<Vec<_>>().join("\n"))
+}
+
+/// What a cell is called in a drawing: `F3`, `5F3` where its stage does not follow from its rank, `5F3&2B1` for a pair.
+pub(crate) fn label(action: Action, one_stage_a_rank: bool) -> String {
+    let short = |op: Op| {
+        if one_stage_a_rank { format!("{}{}", op.phase, op.micro_batch) } else { op.to_string() }
+    };
+    action.ops().map(short).collect::<Vec<_>>().join("&")
 }
 
 /// One op, `width` columns wide.

@@ -40,6 +40,10 @@ id! {
     Stage
 }
 id! {
+    /// One of the copies of the model that a plan runs: Chimera has two, every other schedule one.
+    Pipe
+}
+id! {
     /// One of the stages that a rank owns, counted from its lowest stage.
     Chunk
 }

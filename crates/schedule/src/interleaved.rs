@@ -9,8 +9,9 @@
 //! table takes N from p to m with m mod N zero or at least p; `PyTorch` makes max(1, m/p) rounds of equal length. With N = m/rounds
 //! the second gives rows of the very same form, so that one generator serves both.
 
+use crate::action::Action;
 use crate::error::ScheduleError;
-use crate::op::Op;
+use crate::row::Row;
 
 /// The row of one rank, with groups of `group` micro-batches.
 pub(crate) fn row(
@@ -19,34 +20,34 @@ pub(crate) fn row(
     n_micro_batches: u32,
     n_virtual_stages: u32,
     group: u32,
-) -> Vec<Op> {
-    let (p, v) = (n_ranks as usize, n_virtual_stages);
-    let table = table(n_micro_batches, v, group);
-    let forward = |&(chunk, j): &(u32, u32)| Op::forward(chunk * n_ranks + rank, j);
-    let backward = |&(chunk, j): &(u32, u32)| Op::backward((v - 1 - chunk) * n_ranks + rank, j);
+) -> Vec<Action> {
+    let v = n_virtual_stages;
+    let n_all = n_micro_batches as usize * v as usize;
     let n_warm_up =
-        table.len().min((v as usize - 1) * group as usize + 2 * (p - 1 - rank as usize));
-    let mut row = Vec::with_capacity(2 * table.len());
-    row.extend(table[..n_warm_up].iter().map(forward));
-    for (to_do, to_undo) in table[n_warm_up..].iter().zip(&table) {
-        row.extend([forward(to_do), backward(to_undo)]);
+        n_all.min((v as usize - 1) * group as usize + 2 * (n_ranks - 1 - rank) as usize);
+    let mut row = Row::with_capacity(2 * n_all);
+    let (mut to_do, mut to_undo) =
+        (table(n_micro_batches, v, group), table(n_micro_batches, v, group));
+    let stage = |chunk| chunk * n_ranks + rank;
+    to_do.by_ref().take(n_warm_up).for_each(|(chunk, j)| row.forward(stage(chunk), j));
+    for ((chunk, j), (undone, k)) in to_do.zip(to_undo.by_ref().take(n_all - n_warm_up)) {
+        row.forward(stage(chunk), j);
+        row.backward(stage(v - 1 - undone), k);
     }
-    row.extend(table[table.len() - n_warm_up..].iter().map(backward));
-    row
+    to_undo.for_each(|(undone, k)| row.backward(stage(v - 1 - undone), k));
+    row.finish()
 }
 
 /// The order of (chunk, micro-batch) on every rank: group by group, within a group chunk by chunk.
-fn table(n_micro_batches: u32, n_virtual_stages: u32, group: u32) -> Vec<(u32, u32)> {
-    let mut table = Vec::with_capacity(n_micro_batches as usize * n_virtual_stages as usize);
-    let mut first = 0;
-    while first < n_micro_batches {
+pub(crate) fn table(
+    n_micro_batches: u32,
+    n_virtual_stages: u32,
+    group: u32,
+) -> impl Iterator<Item = (u32, u32)> {
+    (0..n_micro_batches).step_by(group as usize).flat_map(move |first| {
         let last = n_micro_batches.min(first.saturating_add(group));
-        for chunk in 0..n_virtual_stages {
-            table.extend((first..last).map(|j| (chunk, j)));
-        }
-        first = last;
-    }
-    table
+        (0..n_virtual_stages).flat_map(move |chunk| (first..last).map(move |j| (chunk, j)))
+    })
 }
 
 /// The group size: the one that was asked for, else p where Megatron's table accepts it, else that of `PyTorch`'s rounds.
@@ -73,10 +74,7 @@ pub(crate) fn group(
     if rounds_accept(n_ranks, n_micro_batches) {
         return Ok(n_micro_batches / rounds(n_ranks, n_micro_batches));
     }
-    let below = (1..n_micro_batches).rev().find(|&m| rounds_accept(n_ranks, m));
-    let above = (n_micro_batches..u32::MAX).skip(1).find(|&m| rounds_accept(n_ranks, m));
-    let mut accepted: Vec<String> =
-        below.into_iter().chain(above).map(|m| format!("m={m}")).collect();
+    let mut accepted = near_rounds(n_ranks, n_micro_batches);
     accepted.extend(
         smallest_group(n_ranks, n_micro_batches)
             .map(|group| format!("an interleave group of {group}")),
@@ -89,6 +87,13 @@ pub(crate) fn group(
     })
 }
 
+/// The sizes nearest to one that the rounds do not take, as text.
+pub(crate) fn near_rounds(n_ranks: u32, n_micro_batches: u32) -> Vec<String> {
+    let below = (1..n_micro_batches).rev().find(|&m| rounds_accept(n_ranks, m));
+    let above = (n_micro_batches..u32::MAX).skip(1).find(|&m| rounds_accept(n_ranks, m));
+    below.into_iter().chain(above).map(|m| format!("m={m}")).collect()
+}
+
 fn megatron_accepts(n_ranks: u32, n_micro_batches: u32, group: u32) -> bool {
     (n_ranks..=n_micro_batches).contains(&group)
         && (n_micro_batches.is_multiple_of(group) || n_micro_batches % group >= n_ranks)
@@ -98,12 +103,12 @@ fn smallest_group(n_ranks: u32, n_micro_batches: u32) -> Option<u32> {
     (n_ranks..=n_micro_batches).find(|&group| megatron_accepts(n_ranks, n_micro_batches, group))
 }
 
-fn rounds(n_ranks: u32, n_micro_batches: u32) -> u32 {
+pub(crate) fn rounds(n_ranks: u32, n_micro_batches: u32) -> u32 {
     (n_micro_batches / n_ranks).max(1)
 }
 
 /// Every multiple of p passes as well: it makes m/p rounds of p.
-fn rounds_accept(n_ranks: u32, n_micro_batches: u32) -> bool {
+pub(crate) fn rounds_accept(n_ranks: u32, n_micro_batches: u32) -> bool {
     n_micro_batches.is_multiple_of(rounds(n_ranks, n_micro_batches))
 }
 

@@ -10,14 +10,14 @@
 //! # Draw a schedule and see what it costs
 //!
 //! ```
-//! use pp_schedule::{Comm, Costs, RankShare, ScheduleName, Sizes, closed_form, draw, simulate};
+//! use pp_schedule::{Costs, RankShare, ScheduleName, Sizes, closed_form, draw, simulate};
 //!
 //! let sizes = Sizes { n_ranks: 2, n_micro_batches: 3, n_virtual_stages: 1, interleave_group: None };
 //! let plan = ScheduleName::OneFOneB.generate(&sizes)?;
 //! assert_eq!(plan.to_string(), "0F0,0F1,0B0,0F2,0B1,0B2\n1F0,1B0,1F1,1B1,1F2,1B2");
 //!
 //! let share = RankShare::default(); // F = I = W = 1, and B = I + W
-//! let costs = Costs::per_rank_share(plan.topology(), &share, Comm::Latency(0.0));
+//! let costs = Costs::per_rank_share(plan.topology(), &share);
 //! let picture = "\
 //! rank 0  F0|F1|......B0---|F2|B1---|...B2---|
 //! rank 1  ...F0|B0---|F1|B1---|F2|B2---|......";
@@ -51,35 +51,47 @@
 
 #![forbid(unsafe_code)]
 
+mod action;
+mod chimera;
 mod closed_form;
 mod costs;
 mod csv;
+mod dual_pipe_v;
 mod error;
+mod forward_only;
 mod gpipe;
 mod grid;
 mod ids;
 mod interleaved;
+mod interleaved_zero_bubble;
+mod looped_bfs;
 mod lower;
 mod lower_bound;
+mod memory;
 mod naive;
 mod one_f_one_b;
 mod op;
 mod plan;
+mod row;
 mod schedule_name;
 mod simulate;
 mod topology;
 mod validate;
 mod walk;
+mod zb_v;
+mod zero_bubble;
 
+pub use action::{Action, Pair};
 pub use closed_form::{ClosedForm, closed_form};
-pub use costs::{Comm, Costs, RankShare};
+pub use costs::{Costs, PerEdge, RankShare};
 pub use csv::{CSV_BYTES_MAX, export_csv, import_csv};
 pub use error::{CellFault, CsvFault, Rule, ScheduleError, Violation};
+pub use forward_only::forward_only;
 pub use grid::draw;
-pub use ids::{Chunk, MicroBatch, Rank, Replica, Stage};
+pub use ids::{Chunk, MicroBatch, Pipe, Rank, Replica, Stage};
 pub use lower::{Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous};
 pub use op::{Op, ParseOpError, Phase};
 pub use plan::{Draft, ValidPlan};
 pub use schedule_name::{ScheduleName, Sizes};
-pub use simulate::{Simulation, TimedOp, simulate};
+pub use simulate::{Simulation, TimedAction, simulate};
 pub use topology::{Placement, Topology};

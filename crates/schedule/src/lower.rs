@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::action::Action;
 use crate::ids::{MicroBatch, Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
@@ -41,8 +42,8 @@ pub struct Transfer {
 /// One thing for a rank to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Instruction {
-    /// Run an op.
-    Compute(Op),
+    /// Run a cell of the plan.
+    Compute(Action),
     /// Hand a message to a neighbour.
     Send(Transfer),
     /// Wait for a message from a neighbour.
@@ -71,7 +72,7 @@ impl fmt::Display for Transfer {
 impl fmt::Display for Instruction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Compute(op) => write!(f, "{op}"),
+            Self::Compute(action) => write!(f, "{action}"),
             Self::Send(transfer) => write!(f, "send({transfer})"),
             Self::Recv(transfer) => write!(f, "recv({transfer})"),
         }
@@ -82,12 +83,14 @@ impl fmt::Display for Instruction {
 ///
 /// No message where both stages are on one rank. Linear in the ops, times the ranks for the mailbox peaks.
 pub fn lower(plan: &ValidPlan) -> LoweredPlan {
-    let row = |row: &Vec<Op>| {
+    let row = |row: &Vec<Action>| {
         let mut instructions = Vec::with_capacity(3 * row.len());
-        for &op in row {
-            instructions.extend(incoming(plan, op).map(Instruction::Recv));
-            instructions.push(Instruction::Compute(op));
-            instructions.extend(outgoing(plan, op).map(Instruction::Send));
+        for &action in row {
+            let receives = action.ops().filter_map(|op| incoming(plan, op));
+            instructions.extend(receives.map(Instruction::Recv));
+            instructions.push(Instruction::Compute(action));
+            let sends = action.ops().filter_map(|op| outgoing(plan, op));
+            instructions.extend(sends.map(Instruction::Send));
         }
         instructions
     };
@@ -101,9 +104,9 @@ pub fn lower(plan: &ValidPlan) -> LoweredPlan {
 pub fn lower_rendezvous(plan: &ValidPlan) -> Vec<Vec<Instruction>> {
     let mut rows: Vec<Vec<Instruction>> =
         plan.rows().iter().map(|row| Vec::with_capacity(3 * row.len())).collect();
-    Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches()).run(|rank, _, op| {
-        rows[rank.idx()].push(Instruction::Compute(op));
-        if let Some(transfer) = outgoing(plan, op) {
+    Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches()).run(|rank, _, action| {
+        rows[rank.idx()].push(Instruction::Compute(action));
+        for transfer in action.ops().filter_map(|op| outgoing(plan, op)) {
             rows[transfer.from.idx()].push(Instruction::Send(transfer));
             rows[transfer.to.idx()].push(Instruction::Recv(transfer));
         }
@@ -129,7 +132,8 @@ fn outgoing(plan: &ValidPlan, op: Op) -> Option<Transfer> {
 
 fn transfer(plan: &ValidPlan, op: Op, from_stage: Stage, to_stage: Stage) -> Option<Transfer> {
     let payload = if op.phase == Phase::Forward { Payload::Activation } else { Payload::Gradient };
-    let (from, to) = (plan.topology().rank_of(from_stage), plan.topology().rank_of(to_stage));
+    let rank_of = |stage| plan.rank_of(stage, op.micro_batch);
+    let (from, to) = (rank_of(from_stage), rank_of(to_stage));
     (from != to).then_some(Transfer {
         payload,
         from_stage,
@@ -151,12 +155,14 @@ fn mailbox_peaks(plan: &ValidPlan) -> Vec<u32> {
         for n_done in 0..=plan.rows()[held].len() {
             let is_held = Rank(held as u32);
             let may_run = |rank: Rank, cell: usize| rank != is_held || cell < n_done;
-            walk.run_from(std::mem::take(&mut awake), may_run, |rank, _, op| {
-                if rank == is_held {
-                    waiting -= u32::from(incoming(plan, op).is_some());
-                } else if outgoing(plan, op).is_some_and(|transfer| transfer.to == is_held) {
-                    waiting += 1;
-                    peak = peak.max(waiting);
+            walk.run_from(std::mem::take(&mut awake), may_run, |rank, _, action| {
+                for op in action.ops() {
+                    if rank == is_held {
+                        waiting -= u32::from(incoming(plan, op).is_some());
+                    } else if outgoing(plan, op).is_some_and(|transfer| transfer.to == is_held) {
+                        waiting += 1;
+                        peak = peak.max(waiting);
+                    }
                 }
             });
             awake.push_back(held);

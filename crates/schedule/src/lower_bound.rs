@@ -1,110 +1,422 @@
 //! A time that no order of a plan's ops can beat, on the same ranks with the same costs.
 //!
-//! Three things take time in turn on every rank: its first input has to come all the way from stage 0 (*fill*), it has to do its
-//! work, and after its last gradient the stages before it still have theirs to do (*drain*). A single micro-batch has to go through
-//! all stages and back besides. The bound is the largest of these sums.
+//! Each op has a *head*, the earliest time at which it can start, and a *tail*, the least time from its end to the end of the step.
+//! Both are longest paths through the stages, as if every stage had a machine of its own: the k-th forward of a stage waits for the
+//! k-th forward of the stage before, the k-th backward for the k-th one of the stage after, and, where a rank may hold K activations,
+//! forward k for backward k−K. What a rank then takes with its own ops alone, one at a time, each between its head and its tail, is
+//! found exactly for ops that may be interrupted (Jackson's preemptive schedule; Carlier 1982, "The one-machine sequencing problem"),
+//! and is a bound for ops that may not. The largest of these over all ranks is the bound: *fill* until a critical set of ops can start,
+//! their *work*, and the *drain* behind them.
+//!
+//! Very large plans get a coarser bound from the heads and tails of the first micro-batch alone.
 
+use std::collections::BinaryHeap;
+
+use crate::action::Action;
 use crate::costs::Costs;
-use crate::ids::{Rank, Stage};
+use crate::ids::{Pipe, Rank, Stage};
 use crate::op::Phase;
 use crate::plan::ValidPlan;
 
-/// The bound, and which sum it is.
-pub(crate) fn lower_bound(plan: &ValidPlan, costs: &Costs, busy: &[f64]) -> (f64, String) {
-    let reach = Reach::new(plan, costs);
-    let mut best = (reach.round_trip, "critical path of one micro-batch".to_owned());
-    for (rank, &work) in (0..plan.n_ranks()).map(Rank).zip(busy) {
-        let (fill, drain) = reach.around(rank);
-        let weight_grad: f64 = plan
-            .row(rank)
-            .iter()
-            .filter(|op| op.phase == Phase::WeightGrad)
-            .map(|&op| costs.duration(op))
-            .sum();
-        // Nobody waits for W, so a rank that splits its backward may end on one, with nothing to drain after it.
-        let sums = if weight_grad > 0.0 {
-            [(work, 0.0), (work - weight_grad, drain)]
+/// Plans with more ops get the coarser bound: the exact one keeps some numbers for each op and sorts them.
+const OPS_EXACT: usize = 1 << 20;
+
+/// The bound, and which sum it is. `limits`: what the ranks may hold, where the plan keeps to it.
+pub(crate) fn lower_bound(
+    plan: &ValidPlan,
+    costs: &Costs,
+    limits: Option<&[f64]>,
+) -> (f64, String) {
+    let n_cells: usize = plan.rows().iter().map(Vec::len).sum();
+    let is_exact = n_cells <= OPS_EXACT;
+    let n_indices = if is_exact { plan.places().n_per_pipe() as usize } else { 1 };
+    let times = Times::new(plan, costs);
+    let pipes: Vec<Paths> = plan
+        .topology()
+        .pipes()
+        .map(|pipe| Paths::new(plan, costs, &times, pipe, n_indices, limits.filter(|_| is_exact)))
+        .collect();
+    let mut best = Critical::default();
+    let mut jobs = Vec::new();
+    for rank in (0..plan.n_ranks()).map(Rank) {
+        jobs.clear();
+        for (pipe, stage) in plan.topology().stages_of(rank) {
+            pipes[pipe.idx()].jobs(stage, &times, &mut jobs);
+        }
+        let critical = if is_exact {
+            one_machine(&mut jobs)
         } else {
-            [(work, drain); 2]
+            sums(&jobs, f64::from(plan.places().n_per_pipe()))
         };
-        for (work, drain) in sums {
-            let sum = fill + work + drain;
-            // A hair more is rounding, and the earlier reason is the simpler one.
-            if sum > best.0 * (1.0 + 1e-12) {
-                best = (sum, reason(rank, fill, work, drain));
+        // A hair more is rounding. Of equal sums the one with the most work says the most.
+        let margin = best.sum() * 1e-12;
+        let is_equal = (critical.sum() - best.sum()).abs() <= margin;
+        if critical.sum() > best.sum() + margin || (is_equal && critical.work > best.work) {
+            best = Critical { rank, ..critical };
+        }
+    }
+    (best.sum(), best.reason())
+}
+
+/// How long the ops of each stage take at least.
+struct Times {
+    forward: Vec<f64>,
+    /// What the way back spends on a stage: I where the plan splits the backward there, else B.
+    back: Vec<f64>,
+    /// W where it stands by itself.
+    weight_grad: Vec<f64>,
+    is_forward_only: bool,
+}
+
+impl Times {
+    fn new(plan: &ValidPlan, costs: &Costs) -> Self {
+        let n_stages = plan.n_stages() as usize;
+        let (mut splits, mut has_pair) = (vec![false; n_stages], false);
+        for action in plan.rows().iter().flatten() {
+            match action {
+                Action::One(op) if op.phase == Phase::InputGrad => splits[op.stage.idx()] = true,
+                Action::Overlapped(_) => has_pair = true,
+                Action::One(_) => {}
+            }
+        }
+        // Any op may be the one that an overlap makes shorter.
+        let factor = if has_pair { costs.overlap.min(1.0) } else { 1.0 };
+        let scaled = |list: &[f64]| list.iter().map(|time| time * factor).collect::<Vec<_>>();
+        let (mut back, mut weight_grad) = (scaled(&costs.input_grad), scaled(&costs.weight_grad));
+        for (stage, splits) in splits.into_iter().enumerate() {
+            if !splits {
+                back[stage] += weight_grad[stage];
+                weight_grad[stage] = 0.0;
+            }
+        }
+        Self {
+            forward: scaled(&costs.forward),
+            back,
+            weight_grad,
+            is_forward_only: plan.is_forward_only(),
+        }
+    }
+}
+
+/// Heads and tails in one copy of the model, by stage and index. The index of a head counts the ops of a stage from the first to
+/// start, that of a tail from the last to end.
+struct Paths {
+    n_indices: usize,
+    heads: Ends,
+    tails: Ends,
+}
+
+/// Where the ops of every stage end: from the start of the step, or, backwards in time, from its end.
+struct Ends {
+    forward: Vec<f64>,
+    back: Vec<f64>,
+    weight_grad: Vec<f64>,
+}
+
+impl Ends {
+    fn new(n: usize) -> Self {
+        Self { forward: vec![0.0; n], back: vec![0.0; n], weight_grad: vec![0.0; n] }
+    }
+}
+
+impl Paths {
+    fn new(
+        plan: &ValidPlan,
+        costs: &Costs,
+        times: &Times,
+        pipe: Pipe,
+        n_indices: usize,
+        limits: Option<&[f64]>,
+    ) -> Self {
+        let n_stages = plan.n_stages() as usize;
+        let rooms = match limits {
+            Some(limits) => rooms(plan, costs, pipe, limits),
+            None => vec![Room::default(); n_stages],
+        };
+        let topology = plan.topology();
+        let way = |from: usize, to: usize| {
+            let [from, to] = [from, to]
+                .map(|stage| (topology.rank_of(pipe, Stage(stage as u32)), Stage(stage as u32)));
+            costs.latency(from.0, to.0) + costs.transfer(from, to)
+        };
+        let onward: Vec<f64> = (1..n_stages).map(|stage| way(stage - 1, stage)).collect();
+        let backward: Vec<f64> = (1..n_stages).map(|stage| way(stage, stage - 1)).collect();
+        let at = |stage: usize, index: usize| stage * n_indices + index;
+        let n = n_stages * n_indices;
+        let (mut heads, mut tails) = (Ends::new(n), Ends::new(n));
+        let before = |ends: &[f64], stage: usize, index: usize| {
+            if index > 0 { ends[at(stage, index - 1)] } else { 0.0 }
+        };
+        for k in 0..n_indices {
+            for s in 0..n_stages {
+                let mut start = before(&heads.forward, s, k);
+                if s > 0 {
+                    start = start.max(heads.forward[at(s - 1, k)] + onward[s - 1]);
+                }
+                let done = |list: &[f64], count: usize| {
+                    if count > 0 { list[at(s, count - 1)] } else { 0.0 }
+                };
+                start = start.max(rooms[s].free_at(
+                    k,
+                    |count| done(&heads.back, count),
+                    |count| done(&heads.weight_grad, count),
+                ));
+                heads.forward[at(s, k)] = start + times.forward[s];
+            }
+            if times.is_forward_only {
+                continue;
+            }
+            for s in (0..n_stages).rev() {
+                let mut start = heads.forward[at(s, k)].max(before(&heads.back, s, k));
+                if s + 1 < n_stages {
+                    start = start.max(heads.back[at(s + 1, k)] + backward[s]);
+                }
+                heads.back[at(s, k)] = start + times.back[s];
+                heads.weight_grad[at(s, k)] =
+                    heads.back[at(s, k)].max(before(&heads.weight_grad, s, k))
+                        + times.weight_grad[s];
+            }
+        }
+        for i in 0..n_indices {
+            for s in 0..n_stages {
+                if times.is_forward_only {
+                    break;
+                }
+                tails.weight_grad[at(s, i)] =
+                    before(&tails.weight_grad, s, i) + times.weight_grad[s];
+                let mut after = before(&tails.back, s, i).max(tails.weight_grad[at(s, i)]);
+                if s > 0 {
+                    after = after.max(tails.back[at(s - 1, i)] + backward[s - 1]);
+                }
+                if let Some(later) = rooms[s].n_held.and_then(|n_held| i.checked_sub(n_held)) {
+                    after = after.max(tails.forward[at(s, later)]);
+                }
+                tails.back[at(s, i)] = after + times.back[s];
+            }
+            for s in (0..n_stages).rev() {
+                let mut after = before(&tails.forward, s, i).max(tails.back[at(s, i)]);
+                if s + 1 < n_stages {
+                    after = after.max(tails.forward[at(s + 1, i)] + onward[s]);
+                }
+                tails.forward[at(s, i)] = after + times.forward[s];
+            }
+        }
+        Self { n_indices, heads, tails }
+    }
+
+    /// The ops of one stage. What starts as the k-th ends, in the best case, as the k-th too.
+    fn jobs(&self, stage: Stage, times: &Times, jobs: &mut Vec<Job>) {
+        let mut add = |heads: &[f64], tails: &[f64], time: f64| {
+            let row = stage.idx() * self.n_indices;
+            let heads = &heads[row..row + self.n_indices];
+            let tails = tails[row..row + self.n_indices].iter().rev();
+            jobs.extend(heads.iter().zip(tails).map(|(head, tail)| Job {
+                head: head - time,
+                time,
+                tail: tail - time,
+            }));
+        };
+        add(&self.heads.forward, &self.tails.forward, times.forward[stage.idx()]);
+        if !times.is_forward_only {
+            add(&self.heads.back, &self.tails.back, times.back[stage.idx()]);
+            if times.weight_grad[stage.idx()] > 0.0 {
+                let time = times.weight_grad[stage.idx()];
+                add(&self.heads.weight_grad, &self.tails.weight_grad, time);
             }
         }
     }
-    best
 }
 
-fn reason(rank: Rank, fill: f64, work: f64, drain: f64) -> String {
-    if fill == 0.0 && drain == 0.0 {
-        return format!("rank {rank}: work {}", short(work));
+/// What a memory limit says about one stage.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// So many activations of this stage fit at once.
+    n_held: Option<usize>,
+    /// Where the rank holds this stage alone: its limit, activation and residue.
+    alone: Option<(f64, f64, f64)>,
+}
+
+impl Room {
+    /// The earliest time at which forward k can start: those before it have made room. `back(c)` is when c backwards are done at the
+    /// earliest, `weight_grad(c)` when c of the sums are.
+    fn free_at(
+        &self,
+        k: usize,
+        back: impl Fn(usize) -> f64,
+        weight_grad: impl Fn(usize) -> f64,
+    ) -> f64 {
+        let Some(n_held) = self.n_held else { return 0.0 };
+        let Some(n_back) = (k + 1).checked_sub(n_held).filter(|&n| n > 0) else { return 0.0 };
+        let Some((limit, activation, residue)) = self.alone else { return back(n_back) };
+        // c backwards leave room if w sums are done: (k+1−c)·activation + (c−w)·residue ≤ limit. More backwards may do instead.
+        let mut earliest = f64::INFINITY;
+        for c in n_back..=k {
+            let slack = limit * (1.0 + 1e-9) - (k + 1 - c) as f64 * activation;
+            let w = (c as f64 - slack / residue).ceil().max(0.0) as usize;
+            earliest = earliest.min(back(c).max(weight_grad(w.min(c))));
+            if w == 0 {
+                break;
+            }
+        }
+        // With k forwards alone in the past no more than k backwards can be.
+        if earliest.is_finite() { earliest } else { back(n_back) }
     }
-    format!("rank {rank}: fill {} + work {} + drain {}", short(fill), short(work), short(drain))
+}
+
+/// A micro-batch that has passed a stage and not yet come back holds the activations of all stages of that rank up to this one.
+fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Room> {
+    let topology = plan.topology();
+    let mut held = vec![0.0_f64; plan.n_ranks() as usize];
+    let is_alone = |rank: Rank| {
+        let n_here = topology.ranks(pipe).iter().filter(|&&other| other == rank).count();
+        topology.n_pipes() == 1 && n_here == 1
+    };
+    let room = |stage: Stage| {
+        let rank = topology.rank_of(pipe, stage);
+        let (activation, residue) = (costs.activation[stage.idx()], costs.residue[stage.idx()]);
+        held[rank.idx()] += activation;
+        if plan.is_forward_only() || held[rank.idx()] <= 0.0 {
+            return Room::default();
+        }
+        let limit = limits[rank.idx()];
+        let n_held = (limit * (1.0 + 1e-9) / held[rank.idx()]).floor() as usize;
+        let splits = plan.ops(rank).any(|op| op.phase == Phase::InputGrad);
+        let alone = (splits && residue > 0.0 && residue <= activation && is_alone(rank))
+            .then_some((limit, activation, residue));
+        Room { n_held: Some(n_held.max(1)), alone }
+    };
+    topology.stages().map(room).collect()
+}
+
+/// An op on its rank.
+#[derive(Clone, Copy, Debug)]
+struct Job {
+    head: f64,
+    time: f64,
+    tail: f64,
+}
+
+/// A set of ops that cannot be done sooner: the earliest start, all their work, the least that follows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Critical {
+    rank: Rank,
+    fill: f64,
+    work: f64,
+    drain: f64,
+    n_ops: usize,
+}
+
+impl Critical {
+    fn sum(&self) -> f64 {
+        self.fill + self.work + self.drain
+    }
+
+    fn reason(&self) -> String {
+        let Self { rank, fill, work, drain, n_ops } = *self;
+        if n_ops == 1 {
+            return "critical path of one micro-batch".to_owned();
+        }
+        if fill == 0.0 && drain == 0.0 {
+            return format!("rank {rank}: work {}", short(work));
+        }
+        format!("rank {rank}: fill {} + work {} + drain {}", short(fill), short(work), short(drain))
+    }
+}
+
+/// Jackson's preemptive schedule: at any time the op with the longest tail among those that can run.
+fn one_machine(jobs: &mut [Job]) -> Critical {
+    jobs.sort_by(|a, b| a.head.total_cmp(&b.head));
+    let mut ready: BinaryHeap<Ready> = BinaryHeap::new();
+    let (mut now, mut next) = (0.0_f64, 0);
+    let mut worst = Critical::default();
+    // Pieces of time with the tail of who ran, to find the critical set afterwards.
+    let mut pieces: Vec<(f64, f64, f64)> = Vec::with_capacity(2 * jobs.len());
+    let mut worst_end = (0.0, 0.0);
+    while next < jobs.len() || !ready.is_empty() {
+        if ready.is_empty() {
+            now = now.max(jobs[next].head);
+        }
+        while let Some(job) = jobs.get(next).filter(|job| job.head <= now) {
+            ready.push(Ready { tail: job.tail, left: job.time });
+            next += 1;
+        }
+        let Some(Ready { tail, left }) = ready.pop() else { continue };
+        let until = jobs.get(next).map_or(f64::INFINITY, |job| job.head);
+        let end = (now + left).min(until);
+        pieces.push((now, end, tail));
+        if now + left <= until {
+            // Of equal sums the later one has more work in it.
+            if end + tail >= (worst_end.0 + worst_end.1) * (1.0 - 1e-12) {
+                worst_end = (end, tail);
+            }
+        } else {
+            ready.push(Ready { tail, left: now + left - until });
+        }
+        now = end;
+    }
+    let (end, drain) = worst_end;
+    // Back from its end, over all that ran without a gap and has no shorter tail.
+    let mut fill = end;
+    let mut n_ops = 0;
+    for &(start, stop, tail) in pieces.iter().rev().skip_while(|piece| piece.1 > end) {
+        if stop < fill || tail < drain {
+            break;
+        }
+        fill = start;
+        n_ops += 1;
+    }
+    worst.fill = fill;
+    worst.work = end - fill;
+    worst.drain = drain;
+    worst.n_ops = n_ops;
+    worst
+}
+
+/// An op that can run.
+struct Ready {
+    tail: f64,
+    left: f64,
+}
+
+impl PartialEq for Ready {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Ready {}
+
+impl PartialOrd for Ready {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ready {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.tail.total_cmp(&other.tail)
+    }
+}
+
+/// The coarser bound: the jobs are those of one micro-batch, and there are `n_times` as many.
+fn sums(jobs: &[Job], n_times: f64) -> Critical {
+    let mut best = Critical::default();
+    // By tail, and by all longer ones: W may come last, with nothing behind it.
+    for threshold in jobs.iter().map(|job| job.tail) {
+        let those = || jobs.iter().filter(|job| job.tail >= threshold);
+        let fill = those().map(|job| job.head).fold(f64::INFINITY, f64::min);
+        let work = n_times * those().map(|job| job.time).sum::<f64>();
+        let critical =
+            Critical { fill, work, drain: threshold, n_ops: usize::MAX, ..Critical::default() };
+        if critical.sum() > best.sum() {
+            best = critical;
+        }
+    }
+    best
 }
 
 /// A number with four digits after the point at most.
 fn short(number: f64) -> String {
     let text = format!("{number:.4}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
-/// How long the ways through the stages are.
-struct Reach {
-    /// For every rank the way to its first input, and the way back from its last output.
-    around: Vec<(f64, f64)>,
-    round_trip: f64,
-}
-
-impl Reach {
-    fn new(plan: &ValidPlan, costs: &Costs) -> Self {
-        let topology = plan.topology();
-        let mut splits = vec![false; plan.n_stages() as usize];
-        for op in plan.rows().iter().flatten().filter(|op| op.phase == Phase::InputGrad) {
-            splits[op.stage.idx()] = true;
-        }
-        // What the way back spends on a stage: where I and W are apart the gradient leaves after I. On stage 0 W belongs to the
-        // way in any case, because it comes after I and ends the micro-batch.
-        let back = |stage: Stage| {
-            let weight_grad = if splits[stage.idx()] && stage.0 > 0 {
-                0.0
-            } else {
-                costs.weight_grad[stage.idx()]
-            };
-            costs.input_grad[stage.idx()] + weight_grad
-        };
-        let n_stages = plan.n_stages() as usize;
-        let (mut to, mut from) = (vec![0.0; n_stages], vec![0.0; n_stages]);
-        for stage in topology.stages().skip(1) {
-            let before = Stage(stage.0 - 1);
-            to[stage.idx()] = to[before.idx()]
-                + costs.forward[before.idx()]
-                + costs.latency(topology, before, stage);
-            from[stage.idx()] =
-                from[before.idx()] + back(before) + costs.latency(topology, stage, before);
-        }
-        let last = Stage(plan.n_stages() - 1);
-        let one_way = to[last.idx()] + costs.forward[last.idx()];
-        let is_forward_only = plan.is_forward_only();
-        let round_trip =
-            if is_forward_only { one_way } else { one_way + back(last) + from[last.idx()] };
-        let mut around = vec![(f64::INFINITY, f64::INFINITY); plan.n_ranks() as usize];
-        for stage in topology.stages() {
-            let (fill, drain) = &mut around[topology.rank_of(stage).idx()];
-            let after = if is_forward_only {
-                one_way - to[stage.idx()] - costs.forward[stage.idx()]
-            } else {
-                from[stage.idx()]
-            };
-            *fill = fill.min(to[stage.idx()]);
-            *drain = drain.min(after.max(0.0));
-        }
-        Self { around, round_trip }
-    }
-
-    fn around(&self, rank: Rank) -> (f64, f64) {
-        self.around[rank.idx()]
-    }
 }

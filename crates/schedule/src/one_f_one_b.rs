@@ -6,15 +6,18 @@
 //! ```
 //! The makespan is that of GPipe; rank r holds at most p−r activations instead of m.
 
-use crate::op::Op;
+use crate::action::Action;
+use crate::row::Row;
 
 /// The row of one rank: enough forwards to keep the ranks behind it busy, then pairs, then the backwards that are left.
-pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Op> {
+pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
     let n_warm_up = n_micro_batches.min(n_ranks - 1 - rank);
-    let mut row: Vec<Op> = (0..n_warm_up).map(|j| Op::forward(rank, j)).collect();
+    let mut row = Row::with_capacity(2 * n_micro_batches as usize);
+    (0..n_warm_up).for_each(|j| row.forward(rank, j));
     for j in n_warm_up..n_micro_batches {
-        row.extend([Op::forward(rank, j), Op::backward(rank, j - n_warm_up)]);
+        row.forward(rank, j);
+        row.backward(rank, j - n_warm_up);
     }
-    row.extend((n_micro_batches - n_warm_up..n_micro_batches).map(|j| Op::backward(rank, j)));
-    row
+    (n_micro_batches - n_warm_up..n_micro_batches).for_each(|j| row.backward(rank, j));
+    row.finish()
 }

@@ -1,4 +1,4 @@
-//! One cell of a plan: which stage computes what for which micro-batch. As text `2F0`: stage 2, forward, micro-batch 0.
+//! The smallest piece of work: which stage computes what for which micro-batch. As text `2F0`: stage 2, forward, micro-batch 0.
 
 use std::fmt;
 use std::str::FromStr;
@@ -90,6 +90,18 @@ impl Op {
         Self::new(Stage(stage), Phase::Backward, MicroBatch(micro_batch))
     }
 
+    /// `I` of a micro-batch on a stage.
+    #[inline]
+    pub fn input_grad(stage: u32, micro_batch: u32) -> Self {
+        Self::new(Stage(stage), Phase::InputGrad, MicroBatch(micro_batch))
+    }
+
+    /// `W` of a micro-batch on a stage.
+    #[inline]
+    pub fn weight_grad(stage: u32, micro_batch: u32) -> Self {
+        Self::new(Stage(stage), Phase::WeightGrad, MicroBatch(micro_batch))
+    }
+
     /// The same micro-batch and phase on another stage.
     #[inline]
     pub(crate) fn on(self, stage: Stage) -> Self {
@@ -106,7 +118,10 @@ impl fmt::Display for Op {
 
 /// A text that is not an op.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0")]
+#[error(
+    "`{text}` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or a pair such as \
+     (0F7;7B3)OVERLAP_F_B"
+)]
 pub struct ParseOpError {
     /// The text, cut to what fits on a line.
     pub text: String,

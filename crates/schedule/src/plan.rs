@@ -1,13 +1,14 @@
-//! A plan: for every rank the ops that it runs, in order. A [`Draft`] may hold anything; a [`ValidPlan`] has passed every rule.
+//! A plan: for every rank what it runs, in order. A [`Draft`] may hold anything; a [`ValidPlan`] has passed every rule.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::action::Action;
 use crate::error::ScheduleError;
-use crate::ids::{Rank, Stage};
+use crate::ids::{MicroBatch, Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
-use crate::topology::Topology;
+use crate::topology::{Places, Topology};
 use crate::validate;
 
 /// A plan that nobody has checked yet.
@@ -19,19 +20,28 @@ pub struct Draft {
     pub topology: Topology,
     /// m, the micro-batches of one step.
     pub n_micro_batches: u32,
-    /// For every rank its ops, in the order in which it runs them.
-    pub rows: Vec<Vec<Op>>,
+    /// For every rank what it runs, in order.
+    pub rows: Vec<Vec<Action>>,
 }
 
 impl Draft {
     /// Checks every rule: ids in range, a stage on one row, no op twice, none missing, order inside a row, and freedom from deadlock across rows.
     ///
     /// # Errors
-    /// [`ScheduleError::Invalid`] with the rule, the cell and the grid; [`ScheduleError::Zero`] without a micro-batch.
+    /// [`ScheduleError::Invalid`] with the rule, the cell and the grid; [`ScheduleError::Zero`] without a micro-batch;
+    /// [`ScheduleError::UnevenPipes`] if micro-batches do not divide over the copies of the model.
     pub fn validate(self) -> Result<ValidPlan, ScheduleError> {
         validate::check(&self)?;
-        let is_forward_only = self.rows.iter().flatten().all(|op| op.phase == Phase::Forward);
+        let is_forward_only = self.ops().all(|op| op.phase == Phase::Forward);
         Ok(ValidPlan { draft: self, is_forward_only })
+    }
+
+    pub(crate) fn places(&self) -> Places<'_> {
+        Places::new(&self.topology, self.n_micro_batches)
+    }
+
+    fn ops(&self) -> impl Iterator<Item = Op> {
+        self.rows.iter().flatten().flat_map(|action| action.ops())
     }
 }
 
@@ -63,6 +73,11 @@ impl ValidPlan {
         self.draft.topology.n_stages()
     }
 
+    /// How many copies of the model the plan trains: two for Chimera, else one.
+    pub fn n_pipes(&self) -> u32 {
+        self.draft.topology.n_pipes()
+    }
+
     /// v, the stages of a rank; where ranks hold different numbers, the most that one holds.
     pub fn n_virtual_stages(&self) -> u32 {
         self.draft.topology.n_virtual_stages()
@@ -73,22 +88,30 @@ impl ValidPlan {
         self.draft.n_micro_batches
     }
 
-    /// For every rank its ops, in order.
-    pub fn rows(&self) -> &[Vec<Op>] {
+    /// For every rank what it runs, in order.
+    pub fn rows(&self) -> &[Vec<Action>] {
         &self.draft.rows
     }
 
-    /// The ops of one rank, in order.
+    /// What one rank runs, in order.
     ///
     /// # Panics
     /// When there is no such rank.
-    pub fn row(&self, rank: Rank) -> &[Op] {
+    pub fn row(&self, rank: Rank) -> &[Action] {
         &self.draft.rows[rank.idx()]
     }
 
-    /// How many ops all rows hold.
+    /// The ops of one rank, in order; of an overlapped pair F, then B.
+    ///
+    /// # Panics
+    /// When there is no such rank.
+    pub fn ops(&self, rank: Rank) -> impl Iterator<Item = Op> + Clone {
+        self.row(rank).iter().flat_map(|action| action.ops())
+    }
+
+    /// How many ops all rows hold; an overlapped pair counts two.
     pub fn n_ops(&self) -> usize {
-        self.draft.rows.iter().map(Vec::len).sum()
+        self.draft.ops().count()
     }
 
     /// Whether no row holds a backward: a plan for inference.
@@ -96,21 +119,43 @@ impl ValidPlan {
         self.is_forward_only
     }
 
+    /// The copy of the model in which a micro-batch runs.
+    #[inline]
+    pub fn pipe_of(&self, micro_batch: MicroBatch) -> Pipe {
+        self.draft.places().pipe_of(micro_batch)
+    }
+
+    /// The rank that runs a stage for a micro-batch.
+    ///
+    /// # Panics
+    /// When there is no such stage or micro-batch.
+    #[inline]
+    pub fn rank_of(&self, stage: Stage, micro_batch: MicroBatch) -> Rank {
+        self.draft.places().rank_of(stage, micro_batch)
+    }
+
+    pub(crate) fn places(&self) -> Places<'_> {
+        self.draft.places()
+    }
+
     /// For every rank the most (stage, micro-batch) pairs that are alive at once, from the start of F to the end of B, or of W.
     ///
     /// In a forward-only plan nothing waits for a backward: a pair lives during its F alone.
     pub fn peak_activations(&self) -> Vec<u32> {
-        let row_peak = |row: &Vec<Op>| {
+        let row_peak = |row: &Vec<Action>| {
             let (mut n_live, mut peak) = (0_u32, 0);
-            for op in row {
-                match op.phase {
-                    Phase::Forward if self.is_forward_only => peak = 1,
-                    Phase::Forward => {
-                        n_live += 1;
-                        peak = peak.max(n_live);
+            for action in row {
+                // The two halves of a pair run at the same time: what F takes is there before B lets go.
+                for op in action.ops() {
+                    match op.phase {
+                        Phase::Forward if self.is_forward_only => peak = 1,
+                        Phase::Forward => {
+                            n_live += 1;
+                            peak = peak.max(n_live);
+                        }
+                        Phase::Backward | Phase::WeightGrad => n_live -= 1,
+                        Phase::InputGrad => {}
                     }
-                    Phase::Backward | Phase::WeightGrad => n_live -= 1,
-                    Phase::InputGrad => {}
                 }
             }
             peak
@@ -118,7 +163,7 @@ impl ValidPlan {
         self.rows().iter().map(row_peak).collect()
     }
 
-    /// One line of text for every rank, its ops joined by commas: `0F0,0F1,0B0,0B1`.
+    /// One line of text for every rank, its cells joined by commas: `0F0,0F1,0B0,0B1`.
     pub fn to_text_rows(&self) -> Vec<String> {
         self.rows().iter().map(|row| text_row(row)).collect()
     }
@@ -151,7 +196,7 @@ impl fmt::Display for ValidPlan {
     }
 }
 
-/// A plan as JSON: the version of this form, the name, the sizes, the rank of each stage, and the ops as text.
+/// A plan as JSON: the version of this form, the name, the sizes, the rank of each stage, and the cells as text.
 #[derive(Serialize)]
 struct Json<'a> {
     schema: u32,
@@ -160,7 +205,10 @@ struct Json<'a> {
     micro_batches: u32,
     virtual_stages: u32,
     placement: &'a [Rank],
-    rows: &'a [Vec<Op>],
+    /// Where there is a second copy of the model: the rank of each of its stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    second_placement: Option<&'a [Rank]>,
+    rows: &'a [Vec<Action>],
 }
 
 impl Serialize for ValidPlan {
@@ -171,20 +219,26 @@ impl Serialize for ValidPlan {
             pp: self.n_ranks(),
             micro_batches: self.n_micro_batches(),
             virtual_stages: self.n_virtual_stages(),
-            placement: self.topology().ranks(),
+            placement: self.topology().ranks(Pipe(0)),
+            second_placement: (self.n_pipes() > 1).then(|| self.topology().ranks(Pipe(1))),
             rows: self.rows(),
         };
         json.serialize(serializer)
     }
 }
 
-fn text_row(row: &[Op]) -> String {
+fn text_row(row: &[Action]) -> String {
     use fmt::Write as _;
     let mut text = String::with_capacity(row.len() * 5);
-    for (place, op) in row.iter().enumerate() {
+    for (place, action) in row.iter().enumerate() {
         let comma = if place > 0 { "," } else { "" };
         // Writing into a `String` cannot fail.
-        let _ = write!(text, "{comma}{}{}{}", op.stage, op.phase.letter(), op.micro_batch);
+        let _ = match action {
+            Action::One(op) => {
+                write!(text, "{comma}{}{}{}", op.stage, op.phase.letter(), op.micro_batch)
+            }
+            Action::Overlapped(_) => write!(text, "{comma}{action}"),
+        };
     }
     text
 }

@@ -5,11 +5,15 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::action::Action;
 use crate::error::{ScheduleError, excerpt};
-use crate::op::Op;
+use crate::ids::Rank;
 use crate::plan::{Draft, ValidPlan};
 use crate::topology::{Placement, Topology, n_stages};
-use crate::{gpipe, interleaved, naive, one_f_one_b};
+use crate::{
+    chimera, dual_pipe_v, forward_only, gpipe, interleaved, interleaved_zero_bubble, looped_bfs,
+    naive, one_f_one_b, zb_v, zero_bubble,
+};
 
 /// A schedule that can be generated for any size that its rule accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,6 +28,22 @@ pub enum ScheduleName {
     OneFOneB,
     /// 1F1B over several stages a rank: a smaller bubble for more messages.
     InterleavedOneFOneB,
+    /// GPipe over several stages a rank.
+    LoopedBfs,
+    /// Backwards in two halves, with the memory of 1F1B.
+    ZbH1,
+    /// Backwards in two halves, with twice that memory and no bubble where F, I and W take as long.
+    ZbH2,
+    /// Interleaved 1F1B with backwards in two halves.
+    InterleavedZb,
+    /// Zero bubble on two stages a rank in a V, with the memory of 1F1B on every rank.
+    ZbV,
+    /// Forwards that overlap backwards, on two stages a rank in a V.
+    DualPipeV,
+    /// Two pipelines in opposite directions, with two copies of the weights.
+    Chimera,
+    /// Forwards alone: evaluation.
+    ForwardOnly,
 }
 
 /// How large a plan shall be.
@@ -40,12 +60,28 @@ pub struct Sizes {
     pub interleave_group: Option<u32>,
 }
 
-/// The most ops that a plan may hold. At 12 bytes an op such a plan is 48 GiB.
+/// The most ops that a plan may hold. At 20 bytes a cell such a plan is 80 GiB.
 const OPS_MAX: u128 = 1 << 32;
 
 impl ScheduleName {
     /// Every schedule, from the simplest on.
-    pub const ALL: [Self; 4] =
+    pub const ALL: [Self; 12] = [
+        Self::Naive,
+        Self::Gpipe,
+        Self::OneFOneB,
+        Self::InterleavedOneFOneB,
+        Self::LoopedBfs,
+        Self::ZbH1,
+        Self::ZbH2,
+        Self::InterleavedZb,
+        Self::ZbV,
+        Self::DualPipeV,
+        Self::Chimera,
+        Self::ForwardOnly,
+    ];
+
+    /// The four schedules of the notebook, in its own order.
+    pub const NOTEBOOK: [Self; 4] =
         [Self::Naive, Self::Gpipe, Self::OneFOneB, Self::InterleavedOneFOneB];
 
     /// The name as users write it.
@@ -55,6 +91,14 @@ impl ScheduleName {
             Self::Gpipe => "gpipe",
             Self::OneFOneB => "1f1b",
             Self::InterleavedOneFOneB => "interleaved-1f1b",
+            Self::LoopedBfs => "looped-bfs",
+            Self::ZbH1 => "zb-h1",
+            Self::ZbH2 => "zb-h2",
+            Self::InterleavedZb => "interleaved-zb",
+            Self::ZbV => "zb-v",
+            Self::DualPipeV => "dualpipe-v",
+            Self::Chimera => "chimera",
+            Self::ForwardOnly => "forward-only",
         }
     }
 
@@ -65,31 +109,60 @@ impl ScheduleName {
 
     /// v where nobody says otherwise: 2 for a schedule that lives on several stages a rank, else 1.
     pub fn default_virtual_stages(self) -> u32 {
-        match self {
-            Self::Naive | Self::Gpipe | Self::OneFOneB => 1,
-            Self::InterleavedOneFOneB => 2,
+        match self.chunks() {
+            Chunks::One => 1,
+            Chunks::Two | Chunks::Any => 2,
         }
+    }
+
+    /// Whether the schedule trains; else it has forwards alone.
+    pub fn trains(self) -> bool {
+        self != Self::ForwardOnly
     }
 
     /// The plan of this schedule for these sizes.
     ///
     /// # Errors
-    /// A size of zero, more ops than a plan holds, virtual stages or an interleave group where the schedule has none, or a
-    /// number of micro-batches that cannot be interleaved; each with what would be accepted.
+    /// A size of zero, more ops than a plan holds, or a number of ranks, of micro-batches, of virtual stages or an interleave group
+    /// that the schedule does not take; each with what would be accepted.
     pub fn generate(self, sizes: &Sizes) -> Result<ValidPlan, ScheduleError> {
         let group = self.check(sizes)?;
         let &Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, .. } = sizes;
-        let row = |rank: u32| -> Vec<Op> {
+        let topology = self.topology(sizes)?;
+        let row = |rank: u32| -> Vec<Action> {
             match self {
                 Self::Naive => naive::row(rank, m),
-                Self::Gpipe => gpipe::row(rank, m),
+                Self::Gpipe => gpipe::row(rank, p, m),
                 Self::OneFOneB => one_f_one_b::row(rank, p, m),
                 Self::InterleavedOneFOneB => interleaved::row(rank, p, m, v, group),
+                Self::LoopedBfs => looped_bfs::row(rank, p, m, v),
+                Self::ZbH1 => zero_bubble::h1(rank, p, m),
+                Self::ZbH2 => zero_bubble::h2(rank, p, m),
+                Self::InterleavedZb => interleaved_zero_bubble::row(rank, p, m, v, group),
+                Self::ZbV => zb_v::row(rank, p, m),
+                Self::DualPipeV => dual_pipe_v::row(rank, p, m),
+                Self::Chimera => chimera::row(rank, p, m),
+                Self::ForwardOnly => forward_only::row(Rank(rank), &topology, m),
             }
         };
-        let topology = Topology::new(p, v, Placement::Loop)?;
         let rows = (0..p).map(row).collect();
         Draft { name: self.to_string(), topology, n_micro_batches: m, rows }.validate()
+    }
+
+    /// Which rank holds which stage under this schedule.
+    ///
+    /// # Errors
+    /// Sizes of zero, or too large ones.
+    pub fn topology(self, sizes: &Sizes) -> Result<Topology, ScheduleError> {
+        let &Sizes { n_ranks: p, n_virtual_stages: v, .. } = sizes;
+        match self {
+            Self::ZbV | Self::DualPipeV => Topology::new(p, v, Placement::V),
+            Self::Chimera => Topology::from_pipes(&[
+                (0..p).map(Rank).collect(),
+                (0..p).rev().map(Rank).collect(),
+            ]),
+            _ => Topology::new(p, v, Placement::Loop),
+        }
     }
 
     /// Whether this schedule takes these sizes, without making the plan. Returns the interleave group that it will use: m
@@ -98,28 +171,100 @@ impl ScheduleName {
     /// # Errors
     /// As [`ScheduleName::generate`].
     pub fn check(self, sizes: &Sizes) -> Result<u32, ScheduleError> {
-        let &Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group } = sizes;
-        let n_stages = n_stages(n_ranks, n_virtual_stages)?;
-        if n_micro_batches == 0 {
+        let &Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, interleave_group } =
+            sizes;
+        let n_stages = n_stages(p, v)?;
+        if m == 0 {
             return Err(ScheduleError::Zero { what: "micro-batches" });
         }
-        let n_ops = 2 * u128::from(n_stages) * u128::from(n_micro_batches);
+        let n_ops = self.n_ops_at_most(n_stages, m);
         if n_ops > OPS_MAX {
             return Err(ScheduleError::TooLarge { what: "ops", value: n_ops, limit: OPS_MAX });
         }
+        let accepted = match self.chunks() {
+            Chunks::One if v != 1 => "1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)",
+            Chunks::Two if v != 2 => "2",
+            _ => "",
+        };
+        if !accepted.is_empty() {
+            return Err(ScheduleError::VirtualStages { schedule: self, given: v, accepted });
+        }
+        if self == Self::InterleavedOneFOneB {
+            return interleaved::group(p, m, interleave_group);
+        }
+        if let Some(given) = interleave_group {
+            return Err(ScheduleError::GroupUnused { schedule: self, given });
+        }
+        let micro_batches = |why: &str, accepted: String| {
+            Err(ScheduleError::MicroBatches {
+                schedule: self,
+                n_ranks: p,
+                given: m,
+                why: why.to_owned(),
+                accepted,
+            })
+        };
         match self {
-            Self::InterleavedOneFOneB => {
-                interleaved::group(n_ranks, n_micro_batches, interleave_group)
+            Self::InterleavedZb if !interleaved::rounds_accept(p, m) => micro_batches(
+                ": it runs max(1, m/p) rounds of equal length",
+                interleaved::near_rounds(p, m).join(", or "),
+            ),
+            Self::InterleavedZb => Ok(m / interleaved::rounds(p, m)),
+            Self::DualPipeV if u64::from(m) < 2 * u64::from(p) => {
+                micro_batches("", format!("m={} or more", 2 * u64::from(p)))
             }
-            Self::Naive | Self::Gpipe | Self::OneFOneB if n_virtual_stages != 1 => {
-                Err(ScheduleError::VirtualStages { schedule: self, given: n_virtual_stages })
+            Self::Chimera if !p.is_multiple_of(2) => {
+                let above = p.saturating_add(1);
+                let accepted = match p - 1 {
+                    0 => format!("an even number, such as {above}"),
+                    below => format!("an even number, such as {below} or {above}"),
+                };
+                Err(ScheduleError::Ranks { schedule: self, given: p, accepted })
             }
-            Self::Naive | Self::Gpipe | Self::OneFOneB => match interleave_group {
-                Some(given) => Err(ScheduleError::GroupUnused { schedule: self, given }),
-                None => Ok(n_micro_batches),
-            },
+            Self::Chimera if !m.is_multiple_of(2) => {
+                micro_batches(": half of them go each way", format!("m={}", m.saturating_add(1)))
+            }
+            _ => Ok(m),
         }
     }
+
+    /// The ops of a plan of `n_stages` stages and m micro-batches, if every backward that the schedule may split is split.
+    pub fn n_ops_at_most(self, n_stages: u32, n_micro_batches: u32) -> u128 {
+        let n_phases = match self {
+            Self::ForwardOnly => 1,
+            Self::Naive
+            | Self::Gpipe
+            | Self::OneFOneB
+            | Self::InterleavedOneFOneB
+            | Self::LoopedBfs
+            | Self::Chimera => 2,
+            Self::ZbH1 | Self::ZbH2 | Self::InterleavedZb | Self::ZbV | Self::DualPipeV => 3,
+        };
+        n_phases * u128::from(n_stages) * u128::from(n_micro_batches)
+    }
+
+    fn chunks(self) -> Chunks {
+        match self {
+            Self::Naive
+            | Self::Gpipe
+            | Self::OneFOneB
+            | Self::ZbH1
+            | Self::ZbH2
+            | Self::Chimera => Chunks::One,
+            Self::ZbV | Self::DualPipeV => Chunks::Two,
+            Self::InterleavedOneFOneB
+            | Self::LoopedBfs
+            | Self::InterleavedZb
+            | Self::ForwardOnly => Chunks::Any,
+        }
+    }
+}
+
+/// How many stages a rank may hold.
+enum Chunks {
+    One,
+    Two,
+    Any,
 }
 
 impl fmt::Display for ScheduleName {

@@ -1,22 +1,25 @@
 //! Plays a plan through with given costs: when each op starts and ends, who waits how long, and what must be held meanwhile.
 //!
-//! An op starts when its rank is free and its input is there. Nothing else delays it: sends are free, links are never busy.
+//! A cell starts when its rank is free and its inputs are there. A message leaves when its op ends; it takes its edge's latency, and
+//! where the edge has a bandwidth it occupies the edge for as long as its size needs, behind the messages before it.
 
 use serde::Serialize;
 
+use crate::action::Action;
 use crate::costs::Costs;
 use crate::error::ScheduleError;
-use crate::ids::Rank;
+use crate::ids::Stage;
 use crate::lower_bound::lower_bound;
+use crate::memory::peak_memory;
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
 use crate::walk::Walk;
 
-/// An op with its times.
+/// A cell with its times.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TimedOp {
+pub struct TimedAction {
     /// What ran.
-    pub op: Op,
+    pub action: Action,
     /// When it started.
     pub start: f64,
     /// When it ended.
@@ -26,9 +29,9 @@ pub struct TimedOp {
 /// What a plan takes. Lists have one entry a rank; times have the unit of the costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulation {
-    /// Every op with its times, rank by rank, in the order in which they ran.
+    /// Every cell with its times, rank by rank, in the order in which they ran.
     #[serde(skip)]
-    pub timeline: Vec<Vec<TimedOp>>,
+    pub timeline: Vec<Vec<TimedAction>>,
     /// From the first start to the last end on any rank.
     pub makespan: f64,
     /// How long each rank computes.
@@ -45,23 +48,33 @@ pub struct Simulation {
     pub span_bubble: f64,
     /// The most (stage, micro-batch) pairs alive at once.
     pub peak_activations: Vec<u32>,
-    /// The most memory at once, in the unit of [`Costs::activation`].
+    /// The most memory at once, in the unit of [`Costs::activation`]: activations, what stays of them until W is summed, and
+    /// messages that lie there unused.
     pub peak_memory: Vec<f64>,
-    /// No order of these ops on these ranks can be faster than this.
+    /// The most that each rank may hold, where the costs say so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<Vec<f64>>,
+    /// Whether every rank stays within its limit; `None` without limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fits_memory: Option<bool>,
+    /// No order of these ops on these ranks, within the memory limit that the plan keeps, can be faster than this.
     pub lower_bound: f64,
     /// What sets the lower bound.
     pub lower_bound_reason: String,
 }
 
-/// Plays a plan through. Linear in the number of ops.
+/// Plays a plan through. Linear in the number of ops, but for the sorting of memory events where messages take memory.
 ///
 /// # Errors
 /// [`ScheduleError::Costs`] when the costs do not fit the plan, are no durations, or are 0 for every op.
 pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleError> {
     costs.check(plan.topology())?;
-    let timeline = timeline(plan, costs);
-    let busy: Vec<f64> =
-        plan.rows().iter().map(|row| row.iter().map(|&op| costs.duration(op)).sum()).collect();
+    let Played { timeline, arrivals } = play(plan, costs);
+    let busy: Vec<f64> = plan
+        .rows()
+        .iter()
+        .map(|row| row.iter().map(|&action| costs.duration_of(action)).sum())
+        .collect();
     let makespan = timeline.iter().flatten().map(|timed| timed.end).fold(0.0, f64::max);
     let total_busy: f64 = busy.iter().sum();
     if total_busy <= 0.0 {
@@ -80,10 +93,14 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
     let total_idle: f64 = idle.iter().sum();
     let n_ranks = f64::from(plan.n_ranks());
     let longest_span = span.iter().copied().fold(0.0, f64::max);
-    let (bound, lower_bound_reason) = lower_bound(plan, costs, &busy);
+    let peak_memory = peak_memory(plan, costs, &timeline, &arrivals);
+    let fits_memory = costs.memory_limit.as_ref().map(|limits| fits(&peak_memory, limits));
+    let limits = costs.memory_limit.as_deref().filter(|_| fits_memory == Some(true));
+    let (bound, lower_bound_reason) = lower_bound(plan, costs, limits);
     debug_assert!(
         bound <= makespan * (1.0 + 1e-9),
-        "the bound {bound} is above the makespan {makespan}"
+        "the bound {bound} ({lower_bound_reason}) is above the makespan {makespan} of {}",
+        plan.name()
     );
     Ok(Simulation {
         makespan,
@@ -91,7 +108,9 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
         bubble_overhead: total_idle / total_busy,
         span_bubble: (longest_span - total_busy / n_ranks) / longest_span,
         peak_activations: plan.peak_activations(),
-        peak_memory: plan.rows().iter().map(|row| peak_memory(plan, costs, row)).collect(),
+        peak_memory,
+        memory_limit: costs.memory_limit.clone(),
+        fits_memory,
         // The two are sums of the same numbers in another order: only rounding can put the bound above.
         lower_bound: bound.min(makespan),
         lower_bound_reason,
@@ -102,53 +121,88 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
     })
 }
 
-fn timeline(plan: &ValidPlan, costs: &Costs) -> Vec<Vec<TimedOp>> {
-    let topology = plan.topology();
-    let n_micro_batches = plan.n_micro_batches() as usize;
-    let n_pairs = plan.n_stages() as usize * n_micro_batches;
-    // When the output of a pair, and the gradient of its input, are made.
-    let (mut forward_end, mut gradient_end) = (vec![0.0_f64; n_pairs], vec![0.0_f64; n_pairs]);
-    let mut timeline: Vec<Vec<TimedOp>> =
-        plan.rows().iter().map(|row| Vec::with_capacity(row.len())).collect();
-    Walk::new(plan.rows(), topology, plan.n_micro_batches()).run(|Rank(rank), _, op| {
-        let row = &mut timeline[rank as usize];
-        let free = row.last().map_or(0.0, |timed: &TimedOp| timed.end);
-        let ends = if op.phase == Phase::Forward { &mut forward_end } else { &mut gradient_end };
-        let at = |stage: usize| stage * n_micro_batches + op.micro_batch.idx();
-        let arrival = plan
-            .input_stage(op)
-            .map_or(0.0, |from| ends[at(from.idx())] + costs.latency(topology, from, op.stage));
-        let start = free.max(arrival);
-        let end = start + costs.duration(op);
-        if op.phase != Phase::WeightGrad {
-            ends[at(op.stage.idx())] = end;
-        }
-        row.push(TimedOp { op, start, end });
-    });
-    timeline
+/// Whether no peak is above its limit, beyond rounding.
+pub(crate) fn fits(peaks: &[f64], limits: &[f64]) -> bool {
+    peaks.iter().zip(limits).all(|(peak, limit)| *peak <= limit * (1.0 + 1e-9))
 }
 
-fn span(row: &[TimedOp]) -> f64 {
+/// A message that a rank gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// The op that uses it.
+    pub(crate) op: Op,
+    pub(crate) at: f64,
+}
+
+struct Played {
+    timeline: Vec<Vec<TimedAction>>,
+    /// For every rank the messages that it gets, where their memory counts.
+    arrivals: Vec<Vec<Arrival>>,
+}
+
+fn play(plan: &ValidPlan, costs: &Costs) -> Played {
+    let places = plan.places();
+    let n_micro_batches = plan.n_micro_batches() as usize;
+    let n_ranks = plan.n_ranks() as usize;
+    let n_pairs = plan.n_stages() as usize * n_micro_batches;
+    let counts_messages = costs.boundary.iter().any(|&size| size > 0.0);
+    // When the input of a pair's F, and of its B or I, is there.
+    let (mut forward_input, mut gradient) = (vec![0.0_f64; n_pairs], vec![0.0_f64; n_pairs]);
+    let mut timeline: Vec<Vec<TimedAction>> =
+        plan.rows().iter().map(|row| Vec::with_capacity(row.len())).collect();
+    let mut arrivals = vec![Vec::new(); n_ranks];
+    let mut free = vec![0.0_f64; n_ranks];
+    let mut edge_free =
+        vec![0.0_f64; if costs.bandwidth.is_some() { n_ranks * n_ranks } else { 0 }];
+    Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches()).run(|rank, _, action| {
+        let at = |stage: Stage, op: Op| stage.idx() * n_micro_batches + op.micro_batch.idx();
+        let mut start = free[rank.idx()];
+        for op in action.ops() {
+            let input = match op.phase {
+                Phase::Forward => forward_input[at(op.stage, op)],
+                Phase::Backward | Phase::InputGrad => gradient[at(op.stage, op)],
+                Phase::WeightGrad => continue,
+            };
+            start = start.max(input);
+        }
+        let end = start + costs.duration_of(action);
+        let mut free_at = end;
+        for op in action.ops() {
+            let (next, inputs) = match op.phase {
+                Phase::Forward => (plan.topology().after(op.stage), &mut forward_input),
+                Phase::Backward | Phase::InputGrad => {
+                    (plan.topology().before(op.stage), &mut gradient)
+                }
+                Phase::WeightGrad => continue,
+            };
+            let Some(next) = next else { continue };
+            let to = places.rank_of(next, op.micro_batch);
+            let mut arrival = end;
+            if to != rank {
+                if costs.bandwidth.is_some() {
+                    let edge = &mut edge_free[rank.idx() * n_ranks + to.idx()];
+                    *edge = edge.max(end) + costs.transfer((rank, op.stage), (to, next));
+                    arrival = *edge;
+                }
+                arrival += costs.latency(rank, to);
+                if !costs.overlapped_comm {
+                    free_at = free_at.max(arrival);
+                }
+                if counts_messages {
+                    arrivals[to.idx()].push(Arrival { op: op.on(next), at: arrival });
+                }
+            }
+            inputs[at(next, op)] = arrival;
+        }
+        free[rank.idx()] = free_at;
+        timeline[rank.idx()].push(TimedAction { action, start, end });
+    });
+    Played { timeline, arrivals }
+}
+
+fn span(row: &[TimedAction]) -> f64 {
     match (row.first(), row.last()) {
         (Some(first), Some(last)) => last.end - first.start,
         _ => 0.0,
     }
-}
-
-/// Memory is taken at the start of F; all of it goes at the end of B, or all but the residue at the end of I and the rest after W.
-fn peak_memory(plan: &ValidPlan, costs: &Costs, row: &[Op]) -> f64 {
-    let (mut held, mut peak) = (0.0_f64, 0.0_f64);
-    for op in row {
-        let (activation, residue) =
-            (costs.activation[op.stage.idx()], costs.residue[op.stage.idx()]);
-        match op.phase {
-            Phase::Forward if plan.is_forward_only() => peak = peak.max(activation),
-            Phase::Forward => held += activation,
-            Phase::Backward => held -= activation,
-            Phase::InputGrad => held -= activation - residue,
-            Phase::WeightGrad => held -= residue,
-        }
-        peak = peak.max(held);
-    }
-    peak
 }

@@ -1,17 +1,17 @@
 //! Which rank holds which stage.
 //!
 //! ```text
-//! loop, p=4 v=2          V, p=4 v=2
-//! rank 0   0   4         rank 0   0   7
-//! rank 1   1   5         rank 1   1   6
-//! rank 2   2   6         rank 2   2   5
-//! rank 3   3   7         rank 3   3   4
+//! loop, p=4 v=2          V, p=4 v=2             two pipes, p=4: stages of the first and of the second copy of the model
+//! rank 0   0   4         rank 0   0   7         rank 0   0 | 3
+//! rank 1   1   5         rank 1   1   6         rank 1   1 | 2
+//! rank 2   2   6         rank 2   2   5         rank 2   2 | 1
+//! rank 3   3   7         rank 3   3   4         rank 3   3 | 0
 //! ```
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::ScheduleError;
-use crate::ids::{Chunk, Rank, Stage};
+use crate::ids::{Chunk, MicroBatch, Pipe, Rank, Stage};
 
 /// How stages are dealt out to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -23,12 +23,17 @@ pub enum Placement {
     V,
 }
 
-/// The rank of every stage.
+/// The rank of every stage, in each copy of the model.
+///
+/// Nearly always there is one copy, one *pipe*. With k pipes the first m/k micro-batches run in the first copy, the next m/k in the
+/// second, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
+    /// Pipe by pipe, stage by stage.
     rank_of: Vec<Rank>,
     chunk_of: Vec<Chunk>,
     n_ranks: u32,
+    n_stages: u32,
     n_virtual_stages: u32,
 }
 
@@ -53,30 +58,49 @@ impl Topology {
         Self::from_ranks(ranks.collect())
     }
 
-    /// Any assignment: entry s is the rank of stage s. There are as many ranks as the highest number says.
+    /// Any assignment of one pipe: entry s is the rank of stage s. There are as many ranks as the highest number says.
     ///
     /// # Errors
     /// [`ScheduleError::Zero`] without a stage, [`ScheduleError::IdleRank`] when a rank would hold none.
     pub fn from_ranks(ranks: Vec<Rank>) -> Result<Self, ScheduleError> {
-        let highest = ranks.iter().max().copied().ok_or(ScheduleError::Zero { what: "stages" })?;
+        Self::from_pipes(&[ranks])
+    }
+
+    /// Any assignment of several pipes: entry s of each list is the rank of stage s in that copy of the model.
+    ///
+    /// # Errors
+    /// As [`Topology::from_ranks`]; [`ScheduleError::Pipes`] when the lists differ in length.
+    pub fn from_pipes(pipes: &[Vec<Rank>]) -> Result<Self, ScheduleError> {
+        let n_stages = pipes.first().map_or(0, Vec::len);
+        if n_stages == 0 {
+            return Err(ScheduleError::Zero { what: "stages" });
+        }
+        if let Some(other) = pipes.iter().find(|pipe| pipe.len() != n_stages) {
+            return Err(ScheduleError::Pipes { first: n_stages, other: other.len() });
+        }
+        let ranks = pipes.concat();
+        let highest = ranks.iter().max().copied().unwrap_or_default();
         if highest.idx() >= ranks.len() {
-            return Err(ScheduleError::IdleRank {
-                rank: first_absent(&ranks),
-                n_stages: ranks.len(),
-            });
+            return Err(ScheduleError::IdleRank { rank: first_absent(&ranks), n_stages });
         }
         let n_ranks = highest.0 + 1;
-        let mut n_held = vec![0_u32; n_ranks as usize];
+        let mut n_all = vec![0_u32; n_ranks as usize];
+        let mut n_virtual_stages = 1;
         let mut chunk_of = Vec::with_capacity(ranks.len());
-        for rank in &ranks {
-            chunk_of.push(Chunk(n_held[rank.idx()]));
-            n_held[rank.idx()] += 1;
+        for pipe in pipes {
+            let mut n_held = vec![0_u32; n_ranks as usize];
+            for rank in pipe {
+                chunk_of.push(Chunk(n_held[rank.idx()]));
+                n_held[rank.idx()] += 1;
+                n_all[rank.idx()] += 1;
+                n_virtual_stages = n_virtual_stages.max(n_held[rank.idx()]);
+            }
         }
-        if let Some(idle) = n_held.iter().position(|&n| n == 0) {
-            return Err(ScheduleError::IdleRank { rank: Rank(idle as u32), n_stages: ranks.len() });
+        if let Some(idle) = n_all.iter().position(|&n| n == 0) {
+            return Err(ScheduleError::IdleRank { rank: Rank(idle as u32), n_stages });
         }
-        let n_virtual_stages = n_held.iter().max().copied().unwrap_or(1);
-        Ok(Self { rank_of: ranks, chunk_of, n_ranks, n_virtual_stages })
+        let n_stages = n_stages as u32;
+        Ok(Self { rank_of: ranks, chunk_of, n_ranks, n_stages, n_virtual_stages })
     }
 
     /// p, the number of ranks.
@@ -88,32 +112,47 @@ impl Topology {
     /// n, the number of stages.
     #[inline]
     pub fn n_stages(&self) -> u32 {
-        self.rank_of.len() as u32
+        self.n_stages
     }
 
-    /// v, the stages of a rank; where ranks hold different numbers, the most that one holds.
+    /// How many copies of the model there are.
+    #[inline]
+    pub fn n_pipes(&self) -> u32 {
+        self.rank_of.len() as u32 / self.n_stages
+    }
+
+    /// v, the stages of a rank in one pipe; where ranks hold different numbers, the most that one holds.
     #[inline]
     pub fn n_virtual_stages(&self) -> u32 {
         self.n_virtual_stages
     }
 
-    /// The rank that holds a stage.
+    /// The rank that holds a stage in one copy of the model.
     ///
     /// # Panics
-    /// When there is no such stage.
+    /// When there is no such pipe or stage.
     #[inline]
-    pub fn rank_of(&self, stage: Stage) -> Rank {
-        self.rank_of[stage.idx()]
+    pub fn rank_of(&self, pipe: Pipe, stage: Stage) -> Rank {
+        self.rank_of[self.at(pipe, stage)]
     }
 
-    /// The rank of every stage, in the order of the stages.
-    pub fn ranks(&self) -> &[Rank] {
-        &self.rank_of
+    /// The rank of every stage of one copy, in the order of the stages.
+    ///
+    /// # Panics
+    /// When there is no such pipe.
+    pub fn ranks(&self, pipe: Pipe) -> &[Rank] {
+        &self.rank_of[self.at(pipe, Stage(0))..][..self.n_stages as usize]
     }
 
-    /// The stages that a rank holds, ascending.
-    pub fn stages_of(&self, rank: Rank) -> Vec<Stage> {
-        self.stages().filter(|&stage| self.rank_of(stage) == rank).collect()
+    /// The stages that a rank holds, pipe by pipe, ascending.
+    pub fn stages_of(&self, rank: Rank) -> Vec<(Pipe, Stage)> {
+        let all = self.pipes().flat_map(|pipe| self.stages().map(move |stage| (pipe, stage)));
+        all.filter(|&(pipe, stage)| self.rank_of(pipe, stage) == rank).collect()
+    }
+
+    /// Every copy of the model.
+    pub fn pipes(&self) -> impl DoubleEndedIterator<Item = Pipe> + use<> {
+        (0..self.n_pipes()).map(Pipe)
     }
 
     /// Every stage, from the input of the model to its output.
@@ -121,13 +160,13 @@ impl Topology {
         (0..self.n_stages()).map(Stage)
     }
 
-    /// Which of its rank's stages a stage is, counted from the lowest.
+    /// Which of its rank's stages of that pipe a stage is, counted from the lowest.
     ///
     /// # Panics
-    /// When there is no such stage.
+    /// When there is no such pipe or stage.
     #[inline]
-    pub fn chunk_of(&self, stage: Stage) -> Chunk {
-        self.chunk_of[stage.idx()]
+    pub fn chunk_of(&self, pipe: Pipe, stage: Stage) -> Chunk {
+        self.chunk_of[self.at(pipe, stage)]
     }
 
     /// The stage before, unless this is the first.
@@ -140,6 +179,59 @@ impl Topology {
     #[inline]
     pub fn after(&self, stage: Stage) -> Option<Stage> {
         (stage.0 + 1 < self.n_stages()).then_some(Stage(stage.0 + 1))
+    }
+
+    /// The first copy of the model alone: where it is evaluated.
+    #[must_use]
+    pub fn first_pipe(&self) -> Self {
+        let n_stages = self.n_stages as usize;
+        Self {
+            rank_of: self.rank_of[..n_stages].to_vec(),
+            chunk_of: self.chunk_of[..n_stages].to_vec(),
+            ..*self
+        }
+    }
+
+    #[inline]
+    fn at(&self, pipe: Pipe, stage: Stage) -> usize {
+        debug_assert!(stage.0 < self.n_stages, "stage {stage} of {}", self.n_stages);
+        pipe.idx() * self.n_stages as usize + stage.idx()
+    }
+}
+
+/// Where the micro-batches of one step run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places<'a> {
+    topology: &'a Topology,
+    n_per_pipe: u32,
+}
+
+impl<'a> Places<'a> {
+    /// The micro-batches must divide over the pipes.
+    #[inline]
+    pub(crate) fn new(topology: &'a Topology, n_micro_batches: u32) -> Self {
+        Self { topology, n_per_pipe: (n_micro_batches / topology.n_pipes()).max(1) }
+    }
+
+    #[inline]
+    pub(crate) fn pipe_of(self, micro_batch: MicroBatch) -> Pipe {
+        // Division takes longer than all the rest, and nearly always there is one pipe.
+        if micro_batch.0 < self.n_per_pipe {
+            Pipe(0)
+        } else {
+            Pipe(micro_batch.0 / self.n_per_pipe)
+        }
+    }
+
+    #[inline]
+    pub(crate) fn rank_of(self, stage: Stage, micro_batch: MicroBatch) -> Rank {
+        self.topology.rank_of(self.pipe_of(micro_batch), stage)
+    }
+
+    /// Micro-batches of one pipe.
+    #[inline]
+    pub(crate) fn n_per_pipe(self) -> u32 {
+        self.n_per_pipe
     }
 }
 
@@ -173,17 +265,32 @@ mod tests {
     use super::*;
 
     fn ranks(topology: &Topology) -> Vec<u32> {
-        topology.ranks().iter().map(|rank| rank.0).collect()
+        topology.ranks(Pipe(0)).iter().map(|rank| rank.0).collect()
     }
 
     #[test]
     fn placements_deal_out_the_stages() {
         let looped = Topology::new(4, 2, Placement::Loop).unwrap();
         assert_eq!(ranks(&looped), [0, 1, 2, 3, 0, 1, 2, 3]);
-        assert_eq!(looped.stages_of(Rank(1)), [Stage(1), Stage(5)]);
-        assert_eq!(looped.chunk_of(Stage(5)), Chunk(1));
+        assert_eq!(looped.stages_of(Rank(1)), [(Pipe(0), Stage(1)), (Pipe(0), Stage(5))]);
+        assert_eq!(looped.chunk_of(Pipe(0), Stage(5)), Chunk(1));
         let zigzag = Topology::new(3, 3, Placement::V).unwrap();
         assert_eq!(ranks(&zigzag), [0, 1, 2, 2, 1, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn two_copies_of_a_model_share_the_ranks() {
+        let pipes = vec![(0..3).map(Rank).collect(), (0..3).rev().map(Rank).collect()];
+        let topology = Topology::from_pipes(&pipes).unwrap();
+        assert_eq!((topology.n_pipes(), topology.n_ranks(), topology.n_stages()), (2, 3, 3));
+        assert_eq!(topology.n_virtual_stages(), 1);
+        assert_eq!(topology.stages_of(Rank(0)), [(Pipe(0), Stage(0)), (Pipe(1), Stage(2))]);
+        let places = Places::new(&topology, 4);
+        let rank = |micro_batch| places.rank_of(Stage(0), MicroBatch(micro_batch)).0;
+        assert_eq!([rank(0), rank(1), rank(2), rank(3)], [0, 0, 2, 2]);
+        assert_eq!(topology.first_pipe(), Topology::new(3, 1, Placement::Loop).unwrap());
+        let refused = Topology::from_pipes(&[vec![Rank(0)], vec![]]).unwrap_err();
+        assert_eq!(refused, ScheduleError::Pipes { first: 1, other: 0 });
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::action::Action;
 use crate::error::{Rule, ScheduleError, Violation};
 use crate::grid;
 use crate::ids::{MicroBatch, Rank, Stage};
@@ -22,14 +23,19 @@ pub(crate) fn check(draft: &Draft) -> Result<(), ScheduleError> {
     if draft.n_micro_batches == 0 {
         return Err(ScheduleError::Zero { what: "micro-batches" });
     }
+    let (n_pipes, n_micro_batches) = (draft.topology.n_pipes(), draft.n_micro_batches);
+    if !n_micro_batches.is_multiple_of(n_pipes) {
+        return Err(ScheduleError::UnevenPipes { n_pipes, n_micro_batches });
+    }
     one_row_a_rank(draft)?;
     in_range(draft)?;
     one_row_a_stage(draft)?;
     // The rules below keep a byte for each (stage, micro-batch) pair: fewer ops than pairs cannot be complete, and asking for
     // that first keeps a short file that names huge numbers from claiming huge memory.
     let n_pairs = u128::from(draft.topology.n_stages()) * u128::from(draft.n_micro_batches);
-    let n_ops: usize = draft.rows.iter().map(Vec::len).sum();
-    if n_pairs > n_ops as u128 {
+    let n_cells: usize = draft.rows.iter().map(Vec::len).sum();
+    // A cell holds two ops at most.
+    if n_pairs > 2 * n_cells as u128 {
         return Err(first_missing_forward(draft));
     }
     let seen = no_duplicate(draft)?;
@@ -39,7 +45,7 @@ pub(crate) fn check(draft: &Draft) -> Result<(), ScheduleError> {
 }
 
 fn violation(
-    rows: &[Vec<Op>],
+    rows: &[Vec<Action>],
     rule: Rule,
     rank: Rank,
     cell: usize,
@@ -52,7 +58,10 @@ fn violation(
 
 fn cells(draft: &Draft) -> impl Iterator<Item = (Rank, usize, Op)> {
     draft.rows.iter().zip(0..).flat_map(|(row, rank)| {
-        row.iter().enumerate().map(move |(cell, &op)| (Rank(rank), cell, op))
+        let ops = move |(cell, action): (usize, &Action)| {
+            action.ops().map(move |op| (Rank(rank), cell, op))
+        };
+        row.iter().enumerate().flat_map(ops)
     })
 }
 
@@ -90,7 +99,7 @@ fn in_range(draft: &Draft) -> Result<(), ScheduleError> {
 /// A stage runs on the row of its rank alone.
 fn one_row_a_stage(draft: &Draft) -> Result<(), ScheduleError> {
     for (rank, cell, op) in cells(draft) {
-        let owner = draft.topology.rank_of(op.stage);
+        let owner = draft.places().rank_of(op.stage, op.micro_batch);
         if owner != rank {
             return Err(stage_on_two_rows(&draft.rows, rank, cell, op, owner));
         }
@@ -100,7 +109,7 @@ fn one_row_a_stage(draft: &Draft) -> Result<(), ScheduleError> {
 
 /// The refusal of an op that stands on `rank`'s row although its stage belongs to `owner`.
 pub(crate) fn stage_on_two_rows(
-    rows: &[Vec<Op>],
+    rows: &[Vec<Action>],
     rank: Rank,
     cell: usize,
     op: Op,
@@ -194,7 +203,7 @@ fn complete(draft: &Draft, seen: &[u8]) -> Result<(), ScheduleError> {
 }
 
 fn missing(draft: &Draft, op: Op) -> ScheduleError {
-    let rank = draft.topology.rank_of(op.stage);
+    let rank = draft.places().rank_of(op.stage, op.micro_batch);
     let cell = draft.rows[rank.idx()].len();
     let accepted = match op.phase {
         Phase::Forward => "an F of every micro-batch on every stage",
@@ -227,23 +236,37 @@ fn first_missing_forward(draft: &Draft) -> ScheduleError {
     unreachable!("a plan with fewer ops than (stage, micro-batch) pairs lacks an F")
 }
 
-/// On its own row, F stands before B and I, and I before W.
+/// On its own row, F stands before B and I, and I before W. The halves of a pair run at the same time, so that neither can wait
+/// for the other.
 fn ordered(draft: &Draft) -> Result<(), ScheduleError> {
     let mut done = vec![0_u8; draft.topology.n_stages() as usize * draft.n_micro_batches as usize];
-    for (rank, cell, op) in cells(draft) {
-        let needs = match op.phase {
-            Phase::Forward => None,
-            Phase::Backward | Phase::InputGrad => Some(Phase::Forward),
-            Phase::WeightGrad => Some(Phase::InputGrad),
-        };
-        let phases = &mut done[at(draft, op.stage, op.micro_batch)];
-        if let Some(phase) = needs.filter(|&phase| *phases & bit(phase) == 0) {
-            let needs = Op { phase, ..op };
-            let message =
-                format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
-            return Err(violation(&draft.rows, Rule::Order, rank, cell, Some(op), message));
+    for (row, rank) in draft.rows.iter().zip((0..).map(Rank)) {
+        for (cell, action) in row.iter().enumerate() {
+            for op in action.ops() {
+                let needs = match op.phase {
+                    Phase::Forward => None,
+                    Phase::Backward | Phase::InputGrad => Some(Phase::Forward),
+                    Phase::WeightGrad => Some(Phase::InputGrad),
+                };
+                let phases = done[at(draft, op.stage, op.micro_batch)];
+                if let Some(phase) = needs.filter(|&phase| phases & bit(phase) == 0) {
+                    let needs = Op { phase, ..op };
+                    let message = if action.ops().any(|other| other == needs) {
+                        format!(
+                            "{action} overlaps {op} with {needs}, which it needs; accepted: {needs} first"
+                        )
+                    } else {
+                        format!(
+                            "{op} stands before {needs}, which it needs; accepted: {needs} first"
+                        )
+                    };
+                    return Err(violation(&draft.rows, Rule::Order, rank, cell, Some(op), message));
+                }
+            }
+            for op in action.ops() {
+                done[at(draft, op.stage, op.micro_batch)] |= bit(op.phase);
+            }
         }
-        *phases |= bit(op.phase);
     }
     Ok(())
 }
@@ -258,9 +281,9 @@ fn deadlock_free(draft: &Draft) -> Result<(), ScheduleError> {
 /// Follows, from a rank that is stuck, who waits for whom until a rank comes up again: those from there on wait in a circle.
 fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
     let wait = |rank: usize| {
-        let op = *draft.rows[rank].get(walk.heads()[rank])?;
-        let stage = walk.missing_input(op)?;
-        Some((op, stage, draft.topology.rank_of(stage).idx()))
+        let action = *draft.rows[rank].get(walk.heads()[rank])?;
+        let (op, stage) = walk.missing(action)?;
+        Some((op, stage, draft.places().rank_of(stage, op.micro_batch).idx()))
     };
     let mut path = Vec::new();
     let mut place_of = BTreeMap::new();
@@ -277,13 +300,14 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
         .filter_map(|&rank| wait(rank).map(|(op, stage, next)| (rank, op, stage, next)))
         .collect();
     let needed = |op: Op, stage: Stage, rank: usize| {
-        let same = |other: &&Op| {
+        let same = |other: &Op| {
             other.stage == stage
                 && other.micro_batch == op.micro_batch
                 && (other.phase == Phase::Forward) == (op.phase == Phase::Forward)
         };
         // W of the same pair is no gradient of an input: the first match is F, B or I, because W comes after I.
-        draft.rows[rank].iter().find(same).map_or_else(|| op.on(stage).to_string(), Op::to_string)
+        let mut ops = draft.rows[rank].iter().flat_map(|action| action.ops());
+        ops.find(same).map_or_else(|| op.on(stage).to_string(), |op| op.to_string())
     };
     let Some(&(rank, op, stage, next)) = waits.iter().min_by_key(|(rank, ..)| *rank) else {
         unreachable!("a walk that is not finished has a rank that waits")

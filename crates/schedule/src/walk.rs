@@ -2,18 +2,20 @@
 
 use std::collections::VecDeque;
 
+use crate::action::Action;
 use crate::ids::{Rank, Stage};
 use crate::op::{Op, Phase};
-use crate::topology::Topology;
+use crate::topology::{Places, Topology};
 
 const FORWARD_DONE: u8 = 1;
 const GRADIENT_DONE: u8 = 2;
 
-/// The ops that are finished, and for every rank the position of its next one. Linear: an op is looked at once when it runs,
+/// The ops that are finished, and for every rank the position of its next cell. Linear: a cell is looked at once when it runs,
 /// and once more each time that its rank was woken and found it not ready.
 pub(crate) struct Walk<'a> {
-    rows: &'a [Vec<Op>],
+    rows: &'a [Vec<Action>],
     topology: &'a Topology,
+    places: Places<'a>,
     n_micro_batches: usize,
     done: Vec<u8>,
     heads: Vec<usize>,
@@ -22,30 +24,34 @@ pub(crate) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Before the first op. The rows must be in range and complete.
-    pub(crate) fn new(rows: &'a [Vec<Op>], topology: &'a Topology, n_micro_batches: u32) -> Self {
-        let n_micro_batches = n_micro_batches as usize;
-        let done = vec![0; topology.n_stages() as usize * n_micro_batches];
+    pub(crate) fn new(
+        rows: &'a [Vec<Action>],
+        topology: &'a Topology,
+        n_micro_batches: u32,
+    ) -> Self {
+        let done = vec![0; topology.n_stages() as usize * n_micro_batches as usize];
         Self {
             rows,
             topology,
-            n_micro_batches,
+            places: Places::new(topology, n_micro_batches),
+            n_micro_batches: n_micro_batches as usize,
             done,
             heads: vec![0; rows.len()],
             queued: vec![false; rows.len()],
         }
     }
 
-    /// Runs every rank as far as it can get, calling `visit` for each op in the order in which they run.
-    pub(crate) fn run(&mut self, visit: impl FnMut(Rank, usize, Op)) {
+    /// Runs every rank as far as it can get, calling `visit` for each cell in the order in which they run.
+    pub(crate) fn run(&mut self, visit: impl FnMut(Rank, usize, Action)) {
         self.run_from((0..self.rows.len()).collect(), |_, _| true, visit);
     }
 
-    /// Runs the ranks in `awake` and those that they wake, an op only where `may_run` says so.
+    /// Runs the ranks in `awake` and those that they wake, a cell only where `may_run` says so.
     pub(crate) fn run_from(
         &mut self,
         mut awake: VecDeque<usize>,
         mut may_run: impl FnMut(Rank, usize) -> bool,
-        mut visit: impl FnMut(Rank, usize, Op),
+        mut visit: impl FnMut(Rank, usize, Action),
     ) {
         for &rank in &awake {
             self.queued[rank] = true;
@@ -53,25 +59,27 @@ impl<'a> Walk<'a> {
         while let Some(rank) = awake.pop_front() {
             self.queued[rank] = false;
             let row = &self.rows[rank];
-            while let Some(&op) = row.get(self.heads[rank]) {
+            while let Some(&action) = row.get(self.heads[rank]) {
                 let cell = self.heads[rank];
-                if !may_run(Rank(rank as u32), cell) || self.missing_input(op).is_some() {
+                if !may_run(Rank(rank as u32), cell) || self.missing(action).is_some() {
                     break;
                 }
-                visit(Rank(rank as u32), cell, op);
+                visit(Rank(rank as u32), cell, action);
                 self.heads[rank] += 1;
-                if let Some(waiting) = self.finish(op)
-                    && waiting.idx() != rank
-                    && !self.queued[waiting.idx()]
-                {
-                    self.queued[waiting.idx()] = true;
-                    awake.push_back(waiting.idx());
+                for op in action.ops() {
+                    if let Some(waiting) = self.finish(op)
+                        && waiting.idx() != rank
+                        && !self.queued[waiting.idx()]
+                    {
+                        self.queued[waiting.idx()] = true;
+                        awake.push_back(waiting.idx());
+                    }
                 }
             }
         }
     }
 
-    /// The position of the next op on every row.
+    /// The position of the next cell on every row.
     pub(crate) fn heads(&self) -> &[usize] {
         &self.heads
     }
@@ -81,8 +89,13 @@ impl<'a> Walk<'a> {
         self.heads.iter().zip(self.rows).all(|(&head, row)| head == row.len())
     }
 
-    /// The stage whose output an op still waits for.
-    pub(crate) fn missing_input(&self, op: Op) -> Option<Stage> {
+    /// An op of a cell that cannot run yet, and the stage whose output it waits for.
+    #[inline]
+    pub(crate) fn missing(&self, action: Action) -> Option<(Op, Stage)> {
+        action.ops().find_map(|op| self.missing_input(op).map(|stage| (op, stage)))
+    }
+
+    fn missing_input(&self, op: Op) -> Option<Stage> {
         let (stage, needed) = match op.phase {
             Phase::Forward => (self.topology.before(op.stage)?, FORWARD_DONE),
             Phase::Backward | Phase::InputGrad => (self.topology.after(op.stage)?, GRADIENT_DONE),
@@ -100,7 +113,7 @@ impl<'a> Walk<'a> {
         };
         let at = self.at(op);
         self.done[at] |= flag;
-        waiting.map(|stage| self.topology.rank_of(stage))
+        waiting.map(|stage| self.places.rank_of(stage, op.micro_batch))
     }
 
     fn at(&self, op: Op) -> usize {

@@ -7,8 +7,7 @@
 
 use expect_test::{Expect, expect};
 use pp_schedule::{
-    Comm, Costs, Instruction, RankShare, ScheduleName, Sizes, ValidPlan, draw, lower,
-    lower_rendezvous,
+    Costs, Instruction, RankShare, ScheduleName, Sizes, ValidPlan, draw, lower, lower_rendezvous,
 };
 
 fn plan(
@@ -23,7 +22,7 @@ fn plan(
 
 fn check(plan: &ValidPlan, rows: &Expect, picture: &Expect) {
     rows.assert_eq(&plan.to_string());
-    let costs = Costs::per_rank_share(plan.topology(), &RankShare::default(), Comm::Latency(0.0));
+    let costs = Costs::per_rank_share(plan.topology(), &RankShare::default());
     picture.assert_eq(&draw(plan, &costs).unwrap());
 }
 
@@ -124,7 +123,7 @@ fn interleaved_in_one_short_round() {
 #[test]
 fn messages_take_time() {
     let plan = plan(ScheduleName::OneFOneB, 2, 3, 1);
-    let costs = Costs::uniform(2, 1.0, 0.5, 0.5, Comm::Latency(1.0));
+    let costs = Costs::uniform(2, 1.0, 0.5, 0.5, 1.0);
     expect![[r#"
         rank 0  F0|F1|.........B0|F2|B1|.........B2|
         rank 1  ......F0|B0|F1|B1|......F2|B2|......"#]]

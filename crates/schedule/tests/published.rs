@@ -3,7 +3,7 @@
 #![expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 
 use pp_schedule::{
-    Comm, Costs, RankShare, ScheduleName, Simulation, Sizes, ValidPlan, closed_form, simulate,
+    Costs, RankShare, ScheduleName, Simulation, Sizes, ValidPlan, closed_form, simulate,
 };
 
 fn sizes(n_ranks: u32, n_micro_batches: u32, n_virtual_stages: u32) -> Sizes {
@@ -12,12 +12,15 @@ fn sizes(n_ranks: u32, n_micro_batches: u32, n_virtual_stages: u32) -> Sizes {
 
 /// Every op costs its share of a chunk: F = I = W = 1 on every stage, B = 2.
 fn in_chunk_times(plan: &ValidPlan) -> Simulation {
-    simulate(plan, &Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, Comm::Latency(0.0))).unwrap()
+    simulate(plan, &Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, 0.0)).unwrap()
 }
 
 #[test]
 fn the_schedules_of_pytorch_take_as_long_and_hold_as_much() {
-    use ScheduleName::{Gpipe, InterleavedOneFOneB as Interleaved, OneFOneB};
+    use ScheduleName::{
+        DualPipeV, Gpipe, InterleavedOneFOneB as Interleaved, InterleavedZb, LoopedBfs, OneFOneB,
+        ZbV,
+    };
     let check = |name: ScheduleName, (p, m, v), makespan: f64, busy: f64, peaks: &[u32]| {
         let simulation = in_chunk_times(&name.generate(&sizes(p, m, v)).unwrap());
         assert_eq!(simulation.makespan, makespan, "{name} p={p} m={m} v={v}");
@@ -29,6 +32,11 @@ fn the_schedules_of_pytorch_take_as_long_and_hold_as_much() {
     check(Interleaved, (4, 8, 2), 57.0, 48.0, &[11, 9, 7, 5]);
     check(Interleaved, (4, 10, 2), 69.0, 60.0, &[12, 10, 8, 6]);
     check(Interleaved, (2, 8, 2), 51.0, 48.0, &[5, 3]);
+    check(LoopedBfs, (4, 8, 2), 57.0, 48.0, &[16; 4]);
+    check(InterleavedZb, (4, 8, 2), 51.0, 48.0, &[8; 4]);
+    check(ZbV, (2, 6, 2), 37.0, 36.0, &[4; 2]);
+    check(ZbV, (4, 8, 2), 51.0, 48.0, &[8; 4]);
+    check(DualPipeV, (4, 10, 2), 66.0, 60.0, &[9; 4]);
 }
 
 /// arXiv:2401.10241, the 1F1B column of its bubble table, from the measured times of its models.
@@ -37,7 +45,7 @@ fn the_zero_bubble_papers_1f1b_column() {
     let check =
         |p: u32, m: u32, [forward, input_grad, weight_grad, comm]: [f64; 4], span_bubble: f64| {
             let plan = ScheduleName::OneFOneB.generate(&sizes(p, m, 1)).unwrap();
-            let costs = Costs::uniform(p, forward, input_grad, weight_grad, Comm::Latency(comm));
+            let costs = Costs::uniform(p, forward, input_grad, weight_grad, comm);
             let ours = simulate(&plan, &costs).unwrap().span_bubble;
             assert!(
                 (ours - span_bubble).abs() <= 0.00005,

@@ -7,12 +7,12 @@
 
 use expect_test::{Expect, expect};
 use pp_schedule::{
-    Draft, Op, Placement, Rank, ScheduleError, ScheduleName, Sizes, Topology, import_csv,
+    Action, Draft, Placement, Rank, ScheduleError, ScheduleName, Sizes, Topology, import_csv,
 };
 
 /// Two ranks, one stage each, and these rows.
 fn draft(n_micro_batches: u32, rows: &[&str]) -> Draft {
-    let row = |row: &&str| row.split_whitespace().map(|op| op.parse::<Op>().unwrap()).collect();
+    let row = |row: &&str| row.split_whitespace().map(|op| op.parse::<Action>().unwrap()).collect();
     let topology = Topology::new(2, 1, Placement::Loop).unwrap();
     Draft {
         name: "test".to_owned(),
@@ -324,35 +324,35 @@ fn files_that_are_no_plans() {
         b"0F0,,0G0\n",
         "cell",
         expect![
-            "row 0, column 2: cell `0G0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+            "row 0, column 2: cell `0G0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
         ],
     );
     check(
         b"0F0,0B\n",
         "cell",
         expect![
-            "row 0, column 1: cell `0B` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+            "row 0, column 1: cell `0B` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
         ],
     );
     check(
         b"rank,op\n0,0F0\n",
         "cell",
         expect![
-            "row 0, column 0: cell `rank` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+            "row 0, column 0: cell `rank` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
         ],
     );
     check(
-        b"0F0,(0F1;0B0)OVERLAP_F_B,0B1\n",
+        b"0F0,(0F1;0I0)OVERLAP_F_B,0B1\n",
         "cell",
         expect![
-            "row 0, column 1: cell `(0F1;0B0)OVERLAP_F_B` is an overlapped pair, which cannot be run yet; accepted: single ops such as 2F0"
+            "row 0, column 1: cell `(0F1;0I0)OVERLAP_F_B` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
         ],
     );
     check(
         b"0F0,0B0\n0SEND_F0,1F0\n",
         "cell",
         expect![
-            "row 1, column 0: cell `0SEND_F0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or nothing"
+            "row 1, column 0: cell `0SEND_F0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
         ],
     );
     check(
@@ -405,14 +405,14 @@ fn sizes_that_a_schedule_does_not_take() {
         assert!(refused.to_string().len() <= 300);
         refused.to_string()
     };
-    expect!["unknown schedule `zb-h1`; accepted: naive gpipe 1f1b interleaved-1f1b"]
-        .assert_eq(&generate("zb-h1", 4, 8, 1, None));
+    expect!["unknown schedule `zb-h9`; accepted: naive gpipe 1f1b interleaved-1f1b looped-bfs zb-h1 zb-h2 interleaved-zb zb-v dualpipe-v chimera forward-only"]
+        .assert_eq(&generate("zb-h9", 4, 8, 1, None));
     expect!["the number of ranks is 0; accepted: 1 or more"]
         .assert_eq(&generate("gpipe", 0, 8, 1, None));
     expect!["the number of micro-batches is 0; accepted: 1 or more"]
         .assert_eq(&generate("gpipe", 4, 0, 1, None));
     expect![
-        "1f1b runs 1 virtual stage on each rank, not 2; accepted: 1 (interleaved-1f1b takes more)"
+        "1f1b does not run v=2 virtual stages on each rank; accepted: 1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)"
     ]
     .assert_eq(&generate("1f1b", 4, 8, 2, None));
     expect!["gpipe has no interleave group, but 4 was given; accepted: none (interleaved-1f1b takes one)"].assert_eq(&generate("gpipe", 4, 8, 1, Some(4)));

@@ -109,6 +109,9 @@ pub struct DeviceMapEntry {
 pub struct StageInfo {
     /// The stage.
     pub stage: u32,
+    /// The copy of the model that it belongs to: Chimera has two, 0 and 1.
+    #[serde(skip_serializing_if = "is_first")]
+    pub copy: u32,
     /// The rank that computes it.
     pub rank: u32,
     /// Its first and its last layer.
@@ -117,6 +120,12 @@ pub struct StageInfo {
     pub parameters: u64,
     /// The bytes of its parameters.
     pub parameter_bytes: u64,
+}
+
+/// Nearly every schedule has one copy of the model, whose number goes without saying.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_first(copy: &u32) -> bool {
+    *copy == 0
 }
 
 /// The memory of one rank.

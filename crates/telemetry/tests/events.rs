@@ -206,6 +206,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     device: name.clone(),
                 }],
                 stages: vec![StageInfo {
+                    copy: 0,
                     stage: 1,
                     rank: 2,
                     layers: [3, 4],

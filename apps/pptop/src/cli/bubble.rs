@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use pp_schedule::{
-    ClosedForm, Comm, Costs, RankShare, ScheduleName, Simulation, Sizes, closed_form, simulate,
+    ClosedForm, Costs, RankShare, ScheduleName, Simulation, Sizes, closed_form, simulate,
 };
 use serde::Serialize;
 
@@ -111,7 +111,7 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
                 let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group };
                 match schedule.check(&sizes) {
                     Ok(_) => {
-                        fits_in_memory(&sizes)?;
+                        fits_in_memory(schedule, &sizes)?;
                         taken.push((schedule, sizes));
                     }
                     Err(error) if all_schedules && interleaves => refused = refused.or(Some(error)),
@@ -133,8 +133,7 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
 fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
     let share = RankShare::default();
     let plan = schedule.generate(sizes)?;
-    let simulated =
-        simulate(&plan, &Costs::per_rank_share(plan.topology(), &share, Comm::Latency(0.0)))?;
+    let simulated = simulate(&plan, &Costs::per_rank_share(plan.topology(), &share))?;
     Ok(Row {
         schedule,
         pp: sizes.n_ranks,

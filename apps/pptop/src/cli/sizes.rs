@@ -4,8 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use pp_schedule::{
-    CSV_BYTES_MAX, Comm, Costs, RankShare, ScheduleError, ScheduleName, Sizes, ValidPlan,
-    import_csv,
+    CSV_BYTES_MAX, Costs, RankShare, ScheduleError, ScheduleName, Sizes, ValidPlan, import_csv,
 };
 
 use super::CliError;
@@ -92,7 +91,7 @@ impl PlanArgs {
             interleave_group: self.interleave_group,
         };
         name.check(&sizes)?;
-        fits_in_memory(&sizes)?;
+        fits_in_memory(name, &sizes)?;
         Ok(name.generate(&sizes)?)
     }
 
@@ -165,8 +164,14 @@ pub(crate) struct CostArgs {
     /// The part of an activation that stays between I and W [default: 1]
     #[arg(long, value_name = "PART", value_parser = cost)]
     weight_grad_residue: Option<f64>,
+    /// Time of an overlapped pair of F and B [default: F + I + W]
+    #[arg(long, value_name = "TIME", value_parser = cost)]
+    overlap_cost: Option<f64>,
+    /// The most that a rank may hold, in activations of its whole share
+    #[arg(long, value_name = "L", value_parser = cost)]
+    memory_limit: Option<f64>,
     /// A file of costs.
-    #[arg(long, value_name = "FILE", help = COSTS_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "weight_grad_residue"])]
+    #[arg(long, value_name = "FILE", help = COSTS_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "weight_grad_residue", "overlap_cost", "memory_limit"])]
     costs: Option<PathBuf>,
 }
 
@@ -180,13 +185,12 @@ impl CostArgs {
                 forward: self.forward.unwrap_or(unit.forward),
                 input_grad: self.input_grad.unwrap_or(unit.input_grad),
                 weight_grad: self.weight_grad.unwrap_or(unit.weight_grad),
+                overlapped: self.overlap_cost,
+                comm: self.comm.unwrap_or(unit.comm),
                 residue: self.weight_grad_residue.unwrap_or(unit.residue),
+                memory_limit: self.memory_limit,
             };
-            return Ok(Costs::per_rank_share(
-                plan.topology(),
-                &share,
-                Comm::Latency(self.comm.unwrap_or(0.0)),
-            ));
+            return Ok(Costs::per_rank_share(plan.topology(), &share));
         };
         let name = excerpt(&path.display().to_string());
         let bytes = read(path, COSTS_BYTES_MAX)?;
@@ -225,22 +229,19 @@ fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
 
 /// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how
 /// much that is, every size passes.
-pub(crate) fn fits_in_memory(sizes: &Sizes) -> Result<(), CliError> {
-    /// An op in its row, its times, and its part of the tables by stage and micro-batch.
-    const BYTES_AN_OP: u64 = 64;
+pub(crate) fn fits_in_memory(name: ScheduleName, sizes: &Sizes) -> Result<(), CliError> {
+    /// A cell in its row, its times, and its part of the tables by stage and micro-batch.
+    const BYTES_AN_OP: u128 = 96;
     let &Sizes { n_ranks, n_micro_batches, n_virtual_stages, .. } = sizes;
-    let n_ops = 2 * u64::from(n_ranks)
-        .saturating_mul(u64::from(n_virtual_stages))
-        .saturating_mul(u64::from(n_micro_batches));
-    match memory_available() {
-        Some(available) if n_ops.saturating_mul(BYTES_AN_OP) > available => {
-            Err(CliError::Usage(format!(
-                "p={n_ranks}, m={n_micro_batches}, v={n_virtual_stages} make {n_ops} ops, which need about {} MiB; {} MiB are free; accepted: at most {} ops",
-                n_ops.saturating_mul(BYTES_AN_OP) >> 20,
-                available >> 20,
-                available / BYTES_AN_OP
-            )))
-        }
+    let n_stages = n_ranks.saturating_mul(n_virtual_stages);
+    let n_ops = name.n_ops_at_most(n_stages, n_micro_batches);
+    match memory_available().map(u128::from) {
+        Some(available) if n_ops * BYTES_AN_OP > available => Err(CliError::Usage(format!(
+            "p={n_ranks}, m={n_micro_batches}, v={n_virtual_stages} make {n_ops} ops, which need about {} MiB; {} MiB are free; accepted: at most {} ops",
+            (n_ops * BYTES_AN_OP) >> 20,
+            available >> 20,
+            available / BYTES_AN_OP
+        ))),
         _ => Ok(()),
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pp_schedule::{Op, Phase};
+use pp_schedule::{Action, Op, Phase};
 
 use crate::event::Hello;
 use crate::span::{Span, SpanKind};
@@ -49,12 +49,36 @@ enum Direction {
     Backward,
 }
 
+/// The ops of a rank, in order, and which of them begin an overlapped pair: such a one waits for the input of the next as well.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Row {
+    ops: Vec<Op>,
+    begins_pair: HashSet<usize>,
+}
+
+impl Row {
+    fn parse(text: &str) -> Option<Self> {
+        let mut row = Self::default();
+        for cell in text.split(',').map(str::trim).filter(|cell| !cell.is_empty()) {
+            let action: Action = cell.parse().ok()?;
+            if matches!(action, Action::Overlapped(_)) {
+                row.begins_pair.insert(row.ops.len());
+            }
+            row.ops.extend(action.ops());
+        }
+        Some(row)
+    }
+}
+
 /// Follows all ranks through the plan of the running step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Progress {
-    rows: Vec<Vec<Op>>,
-    rank_of_stage: HashMap<u32, u32>,
+    rows: Vec<Row>,
+    /// By stage and copy of the model.
+    rank_of_stage: HashMap<(u32, u32), u32>,
     n_stages: u32,
+    /// Micro-batches of one copy of the model.
+    n_per_pipe: u32,
     /// The step that the rest belongs to.
     step: u64,
     n_done: HashMap<(u32, u32), usize>,
@@ -66,24 +90,26 @@ impl Progress {
     pub(crate) fn new(hello: &Hello) -> Self {
         let mut n_ops = 0;
         let mut rows = Vec::new();
-        for row in &hello.plan {
-            let ops: Result<Vec<Op>, _> = row
-                .split(',')
-                .map(str::trim)
-                .filter(|cell| !cell.is_empty())
-                .map(str::parse)
-                .collect();
-            let Ok(ops) = ops else { return Self::default() };
-            n_ops += ops.len();
+        for text in &hello.plan {
+            let Some(row) = Row::parse(text) else { return Self::default() };
+            n_ops += row.ops.len();
             if n_ops > OPS_MAX {
                 return Self::default();
             }
-            rows.push(ops);
+            rows.push(row);
         }
-        let rank_of_stage: HashMap<u32, u32> =
-            hello.stages.iter().map(|stage| (stage.stage, stage.rank)).collect();
-        let n_stages = u32::try_from(rank_of_stage.len()).unwrap_or(u32::MAX);
-        Self { rows, rank_of_stage, n_stages, ..Self::default() }
+        let rank_of_stage: HashMap<(u32, u32), u32> =
+            hello.stages.iter().map(|stage| ((stage.stage, stage.copy), stage.rank)).collect();
+        let n_pipes =
+            hello.stages.iter().map(|stage| stage.copy).max().unwrap_or(0).saturating_add(1);
+        let n_stages = hello.stages.iter().filter(|stage| stage.copy == 0).count();
+        Self {
+            rows,
+            rank_of_stage,
+            n_stages: u32::try_from(n_stages).unwrap_or(u32::MAX),
+            n_per_pipe: (hello.micro_batches / n_pipes).max(1),
+            ..Self::default()
+        }
     }
 
     pub(crate) fn push(&mut self, span: &Span) {
@@ -98,7 +124,7 @@ impl Progress {
         if !span.op.is_compute() {
             return;
         }
-        let n_in_row = self.rows.get(span.rank as usize).map_or(0, Vec::len);
+        let n_in_row = self.rows.get(span.rank as usize).map_or(0, |row| row.ops.len());
         let n_done = self.n_done.entry(place).or_default();
         if *n_done >= n_in_row {
             return;
@@ -129,24 +155,27 @@ impl Progress {
 
     /// What a rank does now; `all_recorded` says that every step has spans, so that none yet means that none is done.
     pub(crate) fn activity(&self, replica: u32, rank: u32, all_recorded: bool) -> Activity {
-        let Some(row) = self.rows.get(rank as usize).filter(|row| !row.is_empty()) else {
+        let Some(row) = self.rows.get(rank as usize).filter(|row| !row.ops.is_empty()) else {
             return Activity::Unknown;
         };
         if self.last.is_empty() && !all_recorded {
             return Activity::Unknown;
         }
         let n_done = self.n_done.get(&(replica, rank)).copied().unwrap_or(0);
-        let Some(&next) = row.get(n_done) else {
+        let Some(&next) = row.ops.get(n_done) else {
             return match self.last.get(&(replica, rank)) {
                 Some(SpanKind::AllReduce | SpanKind::Optim) => Activity::Updating,
                 _ => Activity::Done,
             };
         };
-        match self.needed(replica, next) {
-            Some((needed, for_rank)) if !self.made.contains(&needed) => {
-                Activity::Waiting(Wait { op: next, for_rank })
-            }
-            _ => Activity::Running(next),
+        let waits = |op: Op| {
+            let (needed, for_rank) = self.needed(replica, op)?;
+            (!self.made.contains(&needed)).then_some(Wait { op, for_rank })
+        };
+        let other_half = || row.ops.get(n_done + 1).filter(|_| row.begins_pair.contains(&n_done));
+        match waits(next).or_else(|| waits(*other_half()?)) {
+            Some(wait) => Activity::Waiting(wait),
+            None => Activity::Running(next),
         }
     }
 
@@ -160,7 +189,8 @@ impl Progress {
             ),
             Phase::WeightGrad => return None,
         };
-        let for_rank = *self.rank_of_stage.get(&stage)?;
+        let copy = op.micro_batch.0 / self.n_per_pipe.max(1);
+        let for_rank = *self.rank_of_stage.get(&(stage, copy))?;
         Some(((replica, stage, direction, op.micro_batch.0), for_rank))
     }
 }

@@ -125,7 +125,7 @@ fn simulate_step(
     loop {
         let mut moved = false;
         for rank in 0..n_ranks {
-            let Some(&op) = plan.row(Rank(rank as u32)).get(n_done[rank]) else { continue };
+            let Some(op) = plan.ops(Rank(rank as u32)).nth(n_done[rank]) else { continue };
             let ready_ns = match needs(op, plan.n_stages()) {
                 None => free_ns[rank],
                 Some(key) => match arrivals.get(&key) {
@@ -198,6 +198,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
     let stages: Vec<_> = (0..n_stages)
         .map(|stage| StageInfo {
             stage,
+            copy: 0,
             rank: stage % job.pp,
             layers: [stage * 6, stage * 6 + 5],
             parameters: 1_250_000,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use pp_hybrid::{StepOutcome, Trainer};
-use pp_schedule::{Comm, Costs, ScheduleName, Simulation, simulate};
+use pp_schedule::{Costs, ScheduleName, Simulation, simulate};
 use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind};
 use serde::Serialize;
 use serde_json::json;
@@ -100,7 +100,7 @@ struct Base {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let started = Instant::now();
     let schedules: Vec<String> = if args.schedules.is_empty() {
-        ScheduleName::ALL.iter().map(ToString::to_string).collect()
+        ScheduleName::NOTEBOOK.iter().map(ToString::to_string).collect()
     } else {
         args.schedules.clone()
     };
@@ -330,7 +330,7 @@ impl Entry {
         };
         let whole = of(SpanKind::B);
         let input_grad = of(SpanKind::I).iter().zip(&whole).map(|(i, b)| i + b).collect();
-        let mut costs = Costs::uniform(n_stages as u32, 0.0, 0.0, 0.0, Comm::Latency(0.0));
+        let mut costs = Costs::uniform(n_stages as u32, 0.0, 0.0, 0.0, 0.0);
         costs.forward = of(SpanKind::F);
         costs.input_grad = input_grad;
         costs.weight_grad = of(SpanKind::W);

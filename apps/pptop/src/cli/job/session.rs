@@ -10,7 +10,7 @@ use pp_executor::RankConfig;
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_partition::{Cut, Partition, PartitionError, ProfileConfig, profile};
-use pp_schedule::{Rank, RankShare, Replica, ScheduleName, Sizes, Stage, ValidPlan, closed_form};
+use pp_schedule::{Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form};
 use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
@@ -169,7 +169,6 @@ impl Session {
     /// The first event of the run. It also decides which steps have their spans recorded.
     pub(crate) fn hello(&self, trainer: &Trainer, recorder: &Recorder, run: &str) -> Hello {
         let plan = &self.plan;
-        let rank_of = |stage: u32| plan.topology().rank_of(Stage(stage)).0;
         let stages: Vec<StageInfo> = trainer
             .stages()
             .into_iter()
@@ -177,7 +176,8 @@ impl Session {
                 let layers = self.partition.layers(of.stage.idx());
                 StageInfo {
                     stage: of.stage.0,
-                    rank: rank_of(of.stage.0),
+                    copy: of.pipe.0,
+                    rank: of.rank.0,
                     layers: [layers.start as u32, layers.end as u32 - 1],
                     parameters: of.parameters,
                     parameter_bytes: of.bytes,
@@ -185,15 +185,13 @@ impl Session {
             })
             .collect();
         let places: Vec<_> = self.mesh.places().collect();
-        let device_map = plan
-            .topology()
-            .stages()
+        let device_map = stages
+            .iter()
             .flat_map(|stage| {
-                let rank = plan.topology().rank_of(stage);
-                let here = places.iter().filter(move |place| place.rank == rank);
+                let here = places.iter().filter(move |place| place.rank.0 == stage.rank);
                 here.map(move |place| DeviceMapEntry {
-                    stage: stage.0,
-                    rank: rank.0,
+                    stage: stage.stage,
+                    rank: stage.rank,
                     replica: place.replica.0,
                     device: place.device.to_string(),
                 })
@@ -218,7 +216,7 @@ impl Session {
             steps: self.spec.steps,
             cores: cores(),
             seed: self.spec.seed,
-            parameters: stages.iter().map(|s| s.parameters).sum(),
+            parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),
             device_map,
             stages,
             plan: plan.to_text_rows(),
@@ -243,7 +241,11 @@ pub(crate) fn devices_line(hello: &Hello) -> String {
         let names = hello.device_map.iter().filter(|entry| entry.stage == stage);
         names.map(|entry| entry.device.as_str()).collect::<Vec<_>>().join(", ")
     };
-    let stages = hello.stages.iter().map(|s| format!("stage {}: {}", s.stage, of(s.stage)));
+    let stages = hello
+        .stages
+        .iter()
+        .filter(|s| s.copy == 0)
+        .map(|s| format!("stage {}: {}", s.stage, of(s.stage)));
     stages.collect::<Vec<_>>().join(" · ")
 }
 
@@ -263,7 +265,7 @@ fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, CliError> {
         }
         ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } => {
             sleep(&SleepConfig {
-                ranks: plan.topology().ranks().iter().map(|rank| rank.0).collect(),
+                ranks: plan.topology().ranks(Pipe(0)).iter().map(|rank| rank.0).collect(),
                 virtual_stages: plan.n_virtual_stages(),
                 forward: *forward,
                 input_grad: *input_grad,

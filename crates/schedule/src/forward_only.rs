@@ -1,0 +1,35 @@
+//! Evaluation: forwards alone, stage by stage upwards.
+//!
+//! ```text
+//! rank 0  F0|F1|F2|......
+//! rank 1  ...F0|F1|F2|...
+//! rank 2  ......F0|F1|F2|
+//! ```
+//! Nothing waits for a backward, so a rank holds one micro-batch at a time.
+
+use crate::action::Action;
+use crate::error::ScheduleError;
+use crate::ids::{Pipe, Rank};
+use crate::plan::{Draft, ValidPlan};
+use crate::row::Row;
+use crate::topology::Topology;
+
+/// The plan that evaluates `n_micro_batches` micro-batches on any placement of one copy of a model.
+///
+/// # Errors
+/// [`ScheduleError::Zero`] without a micro-batch, [`ScheduleError::UnevenPipes`] or [`ScheduleError::Invalid`] where the topology has
+/// several copies.
+pub fn forward_only(topology: Topology, n_micro_batches: u32) -> Result<ValidPlan, ScheduleError> {
+    let rows = (0..topology.n_ranks()).map(|rank| row(Rank(rank), &topology, n_micro_batches));
+    let rows = rows.collect();
+    Draft { name: "forward-only".to_owned(), topology, n_micro_batches, rows }.validate()
+}
+
+/// The row of one rank.
+pub(crate) fn row(rank: Rank, topology: &Topology, n_micro_batches: u32) -> Vec<Action> {
+    let mut row = Row::default();
+    for stage in topology.stages().filter(|&stage| topology.rank_of(Pipe(0), stage) == rank) {
+        (0..n_micro_batches).for_each(|j| row.forward(stage.0, j));
+    }
+    row.finish()
+}

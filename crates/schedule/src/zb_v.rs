@@ -1,0 +1,93 @@
+//! ZB-V (Qi et al. 2024, arXiv:2401.10241 and arXiv:2405.15362): zero bubble with the memory of 1F1B.
+//!
+//! Two stages a rank, placed like a V: rank r holds stage a = r on the way down and b = 2p−1−r on the way up, so that the rank that
+//! starts a micro-batch is also the one that ends it. Every rank holds at most 2p chunks, p whole activations, and where F = I = W of a
+//! chunk no rank waits between its first op and its last.
+
+use crate::action::Action;
+use crate::row::Row;
+
+/// What a rank has done of one of its two stages so far, and what it may do at all.
+struct Half {
+    stage: u32,
+    n_micro_batches: u32,
+    n_forward: u32,
+    n_input_grad: u32,
+    n_weight_grad: u32,
+}
+
+impl Half {
+    fn new(stage: u32, n_micro_batches: u32) -> Self {
+        Self { stage, n_micro_batches, n_forward: 0, n_input_grad: 0, n_weight_grad: 0 }
+    }
+
+    /// The next F. The phases are laid out for 2p−1 micro-batches at least; those that are not there are passed over.
+    fn forward(&mut self, row: &mut Row) {
+        if self.n_forward < self.n_micro_batches {
+            row.forward(self.stage, self.n_forward);
+        }
+        self.n_forward += 1;
+    }
+
+    fn input_grad(&mut self, row: &mut Row) {
+        if self.n_input_grad < self.n_micro_batches {
+            row.input_grad(self.stage, self.n_input_grad);
+        }
+        self.n_input_grad += 1;
+    }
+
+    fn weight_grad(&mut self, row: &mut Row) {
+        if self.n_weight_grad < self.n_micro_batches {
+            row.weight_grad(self.stage, self.n_weight_grad);
+        }
+        self.n_weight_grad += 1;
+    }
+}
+
+/// The row of one rank, in the eight phases of the rule.
+pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
+    let (p, r) = (n_ranks, rank);
+    let n = n_micro_batches.max(2 * p - 1);
+    let mut row = Row::with_capacity(6 * n_micro_batches as usize);
+    let (mut a, mut b) = (Half::new(r, n_micro_batches), Half::new(2 * p - 1 - r, n_micro_batches));
+    // 1: down, until the first micro-batch comes up again
+    (0..2 * (p - r) - 1).for_each(|_| a.forward(&mut row));
+    // 2: both ways
+    for _ in 0..r {
+        b.forward(&mut row);
+        a.forward(&mut row);
+    }
+    // 3: the first gradients
+    for _ in 0..p - r {
+        b.forward(&mut row);
+        b.input_grad(&mut row);
+        b.weight_grad(&mut row);
+    }
+    // 4: steady state
+    while b.n_forward < a.n_forward || a.n_forward < n {
+        if a.n_forward < n {
+            a.forward(&mut row);
+        }
+        a.input_grad(&mut row);
+        a.weight_grad(&mut row);
+        b.forward(&mut row);
+        b.input_grad(&mut row);
+        b.weight_grad(&mut row);
+    }
+    // 5 and 6: cool-down
+    for _ in 0..r {
+        a.input_grad(&mut row);
+        b.input_grad(&mut row);
+    }
+    for _ in 0..p - r {
+        a.input_grad(&mut row);
+        a.weight_grad(&mut row);
+    }
+    // 7 and 8: what nobody waits for
+    for half in [&mut b, &mut a] {
+        while half.n_weight_grad < n {
+            half.weight_grad(&mut row);
+        }
+    }
+    row.finish()
+}
