@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod auto;
 mod chimera;
 mod closed_form;
 mod costs;
@@ -61,9 +62,11 @@ mod error;
 mod forward_only;
 mod gpipe;
 mod grid;
+mod hanayo;
 mod ids;
 mod interleaved;
 mod interleaved_zero_bubble;
+mod list;
 mod looped_bfs;
 mod lower;
 mod lower_bound;
@@ -74,10 +77,13 @@ mod op;
 mod plan;
 mod row;
 mod schedule_name;
+mod search;
 mod simulate;
 mod topology;
+mod v_block;
 mod validate;
 mod walk;
+mod zb_auto;
 mod zb_v;
 mod zero_bubble;
 
@@ -92,6 +98,6 @@ pub use ids::{Chunk, MicroBatch, Pipe, Rank, Replica, Stage};
 pub use lower::{Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous};
 pub use op::{Op, ParseOpError, Phase};
 pub use plan::{Draft, ValidPlan};
-pub use schedule_name::{ScheduleName, Sizes};
+pub use schedule_name::{CostsOf, ScheduleName, Sizes};
 pub use simulate::{Simulation, TimedAction, simulate};
 pub use topology::{Placement, Topology};

@@ -6,13 +6,15 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
+use crate::costs::{Costs, RankShare};
 use crate::error::{ScheduleError, excerpt};
 use crate::ids::Rank;
 use crate::plan::{Draft, ValidPlan};
 use crate::topology::{Placement, Topology, n_stages};
+use crate::v_block::Block;
 use crate::{
-    chimera, dual_pipe_v, forward_only, gpipe, interleaved, interleaved_zero_bubble, looped_bfs,
-    naive, one_f_one_b, zb_v, zero_bubble,
+    auto, chimera, dual_pipe_v, forward_only, gpipe, hanayo, interleaved, interleaved_zero_bubble,
+    looped_bfs, naive, one_f_one_b, v_block, zb_auto, zb_v, zero_bubble,
 };
 
 /// A schedule that can be generated for any size that its rule accepts.
@@ -38,10 +40,20 @@ pub enum ScheduleName {
     InterleavedZb,
     /// Zero bubble on two stages a rank in a V, with the memory of 1F1B on every rank.
     ZbV,
+    /// ZB-V with half the memory, and some bubble.
+    VHalf,
+    /// ZB-V with a third of the memory, and more bubble.
+    VMin,
     /// Forwards that overlap backwards, on two stages a rank in a V.
     DualPipeV,
     /// Two pipelines in opposite directions, with two copies of the weights.
     Chimera,
+    /// Waves over the ranks, to and fro.
+    Hanayo,
+    /// Zero bubble from measured times, under a memory limit.
+    ZbAuto,
+    /// From measured times of stages that are not equal, under a memory limit.
+    Auto,
     /// Forwards alone: evaluation.
     ForwardOnly,
 }
@@ -65,7 +77,7 @@ const OPS_MAX: u128 = 1 << 32;
 
 impl ScheduleName {
     /// Every schedule, from the simplest on.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::Naive,
         Self::Gpipe,
         Self::OneFOneB,
@@ -75,8 +87,13 @@ impl ScheduleName {
         Self::ZbH2,
         Self::InterleavedZb,
         Self::ZbV,
+        Self::VHalf,
+        Self::VMin,
         Self::DualPipeV,
         Self::Chimera,
+        Self::Hanayo,
+        Self::ZbAuto,
+        Self::Auto,
         Self::ForwardOnly,
     ];
 
@@ -96,8 +113,13 @@ impl ScheduleName {
             Self::ZbH2 => "zb-h2",
             Self::InterleavedZb => "interleaved-zb",
             Self::ZbV => "zb-v",
+            Self::VHalf => "v-half",
+            Self::VMin => "v-min",
             Self::DualPipeV => "dualpipe-v",
             Self::Chimera => "chimera",
+            Self::Hanayo => "hanayo",
+            Self::ZbAuto => "zb-auto",
+            Self::Auto => "auto",
             Self::ForwardOnly => "forward-only",
         }
     }
@@ -110,9 +132,14 @@ impl ScheduleName {
     /// v where nobody says otherwise: 2 for a schedule that lives on several stages a rank, else 1.
     pub fn default_virtual_stages(self) -> u32 {
         match self.chunks() {
-            Chunks::One => 1,
-            Chunks::Two | Chunks::Any => 2,
+            Chunks::One | Chunks::AnyOrOne => 1,
+            Chunks::Two | Chunks::Even | Chunks::Any => 2,
         }
+    }
+
+    /// Whether the plan follows from costs and memory limits; else from the sizes alone.
+    pub fn is_synthesised(self) -> bool {
+        matches!(self, Self::ZbAuto | Self::Auto)
     }
 
     /// Whether the schedule trains; else it has forwards alone.
@@ -120,47 +147,67 @@ impl ScheduleName {
         self != Self::ForwardOnly
     }
 
-    /// The plan of this schedule for these sizes.
+    /// The plan of this schedule for these sizes. One that follows from costs is made for F = I = W and a memory of p activations.
     ///
     /// # Errors
     /// A size of zero, more ops than a plan holds, or a number of ranks, of micro-batches, of virtual stages or an interleave group
     /// that the schedule does not take; each with what would be accepted.
     pub fn generate(self, sizes: &Sizes) -> Result<ValidPlan, ScheduleError> {
+        let unit = |topology: &Topology| Ok(Costs::per_rank_share(topology, &RankShare::default()));
+        self.generate_for(sizes, &unit)
+    }
+
+    /// The plan of this schedule for these sizes and costs. Only `zb-auto` and `auto` look at the costs: they keep their memory
+    /// limits, or p activations of a rank's whole share where there are none.
+    ///
+    /// # Errors
+    /// As [`ScheduleName::generate`]; for those two also costs that do not fit, and [`ScheduleError::MemoryLimit`].
+    pub fn generate_for(
+        self,
+        sizes: &Sizes,
+        costs_of: &CostsOf<'_>,
+    ) -> Result<ValidPlan, ScheduleError> {
         let group = self.check(sizes)?;
         let &Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, .. } = sizes;
         let topology = self.topology(sizes)?;
-        let row = |rank: u32| -> Vec<Action> {
-            match self {
-                Self::Naive => naive::row(rank, m),
-                Self::Gpipe => gpipe::row(rank, p, m),
-                Self::OneFOneB => one_f_one_b::row(rank, p, m),
-                Self::InterleavedOneFOneB => interleaved::row(rank, p, m, v, group),
-                Self::LoopedBfs => looped_bfs::row(rank, p, m, v),
-                Self::ZbH1 => zero_bubble::h1(rank, p, m),
-                Self::ZbH2 => zero_bubble::h2(rank, p, m),
-                Self::InterleavedZb => interleaved_zero_bubble::row(rank, p, m, v, group),
-                Self::ZbV => zb_v::row(rank, p, m),
-                Self::DualPipeV => dual_pipe_v::row(rank, p, m),
-                Self::Chimera => chimera::row(rank, p, m),
-                Self::ForwardOnly => forward_only::row(Rank(rank), &topology, m),
-            }
+        let each = |row: &dyn Fn(u32) -> Vec<Action>| (0..p).map(row).collect();
+        let rows = match self {
+            Self::Naive => each(&|rank| naive::row(rank, m)),
+            Self::Gpipe => each(&|rank| gpipe::row(rank, p, m)),
+            Self::OneFOneB => each(&|rank| one_f_one_b::row(rank, p, m)),
+            Self::InterleavedOneFOneB => each(&|rank| interleaved::row(rank, p, m, v, group)),
+            Self::LoopedBfs => each(&|rank| looped_bfs::row(rank, p, m, v)),
+            Self::ZbH1 => each(&|rank| zero_bubble::h1(rank, p, m)),
+            Self::ZbH2 => each(&|rank| zero_bubble::h2(rank, p, m)),
+            Self::InterleavedZb => each(&|rank| interleaved_zero_bubble::row(rank, p, m, v, group)),
+            Self::ZbV => each(&|rank| zb_v::row(rank, p, m)),
+            Self::VHalf => v_block::rows(Block::Half, p, m),
+            Self::VMin => v_block::rows(Block::Min, p, m),
+            Self::DualPipeV => each(&|rank| dual_pipe_v::row(rank, p, m)),
+            Self::Chimera => each(&|rank| chimera::row(rank, p, m)),
+            Self::Hanayo => hanayo::rows(&topology, m),
+            Self::ZbAuto => return zb_auto::plan(sizes, &topology, costs_of(&topology)?),
+            Self::Auto => return auto::plan(sizes, costs_of),
+            Self::ForwardOnly => each(&|rank| forward_only::row(Rank(rank), &topology, m)),
         };
-        let rows = (0..p).map(row).collect();
         Draft { name: self.to_string(), topology, n_micro_batches: m, rows }.validate()
     }
 
-    /// Which rank holds which stage under this schedule.
+    /// Which rank holds which stage under this schedule; `auto` may choose another placement.
     ///
     /// # Errors
     /// Sizes of zero, or too large ones.
     pub fn topology(self, sizes: &Sizes) -> Result<Topology, ScheduleError> {
         let &Sizes { n_ranks: p, n_virtual_stages: v, .. } = sizes;
         match self {
-            Self::ZbV | Self::DualPipeV => Topology::new(p, v, Placement::V),
-            Self::Chimera => Topology::from_pipes(&[
-                (0..p).map(Rank).collect(),
-                (0..p).rev().map(Rank).collect(),
-            ]),
+            Self::ZbV | Self::VHalf | Self::VMin | Self::DualPipeV | Self::Hanayo => {
+                Topology::new(p, v, Placement::V)
+            }
+            Self::Chimera => {
+                let down: Vec<Rank> = (0..p).map(Rank).collect();
+                let up = down.iter().rev().copied().collect();
+                Topology::from_pipes(&[down, up])
+            }
             _ => Topology::new(p, v, Placement::Loop),
         }
     }
@@ -184,6 +231,7 @@ impl ScheduleName {
         let accepted = match self.chunks() {
             Chunks::One if v != 1 => "1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)",
             Chunks::Two if v != 2 => "2",
+            Chunks::Even if !v.is_multiple_of(2) => "an even number, two for each wave",
             _ => "",
         };
         if !accepted.is_empty() {
@@ -237,8 +285,17 @@ impl ScheduleName {
             | Self::OneFOneB
             | Self::InterleavedOneFOneB
             | Self::LoopedBfs
-            | Self::Chimera => 2,
-            Self::ZbH1 | Self::ZbH2 | Self::InterleavedZb | Self::ZbV | Self::DualPipeV => 3,
+            | Self::Chimera
+            | Self::Hanayo => 2,
+            Self::ZbH1
+            | Self::ZbH2
+            | Self::InterleavedZb
+            | Self::ZbV
+            | Self::VHalf
+            | Self::VMin
+            | Self::DualPipeV
+            | Self::ZbAuto
+            | Self::Auto => 3,
         };
         n_phases * u128::from(n_stages) * u128::from(n_micro_batches)
     }
@@ -250,12 +307,12 @@ impl ScheduleName {
             | Self::OneFOneB
             | Self::ZbH1
             | Self::ZbH2
+            | Self::ZbAuto
             | Self::Chimera => Chunks::One,
-            Self::ZbV | Self::DualPipeV => Chunks::Two,
-            Self::InterleavedOneFOneB
-            | Self::LoopedBfs
-            | Self::InterleavedZb
-            | Self::ForwardOnly => Chunks::Any,
+            Self::ZbV | Self::VHalf | Self::VMin | Self::DualPipeV => Chunks::Two,
+            Self::Hanayo => Chunks::Even,
+            Self::InterleavedOneFOneB | Self::LoopedBfs | Self::InterleavedZb => Chunks::Any,
+            Self::Auto | Self::ForwardOnly => Chunks::AnyOrOne,
         }
     }
 }
@@ -264,8 +321,15 @@ impl ScheduleName {
 enum Chunks {
     One,
     Two,
+    Even,
+    /// Any number; two if nobody says.
     Any,
+    /// Any number; one if nobody says.
+    AnyOrOne,
 }
+
+/// The costs on any placement: stage s may lie on another rank, and a rank may hold another number of stages.
+pub type CostsOf<'a> = dyn Fn(&Topology) -> Result<Costs, ScheduleError> + 'a;
 
 impl fmt::Display for ScheduleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

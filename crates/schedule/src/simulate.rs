@@ -9,6 +9,7 @@ use crate::action::Action;
 use crate::costs::Costs;
 use crate::error::ScheduleError;
 use crate::ids::Stage;
+use crate::list::Length;
 use crate::lower_bound::lower_bound;
 use crate::memory::peak_memory;
 use crate::op::{Op, Phase};
@@ -124,6 +125,15 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
 /// Whether no peak is above its limit, beyond rounding.
 pub(crate) fn fits(peaks: &[f64], limits: &[f64]) -> bool {
     peaks.iter().zip(limits).all(|(peak, limit)| *peak <= limit * (1.0 + 1e-9))
+}
+
+/// How long a valid plan takes, without all the rest.
+pub(crate) fn length(plan: &ValidPlan, costs: &Costs) -> Length {
+    let timeline = play(plan, costs).timeline;
+    Length {
+        makespan: timeline.iter().flatten().map(|timed| timed.end).fold(0.0, f64::max),
+        longest_span: timeline.iter().map(|row| span(row)).fold(0.0, f64::max),
+    }
 }
 
 /// A message that a rank gets.

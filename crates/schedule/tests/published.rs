@@ -3,7 +3,7 @@
 #![expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
 
 use pp_schedule::{
-    Costs, RankShare, ScheduleName, Simulation, Sizes, ValidPlan, closed_form, simulate,
+    Costs, RankShare, ScheduleName, Simulation, Sizes, Topology, ValidPlan, closed_form, simulate,
 };
 
 fn sizes(n_ranks: u32, n_micro_batches: u32, n_virtual_stages: u32) -> Sizes {
@@ -39,25 +39,103 @@ fn the_schedules_of_pytorch_take_as_long_and_hold_as_much() {
     check(DualPipeV, (4, 10, 2), 66.0, 60.0, &[9; 4]);
 }
 
-/// arXiv:2401.10241, the 1F1B column of its bubble table, from the measured times of its models.
+/// One row of the bubble table of arXiv:2401.10241.
+struct PaperRow {
+    p: u32,
+    m: u32,
+    share: RankShare,
+    /// `span_bubble` of 1F1B, ZB-H1, ZB-H2, ZB-1p and ZB-2p.
+    span_bubbles: [f64; 5],
+}
+
+fn paper() -> Vec<PaperRow> {
+    let row = |p, m, [forward, input_grad, weight_grad, comm]: [f64; 4], residue, span_bubbles| {
+        let unit = RankShare::default();
+        let share = RankShare { forward, input_grad, weight_grad, comm, residue, ..unit };
+        PaperRow { p, m, share, span_bubbles }
+    };
+    let (small, large) = (0.3664, 0.4324);
+    vec![
+        row(8, 24, [18.522, 18.086, 9.337, 0.601], small, [0.2431, 0.1585, 0.1083, 0.1585, 0.0433]),
+        row(8, 32, [18.513, 18.086, 9.331, 0.626], small, [0.1985, 0.1242, 0.0837, 0.1242, 0.0039]),
+        row(8, 64, [18.546, 18.097, 9.321, 0.762], small, [0.1240, 0.0674, 0.0444, 0.0674, 0.0026]),
+        row(
+            8,
+            24,
+            [29.718, 29.444, 19.927, 0.527],
+            large,
+            [0.2347, 0.1323, 0.0698, 0.1323, 0.0029],
+        ),
+        row(
+            8,
+            64,
+            [29.935, 29.621, 19.388, 0.535],
+            large,
+            [0.1091, 0.0554, 0.0294, 0.0554, 0.0010],
+        ),
+        row(
+            32,
+            128,
+            [10.408, 10.204, 7.703, 0.408],
+            large,
+            [0.2168, 0.1106, 0.0490, 0.1106, 0.0029],
+        ),
+    ]
+}
+
+fn at_share(name: ScheduleName, sizes: &Sizes, share: RankShare) -> Simulation {
+    let costs = |topology: &Topology| Ok(Costs::per_rank_share(topology, &share));
+    let plan = name.generate_for(sizes, &costs).unwrap();
+    simulate(&plan, &Costs::per_rank_share(plan.topology(), &share)).unwrap()
+}
+
 #[test]
-fn the_zero_bubble_papers_1f1b_column() {
-    let check =
-        |p: u32, m: u32, [forward, input_grad, weight_grad, comm]: [f64; 4], span_bubble: f64| {
-            let plan = ScheduleName::OneFOneB.generate(&sizes(p, m, 1)).unwrap();
-            let costs = Costs::uniform(p, forward, input_grad, weight_grad, comm);
-            let ours = simulate(&plan, &costs).unwrap().span_bubble;
-            assert!(
-                (ours - span_bubble).abs() <= 0.00005,
-                "p={p} m={m}: {ours:.6} is not {span_bubble}"
-            );
-        };
-    check(8, 24, [18.522, 18.086, 9.337, 0.601], 0.2431);
-    check(8, 32, [18.513, 18.086, 9.331, 0.626], 0.1985);
-    check(8, 64, [18.546, 18.097, 9.321, 0.762], 0.1240);
-    check(8, 24, [29.718, 29.444, 19.927, 0.527], 0.2347);
-    check(8, 64, [29.935, 29.621, 19.388, 0.535], 0.1091);
-    check(32, 128, [10.408, 10.204, 7.703, 0.408], 0.2168);
+fn the_zero_bubble_papers_fixed_columns() {
+    for PaperRow { p, m, share, span_bubbles } in paper() {
+        let names = [ScheduleName::OneFOneB, ScheduleName::ZbH1, ScheduleName::ZbH2];
+        for (name, published) in names.into_iter().zip(span_bubbles) {
+            let ours = at_share(name, &sizes(p, m, 1), share).span_bubble;
+            let error = (ours - published).abs();
+            assert!(error <= 0.00005, "{name} p={p} m={m}: {ours:.6} is not {published}");
+        }
+    }
+}
+
+/// Their heuristics under a memory of p and 2p activations; ours is as good or better, and keeps the limit.
+#[test]
+fn the_zero_bubble_papers_automatic_columns() {
+    for PaperRow { p, m, share, span_bubbles } in paper() {
+        for (limit, published) in [(p, span_bubbles[3]), (2 * p, span_bubbles[4])] {
+            let share = RankShare { memory_limit: Some(f64::from(limit)), ..share };
+            let ours = at_share(ScheduleName::ZbAuto, &sizes(p, m, 1), share);
+            assert_eq!(ours.fits_memory, Some(true));
+            let bubble = ours.span_bubble;
+            println!("p={p} m={m} limit {limit}: {bubble:.5}, published {published}");
+            assert!(bubble <= published + 1e-4, "p={p} m={m} limit {limit}: {bubble:.6}");
+        }
+    }
+}
+
+/// arXiv:2405.15362 and its program: idle slots of a rank, and chunks that it holds.
+#[test]
+fn v_half_and_v_min() {
+    let check = |name: ScheduleName, p: u32, m: u32, most_idle: u32, peak: u32| {
+        let simulation = in_chunk_times(&name.generate(&sizes(p, m, 2)).unwrap());
+        let idle = simulation.makespan - f64::from(6 * m);
+        println!("{name} p={p} m={m}: {idle} idle, peak {:?}", simulation.peak_activations);
+        assert!(idle <= f64::from(most_idle), "{name} p={p} m={m}: {idle} idle slots");
+        assert_eq!(simulation.peak_activations.iter().max(), Some(&peak), "{name} p={p} m={m}");
+    };
+    for p in (4..=16).step_by(2) {
+        for m in [2 * p, 3 * p, 4 * p, 8 * p] {
+            check(ScheduleName::VHalf, p, m, 3 * p - 7, p + 2);
+        }
+    }
+    for (p, idle, peak) in [(4, 11, 4), (6, 17, 6), (8, 27, 8), (12, 41, 10), (16, 59, 12)] {
+        for m in [2 * p, 3 * p, 4 * p, 8 * p] {
+            check(ScheduleName::VMin, p, m, idle, peak);
+        }
+    }
 }
 
 /// The notebook's table, which calls the ratio of GPipe and the overhead of the others by one name.

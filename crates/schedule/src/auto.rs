@@ -1,0 +1,61 @@
+//! A plan for stages that are not equal: any costs, any latencies, any memory limits, on one stage a rank or several.
+//!
+//! Where a rank holds several stages both placements are tried, round and round and to and fro. On each, several thousand policies of list
+//! scheduling (`list.rs`) compete with every fixed schedule that fits, and the shortest step wins. How far it can be from the best
+//! that there is says [`crate::Simulation::lower_bound`], which is proven for all orders on the same ranks.
+
+use crate::costs::Costs;
+use crate::error::ScheduleError;
+use crate::list::Length;
+use crate::plan::ValidPlan;
+use crate::schedule_name::{CostsOf, ScheduleName, Sizes};
+use crate::search::{Aim, Candidate, compare, fixed, listed, renamed, with_limits};
+use crate::topology::{Placement, Topology};
+
+/// The plan for these sizes, at the costs that a placement has.
+pub(crate) fn plan(sizes: &Sizes, costs_of: &CostsOf<'_>) -> Result<ValidPlan, ScheduleError> {
+    let &Sizes { n_ranks, n_virtual_stages, .. } = sizes;
+    let mut best: Option<Candidate> = None;
+    // With one stage a rank both are the same.
+    let placements = if n_virtual_stages > 1 && n_ranks > 1 {
+        &[Placement::V, Placement::Loop][..]
+    } else {
+        &[Placement::Loop]
+    };
+    for &placement in placements {
+        let topology = Topology::new(n_ranks, n_virtual_stages, placement)?;
+        for candidate in candidates(sizes, &topology, costs_of(&topology)?)? {
+            let is_better =
+                |best: &Candidate| compare(score(candidate.length()), score(best.length())).is_lt();
+            if best.as_ref().is_none_or(is_better) {
+                best = Some(candidate);
+            }
+        }
+    }
+    let found = best.ok_or(ScheduleError::Zero { what: "placements" })?;
+    renamed(found.plan, ScheduleName::Auto)
+}
+
+fn candidates(
+    sizes: &Sizes,
+    topology: &Topology,
+    costs: Costs,
+) -> Result<Vec<Candidate>, ScheduleError> {
+    let costs = with_limits(ScheduleName::Auto, topology, costs)?;
+    let is_fixed = |name: &ScheduleName| !name.is_synthesised() && name.trains();
+    let names: Vec<ScheduleName> = ScheduleName::ALL.into_iter().filter(is_fixed).collect();
+    let mut found = fixed(&names, sizes, topology, &costs)?;
+    found.push(listed(
+        ScheduleName::Auto,
+        topology,
+        sizes.n_micro_batches,
+        &costs,
+        &score,
+        Aim::Makespan,
+    )?);
+    Ok(found)
+}
+
+fn score(length: Length) -> [f64; 2] {
+    [length.makespan, length.longest_span]
+}

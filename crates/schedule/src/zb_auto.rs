@@ -1,0 +1,44 @@
+//! Zero bubble from measured times (the task of Qi et al. 2024, arXiv:2401.10241, section 3.1), under a memory limit.
+//!
+//! Their heuristics warm up with as many F as memory allows until the first backward arrives, then run one F and one I a round, and fill
+//! gaps with W; three switches say how greedily. Ours plays the same step with each of some hundred policies (`list.rs`), and takes, of
+//! the plans that take no longer than the best fixed schedule that fits, the one with the least span: the longest time from a rank's
+//! first start to its last end, which is what counts when one step follows the other without waiting for all ranks.
+
+use crate::costs::Costs;
+use crate::error::ScheduleError;
+use crate::list::Length;
+use crate::plan::ValidPlan;
+use crate::schedule_name::{ScheduleName, Sizes};
+use crate::search::{Aim, Candidate, compare, fixed, listed, renamed, with_limits};
+use crate::topology::Topology;
+
+/// The fixed schedules with one stage a rank.
+const FIXED: [ScheduleName; 5] = [
+    ScheduleName::ZbH2,
+    ScheduleName::ZbH1,
+    ScheduleName::OneFOneB,
+    ScheduleName::Gpipe,
+    ScheduleName::Naive,
+];
+
+/// The plan, on one stage a rank.
+pub(crate) fn plan(
+    sizes: &Sizes,
+    topology: &Topology,
+    costs: Costs,
+) -> Result<ValidPlan, ScheduleError> {
+    let costs = with_limits(ScheduleName::ZbAuto, topology, costs)?;
+    let candidates = fixed(&FIXED, sizes, topology, &costs)?;
+    let makespan = |candidate: &Candidate| candidate.simulation.makespan;
+    let bar = candidates.iter().map(makespan).fold(f64::INFINITY, f64::min) * (1.0 + 1e-9);
+    let score = |length: Length| {
+        [if length.makespan > bar { length.makespan } else { 0.0 }, length.longest_span]
+    };
+    let m = sizes.n_micro_batches;
+    let found = listed(ScheduleName::ZbAuto, topology, m, &costs, &score, Aim::Score)?;
+    let best = candidates.into_iter().fold(found, |best, other| {
+        if compare(score(other.length()), score(best.length())).is_lt() { other } else { best }
+    });
+    renamed(best.plan, ScheduleName::ZbAuto)
+}
