@@ -23,8 +23,10 @@ pub(crate) fn mark(rows: &[Vec<Action>], rank: Rank, cell: usize, missing: Optio
     let last_cell = cell + REACH_CELLS + 1;
     let text_at = |row: usize, at: usize| -> String {
         match rows[row].get(at) {
-            Some(op) if row == rank.idx() && at == cell => format!("[{op}]"),
-            Some(op) => format!(" {op} "),
+            Some(&action) if row == rank.idx() && at == cell => {
+                format!("[{}]", label(action, false))
+            }
+            Some(&action) => format!(" {} ", label(action, false)),
             None if row == rank.idx() && at == cell => {
                 missing.map_or_else(|| "[?]".to_owned(), |op| format!("[{op}?]"))
             }

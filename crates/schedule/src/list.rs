@@ -223,15 +223,15 @@ impl<'a> Clockwork<'a> {
 
     /// Whether the next F of a stage can run on its rank.
     fn forward(&self, rank: usize, stage: u32) -> Forward {
-        let state = &self.stages[stage as usize];
-        let Some(&input) = state.forward_inputs.get(state.n_forward as usize) else {
+        let here = &self.stages[stage as usize];
+        let Some(&input) = here.forward_inputs.get(here.n_forward as usize) else {
             return Forward::Unknown;
         };
-        if stage == 0 && state.n_forward - state.n_back >= self.problem.n_in_flight {
+        if stage == 0 && here.n_forward - here.n_back >= self.problem.n_in_flight {
             return Forward::Unknown;
         }
         let RankState { held, limit, .. } = self.ranks[rank];
-        let needed = self.problem.costs.activation[stage as usize] + state.reserve;
+        let needed = self.problem.costs.activation[stage as usize] + here.reserve;
         if held + needed > limit { Forward::NoRoom } else { Forward::At(input) }
     }
 
@@ -271,7 +271,7 @@ impl<'a> Clockwork<'a> {
         let mut choices = Choices::default();
         let (mut next_input, mut next_gradient) = (f64::INFINITY, f64::INFINITY);
         for &stage in &self.ranks[rank].stages {
-            let state = &self.stages[stage as usize];
+            let here = &self.stages[stage as usize];
             match self.forward(rank, stage) {
                 Forward::Unknown => {}
                 Forward::NoRoom => choices.has_no_room = true,
@@ -280,7 +280,7 @@ impl<'a> Clockwork<'a> {
                 }
                 Forward::At(time) => next_input = next_input.min(time),
             }
-            match state.gradients.get(state.n_back as usize) {
+            match here.gradients.get(here.n_back as usize) {
                 Some(&time) if time <= now => {
                     choices.back = Some(self.policy.back.of(choices.back, stage));
                 }
@@ -290,7 +290,7 @@ impl<'a> Clockwork<'a> {
             // Of several stages the one that is furthest behind.
             let n_done = |stage: u32| self.stages[stage as usize].n_weight_grad;
             if self.problem.splits
-                && state.n_weight_grad < state.n_back
+                && here.n_weight_grad < here.n_back
                 && choices.weight_grad.is_none_or(|other| n_done(stage) < n_done(other))
             {
                 choices.weight_grad = Some(stage);
@@ -305,11 +305,11 @@ impl<'a> Clockwork<'a> {
 
     /// The next op of a stage in this phase.
     fn next(&self, stage: u32, phase: Phase) -> Op {
-        let state = &self.stages[stage as usize];
+        let here = &self.stages[stage as usize];
         let micro_batch = match phase {
-            Phase::Forward => state.n_forward,
-            Phase::Backward | Phase::InputGrad => state.n_back,
-            Phase::WeightGrad => state.n_weight_grad,
+            Phase::Forward => here.n_forward,
+            Phase::Backward | Phase::InputGrad => here.n_back,
+            Phase::WeightGrad => here.n_weight_grad,
         };
         Op::new(Stage(stage), phase, MicroBatch(micro_batch))
     }

@@ -179,34 +179,33 @@ fn choose(
 
 /// How many micro-batches have passed each stage, forward and back: they pass in order.
 struct Done {
-    n_stages: usize,
-    n_forward: Vec<u32>,
-    n_back: Vec<u32>,
+    forward: Vec<u32>,
+    back: Vec<u32>,
 }
 
 impl Done {
     fn new(n_stages: u32) -> Self {
-        let n_stages = n_stages as usize;
-        Self { n_stages, n_forward: vec![0; n_stages], n_back: vec![0; n_stages] }
+        let none = vec![0; n_stages as usize];
+        Self { forward: none.clone(), back: none }
     }
 
     fn allows(&self, op: Op) -> bool {
         let stage = op.stage.idx();
         let is_there = |count: u32| op.micro_batch.0 < count;
         match op.phase {
-            Phase::Forward => stage == 0 || is_there(self.n_forward[stage - 1]),
-            Phase::InputGrad | Phase::Backward if stage + 1 == self.n_stages => {
-                is_there(self.n_forward[stage])
+            Phase::Forward => stage == 0 || is_there(self.forward[stage - 1]),
+            Phase::InputGrad | Phase::Backward if stage + 1 == self.forward.len() => {
+                is_there(self.forward[stage])
             }
-            Phase::InputGrad | Phase::Backward => is_there(self.n_back[stage + 1]),
-            Phase::WeightGrad => is_there(self.n_back[stage]),
+            Phase::InputGrad | Phase::Backward => is_there(self.back[stage + 1]),
+            Phase::WeightGrad => is_there(self.back[stage]),
         }
     }
 
     fn add(&mut self, op: Op) {
         match op.phase {
-            Phase::Forward => self.n_forward[op.stage.idx()] += 1,
-            Phase::InputGrad | Phase::Backward => self.n_back[op.stage.idx()] += 1,
+            Phase::Forward => self.forward[op.stage.idx()] += 1,
+            Phase::InputGrad | Phase::Backward => self.back[op.stage.idx()] += 1,
             Phase::WeightGrad => {}
         }
     }

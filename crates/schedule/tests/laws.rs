@@ -38,25 +38,34 @@ fn formulas_hold(name: ScheduleName, sizes: &Sizes, share: &RankShare) {
 
 #[test]
 fn formulas_equal_the_simulation_at_every_size() {
-    let mut n_interleaved = 0;
+    let mut n_checked = HashMap::new();
+    let shares = [
+        RankShare::default(),
+        // F = B, which Chimera's formula wants.
+        RankShare { forward: 2.0, ..RankShare::default() },
+        RankShare { forward: 2.0, input_grad: 1.5, weight_grad: 0.75, ..RankShare::default() },
+    ];
     for p in 1..=16 {
         for m in 1..=64 {
-            for name in [ScheduleName::Naive, ScheduleName::Gpipe, ScheduleName::OneFOneB] {
-                formulas_hold(name, &sizes(p, m, 1), &RankShare::default());
-            }
-            let sizes = sizes(p, m, 2);
-            let name = ScheduleName::InterleavedOneFOneB;
-            assert_eq!(
-                name.check(&sizes).is_ok(),
-                closed_form(name, &sizes, &RankShare::default()).is_some()
-            );
-            if name.check(&sizes).is_ok() {
-                formulas_hold(name, &sizes, &RankShare::default());
-                n_interleaved += 1;
+            for name in ScheduleName::ALL {
+                for v in if name.default_virtual_stages() == 1 { 1..=1 } else { 2..=3 } {
+                    let sizes = sizes(p, m, v);
+                    for share in &shares {
+                        if closed_form(name, &sizes, share).is_some() {
+                            formulas_hold(name, &sizes, share);
+                            *n_checked.entry(name).or_insert(0) += 1;
+                        }
+                    }
+                }
             }
         }
     }
-    assert!(n_interleaved > 500, "only {n_interleaved} sizes were interleaved");
+    let mut without: Vec<_> =
+        ScheduleName::ALL.into_iter().filter(|name| !n_checked.contains_key(name)).collect();
+    without.sort_unstable();
+    let none = [ScheduleName::VMin, ScheduleName::Hanayo, ScheduleName::ZbAuto, ScheduleName::Auto];
+    assert_eq!(without, none, "schedules without a formula");
+    assert!(n_checked.values().all(|&n| n >= 64), "{n_checked:?}");
 }
 
 fn share() -> impl Strategy<Value = RankShare> {
@@ -235,6 +244,36 @@ fn run_rendezvous(rows: &[Vec<Instruction>]) {
     }
 }
 
+/// The most chunks that any rank may hold, as each schedule promises.
+fn stated_peak(name: ScheduleName, sizes: &Sizes) -> u32 {
+    let &Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, .. } = sizes;
+    match name {
+        ScheduleName::Naive | ScheduleName::ForwardOnly => 1,
+        ScheduleName::Gpipe | ScheduleName::LoopedBfs => m * v,
+        ScheduleName::OneFOneB | ScheduleName::ZbH1 | ScheduleName::Chimera => p,
+        ScheduleName::ZbH2 => 2 * p - 1,
+        // One group ahead in all chunks but the last, and the way there and back.
+        ScheduleName::InterleavedOneFOneB => (v - 1) * name.check(sizes).unwrap() + 2 * p - 1,
+        ScheduleName::InterleavedZb => (v - 1) * name.check(sizes).unwrap() + p,
+        ScheduleName::ZbV => 2 * p,
+        ScheduleName::VHalf => 2 * (p / 2) + 2,
+        ScheduleName::VMin => 2 * ((p + 1) / 3) + 2,
+        ScheduleName::DualPipeV => 2 * p + 1,
+        // p activations of a rank's whole share; for the last two that is their limit.
+        _ => p * v,
+    }
+}
+
+/// What the executor and the sums of gradients rely on: every stage goes through the micro-batches of a copy of the model in order.
+fn micro_batches_ascend(plan: &ValidPlan) {
+    let mut last: HashMap<(Stage, Phase, Pipe), MicroBatch> = HashMap::new();
+    for op in (0..plan.n_ranks()).flat_map(|rank| plan.ops(Rank(rank))) {
+        let key = (op.stage, op.phase, plan.pipe_of(op.micro_batch));
+        let before = last.insert(key, op.micro_batch);
+        assert!(before < Some(op.micro_batch), "{op} of {} comes late", plan.name());
+    }
+}
+
 fn laws_of_a_plan(plan: &ValidPlan, costs: &Costs, seed: u64) {
     let simulation = simulate(plan, costs).unwrap();
     assert!(simulation.lower_bound <= simulation.makespan && simulation.lower_bound > 0.0);
@@ -308,8 +347,26 @@ proptest! {
     }
 
     #[test]
+    fn sizes_that_a_schedule_refuses_are_told_with_what_would_be_accepted(name in 0..ScheduleName::ALL.len(), p in 0..=12_u32, m in 0..=40_u32, v in 0..=4_u32, group in proptest::option::of(0..=40_u32)) {
+        let name = ScheduleName::ALL[name];
+        let sizes = Sizes { interleave_group: group, ..sizes(p, m, v) };
+        match name.check(&sizes) {
+            Ok(_) => prop_assert!(name.generate(&sizes).is_ok()),
+            Err(refused) => {
+                prop_assert_eq!(refused.rule(), "size");
+                prop_assert!(refused.to_string().contains("accepted: "), "{refused}");
+                prop_assert!(refused.to_string().len() <= 300, "{refused}");
+                prop_assert_eq!(name.generate(&sizes).unwrap_err(), refused);
+            }
+        }
+    }
+
+    #[test]
     fn every_schedule_keeps_the_laws((name, sizes) in schedule(), share in share(), comm in 0.0..3.0_f64, seed in any::<u64>()) {
         let plan = name.generate(&sizes).unwrap();
+        let most = stated_peak(name, &sizes);
+        prop_assert!(plan.peak_activations().iter().all(|&peak| peak <= most), "{name} {sizes:?}: {:?} > {most}", plan.peak_activations());
+        micro_batches_ascend(&plan);
         let share = RankShare { comm, ..share };
         laws_of_a_plan(&plan, &Costs::per_rank_share(plan.topology(), &share), seed);
     }

@@ -110,7 +110,6 @@ fn the_zero_bubble_papers_automatic_columns() {
             let ours = at_share(ScheduleName::ZbAuto, &sizes(p, m, 1), share);
             assert_eq!(ours.fits_memory, Some(true));
             let bubble = ours.span_bubble;
-            println!("p={p} m={m} limit {limit}: {bubble:.5}, published {published}");
             assert!(bubble <= published + 1e-4, "p={p} m={m} limit {limit}: {bubble:.6}");
         }
     }
@@ -122,7 +121,6 @@ fn v_half_and_v_min() {
     let check = |name: ScheduleName, p: u32, m: u32, most_idle: u32, peak: u32| {
         let simulation = in_chunk_times(&name.generate(&sizes(p, m, 2)).unwrap());
         let idle = simulation.makespan - f64::from(6 * m);
-        println!("{name} p={p} m={m}: {idle} idle, peak {:?}", simulation.peak_activations);
         assert!(idle <= f64::from(most_idle), "{name} p={p} m={m}: {idle} idle slots");
         assert_eq!(simulation.peak_activations.iter().max(), Some(&peak), "{name} p={p} m={m}");
     };

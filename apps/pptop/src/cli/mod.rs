@@ -7,6 +7,7 @@
 mod bubble;
 #[cfg(feature = "train")]
 mod compare;
+mod costs;
 #[cfg(feature = "train")]
 mod devices;
 #[cfg(feature = "train")]

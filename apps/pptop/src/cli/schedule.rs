@@ -4,12 +4,15 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
-use pp_schedule::{Costs, ScheduleError, Simulation, ValidPlan, draw, export_csv, simulate};
+use pp_schedule::{
+    Costs, ScheduleError, Simulation, ValidPlan, chrome_trace, draw, export_csv, simulate, svg,
+};
 use serde::Serialize;
 use serde_json::json;
 
+use super::costs::{CostArgs, CostSource};
 use super::refusal::excerpt;
-use super::sizes::{CostArgs, PlanArgs, PlanError};
+use super::sizes::{PlanArgs, PlanError};
 use super::{CliError, print, print_json};
 
 /// What to do with a plan.
@@ -21,7 +24,7 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Play it through: times, bubbles, peaks, and how near it is to the lower bound
     Simulate(SimulateArgs),
-    /// Write it as CSV, JSON or text
+    /// Write it as CSV, JSON, text, a picture or a trace
     Export(ExportArgs),
 }
 
@@ -34,6 +37,10 @@ enum Format {
     Csv,
     /// Sizes, placement and rows
     Json,
+    /// A picture for a page or a paper
+    Svg,
+    /// For Perfetto and chrome://tracing
+    ChromeTrace,
 }
 
 /// Flags of `show`.
@@ -95,9 +102,16 @@ pub(crate) fn run(command: &Command) -> Result<(), CliError> {
     }
 }
 
+/// The plan, made for the costs if it follows from them, and these on its placement.
+fn plan_and_costs(plan: &PlanArgs, costs: &CostArgs) -> Result<(ValidPlan, Costs), CliError> {
+    let source = costs.source()?;
+    let plan = plan.plan(&source)?;
+    let costs = source.of(plan.topology())?;
+    Ok((plan, costs))
+}
+
 fn show(args: &ShowArgs) -> Result<(), CliError> {
-    let plan = args.plan.plan()?;
-    let costs = args.costs.load(&plan)?;
+    let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let text = written(&plan, &costs, args.format)?;
     if args.format != Format::Text {
         return print(&text);
@@ -107,8 +121,7 @@ fn show(args: &ShowArgs) -> Result<(), CliError> {
 }
 
 fn export(args: &ExportArgs) -> Result<(), CliError> {
-    let plan = args.plan.plan()?;
-    let costs = args.costs.load(&plan)?;
+    let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let text = written(&plan, &costs, args.format)?;
     let Some(path) = &args.output else { return print(&text) };
     std::fs::write(path, text).map_err(|failed| {
@@ -121,6 +134,8 @@ fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, Cl
     match format {
         Format::Text => Ok(format!("{}\n", draw(plan, costs)?)),
         Format::Csv => Ok(export_csv(plan)),
+        Format::Svg => Ok(svg(plan, costs)?),
+        Format::ChromeTrace => Ok(format!("{}\n", chrome_trace(plan, costs)?)),
         Format::Json => {
             let json = serde_json::to_string(plan)
                 .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
@@ -130,7 +145,7 @@ fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, Cl
 }
 
 fn check(args: &CheckArgs) -> Result<(), CliError> {
-    match args.plan.load() {
+    match args.plan.load(&CostSource::default()) {
         Ok(plan) if args.json => print_json(&json!({
             "valid": true,
             "schedule": plan.name(),
@@ -191,8 +206,7 @@ struct Report<'a> {
 }
 
 fn simulate_plan(args: &SimulateArgs) -> Result<(), CliError> {
-    let plan = args.plan.plan()?;
-    let costs = args.costs.load(&plan)?;
+    let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let simulation = simulate(&plan, &costs)?;
     if args.json {
         return print_json(&Report {

@@ -1,13 +1,14 @@
-//! What the commands about schedules share: sizes, costs, and a plan by name or from a file.
+//! What the commands about schedules share: sizes, and a plan by name or from a file.
 
 use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pp_schedule::{
-    CSV_BYTES_MAX, Costs, RankShare, ScheduleError, ScheduleName, Sizes, ValidPlan, import_csv,
+    CSV_BYTES_MAX, ScheduleError, ScheduleName, Sizes, ValidPlan, import_csv, simulate,
 };
 
 use super::CliError;
+use super::costs::CostSource;
 use super::refusal::excerpt;
 
 /// A count of at least one.
@@ -25,7 +26,7 @@ pub(crate) fn cost(text: &str) -> Result<f64, String> {
 /// A plan: a schedule by name with its sizes, or a CSV file that brings its own.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
-    /// A schedule (naive gpipe 1f1b interleaved-1f1b) or a CSV file, a line a rank, of cells such as 0F0,0F1,0B0
+    /// A schedule by name (see below) or a CSV file, a line a rank, of cells such as 0F0,0F1,0B0
     #[arg(value_name = "NAME|FILE")]
     pub(crate) plan: String,
     /// Ranks along the pipeline
@@ -34,7 +35,7 @@ pub(crate) struct PlanArgs {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_parser = count)]
     pub(crate) micro_batches: Option<u32>,
-    /// Stages on each rank [default: 2 for interleaved-1f1b, else 1]
+    /// Stages on each rank [default: 2 for a schedule of several stages a rank, else 1; auto chooses]
     #[arg(long, value_name = "V", value_parser = count)]
     pub(crate) virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
@@ -43,9 +44,9 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
-    /// The plan, validated.
-    pub(crate) fn plan(&self) -> Result<ValidPlan, CliError> {
-        self.load().map_err(|error| match error {
+    /// The plan, validated. A schedule that follows from costs is made for these.
+    pub(crate) fn plan(&self, costs: &CostSource) -> Result<ValidPlan, CliError> {
+        self.load(costs).map_err(|error| match error {
             PlanError::Refused(refused) => self.told(&refused),
             PlanError::Input(failed) => failed,
         })
@@ -59,9 +60,9 @@ impl PlanArgs {
     }
 
     /// The plan, validated, for those who want to know why it was refused.
-    pub(crate) fn load(&self) -> Result<ValidPlan, PlanError> {
+    pub(crate) fn load(&self, costs: &CostSource) -> Result<ValidPlan, PlanError> {
         match self.plan.parse::<ScheduleName>() {
-            Ok(name) => self.generate(name),
+            Ok(name) => self.generate(name, costs),
             Err(unknown) => {
                 let path = Path::new(&self.plan);
                 let is_file_name =
@@ -76,23 +77,36 @@ impl PlanArgs {
         }
     }
 
-    fn generate(&self, name: ScheduleName) -> Result<ValidPlan, PlanError> {
+    fn generate(&self, name: ScheduleName, costs: &CostSource) -> Result<ValidPlan, PlanError> {
         let needed = |flag: &str, what: &str| {
             CliError::Usage(format!(
                 "{name} needs {flag}, the number of {what}; accepted: 1 or more, for example {flag} 8"
             ))
         };
-        let sizes = Sizes {
-            n_ranks: self.pp.ok_or_else(|| needed("--pp", "ranks"))?,
-            n_micro_batches: self
-                .micro_batches
-                .ok_or_else(|| needed("--micro-batches", "micro-batches"))?,
-            n_virtual_stages: self.virtual_stages.unwrap_or(name.default_virtual_stages()),
-            interleave_group: self.interleave_group,
+        let n_ranks = self.pp.ok_or_else(|| needed("--pp", "ranks"))?;
+        let n_micro_batches =
+            self.micro_batches.ok_or_else(|| needed("--micro-batches", "micro-batches"))?;
+        let plan = |n_virtual_stages: u32| {
+            let interleave_group = self.interleave_group;
+            let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group };
+            name.check(&sizes)?;
+            fits_in_memory(name, &sizes)?;
+            Ok::<_, PlanError>(name.generate_for(&sizes, &|topology| costs.of(topology))?)
         };
-        name.check(&sizes)?;
-        fits_in_memory(name, &sizes)?;
-        Ok(name.generate(&sizes)?)
+        let given = self.virtual_stages.or_else(|| costs.virtual_stages(n_ranks));
+        match given {
+            Some(n_virtual_stages) => plan(n_virtual_stages),
+            // Left to choose, it takes the faster of one stage a rank and two.
+            None if name == ScheduleName::Auto => {
+                let (one, two) = (plan(1)?, plan(2)?);
+                let time = |plan: &ValidPlan| {
+                    Ok::<_, ScheduleError>(simulate(plan, &costs.of(plan.topology())?)?.makespan)
+                };
+                // More stages mean more messages: they have to be worth it.
+                Ok(if time(&two)? < time(&one)? * (1.0 - 1e-9) { two } else { one })
+            }
+            None => plan(name.default_virtual_stages()),
+        }
     }
 
     fn import(&self, path: &Path) -> Result<ValidPlan, PlanError> {
@@ -143,75 +157,8 @@ impl From<CliError> for PlanError {
     }
 }
 
-const COSTS_HELP: &str = "Costs of every stage as JSON: {\"forward\":[n],\"input_grad\":[n],\"weight_grad\":[n],\
-    \"comm\":x or [[p×p]],\"activation\":[n],\"residue\":[n]}, the last three optional";
-
-/// What ops and messages cost: per rank share, or per stage from a file.
-#[derive(Debug, clap::Args)]
-pub(crate) struct CostArgs {
-    /// Time of F over everything that a rank holds [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
-    forward: Option<f64>,
-    /// Time of I, the gradient of the input [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
-    input_grad: Option<f64>,
-    /// Time of W, the gradient of the weights; B = I + W [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
-    weight_grad: Option<f64>,
-    /// Latency of a message between two ranks [default: 0]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
-    comm: Option<f64>,
-    /// The part of an activation that stays between I and W [default: 1]
-    #[arg(long, value_name = "PART", value_parser = cost)]
-    weight_grad_residue: Option<f64>,
-    /// Time of an overlapped pair of F and B [default: F + I + W]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
-    overlap_cost: Option<f64>,
-    /// The most that a rank may hold, in activations of its whole share
-    #[arg(long, value_name = "L", value_parser = cost)]
-    memory_limit: Option<f64>,
-    /// A file of costs.
-    #[arg(long, value_name = "FILE", help = COSTS_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "weight_grad_residue", "overlap_cost", "memory_limit"])]
-    costs: Option<PathBuf>,
-}
-
-impl CostArgs {
-    /// The costs of each stage of a plan.
-    pub(crate) fn load(&self, plan: &ValidPlan) -> Result<Costs, CliError> {
-        const COSTS_BYTES_MAX: usize = 1 << 28;
-        let Some(path) = &self.costs else {
-            let unit = RankShare::default();
-            let share = RankShare {
-                forward: self.forward.unwrap_or(unit.forward),
-                input_grad: self.input_grad.unwrap_or(unit.input_grad),
-                weight_grad: self.weight_grad.unwrap_or(unit.weight_grad),
-                overlapped: self.overlap_cost,
-                comm: self.comm.unwrap_or(unit.comm),
-                residue: self.weight_grad_residue.unwrap_or(unit.residue),
-                memory_limit: self.memory_limit,
-            };
-            return Ok(Costs::per_rank_share(plan.topology(), &share));
-        };
-        let name = excerpt(&path.display().to_string());
-        let bytes = read(path, COSTS_BYTES_MAX)?;
-        let text = String::from_utf8(bytes).map_err(|refused| {
-            let offset = refused.utf8_error().valid_up_to();
-            CliError::Usage(format!("{name}: byte {offset} is no text; accepted: JSON with forward, input_grad and weight_grad"))
-        })?;
-        Costs::from_json(&text, plan.topology()).map_err(|refused| {
-            let refused = refused.to_string();
-            let known = if refused.contains("accepted") {
-                ""
-            } else {
-                "; accepted: JSON with forward, input_grad and weight_grad"
-            };
-            CliError::Usage(format!("{name}: {refused}{known}"))
-        })
-    }
-}
-
 /// A whole file, unless it is longer than `bytes_max`.
-fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
+pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
     let refused = |why: &dyn std::fmt::Display| {
         CliError::Usage(format!(
             "cannot read {}: {why}; accepted: a file that can be read",

@@ -11,6 +11,7 @@ use pp_schedule::{ScheduleName, ValidPlan};
 use pp_telemetry::SpanPolicy;
 
 use super::super::CliError;
+use super::super::costs::CostSource;
 use super::super::refusal::excerpt;
 use super::super::sizes::PlanArgs;
 use super::args::{CurveArg, DeviceArg, JobArgs, Preset};
@@ -163,7 +164,7 @@ impl Spec {
             virtual_stages: self.virtual_stages,
             interleave_group: self.interleave_group,
         }
-        .plan()?;
+        .plan(&CostSource::default())?;
         if plan.is_forward_only() {
             let message = format!(
                 "the plan {} has no backward; accepted: a plan that trains",
