@@ -29,7 +29,7 @@ fn main() -> anyhow::Result<()> {
     let found = profile(&stack, &Classes, &[x], &y, &Device::Cpu, ProfileConfig::default())?;
     println!("layer      parameters   forward us  backward us   boundary bytes");
     for layer in &found.layers {
-        let (forward, backward) = (1e6 * layer.forward_seconds, 1e6 * layer.backward_seconds);
+        let (forward, backward) = (1e6 * layer.forward_seconds, 1e6 * layer.backward_seconds());
         println!(
             "{:<10} {:>10} {forward:>12.1} {backward:>12.1} {:>16}",
             layer.name, layer.parameters, layer.boundary_bytes

@@ -65,8 +65,10 @@ fn profile(job: &Job) -> Profile {
         parameters: 0,
         parameter_bytes: 0,
         forward_seconds: 1.0 + (i % 3) as f64,
-        backward_seconds: 2.0,
+        input_grad_seconds: 1.0,
+        weight_grad_seconds: 1.0,
         activation_bytes: 0,
+        residue_bytes: 0,
         boundary_bytes: 0,
     };
     Profile { layers: (0..job.stack.len()).map(layer).collect() }

@@ -5,6 +5,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::context::ForwardContext;
 use crate::cpu;
+use crate::deferred;
 use crate::residue::{Residue, ResidueQueue};
 
 /// A table of `v` rows of `d` features. Shapes: ids `(…)` → `(…, d)`.
@@ -35,7 +36,14 @@ impl Embedding {
         shape.push(self.weight_vd.dim(1)?);
         let ids = ids.to_dtype(DType::U32)?.flatten_all()?.contiguous()?;
         if !ids.device().is_cpu() || self.weight_vd.dtype() != DType::F32 {
-            return self.weight_vd.index_select(&ids, 0)?.reshape(shape);
+            let y = self.weight_vd.index_select(&ids, 0)?;
+            let Some(queue) = context.residues().cloned() else { return y.reshape(shape) };
+            let (table, numbers) = (self.weight_vd.id(), ids.clone());
+            let y = deferred::with_backward(&y, &ids, &self.weight_vd, move |gy| {
+                queue.push(Residue::Rows { table, ids: numbers.clone(), gy: gy.contiguous()? });
+                Ok(None)
+            });
+            return y?.reshape(shape);
         }
         let op = RowsOp { queue: context.residues().cloned() };
         self.weight_vd.apply_op2(&ids, op)?.reshape(shape)

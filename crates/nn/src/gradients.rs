@@ -75,6 +75,11 @@ impl Gradients {
                 }
             }
             Residue::Rows { table, ids, gy } => self.slot(table)?.add_rows(&ids, &gy),
+            Residue::Norm { weight, bias, x, gy, norm } => {
+                let (gw, gb) = norm.weight_gradients(&x, &gy)?;
+                self.slot(weight)?.add(&gw)?;
+                self.slot(bias)?.add(&gb)
+            }
             Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
             Residue::Deferred { run, .. } => {
                 run()?.into_iter().try_for_each(|r| self.accumulate(r))

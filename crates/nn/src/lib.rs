@@ -36,6 +36,7 @@
 mod attention;
 mod context;
 mod cpu;
+mod deferred;
 mod dropout;
 mod embedding;
 mod gelu;
@@ -57,7 +58,7 @@ pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gelu::gelu;
 pub use gradients::{Gradients, clip_factor, global_norm};
-pub use layer_norm::LayerNorm;
+pub use layer_norm::{LayerNorm, NormRows};
 pub use learning_rate::{LearningRate, LearningRateCurve};
 pub use linear::Linear;
 pub use loss::cross_entropy;

@@ -7,6 +7,7 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::context::ForwardContext;
 use crate::cpu::{self, View};
+use crate::deferred;
 use crate::residue::{Residue, ResidueQueue};
 
 /// A fully connected layer.
@@ -59,7 +60,10 @@ impl Linear {
             bail!("a linear layer of {inputs} inputs got a tensor of shape {:?}", x.shape());
         }
         if !x.device().is_cpu() || x.dtype() != DType::F32 {
-            return self.forward_composed(x);
+            return match context.residues() {
+                Some(queue) => self.forward_deferred(x, queue),
+                None => self.forward_composed(x),
+            };
         }
         let op = LinearOp { queue: context.residues().cloned() };
         let x = x.contiguous()?;
@@ -67,6 +71,26 @@ impl Linear {
             Some(bias_o) => x.apply_op3(&self.weight_oi, bias_o, op),
             None => x.apply_op2(&self.weight_oi, op),
         }
+    }
+
+    /// The same from candle's own operations, the weight gradient put off.
+    fn forward_deferred(&self, x: &Tensor, queue: &ResidueQueue) -> Result<Tensor> {
+        let outside = Self {
+            weight_oi: self.weight_oi.detach(),
+            bias_o: self.bias_o.as_ref().map(Tensor::detach),
+        };
+        let y = outside.forward_composed(&x.detach())?;
+        let (queue, input, wants_gx) = (queue.clone(), x.detach().contiguous()?, x.track_op());
+        let (weight, bias) = (self.weight_oi.id(), self.bias_o.as_ref().map(Tensor::id));
+        deferred::with_backward(&y, x, &self.weight_oi, move |gy| {
+            let gy = gy.contiguous()?;
+            let gx = wants_gx.then(|| {
+                let rows = gy.reshape(((), outside.weight_oi.dim(0)?))?;
+                rows.matmul(&outside.weight_oi)?.reshape(input.shape())
+            });
+            queue.push(Residue::Linear { weight, bias, x: input.clone(), gy: gy.clone() });
+            gx.transpose()
+        })
     }
 
     /// The same from candle's own operations: for devices without our kernels, and for the tests.

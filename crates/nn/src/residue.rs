@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, TensorId};
 
+use crate::layer_norm::NormRows;
+
 /// The ingredients of the gradient of one or two parameters, for one micro-batch.
 #[non_exhaustive]
 pub enum Residue {
@@ -28,6 +30,19 @@ pub enum Residue {
         /// Gradient of the output, (…, d), contiguous.
         gy: Tensor,
     },
+    /// A layer norm: with x̂ the normalised rows of `x`, the gradient of `weight` is `Σ gy·x̂`, that of `bias` is `Σ gy`.
+    Norm {
+        /// Parameter of shape (d).
+        weight: TensorId,
+        /// Parameter of shape (d).
+        bias: TensorId,
+        /// Input, (…, d), contiguous.
+        x: Tensor,
+        /// Gradient of the output, (…, d), contiguous.
+        gy: Tensor,
+        /// How rows are normalised.
+        norm: NormRows,
+    },
     /// The gradient itself.
     Dense {
         /// The parameter.
@@ -49,6 +64,7 @@ impl fmt::Debug for Residue {
         let kind = match self {
             Self::Linear { .. } => "Linear",
             Self::Rows { .. } => "Rows",
+            Self::Norm { .. } => "Norm",
             Self::Dense { .. } => "Dense",
             Self::Deferred { .. } => "Deferred",
         };
@@ -63,6 +79,7 @@ impl Residue {
         match self {
             Self::Linear { x, gy, .. } => size(x) + size(gy),
             Self::Rows { ids, gy, .. } => size(ids) + size(gy),
+            Self::Norm { x, gy, .. } => size(x) + size(gy),
             Self::Dense { gradient, .. } => size(gradient),
             Self::Deferred { bytes, .. } => *bytes,
         }

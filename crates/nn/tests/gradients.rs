@@ -249,3 +249,43 @@ fn clipping_bounds_the_norm_over_all_parameters() {
     assert!((f64::from(clip_factor(norm, Some(1.0))) * norm - 1.0).abs() < 1e-6);
     assert_eq!((clip_factor(norm, None), clip_factor(0.5, Some(1.0))), (1.0, 1.0));
 }
+
+/// Where there is no kernel of ours (here: numbers of 64 bits; on CUDA devices the same), weight gradients wait all the same.
+#[test]
+fn weight_gradients_wait_without_kernels_too() {
+    let store = ParameterStore::seeded(5);
+    let builder = store.builder(DType::F64, &Device::Cpu);
+    let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+    let embedding = Embedding::new(7, 6, init, builder.pp("embedding")).unwrap();
+    let norm = LayerNorm::new(6, builder.pp("norm")).unwrap();
+    let linear = Linear::new(6, 5, builder.pp("linear")).unwrap();
+    let ids = Tensor::from_vec(vec![1u32, 6, 1, 0], (2, 2), &Device::Cpu).unwrap();
+    let loss = |context: &ForwardContext| {
+        let x = embedding.forward(&ids, context).unwrap();
+        let y = linear.forward(&norm.forward(&x, context).unwrap(), context).unwrap();
+        (y.to_dtype(DType::F64).unwrap() * random(y.dims(), 9).to_dtype(DType::F64).unwrap())
+            .unwrap()
+            .sqr()
+            .unwrap()
+            .sum_all()
+            .unwrap()
+    };
+    let plain = ForwardContext::training(1, 1);
+    let want = loss(&plain).backward().unwrap();
+
+    let queue = ResidueQueue::default();
+    let mut rest = loss(&plain.with_residues(queue.clone())).backward().unwrap();
+    let mut sums = Gradients::new(store.parameters()).unwrap();
+    assert!(sums.dense_residues(&mut rest).is_empty(), "all weight gradients are put off");
+    let residues = queue.take();
+    assert_eq!(residues.len(), 3);
+    residues.into_iter().for_each(|residue| sums.accumulate(residue).unwrap());
+    assert_eq!(sums.missing(), Vec::<&str>::new());
+    for parameter in store.parameters() {
+        let want = want.get(parameter.var.as_tensor()).unwrap();
+        let got = sums.get(&parameter.name).unwrap();
+        let error = (got - want).unwrap().abs().unwrap().max_all().unwrap();
+        let error: f64 = error.to_scalar().unwrap();
+        assert!(error < 1e-6, "{}: off by {error}", parameter.name);
+    }
+}

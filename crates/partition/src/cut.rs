@@ -107,8 +107,11 @@ impl Cut {
             }
             Self::Time => {
                 let profile = profile.ok_or(PartitionError::NotProfiled)?;
-                let costs: Vec<f64> =
-                    profile.layers.iter().map(|l| l.forward_seconds + l.backward_seconds).collect();
+                let costs: Vec<f64> = profile
+                    .layers
+                    .iter()
+                    .map(|l| l.forward_seconds + l.backward_seconds())
+                    .collect();
                 solve::min_max(&costs, n_stages)?
             }
             Self::Explicit(sizes) => solve::explicit(sizes, layers, n_stages)?,

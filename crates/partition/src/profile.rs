@@ -21,13 +21,25 @@ pub struct LayerProfile {
     pub parameter_bytes: u64,
     /// Median seconds of its forward.
     pub forward_seconds: f64,
-    /// Median seconds of its backward: input and weight gradients.
-    pub backward_seconds: f64,
+    /// Median seconds of the first half of its backward: the gradient of its inputs, and of its weights where the layer can't put
+    /// that off.
+    pub input_grad_seconds: f64,
+    /// Median seconds of the second half: the sums of the weights' gradients.
+    pub weight_grad_seconds: f64,
     /// Bytes kept between forward and backward. Counted by the allocator where the program has
     /// [`memory::CountingAllocator`], else the tensors of the autograd graph.
     pub activation_bytes: u64,
+    /// Bytes kept between the two halves of its backward: what the second half needs.
+    pub residue_bytes: u64,
     /// Bytes of its outputs: what crosses a boundary after it.
     pub boundary_bytes: u64,
+}
+
+impl LayerProfile {
+    /// Seconds of its whole backward.
+    pub fn backward_seconds(&self) -> f64 {
+        self.input_grad_seconds + self.weight_grad_seconds
+    }
 }
 
 /// The costs of a model's layers.
@@ -86,8 +98,10 @@ pub fn profile(
             parameters,
             parameter_bytes: parameters * DType::F32.size_in_bytes() as u64,
             forward_seconds: measured.forward_seconds,
-            backward_seconds: measured.backward_seconds,
+            input_grad_seconds: measured.input_grad_seconds,
+            weight_grad_seconds: measured.weight_grad_seconds,
             activation_bytes: measured.activation_bytes,
+            residue_bytes: measured.residue_bytes,
             boundary_bytes: bytes(&measured.outputs),
         });
         tensors = measured.outputs;
@@ -98,8 +112,10 @@ pub fn profile(
 struct Measured {
     outputs: Vec<Tensor>,
     forward_seconds: f64,
-    backward_seconds: f64,
+    input_grad_seconds: f64,
+    weight_grad_seconds: f64,
     activation_bytes: u64,
+    residue_bytes: u64,
 }
 
 fn measure(
@@ -112,7 +128,7 @@ fn measure(
     let context = ForwardContext::training(config.seed, 1).with_residues(queue.clone());
     let mut sums = Gradients::new(stage.parameters().to_vec())?;
     let counted = memory::is_counted();
-    let (mut forward, mut backward) = (Vec::new(), Vec::new());
+    let (mut forward, mut input_grad, mut weight_grad) = (Vec::new(), Vec::new(), Vec::new());
     let mut measured = None;
     for pass in 0..config.warm_up + config.repeats.max(1) {
         let leaves: Vec<Tensor> = inputs.iter().map(leaf).collect::<candle_core::Result<_>>()?;
@@ -133,26 +149,33 @@ fn measure(
         };
         let start = Instant::now();
         let mut grads = scalar.backward()?;
-        let dense = sums.dense_residues(&mut grads);
-        for residue in queue.take().into_iter().chain(dense) {
-            sums.accumulate(residue)?;
-        }
+        let mut residues = queue.take();
+        residues.extend(sums.dense_residues(&mut grads));
+        drop(grads);
+        wait_for(&scalar)?;
+        let input_grad_seconds = start.elapsed().as_secs_f64();
+        let residue_bytes = residues.iter().map(|residue| residue.bytes() as u64).sum();
+        let start = Instant::now();
+        residues.into_iter().try_for_each(|residue| sums.accumulate(residue))?;
         wait_for(&scalar)?;
         if pass >= config.warm_up {
             forward.push(forward_seconds);
-            backward.push(start.elapsed().as_secs_f64());
+            input_grad.push(input_grad_seconds);
+            weight_grad.push(start.elapsed().as_secs_f64());
         }
         let outputs = outputs.iter().map(Tensor::detach).collect();
-        measured = Some((outputs, activation_bytes));
+        measured = Some((outputs, activation_bytes, residue_bytes));
     }
-    let Some((outputs, activation_bytes)) = measured else {
+    let Some((outputs, activation_bytes, residue_bytes)) = measured else {
         candle_core::bail!("no pass was made")
     };
     Ok(Measured {
         outputs,
         forward_seconds: median(forward),
-        backward_seconds: median(backward),
+        input_grad_seconds: median(input_grad),
+        weight_grad_seconds: median(weight_grad),
         activation_bytes,
+        residue_bytes,
     })
 }
 

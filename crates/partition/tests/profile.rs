@@ -29,8 +29,11 @@ fn parameters_bytes_and_times() {
     assert_eq!(found.layers[0].parameters, 8 * 16 + 16);
     assert_eq!(found.layers[1].boundary_bytes, 32 * 1024 * 4);
     assert_eq!(found.layers[3].parameter_bytes, (1024 * 4 + 4) * 4);
-    assert!(found.layers.iter().all(|l| l.forward_seconds > 0.0 && l.backward_seconds > 0.0));
+    assert!(found.layers.iter().all(|l| l.forward_seconds > 0.0 && l.backward_seconds() > 0.0));
     assert!(found.layers.iter().all(|l| l.activation_bytes >= l.boundary_bytes));
+    // A linear layer puts off its weight gradient: it keeps its input and the gradient of its output.
+    assert_eq!(found.layers[2].residue_bytes, 2 * 32 * 1024 * 4);
+    assert!(found.layers[2].weight_grad_seconds > found.layers[0].weight_grad_seconds);
     // A million multiplications a row against 128: no noise turns that around.
     let partition = Cut::Time.solve(&stack, 2, Some(&found)).unwrap();
     assert!(partition.layers(0).len() >= 2, "{partition:?}");
