@@ -285,9 +285,18 @@ fn files_that_are_no_valid_plans_are_refused_by_cell() {
         &verdict("cell", 0, 1, "(0F1;0I0)OVERLAP_F_B"),
     );
     let nowhere = json!({"rule": "format", "rank": null, "cell": null, "op": null});
-    invalid("binary", b"\x7fELF\x02\x01\0\0\xff\xfe", &nowhere);
+    invalid(
+        "binary",
+        b"\x7fELF\x02\x01\0\0\xff\xfe",
+        &verdict("format", 0, 0, "\u{fffd}ELF\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}"),
+    );
     invalid("empty", b"", &nowhere);
-    invalid("gap_in_rows", b"0F0,0B0\n\n1F0,1B0\n", &nowhere);
+    invalid(
+        "gap_in_rows",
+        b"0F0,0B0\n\n1F0,1B0\n",
+        &json!({"rule": "format", "rank": 1, "cell": 0, "op": null}),
+    );
+    invalid("gap_in_stages", b"0F0,0B0\n2F0,2B0\n", &verdict("missing", 1, 0, "2F0"));
     invalid("truncated", b"0F0,0F1,0B0,0B1\n1F0,1B0,1F", &verdict("cell", 1, 2, "1F"));
 }
 

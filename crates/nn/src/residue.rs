@@ -77,9 +77,8 @@ impl Residue {
     pub fn bytes(&self) -> usize {
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         match self {
-            Self::Linear { x, gy, .. } => size(x) + size(gy),
+            Self::Linear { x, gy, .. } | Self::Norm { x, gy, .. } => size(x) + size(gy),
             Self::Rows { ids, gy, .. } => size(ids) + size(gy),
-            Self::Norm { x, gy, .. } => size(x) + size(gy),
             Self::Dense { gradient, .. } => size(gradient),
             Self::Deferred { bytes, .. } => *bytes,
         }

@@ -2,7 +2,10 @@
 //!
 //! ```text
 //! p=4 m=4: micro-batches 0 and 1 go down, 2 and 3 up
-//! rank 0  0F0|...|0F1|3F2|3B2----|3F3|3B3----|...|0B0----|...|0B1----|
+//! rank 0  0F0|0F1|....3F2|3B2----|3F3|3B3----|....0B0----|........0B1----|
+//! rank 1  ....1F0|2F2|1F1|2F3|....2B2----|1B0----|2B3----|1B1----|........
+//! rank 2  ....1F2|2F0|1F3|2F1|....2B0----|1B2----|2B1----|1B3----|........
+//! rank 3  0F2|0F3|....3F0|3B0----|3F1|3B1----|....0B2----|........0B3----|
 //! ```
 //! Each rank holds a stage of both copies of the model, so that the one pipeline fills while the other drains. The price is a second
 //! copy of the weights, whose gradients have to be averaged: it trains as two replicas with half the micro-batches each.

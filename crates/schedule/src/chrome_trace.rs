@@ -85,14 +85,14 @@ struct Cell {
 pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let simulation = simulate(plan, costs)?;
     let mut events = Vec::new();
-    let track = |tid: u32, name: String| Event::Name {
+    let named = |tid: u32, name: String| Event::Name {
         name: "thread_name",
         ph: 'M',
         pid: 0,
         tid,
         args: Name { name },
     };
-    events.extend((0..plan.n_ranks()).map(|rank| track(rank, format!("rank {rank}"))));
+    events.extend((0..plan.n_ranks()).map(|rank| named(rank, format!("rank {rank}"))));
     for (rank, row) in (0..).zip(&simulation.timeline) {
         for timed in row {
             let op = timed.action.first();

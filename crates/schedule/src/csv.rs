@@ -8,7 +8,7 @@
 
 use crate::action::Action;
 use crate::error::{CellFault, CsvFault, ScheduleError, Violation, excerpt};
-use crate::ids::Rank;
+use crate::ids::{Rank, Stage};
 use crate::op::Op;
 use crate::plan::{Draft, ValidPlan};
 use crate::topology::Topology;
@@ -45,7 +45,7 @@ pub fn import_csv(
         return Err(ScheduleError::Csv(CsvFault::EmptyRow { row }));
     }
     bounded(text, &rows, n_ops)?;
-    let topology = topology(&rows).map_err(|refused| in_columns(refused, text))?;
+    let topology = topology(text, &rows).map_err(|refused| in_columns(refused, text))?;
     let highest = ops(&rows).map(|op| op.micro_batch.0).max().unwrap_or(0);
     let draft = Draft {
         name: name.to_owned(),
@@ -74,7 +74,22 @@ fn text(bytes: &[u8]) -> Result<&str, ScheduleError> {
             good.iter().position(control).unwrap_or(refused.valid_up_to())
         }
     };
-    Err(ScheduleError::Csv(CsvFault::Binary { offset: not_text, byte: bytes[not_text] }))
+    Err(binary(bytes, not_text))
+}
+
+/// The refusal of a byte that no text has, by the cell that it is in.
+fn binary(bytes: &[u8], offset: usize) -> ScheduleError {
+    let before = &bytes[..offset];
+    let row = before.split(|&byte| byte == b'\n').count() - 1;
+    let line = before.rsplit(|&byte| byte == b'\n').next().unwrap_or_default();
+    let column = line.split(|&byte| byte == b',').count() - 1;
+    let start = offset - line.rsplit(|&byte| byte == b',').next().unwrap_or_default().len();
+    let is_end = |byte: &u8| matches!(byte, b',' | b'\n' | b'\r');
+    let end = bytes[offset..].iter().position(is_end).map_or(bytes.len(), |at| offset + at);
+    // No more than an excerpt shows.
+    let cell = String::from_utf8_lossy(&bytes[start..end.min(start + 128).max(offset + 1)]);
+    let fault = CellFault::Binary { byte: bytes[offset] };
+    ScheduleError::Cell { row, column, cell: excerpt(&cell), fault }
 }
 
 /// The cells of a line with their columns, empty ones left out.
@@ -122,7 +137,7 @@ fn ops(rows: &[Vec<Action>]) -> impl Iterator<Item = Op> {
 }
 
 /// A stage belongs to the row that names it, or, with two copies of the model, to two rows: one for each half of the micro-batches.
-fn topology(rows: &[Vec<Action>]) -> Result<Topology, ScheduleError> {
+fn topology(text: &str, rows: &[Vec<Action>]) -> Result<Topology, ScheduleError> {
     let highest = ops(rows).map(|op| op.stage).max().unwrap_or_default();
     let mut ranks: Vec<Option<Rank>> = vec![None; highest.idx() + 1];
     for (row, rank) in rows.iter().zip((0..).map(Rank)) {
@@ -136,14 +151,23 @@ fn topology(rows: &[Vec<Action>]) -> Result<Topology, ScheduleError> {
             }
         }
     }
-    let absent = ranks.iter().position(Option::is_none);
-    match absent {
-        Some(stage) => Err(ScheduleError::Csv(CsvFault::StageAbsent {
-            stage: stage as u32,
-            highest: highest.0,
-        })),
+    match ranks.iter().position(Option::is_none) {
+        Some(absent) => Err(stage_absent(text, absent as u32, highest)?),
         None => Topology::from_ranks(ranks.into_iter().flatten().collect()),
     }
+}
+
+/// The refusal of a gap in the stages, at the first cell that names the highest one.
+fn stage_absent(text: &str, absent: u32, highest: Stage) -> Result<ScheduleError, ScheduleError> {
+    for (row, line) in text.lines().enumerate() {
+        for (column, cell) in cells(line) {
+            if cell.parse::<Action>()?.ops().any(|op| op.stage == highest) {
+                let fault = CellFault::StageAbsent { absent, highest: highest.0 };
+                return Ok(ScheduleError::Cell { row, column, cell: excerpt(cell), fault });
+            }
+        }
+    }
+    Ok(ScheduleError::Csv(CsvFault::Empty))
 }
 
 /// Two copies of the model, if the whole file agrees on it: every stage on one row for the first half of the micro-batches and on
@@ -180,5 +204,5 @@ fn in_columns(refused: ScheduleError, text: &str) -> ScheduleError {
     let mut columns = cells(line).map(|(column, _)| column);
     let end = line.split(',').count();
     let cell = columns.nth(violation.cell).unwrap_or(end);
-    ScheduleError::Invalid(Box::new(Violation { cell, ..*violation }))
+    ScheduleError::Invalid(Box::new(Violation { cell, is_file: true, ..*violation }))
 }

@@ -194,16 +194,6 @@ pub enum CsvFault {
         /// What is accepted.
         limit: usize,
     },
-    /// Bytes that no text has.
-    #[error(
-        "byte {offset} is 0x{byte:02x}, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
-    )]
-    Binary {
-        /// Where the first such byte is.
-        offset: usize,
-        /// The byte.
-        byte: u8,
-    },
     /// Nothing to run.
     #[error("it holds no op; accepted: a line a rank, of cells such as 0F0,0F1,0B0")]
     Empty,
@@ -212,16 +202,6 @@ pub enum CsvFault {
     EmptyRow {
         /// The row, from 0.
         row: usize,
-    },
-    /// A stage number is skipped.
-    #[error(
-        "stage {stage} has no op on any row, though stage {highest} has; accepted: stages 0 to {highest} without a gap"
-    )]
-    StageAbsent {
-        /// The stage that is missing.
-        stage: u32,
-        /// The highest stage that is there.
-        highest: u32,
     },
 }
 
@@ -234,6 +214,24 @@ pub enum CellFault {
         "is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
     )]
     NotAnOp,
+    /// A byte that no text has.
+    #[error(
+        "holds the byte 0x{byte:02x}, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+    )]
+    Binary {
+        /// The byte.
+        byte: u8,
+    },
+    /// A stage below the one that it names has no op.
+    #[error(
+        "names stage {highest}, but stage {absent} has no op on any row; accepted: stages 0 to {highest} without a gap"
+    )]
+    StageAbsent {
+        /// The stage that is missing.
+        absent: u32,
+        /// The highest stage that is there.
+        highest: u32,
+    },
     /// Its number cannot belong to a complete plan of this many ops.
     #[error(
         "names {what} {number}, but the file has only {n_ops} ops, and each {what} needs one; accepted: below {n_ops}"
@@ -301,11 +299,14 @@ pub struct Violation {
     pub message: String,
     /// The plan around the cell, with the cell in brackets.
     pub grid: String,
+    /// Whether the plan came from a file: then `cell` is a column, which counts bubbles.
+    pub is_file: bool,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {}, cell {}: {}", self.rank, self.cell, self.message)?;
+        let (row, place) = if self.is_file { ("row", "column") } else { ("rank", "cell") };
+        write!(f, "{row} {}, {place} {}: {}", self.rank, self.cell, self.message)?;
         if self.grid.is_empty() { Ok(()) } else { write!(f, "\n\n{}", self.grid) }
     }
 }
@@ -318,9 +319,9 @@ impl ScheduleError {
         match self {
             Self::Invalid(violation) => violation.rule.name(),
             Self::Cell { fault: CellFault::Beyond { .. }, .. } => Rule::Range.name(),
-            Self::Csv(CsvFault::StageAbsent { .. }) => Rule::Missing.name(),
+            Self::Cell { fault: CellFault::StageAbsent { .. }, .. } => Rule::Missing.name(),
+            Self::Cell { fault: CellFault::Binary { .. }, .. } | Self::Csv(_) => "format",
             Self::Cell { .. } | Self::Op(_) => "cell",
-            Self::Csv(_) => "format",
             Self::UnknownSchedule { .. } => "schedule",
             Self::Costs(_) | Self::MemoryLimit { .. } => "costs",
             Self::Zero { .. }
@@ -342,6 +343,7 @@ impl ScheduleError {
         match self {
             Self::Invalid(violation) => Some((violation.rank, violation.cell)),
             Self::Cell { row, column, .. } => Some((Rank(u32::try_from(*row).ok()?), *column)),
+            Self::Csv(CsvFault::EmptyRow { row }) => Some((Rank(u32::try_from(*row).ok()?), 0)),
             _ => None,
         }
     }

@@ -150,7 +150,8 @@ fn marks(makespan: f64, scale: f64) -> Vec<f64> {
     let power = 10_f64.powf(wanted.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|&step| step >= wanted);
     let step = step.unwrap_or(10.0 * power);
-    (0..).map(|i| f64::from(i) * step).take_while(|&mark| mark <= makespan * (1.0 + 1e-9)).collect()
+    let n_steps = (makespan * (1.0 + 1e-9) / step) as u32;
+    (0..=n_steps).map(|i| f64::from(i) * step).collect()
 }
 
 /// The colour of a phase, from light for the first stage of a rank to dark for its last; a second copy of the model has its own hue.

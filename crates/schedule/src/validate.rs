@@ -53,7 +53,8 @@ fn violation(
     message: String,
 ) -> ScheduleError {
     let grid = grid::mark(rows, rank, cell, op);
-    ScheduleError::Invalid(Box::new(Violation { rule, rank, cell, op, message, grid }))
+    let is_file = false;
+    ScheduleError::Invalid(Box::new(Violation { rule, rank, cell, op, message, grid, is_file }))
 }
 
 fn cells(draft: &Draft) -> impl Iterator<Item = (Rank, usize, Op)> {

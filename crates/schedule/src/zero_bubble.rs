@@ -3,12 +3,13 @@
 //!
 //! ```text
 //! ZB-H1, p=2 m=3
-//! rank 0  F0|F1|...I0|F2|I1|W0|I2|W1|W2|
-//! rank 1  ...F0|I0|F1|I1|W0|F2|I2|W1|W2|      (rank 1 is one W late, so that I leaves as soon as it can)
-//! ZB-H2, p=2 m=3: one more forward in the beginning, one more W at the end
+//! rank 0  F0|F1|...I0|W0|F2|I1|W1|I2|W2|
+//! rank 1  ...F0|I0|F1|I1|W0|F2|I2|W1|W2|
+//! ZB-H2, p=2 m=3
 //! rank 0  F0|F1|F2|I0|W0|I1|W1|I2|W2|...
 //! rank 1  ...F0|I0|F1|I1|F2|I2|W0|W1|W2|
 //! ```
+//! Each I leaves as soon as it can: the W of rank r are r (H1) or 2r (H2) rounds behind it.
 //! ZB-H1 holds no more than 1F1B: at most p activations. ZB-H2 holds up to 2p−1, and where F = I = W no rank waits between its first
 //! op and its last.
 

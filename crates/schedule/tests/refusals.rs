@@ -220,9 +220,9 @@ fn order_inside_a_row() {
         &expect![[r#"
             rank 0, cell 1: (0F1;0B1)OVERLAP_F_B overlaps 0B1 with 0F1, which it needs; accepted: 0F1 first
 
-              cell           0                      1                      2                      3
-            rank 0          0F0           [(0F1;0B1)OVERLAP_F_B]          0B0
-            rank 1          1F0                    1B0                    1F1                    1B1"#]],
+              cell     0         1         2         3
+            rank 0    0F0    [0F1&0B1]    0B0
+            rank 1    1F0       1B0       1F1       1B1"#]],
     );
     check(
         draft(2, &["0F0 0F1 0B0 0B1", "1F0 (1F1;1B0)OVERLAP_F_B (1F1;1B1)OVERLAP_F_B"]),
@@ -230,9 +230,9 @@ fn order_inside_a_row() {
         &expect![[r#"
             rank 1, cell 2: 1F1 stands twice on row 1; accepted: every op once
 
-              cell           0                      1                      2                      3
-            rank 0          0F0                    0F1                    0B0                    0B1
-            rank 1          1F0            (1F1;1B0)OVERLAP_F_B  [(1F1;1B1)OVERLAP_F_B]"#]],
+              cell     0         1         2         3
+            rank 0    0F0       0F1       0B0       0B1
+            rank 1    1F0     1F1&1B0  [1F1&1B1]"#]],
     );
     let mut one_rank = draft(1, &["1F0 0F0"]);
     one_rank.topology = Topology::new(1, 2, Placement::Loop).unwrap();
@@ -269,9 +269,9 @@ fn a_pair_waits_for_both_its_inputs() {
         &expect![[r#"
             rank 0, cell 1: deadlock: rank 0 at 0B0 waits for 1B0 of rank 1, rank 1 at 1F1 waits for 0F1 of rank 0; accepted: an order in which no circle of ranks waits
 
-              cell           0                      1                      2                      3
-            rank 0          0F0           [(0F1;0B0)OVERLAP_F_B]          0B1
-            rank 1          1F0                    1F1                    1B0                    1B1"#]],
+              cell     0         1         2         3
+            rank 0    0F0    [0F1&0B0]    0B1
+            rank 1    1F0       1F1       1B0       1B1"#]],
     );
 }
 
@@ -373,14 +373,14 @@ fn files_that_are_no_plans() {
         b"\x7fELF\x02\x01\x01\0",
         "format",
         expect![
-            "not a plan as CSV: byte 0 is 0x7f, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+            "row 0, column 0: cell `\u{fffd}ELF\u{fffd}\u{fffd}\u{fffd}\u{fffd}` holds the byte 0x7f, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b"0F0,0B0\n\xff\xfe",
         "format",
         expect![
-            "not a plan as CSV: byte 8 is 0xff, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+            "row 1, column 0: cell `\u{fffd}\u{fffd}` holds the byte 0xff, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
@@ -429,7 +429,7 @@ fn files_that_are_no_plans() {
         b"0F0,0B0\n2F0,2B0\n",
         "missing",
         expect![
-            "not a plan as CSV: stage 1 has no op on any row, though stage 2 has; accepted: stages 0 to 2 without a gap"
+            "row 1, column 0: cell `2F0` names stage 2, but stage 1 has no op on any row; accepted: stages 0 to 2 without a gap"
         ],
     );
 }

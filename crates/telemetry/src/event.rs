@@ -83,7 +83,7 @@ pub struct Hello {
     pub clock: String,
     /// Tokens that one sample is made of; 0 where samples are not made of tokens.
     pub tokens_per_sample: u64,
-    /// The bubble ratio of this schedule in closed form, where one exists.
+    /// The bubble ratio that the schedule promises: by its formula, or by simulation where it has none.
     pub theory: Option<f64>,
     /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
     pub span_every: u64,

@@ -117,7 +117,7 @@ impl Report {
     }
 
     pub(crate) fn step_line(&self, outcome: &StepOutcome) -> String {
-        let theory = self.theory.map_or_else(String::new, |t| format!(" (formula {t:.3})"));
+        let theory = self.theory.map_or_else(String::new, |t| format!(" (theory {t:.3})"));
         let starved = match outcome.bubble.starved_ratio {
             share if share >= 0.005 => format!("  starved {share:.3}"),
             _ => String::new(),
@@ -142,7 +142,7 @@ impl Report {
             return String::new();
         };
         let theory =
-            self.theory.map_or_else(|| "no formula".to_owned(), |t| format!("formula {t:.4}"));
+            self.theory.map_or_else(|| "no theory".to_owned(), |t| format!("theory {t:.4}"));
         let peaks: Vec<String> =
             self.peak_bytes.iter().map(|&b| format!("{:.1}", mib(b))).collect();
         let mut text = format!(

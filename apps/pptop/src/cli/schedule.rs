@@ -39,7 +39,7 @@ enum Format {
     Json,
     /// A picture for a page or a paper
     Svg,
-    /// For Perfetto and chrome://tracing
+    /// A trace that Perfetto and Chrome open
     ChromeTrace,
 }
 

@@ -65,6 +65,13 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         let message = "--sample belongs to --model gpt; accepted: without --sample";
         return Err(CliError::Usage(message.to_owned()));
     }
+    if spec.memory_limit.is_some() && spec.synthesised().is_none() {
+        let message = format!(
+            "--memory-limit belongs to schedules that follow from it, not to {}; accepted: --schedule zb-auto or auto, or without --memory-limit",
+            excerpt(&spec.schedule)
+        );
+        return Err(CliError::Usage(message));
+    }
     let session = Session::new(spec)?;
     if !args.headless && !args.json && std::io::stdout().is_terminal() {
         return watch(&args, &session);

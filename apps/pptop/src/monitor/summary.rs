@@ -62,7 +62,7 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
         if let Some(hello) = model.hello()
             && let Some(theory) = hello.theory
         {
-            write!(text, ", {} by the closed form of {}", format::percent(theory), hello.schedule)?;
+            write!(text, ", {} promised by {}", format::percent(theory), hello.schedule)?;
         }
         writeln!(text)?;
     }

@@ -277,7 +277,7 @@ fn the_notebooks_job_is_a_preset() {
         12 + 2
     );
     for part in
-        ["step 12/12", "bubble_ratio", "formula", "devices 1  stages 1", "the most frequent class"]
+        ["step 12/12", "bubble_ratio", "theory", "devices 1  stages 1", "the most frequent class"]
     {
         assert!(plain.contains(part), "{part} is not in:\n{plain}");
     }

@@ -210,12 +210,12 @@ fn plans_from_files() {
     refused(
         &home,
         &[
-            ("train --schedule missing.csv", &["missing.csv", "rank 1, cell 3", "1F1 is missing"]),
-            ("train --schedule doubled.csv", &["doubled.csv", "rank 0, cell 1", "0F0", "twice"]),
+            ("train --schedule missing.csv", &["missing.csv", "row 1, column 3", "1F1 is missing"]),
+            ("train --schedule doubled.csv", &["doubled.csv", "row 0, column 1", "0F0", "twice"]),
             ("train --schedule deadlock.csv", &["deadlock.csv", "0B0 waits for 1B0 of rank 1"]),
             ("train --schedule two_rows.csv", &["0B1 stands on row 1", "stage 0 is on row 0"]),
             ("train --schedule no_op.csv", &["no_op.csv", "row 1, column 1", "1X0"]),
-            ("train --schedule binary.csv", &["binary.csv", "byte 0 is 0x7f", "not text"]),
+            ("train --schedule binary.csv", &["binary.csv", "the byte 0x7f", "not text"]),
             ("train --schedule empty.csv", &["empty.csv", "no op"]),
             ("train --schedule forward.csv", &["forward.csv", "no backward", "a plan that trains"]),
             ("train --schedule nowhere.csv", &["nowhere.csv", "No such file"]),
@@ -250,6 +250,32 @@ fn sizes_that_no_machine_holds() {
             ("train --batch-size 18446744073709551608", &["18446744073709551608", "MiB are free"]),
             ("train --model seed-mlp --batch-size 320000000000", &["320000000000", "MiB are free"]),
             ("train --steps 18446744073709551616", &["18446744073709551616", "--steps"]),
+            ("train --schedule zb-v --virtual-stages 3", &["zb-v does not run v=3", "accepted: 2"]),
+            (
+                "train --schedule hanayo --virtual-stages 3",
+                &["hanayo does not run v=3", "an even number"],
+            ),
+            ("train --schedule chimera --pp 3", &["chimera does not run on p=3", "2 or 4"]),
+            ("train --schedule chimera --pp 2 --micro-batches 7", &["m=7", "m=8"]),
+            (
+                "train --schedule dualpipe-v --pp 4 --micro-batches 4",
+                &["p=4", "m=4", "m=8 or more"],
+            ),
+            (
+                "train --schedule forward-only",
+                &["forward-only", "no backward", "a plan that trains"],
+            ),
+            ("train --memory-limit 4", &["--memory-limit", "1f1b", "zb-auto or auto"]),
+            ("compare --memory-limit 4", &["--memory-limit", "zb-auto and auto"]),
+            ("train --schedule auto --memory-limit 0", &["'0'", "--memory-limit", "above 0"]),
+            (
+                "train --model sleep --schedule auto --pp 2 --memory-limit 0.5",
+                &["rank 0 may hold 0.5", "takes 1", "at least 1"],
+            ),
+            (
+                "train --model sleep --schedule chimera --pp 2 --sleep-slow-rank 0:2",
+                &["--sleep-slow-rank", "chimera", "another schedule"],
+            ),
             ("compare --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
         ],
     );
@@ -282,9 +308,7 @@ fn names_that_come_later_and_names_of_nothing() {
     );
     for command in ["train", "compare", "devices"] {
         let help = home.stdout(&format!("{command} --help"));
-        for later in
-            ["zb-", "--recompute", "--transport", "--checkpoint", "--resume", "llama", "inject"]
-        {
+        for later in ["--recompute", "--transport", "--checkpoint", "--resume", "llama", "inject"] {
             assert!(!help.contains(later), "{later} is in the help of {command}");
         }
     }

@@ -164,6 +164,11 @@ fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Sess
             return Err(CliError::Usage(message));
         }
     }
+    let synthesised = |name: &String| name.parse().is_ok_and(ScheduleName::is_synthesised);
+    if args.job.memory_limit.is_some() && !schedules.iter().any(synthesised) {
+        let message = "--memory-limit belongs to zb-auto and auto, neither is compared; accepted: one of them among --schedules, or without --memory-limit";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     let specs = schedules
         .iter()
         .map(|schedule| Ok(Spec::new(&args.job, schedule)?.with_schedule(schedule)))
@@ -328,12 +333,17 @@ impl Entry {
             let stage = |stage| times.get(&(kind, stage as u32)).map_or(0.0, |t| median(t));
             (0..n_stages).map(stage).collect()
         };
-        let whole = of(SpanKind::B);
-        let input_grad = of(SpanKind::I).iter().zip(&whole).map(|(i, b)| i + b).collect();
+        let (whole, weight_grad) = (of(SpanKind::B), of(SpanKind::W));
+        // Where a stage runs some of its backwards whole and some in halves, the halves say it all.
+        let input_grad = of(SpanKind::I)
+            .into_iter()
+            .zip(&whole)
+            .map(|(half, &whole)| if half > 0.0 { half } else { whole })
+            .collect();
         let mut costs = Costs::uniform(n_stages as u32, 0.0, 0.0, 0.0, 0.0);
         costs.forward = of(SpanKind::F);
         costs.input_grad = input_grad;
-        costs.weight_grad = of(SpanKind::W);
+        costs.weight_grad = weight_grad;
         simulate(&self.session.plan, &costs).map_err(|e| CliError::Failed(e.to_string()))
     }
 

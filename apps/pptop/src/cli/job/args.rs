@@ -188,6 +188,9 @@ pub(crate) struct JobArgs {
     /// Micro-batches that pass through one chunk before the next has its turn
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) interleave_group: Option<u32>,
+    /// zb-auto and auto: the most that a rank may hold, in activations of its whole share [default: P]
+    #[arg(long, value_name = "L", value_parser = positive)]
+    pub(crate) memory_limit: Option<f64>,
     /// Steps between evaluations on the held-out part
     #[arg(long, value_name = "N", value_parser = whole)]
     pub(crate) eval_every: Option<u64>,

@@ -5,6 +5,7 @@ mod defaults;
 pub(crate) mod limits;
 mod session;
 mod spec;
+mod synthesis;
 
 pub(crate) use args::JobArgs;
 pub(crate) use session::{Session, chain, cores, devices_line};

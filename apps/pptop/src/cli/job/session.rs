@@ -10,7 +10,9 @@ use pp_executor::RankConfig;
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_partition::{Cut, Partition, PartitionError, ProfileConfig, profile};
-use pp_schedule::{Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form};
+use pp_schedule::{
+    Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
+};
 use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
@@ -19,6 +21,7 @@ use super::super::refusal::excerpt;
 use super::args::DeviceArg;
 use super::limits;
 use super::spec::{ModelSpec, Spec};
+use super::synthesis;
 
 /// Cores that this process may use, by affinity and cgroup.
 pub(crate) fn cores() -> u32 {
@@ -33,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) partition: Partition,
     pub(crate) batch_size: u64,
     mesh: Mesh,
+    /// Of a plan that follows from costs: the bubble that it has with them.
+    promised: Option<f64>,
     initial: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
@@ -67,7 +72,7 @@ impl Session {
             }
         };
         let mesh = Mesh::new(plan.n_ranks(), spec.dp, kind).map_err(|e| usage(e.to_string()))?;
-        let job = build(&spec, &plan)?;
+        let mut job = build(&spec, &plan)?;
         let n_stages = plan.n_stages() as usize;
         spec.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
         let counts = job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
@@ -78,7 +83,9 @@ impl Session {
         }
         let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
         let rows = rows(batch_size, spec.dp, &plan);
-        let profile = if spec.cut == Cut::Time && n_stages > 1 {
+        let synthesised = spec.synthesised();
+        let wants_profile = (spec.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
+        let profile = if wants_profile && !sleeps {
             let (inputs, targets) =
                 job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
             // On the kind of device that will train.
@@ -96,11 +103,24 @@ impl Session {
         } else {
             None
         };
+        let (mut plan, mut made_for, mut promised) = (plan, None, None);
+        if let Some(name) = synthesised {
+            let made = synthesis::make(&spec, name, &plan, &job, profile.as_ref())?;
+            (plan, made_for, promised) = (made.plan, made.partition, Some(made.bubble_ratio));
+            if sleeps {
+                // A layer of this model sleeps as long as its rank takes.
+                job = build(&spec, &plan)?;
+            }
+        }
+        let n_stages = plan.n_stages() as usize;
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
-        let partition = cut
-            .solve(&job.stack, n_stages, profile.as_ref())
-            .map_err(|e| refused_cut(&e, &job, n_stages))?;
-        Ok(Self { spec, job, plan, partition, batch_size, mesh, initial })
+        let partition = match made_for {
+            Some(partition) => partition,
+            None => cut
+                .solve(&job.stack, n_stages, profile.as_ref())
+                .map_err(|e| refused_cut(&e, &job, n_stages))?,
+        };
+        Ok(Self { spec, job, plan, partition, batch_size, mesh, promised, initial })
     }
 
     /// Starts the ranks.
@@ -160,10 +180,19 @@ impl Session {
         self.spec.schedule.parse().ok().map(|name| (name, sizes))
     }
 
-    /// The bubble ratio of the schedule's closed form.
+    /// The bubble ratio that the schedule promises: by its formula, or by simulation of equal stages where it has none. A plan
+    /// that follows from costs promises what it has with these.
     pub(crate) fn theory(&self) -> Option<f64> {
-        let (name, sizes) = self.named()?;
-        closed_form(name, &sizes, &RankShare::default()).map(|form| form.bubble_ratio)
+        let share = RankShare::default();
+        let formula = || {
+            let (name, sizes) = self.named()?;
+            closed_form(name, &sizes, &share).map(|form| form.bubble_ratio)
+        };
+        let simulated = || {
+            let costs = Costs::per_rank_share(self.plan.topology(), &share);
+            simulate(&self.plan, &costs).ok().map(|simulation| simulation.bubble_ratio)
+        };
+        self.promised.or_else(formula).or_else(simulated)
     }
 
     /// The first event of the run. It also decides which steps have their spans recorded.
@@ -293,7 +322,7 @@ fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, CliError> {
 }
 
 /// How a cut that does not fit is told.
-fn refused_cut(refused: &PartitionError, job: &Job, n_stages: usize) -> CliError {
+pub(crate) fn refused_cut(refused: &PartitionError, job: &Job, n_stages: usize) -> CliError {
     let (sizes, why) = match refused {
         PartitionError::EmptyStage { stage, sizes } => {
             (sizes, format!("gives stage {stage} no layer"))

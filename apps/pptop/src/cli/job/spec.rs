@@ -48,6 +48,8 @@ pub(crate) struct Spec {
     pub(crate) dp: u32,
     pub(crate) virtual_stages: Option<u32>,
     pub(crate) interleave_group: Option<u32>,
+    /// What a rank may hold, for a schedule that follows from costs.
+    pub(crate) memory_limit: Option<f64>,
     pub(crate) micro_batches: Option<u32>,
     pub(crate) default_micro_batches: u32,
     /// Samples of a step; `None` takes one of each micro-batch.
@@ -94,6 +96,7 @@ impl Spec {
             dp: args.dp.unwrap_or(1),
             virtual_stages: args.virtual_stages,
             interleave_group: args.interleave_group,
+            memory_limit: args.memory_limit,
             micro_batches: args.micro_batches,
             default_micro_batches: defaults.micro_batches,
             batch_size: args
@@ -143,7 +146,12 @@ impl Spec {
         Some(cores().min(4).min(fits))
     }
 
-    /// The plan of this job, validated.
+    /// The schedule, if its plan follows from costs: it is made when they are measured.
+    pub(crate) fn synthesised(&self) -> Option<ScheduleName> {
+        self.schedule.parse().ok().filter(|name: &ScheduleName| name.is_synthesised())
+    }
+
+    /// The plan of this job, validated; of a schedule that follows from costs one of the same sizes.
     ///
     /// # Errors
     /// [`CliError::Usage`] if the schedule does not take the sizes, or a file does not hold a plan
@@ -157,11 +165,13 @@ impl Spec {
         let pp = self.pp.or_else(|| self.default_pp());
         // Before a plan for as many ranks is made.
         limits::threads(pp.unwrap_or(1), self.dp)?;
+        let is_made_later = self.synthesised().is_some();
+        let outline = ScheduleName::LoopedBfs.to_string();
         let plan = PlanArgs {
-            plan: self.schedule.clone(),
+            plan: if is_made_later { outline } else { self.schedule.clone() },
             pp,
             micro_batches: self.micro_batches.or_else(|| named.map(|_| self.default_micro_batches)),
-            virtual_stages: self.virtual_stages,
+            virtual_stages: self.virtual_stages.or(is_made_later.then_some(1)),
             interleave_group: self.interleave_group,
         }
         .plan(&CostSource::default())?;
@@ -227,6 +237,13 @@ impl Spec {
             ModelSpec::Sleep { slow_rank: Some((rank, _)), .. } => Some(*rank),
             _ => None,
         };
+        if slow.is_some() && plan.n_pipes() > 1 {
+            let message = format!(
+                "--sleep-slow-rank: {} runs every stage on two ranks, and a stage is as slow on both; accepted: another schedule",
+                excerpt(&self.schedule)
+            );
+            return Err(CliError::Usage(message));
+        }
         let faulty = self.fault.map(|fault| fault.rank.0);
         for (flag, rank) in [("--sleep-slow-rank", slow), ("--inject-fault", faulty)] {
             if let Some(rank) = rank.filter(|&rank| rank >= plan.n_ranks()) {

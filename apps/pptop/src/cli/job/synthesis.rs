@@ -1,0 +1,136 @@
+//! A plan that follows from what the job costs: `zb-auto` and `auto` in training.
+
+use pp_models::Job;
+use pp_partition::{Cut, LayerProfile, Partition, Profile};
+use pp_schedule::{
+    Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Sizes, Topology, ValidPlan,
+    simulate,
+};
+
+use super::super::CliError;
+use super::session::refused_cut;
+use super::spec::{ModelSpec, Spec};
+
+/// A plan with its cut.
+pub(crate) struct Made {
+    pub(crate) plan: ValidPlan,
+    /// Unless the layers of the model depend on the plan, and its cut with them.
+    pub(crate) partition: Option<Partition>,
+    /// How long its step takes, by simulation.
+    makespan: f64,
+    /// The part of it that is bubble.
+    pub(crate) bubble_ratio: f64,
+}
+
+/// The plan for these costs: where the number of stages a rank is left open, the faster of one and two.
+///
+/// # Errors
+/// [`CliError::Usage`] for a limit without room, or a cut that does not fit.
+pub(crate) fn make(
+    spec: &Spec,
+    name: ScheduleName,
+    outline: &ValidPlan,
+    job: &Job,
+    profile: Option<&Profile>,
+) -> Result<Made, CliError> {
+    let (n_ranks, n_micro_batches) = (outline.n_ranks(), outline.n_micro_batches());
+    let layers = spec.layers().unwrap_or(usize::MAX);
+    let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
+    let tried: Vec<u32> = match (spec.virtual_stages, &spec.cut) {
+        (Some(v), _) => vec![v],
+        (None, Cut::Explicit(sizes)) => vec![(sizes.len() as u32 / n_ranks).max(1)],
+        (None, _) if name == ScheduleName::Auto => [1, 2].into_iter().filter(fits).collect(),
+        (None, _) => vec![1],
+    };
+    let mut best: Option<Made> = None;
+    for n_virtual_stages in tried {
+        let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
+        name.check(&sizes)?;
+        let n_stages = (n_ranks * n_virtual_stages) as usize;
+        let (partition, plan, costs) = match (&spec.model, profile) {
+            (ModelSpec::Sleep { .. }, _) | (_, None) => {
+                let costs_of = |topology: &Topology| sleeping(spec, topology);
+                let plan = name.generate_for(&sizes, &costs_of)?;
+                let costs = costs_of(plan.topology())?;
+                (None, plan, costs)
+            }
+            (_, Some(profile)) => {
+                let partition = spec
+                    .cut
+                    .solve(&job.stack, n_stages, Some(profile))
+                    .map_err(|e| refused_cut(&e, job, n_stages))?;
+                let costs_of = |topology: &Topology| measured(spec, topology, &partition, profile);
+                let plan = name.generate_for(&sizes, &costs_of)?;
+                let costs = costs_of(plan.topology())?;
+                (Some(partition), plan, costs)
+            }
+        };
+        let simulation = simulate(&plan, &costs)?;
+        let (makespan, bubble_ratio) = (simulation.makespan, simulation.bubble_ratio);
+        if best.as_ref().is_none_or(|best| makespan < best.makespan * (1.0 - 1e-9)) {
+            best = Some(Made { plan, partition, makespan, bubble_ratio });
+        }
+    }
+    best.ok_or_else(|| {
+        CliError::Usage(format!(
+            "{n_ranks} ranks need {n_ranks} layers, the model {} has {layers}; accepted: --pp at most {layers}",
+            spec.name.as_str()
+        ))
+    })
+}
+
+/// What the layers of the sleep model were told to take.
+fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
+    let ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, link } = spec.model else {
+        return Err(ScheduleError::Costs(
+            "the model was not profiled; accepted: one that is".into(),
+        ));
+    };
+    let share = RankShare {
+        forward: forward.as_secs_f64(),
+        input_grad: input_grad.as_secs_f64(),
+        weight_grad: weight_grad.as_secs_f64(),
+        comm: link.as_secs_f64(),
+        memory_limit: spec.memory_limit,
+        ..RankShare::default()
+    };
+    let mut costs = Costs::per_rank_share(topology, &share);
+    for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
+        let Some((_, factor)) = slow_rank.filter(|&(slow, _)| slow == rank.0) else { continue };
+        for list in [&mut costs.forward, &mut costs.input_grad, &mut costs.weight_grad] {
+            list[stage] *= factor;
+        }
+    }
+    Ok(costs)
+}
+
+/// What the profile says of each stage. A rank's limit is in shares of what it holds itself.
+fn measured(
+    spec: &Spec,
+    topology: &Topology,
+    partition: &Partition,
+    profile: &Profile,
+) -> Result<Costs, ScheduleError> {
+    let sum = |of: &dyn Fn(&LayerProfile) -> f64| -> Vec<f64> {
+        let stage = |stage| profile.layers[partition.layers(stage)].iter().map(of).sum();
+        (0..partition.n_stages()).map(stage).collect()
+    };
+    let mut costs = Costs {
+        forward: sum(&|layer| layer.forward_seconds),
+        input_grad: sum(&|layer| layer.input_grad_seconds),
+        weight_grad: sum(&|layer| layer.weight_grad_seconds),
+        activation: sum(&|layer| layer.activation_bytes as f64),
+        residue: sum(&|layer| layer.residue_bytes as f64),
+        comm: PerEdge::Same(0.0),
+        ..Costs::uniform(topology.n_stages(), 0.0, 0.0, 0.0, 0.0)
+    };
+    if let Some(limit) = spec.memory_limit {
+        let mut limits = vec![0.0; topology.n_ranks() as usize];
+        for (rank, activation) in topology.ranks(Pipe(0)).iter().zip(&costs.activation) {
+            limits[rank.idx()] += limit * activation;
+        }
+        costs.memory_limit = Some(limits);
+    }
+    costs.check(topology)?;
+    Ok(costs)
+}
