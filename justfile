@@ -52,9 +52,10 @@ grid name p m *args:
 picture *args:
     ci/picture.sh {{ args }}
 
-# The strategies on seed-mlp and gpt into benches/results, then the simulator's and generators' benchmarks
+# The strategies on seed-mlp and gpt, and how plans scale, into benches/results; then the micro-benchmarks
 bench *args:
     cargo run --release -p pp-benches --bin strategies -- {{ args }}
+    cargo run --release -p pp-benches --bin scale
     cargo bench --workspace --bench schedule --bench linear
 
 # The timed promises: measured bubbles, speed-up, what is learned (wants a quiet machine)

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 
 use crate::action::Action;
-use crate::op::{Op, Phase};
+use crate::op::Op;
 
 /// Which of the two blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,50 +48,130 @@ struct Window {
     weight_grad_last: bool,
 }
 
-/// The windows that are tried. The first leaves the block as it stands.
-const WINDOWS: [Window; 7] = [
-    Window { last_rank: 1, others: 1, weight_grad_last: false },
+/// The block as it stands.
+const AS_IT_STANDS: Window = Window { last_rank: 1, others: 1, weight_grad_last: false };
+
+/// The windows that are tried.
+const WINDOWS: [Window; 6] = [
+    AS_IT_STANDS,
     Window { last_rank: 4, others: 3, weight_grad_last: true },
     Window { last_rank: 3, others: 3, weight_grad_last: true },
     Window { last_rank: 6, others: 6, weight_grad_last: true },
     Window { last_rank: 12, others: 12, weight_grad_last: true },
-    Window { last_rank: 3, others: 3, weight_grad_last: false },
     Window { last_rank: 6, others: 6, weight_grad_last: false },
 ];
 
 /// The rows of all ranks.
 pub(crate) fn rows(block: Block, n_ranks: u32, n_micro_batches: u32) -> Vec<Vec<Action>> {
-    let rows: Vec<Vec<Op>> =
-        (0..n_ranks).map(|rank| block_row(block, rank, n_ranks, n_micro_batches)).collect();
-    let limit = rows.iter().map(|row| peak(row)).max().unwrap_or(0);
-    let squeezed = WINDOWS.map(|window| squeeze(&rows, n_ranks, limit, window));
-    let shortest = squeezed.into_iter().min_by_key(|(n_slots, _)| *n_slots);
-    let rows = shortest.map_or(rows, |(_, rows)| rows);
-    rows.into_iter().map(|row| row.into_iter().map(Action::from).collect()).collect()
+    // A window gains at the beginning and at the end of a step, and a block's form depends on p mod 6 alone: a small pipeline and a
+    // few micro-batches tell which window is the best.
+    let few_ranks = if n_ranks < 30 { n_ranks } else { 24 + n_ranks % 6 };
+    let few = Blocks::new(block, few_ranks, n_micro_batches.min(2 * few_ranks));
+    let best = WINDOWS.into_iter().min_by_key(|&window| few.play(window, |_, _| {}));
+    let all = Blocks::new(block, n_ranks, n_micro_batches);
+    let of = |rank: usize, cell: Cell| cell.op(rank as u32, n_ranks).into();
+    let mut squeezed: Vec<Vec<Action>> =
+        all.rows.iter().map(|row| Vec::with_capacity(row.len())).collect();
+    let n_squeezed = all.play(best.unwrap_or(AS_IT_STANDS), |rank, cell| {
+        squeezed[rank].push(of(rank, cell));
+    });
+    if n_squeezed <= all.play(AS_IT_STANDS, |_, _| {}) {
+        return squeezed;
+    }
+    let rows = all.rows.iter().enumerate();
+    rows.map(|(rank, row)| row.iter().map(|&cell| of(rank, cell)).collect()).collect()
+}
+
+/// What a cell of a block does on its rank, with stage a or stage b.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    ForwardA,
+    ForwardB,
+    InputGradB,
+    InputGradA,
+    WeightGradB,
+    WeightGradA,
+}
+
+impl Kind {
+    /// In the order of a block's slots.
+    const IN_SLOTS: [Self; 4] =
+        [Self::ForwardA, Self::ForwardB, Self::InputGradB, Self::InputGradA];
+
+    fn is_forward(self) -> bool {
+        matches!(self, Self::ForwardA | Self::ForwardB)
+    }
+
+    fn is_weight_grad(self) -> bool {
+        matches!(self, Self::WeightGradA | Self::WeightGradB)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    kind: Kind,
+    micro_batch: u32,
+}
+
+impl Cell {
+    fn op(self, rank: u32, n_ranks: u32) -> Op {
+        let (a, b) = (rank, 2 * n_ranks - 1 - rank);
+        match self.kind {
+            Kind::ForwardA => Op::forward(a, self.micro_batch),
+            Kind::ForwardB => Op::forward(b, self.micro_batch),
+            Kind::InputGradA => Op::input_grad(a, self.micro_batch),
+            Kind::InputGradB => Op::input_grad(b, self.micro_batch),
+            Kind::WeightGradA => Op::weight_grad(a, self.micro_batch),
+            Kind::WeightGradB => Op::weight_grad(b, self.micro_batch),
+        }
+    }
+
+    /// What it adds to the chunks that its rank holds.
+    fn change(self) -> i32 {
+        i32::from(self.kind.is_forward()) - i32::from(self.kind.is_weight_grad())
+    }
+}
+
+/// The rows as the block has them, and the most chunks that a rank holds then.
+struct Blocks {
+    rows: Vec<Vec<Cell>>,
+    limit: i32,
+}
+
+impl Blocks {
+    fn new(block: Block, n_ranks: u32, n_micro_batches: u32) -> Self {
+        let row = |rank| block_row(block.slots(rank, n_ranks), n_micro_batches);
+        let rows: Vec<Vec<Cell>> = (0..n_ranks).map(row).collect();
+        let limit = rows.iter().map(|row| peak(row)).max().unwrap_or(0);
+        Self { rows, limit }
+    }
+
+    /// As [`Squeeze::play`].
+    fn play(&self, window: Window, run: impl FnMut(usize, Cell)) -> u64 {
+        Squeeze::new(self, window).play(run)
+    }
 }
 
 /// The row of one rank as the block has it.
-fn block_row(block: Block, rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Op> {
-    let (a, b) = (rank, 2 * n_ranks - 1 - rank);
-    let slots = block.slots(rank, n_ranks);
-    let kinds =
-        [(a, Phase::Forward), (b, Phase::Forward), (b, Phase::InputGrad), (a, Phase::InputGrad)];
+fn block_row(slots: [u64; 4], n_micro_batches: u32) -> Vec<Cell> {
     let mut next = [0_u32; 4];
-    let mut late: VecDeque<Op> = VecDeque::new();
-    let mut row = Vec::with_capacity(6 * n_micro_batches as usize);
+    let mut late: VecDeque<Cell> = VecDeque::new();
+    let n_cells = 6 * n_micro_batches as usize;
+    let mut row = Vec::with_capacity(n_cells);
     let mut slot = 0;
-    while row.len() < 6 * n_micro_batches as usize {
-        let due = (0..4).find(|&kind| {
-            next[kind] < n_micro_batches && slots[kind] + 6 * u64::from(next[kind]) == slot
-        });
-        match due {
-            Some(kind) => {
-                let (stage, phase) = kinds[kind];
-                let op = Op { phase, ..Op::forward(stage, next[kind]) };
-                next[kind] += 1;
-                row.push(op);
-                if phase == Phase::InputGrad {
-                    late.push_back(Op { phase: Phase::WeightGrad, ..op });
+    while row.len() < n_cells {
+        let is_due =
+            |&at: &usize| next[at] < n_micro_batches && slots[at] + 6 * u64::from(next[at]) == slot;
+        match (0..4).find(is_due) {
+            Some(at) => {
+                let cell = Cell { kind: Kind::IN_SLOTS[at], micro_batch: next[at] };
+                next[at] += 1;
+                row.push(cell);
+                match cell.kind {
+                    Kind::InputGradA => late.push_back(Cell { kind: Kind::WeightGradA, ..cell }),
+                    Kind::InputGradB => late.push_back(Cell { kind: Kind::WeightGradB, ..cell }),
+                    _ => {}
                 }
             }
             None => row.extend(late.pop_front()),
@@ -101,112 +181,115 @@ fn block_row(block: Block, rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec
     row
 }
 
-fn peak(row: &[Op]) -> i64 {
+fn peak(row: &[Cell]) -> i32 {
     let (mut held, mut peak) = (0, 0);
-    for op in row {
-        held += change(*op);
+    for cell in row {
+        held += cell.change();
         peak = peak.max(held);
     }
     peak
 }
 
-/// What an op adds to the chunks that its rank holds.
-fn change(op: Op) -> i64 {
-    match op.phase {
-        Phase::Forward => 1,
-        Phase::WeightGrad => -1,
-        Phase::InputGrad | Phase::Backward => 0,
-    }
+/// The rows, played slot by slot, each rank with a window on its next cells.
+struct Squeeze<'a> {
+    rows: &'a [Vec<Cell>],
+    limit: i32,
+    window: Window,
+    ranks: Vec<Cursor>,
 }
 
-/// Plays the rows slot by slot, each rank with a window on its next cells. Returns the slots that it takes, and the new rows.
-fn squeeze(rows: &[Vec<Op>], n_ranks: u32, limit: i64, window: Window) -> (u64, Vec<Vec<Op>>) {
-    let mut done = Done::new(2 * n_ranks);
-    let mut left: Vec<VecDeque<Op>> =
-        rows.iter().map(|row| row.iter().copied().collect()).collect();
-    let mut held = vec![0_i64; rows.len()];
-    let mut squeezed: Vec<Vec<Op>> = rows.iter().map(|row| Vec::with_capacity(row.len())).collect();
-    let mut n_left: usize = rows.iter().map(Vec::len).sum();
-    let mut slot = 0;
-    let mut chosen: Vec<(usize, Op)> = Vec::with_capacity(rows.len());
-    while n_left > 0 {
-        slot += 1;
-        for (rank, cells) in left.iter_mut().enumerate() {
-            let is_last = rank + 1 == rows.len();
-            let reach = if is_last { window.last_rank } else { window.others };
-            let found = choose(cells, &done, held[rank], limit, reach, window.weight_grad_last);
-            chosen.extend(found.and_then(|at| cells.remove(at)).map(|op| (rank, op)));
-        }
-        // What ends with this slot is there from the next one on.
-        n_left -= chosen.len();
-        for (rank, op) in chosen.drain(..) {
-            held[rank] += change(op);
-            squeezed[rank].push(op);
-            done.add(op);
-        }
-    }
-    (slot, squeezed)
+/// How far a rank has come in its row.
+#[derive(Clone, Copy, Default)]
+struct Cursor {
+    /// The first cell that has not run.
+    head: usize,
+    /// Which of the cells behind it have: bit i for cell `head + i`.
+    overtaken: u64,
+    held: i32,
+    /// How many micro-batches have passed, by kind: they pass in order.
+    n_done: [u32; 6],
 }
 
-/// The cell to run: the first that can, but W behind all others.
-fn choose(
-    cells: &VecDeque<Op>,
-    done: &Done,
-    held: i64,
-    limit: i64,
-    reach: usize,
-    weight_grad_last: bool,
-) -> Option<usize> {
-    let (mut now, mut highest) = (held, held);
-    let mut weight_grad = None;
-    for (at, &op) in cells.iter().take(reach).enumerate() {
-        let overtakes_its_like = || {
-            let mut before = cells.iter().take(at);
-            before.any(|other| (other.stage, other.phase) == (op.stage, op.phase))
-        };
-        let has_room = op.phase != Phase::Forward || highest < limit;
-        if has_room && done.allows(op) && !overtakes_its_like() {
-            if op.phase != Phase::WeightGrad || !weight_grad_last {
-                return Some(at);
+impl<'a> Squeeze<'a> {
+    fn new(blocks: &'a Blocks, window: Window) -> Self {
+        let Blocks { rows, limit } = blocks;
+        Self { rows, limit: *limit, window, ranks: vec![Cursor::default(); rows.len()] }
+    }
+
+    /// Calls `run` for every cell in its turn. Returns the slots that it takes.
+    fn play(mut self, mut run: impl FnMut(usize, Cell)) -> u64 {
+        let mut n_left: usize = self.rows.iter().map(Vec::len).sum();
+        let mut n_slots = 0;
+        let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(self.rows.len());
+        while n_left > 0 {
+            n_slots += 1;
+            chosen.extend((0..self.rows.len()).filter_map(|rank| Some((rank, self.choose(rank)?))));
+            // What ends with this slot is there from the next one on.
+            n_left -= chosen.len();
+            for (rank, at) in chosen.drain(..) {
+                let cursor = &mut self.ranks[rank];
+                let cell = self.rows[rank][cursor.head + at];
+                cursor.held += cell.change();
+                cursor.n_done[cell.kind as usize] += 1;
+                cursor.overtaken |= 1 << at;
+                let n_run = cursor.overtaken.trailing_ones();
+                cursor.head += n_run as usize;
+                cursor.overtaken >>= n_run;
+                run(rank, cell);
             }
-            weight_grad = weight_grad.or(Some(at));
         }
-        now += change(op);
-        highest = highest.max(now);
-    }
-    weight_grad
-}
-
-/// How many micro-batches have passed each stage, forward and back: they pass in order.
-struct Done {
-    forward: Vec<u32>,
-    back: Vec<u32>,
-}
-
-impl Done {
-    fn new(n_stages: u32) -> Self {
-        let none = vec![0; n_stages as usize];
-        Self { forward: none.clone(), back: none }
+        n_slots
     }
 
-    fn allows(&self, op: Op) -> bool {
-        let stage = op.stage.idx();
-        let is_there = |count: u32| op.micro_batch.0 < count;
-        match op.phase {
-            Phase::Forward => stage == 0 || is_there(self.forward[stage - 1]),
-            Phase::InputGrad | Phase::Backward if stage + 1 == self.forward.len() => {
-                is_there(self.forward[stage])
+    /// How many micro-batches the stage before, or behind, has let through for cells of this kind.
+    fn n_allowed(&self, rank: usize, kind: Kind) -> u32 {
+        let n_done = |rank: usize, kind: Kind| self.ranks[rank].n_done[kind as usize];
+        let is_last = rank + 1 == self.rows.len();
+        match kind {
+            Kind::ForwardA if rank == 0 => u32::MAX,
+            Kind::ForwardA => n_done(rank - 1, Kind::ForwardA),
+            Kind::ForwardB if is_last => n_done(rank, Kind::ForwardA),
+            Kind::ForwardB => n_done(rank + 1, Kind::ForwardB),
+            Kind::InputGradB if rank == 0 => n_done(0, Kind::ForwardB),
+            Kind::InputGradB => n_done(rank - 1, Kind::InputGradB),
+            Kind::InputGradA if is_last => n_done(rank, Kind::InputGradB),
+            Kind::InputGradA => n_done(rank + 1, Kind::InputGradA),
+            Kind::WeightGradB => n_done(rank, Kind::InputGradB),
+            Kind::WeightGradA => n_done(rank, Kind::InputGradA),
+        }
+    }
+
+    /// The cell to run, counted from the head of its row: the first that can, but W behind all others if the window says so.
+    fn choose(&self, rank: usize) -> Option<usize> {
+        let Cursor { head, overtaken, held, .. } = self.ranks[rank];
+        let is_last = rank + 1 == self.rows.len();
+        let mut n_ahead = if is_last { self.window.last_rank } else { self.window.others };
+        let (mut now, mut highest) = (held, held);
+        let mut weight_grad = None;
+        // The kinds of cells that are passed over, a bit each: their like have to wait as well.
+        let mut waiting = 0_u8;
+        // One bit of the mask stays free, so that every cell of the window has one.
+        for (at, &cell) in self.rows[rank][head..].iter().take(63).enumerate() {
+            if overtaken & (1 << at) != 0 {
+                continue;
             }
-            Phase::InputGrad | Phase::Backward => is_there(self.back[stage + 1]),
-            Phase::WeightGrad => is_there(self.back[stage]),
+            if n_ahead == 0 {
+                break;
+            }
+            n_ahead -= 1;
+            let kind = 1 << cell.kind as u8;
+            let has_room = !cell.kind.is_forward() || highest < self.limit;
+            if has_room && waiting & kind == 0 && cell.micro_batch < self.n_allowed(rank, cell.kind)
+            {
+                if !cell.kind.is_weight_grad() || !self.window.weight_grad_last {
+                    return Some(at);
+                }
+                weight_grad = weight_grad.or(Some(at));
+            }
+            waiting |= kind;
+            now += cell.change();
+            highest = highest.max(now);
         }
-    }
-
-    fn add(&mut self, op: Op) {
-        match op.phase {
-            Phase::Forward => self.forward[op.stage.idx()] += 1,
-            Phase::InputGrad | Phase::Backward => self.back[op.stage.idx()] += 1,
-            Phase::WeightGrad => {}
-        }
+        weight_grad
     }
 }

@@ -73,7 +73,7 @@ fn break_file(file: &mut Vec<u8>, random: &mut Random) {
             file,
             |cells, random| {
                 let (row, column) = place(cells, random);
-                cells[row][column] = CELLS[random.below(CELLS.len())].to_owned();
+                CELLS[random.below(CELLS.len())].clone_into(&mut cells[row][column]);
             },
             random,
         ),

@@ -253,8 +253,7 @@ fn sizes_line(plan: &ValidPlan) -> String {
 }
 
 fn figures(simulation: &Simulation) -> String {
-    let peaks: Vec<String> = simulation.peak_activations.iter().map(ToString::to_string).collect();
-    format!(
+    let mut text = format!(
         "makespan {}   bubble_ratio {:.4}   bubble_overhead {:.4}   span_bubble {:.4}\n\
          lower bound {} ({}), gap {:.2} %\n\
          peak activations {}\n",
@@ -265,8 +264,33 @@ fn figures(simulation: &Simulation) -> String {
         short(simulation.lower_bound),
         simulation.lower_bound_reason,
         100.0 * gap(simulation),
-        peaks.join(" "),
-    )
+        each_rank(&simulation.peak_activations, ToString::to_string),
+    );
+    if let (Some(limits), Some(fits)) = (&simulation.memory_limit, simulation.fits_memory) {
+        let _ = writeln!(
+            text,
+            "memory limit {}: {}, peaks {}",
+            each_rank(limits, |&limit| short(limit)),
+            if fits { "kept" } else { "exceeded" },
+            each_rank(&simulation.peak_memory, |&peak| short(peak)),
+        );
+    }
+    text
+}
+
+/// What every rank has: once if all have the same, and no more than a line holds.
+fn each_rank<T: PartialEq>(values: &[T], text: impl Fn(&T) -> String) -> String {
+    const MOST: usize = 16;
+    match values {
+        [first, others @ ..] if !others.is_empty() && others.iter().all(|other| other == first) => {
+            format!("{} on each rank", text(first))
+        }
+        [.., last] if values.len() > MOST => {
+            let first: Vec<String> = values[..MOST - 1].iter().map(&text).collect();
+            format!("{} … {}", first.join(" "), text(last))
+        }
+        _ => values.iter().map(text).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// A number with three digits after the point at most.
