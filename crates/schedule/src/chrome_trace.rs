@@ -93,12 +93,12 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
         args: Name { name },
     };
     events.extend((0..plan.n_ranks()).map(|rank| named(rank, format!("rank {rank}"))));
-    for (rank, row) in (0..).zip(&simulation.timeline) {
+    for (rank, row) in (0..).zip(simulation.timeline(plan, costs)) {
         for timed in row {
             let op = timed.action.first();
             events.push(Event::Slice {
                 name: timed.action.to_string(),
-                cat: category(timed),
+                cat: category(timed.action),
                 ph: 'X',
                 pid: 0,
                 tid: rank,
@@ -106,7 +106,7 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
                 dur: (timed.end - timed.start) * MICROSECONDS_A_UNIT,
                 args: Cell { stage: op.stage, micro_batch: op.micro_batch },
             });
-            events.extend(timed.action.ops().flat_map(|op| arrows(plan, op, rank, timed)));
+            events.extend(timed.action.ops().flat_map(|op| arrows(plan, op, rank, &timed)));
         }
     }
     let trace = Trace {
@@ -126,8 +126,8 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
     serde_json::to_string(&trace).map_err(|refused| ScheduleError::Costs(refused.to_string()))
 }
 
-fn category(timed: &TimedAction) -> &'static str {
-    match timed.action {
+fn category(action: Action) -> &'static str {
+    match action {
         Action::Overlapped(_) => OVERLAP,
         Action::One(op) => match op.phase {
             Phase::Forward => "F",

@@ -79,7 +79,7 @@ pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let one_stage_a_rank = topology.n_pipes() == 1
         && topology.stages().all(|stage| topology.rank_of(Pipe(0), stage) == Rank(stage.0));
     let label = |action: Action| label(action, one_stage_a_rank);
-    let all = || simulation.timeline.iter().flatten();
+    let all = || simulation.timeline(plan, costs).flatten();
     let label_width = all().map(|timed| label(timed.action).len()).max().unwrap_or(1);
     let shortest = all()
         .map(|timed| timed.end - timed.start)
@@ -90,7 +90,7 @@ pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let column = |time: f64| column(time, columns_a_unit);
     let rank_width = (plan.n_ranks() - 1).to_string().len();
     let width = column(simulation.makespan);
-    let line = |(rank, row): (usize, &Vec<TimedAction>)| {
+    let line = |(rank, row): (usize, &mut dyn Iterator<Item = TimedAction>)| {
         let mut line = format!("rank {rank:>rank_width$}  ");
         let mut at = 0;
         for timed in row {
@@ -106,7 +106,8 @@ pub fn draw(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
         line.extend(std::iter::repeat_n('.', width.saturating_sub(at)));
         line
     };
-    Ok(simulation.timeline.iter().enumerate().map(line).collect::<Vec<_>>().join("\n"))
+    let rows = simulation.timeline(plan, costs).enumerate();
+    Ok(rows.map(|(rank, mut row)| line((rank, &mut row))).collect::<Vec<_>>().join("\n"))
 }
 
 /// What a cell is called in a drawing: `F3`, `5F3` where its stage does not follow from its rank, `5F3&2B1` for a pair.

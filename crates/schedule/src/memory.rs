@@ -4,46 +4,50 @@
 //! residue goes when its weight gradient is summed. Sums are taken in ascending order of micro-batches, so that every plan rounds
 //! alike: a W, or the W in a B, that comes before its turn leaves its residue until those before it are done.
 
+use crate::action::Action;
 use crate::costs::Costs;
 use crate::ids::{MicroBatch, Stage};
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
-use crate::simulate::{Arrival, TimedAction};
+use crate::simulate::Arrival;
 use crate::topology::Places;
 
 /// The peak of each rank. `arrivals` are the messages that it gets, where they count.
 pub(crate) fn peak_memory(
     plan: &ValidPlan,
     costs: &Costs,
-    timeline: &[Vec<TimedAction>],
+    starts: &[Vec<f64>],
     arrivals: &[Vec<Arrival>],
 ) -> Vec<f64> {
     let mut turns = Turns::new(plan);
-    let peak = |(row, arrivals): (&Vec<TimedAction>, &Vec<Arrival>)| {
+    let peak = |((row, starts), arrivals): ((&Vec<Action>, &Vec<f64>), &Vec<Arrival>)| {
         if arrivals.is_empty() {
             without_messages(plan, costs, row, &mut turns)
         } else {
-            with_messages(plan, costs, row, arrivals, &mut turns)
+            with_messages(
+                plan,
+                costs,
+                row.iter().copied().zip(starts.iter().copied()),
+                arrivals,
+                &mut turns,
+            )
         }
     };
-    timeline.iter().zip(arrivals).map(peak).collect()
+    plan.rows().iter().zip(starts).zip(arrivals).map(peak).collect()
 }
 
-fn without_messages(
-    plan: &ValidPlan,
-    costs: &Costs,
-    row: &[TimedAction],
-    turns: &mut Turns<'_>,
-) -> f64 {
+fn without_messages(plan: &ValidPlan, costs: &Costs, row: &[Action], turns: &mut Turns<'_>) -> f64 {
     let (mut held, mut peak) = (0.0_f64, 0.0_f64);
-    for timed in row {
-        for op in timed.action.ops() {
+    for action in row {
+        for op in action.ops() {
             held += taken(costs, op);
         }
         peak = peak.max(held);
-        for op in timed.action.ops() {
+        for op in action.ops() {
             held -= released(plan, costs, op, turns);
         }
+        // A residue may be larger than the activation that it is left of.
+        peak = peak.max(held);
     }
     peak
 }
@@ -51,7 +55,7 @@ fn without_messages(
 fn with_messages(
     plan: &ValidPlan,
     costs: &Costs,
-    row: &[TimedAction],
+    row: impl Iterator<Item = (Action, f64)>,
     arrivals: &[Arrival],
     turns: &mut Turns<'_>,
 ) -> f64 {
@@ -60,21 +64,21 @@ fn with_messages(
         let stays = plan.rank_of(from, op.micro_batch) == plan.rank_of(op.stage, op.micro_batch);
         (!stays).then(|| costs.boundary[from.min(op.stage).idx()])
     };
-    let mut changes: Vec<(f64, f64)> = Vec::with_capacity(arrivals.len() + 2 * row.len());
+    let mut changes: Vec<(f64, f64)> = Vec::with_capacity(5 * arrivals.len());
     changes.extend(arrivals.iter().filter_map(|arrival| Some((arrival.at, message(arrival.op)?))));
-    for timed in row {
+    for (action, start) in row {
         let (mut at_start, mut at_end) = (0.0, 0.0);
-        for op in timed.action.ops() {
+        for op in action.ops() {
             at_start += taken(costs, op);
             at_end -= released(plan, costs, op, turns);
             // An activation that has arrived becomes part of what F keeps; a gradient is used up by the whole backward.
             let used = message(op).unwrap_or(0.0);
             if op.phase == Phase::Forward { at_start -= used } else { at_end -= used }
         }
-        changes.push((timed.start, at_start));
-        changes.push((timed.end, at_end));
+        changes.push((start, at_start));
+        changes.push((start + costs.duration_of(action), at_end));
     }
-    // What ends at a moment makes room for what starts then. Stable, so that cells that take no time stay in order.
+    // What ends at a moment makes room for what starts then.
     changes.sort_by(|a, b| a.0.total_cmp(&b.0).then((a.1 > 0.0).cmp(&(b.1 > 0.0))));
     let (mut held, mut peak) = (0.0_f64, 0.0_f64);
     for (_, change) in changes {

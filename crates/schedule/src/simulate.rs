@@ -30,9 +30,9 @@ pub struct TimedAction {
 /// What a plan takes. Lists have one entry a rank; times have the unit of the costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulation {
-    /// Every cell with its times, rank by rank, in the order in which they ran.
+    /// When each cell starts, rank by rank, in the order of the rows; [`Simulation::timeline`] puts the two together.
     #[serde(skip)]
-    pub timeline: Vec<Vec<TimedAction>>,
+    pub starts: Vec<Vec<f64>>,
     /// From the first start to the last end on any rank.
     pub makespan: f64,
     /// How long each rank computes.
@@ -64,19 +64,45 @@ pub struct Simulation {
     pub lower_bound_reason: String,
 }
 
+impl Simulation {
+    /// The cells of every rank with their times. `plan` and `costs` must be those of the simulation.
+    pub fn timeline<'a>(
+        &'a self,
+        plan: &'a ValidPlan,
+        costs: &'a Costs,
+    ) -> impl Iterator<Item = impl Iterator<Item = TimedAction> + Clone + 'a> + 'a {
+        timeline(plan, costs, &self.starts)
+    }
+}
+
+fn timeline<'a>(
+    plan: &'a ValidPlan,
+    costs: &'a Costs,
+    starts: &'a [Vec<f64>],
+) -> impl Iterator<Item = impl Iterator<Item = TimedAction> + Clone + 'a> + 'a {
+    plan.rows().iter().zip(starts).map(|(row, starts)| {
+        let timed = |(&action, &start): (&Action, &f64)| TimedAction {
+            action,
+            start,
+            end: start + costs.duration_of(action),
+        };
+        row.iter().zip(starts).map(timed)
+    })
+}
+
 /// Plays a plan through. Linear in the number of ops, but for the sorting of memory events where messages take memory.
 ///
 /// # Errors
 /// [`ScheduleError::Costs`] when the costs do not fit the plan, are no durations, or are 0 for every op.
 pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleError> {
     costs.check(plan.topology())?;
-    let Played { timeline, arrivals } = play(plan, costs);
+    let Played { starts, arrivals } = play(plan, costs);
+    let Length { makespan, .. } = length_of(plan, costs, &starts);
     let busy: Vec<f64> = plan
         .rows()
         .iter()
         .map(|row| row.iter().map(|&action| costs.duration_of(action)).sum())
         .collect();
-    let makespan = timeline.iter().flatten().map(|timed| timed.end).fold(0.0, f64::max);
     let total_busy: f64 = busy.iter().sum();
     if total_busy <= 0.0 {
         return Err(ScheduleError::Costs(
@@ -90,11 +116,11 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
         ));
     }
     let idle: Vec<f64> = busy.iter().map(|busy| (makespan - busy).max(0.0)).collect();
-    let span: Vec<f64> = timeline.iter().map(|row| span(row)).collect();
+    let span: Vec<f64> = spans(plan, costs, &starts).collect();
     let total_idle: f64 = idle.iter().sum();
     let n_ranks = f64::from(plan.n_ranks());
     let longest_span = span.iter().copied().fold(0.0, f64::max);
-    let peak_memory = peak_memory(plan, costs, &timeline, &arrivals);
+    let peak_memory = peak_memory(plan, costs, &starts, &arrivals);
     let fits_memory = costs.memory_limit.as_ref().map(|limits| fits(&peak_memory, limits));
     let limits = costs.memory_limit.as_deref().filter(|_| fits_memory == Some(true));
     let (bound, lower_bound_reason) = lower_bound(plan, costs, limits);
@@ -115,7 +141,7 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
         // The two are sums of the same numbers in another order: only rounding can put the bound above.
         lower_bound: bound.min(makespan),
         lower_bound_reason,
-        timeline,
+        starts,
         busy,
         idle,
         span,
@@ -129,11 +155,29 @@ pub(crate) fn fits(peaks: &[f64], limits: &[f64]) -> bool {
 
 /// How long a valid plan takes, without all the rest.
 pub(crate) fn length(plan: &ValidPlan, costs: &Costs) -> Length {
-    let timeline = play(plan, costs).timeline;
+    length_of(plan, costs, &play(plan, costs).starts)
+}
+
+fn length_of(plan: &ValidPlan, costs: &Costs, starts: &[Vec<f64>]) -> Length {
+    let ends = plan
+        .rows()
+        .iter()
+        .zip(starts)
+        .filter_map(|(row, starts)| Some(starts.last()? + costs.duration_of(*row.last()?)));
     Length {
-        makespan: timeline.iter().flatten().map(|timed| timed.end).fold(0.0, f64::max),
-        longest_span: timeline.iter().map(|row| span(row)).fold(0.0, f64::max),
+        makespan: ends.fold(0.0, f64::max),
+        longest_span: spans(plan, costs, starts).fold(0.0, f64::max),
     }
+}
+
+/// From each rank's first start to its last end.
+fn spans(plan: &ValidPlan, costs: &Costs, starts: &[Vec<f64>]) -> impl Iterator<Item = f64> {
+    plan.rows().iter().zip(starts).map(|(row, starts)| {
+        match (row.last(), starts.first(), starts.last()) {
+            (Some(&action), Some(first), Some(last)) => last + costs.duration_of(action) - first,
+            _ => 0.0,
+        }
+    })
 }
 
 /// A message that a rank gets.
@@ -145,7 +189,7 @@ pub(crate) struct Arrival {
 }
 
 struct Played {
-    timeline: Vec<Vec<TimedAction>>,
+    starts: Vec<Vec<f64>>,
     /// For every rank the messages that it gets, where their memory counts.
     arrivals: Vec<Vec<Arrival>>,
 }
@@ -158,7 +202,7 @@ fn play(plan: &ValidPlan, costs: &Costs) -> Played {
     let counts_messages = costs.boundary.iter().any(|&size| size > 0.0);
     // When the input of a pair's F, and of its B or I, is there.
     let (mut forward_input, mut gradient) = (vec![0.0_f64; n_pairs], vec![0.0_f64; n_pairs]);
-    let mut timeline: Vec<Vec<TimedAction>> =
+    let mut starts: Vec<Vec<f64>> =
         plan.rows().iter().map(|row| Vec::with_capacity(row.len())).collect();
     let mut arrivals = vec![Vec::new(); n_ranks];
     let mut free = vec![0.0_f64; n_ranks];
@@ -205,14 +249,7 @@ fn play(plan: &ValidPlan, costs: &Costs) -> Played {
             inputs[at(next, op)] = arrival;
         }
         free[rank.idx()] = free_at;
-        timeline[rank.idx()].push(TimedAction { action, start, end });
+        starts[rank.idx()].push(start);
     });
-    Played { timeline, arrivals }
-}
-
-fn span(row: &[TimedAction]) -> f64 {
-    match (row.first(), row.last()) {
-        (Some(first), Some(last)) => last.end - first.start,
-        _ => 0.0,
-    }
+    Played { starts, arrivals }
 }

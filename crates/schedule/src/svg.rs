@@ -33,7 +33,7 @@ const WIDTH_MIN: f64 = 560.0;
 /// As [`simulate`].
 pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let simulation = simulate(plan, costs)?;
-    let scale = pixels_a_unit(plan, &simulation);
+    let scale = pixels_a_unit(plan, costs, &simulation);
     let width = LEFT + simulation.makespan * scale + RIGHT;
     let height = TOP + f64::from(plan.n_ranks()) * ROW + BOTTOM;
     let mut text = format!(
@@ -51,7 +51,7 @@ pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     line(format_args!(
         "<text x=\"{LEFT}\" y=\"22\" font-size=\"13\" font-weight=\"bold\" fill=\"#1a1a1a\">{title}</text>"
     ));
-    for (rank, row) in simulation.timeline.iter().enumerate() {
+    for (rank, row) in simulation.timeline(plan, costs).enumerate() {
         let y = TOP + rank as f64 * ROW;
         let baseline = y + BOX / 2.0 + FONT * 0.35;
         line(format_args!(
@@ -124,8 +124,8 @@ struct Part {
     height: f64,
 }
 
-fn boxes(timed: &TimedAction) -> Vec<Part> {
-    let &TimedAction { action, start, end } = timed;
+fn boxes(timed: TimedAction) -> Vec<Part> {
+    let TimedAction { action, start, end } = timed;
     match action {
         Action::One(op) => vec![Part { op, start, end, top: 0.0, height: 1.0 }],
         Action::Overlapped(pair) => vec![
@@ -136,8 +136,8 @@ fn boxes(timed: &TimedAction) -> Vec<Part> {
 }
 
 /// So many that the shortest op has room for its label, within the bounds of a picture.
-fn pixels_a_unit(plan: &ValidPlan, simulation: &Simulation) -> f64 {
-    let lengths = simulation.timeline.iter().flatten().map(|timed| timed.end - timed.start);
+fn pixels_a_unit(plan: &ValidPlan, costs: &Costs, simulation: &Simulation) -> f64 {
+    let lengths = simulation.timeline(plan, costs).flatten().map(|timed| timed.end - timed.start);
     let shortest = lengths.filter(|&length| length > 0.0).fold(f64::INFINITY, f64::min);
     let label = (plan.n_micro_batches() - 1).to_string().len() as f64 * DIGIT + 4.0;
     let least = WIDTH_MIN / simulation.makespan;

@@ -285,10 +285,11 @@ fn laws_of_a_plan(plan: &ValidPlan, costs: &Costs, seed: u64) {
         simulation.bubble_ratio / (1.0 - simulation.bubble_ratio)
     ));
     let mut ends = HashMap::new();
-    for timed in simulation.timeline.iter().flatten() {
+    let timeline: Vec<Vec<_>> = simulation.timeline(plan, costs).map(Iterator::collect).collect();
+    for timed in timeline.iter().flatten() {
         ends.extend(timed.action.ops().map(|op| (op, timed.end)));
     }
-    for row in &simulation.timeline {
+    for row in &timeline {
         assert!(
             row.windows(2).all(|pair| pair[0].end <= pair[1].start),
             "two ops of a rank overlap"

@@ -141,7 +141,7 @@ fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
         virtual_stages: sizes.n_virtual_stages,
         closed_form: closed_form(schedule, sizes, &share),
         // Only the figures go out, and there may be many rows.
-        simulated: Simulation { timeline: Vec::new(), ..simulated },
+        simulated: Simulation { starts: Vec::new(), ..simulated },
         seed_figure: notebook_figure(schedule, sizes),
     })
 }
