@@ -62,7 +62,7 @@ bench *args:
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
 
-# A NumPy program recomputes a dumped step of seed-mlp and of gpt
+# NumPy programs recompute a dumped step, PyTorch's runtime runs our plans, and ours PyTorch's (5 GB from PyPI)
 interop:
     tests/interop/run.sh
 

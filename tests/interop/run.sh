@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
-# Outside programs recompute step 1 of seed-mlp and gpt, which pptop dumps: check_dump.py by derivatives written by hand, the update
-# included, and recompute.py by automatic differentiation.
-# Wants python3 with venv; NumPy and autograd go into .venv at the root of the repository, which git ignores.
+# What other programs make of ours, and ours of theirs.
+#
+# 1. Step 1 of seed-mlp and gpt, which pptop dumps, is recomputed: check_dump.py has derivatives written by hand and checks the update as
+#    well, recompute.py uses automatic differentiation.
+# 2. PyTorch's pipeline runtime runs the plan of every schedule but Chimera, which it has no form for, and finds the gradients of the
+#    unpartitioned model; the plans of PyTorch's own schedules train in pptop with the same bits as one device (torch_plans.py).
+#
+# Wants python3 with venv. NumPy, autograd and PyTorch go into .venv at the root of the repository, which git ignores: some 5 GB, as
+# PyTorch comes with its CUDA libraries.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -34,3 +40,31 @@ step seed-mlp-dp2 --model seed-mlp --dropout 0 --schedule gpipe --pp 2 --dp 2 --
 gpt=(--model gpt --layers 4 --width 64 --heads 4 --context 32 --batch-size 16 --micro-batches 4)
 step gpt-interleaved "${gpt[@]}" --schedule interleaved-1f1b --pp 2 --virtual-stages 2
 step gpt-gpipe "${gpt[@]}" --schedule gpipe --pp 3 --clip-norm 0.5
+
+# Every plan of ours in PyTorch's runtime.
+pptop() { cargo run --release --quiet --bin pptop -- "$@"; }
+mkdir "$dumps/ours" "$dumps/theirs"
+for schedule in naive gpipe 1f1b interleaved-1f1b looped-bfs zb-h1 zb-h2 interleaved-zb zb-v v-half v-min dualpipe-v hanayo zb-auto auto; do
+  for size in "2 8" "4 8"; do
+    read -r p m <<<"$size"
+    pptop schedule export "$schedule" --pp "$p" --micro-batches "$m" --format csv -o "$dumps/ours/$schedule-p$p-m$m.csv"
+  done
+done
+.venv/bin/python tests/interop/torch_plans.py run "$dumps/ours"
+
+# And every plan of PyTorch's in ours: the losses and weights of one device, to the last bit.
+.venv/bin/python tests/interop/torch_plans.py write "$dumps/theirs"
+# trained SCHEDULE FLAG…: the loss bits of all steps and the hash of the weights.
+trained() {
+  pptop train --headless --json --model seed-mlp --batch-size 32 --micro-batches 8 --steps 3 --seed 7 --schedule "$@" |
+    grep -oE '"(loss_bits|weights_hash)":"[0-9a-f]+"'
+}
+wanted=$(trained naive --pp 1)
+for plan in "$dumps"/theirs/torch-*.csv; do
+  name=$(basename "$plan" .csv)
+  if [[ $(trained "$plan") != "$wanted" ]]; then
+    echo "WRONG $name: other bits than one device" >&2
+    exit 1
+  fi
+  echo "ok $name: the bits of one device"
+done
