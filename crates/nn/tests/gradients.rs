@@ -279,7 +279,9 @@ fn weight_gradients_wait_without_kernels_too() {
     assert!(sums.dense_residues(&mut rest).is_empty(), "all weight gradients are put off");
     let residues = queue.take();
     assert_eq!(residues.len(), 3);
-    residues.into_iter().for_each(|residue| sums.accumulate(residue).unwrap());
+    for residue in residues {
+        sums.accumulate(residue).unwrap();
+    }
     assert_eq!(sums.missing(), Vec::<&str>::new());
     for parameter in store.parameters() {
         let want = want.get(parameter.var.as_tensor()).unwrap();

@@ -124,6 +124,33 @@ impl ScheduleName {
         }
     }
 
+    /// What the schedule is, in a line.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Naive => "one micro-batch after another, no overlap",
+            Self::Gpipe => "all forwards, then all backwards",
+            Self::OneFOneB => "one forward, one backward: the memory of p activations",
+            Self::InterleavedOneFOneB => {
+                "1f1b over several stages a rank: less bubble, more messages"
+            }
+            Self::LoopedBfs => "gpipe over several stages a rank",
+            Self::ZbH1 => "backwards in two halves, with the memory of 1f1b",
+            Self::ZbH2 => "backwards in two halves, with twice that memory",
+            Self::InterleavedZb => "interleaved-1f1b with backwards in two halves",
+            Self::ZbV => "zero bubble on two stages a rank, with the memory of 1f1b",
+            Self::VHalf => "zb-v with half the memory and some bubble",
+            Self::VMin => "zb-v with a third of the memory and more bubble",
+            Self::DualPipeV => "forwards overlap backwards; two stages a rank, M at least 2P",
+            Self::Chimera => {
+                "two pipelines in opposite directions, two copies of the weights; even P and M"
+            }
+            Self::Hanayo => "waves to and fro, two stages a rank for each",
+            Self::ZbAuto => "zero bubble for given times, under a memory limit",
+            Self::Auto => "the fastest found for given times, under a memory limit",
+            Self::ForwardOnly => "forwards alone: evaluation",
+        }
+    }
+
     /// Every name, separated by blanks, for messages.
     pub fn accepted() -> String {
         Self::ALL.map(Self::as_str).join(" ")
@@ -311,8 +338,10 @@ impl ScheduleName {
             | Self::Chimera => Chunks::One,
             Self::ZbV | Self::VHalf | Self::VMin | Self::DualPipeV => Chunks::Two,
             Self::Hanayo => Chunks::Even,
-            Self::InterleavedOneFOneB | Self::LoopedBfs | Self::InterleavedZb => Chunks::Any,
-            Self::Auto | Self::ForwardOnly => Chunks::AnyOrOne,
+            Self::InterleavedOneFOneB | Self::LoopedBfs | Self::InterleavedZb | Self::Auto => {
+                Chunks::Any
+            }
+            Self::ForwardOnly => Chunks::AnyOrOne,
         }
     }
 }

@@ -8,7 +8,7 @@ use pp_schedule::{
 };
 use serde::Serialize;
 
-use super::sizes::{count, fits_in_memory};
+use super::sizes::{count, fits_in_memory, schedules_help};
 use super::{CliError, print, print_json};
 
 /// The notebook's table: (stages, micro-batches).
@@ -36,8 +36,9 @@ const ORDER: [ScheduleName; 4] = [
 
 /// Without sizes: the eleven sizes of the notebook.
 #[derive(Debug, clap::Args)]
+#[command(after_help = schedules_help())]
 pub(crate) struct Args {
-    /// Schedules: naive gpipe 1f1b interleaved-1f1b [default: all]
+    /// Schedules, separated by commas [default: gpipe,1f1b,interleaved-1f1b,naive]
     #[arg(long, visible_alias = "schedules", value_name = "S", value_delimiter = ',')]
     schedule: Vec<ScheduleName>,
     /// Ranks along the pipeline; several, separated by commas, are combined with all micro-batches
@@ -46,7 +47,7 @@ pub(crate) struct Args {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_delimiter = ',', value_parser = count, requires = "pp")]
     micro_batches: Vec<u32>,
-    /// Stages on each rank [default: 2 for interleaved-1f1b, else 1]
+    /// Stages on each rank [default: 2 for a schedule of several stages a rank, else 1]
     #[arg(long, value_name = "V", value_delimiter = ',', value_parser = count)]
     virtual_stages: Vec<u32>,
     /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
@@ -66,7 +67,8 @@ struct Row {
     virtual_stages: u32,
     closed_form: Option<ClosedForm>,
     simulated: Simulation,
-    seed_figure: NotebookFigure,
+    /// Of the notebook's own schedules.
+    seed_figure: Option<NotebookFigure>,
 }
 
 /// What the notebook prints as "bubble", and what that number really is.
@@ -146,8 +148,8 @@ fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
     })
 }
 
-/// The notebook's own formulas, to the three digits that it prints.
-pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> NotebookFigure {
+/// The notebook's own formulas, to the three digits that it prints; `None` for a schedule that it does not have.
+pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> Option<NotebookFigure> {
     let (p, m, v) = (
         f64::from(sizes.n_ranks),
         f64::from(sizes.n_micro_batches),
@@ -158,9 +160,10 @@ pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> Notebook
         ScheduleName::OneFOneB => ((p - 1.0) / m, "bubble_overhead"),
         ScheduleName::InterleavedOneFOneB => ((p - 1.0) / (m * v), "bubble_overhead"),
         // It calls the bubble of a pipeline without overlap 0, which is none of the three.
-        _ => (0.0, "none"),
+        ScheduleName::Naive => (0.0, "none"),
+        _ => return None,
     };
-    NotebookFigure { value: (value * 1000.0).round() / 1000.0, definition }
+    Some(NotebookFigure { value: (value * 1000.0).round() / 1000.0, definition })
 }
 
 fn table(rows: &[Row]) -> String {
@@ -178,7 +181,7 @@ fn table(rows: &[Row]) -> String {
         let peak = simulated.peak_activations.iter().max().copied().unwrap_or(0);
         let _ = writeln!(
             text,
-            "{:<16} {:>3} {:>4} {:>2}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>8} {:>8}  {:.3} {}",
+            "{:<16} {:>3} {:>4} {:>2}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>8} {:>8}  {}",
             row.schedule,
             row.pp,
             row.micro_batches,
@@ -191,8 +194,10 @@ fn table(rows: &[Row]) -> String {
             simulated.span_bubble,
             (simulated.makespan * 1000.0).round() / 1000.0,
             peak,
-            row.seed_figure.value,
-            row.seed_figure.definition,
+            row.seed_figure.as_ref().map_or_else(
+                || "-".to_owned(),
+                |figure| format!("{:.3} {}", figure.value, figure.definition)
+            ),
         );
     }
     text.push_str(

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::costs::{CostArgs, CostSource};
 use super::refusal::excerpt;
-use super::sizes::{PlanArgs, PlanError};
+use super::sizes::{PlanArgs, PlanError, schedules_help};
 use super::{CliError, print, print_json};
 
 /// What to do with a plan.
@@ -45,6 +45,7 @@ enum Format {
 
 /// Flags of `show`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = schedules_help())]
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     plan: PlanArgs,
@@ -57,6 +58,7 @@ pub(crate) struct ShowArgs {
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = schedules_help())]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     plan: PlanArgs,
@@ -67,6 +69,7 @@ pub(crate) struct CheckArgs {
 
 /// Flags of `simulate`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = schedules_help())]
 pub(crate) struct SimulateArgs {
     #[command(flatten)]
     plan: PlanArgs,
@@ -79,6 +82,7 @@ pub(crate) struct SimulateArgs {
 
 /// Flags of `export`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = schedules_help())]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     plan: PlanArgs,

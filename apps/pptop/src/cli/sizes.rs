@@ -11,6 +11,13 @@ use super::CliError;
 use super::costs::CostSource;
 use super::refusal::excerpt;
 
+/// The schedules and what they are, for `--help`.
+pub(crate) fn schedules_help() -> String {
+    let line = |name: ScheduleName| format!("\n  {:<18} {}", name.as_str(), name.about());
+    let lines: String = ScheduleName::ALL.into_iter().map(line).collect();
+    format!("Schedules:{lines}")
+}
+
 /// A count of at least one.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
     let refused = || format!("accepted: a whole number from 1 to {}", u32::MAX);

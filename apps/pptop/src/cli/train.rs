@@ -23,7 +23,7 @@ use pptop::monitor;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// naive gpipe 1f1b interleaved-1f1b, or a CSV file with a plan
+    /// A schedule by name (see below) or a CSV file with a plan
     #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b")]
     schedule: String,
     /// Trains in this process, without a screen

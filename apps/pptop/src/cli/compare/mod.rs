@@ -25,7 +25,7 @@ const ROUNDS: u64 = 3;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Schedules, separated by commas [default: naive,gpipe,1f1b,interleaved-1f1b]
+    /// Schedules, separated by commas, or all that take the job's sizes: all [default: naive,gpipe,1f1b,interleaved-1f1b]
     #[arg(long, visible_alias = "schedule", value_name = "S", value_delimiter = ',')]
     schedules: Vec<String>,
     /// One JSON object
@@ -99,13 +99,17 @@ struct Base {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let started = Instant::now();
-    let schedules: Vec<String> = if args.schedules.is_empty() {
-        ScheduleName::NOTEBOOK.iter().map(ToString::to_string).collect()
+    let is_all = args.schedules.iter().any(|name| name == ALL);
+    let names = |names: &[ScheduleName]| names.iter().map(ToString::to_string).collect();
+    let schedules: Vec<String> = if is_all {
+        names(&ScheduleName::ALL.into_iter().filter(|name| name.trains()).collect::<Vec<_>>())
+    } else if args.schedules.is_empty() {
+        names(&ScheduleName::NOTEBOOK)
     } else {
         args.schedules.clone()
     };
     // All rows are checked before the first one trains.
-    let sessions = sessions(args, &schedules)?;
+    let sessions = sessions(args, &schedules, is_all)?;
     // They are all held at the same time.
     let parameters = sessions.iter().map(|(_, _, s)| s.parameters()).sum::<Result<u128, _>>()?;
     limits::parameters(parameters, 1)?;
@@ -149,11 +153,18 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     print(&table::table(&rows, &entries[0].session))
 }
 
+/// The word for every schedule that takes the sizes.
+const ALL: &str = "all";
+
 const ONE_DEVICE: &str = "one device";
 const WHOLE_BATCH: &str = "naive m=1";
 
 /// The rows, the two base rows last: without them a table of schedules misleads.
-fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Session)>, CliError> {
+fn sessions(
+    args: &Args,
+    schedules: &[String],
+    is_all: bool,
+) -> Result<Vec<(String, bool, Session)>, CliError> {
     for (flag, given) in
         [("--eval-every", args.job.eval_every.is_some()), ("--spans", args.job.spans.is_some())]
     {
@@ -179,12 +190,15 @@ fn sessions(args: &Args, schedules: &[String]) -> Result<Vec<(String, bool, Sess
     for (schedule, spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
         let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
-        // Which of the rows it is that cannot be.
-        let session = Session::new(Spec { pp, ..spec }).map_err(|refused| match refused {
-            CliError::Usage(text) => CliError::Usage(format!("{}: {text}", excerpt(schedule))),
-            other => other,
-        })?;
-        found.push((schedule.clone(), false, session));
+        match Session::new(Spec { pp, ..spec }) {
+            Ok(session) => found.push((schedule.clone(), false, session)),
+            Err(CliError::Usage(why)) if is_all => note(&format!("left out: {schedule}: {why}")),
+            // Which of the rows it is that cannot be.
+            Err(CliError::Usage(why)) => {
+                return Err(CliError::Usage(format!("{}: {why}", excerpt(schedule))));
+            }
+            Err(other) => return Err(other),
+        }
     }
     let Some((_, _, first)) = found.first() else {
         return Err(CliError::Usage(
@@ -277,11 +291,12 @@ impl Entry {
             simulated: finite(simulated),
             measured,
         };
-        let notebook = self.session.named().map(|(name, sizes)| notebook_figure(name, &sizes));
+        let notebook = self.session.named().and_then(|(name, sizes)| notebook_figure(name, &sizes));
         let plan = &self.session.plan;
         // With another cut of the batch, or a mean over replicas, sums round otherwise.
         let same_batches = self.all_micro_batches() == base.micro_batches;
-        let same_arithmetic = same_batches && self.session.spec.dp == 1;
+        let has_one_copy = self.session.spec.dp == 1 && plan.n_pipes() == 1;
+        let same_arithmetic = same_batches && has_one_copy;
         let median_seconds = median(&seconds);
         Ok(Row {
             label: self.label.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::sizes::count;
+use super::super::sizes::{count, schedules_help};
 use super::defaults::{ModelName, TABLE};
 
 /// A finite number above zero.
@@ -111,7 +111,7 @@ pub(crate) enum CurveArg {
 
 /// What to train, how it is cut, and how long.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = TABLE)]
+#[command(after_help = format!("{TABLE}\n\n{}", schedules_help()))]
 pub(crate) struct JobArgs {
     /// A job that is known by name; other flags change it
     #[arg(long, value_enum)]

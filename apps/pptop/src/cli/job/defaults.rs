@@ -104,6 +104,7 @@ gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
 seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
 sleep: 4 ms for each of F, I, W; --partition uniform. The others: time.
 For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
---virtual-stages 2 for interleaved-1f1b else 1, --device auto, --spans auto.
+--virtual-stages 2 for a schedule of several stages a rank else 1 (auto takes
+the faster), --device auto, --spans auto.
 --preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
 --clip-norm 1, and a line every 10 steps.";
