@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
-use super::job::{JobArgs, Session, Spec, chain, cores, limits};
+use super::job::{JobArgs, Profiles, Session, Spec, chain, cores, limits};
 use super::refusal::excerpt;
 use super::report::{median, quantile, verdict};
 use super::{CliError, print, print_json};
@@ -187,10 +187,11 @@ fn sessions(
     // One number of ranks for all: the largest that every schedule has layers for.
     let pp = args.job.pp.or_else(|| specs.iter().filter_map(Spec::default_pp).min());
     let mut found = Vec::new();
+    let mut profiles = Profiles::default();
     for (schedule, spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
         let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
-        match Session::new(Spec { pp, ..spec }) {
+        match Session::with_profiles(Spec { pp, ..spec }, &mut profiles) {
             Ok(session) => found.push((schedule.clone(), false, session)),
             Err(CliError::Usage(why)) if is_all => note(&format!("left out: {schedule}: {why}")),
             // Which of the rows it is that cannot be.
@@ -228,7 +229,7 @@ fn sessions(
             // A cut by hand is for other numbers of stages.
             spec.cut = pp_partition::Cut::Uniform;
         }
-        found.push((label.to_owned(), true, Session::new(spec)?));
+        found.push((label.to_owned(), true, Session::with_profiles(spec, &mut profiles)?));
     }
     Ok(found)
 }

@@ -1,15 +1,16 @@
 //! From a job's description to a trainer that runs, and what a log says about it first.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::{Device, Tensor};
-use pp_executor::RankConfig;
+use pp_executor::{DeviceSpec, RankConfig};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
-use pp_partition::{Cut, Partition, PartitionError, ProfileConfig, profile};
+use pp_partition::{Cut, Partition, PartitionError, Profile, ProfileConfig, profile};
 use pp_schedule::{
     Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
 };
@@ -26,6 +27,32 @@ use super::synthesis;
 /// Cores that this process may use, by affinity and cgroup.
 pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// Profiles of one model, by the samples of a micro-batch.
+#[derive(Default)]
+pub(crate) struct Profiles(BTreeMap<usize, Profile>);
+
+impl Profiles {
+    fn measured(
+        &mut self,
+        job: &Job,
+        rows: usize,
+        place: DeviceSpec,
+    ) -> Result<&Profile, CliError> {
+        match self.0.entry(rows) {
+            Entry::Occupied(found) => Ok(found.into_mut()),
+            Entry::Vacant(absent) => {
+                let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
+                let (inputs, targets) = job.data.batch(1, rows).map_err(failed)?;
+                let device = place.make().map_err(failed)?;
+                let config = ProfileConfig::default();
+                let found =
+                    profile(&job.stack, job.objective.as_ref(), &inputs, &targets, &device, config);
+                Ok(absent.insert(found.map_err(|e| CliError::Failed(chain(&e)))?))
+            }
+        }
+    }
 }
 
 /// A job that is ready to start: everything that can be wrong with its flags has been found.
@@ -47,6 +74,15 @@ impl Session {
     /// # Errors
     /// [`CliError::Usage`] for everything that the flags or the files that they name get wrong.
     pub(crate) fn new(spec: Spec) -> Result<Self, CliError> {
+        Self::with_profiles(spec, &mut Profiles::default())
+    }
+
+    /// The same for one of several jobs with one model: what one of them has measured the others take as it is, so that they are cut
+    /// alike.
+    ///
+    /// # Errors
+    /// As [`Session::new`].
+    pub(crate) fn with_profiles(spec: Spec, profiles: &mut Profiles) -> Result<Self, CliError> {
         let usage = |text: String| CliError::Usage(text);
         let plan = spec.plan()?;
         let batch_size = spec.batch_size(&plan)?;
@@ -86,26 +122,15 @@ impl Session {
         let synthesised = spec.synthesised();
         let wants_profile = (spec.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
         let profile = if wants_profile && !sleeps {
-            let (inputs, targets) =
-                job.data.batch(1, rows).map_err(|e| CliError::Failed(e.to_string()))?;
             // On the kind of device that will train.
-            let device = mesh.device(Rank(0), Replica(0)).make();
-            let device = device.map_err(|e| CliError::Failed(e.to_string()))?;
-            let found = profile(
-                &job.stack,
-                job.objective.as_ref(),
-                &inputs,
-                &targets,
-                &device,
-                ProfileConfig::default(),
-            );
-            Some(found.map_err(|e| CliError::Failed(chain(&e)))?)
+            let place = mesh.device(Rank(0), Replica(0));
+            Some(profiles.measured(&job, rows, place)?)
         } else {
             None
         };
         let (mut plan, mut made_for, mut promised) = (plan, None, None);
         if let Some(name) = synthesised {
-            let made = synthesis::make(&spec, name, &plan, &job, profile.as_ref())?;
+            let made = synthesis::make(&spec, name, &plan, &job, profile)?;
             (plan, made_for, promised) = (made.plan, made.partition, Some(made.bubble_ratio));
             if sleeps {
                 // A layer of this model sleeps as long as its rank takes.
@@ -117,7 +142,7 @@ impl Session {
         let partition = match made_for {
             Some(partition) => partition,
             None => cut
-                .solve(&job.stack, n_stages, profile.as_ref())
+                .solve(&job.stack, n_stages, profile)
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
         Ok(Self { spec, job, plan, partition, batch_size, mesh, promised, initial })
