@@ -6,11 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use crate::error::excerpt;
 use crate::ids::{MicroBatch, Stage};
-use crate::op::{Op, ParseOpError, Phase};
+use crate::op::{Op, ParseOpError, Phase, as_text};
 
 /// What stands behind a pair in text.
 pub(crate) const OVERLAP: &str = "OVERLAP_F_B";
@@ -112,18 +110,7 @@ impl FromStr for Action {
     }
 }
 
-impl Serialize for Action {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Action {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Action);
 
 #[cfg(test)]
 mod tests {

@@ -4,13 +4,14 @@
 //! rank has room for it and, behind it, for one micro-batch on each of the rank's later stages: so the oldest micro-batch can always
 //! go on, and no choice of a policy ends in a deadlock.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use crate::action::Action;
 use crate::costs::Costs;
 use crate::ids::{MicroBatch, Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
+use crate::ordered::Ordered;
 use crate::topology::Topology;
 
 /// What is to be scheduled: m micro-batches through the stages of one copy of a model.
@@ -102,31 +103,11 @@ struct RankState {
     row: Vec<Action>,
 }
 
-/// A rank is free, or one of its inputs arrives.
-struct Event {
-    time: f64,
-    rank: usize,
-}
+/// A rank is free, or one of its inputs arrives: the time and the rank. A heap gives out the greatest first, here the earliest.
+type Event = Reverse<(Ordered, usize)>;
 
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Event {}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Event {
-    /// The earliest is the greatest: a heap gives out the greatest first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        other.time.total_cmp(&self.time).then(other.rank.cmp(&self.rank))
-    }
+fn event(time: f64, rank: usize) -> Event {
+    Reverse((Ordered(time), rank))
 }
 
 /// Whether a stage's next F can run.
@@ -203,12 +184,12 @@ impl<'a> Clockwork<'a> {
                 later += costs.activation[stage as usize];
             }
         }
-        let events = (0..n_ranks).map(|rank| Event { time: 0.0, rank }).collect();
+        let events = (0..n_ranks).map(|rank| event(0.0, rank)).collect();
         Self { problem, policy, stages, ranks, events }
     }
 
     fn run(mut self) -> Scheduled {
-        while let Some(Event { time, rank }) = self.events.pop() {
+        while let Some(Reverse((Ordered(time), rank))) = self.events.pop() {
             if self.ranks[rank].free <= time
                 && let Some(op) = self.choose(rank, time)
             {
@@ -344,7 +325,7 @@ impl<'a> Clockwork<'a> {
                 None
             }
         };
-        self.events.push(Event { time: end, rank });
+        self.events.push(event(end, rank));
         let Some(next) = next else {
             if op.phase == Phase::Forward {
                 // The loss is its own gradient.
@@ -362,7 +343,7 @@ impl<'a> Clockwork<'a> {
             next.gradients.push(arrival);
         }
         if to != rank {
-            self.events.push(Event { time: arrival, rank: to });
+            self.events.push(event(arrival, to));
         }
     }
 }

@@ -10,11 +10,10 @@
 //!
 //! Very large plans get a coarser bound from the heads and tails of the first micro-batch alone.
 
-use std::collections::BinaryHeap;
-
 use crate::action::Action;
 use crate::costs::Costs;
 use crate::ids::{Pipe, Rank, Stage};
+use crate::one_machine::{Critical, Job, one_machine, sums};
 use crate::op::Phase;
 use crate::plan::ValidPlan;
 
@@ -36,7 +35,7 @@ pub(crate) fn lower_bound(
         .pipes()
         .map(|pipe| Paths::new(plan, costs, &times, pipe, n_indices, limits.filter(|_| is_exact)))
         .collect();
-    let mut best = Critical::default();
+    let mut best = Longest::default();
     let mut jobs = Vec::new();
     for rank in (0..plan.n_ranks()).map(Rank) {
         jobs.clear();
@@ -49,13 +48,41 @@ pub(crate) fn lower_bound(
             sums(&jobs, f64::from(plan.places().n_per_pipe()))
         };
         // A hair more is rounding. Of equal sums the one with the most work says the most.
-        let margin = best.sum() * 1e-12;
-        let is_equal = (critical.sum() - best.sum()).abs() <= margin;
-        if critical.sum() > best.sum() + margin || (is_equal && critical.work > best.work) {
-            best = Critical { rank, ..critical };
+        let (sum, most) = (critical.sum(), best.critical.sum());
+        let margin = most * 1e-12;
+        let is_equal = (sum - most).abs() <= margin;
+        if sum > most + margin || (is_equal && critical.work > best.critical.work) {
+            best = Longest { rank, critical };
         }
     }
-    (best.sum(), best.reason())
+    (best.critical.sum(), best.reason())
+}
+
+/// The critical set of the rank that takes longest.
+#[derive(Default)]
+struct Longest {
+    rank: Rank,
+    critical: Critical,
+}
+
+impl Longest {
+    fn reason(&self) -> String {
+        let Critical { fill, work, drain, n_pieces } = self.critical;
+        let rank = self.rank;
+        if n_pieces == 1 {
+            return "critical path of one micro-batch".to_owned();
+        }
+        if fill == 0.0 && drain == 0.0 {
+            return format!("rank {rank}: work {}", short(work));
+        }
+        format!("rank {rank}: fill {} + work {} + drain {}", short(fill), short(work), short(drain))
+    }
+}
+
+/// A number with four digits after the point at most.
+fn short(number: f64) -> String {
+    let text = format!("{number:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// How long the ops of each stage take at least.
@@ -286,137 +313,4 @@ fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Roo
         Room { n_held: Some(n_held.max(1)), alone }
     };
     topology.stages().map(room).collect()
-}
-
-/// An op on its rank.
-#[derive(Clone, Copy, Debug)]
-struct Job {
-    head: f64,
-    time: f64,
-    tail: f64,
-}
-
-/// A set of ops that cannot be done sooner: the earliest start, all their work, the least that follows.
-#[derive(Clone, Copy, Debug, Default)]
-struct Critical {
-    rank: Rank,
-    fill: f64,
-    work: f64,
-    drain: f64,
-    n_ops: usize,
-}
-
-impl Critical {
-    fn sum(&self) -> f64 {
-        self.fill + self.work + self.drain
-    }
-
-    fn reason(&self) -> String {
-        let Self { rank, fill, work, drain, n_ops } = *self;
-        if n_ops == 1 {
-            return "critical path of one micro-batch".to_owned();
-        }
-        if fill == 0.0 && drain == 0.0 {
-            return format!("rank {rank}: work {}", short(work));
-        }
-        format!("rank {rank}: fill {} + work {} + drain {}", short(fill), short(work), short(drain))
-    }
-}
-
-/// Jackson's preemptive schedule: at any time the op with the longest tail among those that can run.
-fn one_machine(jobs: &mut [Job]) -> Critical {
-    jobs.sort_by(|a, b| a.head.total_cmp(&b.head));
-    let mut ready: BinaryHeap<Ready> = BinaryHeap::new();
-    let (mut now, mut next) = (0.0_f64, 0);
-    let mut worst = Critical::default();
-    // Pieces of time with the tail of who ran, to find the critical set afterwards.
-    let mut pieces: Vec<(f64, f64, f64)> = Vec::with_capacity(2 * jobs.len());
-    let mut worst_end = (0.0, 0.0);
-    while next < jobs.len() || !ready.is_empty() {
-        if ready.is_empty() {
-            now = now.max(jobs[next].head);
-        }
-        while let Some(job) = jobs.get(next).filter(|job| job.head <= now) {
-            ready.push(Ready { tail: job.tail, left: job.time });
-            next += 1;
-        }
-        let Some(Ready { tail, left }) = ready.pop() else { continue };
-        let until = jobs.get(next).map_or(f64::INFINITY, |job| job.head);
-        let end = (now + left).min(until);
-        pieces.push((now, end, tail));
-        if now + left <= until {
-            // Of equal sums the later one has more work in it.
-            if end + tail >= (worst_end.0 + worst_end.1) * (1.0 - 1e-12) {
-                worst_end = (end, tail);
-            }
-        } else {
-            ready.push(Ready { tail, left: now + left - until });
-        }
-        now = end;
-    }
-    let (end, drain) = worst_end;
-    // Back from its end, over all that ran without a gap and has no shorter tail.
-    let mut fill = end;
-    let mut n_ops = 0;
-    for &(start, stop, tail) in pieces.iter().rev().skip_while(|piece| piece.1 > end) {
-        if stop < fill || tail < drain {
-            break;
-        }
-        fill = start;
-        n_ops += 1;
-    }
-    worst.fill = fill;
-    worst.work = end - fill;
-    worst.drain = drain;
-    worst.n_ops = n_ops;
-    worst
-}
-
-/// An op that can run.
-struct Ready {
-    tail: f64,
-    left: f64,
-}
-
-impl PartialEq for Ready {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Ready {}
-
-impl PartialOrd for Ready {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ready {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.tail.total_cmp(&other.tail)
-    }
-}
-
-/// The coarser bound: the jobs are those of one micro-batch, and there are `n_times` as many.
-fn sums(jobs: &[Job], n_times: f64) -> Critical {
-    let mut best = Critical::default();
-    // By tail, and by all longer ones: W may come last, with nothing behind it.
-    for threshold in jobs.iter().map(|job| job.tail) {
-        let those = || jobs.iter().filter(|job| job.tail >= threshold);
-        let fill = those().map(|job| job.head).fold(f64::INFINITY, f64::min);
-        let work = n_times * those().map(|job| job.time).sum::<f64>();
-        let critical =
-            Critical { fill, work, drain: threshold, n_ops: usize::MAX, ..Critical::default() };
-        if critical.sum() > best.sum() {
-            best = critical;
-        }
-    }
-    best
-}
-
-/// A number with four digits after the point at most.
-fn short(number: f64) -> String {
-    let text = format!("{number:.4}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
