@@ -9,7 +9,7 @@ use crate::error::ScheduleError;
 use crate::list::Length;
 use crate::plan::ValidPlan;
 use crate::schedule_name::{CostsOf, ScheduleName, Sizes};
-use crate::search::{Aim, Candidate, compare, fixed, listed, renamed, with_limits};
+use crate::search::{Aim, Candidate, best_of, compare, fixed, listed, renamed, with_limits};
 use crate::topology::{Placement, Topology};
 
 /// The plan for these sizes, at the costs that a placement has.
@@ -24,36 +24,25 @@ pub(crate) fn plan(sizes: &Sizes, costs_of: &CostsOf<'_>) -> Result<ValidPlan, S
     };
     for &placement in placements {
         let topology = Topology::new(n_ranks, n_virtual_stages, placement)?;
-        for candidate in candidates(sizes, &topology, costs_of(&topology)?)? {
-            let is_better =
-                |best: &Candidate| compare(score(candidate.length()), score(best.length())).is_lt();
-            if best.as_ref().is_none_or(is_better) {
-                best = Some(candidate);
-            }
+        let found = on(sizes, &topology, costs_of(&topology)?)?;
+        let is_better =
+            |best: &Candidate| compare(score(found.length()), score(best.length())).is_lt();
+        if best.as_ref().is_none_or(is_better) {
+            best = Some(found);
         }
     }
     let found = best.ok_or(ScheduleError::Zero { what: "placements" })?;
     renamed(found.plan, ScheduleName::Auto)
 }
 
-fn candidates(
-    sizes: &Sizes,
-    topology: &Topology,
-    costs: Costs,
-) -> Result<Vec<Candidate>, ScheduleError> {
+/// The best plan on one placement.
+fn on(sizes: &Sizes, topology: &Topology, costs: Costs) -> Result<Candidate, ScheduleError> {
     let costs = with_limits(ScheduleName::Auto, topology, costs)?;
     let is_fixed = |name: &ScheduleName| !name.is_synthesised() && name.trains();
     let names: Vec<ScheduleName> = ScheduleName::ALL.into_iter().filter(is_fixed).collect();
-    let mut found = fixed(&names, sizes, topology, &costs)?;
-    found.push(listed(
-        ScheduleName::Auto,
-        topology,
-        sizes.n_micro_batches,
-        &costs,
-        &score,
-        Aim::Makespan,
-    )?);
-    Ok(found)
+    let m = sizes.n_micro_batches;
+    let found = listed(ScheduleName::Auto, topology, m, &costs, &score, Aim::Makespan);
+    best_of(found, fixed(&names, sizes, topology, &costs)?, &score)
 }
 
 fn score(length: Length) -> [f64; 2] {

@@ -94,7 +94,7 @@ pub struct Costs {
 
 /// A file of costs: what may be left out has a default.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object of costs")]
 struct CostsFile {
     forward: Vec<f64>,
     input_grad: Vec<f64>,
@@ -106,7 +106,15 @@ struct CostsFile {
     overlapped_comm: Option<bool>,
     activation: Option<Vec<f64>>,
     residue: Option<Vec<f64>>,
-    memory_limit: Option<Vec<f64>>,
+    memory_limit: Option<PerRank>,
+}
+
+/// One number for all ranks, or one for each.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "neither one number nor one for each rank")]
+enum PerRank {
+    Same(f64),
+    Each(Vec<f64>),
 }
 
 impl Costs {
@@ -158,10 +166,33 @@ impl Costs {
         }
     }
 
+    /// What one micro-batch takes of memory on all stages of each rank.
+    pub fn activation_shares(&self, topology: &Topology) -> Vec<f64> {
+        let mut shares = vec![0.0_f64; topology.n_ranks() as usize];
+        for (rank, activation) in topology.ranks(Pipe(0)).iter().zip(&self.activation) {
+            shares[rank.idx()] += activation;
+        }
+        shares
+    }
+
+    /// What `zb-auto` and `auto` let a rank hold where no limit is given: p micro-batches on all its stages, and as many messages on
+    /// each of its edges.
+    pub fn default_memory_limit(&self, topology: &Topology) -> Vec<f64> {
+        let mut room = self.activation_shares(topology);
+        for (edge, &message) in topology.ranks(Pipe(0)).windows(2).zip(&self.boundary) {
+            if edge[0] != edge[1] {
+                room[edge[0].idx()] += message;
+                room[edge[1].idx()] += message;
+            }
+        }
+        let p = f64::from(topology.n_ranks());
+        room.iter().map(|share| p * share).collect()
+    }
+
     /// Costs from JSON: `forward`, `input_grad` and `weight_grad` with an entry a stage. The rest may be left out: `comm` (a
     /// latency, or p rows of p), 0; `bandwidth` (likewise), unlimited; `boundary` (an entry a stage), 0; `overlapped_comm`, true;
     /// `overlap` (a factor for overlapped pairs), 1; `activation`, a rank's share of 1 each; `residue`, all of the activation;
-    /// `memory_limit` (an entry a rank), none.
+    /// `memory_limit` (one number for every rank, or an entry a rank), none.
     ///
     /// # Errors
     /// [`ScheduleError::Costs`] for a text that is not this, or lists that do not fit the topology.
@@ -181,7 +212,10 @@ impl Costs {
             overlapped_comm: file.overlapped_comm.unwrap_or(share.overlapped_comm),
             residue: file.residue.unwrap_or_else(|| activation.clone()),
             activation,
-            memory_limit: file.memory_limit,
+            memory_limit: file.memory_limit.map(|limit| match limit {
+                PerRank::Same(limit) => vec![limit; topology.n_ranks() as usize],
+                PerRank::Each(limits) => limits,
+            }),
         };
         costs.check(topology)?;
         Ok(costs)
@@ -321,6 +355,8 @@ mod tests {
         assert!(with(r#","comm":[[0,1]]"#).contains("comm has 1 rows for 2 ranks"));
         assert!(with(r#","comm":[[0,1],[-1,0]]"#).contains("comm[1][0] is -1"));
         assert!(with(r#","memory_limit":[1]"#).contains("memory_limit has 1 entries for 2 ranks"));
+        assert!(with(r#","memory_limit":"low""#).contains("neither one number nor one for each"));
+        assert!(refusal("[]").contains("expected an object of costs"), "{}", refusal("[]"));
         assert!(with(r#","memory":[1,1]"#).contains("unknown field `memory`"));
         assert!(with(r#","bandwidth":[[0,1],[0,0]]"#).contains("from rank 1 to rank 0 is 0"));
         assert!(with(r#","overlap":-1"#).contains("overlap[0] is -1"));
@@ -338,5 +374,23 @@ mod tests {
             (costs.comm, costs.activation, costs.residue),
             (PerEdge::Same(0.0), vec![0.5, 0.5], vec![0.5, 0.5])
         );
+        assert_eq!(costs.memory_limit, None);
+    }
+
+    #[test]
+    fn one_memory_limit_is_that_of_every_rank() {
+        let topology = Topology::new(2, 1, Placement::Loop).unwrap();
+        let text = r#"{"forward":[1,1],"input_grad":[1,1],"weight_grad":[1,1],"memory_limit":3}"#;
+        let costs = Costs::from_json(text, &topology).unwrap();
+        assert_eq!(costs.memory_limit, Some(vec![3.0, 3.0]));
+    }
+
+    #[test]
+    fn the_default_limit_has_room_for_messages() {
+        let topology = Topology::new(2, 1, Placement::Loop).unwrap();
+        let mut costs = Costs::uniform(2, 1.0, 1.0, 1.0, 0.0);
+        assert_eq!(costs.default_memory_limit(&topology), [2.0, 2.0]);
+        costs.boundary = vec![0.5, 9.0];
+        assert_eq!(costs.default_memory_limit(&topology), [3.0, 3.0]);
     }
 }

@@ -104,7 +104,7 @@ pub enum ScheduleError {
     },
     /// A memory limit under which no step can be run.
     #[error(
-        "{schedule}: rank {rank} may hold {limit}, but one micro-batch on all its stages takes {needed}; accepted: a memory limit of at least {needed}"
+        "{schedule}: rank {rank} may hold {limit}, but {what} takes {needed}; accepted: a higher memory limit, such as {needed}"
     )]
     MemoryLimit {
         /// The schedule that was asked.
@@ -113,6 +113,8 @@ pub enum ScheduleError {
         rank: Rank,
         /// Its limit.
         limit: f64,
+        /// What does not fit.
+        what: &'static str,
         /// What it needs.
         needed: f64,
     },

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use crate::action::Action;
 use crate::costs::Costs;
 use crate::error::ScheduleError;
-use crate::ids::{Pipe, Rank};
+use crate::ids::Rank;
 use crate::list::{First, Length, Pick, Policy, Problem, Scheduled, schedule};
 use crate::op::{Op, Phase};
 use crate::plan::{Draft, ValidPlan};
@@ -16,7 +16,7 @@ use crate::schedule_name::{ScheduleName, Sizes};
 use crate::simulate::{Simulation, length, simulate};
 use crate::topology::Topology;
 
-/// How many ops all tried policies may schedule together: a second or two.
+/// How many ops all tried policies may schedule together: two seconds or three.
 const OPS_BUDGET: u64 = 40_000_000;
 
 /// How many of the policies are played for real, and around how many of these the search goes on.
@@ -40,7 +40,7 @@ impl Candidate {
     }
 }
 
-/// The memory limit of every rank: the given ones, or room for p micro-batches on everything that a rank holds.
+/// The costs with a memory limit for every rank: the given ones, or [`Costs::default_memory_limit`].
 ///
 /// # Errors
 /// [`ScheduleError::MemoryLimit`] where a rank has no room for one micro-batch.
@@ -49,16 +49,12 @@ pub(crate) fn with_limits(
     topology: &Topology,
     costs: Costs,
 ) -> Result<Costs, ScheduleError> {
-    let mut needed = vec![0.0_f64; topology.n_ranks() as usize];
-    for (rank, activation) in topology.ranks(Pipe(0)).iter().zip(&costs.activation) {
-        needed[rank.idx()] += activation;
-    }
-    let p = f64::from(topology.n_ranks());
-    let limits =
-        costs.memory_limit.unwrap_or_else(|| needed.iter().map(|share| p * share).collect());
+    let needed = costs.activation_shares(topology);
+    let limits = costs.memory_limit.clone().unwrap_or_else(|| costs.default_memory_limit(topology));
     for ((rank, &needed), &limit) in (0..).map(Rank).zip(&needed).zip(&limits) {
         if needed > limit * (1.0 + 1e-9) {
-            return Err(ScheduleError::MemoryLimit { schedule, rank, limit, needed });
+            let what = "one micro-batch on all its stages";
+            return Err(ScheduleError::MemoryLimit { schedule, rank, limit, what, needed });
         }
     }
     Ok(Costs { memory_limit: Some(limits), ..costs })
@@ -121,7 +117,7 @@ pub(crate) type Score<'a> = dyn Fn(Length) -> [f64; 2] + 'a;
 /// The best plan that list scheduling finds, by `score`.
 ///
 /// # Errors
-/// [`ScheduleError::MemoryLimit`] or [`ScheduleError::Costs`] where the messages leave no room.
+/// [`ScheduleError::MemoryLimit`] where activations fit, and no plan was found whose messages fit beside them.
 pub(crate) fn listed(
     name: ScheduleName,
     topology: &Topology,
@@ -130,8 +126,11 @@ pub(crate) fn listed(
     score: &Score<'_>,
     aim: Aim,
 ) -> Result<Candidate, ScheduleError> {
+    let given = costs.memory_limit.as_deref().unwrap_or_default();
+    let least = costs.activation_shares(topology);
     // List scheduling counts no messages: where they take memory, its own limits are lower than those that have to be kept.
     let mut inner = costs.clone();
+    let mut over = None;
     for _ in 0..ROUNDS {
         let mut search =
             Search { name, topology, n_micro_batches, costs, inner: &inner, score, enough: None };
@@ -139,20 +138,50 @@ pub(crate) fn listed(
             search.enough = Some(judge(search.plan(FIRST_POLICY)?, costs)?.simulation.lower_bound);
         }
         let candidate = judge(search.best()?, costs)?;
-        if candidate.simulation.fits_memory != Some(false) {
+        let Simulation { fits_memory, peak_memory, .. } = &candidate.simulation;
+        if *fits_memory != Some(false) {
             return Ok(candidate);
         }
-        let given = costs.memory_limit.iter().flatten();
-        let over =
-            candidate.simulation.peak_memory.iter().zip(given).map(|(peak, given)| peak - given);
-        for (limit, over) in inner.memory_limit.iter_mut().flatten().zip(over) {
-            *limit -= over.max(0.0);
+        let by_rank = || (0..).map(Rank).zip(peak_memory.iter().zip(given));
+        over = by_rank()
+            .max_by(|a, b| (a.1.0 / a.1.1).total_cmp(&(b.1.0 / b.1.1)))
+            .map(|(rank, (&peak, &limit))| (rank, peak, limit));
+        let before = inner.memory_limit.clone();
+        for ((limit, (_, (peak, given))), &least) in
+            inner.memory_limit.iter_mut().flatten().zip(by_rank()).zip(&least)
+        {
+            *limit = (*limit - (peak - given).max(0.0)).max(least);
         }
-        inner = with_limits(name, topology, inner)?;
+        if inner.memory_limit == before {
+            break;
+        }
     }
-    Err(ScheduleError::Costs(format!(
-        "messages take more memory than the limits of {name} leave beside activations; accepted: higher limits"
-    )))
+    let (rank, needed, limit) = over.unwrap_or((Rank(0), f64::INFINITY, 0.0));
+    let what = "the leanest plan that was found, with its messages,";
+    Err(ScheduleError::MemoryLimit { schedule: name, rank, limit, what, needed })
+}
+
+/// The best by `score` of what list scheduling has found and the fixed schedules that fit; of equals what was found.
+///
+/// # Errors
+/// What list scheduling was refused with, where no fixed schedule fits either.
+pub(crate) fn best_of(
+    listed: Result<Candidate, ScheduleError>,
+    fixed: Vec<Candidate>,
+    score: &Score<'_>,
+) -> Result<Candidate, ScheduleError> {
+    let first = match listed {
+        Ok(found) => Some(found),
+        Err(ScheduleError::MemoryLimit { .. }) if !fixed.is_empty() => None,
+        Err(refused) => return Err(refused),
+    };
+    let is_better =
+        |a: &Candidate, b: &Candidate| compare(score(a.length()), score(b.length())).is_lt();
+    first
+        .into_iter()
+        .chain(fixed)
+        .reduce(|best, other| if is_better(&other, &best) { other } else { best })
+        .ok_or(ScheduleError::Zero { what: "plans" })
 }
 
 /// The same plan under another name.
@@ -195,9 +224,9 @@ impl Search<'_> {
             tried.push(Tried { score: (self.score)(length), policy });
         }
         let by_score = |a: &Tried, b: &Tried| compare(a.score, b.score);
-        // Playing takes some times as long as scheduling.
+        // Playing takes some twenty times as long as scheduling.
         tried.sort_by(by_score);
-        tried.truncate((n_affordable / 8).clamp(1, N_PLAYED));
+        tried.truncate((n_affordable / 80).clamp(1, N_PLAYED));
         for tried in &mut tried {
             tried.score = self.played(tried.policy)?;
         }

@@ -10,7 +10,7 @@ use crate::error::ScheduleError;
 use crate::list::Length;
 use crate::plan::ValidPlan;
 use crate::schedule_name::{ScheduleName, Sizes};
-use crate::search::{Aim, Candidate, compare, fixed, listed, renamed, with_limits};
+use crate::search::{Aim, Candidate, best_of, fixed, listed, renamed, with_limits};
 use crate::topology::Topology;
 
 /// The fixed schedules with one stage a rank.
@@ -36,9 +36,7 @@ pub(crate) fn plan(
         [if length.makespan > bar { length.makespan } else { 0.0 }, length.longest_span]
     };
     let m = sizes.n_micro_batches;
-    let found = listed(ScheduleName::ZbAuto, topology, m, &costs, &score, Aim::Score)?;
-    let best = candidates.into_iter().fold(found, |best, other| {
-        if compare(score(other.length()), score(best.length())).is_lt() { other } else { best }
-    });
+    let found = listed(ScheduleName::ZbAuto, topology, m, &costs, &score, Aim::Score);
+    let best = best_of(found, candidates, &score)?;
     renamed(best.plan, ScheduleName::ZbAuto)
 }

@@ -177,6 +177,37 @@ fn messages_count_against_the_limit() {
     }
 }
 
+/// Where a limit is very low a plan keeps it, or it is refused by the number that was given.
+#[test]
+fn messages_never_lead_to_a_limit_that_nobody_gave() {
+    let mut n_refused = 0;
+    for boundary in [0.5, 1.0, 2.0, 5.0] {
+        for limit in [1.0, 1.5, 2.0, 3.0, 6.0] {
+            let mut costs = scaled(&[1.0, 1.0, 2.0, 1.0], limit);
+            costs.boundary = vec![boundary; 4];
+            for name in [ScheduleName::Auto, ScheduleName::ZbAuto] {
+                let of = |_: &Topology| Ok(costs.clone());
+                match name.generate_for(&sizes(4, 8, 1), &of) {
+                    Ok(plan) => {
+                        assert_eq!(simulate(&plan, &costs).unwrap().fits_memory, Some(true));
+                    }
+                    Err(ScheduleError::MemoryLimit { limit: told, needed, .. }) => {
+                        assert!((told - limit).abs() < 1e-12, "{told} is not {limit}");
+                        assert!(needed > limit && needed.is_finite(), "{needed}, {limit}");
+                        n_refused += 1;
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+    }
+    assert!((1..40).contains(&n_refused), "{n_refused} of 40 were refused");
+    // Without a limit there is room for messages too.
+    let mut costs = scaled(&[1.0; 4], 1.0);
+    (costs.memory_limit, costs.boundary) = (None, vec![5.0; 4]);
+    ScheduleName::Auto.generate_for(&sizes(4, 8, 1), &|_| Ok(costs.clone())).unwrap();
+}
+
 /// Two ranks and two micro-batches are few enough for every order that there is: none is faster than the bound says.
 #[test]
 fn no_order_beats_the_lower_bound() {
