@@ -166,11 +166,13 @@ impl Costs {
         }
     }
 
-    /// What one micro-batch takes of memory on all stages of each rank.
-    pub fn activation_shares(&self, topology: &Topology) -> Vec<f64> {
+    /// The memory that one micro-batch takes on all stages of each rank: its activations, or what is left of them for W where that is
+    /// more.
+    pub fn memory_shares(&self, topology: &Topology) -> Vec<f64> {
         let mut shares = vec![0.0_f64; topology.n_ranks() as usize];
-        for (rank, activation) in topology.ranks(Pipe(0)).iter().zip(&self.activation) {
-            shares[rank.idx()] += activation;
+        let stages = self.activation.iter().zip(&self.residue);
+        for (rank, (activation, residue)) in topology.ranks(Pipe(0)).iter().zip(stages) {
+            shares[rank.idx()] += activation.max(*residue);
         }
         shares
     }
@@ -178,7 +180,7 @@ impl Costs {
     /// What `zb-auto` and `auto` let a rank hold where no limit is given: p micro-batches on all its stages, and as many messages on
     /// each of its edges.
     pub fn default_memory_limit(&self, topology: &Topology) -> Vec<f64> {
-        let mut room = self.activation_shares(topology);
+        let mut room = self.memory_shares(topology);
         for (edge, &message) in topology.ranks(Pipe(0)).windows(2).zip(&self.boundary) {
             if edge[0] != edge[1] {
                 room[edge[0].idx()] += message;

@@ -35,7 +35,8 @@ pub fn import_csv(
     bytes: &[u8],
     n_micro_batches: Option<u32>,
 ) -> Result<ValidPlan, ScheduleError> {
-    let text = text(bytes)?;
+    // Some editors begin a text with a mark of its encoding.
+    let text = text(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))?;
     let rows = rows(text)?;
     let n_ops = ops(&rows).count();
     if n_ops == 0 {

@@ -40,9 +40,9 @@ pub enum ScheduleName {
     InterleavedZb,
     /// Zero bubble on two stages a rank in a V, with the memory of 1F1B on every rank.
     ZbV,
-    /// ZB-V with half the memory, and some bubble.
+    /// ZB-V with about half the memory, and some bubble.
     VHalf,
-    /// ZB-V with a third of the memory, and more bubble.
+    /// ZB-V with about a third of the memory, and more bubble.
     VMin,
     /// Forwards that overlap backwards, on two stages a rank in a V.
     DualPipeV,
@@ -138,8 +138,8 @@ impl ScheduleName {
             Self::ZbH2 => "backwards in two halves, with twice that memory",
             Self::InterleavedZb => "interleaved-1f1b with backwards in two halves",
             Self::ZbV => "zero bubble on two stages a rank, with the memory of 1f1b",
-            Self::VHalf => "zb-v with half the memory and some bubble",
-            Self::VMin => "zb-v with a third of the memory and more bubble",
+            Self::VHalf => "zb-v with about half the memory and some bubble",
+            Self::VMin => "zb-v with about a third of the memory and more bubble",
             Self::DualPipeV => "forwards overlap backwards; two stages a rank, M at least 2P",
             Self::Chimera => {
                 "two pipelines in opposite directions, two copies of the weights; even P and M"

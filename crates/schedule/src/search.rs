@@ -49,7 +49,7 @@ pub(crate) fn with_limits(
     topology: &Topology,
     costs: Costs,
 ) -> Result<Costs, ScheduleError> {
-    let needed = costs.activation_shares(topology);
+    let needed = costs.memory_shares(topology);
     let limits = costs.memory_limit.clone().unwrap_or_else(|| costs.default_memory_limit(topology));
     for ((rank, &needed), &limit) in (0..).map(Rank).zip(&needed).zip(&limits) {
         if needed > limit * (1.0 + 1e-9) {
@@ -127,7 +127,7 @@ pub(crate) fn listed(
     aim: Aim,
 ) -> Result<Candidate, ScheduleError> {
     let given = costs.memory_limit.as_deref().unwrap_or_default();
-    let least = costs.activation_shares(topology);
+    let least = costs.memory_shares(topology);
     // List scheduling counts no messages: where they take memory, its own limits are lower than those that have to be kept.
     let mut inner = costs.clone();
     let mut over = None;

@@ -2,9 +2,11 @@
 //! notebook prints for the same size.
 
 use std::fmt::Write as _;
+use std::str::FromStr;
 
 use pp_schedule::{
-    ClosedForm, Costs, RankShare, ScheduleName, Simulation, Sizes, closed_form, simulate,
+    ClosedForm, Costs, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, closed_form,
+    simulate,
 };
 use serde::Serialize;
 
@@ -38,9 +40,9 @@ const ORDER: [ScheduleName; 4] = [
 #[derive(Debug, clap::Args)]
 #[command(after_help = schedules_help())]
 pub(crate) struct Args {
-    /// Schedules, separated by commas [default: gpipe,1f1b,interleaved-1f1b,naive]
+    /// Schedules, separated by commas, or all [default: gpipe,1f1b,interleaved-1f1b,naive]
     #[arg(long, visible_alias = "schedules", value_name = "S", value_delimiter = ',')]
-    schedule: Vec<ScheduleName>,
+    schedule: Vec<Which>,
     /// Ranks along the pipeline; several, separated by commas, are combined with all micro-batches
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_delimiter = ',', value_parser = count, requires = "micro_batches")]
     pp: Vec<u32>,
@@ -56,6 +58,21 @@ pub(crate) struct Args {
     /// One JSON array
     #[arg(long)]
     json: bool,
+}
+
+/// A schedule by name, or every one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    One(ScheduleName),
+}
+
+impl FromStr for Which {
+    type Err = ScheduleError;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "all" { Ok(Self::All) } else { name.parse().map(Self::One) }
+    }
 }
 
 /// One size of one schedule.
@@ -88,42 +105,59 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     if args.json { print_json(&rows) } else { print(&table(&rows)) }
 }
 
-/// Every size to compute: schedule by schedule, ranks outermost within one. A schedule that nobody named is left out where it
-/// does not take a size; a named one refuses it.
+/// Every size to compute: schedule by schedule, ranks outermost within one. A size that a schedule does not take is left out, and
+/// said beside the table, unless no size is left.
 fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
-    let all_schedules = args.schedule.is_empty();
-    let schedules = if all_schedules { ORDER.to_vec() } else { args.schedule.clone() };
+    let mut schedules: Vec<ScheduleName> = Vec::new();
+    for which in &args.schedule {
+        match which {
+            Which::All => schedules.extend(ScheduleName::ALL),
+            Which::One(name) => schedules.push(*name),
+        }
+    }
+    // With schedules that nobody chose one by one, flags are for those that take them.
+    let is_chosen = !schedules.is_empty() && !args.schedule.contains(&Which::All);
+    if schedules.is_empty() {
+        schedules = ORDER.to_vec();
+    }
     let pairs: Vec<(u32, u32)> = if args.pp.is_empty() {
         NOTEBOOK_SIZES.to_vec()
     } else {
         args.pp.iter().flat_map(|&p| args.micro_batches.iter().map(move |&m| (p, m))).collect()
     };
     let mut taken = Vec::new();
-    let mut refused = None;
+    let mut refused = Vec::new();
     for schedule in schedules {
-        let interleaves = schedule == ScheduleName::InterleavedOneFOneB;
-        let of_one_stage = all_schedules && !interleaves;
+        let takes_virtual_stages = is_chosen || schedule.default_virtual_stages() > 1;
         let virtual_stages = match args.virtual_stages.as_slice() {
-            given if given.is_empty() || of_one_stage => vec![schedule.default_virtual_stages()],
-            given => given.to_vec(),
+            [_, ..] if takes_virtual_stages => args.virtual_stages.clone(),
+            _ => vec![schedule.default_virtual_stages()],
         };
+        let interleave_group = args
+            .interleave_group
+            .filter(|_| is_chosen || schedule == ScheduleName::InterleavedOneFOneB);
+        let mut first_refused = None;
         for &(n_ranks, n_micro_batches) in &pairs {
             for &n_virtual_stages in &virtual_stages {
-                let interleave_group = args.interleave_group.filter(|_| !of_one_stage);
                 let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group };
                 match schedule.check(&sizes) {
                     Ok(_) => {
                         fits_in_memory(schedule, &sizes)?;
                         taken.push((schedule, sizes));
                     }
-                    Err(error) if all_schedules && interleaves => refused = refused.or(Some(error)),
-                    Err(error) => return Err(error.into()),
+                    Err(error) => first_refused = first_refused.or(Some(error)),
                 }
             }
         }
+        refused.extend(first_refused);
     }
-    if let Some(error) = refused {
-        // The others have their numbers; what is missing from the table is said beside it.
+    if taken.is_empty() {
+        return Err(refused.into_iter().next().map_or_else(
+            || CliError::Usage("no size; accepted: --pp and --micro-batches".into()),
+            CliError::from,
+        ));
+    }
+    for error in refused {
         let _ = std::io::Write::write_fmt(
             &mut std::io::stderr(),
             format_args!("pptop: left out: {error}\n"),
@@ -168,8 +202,8 @@ pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> Option<N
 
 fn table(rows: &[Row]) -> String {
     let mut text = String::from(
-        "                               bubble_ratio      bubble_overhead     span_bubble                 peak\n\
-         schedule           p    m  v   formula  simul.   formula  simul.   formula  simul.   makespan   activ.  notebook\n",
+        "                               bubble_ratio      bubble_overhead     span_bubble                 peak    peak\n\
+         schedule           p    m  v   formula  simul.   formula  simul.   formula  simul.   makespan   activ.  memory  notebook\n",
     );
     for row in rows {
         let simulated = &row.simulated;
@@ -179,9 +213,10 @@ fn table(rows: &[Row]) -> String {
                 .map_or_else(|| "-".to_owned(), |form| format!("{:.4}", number(form)))
         };
         let peak = simulated.peak_activations.iter().max().copied().unwrap_or(0);
+        let memory = simulated.peak_memory.iter().copied().fold(0.0, f64::max);
         let _ = writeln!(
             text,
-            "{:<16} {:>3} {:>4} {:>2}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>8} {:>8}  {}",
+            "{:<16} {:>3} {:>4} {:>2}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>7} {:>7.4}   {:>8} {:>8} {:>7}  {}",
             row.schedule,
             row.pp,
             row.micro_batches,
@@ -194,6 +229,7 @@ fn table(rows: &[Row]) -> String {
             simulated.span_bubble,
             (simulated.makespan * 1000.0).round() / 1000.0,
             peak,
+            (memory * 100.0).round() / 100.0,
             row.seed_figure.as_ref().map_or_else(
                 || "-".to_owned(),
                 |figure| format!("{:.3} {}", figure.value, figure.definition)
@@ -206,6 +242,7 @@ fn table(rows: &[Row]) -> String {
          span_bubble      (longest span of a rank - its work) / that span\n\
          makespan         in times of F = I = W = 1 for all that a rank holds, B = I + W, messages free\n\
          peak activ.      the most (stage, micro-batch) pairs alive at once on one rank\n\
+         peak memory      the most that one rank holds, in activations of one micro-batch on all its stages\n\
          notebook         the figure that the course notebook prints, and which number it really is (none: it\n\
          \u{20}                calls naive 0, though without overlap p-1 of p ranks are always idle)\n",
     );

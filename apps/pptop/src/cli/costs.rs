@@ -8,9 +8,23 @@ use super::CliError;
 use super::refusal::excerpt;
 use super::sizes::{cost, read};
 
-const COSTS_HELP: &str = "Costs of every stage as JSON: {\"forward\":[n],\"input_grad\":[n],\"weight_grad\":[n]}, and if wanted \
-    \"comm\":x or [[p×p]], \"bandwidth\":x or [[p×p]], \"boundary\":[n], \"overlapped_comm\":bool, \"overlap\":x, \"activation\":[n], \
-    \"residue\":[n], \"memory_limit\":[p]";
+const COSTS_HELP: &str = "Costs of every stage as JSON, times and sizes in units of your own";
+
+const COSTS_LONG_HELP: &str =
+    "Costs of every stage as JSON, in units of your own; n stages, p ranks:
+  {\"forward\": [n],              time of F
+   \"input_grad\": [n],           time of I
+   \"weight_grad\": [n],          time of W; B = I + W
+   \"comm\": x or [[p x p]],      latency, from rank (row) to rank (column) [0]
+   \"boundary\": [n],             size of what a stage hands to the next one [0]
+   \"bandwidth\": x or [[p x p]], sizes in a time; a message takes boundary/bandwidth [any]
+   \"overlapped_comm\": bool,     ranks compute while messages are under way [true]
+   \"overlap\": x,                time of an overlapped pair, as a part of F + B [1]
+   \"activation\": [n],           size of what F leaves, in boundary's unit [a share of 1]
+   \"residue\": [n],              what of it stays between I and W [all of it]
+   \"memory_limit\": x or [p]}    the most on a rank, messages too [see --memory-limit]
+For example, four stages of which the last takes twice as long:
+  {\"forward\": [1,1,1,2], \"input_grad\": [1,1,1,2], \"weight_grad\": [1,1,1,2], \"comm\": 0.1}";
 
 /// What ops and messages cost: per rank share, or per stage from a file.
 #[derive(Debug, clap::Args)]
@@ -33,11 +47,11 @@ pub(crate) struct CostArgs {
     /// The part of an activation that stays between I and W [default: 1]
     #[arg(long, value_name = "PART", value_parser = cost)]
     weight_grad_residue: Option<f64>,
-    /// The most that a rank may hold, in activations of its whole share [default: P for zb-auto and auto, else any]
+    /// The most that a rank may hold, in activations of one micro-batch on all its stages [default: P for zb-auto and auto, else any]
     #[arg(long, value_name = "L", value_parser = cost)]
     memory_limit: Option<f64>,
     /// A file of costs.
-    #[arg(long, value_name = "FILE", help = COSTS_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "overlap_cost", "weight_grad_residue", "memory_limit"])]
+    #[arg(long, value_name = "FILE", help = COSTS_HELP, long_help = COSTS_LONG_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "overlap_cost", "weight_grad_residue"])]
     costs: Option<PathBuf>,
 }
 
@@ -45,7 +59,7 @@ pub(crate) struct CostArgs {
 #[derive(Debug)]
 pub(crate) enum CostSource {
     Share(RankShare),
-    File { name: String, text: String, n_stages: Option<u32> },
+    File { name: String, text: String, n_stages: Option<u32>, memory_limit: Option<f64> },
 }
 
 impl CostArgs {
@@ -71,8 +85,14 @@ impl CostArgs {
             CliError::Usage(format!("{name}: byte {offset} is no text; accepted: JSON with forward, input_grad and weight_grad"))
         })?;
         let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        let has_limit = json.as_ref().is_some_and(|json| json.get("memory_limit").is_some());
+        if let Some(limit) = self.memory_limit.filter(|_| has_limit) {
+            return Err(CliError::Usage(format!(
+                "--memory-limit {limit}: {name} has a memory_limit too; accepted: one of the two"
+            )));
+        }
         let n_stages = json.and_then(|json| u32::try_from(json["forward"].as_array()?.len()).ok());
-        Ok(CostSource::File { name, text, n_stages })
+        Ok(CostSource::File { name, text, n_stages, memory_limit: self.memory_limit })
     }
 }
 
@@ -86,11 +106,11 @@ impl Default for CostSource {
 impl CostSource {
     /// The costs of each stage of a placement.
     pub(crate) fn of(&self, topology: &Topology) -> Result<Costs, ScheduleError> {
-        let (name, text) = match self {
+        let (name, text, memory_limit) = match self {
             Self::Share(share) => return Ok(Costs::per_rank_share(topology, share)),
-            Self::File { name, text, .. } => (name, text),
+            Self::File { name, text, memory_limit, .. } => (name, text, memory_limit),
         };
-        Costs::from_json(text, topology).map_err(|refused| match refused {
+        let costs = Costs::from_json(text, topology).map_err(|refused| match refused {
             ScheduleError::Costs(why) => {
                 let known = if why.contains("accepted") {
                     ""
@@ -100,7 +120,10 @@ impl CostSource {
                 ScheduleError::Costs(format!("{name}: {why}{known}"))
             }
             other => other,
-        })
+        })?;
+        let Some(limit) = memory_limit else { return Ok(costs) };
+        let limits = costs.memory_shares(topology).into_iter().map(|share| limit * share);
+        Ok(Costs { memory_limit: Some(limits.collect()), ..costs })
     }
 
     /// The stages of a rank, where a file of costs says how many stages there are.

@@ -59,7 +59,7 @@ impl Report {
             "{}: {:.2} M parameters in {} stages on {} ranks x {} replicas, {}, {} micro-batches of {} samples, layers {}",
             hello.model,
             hello.parameters as f64 / 1e6,
-            hello.stages.len(),
+            session.plan.n_stages(),
             hello.pp,
             hello.dp,
             hello.schedule,
@@ -67,6 +67,15 @@ impl Report {
             session.rows(),
             session.partition.sizes().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
         );
+        if let Some(promise) = session.promise {
+            let _ = write!(
+                opening,
+                "\nplanned from measured op times: {:.1} ms a step, bubble_ratio {:.4}, {:.1} % above the least possible",
+                1000.0 * promise.makespan,
+                promise.bubble_ratio,
+                100.0 * promise.gap
+            );
+        }
         if n_ranks > hello.cores {
             let _ = write!(
                 opening,
@@ -84,7 +93,7 @@ impl Report {
                 .map(|d| &d.device)
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
-            stages: hello.stages.len() as u32,
+            stages: session.plan.n_stages(),
             micro_batches: hello.micro_batches,
             losses: Vec::new(),
             seconds: Vec::new(),

@@ -1,11 +1,13 @@
 //! `pptop schedule`: a plan by name or from a file is drawn, checked, simulated or exported.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use pp_schedule::{
-    Costs, ScheduleError, Simulation, ValidPlan, chrome_trace, draw, export_csv, simulate, svg,
+    Action, Costs, Phase, ScheduleError, ScheduleName, Simulation, ValidPlan, chrome_trace, draw,
+    export_csv, simulate, svg,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -41,6 +43,17 @@ enum Format {
     Svg,
     /// A trace that Perfetto and Chrome open
     ChromeTrace,
+}
+
+impl Format {
+    fn of_ending(ending: Option<&OsStr>) -> Self {
+        match ending.and_then(OsStr::to_str) {
+            Some("txt") => Self::Text,
+            Some("json") => Self::Json,
+            Some("svg") => Self::Svg,
+            _ => Self::Csv,
+        }
+    }
 }
 
 /// Flags of `show`.
@@ -88,9 +101,9 @@ pub(crate) struct ExportArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// How to write it
-    #[arg(long, value_enum, default_value = "csv")]
-    format: Format,
+    /// How to write it [default: as the ending of FILE says, else csv]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Where to write it [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -110,7 +123,11 @@ pub(crate) fn run(command: &Command) -> Result<(), CliError> {
 fn plan_and_costs(plan: &PlanArgs, costs: &CostArgs) -> Result<(ValidPlan, Costs), CliError> {
     let source = costs.source()?;
     let plan = plan.plan(&source)?;
-    let costs = source.of(plan.topology())?;
+    let mut costs = source.of(plan.topology())?;
+    if plan.name().parse().is_ok_and(ScheduleName::is_synthesised) && costs.memory_limit.is_none() {
+        // The limit that it was made for is part of what it costs.
+        costs.memory_limit = Some(costs.default_memory_limit(plan.topology()));
+    }
     Ok((plan, costs))
 }
 
@@ -121,12 +138,37 @@ fn show(args: &ShowArgs) -> Result<(), CliError> {
         return print(&text);
     }
     let simulation = simulate(&plan, &costs)?;
-    print(&format!("{}\n\n{text}\n{}", sizes_line(&plan), figures(&simulation)))
+    print(&format!("{}\n\n{text}\n{}\n{}", sizes_line(&plan), figures(&simulation), legend(&plan)))
+}
+
+/// What the cells of a drawing mean: of the kinds that are in it.
+fn legend(plan: &ValidPlan) -> String {
+    let has = |phase| {
+        plan.rows().iter().flatten().flat_map(|cell| cell.ops()).any(|op| op.phase == phase)
+    };
+    let mut text = String::from(if plan.n_stages() == plan.n_ranks() {
+        "F3 is F of micro-batch 3: F forward"
+    } else {
+        "1F3 is F of stage 1 and micro-batch 3: F forward"
+    });
+    if has(Phase::Backward) {
+        text.push_str(", B backward");
+    }
+    if has(Phase::InputGrad) {
+        text.push_str(", I gradient of the input, W gradient of the weights");
+    }
+    if plan.rows().iter().flatten().any(|cell| matches!(cell, Action::Overlapped(_))) {
+        text.push_str(", F&B overlapped");
+    }
+    text.push_str("; dots are idle\n");
+    text
 }
 
 fn export(args: &ExportArgs) -> Result<(), CliError> {
     let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
-    let text = written(&plan, &costs, args.format)?;
+    let ending = args.output.as_deref().and_then(Path::extension);
+    let format = args.format.unwrap_or_else(|| Format::of_ending(ending));
+    let text = written(&plan, &costs, format)?;
     let Some(path) = &args.output else { return print(&text) };
     std::fs::write(path, text).map_err(|failed| {
         let name = excerpt(&path.display().to_string());
@@ -243,6 +285,7 @@ fn simulate_plan(args: &SimulateArgs) -> Result<(), CliError> {
     print(&text)
 }
 
+/// How much longer the plan takes than its lower bound, as a part of that.
 fn gap(simulation: &Simulation) -> f64 {
     simulation.makespan / simulation.lower_bound - 1.0
 }

@@ -13,8 +13,18 @@ use super::refusal::excerpt;
 
 /// The schedules and what they are, for `--help`.
 pub(crate) fn schedules_help() -> String {
+    list(|_| true)
+}
+
+/// Those that train.
+pub(crate) fn training_schedules_help() -> String {
+    list(ScheduleName::trains)
+}
+
+fn list(is_listed: fn(ScheduleName) -> bool) -> String {
     let line = |name: ScheduleName| format!("\n  {:<18} {}", name.as_str(), name.about());
-    let lines: String = ScheduleName::ALL.into_iter().map(line).collect();
+    let lines: String =
+        ScheduleName::ALL.into_iter().filter(|&name| is_listed(name)).map(line).collect();
     format!("Schedules:{lines}")
 }
 
@@ -100,7 +110,13 @@ impl PlanArgs {
             fits_in_memory(name, &sizes)?;
             Ok::<_, PlanError>(name.generate_for(&sizes, &|topology| costs.of(topology))?)
         };
-        let given = self.virtual_stages.or_else(|| costs.virtual_stages(n_ranks));
+        // As many stages as a file of costs has, where the schedule takes that many.
+        let takes = |&n_virtual_stages: &u32| {
+            let interleave_group = self.interleave_group;
+            let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group };
+            !matches!(name.check(&sizes), Err(ScheduleError::VirtualStages { .. }))
+        };
+        let given = self.virtual_stages.or_else(|| costs.virtual_stages(n_ranks).filter(takes));
         match given {
             Some(n_virtual_stages) => plan(n_virtual_stages),
             // Left to choose, it takes the faster of one stage a rank and two.

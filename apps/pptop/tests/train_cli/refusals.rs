@@ -270,7 +270,7 @@ fn sizes_that_no_machine_holds() {
             ("train --schedule auto --memory-limit 0", &["'0'", "--memory-limit", "above 0"]),
             (
                 "train --model sleep --schedule auto --pp 2 --memory-limit 0.5",
-                &["rank 0 may hold 0.5", "takes 1", "at least 1"],
+                &["rank 0 may hold 0.5", "takes 1", "such as 1"],
             ),
             (
                 "train --model sleep --schedule chimera --pp 2 --sleep-slow-rank 0:2",

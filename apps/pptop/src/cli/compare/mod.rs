@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
-use super::job::{JobArgs, Profiles, Session, Spec, chain, cores, limits};
+use super::job::{JobArgs, ModelSpec, Profiles, Session, Spec, chain, cores, limits};
 use super::refusal::excerpt;
 use super::report::{median, quantile, verdict};
 use super::{CliError, print, print_json};
@@ -193,11 +193,10 @@ fn sessions(
         let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
         match Session::with_profiles(Spec { pp, ..spec }, &mut profiles) {
             Ok(session) => found.push((schedule.clone(), false, session)),
-            Err(CliError::Usage(why)) if is_all => note(&format!("left out: {schedule}: {why}")),
-            // Which of the rows it is that cannot be.
-            Err(CliError::Usage(why)) => {
-                return Err(CliError::Usage(format!("{}: {why}", excerpt(schedule))));
+            Err(CliError::Usage(why)) if is_all => {
+                note(&format!("left out: {}", of_row(schedule, &why)));
             }
+            Err(CliError::Usage(why)) => return Err(CliError::Usage(of_row(schedule, &why))),
             Err(other) => return Err(other),
         }
     }
@@ -224,7 +223,18 @@ fn sessions(
         batch_size: Some(first.batch_size),
         ..base
     };
+    let n_ranks = f64::from(first.plan.n_ranks());
+    let n_micro_batches = f64::from(first.plan.n_micro_batches());
     for (label, mut spec) in [(ONE_DEVICE, one), (WHOLE_BATCH, whole)] {
+        if let ModelSpec::Sleep { slow_rank, .. } = &mut spec.model {
+            // One rank sleeps for all of them, or for all micro-batches at once.
+            let factor = if label == ONE_DEVICE {
+                slow_rank.take().map_or(n_ranks, |(_, factor)| n_ranks - 1.0 + factor)
+            } else {
+                n_micro_batches
+            };
+            spec.model.sleep_longer(factor);
+        }
         if matches!(spec.cut, pp_partition::Cut::Explicit(_)) {
             // A cut by hand is for other numbers of stages.
             spec.cut = pp_partition::Cut::Uniform;
@@ -232,6 +242,11 @@ fn sessions(
         found.push((label.to_owned(), true, Session::with_profiles(spec, &mut profiles)?));
     }
     Ok(found)
+}
+
+/// Which of the rows it is that cannot be, unless the reason begins with it.
+fn of_row(schedule: &str, why: &str) -> String {
+    if why.starts_with(schedule) { why.to_owned() } else { format!("{}: {why}", excerpt(schedule)) }
 }
 
 fn note(text: &str) {
@@ -297,7 +312,9 @@ impl Entry {
         // With another cut of the batch, or a mean over replicas, sums round otherwise.
         let same_batches = self.all_micro_batches() == base.micro_batches;
         let has_one_copy = self.session.spec.dp == 1 && plan.n_pipes() == 1;
-        let same_arithmetic = same_batches && has_one_copy;
+        // A model that sleeps has layers for each stage: another number of stages is another model.
+        let sleeps = matches!(self.session.spec.model, ModelSpec::Sleep { .. });
+        let same_arithmetic = same_batches && has_one_copy && !sleeps;
         let median_seconds = median(&seconds);
         Ok(Row {
             label: self.label.clone(),

@@ -91,10 +91,14 @@ fn notes(text: &mut String, rows: &[Row], session: &Session) {
         "speed-up: of the median step, over \"one device\": the same micro-batches on one rank. same bits: every loss as there.\n\
          simul.: the plan with the medians of this run's own op times.\n",
     );
+    if rows.iter().any(|row| row.final_loss.is_some()) {
+        text.push_str("verdict: converged (the final loss is below 1 and below the first), partly (below the first), not.\n");
+    }
+    let sleeps = matches!(session.spec.model, ModelSpec::Sleep { .. });
     let pipelines = rows.iter().filter(|row| !row.baseline);
     let best = pipelines.map(|row| row.step_seconds_median).fold(f64::INFINITY, f64::min);
     let whole = rows.iter().find(|row| row.label == WHOLE_BATCH);
-    if let Some(whole) = whole.filter(|row| row.step_seconds_median < best) {
+    if let Some(whole) = whole.filter(|row| !sleeps && row.step_seconds_median < best) {
         let _ = writeln!(
             text,
             "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at\n\
@@ -104,7 +108,7 @@ fn notes(text: &mut String, rows: &[Row], session: &Session) {
         );
     }
     let n_ranks = session.plan.n_ranks() * session.spec.dp;
-    if n_ranks > cores() && !matches!(session.spec.model, ModelSpec::Sleep { .. }) {
+    if n_ranks > cores() && !sleeps {
         let _ = writeln!(
             text,
             "{n_ranks} ranks share {} cores: op times include waiting for a core, so the measured bubble is not the schedule's alone.",

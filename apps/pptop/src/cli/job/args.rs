@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::sizes::{count, schedules_help};
+use super::super::sizes::{count, training_schedules_help};
 use super::defaults::{ModelName, TABLE};
 
 /// A finite number above zero.
@@ -111,7 +111,7 @@ pub(crate) enum CurveArg {
 
 /// What to train, how it is cut, and how long.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = format!("{TABLE}\n\n{}", schedules_help()))]
+#[command(after_help = format!("{TABLE}\n\n{}", training_schedules_help()))]
 pub(crate) struct JobArgs {
     /// A job that is known by name; other flags change it
     #[arg(long, value_enum)]
@@ -188,7 +188,7 @@ pub(crate) struct JobArgs {
     /// Micro-batches that pass through one chunk before the next has its turn
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) interleave_group: Option<u32>,
-    /// zb-auto and auto: the most that a rank may hold, in activations of its whole share [default: P]
+    /// zb-auto and auto: the most that a rank may hold, in activations of one micro-batch on all its stages [default: P]
     #[arg(long, value_name = "L", value_parser = positive)]
     pub(crate) memory_limit: Option<f64>,
     /// Steps between evaluations on the held-out part

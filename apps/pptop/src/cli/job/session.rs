@@ -22,7 +22,7 @@ use super::super::refusal::excerpt;
 use super::args::DeviceArg;
 use super::limits;
 use super::spec::{ModelSpec, Spec};
-use super::synthesis;
+use super::synthesis::{self, Promise};
 
 /// Cores that this process may use, by affinity and cgroup.
 pub(crate) fn cores() -> u32 {
@@ -63,8 +63,8 @@ pub(crate) struct Session {
     pub(crate) partition: Partition,
     pub(crate) batch_size: u64,
     mesh: Mesh,
-    /// Of a plan that follows from costs: the bubble that it has with them.
-    promised: Option<f64>,
+    /// Of a plan that follows from costs.
+    pub(crate) promise: Option<Promise>,
     initial: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
@@ -128,10 +128,10 @@ impl Session {
         } else {
             None
         };
-        let (mut plan, mut made_for, mut promised) = (plan, None, None);
+        let (mut plan, mut made_for, mut promise) = (plan, None, None);
         if let Some(name) = synthesised {
             let made = synthesis::make(&spec, name, &plan, &job, profile)?;
-            (plan, made_for, promised) = (made.plan, made.partition, Some(made.bubble_ratio));
+            (plan, made_for, promise) = (made.plan, made.partition, Some(made.promise));
             if sleeps {
                 // A layer of this model sleeps as long as its rank takes.
                 job = build(&spec, &plan)?;
@@ -145,7 +145,7 @@ impl Session {
                 .solve(&job.stack, n_stages, profile)
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
-        Ok(Self { spec, job, plan, partition, batch_size, mesh, promised, initial })
+        Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, initial })
     }
 
     /// Starts the ranks.
@@ -217,7 +217,8 @@ impl Session {
             let costs = Costs::per_rank_share(self.plan.topology(), &share);
             simulate(&self.plan, &costs).ok().map(|simulation| simulation.bubble_ratio)
         };
-        self.promised.or_else(formula).or_else(simulated)
+        let promised = self.promise.map(|promise| promise.bubble_ratio);
+        promised.or_else(formula).or_else(simulated)
     }
 
     /// The first event of the run. It also decides which steps have their spans recorded.

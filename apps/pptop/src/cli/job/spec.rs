@@ -37,6 +37,17 @@ pub(crate) enum ModelSpec {
     },
 }
 
+impl ModelSpec {
+    /// Layers that sleep take so many times as long.
+    pub(crate) fn sleep_longer(&mut self, factor: f64) {
+        if let Self::Sleep { forward, input_grad, weight_grad, .. } = self {
+            for time in [forward, input_grad, weight_grad] {
+                *time = time.mul_f64(factor);
+            }
+        }
+    }
+}
+
 /// A job with nothing left open but the plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
@@ -141,9 +152,15 @@ impl Spec {
     /// cores, at most four, and no more than the model has layers for.
     pub(crate) fn default_pp(&self) -> Option<u32> {
         let name = self.schedule.parse::<ScheduleName>().ok()?;
-        let v = self.virtual_stages.unwrap_or(name.default_virtual_stages());
+        let v = self.chunks(name);
         let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
         Some(cores().min(4).min(fits))
+    }
+
+    /// The stages that each rank holds at least.
+    fn chunks(&self, name: ScheduleName) -> u32 {
+        let unless_given = if name.is_synthesised() { 1 } else { name.default_virtual_stages() };
+        self.virtual_stages.unwrap_or(unless_given)
     }
 
     /// The schedule, if its plan follows from costs: it is made when they are measured.
@@ -159,7 +176,7 @@ impl Spec {
     pub(crate) fn plan(&self) -> Result<ValidPlan, CliError> {
         let named = self.schedule.parse::<ScheduleName>().ok();
         if let (Some(name), Some(ranks), Some(layers)) = (named, self.pp, self.layers()) {
-            let chunks = self.virtual_stages.unwrap_or(name.default_virtual_stages());
+            let chunks = self.chunks(name);
             self.refuse_too_many_stages(ranks, chunks, layers)?;
         }
         let pp = self.pp.or_else(|| self.default_pp());
@@ -313,6 +330,10 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
         return Err(CliError::Usage(
             "--model sleep has no dropout; accepted: without --dropout".to_owned(),
         ));
+    }
+    if name == ModelName::Sleep && args.partition == Some(Cut::Time) {
+        let message = "--partition time: the layers of --model sleep take what they are told, nothing is measured; accepted: uniform, or layers per stage such as 3,5";
+        return Err(CliError::Usage(message.to_owned()));
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use pp_models::Job;
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
-    Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Sizes, Topology, ValidPlan,
-    simulate,
+    Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, Topology,
+    ValidPlan, simulate,
 };
 
 use super::super::CliError;
@@ -16,10 +16,18 @@ pub(crate) struct Made {
     pub(crate) plan: ValidPlan,
     /// Unless the layers of the model depend on the plan, and its cut with them.
     pub(crate) partition: Option<Partition>,
-    /// How long its step takes, by simulation.
-    makespan: f64,
+    pub(crate) promise: Promise,
+}
+
+/// What a plan has with the costs that it was made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promise {
+    /// How long its step takes, in seconds.
+    pub(crate) makespan: f64,
     /// The part of it that is bubble.
     pub(crate) bubble_ratio: f64,
+    /// How much longer it is than the lower bound, as a part of that.
+    pub(crate) gap: f64,
 }
 
 /// The plan for these costs: where the number of stages a rank is left open, the faster of one and two.
@@ -66,9 +74,10 @@ pub(crate) fn make(
             }
         };
         let simulation = simulate(&plan, &costs)?;
-        let (makespan, bubble_ratio) = (simulation.makespan, simulation.bubble_ratio);
-        if best.as_ref().is_none_or(|best| makespan < best.makespan * (1.0 - 1e-9)) {
-            best = Some(Made { plan, partition, makespan, bubble_ratio });
+        let Simulation { makespan, bubble_ratio, lower_bound, .. } = simulation;
+        let promise = Promise { makespan, bubble_ratio, gap: makespan / lower_bound - 1.0 };
+        if best.as_ref().is_none_or(|best| makespan < best.promise.makespan * (1.0 - 1e-9)) {
+            best = Some(Made { plan, partition, promise });
         }
     }
     best.ok_or_else(|| {
@@ -104,7 +113,7 @@ fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
     Ok(costs)
 }
 
-/// What the profile says of each stage. A rank's limit is in shares of what it holds itself.
+/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one micro-batch, as the limit is.
 fn measured(
     spec: &Spec,
     topology: &Topology,
@@ -124,13 +133,15 @@ fn measured(
         comm: PerEdge::Same(0.0),
         ..Costs::uniform(topology.n_stages(), 0.0, 0.0, 0.0, 0.0)
     };
-    if let Some(limit) = spec.memory_limit {
-        let mut limits = vec![0.0; topology.n_ranks() as usize];
-        for (rank, activation) in topology.ranks(Pipe(0)).iter().zip(&costs.activation) {
-            limits[rank.idx()] += limit * activation;
+    let shares = costs.memory_shares(topology);
+    for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
+        let share = shares[rank.idx()];
+        if share > 0.0 {
+            costs.activation[stage] /= share;
+            costs.residue[stage] /= share;
         }
-        costs.memory_limit = Some(limits);
     }
+    costs.memory_limit = spec.memory_limit.map(|limit| vec![limit; shares.len()]);
     costs.check(topology)?;
     Ok(costs)
 }
