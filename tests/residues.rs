@@ -10,7 +10,7 @@ use pp_executor::RankConfig;
 use pp_hybrid::{Trainer, TrainerConfig};
 use pp_nn::{LearningRate, LearningRateCurve, Linear, OptimizerKind};
 use pp_partition::{Cut, LayerStack, Objective, single};
-use pp_schedule::{Costs, Draft, Op, Phase, ScheduleName, Sizes, ValidPlan, simulate};
+use pp_schedule::{Costs, Draft, ScheduleName, Sizes, ValidPlan, simulate};
 
 const WIDTH: usize = 8;
 const ROWS: usize = 2;
@@ -58,7 +58,7 @@ fn check(plan: ValidPlan, puts_off: bool) {
         residue: vec![residue as f64; plan.n_stages() as usize],
         ..Costs::uniform(plan.n_stages(), 1.0, 1.0, 1.0, 0.0)
     };
-    let predicted = simulate(&in_halves(&plan), &costs).unwrap().peak_memory;
+    let predicted = simulate(&plan, &costs).unwrap().peak_memory;
     let partition = Cut::Uniform.solve(&stack, plan.n_stages() as usize, None).unwrap();
     let ranks = RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Sgd);
     let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
@@ -71,22 +71,6 @@ fn check(plan: ValidPlan, puts_off: bool) {
         let counted: Vec<f64> = outcome.residue_peaks.iter().map(|&bytes| bytes as f64).collect();
         assert_eq!(counted, predicted, "{name}, puts off: {puts_off}, step {step}");
     }
-}
-
-/// A whole backward as I and W: that is how it runs, and in between its own residue is there.
-fn in_halves(plan: &ValidPlan) -> ValidPlan {
-    let mut draft = plan.clone().into_draft();
-    for row in &mut draft.rows {
-        let halves = |op: Op| match op.phase {
-            Phase::Backward => vec![
-                Op { phase: Phase::InputGrad, ..op }.into(),
-                Op { phase: Phase::WeightGrad, ..op }.into(),
-            ],
-            _ => vec![op.into()],
-        };
-        *row = row.iter().flat_map(|action| action.ops()).flat_map(halves).collect();
-    }
-    draft.validate().unwrap()
 }
 
 fn plan(name: ScheduleName, n_ranks: u32) -> ValidPlan {

@@ -31,19 +31,26 @@ fn main() -> anyhow::Result<()> {
         "{:<18} {:>10} {:>10} {:>9} {:>9} {:>7}",
         "schedule", "ops", "4x ops", "s", "s", "ratio"
     );
-    for name in ScheduleName::ALL.into_iter().filter(|name| !name.is_synthesised()) {
-        // Both beyond the size up to which the lower bound is exact, which costs more than all the rest.
-        let (small, large) = ((512, 2048), (1024, 4096));
-        let (n_small, seconds_small) = fastest(name, small)?;
-        let (n_large, seconds_large) = fastest(name, large)?;
-        let ratio = seconds_large / seconds_small;
-        println!(
-            "{name:<18} {n_small:>10} {n_large:>10} {seconds_small:>9.3} {seconds_large:>9.3} {ratio:>7.2}"
-        );
-        missed += usize::from(ratio > GROWTH_MAX);
-        rows.push(json!({
-            "schedule": name.as_str(), "ops": [n_small, n_large], "seconds": [seconds_small, seconds_large], "ratio": ratio,
-        }));
+    let names = ScheduleName::ALL.into_iter().filter(|name| !name.is_synthesised());
+    // Both beyond the size up to which the lower bound is exact, then both within it, where it costs more than all the rest, the more
+    // with memory limits.
+    for (small, large, is_limited) in
+        [((512, 2048), (1024, 4096), false), ((2, 20_000), (2, 80_000), true)]
+    {
+        for name in names.clone() {
+            let (n_small, seconds_small) = fastest(name, small, is_limited)?;
+            let (n_large, seconds_large) = fastest(name, large, is_limited)?;
+            let ratio = seconds_large / seconds_small;
+            let limited = if is_limited { "within limits" } else { "" };
+            println!(
+                "{name:<18} {n_small:>10} {n_large:>10} {seconds_small:>9.3} {seconds_large:>9.3} {ratio:>7.2} {limited}"
+            );
+            missed += usize::from(ratio > GROWTH_MAX);
+            rows.push(json!({
+                "schedule": name.as_str(), "ops": [n_small, n_large], "seconds": [seconds_small, seconds_large], "ratio": ratio,
+                "memory_limit": is_limited,
+            }));
+        }
     }
     let output = Command::new(std::env::current_exe()?).arg(LARGEST).output()?;
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -64,10 +71,10 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn fastest(name: ScheduleName, size: (u32, u32)) -> anyhow::Result<(usize, f64)> {
+fn fastest(name: ScheduleName, size: (u32, u32), is_limited: bool) -> anyhow::Result<(usize, f64)> {
     let mut best = (0, f64::INFINITY);
     for _ in 0..RUNS {
-        let (n_ops, seconds) = play(name, size)?;
+        let (n_ops, seconds) = play(name, size, is_limited)?;
         best = (n_ops, seconds.min(best.1));
     }
     Ok(best)
@@ -77,12 +84,15 @@ fn fastest(name: ScheduleName, size: (u32, u32)) -> anyhow::Result<(usize, f64)>
 fn play(
     name: ScheduleName,
     (n_ranks, n_micro_batches): (u32, u32),
+    is_limited: bool,
 ) -> anyhow::Result<(usize, f64)> {
     let n_virtual_stages = name.default_virtual_stages();
     let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
     let start = Instant::now();
     let plan = name.generate(&sizes)?;
-    let costs = Costs::per_rank_share(plan.topology(), &RankShare::default());
+    let memory_limit = is_limited.then(|| f64::from(n_micro_batches) / 2.0);
+    let share = RankShare { memory_limit, ..RankShare::default() };
+    let costs = Costs::per_rank_share(plan.topology(), &share);
     let simulation = simulate(&plan, &costs)?;
     let seconds = start.elapsed().as_secs_f64();
     anyhow::ensure!(simulation.lower_bound <= simulation.makespan, "{name}");
@@ -90,7 +100,7 @@ fn play(
 }
 
 fn largest() -> anyhow::Result<()> {
-    let (n_ops, seconds) = play(ScheduleName::OneFOneB, (1024, 8192))?;
+    let (n_ops, seconds) = play(ScheduleName::OneFOneB, (1024, 8192), false)?;
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib: f64 = line.context("no VmHWM")?.trim().trim_end_matches("kB").trim().parse()?;

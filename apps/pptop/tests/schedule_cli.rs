@@ -151,6 +151,99 @@ fn a_schedule_that_nobody_named_is_left_out_where_it_does_not_fit() {
 }
 
 #[test]
+fn bubble_takes_every_schedule_at_once() {
+    let ran = pptop(&words("bubble --schedule all --pp 4 --micro-batches 6,8 --json"));
+    assert_eq!(ran.code, Some(0));
+    let rows: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let rows = rows.as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 17 - 1);
+    assert!(ran.stderr.starts_with("pptop: left out: dualpipe-v with p=4 does not run m=6"));
+    let of = |name: &str| rows.iter().rfind(|row| row["schedule"] == name).unwrap();
+    assert_eq!(of("zb-v")["simulated"]["peak_memory"], json!([4.0, 4.0, 4.0, 4.0]));
+    assert_eq!(of("zb-v")["simulated"]["makespan"], 25.5);
+    refused(&words("bubble --schedule dualpipe-v --pp 4 --micro-batches 6"), &["m=8 or more"]);
+}
+
+/// Four stages, the last one twice as long.
+const UNEQUAL: &str =
+    r#"{"forward":[1,1,1,2],"input_grad":[1,1,1,2],"weight_grad":[1,1,1,2],"comm":0.1"#;
+
+#[test]
+fn a_plan_made_for_costs_keeps_the_limit_and_says_which() {
+    let costs = file("unequal.json", format!("{UNEQUAL}}}").as_bytes());
+    let line = format!("schedule simulate auto --pp 4 --micro-batches 12 --costs {costs}");
+    let of = |flags: &str| json_of(&format!("{line} --json {flags}"))["simulated"].clone();
+    let (default, low) = (of(""), of("--memory-limit 2"));
+    assert_eq!(default["memory_limit"], json!([4.0, 4.0, 4.0, 4.0]));
+    assert_eq!(low["memory_limit"], json!([2.0, 2.0, 2.0, 2.0]));
+    for simulated in [&default, &low] {
+        assert_eq!(simulated["fits_memory"], true);
+    }
+    assert!(default["makespan"].as_f64() < low["makespan"].as_f64());
+    assert!(stdout(&line).contains("memory limit 4 on each rank: kept"));
+
+    let limited = file("limited.json", format!("{UNEQUAL},\"memory_limit\":3}}").as_bytes());
+    let line = format!("schedule simulate auto --pp 4 --micro-batches 12 --costs {limited}");
+    assert!(stdout(&line).contains("memory limit 3 on each rank: kept"));
+    refused(
+        &words(&format!("{line} --memory-limit 2")),
+        &["--memory-limit 2", "has a memory_limit too", "one of the two"],
+    );
+}
+
+#[test]
+fn a_file_of_costs_says_how_many_stages_there_are_where_that_is_open() {
+    let list = "[1,1,1,1]";
+    let text = format!(r#"{{"forward":{list},"input_grad":{list},"weight_grad":{list}}}"#);
+    let costs = file("four_stages.json", text.as_bytes());
+    let of =
+        |name: &str| format!("schedule simulate {name} --pp 2 --micro-batches 4 --costs {costs}");
+    for name in ["auto", "looped-bfs", "forward-only"] {
+        assert_eq!(json_of(&format!("{} --json", of(name)))["virtual_stages"], 2, "{name}");
+    }
+    refused(&words(&of("1f1b")), &["forward has 4 entries for 2 stages"]);
+}
+
+#[test]
+fn what_a_file_of_costs_gets_wrong_is_told_on_one_line() {
+    let of = |name: &str, text: &str| {
+        let costs = file(name, text.as_bytes());
+        words(&format!("schedule simulate auto --pp 2 --micro-batches 4 --costs {costs}"))
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let list = "[1,1]";
+    let times = format!(r#""forward":{list},"input_grad":{list},"weight_grad":{list}"#);
+    let cases = [
+        ("[]".to_owned(), "expected an object of costs"),
+        (format!(r#"{{{times},"a\n\n\u001b[31m{}":1}}"#, "x".repeat(5000)), "unknown field"),
+        (format!(r#"{{{times},"comm":"{}"}}"#, "x".repeat(5000)), "neither one number"),
+        (format!(r#"{{{times},"boundary":[5,0],"memory_limit":1.5}}"#), "rank 0 may hold 1.5"),
+    ];
+    for (at, (text, part)) in cases.iter().enumerate() {
+        let args = of(&format!("wrong_costs_{at}.json"), text);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(&args, &[part, "accepted: "]);
+    }
+}
+
+#[test]
+fn the_ending_of_a_file_says_its_format() {
+    let of = |ending: &str, flags: &str| {
+        let path = file(&format!("ending.{ending}"), b"old");
+        stdout(&format!("schedule export 1f1b --pp 2 --micro-batches 2 -o {path} {flags}"));
+        std::fs::read_to_string(&path).unwrap()
+    };
+    assert!(of("svg", "").starts_with("<svg"));
+    assert!(of("json", "").starts_with("{\"schema\""));
+    assert!(of("txt", "").starts_with("rank 0"));
+    for csv in [of("csv", ""), of("plan", ""), of("svg", "--format csv")] {
+        assert!(csv.starts_with("0F0,0F1"), "{csv}");
+    }
+}
+
+#[test]
 fn simulate_takes_costs_by_flag_and_by_file() {
     let report = json_of(
         "schedule simulate interleaved-1f1b --pp 4 --micro-batches 8 --forward 2 --input-grad 2 --weight-grad 2 --json",
@@ -214,6 +307,17 @@ fn show_draws_to_scale() {
         stdout("schedule show 1f1b --pp 2 --micro-batches 1 --format csv"),
         "0F0,0B0\n1F0,1B0\n"
     );
+}
+
+#[test]
+fn a_drawing_explains_the_cells_that_it_has() {
+    let last = |name: &str| {
+        let shown = stdout(&format!("schedule show {name} --pp 2 --micro-batches 4"));
+        shown.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(last("1f1b"), "F3 is F of micro-batch 3: F forward, B backward; dots are idle");
+    assert!(last("zb-v").starts_with("1F3 is F of stage 1") && !last("zb-v").contains('B'));
+    assert!(last("dualpipe-v").contains("F&B overlapped"));
 }
 
 #[test]

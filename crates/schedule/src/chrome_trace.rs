@@ -1,6 +1,6 @@
 //! A simulated plan as a Chrome trace, which Perfetto and `chrome://tracing` open: a track a rank, a slice a cell, an arrow a message.
 //!
-//! The format is the JSON array format of the trace event document: times in microseconds. A unit of the costs is drawn as a
+//! The format is the JSON object format of the trace event document: times in microseconds. A unit of the costs is drawn as a
 //! millisecond.
 
 use serde::Serialize;
@@ -14,16 +14,6 @@ use crate::plan::ValidPlan;
 use crate::simulate::{TimedAction, simulate};
 
 const MICROSECONDS_A_UNIT: f64 = 1000.0;
-
-#[derive(Serialize)]
-struct Trace<'a> {
-    #[serde(rename = "traceEvents")]
-    events: Vec<Event>,
-    #[serde(rename = "displayTimeUnit")]
-    unit: &'static str,
-    #[serde(rename = "otherData")]
-    about: About<'a>,
-}
 
 #[derive(Serialize)]
 struct About<'a> {
@@ -84,7 +74,7 @@ struct Cell {
 /// As [`simulate`].
 pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
     let simulation = simulate(plan, costs)?;
-    let mut events = Vec::new();
+    let mut trace = Trace { text: r#"{"traceEvents":["#.to_owned() };
     let named = |tid: u32, name: String| Event::Name {
         name: "thread_name",
         ph: 'M',
@@ -92,11 +82,13 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
         tid,
         args: Name { name },
     };
-    events.extend((0..plan.n_ranks()).map(|rank| named(rank, format!("rank {rank}"))));
+    for rank in 0..plan.n_ranks() {
+        trace.push(&named(rank, format!("rank {rank}")))?;
+    }
     for (rank, row) in (0..).zip(simulation.timeline(plan, costs)) {
         for timed in row {
             let op = timed.action.first();
-            events.push(Event::Slice {
+            trace.push(&Event::Slice {
                 name: timed.action.to_string(),
                 cat: category(timed.action),
                 ph: 'X',
@@ -105,25 +97,48 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
                 ts: timed.start * MICROSECONDS_A_UNIT,
                 dur: (timed.end - timed.start) * MICROSECONDS_A_UNIT,
                 args: Cell { stage: op.stage, micro_batch: op.micro_batch },
-            });
-            events.extend(timed.action.ops().flat_map(|op| arrows(plan, op, rank, &timed)));
+            })?;
+            for op in timed.action.ops() {
+                for arrow in arrows(plan, op, rank, &timed) {
+                    trace.push(&arrow)?;
+                }
+            }
         }
     }
-    let trace = Trace {
-        events,
-        unit: "ms",
-        about: About {
-            schedule: plan.name(),
-            pp: plan.n_ranks(),
-            micro_batches: plan.n_micro_batches(),
-            virtual_stages: plan.n_virtual_stages(),
-            makespan: simulation.makespan,
-            bubble_ratio: simulation.bubble_ratio,
-            time_unit: "a unit of the costs is drawn as a millisecond",
-        },
+    let about = About {
+        schedule: plan.name(),
+        pp: plan.n_ranks(),
+        micro_batches: plan.n_micro_batches(),
+        virtual_stages: plan.n_virtual_stages(),
+        makespan: simulation.makespan,
+        bubble_ratio: simulation.bubble_ratio,
+        time_unit: "a unit of the costs is drawn as a millisecond",
     };
+    let mut text = trace.text;
+    text.push_str(r#"],"displayTimeUnit":"ms","otherData":"#);
+    text.push_str(&json(&about)?);
+    text.push('}');
+    Ok(text)
+}
+
+/// The events so far, as text: a large plan has millions, and only the text of each is kept.
+struct Trace {
+    text: String,
+}
+
+impl Trace {
+    fn push(&mut self, event: &Event) -> Result<(), ScheduleError> {
+        if !self.text.ends_with('[') {
+            self.text.push(',');
+        }
+        self.text.push_str(&json(event)?);
+        Ok(())
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<String, ScheduleError> {
     // Numbers, strings and lists of them: there is nothing in it that JSON has no form for.
-    serde_json::to_string(&trace).map_err(|refused| ScheduleError::Costs(refused.to_string()))
+    serde_json::to_string(value).map_err(|refused| ScheduleError::Costs(refused.to_string()))
 }
 
 fn category(action: Action) -> &'static str {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::error::ScheduleError;
+use crate::error::{ScheduleError, clipped};
 use crate::ids::{Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::topology::Topology;
@@ -200,7 +200,7 @@ impl Costs {
     /// [`ScheduleError::Costs`] for a text that is not this, or lists that do not fit the topology.
     pub fn from_json(text: &str, topology: &Topology) -> Result<Self, ScheduleError> {
         let file: CostsFile = serde_json::from_str(text)
-            .map_err(|refused| ScheduleError::Costs(refused.to_string()))?;
+            .map_err(|refused| ScheduleError::Costs(clipped(&refused.to_string())))?;
         let share = Self::per_rank_share(topology, &RankShare::default());
         let activation = file.activation.unwrap_or(share.activation);
         let costs = Self {
@@ -362,6 +362,10 @@ mod tests {
         assert!(with(r#","memory":[1,1]"#).contains("unknown field `memory`"));
         assert!(with(r#","bandwidth":[[0,1],[0,0]]"#).contains("from rank 1 to rank 0 is 0"));
         assert!(with(r#","overlap":-1"#).contains("overlap[0] is -1"));
+        let odd = format!(r#","{}\n\n\u001b[31m":1"#, "x".repeat(5000));
+        let text = with(&odd);
+        assert!(text.chars().count() < 200 && !text.contains(char::is_control), "{text}");
+        assert!(text.contains("unknown field `xxx") && text.contains("line 1"), "{text}");
     }
 
     #[test]

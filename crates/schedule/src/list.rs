@@ -19,7 +19,7 @@ use crate::topology::Topology;
 pub(crate) struct Problem<'a> {
     pub(crate) topology: &'a Topology,
     pub(crate) n_micro_batches: u32,
-    /// Times, and what each rank may hold. Messages take their time, but never queue.
+    /// Times, and what each rank may hold, without messages.
     pub(crate) costs: &'a Costs,
     /// How many micro-batches may be between their first F and their last backward.
     pub(crate) n_in_flight: u32,
@@ -89,12 +89,16 @@ struct StageState {
     n_forward: u32,
     n_back: u32,
     n_weight_grad: u32,
-    /// What one micro-batch takes on the later stages of this rank.
+    /// What one micro-batch takes here at most: its activation, or its residue.
+    share: f64,
+    /// The shares of the later stages of this rank.
     reserve: f64,
 }
 
 struct RankState {
+    /// When it can start something else.
     free: f64,
+    last_end: f64,
     held: f64,
     limit: f64,
     stages: Vec<u32>,
@@ -130,6 +134,8 @@ struct Choices {
 }
 
 struct Clockwork<'a> {
+    /// When each edge has sent what it was given, where edges have a bandwidth.
+    edge_free: Vec<f64>,
     problem: Problem<'a>,
     policy: Policy,
     stages: Vec<StageState>,
@@ -150,6 +156,7 @@ impl<'a> Clockwork<'a> {
         let mut ranks: Vec<RankState> = (0..n_ranks)
             .map(|rank| RankState {
                 free: 0.0,
+                last_end: 0.0,
                 held: 0.0,
                 limit: limit(rank),
                 stages: Vec::new(),
@@ -168,9 +175,15 @@ impl<'a> Clockwork<'a> {
                 n_forward: 0,
                 n_back: 0,
                 n_weight_grad: 0,
+                share: 0.0,
                 reserve: 0.0,
             })
             .collect();
+        for ((state, &activation), &residue) in
+            stages.iter_mut().zip(&costs.activation).zip(&costs.residue)
+        {
+            state.share = activation.max(residue);
+        }
         stages[0].forward_inputs.resize(m, 0.0);
         for (stage, state) in (0..).zip(&stages) {
             ranks[state.rank].stages.push(stage);
@@ -181,11 +194,12 @@ impl<'a> Clockwork<'a> {
             let mut later = 0.0;
             for &stage in rank.stages.iter().rev() {
                 stages[stage as usize].reserve = later;
-                later += costs.activation[stage as usize];
+                later += stages[stage as usize].share;
             }
         }
         let events = (0..n_ranks).map(|rank| event(0.0, rank)).collect();
-        Self { problem, policy, stages, ranks, events }
+        let n_edges = if costs.bandwidth.is_some() { n_ranks * n_ranks } else { 0 };
+        Self { edge_free: vec![0.0; n_edges], problem, policy, stages, ranks, events }
     }
 
     fn run(mut self) -> Scheduled {
@@ -196,8 +210,8 @@ impl<'a> Clockwork<'a> {
                 self.start(rank, op, time);
             }
         }
-        let spans = self.ranks.iter().map(|rank| rank.free - rank.first_start);
-        let makespan = self.ranks.iter().map(|rank| rank.free).fold(0.0, f64::max);
+        let spans = self.ranks.iter().map(|rank| rank.last_end - rank.first_start);
+        let makespan = self.ranks.iter().map(|rank| rank.last_end).fold(0.0, f64::max);
         let length = Length { makespan, longest_span: spans.fold(0.0, f64::max) };
         Scheduled { length, rows: self.ranks.into_iter().map(|rank| rank.row).collect() }
     }
@@ -212,7 +226,7 @@ impl<'a> Clockwork<'a> {
             return Forward::Unknown;
         }
         let RankState { held, limit, .. } = self.ranks[rank];
-        let needed = self.problem.costs.activation[stage as usize] + here.reserve;
+        let needed = here.share + here.reserve;
         if held + needed > limit { Forward::NoRoom } else { Forward::At(input) }
     }
 
@@ -298,23 +312,23 @@ impl<'a> Clockwork<'a> {
     fn start(&mut self, rank: usize, op: Op, now: f64) {
         let Problem { topology, costs, .. } = self.problem;
         let end = now + costs.duration(op);
-        let (activation, residue) =
-            (costs.activation[op.stage.idx()], costs.residue[op.stage.idx()]);
+        let residue = costs.residue[op.stage.idx()];
         let here = &mut self.ranks[rank];
         here.free = end;
+        here.last_end = end;
         here.first_start = here.first_start.min(now);
         here.row.push(op.into());
         let state = &mut self.stages[op.stage.idx()];
         let next = match op.phase {
             Phase::Forward => {
-                here.held += activation;
+                here.held += state.share;
                 here.last_was_forward = true;
                 state.n_forward += 1;
                 topology.after(op.stage)
             }
             Phase::Backward | Phase::InputGrad => {
                 let is_split = op.phase == Phase::InputGrad;
-                here.held -= if is_split { activation - residue } else { activation };
+                here.held -= if is_split { state.share - residue } else { state.share };
                 here.last_was_forward = false;
                 state.n_back += 1;
                 topology.before(op.stage)
@@ -325,8 +339,8 @@ impl<'a> Clockwork<'a> {
                 None
             }
         };
-        self.events.push(event(end, rank));
         let Some(next) = next else {
+            self.events.push(event(end, rank));
             if op.phase == Phase::Forward {
                 // The loss is its own gradient.
                 state.gradients.push(end);
@@ -335,7 +349,16 @@ impl<'a> Clockwork<'a> {
         };
         let to = self.stages[next.idx()].rank;
         let (sender, receiver) = ((Rank(rank as u32), op.stage), (Rank(to as u32), next));
-        let arrival = end + costs.latency(sender.0, receiver.0) + costs.transfer(sender, receiver);
+        let mut sent = end;
+        if let Some(edge) = self.edge_free.get_mut(rank * self.ranks.len() + to) {
+            *edge = edge.max(end) + costs.transfer(sender, receiver);
+            sent = *edge;
+        }
+        let arrival = sent + costs.latency(sender.0, receiver.0);
+        if !costs.overlapped_comm {
+            self.ranks[rank].free = arrival;
+        }
+        self.events.push(event(self.ranks[rank].free, rank));
         let next = &mut self.stages[next.idx()];
         if op.phase == Phase::Forward {
             next.forward_inputs.push(arrival);

@@ -13,6 +13,7 @@
 use crate::action::Action;
 use crate::costs::Costs;
 use crate::ids::{Pipe, Rank, Stage};
+use crate::number::short_number;
 use crate::one_machine::{Critical, Job, one_machine, sums};
 use crate::op::Phase;
 use crate::plan::ValidPlan;
@@ -20,10 +21,12 @@ use crate::plan::ValidPlan;
 /// Plans with more ops get the coarser bound: the exact one keeps some numbers for each op and sorts them.
 const OPS_EXACT: usize = 1 << 20;
 
-/// The bound, and which sum it is. `limits`: what the ranks may hold, where the plan keeps to it.
+/// The bound, and which sum it is. `busy`: what the cells of each rank take. `limits`: what the ranks may hold, where the plan keeps to
+/// it.
 pub(crate) fn lower_bound(
     plan: &ValidPlan,
     costs: &Costs,
+    busy: &[f64],
     limits: Option<&[f64]>,
 ) -> (f64, String) {
     let n_cells: usize = plan.rows().iter().map(Vec::len).sum();
@@ -36,6 +39,13 @@ pub(crate) fn lower_bound(
         .map(|pipe| Paths::new(plan, costs, &times, pipe, n_indices, limits.filter(|_| is_exact)))
         .collect();
     let mut best = Longest::default();
+    // Where pairs overlap, the ops of a rank may take less than its cells.
+    for (rank, &work) in (0..).map(Rank).zip(busy) {
+        if work > best.critical.work {
+            let critical = Critical { fill: 0.0, work, drain: 0.0, n_pieces: usize::MAX };
+            best = Longest { rank, critical };
+        }
+    }
     let mut jobs = Vec::new();
     for rank in (0..plan.n_ranks()).map(Rank) {
         jobs.clear();
@@ -73,16 +83,11 @@ impl Longest {
             return "critical path of one micro-batch".to_owned();
         }
         if fill == 0.0 && drain == 0.0 {
-            return format!("rank {rank}: work {}", short(work));
+            return format!("rank {rank}: work {}", short_number(work));
         }
-        format!("rank {rank}: fill {} + work {} + drain {}", short(fill), short(work), short(drain))
+        let [fill, work, drain] = [fill, work, drain].map(short_number);
+        format!("rank {rank}: fill {fill} + work {work} + drain {drain}")
     }
-}
-
-/// A number with four digits after the point at most.
-fn short(number: f64) -> String {
-    let text = format!("{number:.4}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// How long the ops of each stage take at least.
@@ -275,18 +280,28 @@ impl Room {
         let Some(n_held) = self.n_held else { return 0.0 };
         let Some(n_back) = (k + 1).checked_sub(n_held).filter(|&n| n > 0) else { return 0.0 };
         let Some((limit, activation, residue)) = self.alone else { return back(n_back) };
-        // c backwards leave room if w sums are done: (k+1−c)·activation + (c−w)·residue ≤ limit. More backwards may do instead.
-        let mut earliest = f64::INFINITY;
-        for c in n_back..=k {
+        // c backwards leave room if w sums are done: (k+1−c)·activation + (c−w)·residue ≤ limit. More backwards may do instead: c backwards
+        // are done the later, and the sums beside them the sooner, the more they are, so that the best is where the two meet.
+        let done = |c: usize| {
             let slack = limit * (1.0 + 1e-9) - (k + 1 - c) as f64 * activation;
             let w = (c as f64 - slack / residue).ceil().max(0.0) as usize;
-            earliest = earliest.min(back(c).max(weight_grad(w.min(c))));
-            if w == 0 {
-                break;
+            (back(c), weight_grad(w.min(c)))
+        };
+        let (mut low, mut high) = (n_back, k);
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let (back, sums) = done(middle);
+            if back < sums {
+                low = middle + 1;
+            } else {
+                high = middle;
             }
         }
-        // With k forwards alone in the past no more than k backwards can be.
-        if earliest.is_finite() { earliest } else { back(n_back) }
+        let at = |c: usize| {
+            let (back, sums) = done(c);
+            back.max(sums)
+        };
+        at(low).min(at(low.saturating_sub(1).max(n_back)))
     }
 }
 
@@ -313,4 +328,53 @@ fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Roo
         Room { n_held: Some(n_held.max(1)), alone }
     };
     topology.stages().map(room).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of backwards in turn.
+    fn earliest(room: Room, k: usize, back: &[f64], sums: &[f64]) -> f64 {
+        let (limit, activation, residue) = room.alone.unwrap();
+        let n_back = (k + 1).saturating_sub(room.n_held.unwrap());
+        if n_back == 0 {
+            return 0.0;
+        }
+        let at = |c: usize| {
+            let slack = limit * (1.0 + 1e-9) - (k + 1 - c) as f64 * activation;
+            let w = (c as f64 - slack / residue).ceil().max(0.0) as usize;
+            back[c].max(sums[w.min(c)])
+        };
+        (n_back..=k).map(at).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn room_is_made_by_the_best_number_of_backwards() {
+        let mut random = 5_u64;
+        let mut part = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as f64 / f64::from(1_u32 << 31)
+        };
+        for _ in 0..2000 {
+            let activation = 0.5 + part();
+            let residue = activation * (0.05 + 0.95 * part());
+            let limit = activation * (1.0 + 6.0 * part());
+            let n_held = (limit / activation).floor() as usize;
+            let room = Room { n_held: Some(n_held), alone: Some((limit, activation, residue)) };
+            let mut rising = |first: f64| {
+                let mut times = vec![first];
+                for k in 0..20 {
+                    times.push(times[k] + part() * if part() < 0.2 { 0.0 } else { 1.0 });
+                }
+                times
+            };
+            let (back, sums) = (rising(0.0), rising(0.3));
+            for k in 0..20 {
+                let found = room.free_at(k, |count| back[count], |count| sums[count]);
+                let want = earliest(room, k, &back, &sums);
+                assert!((found - want).abs() < 1e-12, "{found} is not {want}: {room:?}, k={k}");
+            }
+        }
+    }
 }

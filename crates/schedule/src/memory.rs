@@ -1,7 +1,7 @@
 //! The most memory that each rank holds while a plan runs.
 //!
-//! An activation is taken at the start of F. At the end of I all of it goes but the residue that W needs; B is I and W in one. The
-//! residue goes when its weight gradient is summed. Sums are taken in ascending order of micro-batches, so that every plan rounds
+//! An activation is taken at the start of F. At the end of I all of it goes but the residue that W needs; B is I and W in one, and so has
+//! the residue too while it runs. The residue goes when its weight gradient is summed. Sums are taken in ascending order of micro-batches, so that every plan rounds
 //! alike: a W, or the W in a B, that comes before its turn leaves its residue until those before it are done.
 
 use crate::action::Action;
@@ -90,7 +90,16 @@ fn with_messages(
 
 /// What an op takes at its start.
 fn taken(costs: &Costs, op: Op) -> f64 {
-    if op.phase == Phase::Forward { costs.activation[op.stage.idx()] } else { 0.0 }
+    match op.phase {
+        Phase::Forward => costs.activation[op.stage.idx()],
+        Phase::Backward => beyond_activation(costs, op.stage),
+        Phase::InputGrad | Phase::WeightGrad => 0.0,
+    }
+}
+
+/// How much larger a residue is than the activation that it is left of.
+fn beyond_activation(costs: &Costs, stage: Stage) -> f64 {
+    (costs.residue[stage.idx()] - costs.activation[stage.idx()]).max(0.0)
 }
 
 /// What an op gives back at its end.
@@ -102,7 +111,7 @@ fn released(plan: &ValidPlan, costs: &Costs, op: Op, turns: &mut Turns<'_>) -> f
         Phase::Forward => 0.0,
         Phase::InputGrad => activation - residue,
         Phase::WeightGrad => residues(),
-        Phase::Backward => activation - residue + residues(),
+        Phase::Backward => activation + beyond_activation(costs, op.stage) - residue + residues(),
     }
 }
 

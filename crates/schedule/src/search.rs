@@ -13,7 +13,7 @@ use crate::list::{First, Length, Pick, Policy, Problem, Scheduled, schedule};
 use crate::op::{Op, Phase};
 use crate::plan::{Draft, ValidPlan};
 use crate::schedule_name::{ScheduleName, Sizes};
-use crate::simulate::{Simulation, length, simulate};
+use crate::simulate::{fits, length, length_and_memory, simulate};
 use crate::topology::Topology;
 
 /// How many ops all tried policies may schedule together: two seconds or three.
@@ -30,63 +30,57 @@ const ROUNDS: u32 = 8;
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
     pub(crate) plan: ValidPlan,
-    pub(crate) simulation: Simulation,
+    pub(crate) length: Length,
+    peak_memory: Vec<f64>,
 }
 
 impl Candidate {
-    pub(crate) fn length(&self) -> Length {
-        let Simulation { makespan, span, .. } = &self.simulation;
-        Length { makespan: *makespan, longest_span: span.iter().copied().fold(0.0, f64::max) }
+    fn new(plan: ValidPlan, costs: &Costs) -> Self {
+        let (length, peak_memory) = length_and_memory(&plan, costs);
+        Self { plan, length, peak_memory }
+    }
+
+    fn fits(&self, costs: &Costs) -> bool {
+        costs.memory_limit.as_ref().is_none_or(|limits| fits(&self.peak_memory, limits))
     }
 }
 
 /// The costs with a memory limit for every rank: the given ones, or [`Costs::default_memory_limit`].
-///
-/// # Errors
-/// [`ScheduleError::MemoryLimit`] where a rank has no room for one micro-batch.
-pub(crate) fn with_limits(
-    schedule: ScheduleName,
-    topology: &Topology,
-    costs: Costs,
-) -> Result<Costs, ScheduleError> {
-    let needed = costs.memory_shares(topology);
+pub(crate) fn with_limits(topology: &Topology, costs: Costs) -> Costs {
     let limits = costs.memory_limit.clone().unwrap_or_else(|| costs.default_memory_limit(topology));
-    for ((rank, &needed), &limit) in (0..).map(Rank).zip(&needed).zip(&limits) {
-        if needed > limit * (1.0 + 1e-9) {
-            let what = "one micro-batch on all its stages";
-            return Err(ScheduleError::MemoryLimit { schedule, rank, limit, what, needed });
-        }
-    }
-    Ok(Costs { memory_limit: Some(limits), ..costs })
+    Costs { memory_limit: Some(limits), ..costs }
 }
 
-/// The fixed schedules of these sizes on this topology that keep the limits, every B as I and W: the gradient leaves sooner, and nothing
-/// gets slower.
+/// The best by `score` of the fixed schedules of these sizes on this topology that keep the limits. Every B is I and W, so that the
+/// gradient leaves sooner, unless the plan keeps the limits only as it is.
 ///
 /// # Errors
-/// What [`simulate`] refuses.
+/// None but a schedule's that breaks its own rules.
 pub(crate) fn fixed(
     schedules: &[ScheduleName],
     sizes: &Sizes,
     topology: &Topology,
     costs: &Costs,
-) -> Result<Vec<Candidate>, ScheduleError> {
-    let mut found = Vec::new();
+    score: &Score<'_>,
+) -> Result<Option<Candidate>, ScheduleError> {
+    let mut best: Option<Candidate> = None;
     for &name in schedules {
         let fits = name.check(sizes).is_ok() && name.topology(sizes).as_ref() == Ok(topology);
         if !fits {
             continue;
         }
-        let mut draft = name.generate(sizes)?.into_draft();
+        let plan = name.generate(sizes)?;
+        let mut draft = plan.clone().into_draft();
         for row in &mut draft.rows {
             *row = row.iter().flat_map(|&action| split(action)).flatten().collect();
         }
-        let candidate = judge(draft.validate()?, costs)?;
-        if candidate.simulation.fits_memory != Some(false) {
-            found.push(candidate);
-        }
+        let found = [draft.validate()?, plan]
+            .into_iter()
+            .map(|plan| Candidate::new(plan, costs))
+            .find(|candidate| candidate.fits(costs));
+        best = better(best, found, score);
     }
-    Ok(found)
+    Ok(best)
 }
 
 fn split(action: Action) -> [Option<Action>; 2] {
@@ -99,11 +93,6 @@ fn split(action: Action) -> [Option<Action>; 2] {
     }
 }
 
-fn judge(plan: ValidPlan, costs: &Costs) -> Result<Candidate, ScheduleError> {
-    let simulation = simulate(&plan, costs)?;
-    Ok(Candidate { plan, simulation })
-}
-
 /// Whether a search may end with the first plan that has the least makespan possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Aim {
@@ -114,10 +103,10 @@ pub(crate) enum Aim {
 /// What a plan is chosen by: the least, number by number.
 pub(crate) type Score<'a> = dyn Fn(Length) -> [f64; 2] + 'a;
 
-/// The best plan that list scheduling finds, by `score`.
+/// The best plan that list scheduling finds, by `score`. The costs have memory limits.
 ///
 /// # Errors
-/// [`ScheduleError::MemoryLimit`] where activations fit, and no plan was found whose messages fit beside them.
+/// [`ScheduleError::MemoryLimit`] where no plan was found that keeps them.
 pub(crate) fn listed(
     name: ScheduleName,
     topology: &Topology,
@@ -128,27 +117,36 @@ pub(crate) fn listed(
 ) -> Result<Candidate, ScheduleError> {
     let given = costs.memory_limit.as_deref().unwrap_or_default();
     let least = costs.memory_shares(topology);
+    let by_rank = || (0..).map(Rank).zip(given.iter().copied());
+    let no_room = |rank, limit, what, needed| {
+        Err(ScheduleError::MemoryLimit { schedule: name, rank, limit, what, needed })
+    };
+    for ((rank, limit), &least) in by_rank().zip(&least) {
+        if least > limit * (1.0 + 1e-9) {
+            return no_room(rank, limit, "one micro-batch on all its stages", least);
+        }
+    }
     // List scheduling counts no messages: where they take memory, its own limits are lower than those that have to be kept.
     let mut inner = costs.clone();
-    let mut over = None;
+    let mut over = (Rank(0), 0.0, f64::INFINITY);
     for _ in 0..ROUNDS {
         let mut search =
             Search { name, topology, n_micro_batches, costs, inner: &inner, score, enough: None };
         if aim == Aim::Makespan {
-            search.enough = Some(judge(search.plan(FIRST_POLICY)?, costs)?.simulation.lower_bound);
+            search.enough = Some(simulate(&search.plan(FIRST_POLICY)?, costs)?.lower_bound);
         }
-        let candidate = judge(search.best()?, costs)?;
-        let Simulation { fits_memory, peak_memory, .. } = &candidate.simulation;
-        if *fits_memory != Some(false) {
+        let candidate = Candidate::new(search.best()?, costs);
+        if candidate.fits(costs) {
             return Ok(candidate);
         }
-        let by_rank = || (0..).map(Rank).zip(peak_memory.iter().zip(given));
-        over = by_rank()
-            .max_by(|a, b| (a.1.0 / a.1.1).total_cmp(&(b.1.0 / b.1.1)))
-            .map(|(rank, (&peak, &limit))| (rank, peak, limit));
+        let part = |((_, limit), peak): ((Rank, f64), f64)| peak / limit;
+        let peaks = || by_rank().zip(candidate.peak_memory.iter().copied());
+        if let Some(most) = peaks().max_by(|a, b| part(*a).total_cmp(&part(*b))) {
+            over = (most.0.0, most.0.1, most.1);
+        }
         let before = inner.memory_limit.clone();
-        for ((limit, (_, (peak, given))), &least) in
-            inner.memory_limit.iter_mut().flatten().zip(by_rank()).zip(&least)
+        for ((limit, ((_, given), peak)), &least) in
+            inner.memory_limit.iter_mut().flatten().zip(peaks()).zip(&least)
         {
             *limit = (*limit - (peak - given).max(0.0)).max(least);
         }
@@ -156,32 +154,40 @@ pub(crate) fn listed(
             break;
         }
     }
-    let (rank, needed, limit) = over.unwrap_or((Rank(0), f64::INFINITY, 0.0));
-    let what = "the leanest plan that was found, with its messages,";
-    Err(ScheduleError::MemoryLimit { schedule: name, rank, limit, what, needed })
+    no_room(over.0, over.1, "the leanest plan that was found, with its messages,", over.2)
 }
 
-/// The best by `score` of what list scheduling has found and the fixed schedules that fit; of equals what was found.
+/// The better by `score` of what list scheduling has found and a fixed schedule; of equals the first.
 ///
 /// # Errors
-/// What list scheduling was refused with, where no fixed schedule fits either.
+/// What list scheduling was refused with, where there is no other.
 pub(crate) fn best_of(
     listed: Result<Candidate, ScheduleError>,
-    fixed: Vec<Candidate>,
+    fixed: Option<Candidate>,
     score: &Score<'_>,
 ) -> Result<Candidate, ScheduleError> {
-    let first = match listed {
-        Ok(found) => Some(found),
-        Err(ScheduleError::MemoryLimit { .. }) if !fixed.is_empty() => None,
-        Err(refused) => return Err(refused),
-    };
-    let is_better =
-        |a: &Candidate, b: &Candidate| compare(score(a.length()), score(b.length())).is_lt();
-    first
-        .into_iter()
-        .chain(fixed)
-        .reduce(|best, other| if is_better(&other, &best) { other } else { best })
-        .ok_or(ScheduleError::Zero { what: "plans" })
+    match (listed, fixed) {
+        (Ok(found), Some(other)) if is_better(&other, &found, score) => Ok(other),
+        (Err(ScheduleError::MemoryLimit { .. }), Some(other)) => Ok(other),
+        (listed, _) => listed,
+    }
+}
+
+/// The better of two; of equals the first.
+pub(crate) fn better(
+    first: Option<Candidate>,
+    second: Option<Candidate>,
+    score: &Score<'_>,
+) -> Option<Candidate> {
+    match (first, second) {
+        (Some(first), Some(second)) if is_better(&second, &first, score) => Some(second),
+        (None, second) => second,
+        (first, _) => first,
+    }
+}
+
+fn is_better(a: &Candidate, b: &Candidate, score: &Score<'_>) -> bool {
+    compare(score(a.length), score(b.length)).is_lt()
 }
 
 /// The same plan under another name.
@@ -290,7 +296,7 @@ impl Search<'_> {
     }
 }
 
-pub(crate) fn compare(a: [f64; 2], b: [f64; 2]) -> Ordering {
+fn compare(a: [f64; 2], b: [f64; 2]) -> Ordering {
     a[0].total_cmp(&b[0]).then(a[1].total_cmp(&b[1]))
 }
 

@@ -90,7 +90,8 @@ fn timeline<'a>(
     })
 }
 
-/// Plays a plan through. Linear in the number of ops, but for the sorting of memory events where messages take memory.
+/// Plays a plan through. Linear in the number of ops, but for logarithms: memory events are sorted where messages take memory, and the
+/// lower bound sorts what each rank has to do.
 ///
 /// # Errors
 /// [`ScheduleError::Costs`] when the costs do not fit the plan, are no durations, or are 0 for every op.
@@ -123,7 +124,7 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
     let peak_memory = peak_memory(plan, costs, &starts, &arrivals);
     let fits_memory = costs.memory_limit.as_ref().map(|limits| fits(&peak_memory, limits));
     let limits = costs.memory_limit.as_deref().filter(|_| fits_memory == Some(true));
-    let (bound, lower_bound_reason) = lower_bound(plan, costs, limits);
+    let (bound, lower_bound_reason) = lower_bound(plan, costs, &busy, limits);
     debug_assert!(
         bound <= makespan * (1.0 + 1e-9),
         "the bound {bound} ({lower_bound_reason}) is above the makespan {makespan} of {}",
@@ -156,6 +157,12 @@ pub(crate) fn fits(peaks: &[f64], limits: &[f64]) -> bool {
 /// How long a valid plan takes, without all the rest.
 pub(crate) fn length(plan: &ValidPlan, costs: &Costs) -> Length {
     length_of(plan, costs, &play(plan, costs).starts)
+}
+
+/// How long a valid plan takes, and the peak of each rank, without the bound.
+pub(crate) fn length_and_memory(plan: &ValidPlan, costs: &Costs) -> (Length, Vec<f64>) {
+    let Played { starts, arrivals } = play(plan, costs);
+    (length_of(plan, costs, &starts), peak_memory(plan, costs, &starts, &arrivals))
 }
 
 fn length_of(plan: &ValidPlan, costs: &Costs, starts: &[Vec<f64>]) -> Length {

@@ -9,6 +9,7 @@ use crate::action::Action;
 use crate::costs::Costs;
 use crate::error::ScheduleError;
 use crate::ids::Pipe;
+use crate::number::short_number;
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
 use crate::simulate::{Simulation, TimedAction, simulate};
@@ -67,8 +68,8 @@ pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
                     part.height * BOX,
                     fill(plan, part.op),
                     timed.action,
-                    short(timed.start),
-                    short(timed.end)
+                    short_number(timed.start),
+                    short_number(timed.end)
                 ));
                 let label = part.op.micro_batch.to_string();
                 let font = if part.height < 1.0 { FONT * 0.8 } else { FONT };
@@ -93,7 +94,7 @@ pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
         line(format_args!(
             "<text x=\"{x:.2}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#5a5a5a\">{}</text>",
             bottom + 16.0,
-            short(mark)
+            short_number(mark)
         ));
     }
     legend(plan, bottom + 34.0, &mut line);
@@ -109,7 +110,7 @@ fn title(plan: &ValidPlan, simulation: &Simulation) -> String {
         escaped(plan.name()),
         plan.n_ranks(),
         plan.n_micro_batches(),
-        short(simulation.makespan),
+        short_number(simulation.makespan),
         100.0 * simulation.bubble_ratio
     )
 }
@@ -257,9 +258,4 @@ fn escaped(text: &str) -> String {
         }
     }
     safe
-}
-
-/// A number with three digits after the point at most.
-fn short(number: f64) -> String {
-    format!("{number:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }

@@ -10,7 +10,7 @@ use crate::error::ScheduleError;
 use crate::list::Length;
 use crate::plan::ValidPlan;
 use crate::schedule_name::{ScheduleName, Sizes};
-use crate::search::{Aim, Candidate, best_of, fixed, listed, renamed, with_limits};
+use crate::search::{Aim, best_of, fixed, listed, renamed, with_limits};
 use crate::topology::Topology;
 
 /// The fixed schedules with one stage a rank.
@@ -28,15 +28,15 @@ pub(crate) fn plan(
     topology: &Topology,
     costs: Costs,
 ) -> Result<ValidPlan, ScheduleError> {
-    let costs = with_limits(ScheduleName::ZbAuto, topology, costs)?;
-    let candidates = fixed(&FIXED, sizes, topology, &costs)?;
-    let makespan = |candidate: &Candidate| candidate.simulation.makespan;
-    let bar = candidates.iter().map(makespan).fold(f64::INFINITY, f64::min) * (1.0 + 1e-9);
+    let costs = with_limits(topology, costs);
+    let shortest = |length: Length| [length.makespan, 0.0];
+    let fastest = fixed(&FIXED, sizes, topology, &costs, &shortest)?;
+    let bar = fastest.map_or(f64::INFINITY, |fastest| fastest.length.makespan) * (1.0 + 1e-9);
     let score = |length: Length| {
         [if length.makespan > bar { length.makespan } else { 0.0 }, length.longest_span]
     };
     let m = sizes.n_micro_batches;
     let found = listed(ScheduleName::ZbAuto, topology, m, &costs, &score, Aim::Score);
-    let best = best_of(found, candidates, &score)?;
+    let best = best_of(found, fixed(&FIXED, sizes, topology, &costs, &score)?, &score)?;
     renamed(best.plan, ScheduleName::ZbAuto)
 }

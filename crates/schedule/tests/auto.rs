@@ -153,6 +153,61 @@ fn no_fixed_schedule_that_fits_is_better() {
     assert!(n_with_fixed > 200, "only {n_with_fixed} cases had a fixed schedule that fits");
 }
 
+/// Residues larger than what they are left of, messages that take memory, queue or keep their rank waiting: where any fixed schedule
+/// fits there is a plan, and it is as fast; where none does a refusal names the limit that was given.
+#[test]
+fn whatever_takes_memory_no_fixed_schedule_that_fits_is_better() {
+    let mut random = Random(11);
+    let (mut n_with_fixed, mut n_refused) = (0, 0);
+    for case in 0..400 {
+        let (p, v) = (random.whole(1, 5), random.whole(1, 2));
+        let m = random.whole(1, 3 * p);
+        let n = (p * v) as usize;
+        let topology = Topology::new(p, v, Placement::Loop).unwrap();
+        let mut costs = Costs::per_rank_share(&topology, &RankShare::default());
+        for stage in 0..n {
+            costs.forward[stage] *= random.between(0.5, 2.0);
+            costs.input_grad[stage] *= random.between(0.5, 2.0);
+            costs.weight_grad[stage] *= random.between(0.0, 2.0);
+            costs.residue[stage] *= random.between(0.0, 2.5);
+            costs.boundary[stage] = if case % 2 == 0 { 0.0 } else { random.between(0.0, 0.8) };
+        }
+        costs.comm = PerEdge::Same(random.between(0.0, 0.3));
+        costs.overlapped_comm = case % 3 > 0;
+        costs.bandwidth = (case % 4 > 1).then(|| PerEdge::Same(random.between(0.5, 4.0)));
+        let limits = (0..p).map(|_| random.between(1.0, 2.0 * f64::from(p))).collect();
+        costs.memory_limit = Some(limits);
+        let of = |_: &Topology| Ok(costs.clone());
+        for name in [ScheduleName::Auto, ScheduleName::ZbAuto] {
+            if name.check(&sizes(p, m, v)).is_err() {
+                continue;
+            }
+            let fixed = best_fixed(&sizes(p, m, v), &costs);
+            n_with_fixed += u32::from(fixed.is_finite());
+            let told = format!("case {case}, {name}, p={p} m={m} v={v} {costs:?}");
+            match name.generate_for(&sizes(p, m, v), &of) {
+                Ok(plan) => {
+                    let ours = simulate(&plan, &costs).unwrap();
+                    assert_eq!(ours.fits_memory, Some(true), "{told}");
+                    assert!(
+                        ours.makespan <= fixed * (1.0 + 1e-9),
+                        "{} is worse than {fixed}: {told}",
+                        ours.makespan
+                    );
+                }
+                Err(ScheduleError::MemoryLimit { rank, limit, needed, .. }) => {
+                    n_refused += 1;
+                    assert!(fixed.is_infinite(), "{fixed} is possible: {told}");
+                    let given = costs.memory_limit.as_ref().unwrap()[rank.idx()];
+                    assert!((limit - given).abs() < 1e-12 && needed > limit, "{told}");
+                }
+                Err(other) => panic!("{other}: {told}"),
+            }
+        }
+    }
+    assert!(n_with_fixed > 200 && n_refused > 20, "{n_with_fixed}, {n_refused}");
+}
+
 #[test]
 fn a_limit_without_room_for_one_micro_batch_is_refused() {
     let costs = scaled(&[1.0, 1.0], 0.5);

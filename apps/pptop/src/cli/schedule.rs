@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use pp_schedule::{
     Action, Costs, Phase, ScheduleError, ScheduleName, Simulation, ValidPlan, chrome_trace, draw,
-    export_csv, simulate, svg,
+    export_csv, short_number, simulate, svg,
 };
 use serde::Serialize;
 use serde_json::json;
 
 use super::costs::{CostArgs, CostSource};
 use super::refusal::excerpt;
-use super::sizes::{PlanArgs, PlanError, schedules_help};
+use super::sizes::{PlanArgs, PlanError, refuse_without_memory, schedules_help};
 use super::{CliError, print, print_json};
 
 /// What to do with a plan.
@@ -177,17 +177,30 @@ fn export(args: &ExportArgs) -> Result<(), CliError> {
 }
 
 fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, CliError> {
+    // The text of an op, while it grows.
+    let bytes_an_op = match format {
+        Format::Text | Format::Csv | Format::Json => 64,
+        Format::Svg => 400,
+        Format::ChromeTrace => 600,
+    };
+    refuse_without_memory(plan.n_ops() as u128, bytes_an_op, "this picture of the plan")?;
     match format {
-        Format::Text => Ok(format!("{}\n", draw(plan, costs)?)),
+        Format::Text => Ok(line(draw(plan, costs)?)),
         Format::Csv => Ok(export_csv(plan)),
         Format::Svg => Ok(svg(plan, costs)?),
-        Format::ChromeTrace => Ok(format!("{}\n", chrome_trace(plan, costs)?)),
+        Format::ChromeTrace => Ok(line(chrome_trace(plan, costs)?)),
         Format::Json => {
             let json = serde_json::to_string(plan)
                 .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
-            Ok(format!("{json}\n"))
+            Ok(line(json))
         }
     }
+}
+
+/// With an end of its last line. Such a text may be very long: it is not copied.
+fn line(mut text: String) -> String {
+    text.push('\n');
+    text
 }
 
 fn check(args: &CheckArgs) -> Result<(), CliError> {
@@ -275,11 +288,11 @@ fn simulate_plan(args: &SimulateArgs) -> Result<(), CliError> {
         let _ = writeln!(
             text,
             "{rank:>4} {:>10} {:>10} {:>10}  {:>16} {:>12}",
-            short(busy[rank]),
-            short(idle[rank]),
-            short(span[rank]),
+            short_number(busy[rank]),
+            short_number(idle[rank]),
+            short_number(span[rank]),
             peak_activations[rank],
-            short(peak_memory[rank])
+            short_number(peak_memory[rank])
         );
     }
     print(&text)
@@ -304,11 +317,11 @@ fn figures(simulation: &Simulation) -> String {
         "makespan {}   bubble_ratio {:.4}   bubble_overhead {:.4}   span_bubble {:.4}\n\
          lower bound {} ({}), gap {:.2} %\n\
          peak activations {}\n",
-        short(simulation.makespan),
+        short_number(simulation.makespan),
         simulation.bubble_ratio,
         simulation.bubble_overhead,
         simulation.span_bubble,
-        short(simulation.lower_bound),
+        short_number(simulation.lower_bound),
         simulation.lower_bound_reason,
         100.0 * gap(simulation),
         each_rank(&simulation.peak_activations, ToString::to_string),
@@ -317,9 +330,9 @@ fn figures(simulation: &Simulation) -> String {
         let _ = writeln!(
             text,
             "memory limit {}: {}, peaks {}",
-            each_rank(limits, |&limit| short(limit)),
+            each_rank(limits, |&limit| short_number(limit)),
             if fits { "kept" } else { "exceeded" },
-            each_rank(&simulation.peak_memory, |&peak| short(peak)),
+            each_rank(&simulation.peak_memory, |&peak| short_number(peak)),
         );
     }
     text
@@ -338,9 +351,4 @@ fn each_rank<T: PartialEq>(values: &[T], text: impl Fn(&T) -> String) -> String 
         }
         _ => values.iter().map(text).collect::<Vec<_>>().join(" "),
     }
-}
-
-/// A number with three digits after the point at most.
-fn short(number: f64) -> String {
-    format!("{number:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }

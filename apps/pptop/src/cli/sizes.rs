@@ -200,17 +200,27 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
 /// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how
 /// much that is, every size passes.
 pub(crate) fn fits_in_memory(name: ScheduleName, sizes: &Sizes) -> Result<(), CliError> {
-    /// A cell in its row, its times, and its part of the tables by stage and micro-batch.
-    const BYTES_AN_OP: u128 = 96;
+    // A cell in its row, its times, and its part of the tables by stage and micro-batch; a search has another plan beside its best.
+    let bytes_an_op: u128 = if name.is_synthesised() { 192 } else { 96 };
     let &Sizes { n_ranks, n_micro_batches, n_virtual_stages, .. } = sizes;
     let n_stages = n_ranks.saturating_mul(n_virtual_stages);
     let n_ops = name.n_ops_at_most(n_stages, n_micro_batches);
+    let what = format!("p={n_ranks}, m={n_micro_batches}, v={n_virtual_stages}");
+    refuse_without_memory(n_ops, bytes_an_op, &what)
+}
+
+/// Whether so many ops find room in the memory that is free now.
+pub(crate) fn refuse_without_memory(
+    n_ops: u128,
+    bytes_an_op: u128,
+    what: &str,
+) -> Result<(), CliError> {
     match memory_available().map(u128::from) {
-        Some(available) if n_ops * BYTES_AN_OP > available => Err(CliError::Usage(format!(
-            "p={n_ranks}, m={n_micro_batches}, v={n_virtual_stages} make {n_ops} ops, which need about {} MiB; {} MiB are free; accepted: at most {} ops",
-            (n_ops * BYTES_AN_OP) >> 20,
+        Some(available) if n_ops * bytes_an_op > available => Err(CliError::Usage(format!(
+            "{what}: {n_ops} ops need about {} MiB, {} MiB are free; accepted: at most {} ops",
+            (n_ops * bytes_an_op) >> 20,
             available >> 20,
-            available / BYTES_AN_OP
+            available / bytes_an_op
         ))),
         _ => Ok(()),
     }

@@ -364,6 +364,43 @@ fn a_comparison_has_a_row_for_each_strategy_and_two_to_compare_with() {
 }
 
 #[test]
+fn a_model_that_sleeps_is_compared_with_one_rank_that_sleeps_for_all() {
+    let home = Home::new();
+    let line = "compare --model sleep --pp 4 --micro-batches 4 --steps 3 --schedules gpipe,auto --sleep-slow-rank 1:2 \
+                --sleep-forward-ms 1 --sleep-input-grad-ms 1 --sleep-weight-grad-ms 1 --json";
+    let ran = home.run(&line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let table: Value = serde_json::from_str(&ran.stdout).unwrap();
+    for row in table["rows"].as_array().unwrap() {
+        assert_eq!(
+            row["loss_bits_equal"],
+            Value::Null,
+            "another number of stages is another model"
+        );
+        let least = match text(&row["label"]) {
+            // Three ranks take 3 ms and one 6 for each of four micro-batches.
+            "one device" | "naive m=1" => 0.060,
+            _ => 0.024,
+        };
+        assert!(row["step_seconds_median"].as_f64().unwrap() >= least, "{row}");
+    }
+}
+
+#[test]
+fn a_plan_from_measured_costs_needs_no_more_layers_than_ranks() {
+    let home = Home::new();
+    let line = "train --model wine-mlp --pp 4 --schedule auto --steps 1";
+    let ran = home.run(&line.split_whitespace().collect::<Vec<_>>());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(
+        ran.stdout.contains("planned from measured op times"),
+        "{}\n{}",
+        ran.stdout,
+        ran.stderr
+    );
+}
+
+#[test]
 fn devices_say_what_can_be_used_and_why_not() {
     let home = Home::new();
     let found: Value = serde_json::from_str(&home.stdout("devices --json")).unwrap();

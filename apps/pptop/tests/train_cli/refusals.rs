@@ -234,6 +234,23 @@ fn sizes_that_no_machine_holds() {
     refused(
         &Home::new(),
         &[
+            (
+                "compare --model wine-mlp --schedules all,nosuch --pp 2",
+                &["unknown schedule `nosuch`"],
+            ),
+            (
+                "train --model wine-mlp --schedule auto --pp 2 --interleave-group 4",
+                &["auto has no interleave group"],
+            ),
+            (
+                "train --model wine-mlp --schedule zb-auto --pp 2 --partition 1,1,1,1",
+                &["--partition 1,1,1,1 has 4 parts", "2 stages"],
+            ),
+            ("train --model sleep --partition time", &["--partition time", "uniform"]),
+            (
+                "train --model seed-mlp --schedule zb-auto --pp 4 --memory-limit 0.5",
+                &["rank 0 may hold 0.5", "takes 1", "such as 1"],
+            ),
             ("train --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
             ("train --width 4294967295 --heads 1", &["parameters", "MiB are free"]),
             ("train --layers 4294967295", &["parameters", "MiB are free"]),

@@ -80,6 +80,13 @@ struct Row {
     memory: Vec<Memory>,
 }
 
+/// A schedule to compare.
+struct Wanted {
+    schedule: String,
+    /// It is left out where it does not take the job's sizes.
+    may_miss: bool,
+}
+
 /// A row while it trains.
 struct Entry {
     label: String,
@@ -100,16 +107,21 @@ struct Base {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let started = Instant::now();
     let is_all = args.schedules.iter().any(|name| name == ALL);
-    let names = |names: &[ScheduleName]| names.iter().map(ToString::to_string).collect();
-    let schedules: Vec<String> = if is_all {
-        names(&ScheduleName::ALL.into_iter().filter(|name| name.trains()).collect::<Vec<_>>())
+    let mut schedules: Vec<Wanted> = Vec::new();
+    if is_all {
+        let all = ScheduleName::ALL.into_iter().filter(|name| name.trains());
+        schedules.extend(all.map(|name| Wanted { schedule: name.to_string(), may_miss: true }));
     } else if args.schedules.is_empty() {
-        names(&ScheduleName::NOTEBOOK)
-    } else {
-        args.schedules.clone()
-    };
+        let own = ScheduleName::NOTEBOOK.into_iter();
+        schedules.extend(own.map(|name| Wanted { schedule: name.to_string(), may_miss: false }));
+    }
+    for name in args.schedules.iter().filter(|name| *name != ALL) {
+        // What was named has to be there.
+        schedules.retain(|wanted| wanted.schedule != *name || !wanted.may_miss);
+        schedules.push(Wanted { schedule: name.clone(), may_miss: false });
+    }
     // All rows are checked before the first one trains.
-    let sessions = sessions(args, &schedules, is_all)?;
+    let sessions = sessions(args, &schedules)?;
     // They are all held at the same time.
     let parameters = sessions.iter().map(|(_, _, s)| s.parameters()).sum::<Result<u128, _>>()?;
     limits::parameters(parameters, 1)?;
@@ -160,11 +172,7 @@ const ONE_DEVICE: &str = "one device";
 const WHOLE_BATCH: &str = "naive m=1";
 
 /// The rows, the two base rows last: without them a table of schedules misleads.
-fn sessions(
-    args: &Args,
-    schedules: &[String],
-    is_all: bool,
-) -> Result<Vec<(String, bool, Session)>, CliError> {
+fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Session)>, CliError> {
     for (flag, given) in
         [("--eval-every", args.job.eval_every.is_some()), ("--spans", args.job.spans.is_some())]
     {
@@ -175,25 +183,26 @@ fn sessions(
             return Err(CliError::Usage(message));
         }
     }
-    let synthesised = |name: &String| name.parse().is_ok_and(ScheduleName::is_synthesised);
+    let synthesised =
+        |wanted: &Wanted| wanted.schedule.parse().is_ok_and(ScheduleName::is_synthesised);
     if args.job.memory_limit.is_some() && !schedules.iter().any(synthesised) {
         let message = "--memory-limit belongs to zb-auto and auto, neither is compared; accepted: one of them among --schedules, or without --memory-limit";
         return Err(CliError::Usage(message.to_owned()));
     }
     let specs = schedules
         .iter()
-        .map(|schedule| Ok(Spec::new(&args.job, schedule)?.with_schedule(schedule)))
+        .map(|Wanted { schedule, .. }| Ok(Spec::new(&args.job, schedule)?.with_schedule(schedule)))
         .collect::<Result<Vec<Spec>, CliError>>()?;
     // One number of ranks for all: the largest that every schedule has layers for.
     let pp = args.job.pp.or_else(|| specs.iter().filter_map(Spec::default_pp).min());
     let mut found = Vec::new();
     let mut profiles = Profiles::default();
-    for (schedule, spec) in schedules.iter().zip(specs) {
+    for (Wanted { schedule, may_miss }, spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
         let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
         match Session::with_profiles(Spec { pp, ..spec }, &mut profiles) {
             Ok(session) => found.push((schedule.clone(), false, session)),
-            Err(CliError::Usage(why)) if is_all => {
+            Err(CliError::Usage(why)) if *may_miss => {
                 note(&format!("left out: {}", of_row(schedule, &why)));
             }
             Err(CliError::Usage(why)) => return Err(CliError::Usage(of_row(schedule, &why))),

@@ -112,7 +112,8 @@ impl Session {
         let n_stages = plan.n_stages() as usize;
         spec.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
         let counts = job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
-        limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), spec.dp)?;
+        let n_copies = spec.dp.saturating_mul(plan.n_pipes());
+        limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), n_copies)?;
         limits::batch(batch_size, spec.bytes_per_sample())?;
         if let ModelSpec::Gpt { config, .. } = &spec.model {
             limits::activations_of_gpt(config, rows(batch_size, spec.dp, &plan) as u64)?;
@@ -183,10 +184,12 @@ impl Session {
         Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
     }
 
-    /// Parameters of the model, on all replicas.
+    /// Parameters of all copies of the model.
     pub(crate) fn parameters(&self) -> Result<u128, CliError> {
         let counts = self.job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
-        Ok(counts.iter().map(|&n| u128::from(n)).sum::<u128>() * u128::from(self.spec.dp))
+        Ok(counts.iter().map(|&n| u128::from(n)).sum::<u128>()
+            * u128::from(self.spec.dp)
+            * u128::from(self.plan.n_pipes()))
     }
 
     /// Samples of one micro-batch.

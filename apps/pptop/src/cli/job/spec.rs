@@ -7,7 +7,7 @@ use pp_executor::Fault;
 use pp_models::GptConfig;
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
-use pp_schedule::{ScheduleName, ValidPlan};
+use pp_schedule::{ScheduleName, Sizes, ValidPlan};
 use pp_telemetry::SpanPolicy;
 
 use super::super::CliError;
@@ -154,7 +154,9 @@ impl Spec {
         let name = self.schedule.parse::<ScheduleName>().ok()?;
         let v = self.chunks(name);
         let fits = self.layers().map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
-        Some(cores().min(4).min(fits))
+        let pp = cores().min(4).min(fits);
+        // Two pipelines meet on pairs of ranks.
+        Some(if name == ScheduleName::Chimera { (pp / 2 * 2).max(2) } else { pp })
     }
 
     /// The stages that each rank holds at least.
@@ -183,6 +185,15 @@ impl Spec {
         // Before a plan for as many ranks is made.
         limits::threads(pp.unwrap_or(1), self.dp)?;
         let is_made_later = self.synthesised().is_some();
+        if let (Some(name), Some(_)) = (self.synthesised(), self.interleave_group) {
+            let sizes = Sizes {
+                n_ranks: pp.unwrap_or(1),
+                n_micro_batches: self.micro_batches.unwrap_or(self.default_micro_batches),
+                n_virtual_stages: self.virtual_stages.unwrap_or(1),
+                interleave_group: self.interleave_group,
+            };
+            name.check(&sizes).map_err(|refused| CliError::Usage(refused.to_string()))?;
+        }
         let outline = ScheduleName::LoopedBfs.to_string();
         let plan = PlanArgs {
             plan: if is_made_later { outline } else { self.schedule.clone() },
@@ -225,11 +236,12 @@ impl Spec {
 
     /// The same job under another schedule.
     pub(crate) fn with_schedule(&self, schedule: &str) -> Self {
-        let (virtual_stages, interleave_group) = match schedule.parse::<ScheduleName>() {
-            // Only a schedule of chunks takes the number of chunks, and their order.
-            Ok(name) if name.default_virtual_stages() == 1 => (None, None),
-            _ => (self.virtual_stages, self.interleave_group),
-        };
+        let name = schedule.parse::<ScheduleName>().ok();
+        // Only a schedule of chunks takes their number, and only one their order.
+        let takes_chunks = name.is_none_or(|name| name.default_virtual_stages() > 1);
+        let takes_group = name.is_none_or(|name| name == ScheduleName::InterleavedOneFOneB);
+        let virtual_stages = self.virtual_stages.filter(|_| takes_chunks);
+        let interleave_group = self.interleave_group.filter(|_| takes_group);
         Self { schedule: schedule.to_owned(), virtual_stages, interleave_group, ..self.clone() }
     }
 

@@ -46,7 +46,9 @@ pub(crate) fn make(
     let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
     let tried: Vec<u32> = match (spec.virtual_stages, &spec.cut) {
         (Some(v), _) => vec![v],
-        (None, Cut::Explicit(sizes)) => vec![(sizes.len() as u32 / n_ranks).max(1)],
+        (None, Cut::Explicit(sizes)) if name == ScheduleName::Auto => {
+            vec![(sizes.len() as u32 / n_ranks).max(1)]
+        }
         (None, _) if name == ScheduleName::Auto => [1, 2].into_iter().filter(fits).collect(),
         (None, _) => vec![1],
     };
