@@ -16,12 +16,8 @@ pub(crate) fn schedules_help() -> String {
     list(|_| true)
 }
 
-/// Those that train.
-pub(crate) fn training_schedules_help() -> String {
-    list(ScheduleName::trains)
-}
-
-fn list(is_listed: fn(ScheduleName) -> bool) -> String {
+/// Those of the schedules that `is_listed` chooses, for `--help`.
+pub(crate) fn list(is_listed: fn(ScheduleName) -> bool) -> String {
     let line = |name: ScheduleName| format!("\n  {:<18} {}", name.as_str(), name.about());
     let lines: String =
         ScheduleName::ALL.into_iter().filter(|&name| is_listed(name)).map(line).collect();

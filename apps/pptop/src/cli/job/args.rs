@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::super::sizes::{count, training_schedules_help};
+use pp_schedule::ScheduleName;
+
+use super::super::sizes::{self, count};
 use super::defaults::{ModelName, TABLE};
 
 /// A finite number above zero.
@@ -111,7 +113,7 @@ pub(crate) enum CurveArg {
 
 /// What to train, how it is cut, and how long.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = format!("{TABLE}\n\n{}", training_schedules_help()))]
+#[command(after_help = format!("{TABLE}\n\n{}", sizes::list(ScheduleName::trains)))]
 pub(crate) struct JobArgs {
     /// A job that is known by name; other flags change it
     #[arg(long, value_enum)]
