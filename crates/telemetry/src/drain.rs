@@ -2,33 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
-
-use serde::Serialize;
+use std::time::Instant;
 
 use crate::event::{Dropped, Event};
 use crate::files::RunDir;
+use crate::index::{Frame, Index};
+use crate::model::Model;
+use crate::status::{State, Status, unix_ms};
 
 /// Bytes that gather before they are written without waiting for more.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// The summary of a run, renewed each second: enough to list runs without reading their logs.
-#[derive(Debug, Clone, Default, Serialize)]
-struct Status {
-    schema: u32,
-    run: String,
-    pid: u32,
-    model: String,
-    schedule: String,
-    state: &'static str,
-    step: u64,
-    steps: u64,
-    loss: Option<f32>,
-    code: Option<i32>,
-    dropped: u64,
-    events_bytes: u64,
-    updated_unix_ms: u64,
-}
+/// Bytes of a log from one mark to the next. A mark is some hundred kilobytes at most.
+const MARK_BYTES: u64 = 16 << 20;
 
 /// Turns events into lines of the log, and keeps the summary.
 #[derive(Debug)]
@@ -37,6 +23,12 @@ pub(crate) struct Drain {
     events: File,
     buffer: Vec<u8>,
     status: Status,
+    /// What a mark says of all before it.
+    model: Model,
+    frames: Vec<Frame>,
+    /// Bytes of the log that are in the file already.
+    written: u64,
+    mark_every: u64,
     n_dropped_told: u64,
     began: Instant,
     ended: bool,
@@ -44,17 +36,17 @@ pub(crate) struct Drain {
 
 impl Drain {
     pub(crate) fn new(dir: RunDir, events: File) -> Self {
-        let status = Status {
-            schema: crate::event::SCHEMA,
-            pid: std::process::id(),
-            state: "starting",
-            ..Status::default()
-        };
+        let status = Status::starting();
+        let written = events.metadata().map_or(0, |about| about.len());
         Self {
             dir,
             events,
             buffer: Vec::with_capacity(BUFFER_BYTES),
             status,
+            model: Model::brief(),
+            frames: Vec::new(),
+            written,
+            mark_every: MARK_BYTES,
             n_dropped_told: 0,
             began: Instant::now(),
             ended: false,
@@ -70,7 +62,11 @@ impl Drain {
                 self.status.schedule.clone_from(&hello.schedule);
                 self.status.pid = hello.pid;
                 self.status.steps = hello.steps;
-                self.status.state = "running";
+                self.status.state = State::Running;
+                self.status.socket.clone_from(&hello.socket);
+                self.status.pp = hello.pp;
+                self.status.dp = hello.dp;
+                self.status.started_unix_ms = hello.started_unix_ms;
             }
             Event::Step(step) => {
                 self.status.step = step.step;
@@ -78,7 +74,7 @@ impl Drain {
             }
             Event::End(end) => {
                 self.status.code = Some(end.code);
-                self.status.state = "ended";
+                self.status.state = State::Ended;
                 self.ended = true;
             }
             Event::Span(_)
@@ -86,10 +82,32 @@ impl Drain {
             | Event::Eval(_)
             | Event::Log(_)
             | Event::Warn(_)
-            | Event::Dropped(_) => {}
+            | Event::Gpu(_)
+            | Event::Cpu(_)
+            | Event::Dropped(_)
+            | Event::Index(_) => {}
         }
         event.write_line(&mut self.buffer)?;
+        self.model.apply(event);
+        if matches!(event, Event::Step(_)) {
+            self.mark()?;
+        }
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes a mark, if the last one is far enough behind.
+    fn mark(&mut self) -> io::Result<()> {
+        let offset = self.written + self.buffer.len() as u64;
+        let last = self.frames.last().map_or(0, |frame| frame.offset);
+        if offset - last < self.mark_every {
+            return Ok(());
+        }
+        let step = self.status.step;
+        self.frames.push(Frame { offset, step });
+        let index =
+            Index { step, frames: self.frames.clone(), model: Box::new(self.model.clone()) };
+        Event::Index(Box::new(index)).write_line(&mut self.buffer)?;
+        Ok(())
     }
 
     /// Writes how many events were lost, when there are more than before and the last line is still to come.
@@ -110,7 +128,8 @@ impl Drain {
             return Ok(());
         }
         self.events.write_all(&self.buffer)?;
-        self.status.events_bytes += self.buffer.len() as u64;
+        self.written += self.buffer.len() as u64;
+        self.status.events_bytes = self.written;
         self.buffer.clear();
         Ok(())
     }
@@ -122,10 +141,176 @@ impl Drain {
 
     /// Renews the summary.
     pub(crate) fn write_status(&mut self) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-        self.status.updated_unix_ms = u64::try_from(now).unwrap_or(u64::MAX);
+        self.status.updated_unix_ms = unix_ms();
         let mut text = serde_json::to_vec(&self.status)?;
         text.push(b'\n');
         self.dir.replace_status(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::event::{Hello, StageInfo};
+    use crate::reader::Follower;
+    use crate::replay::{Replay, frame_before};
+    use crate::span::{Span, SpanKind};
+    use crate::step::StepEvent;
+
+    /// A directory that goes with its test.
+    struct TestDir(PathBuf);
+
+    impl TestDir {
+        fn new(name: &str) -> Self {
+            let path =
+                std::env::temp_dir().join(format!("pp-telemetry-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+    }
+
+    impl Drop for TestDir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const STEPS: u64 = 100;
+    const SPANS: u32 = 500;
+
+    fn span(step: u64, rank: u32, mb: u32) -> Span {
+        let start_ns = step * 1_000_000 + u64::from(mb) * 1_000;
+        let op = if mb.is_multiple_of(2) { SpanKind::F } else { SpanKind::B };
+        let (stage, replica, cpu_ns, bytes, starved_ns) = (rank, 0, 900, 0, 0);
+        Span {
+            step,
+            replica,
+            rank,
+            stage,
+            mb,
+            op,
+            start_ns,
+            dur_ns: 900,
+            cpu_ns,
+            bytes,
+            starved_ns,
+        }
+    }
+
+    fn step(step: u64) -> Event {
+        let loss = 1.0 / step as f32;
+        Event::Step(StepEvent {
+            step,
+            loss,
+            loss_bits: StepEvent::bits_of(loss),
+            lr: 0.1,
+            grad_norm: f64::NAN,
+            seconds: 0.001,
+            elapsed_seconds: step as f64 * 0.001,
+            samples: 8,
+            tokens: 0,
+            bubble_ratio: 0.3,
+            idle_of_step: 0.4,
+            starved_ratio: 0.0,
+            window_seconds: 0.0009,
+            dropped: 0,
+        })
+    }
+
+    /// A log of many marks, as the writer thread would write it.
+    fn write(dir: &TestDir) -> io::Result<PathBuf> {
+        let run = RunDir::create(&dir.0).map_err(io::Error::other)?;
+        let events = run.open_events().map_err(io::Error::other)?;
+        let mut drain = Drain { mark_every: 300_000, ..Drain::new(run, events) };
+        let stage = |stage| StageInfo { stage, rank: stage, ..StageInfo::default() };
+        drain.push(&Event::Hello(Box::new(Hello {
+            schema: 1,
+            pp: 2,
+            dp: 1,
+            steps: STEPS,
+            stages: vec![stage(0), stage(1)],
+            span_every: 1,
+            ..Hello::default()
+        })))?;
+        for at in 1..=STEPS {
+            for mb in 0..SPANS / 2 {
+                drain.push(&Event::Span(span(at, 0, mb)))?;
+                drain.push(&Event::Span(span(at, 1, mb)))?;
+            }
+            drain.push(&step(at))?;
+        }
+        drain.flush()?;
+        Ok(dir.0.join(crate::files::EVENTS_FILE))
+    }
+
+    fn fold(mut follower: Follower) -> Model {
+        let mut model = Model::new();
+        while !follower.poll(|event| model.apply(&event)).is_ok_and(|poll| poll.at_end) {}
+        assert_eq!(follower.n_bad_lines(), 0);
+        model
+    }
+
+    /// What both show, but for the spans and what is made of them.
+    fn assert_same(part: &Model, whole: &Model) {
+        assert_eq!(part.ranks(), whole.ranks());
+        assert_eq!(part.loss(), whole.loss());
+        assert_eq!(part.frames(), whole.frames());
+        assert_eq!(part.step(), whole.step());
+        assert_eq!(format!("{:?}", part.steps()), format!("{:?}", whole.steps()));
+        assert_eq!(part.recorded().last_complete(), whole.recorded().last_complete());
+        assert_eq!(part.activity(0, 1), whole.activity(0, 1));
+    }
+
+    #[test]
+    fn who_begins_at_a_mark_knows_what_was_before_it() -> io::Result<()> {
+        let dir = TestDir::new("marks");
+        let log = write(&dir)?;
+        let whole = fold(Follower::new(&log));
+        assert!(whole.frames().len() > 20, "{} marks", whole.frames().len());
+        let last = Follower::from_last_mark(&log);
+        let part = fold(last);
+        assert!(part.n_events() < whole.n_events());
+        assert_same(&part, &whole);
+        for frame in whole.frames() {
+            let part = fold(Follower::at(&log, frame.offset));
+            assert_same(&part, &whole);
+        }
+        // Compressed, the same.
+        let compressed = dir.0.join(crate::files::COMPRESSED_FILE);
+        std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(&log)?, 1)?)?;
+        assert_same(&fold(Follower::from_last_mark(&compressed)), &whole);
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_played_until_a_moment_is_what_was_seen_then() -> io::Result<()> {
+        let dir = TestDir::new("replay");
+        let log = write(&dir)?;
+        let whole = fold(Follower::new(&log));
+        let mut played = Model::new();
+        let mut replay = Replay::new(&log);
+        replay.play_to_step(37, |event| played.apply(&event)).map_err(io::Error::other)?;
+        assert_eq!(played.step(), 37);
+        // The same from the mark before, and by the clock instead of by the step.
+        let offset = frame_before(whole.frames(), 37);
+        assert!(offset > 0);
+        let mut late = Model::new();
+        let mut replay_late = Replay::at(&log, offset);
+        let clock_ns = replay.clock_ns();
+        while replay_late
+            .advance(clock_ns - replay_late.clock_ns(), usize::MAX, |event| late.apply(&event))
+            .map_err(io::Error::other)?
+            > 0
+        {}
+        assert_eq!(late.ranks(), played.ranks());
+        assert_eq!(late.loss(), played.loss());
+        assert_eq!(late.step(), 37);
+        replay.play_to_step(u64::MAX, |event| played.apply(&event)).map_err(io::Error::other)?;
+        assert!(replay.is_over());
+        assert_same(&played, &whole);
+        assert_eq!(played.n_events(), whole.n_events());
+        Ok(())
     }
 }

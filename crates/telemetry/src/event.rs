@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::device::{Cpu, Gpu};
+use crate::index::Index;
 use crate::span::Span;
 use crate::step::{Eval, StepEvent};
 
@@ -25,6 +27,10 @@ pub enum Event {
     Span(Span),
     /// The memory of one rank.
     Mem(Mem),
+    /// A look at a GPU.
+    Gpu(Box<Gpu>),
+    /// A look at the thread of a rank.
+    Cpu(Cpu),
     /// A validation.
     Eval(Eval),
     /// Something worth knowing.
@@ -33,6 +39,8 @@ pub enum Event {
     Warn(Warn),
     /// The recorder could not keep up.
     Dropped(Dropped),
+    /// All before it in one line.
+    Index(Box<Index>),
     /// How the run ended: the last line.
     End(End),
 }
@@ -67,6 +75,11 @@ pub struct Hello {
     pub steps: u64,
     /// Cores that the process may use.
     pub cores: u32,
+    /// The machine.
+    pub host: String,
+    /// Where the run takes requests, if it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
     /// The seed.
     pub seed: u64,
     /// Parameters of the whole model.
@@ -101,6 +114,12 @@ pub struct DeviceMapEntry {
     pub replica: u32,
     /// The device, such as `cpu:0`.
     pub device: String,
+    /// What the driver calls the device for ever; absent for a CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// Its address on the bus.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pci: Option<String>,
 }
 
 /// What one stage is made of.
@@ -250,6 +269,27 @@ struct Head {
 const SPAN_HEAD: &[u8] = br#"{"ev":"span","#;
 
 impl Event {
+    /// When it was known, in nanoseconds since the run began: for a span its end. `None` for what has no time of its own.
+    pub fn time_ns(&self) -> Option<u64> {
+        match self {
+            Self::Hello(_) => Some(0),
+            // A float beyond the range of the integer becomes its largest value.
+            Self::Step(step) => {
+                step.elapsed_seconds.is_finite().then_some((step.elapsed_seconds * 1e9) as u64)
+            }
+            Self::Span(span) => Some(span.end_ns()),
+            Self::Gpu(gpu) => Some(gpu.elapsed_ns),
+            Self::Cpu(cpu) => Some(cpu.elapsed_ns),
+            Self::Log(log) => Some(log.elapsed_ns),
+            Self::Warn(warn) => Some(warn.elapsed_ns),
+            Self::End(end) => {
+                end.wall_seconds.is_finite().then_some((end.wall_seconds * 1e9) as u64)
+            }
+            // The clock of the recorder is not that of the run.
+            Self::Dropped(_) | Self::Mem(_) | Self::Eval(_) | Self::Index(_) => None,
+        }
+    }
+
     /// Appends the event as one line, with the line feed.
     ///
     /// # Errors
@@ -298,6 +338,9 @@ impl Event {
             "log" => Self::Log(serde_json::from_slice(line)?),
             "warn" => Self::Warn(serde_json::from_slice(line)?),
             "dropped" => Self::Dropped(serde_json::from_slice(line)?),
+            "gpu" => Self::Gpu(serde_json::from_slice(line)?),
+            "cpu" => Self::Cpu(serde_json::from_slice(line)?),
+            "index" => Self::Index(serde_json::from_slice(line)?),
             "end" => Self::End(serde_json::from_slice(line)?),
             _ => return Ok(Line::Unknown),
         };

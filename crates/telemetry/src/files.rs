@@ -17,7 +17,11 @@ use crate::error::TelemetryError;
 pub const EVENTS_FILE: &str = "events.jsonl";
 /// The name of the summary that is renewed each second.
 pub const STATUS_FILE: &str = "status.json";
-const STATUS_DRAFT: &str = ".status.json.new";
+/// The name of the log when it was compressed after its run.
+pub const COMPRESSED_FILE: &str = "events.jsonl.zst";
+/// The weights that were written when somebody asked for it.
+pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
+pub(crate) const STATUS_DRAFT: &str = ".status.json.new";
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

@@ -16,15 +16,19 @@
 //! assert_eq!(line, r#"{"ev":"log","elapsed_ns":5,"message":"model built"}"#);
 //! assert_eq!(Event::parse(line.as_bytes())?, Line::Event(event));
 //! // A kind that a later version adds is no error.
-//! assert_eq!(Event::parse(br#"{"ev":"gpu","util":0.9}"#)?, Line::Unknown);
+//! assert_eq!(Event::parse(br#"{"ev":"later","what":0.9}"#)?, Line::Unknown);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod device;
 mod event;
+mod index;
 mod number;
 mod span;
+mod status;
 mod step;
 
+mod control;
 mod drain;
 mod error;
 mod files;
@@ -34,26 +38,41 @@ mod writer;
 
 mod lines;
 mod reader;
+mod replay;
+mod runs;
+mod source;
 
 mod bubble;
 mod model;
 
 pub use bubble::{MeasuredBubble, measure};
+pub use control::{
+    ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, socket_dir, understood,
+};
+pub use device::{Cpu, Gpu, Unavailable};
 pub use error::TelemetryError;
 pub use event::{
     DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, SCHEMA, StageInfo, Warn,
 };
-pub use files::{EVENTS_FILE, STATUS_FILE};
+pub use files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
+pub use index::{Frame, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
-    Activity, BUCKETS_MAX, HISTORY_STEPS, Level, LossBucket, LossHistory, Mark, Message, Model,
-    RECENT_STEPS, RankState, Rate, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slowest,
-    Spread, StepSeconds, Trend, Wait,
+    Activity, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket, LossHistory,
+    Mark, Message, Model, RECENT_STEPS, RankState, Rate, Reason, RecentSteps, Recorded,
+    RecordedStep, SHARE_STEPS, Slow, Slowest, Spread, StepSeconds, Thread, Trend, Wait,
 };
 pub use number::Nonfinite;
 pub use paths::{new_run_dir, runs_dir, state_dir};
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use reader::{Follower, Poll, ReadError};
+pub use replay::{Replay, frame_before};
+pub use runs::{
+    FindError, Keep, Run, STDERR_FILE, Standing, Tidied, find_run, list_runs, remove, status_of,
+    tidy,
+};
+pub use source::log_of;
 pub use span::{Span, SpanKind};
+pub use status::{State, Status, host_name};
 pub use step::{Eval, StepEvent};
 pub use writer::Recorder;

@@ -77,6 +77,52 @@ impl Notes {
     }
 }
 
+/// For fields that may hold any float: a number where JSON has one, else its name.
+pub(crate) mod any_float {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+
+    use super::Nonfinite;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(f64),
+        Named(Nonfinite),
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    pub(crate) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+        match Nonfinite::of(*value) {
+            None => to.serialize_f64(*value),
+            Some(kind) => kind.serialize(to),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        Ok(match Written::deserialize(from)? {
+            Written::Number(value) => value,
+            Written::Named(kind) => kind.value(),
+        })
+    }
+}
+
+/// The same for fields that may have no value at all.
+pub(crate) mod any_float_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Any(#[serde(with = "super::any_float")] f64);
+
+    #[expect(clippy::ref_option, reason = "serde hands over a reference")]
+    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(Any).serialize(to)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+        Ok(Option::<Any>::deserialize(from)?.map(|any| any.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,5 @@
 //! Following a log while it grows.
 
-use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +7,7 @@ use thiserror::Error;
 
 use crate::event::{Event, Line, LineError};
 use crate::lines::LineSplitter;
+use crate::source::{Source, last_mark};
 
 /// Bytes read by one [`Follower::poll`]: a reader with a long log behind it stays responsive.
 const POLL_BYTES: usize = 1 << 20;
@@ -55,14 +55,21 @@ pub struct Poll {
     pub at_end: bool,
 }
 
-/// Reads a log from its beginning, and then what is added to it.
+/// Where a reader begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    At(u64),
+    LastMark,
+}
+
+/// Reads a log from its beginning, or from one of its marks, and then what is added to it.
 ///
 /// The file need not exist yet. A last line without its line feed is read when the rest of it has come; a line that is
 /// no event is counted and skipped.
-#[derive(Debug)]
 pub struct Follower {
     path: PathBuf,
-    file: Option<File>,
+    start: Start,
+    source: Option<Source>,
     splitter: LineSplitter,
     buffer: Vec<u8>,
     n_bytes: u64,
@@ -71,11 +78,22 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower of the file at `path`.
+    /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is decompressed.
     pub fn new(path: &Path) -> Self {
+        Self::at(path, 0)
+    }
+
+    /// One that begins at the last mark with some steps behind it: what was before is in the mark, but for the spans.
+    pub fn from_last_mark(path: &Path) -> Self {
+        Self { start: Start::LastMark, ..Self::new(path) }
+    }
+
+    /// One that begins at a byte at which a line begins.
+    pub fn at(path: &Path, offset: u64) -> Self {
         Self {
             path: path.to_owned(),
-            file: None,
+            start: Start::At(offset),
+            source: None,
             splitter: LineSplitter::new(),
             buffer: vec![0; POLL_BYTES],
             n_bytes: 0,
@@ -113,17 +131,20 @@ impl Follower {
     /// Fills the buffer as far as the file goes; `None` while there is no file.
     fn read_some(&mut self) -> Result<Option<usize>, ReadError> {
         let failed = |source| ReadError::File { path: self.path.clone(), source };
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => match File::open(&self.path) {
-                Ok(file) => self.file.insert(file),
+        let log = match &mut self.source {
+            Some(log) => log,
+            None => match open(&self.path, self.start) {
+                Ok((log, offset)) => {
+                    self.n_bytes = offset;
+                    self.source.insert(log)
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(failed(error)),
             },
         };
         let mut n_read = 0;
         while n_read < self.buffer.len() {
-            match file.read(&mut self.buffer[n_read..]) {
+            match log.read(&mut self.buffer[n_read..]) {
                 Ok(0) => break,
                 Ok(n) => n_read += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -131,8 +152,8 @@ impl Follower {
             }
         }
         if n_read == 0 {
-            let is = file.metadata().map_err(failed)?.len();
-            if is < self.n_bytes {
+            let is = log.len().map_err(failed)?;
+            if let Some(is) = is.filter(|&is| is < self.n_bytes) {
                 return Err(ReadError::Shrunk { path: self.path.clone(), was: self.n_bytes, is });
             }
         }
@@ -145,7 +166,7 @@ impl Follower {
         &self.path
     }
 
-    /// Bytes read so far.
+    /// The byte of the log up to which it was read.
     pub fn n_bytes(&self) -> u64 {
         self.n_bytes
     }
@@ -158,5 +179,24 @@ impl Follower {
     /// Well-formed lines of a kind that is not known here.
     pub fn n_unknown_lines(&self) -> u64 {
         self.n_unknown
+    }
+}
+
+/// Opens a log where the reader wants to begin; where that is, beside it.
+fn open(path: &Path, start: Start) -> io::Result<(Source, u64)> {
+    let offset = match start {
+        Start::At(offset) => offset,
+        Start::LastMark => last_mark(path)?,
+    };
+    Ok((Source::open_at(path, offset)?, offset))
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower")
+            .field("path", &self.path)
+            .field("start", &self.start)
+            .field("n_bytes", &self.n_bytes)
+            .finish_non_exhaustive()
     }
 }

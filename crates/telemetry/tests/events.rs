@@ -88,7 +88,7 @@ fn the_lines_are_these() {
 
 #[test]
 fn what_is_unknown_is_ignored() {
-    assert_eq!(Event::parse(br#"{"ev":"gpu","uuid":"x","util":[1,2]}"#).unwrap(), Line::Unknown);
+    assert_eq!(Event::parse(br#"{"ev":"later","uuid":"x","util":[1,2]}"#).unwrap(), Line::Unknown);
     let known = read(r#"{"later":{"a":1},"ev":"eval","step":2,"loss":1.0,"more":[]}"#);
     assert_eq!(known, Event::Eval(Eval { step: 2, loss: 1.0, accuracy: None }));
 }
@@ -197,6 +197,8 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 batch_size: large[0],
                 steps: large[1],
                 cores: small[5],
+                host: name.clone(),
+                socket: theory.map(|_| name.clone()),
                 seed: large[2],
                 parameters: large[3],
                 device_map: vec![DeviceMapEntry {
@@ -204,6 +206,8 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     rank: 2,
                     replica: 3,
                     device: name.clone(),
+                    uuid: theory.map(|_| name.clone()),
+                    pci: None,
                 }],
                 stages: vec![StageInfo {
                     copy: 0,

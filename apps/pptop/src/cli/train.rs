@@ -149,7 +149,7 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(dir.join("stderr.log"))
+        .open(dir.join(pp_telemetry::STDERR_FILE))
         .map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
     // The cut is measured once; the run takes it as it is.

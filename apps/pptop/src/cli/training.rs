@@ -12,7 +12,9 @@ use pp_executor::ExecError;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
-use pp_telemetry::{End, Eval, Event, Log, Mem, Recorder, StepEvent, Warn};
+use pp_telemetry::{
+    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Log, Mem, Recorder, Request, StepEvent, Warn,
+};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -51,6 +53,9 @@ pub(crate) struct Run {
     flags: Flags,
     report: Report,
     stop: Arc<AtomicUsize>,
+    /// Where a monitor may ask for something; `None` where no socket could be made.
+    control: Option<ControlServer>,
+    dir: PathBuf,
     /// Standard output went away; the run goes on without it.
     silent: bool,
 }
@@ -59,6 +64,8 @@ pub(crate) struct Run {
 enum Early {
     /// A signal asked for it.
     Signal(usize),
+    /// Somebody asked for it over the socket.
+    Asked,
     Failed(TrainerError),
     /// A result could not be written.
     Result(String),
@@ -92,11 +99,33 @@ impl Run {
                 return Err(error);
             }
         };
-        let hello = session.hello(&trainer, &recorder, id);
+        let control = pp_telemetry::socket_dir()
+            .and_then(|dir| ControlServer::listen(&dir, &std::process::id().to_string()));
+        let (control, no_control) = match control {
+            Ok(control) => (Some(control), None),
+            Err(error) => (None, Some(error)),
+        };
+        let socket = control.as_ref().map(ControlServer::path);
+        let hello = session.hello(&trainer, &recorder, id, socket);
         let report = Report::new(&session, &hello);
-        let mut run =
-            Self { session, trainer, recorder, origin, output, flags, report, stop, silent: false };
+        let dir = dir.to_owned();
+        let mut run = Self {
+            session,
+            trainer,
+            recorder,
+            origin,
+            output,
+            flags,
+            report,
+            stop,
+            control,
+            dir: dir.clone(),
+            silent: false,
+        };
         run.emit(Event::Hello(Box::new(hello.clone())));
+        if let Some(error) = no_control {
+            run.warn(None, format!("this run takes no requests, only signals: {error}"));
+        }
         run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
         let opening = run.report.opening().to_owned();
@@ -129,6 +158,12 @@ impl Run {
                     "SIGTERM"
                 };
                 end.reason = format!("stopped by {name} after step {}", end.steps);
+                Err(CliError::Code(end.code as u8))
+            }
+            Err(Early::Asked) => {
+                // As if it had been asked by a signal.
+                end.code = 128 + SIGTERM;
+                end.reason = format!("stopped by request after step {}", end.steps);
                 Err(CliError::Code(end.code as u8))
             }
             Err(Early::Failed(error)) => {
@@ -193,6 +228,9 @@ impl Run {
                     .map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
                 self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
             }
+            if self.requests(step) && step < steps {
+                return Err(Early::Asked);
+            }
             let signal = self.stop.load(Ordering::Relaxed);
             if signal != 0 && step < steps {
                 return Err(Early::Signal(signal));
@@ -208,6 +246,46 @@ impl Run {
             save(path, weights, HashMap::new())?;
         }
         Ok(hash)
+    }
+
+    /// Does what was asked for during the step; tells whether the run has to end.
+    fn requests(&mut self, step: u64) -> bool {
+        let requests = self.control.as_ref().map(ControlServer::take).unwrap_or_default();
+        let wants_checkpoint =
+            |r: &Request| matches!(r, Request::Checkpoint | Request::CheckpointAndStop);
+        let mut may_stop = true;
+        if requests.iter().any(wants_checkpoint) {
+            match self.checkpoint(step) {
+                Ok(message) => self.log_at(Some(step), message),
+                Err(why) => {
+                    // Who wanted the weights does not want to lose them.
+                    may_stop = requests.contains(&Request::Stop);
+                    self.warn(Some(step), why);
+                }
+            }
+        }
+        may_stop && requests.iter().any(|r| matches!(r, Request::Stop | Request::CheckpointAndStop))
+    }
+
+    /// Writes the weights into the folder of the run, in the place of those written before.
+    fn checkpoint(&mut self, step: u64) -> Result<String, String> {
+        let began = Instant::now();
+        let path = self.dir.join(CHECKPOINT_FILE);
+        let failed = |why: String| format!("no checkpoint of step {step}: {why}");
+        let weights = self.trainer.weights().map_err(|e| failed(chain(&e)))?;
+        let about = HashMap::from([("step".to_owned(), step.to_string())]);
+        match save(&path, weights, about) {
+            Ok(()) => {}
+            Err(Early::Result(why)) => return Err(failed(why)),
+            Err(_) => return Err(failed("it could not be written".to_owned())),
+        }
+        let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
+        Ok(format!(
+            "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
+            path.display(),
+            bytes as f64 / 1e6,
+            began.elapsed().as_secs_f64()
+        ))
     }
 
     /// Tells everybody about a step.
@@ -253,12 +331,15 @@ impl Run {
             self.plain(&line);
         }
         if let Some(message) = self.recorder.take_warning() {
-            let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-            let warn =
-                Warn { elapsed_ns, step: Some(outcome.step), rank: None, message: message.clone() };
-            self.emit(Event::Warn(warn));
-            let _ = writeln!(std::io::stderr(), "pptop: {message}");
+            self.warn(Some(outcome.step), message);
         }
+    }
+
+    /// Something may be wrong: for the log, and for standard error.
+    fn warn(&mut self, step: Option<u64>, message: String) {
+        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+        let _ = writeln!(std::io::stderr(), "pptop: {message}");
+        self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
     }
 
     /// Continues a text with the trained weights.
@@ -323,8 +404,12 @@ impl Run {
 
     /// A line for the log alone.
     fn log(&self, message: String) {
+        self.log_at(None, message);
+    }
+
+    fn log_at(&self, step: Option<u64>, message: String) {
         let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        self.recorder.record(Event::Log(Log { elapsed_ns, step: None, message }));
+        self.recorder.record(Event::Log(Log { elapsed_ns, step, message }));
     }
 
     /// An event for the log, and for standard output with `--json`.

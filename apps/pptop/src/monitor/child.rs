@@ -6,12 +6,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
+use pp_telemetry::STDERR_FILE;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::state::ChildState;
 
-/// What the trainer's standard error goes to, in the directory of the run.
-pub(crate) const STDERR_FILE: &str = "stderr.log";
 /// How much of its end is looked at.
 const TAIL_BYTES: u64 = 8192;
 

@@ -8,3 +8,4 @@ mod files;
 mod home;
 mod learning;
 mod refusals;
+mod requests;

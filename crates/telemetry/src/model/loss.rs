@@ -4,6 +4,10 @@
 //! bucket stands for twice as many steps. A bucket keeps its lowest and its highest loss: a spike of a single step is
 //! still on the screen after a million others.
 
+use serde::{Deserialize, Serialize};
+
+use crate::number::{any_float, any_float_option};
+
 /// Buckets that are kept at most.
 pub const BUCKETS_MAX: usize = 4096;
 /// Validations that are kept at most.
@@ -12,7 +16,8 @@ const MARKS_MAX: usize = 2048;
 const EMA_WEIGHT: f64 = 0.1;
 
 /// The loss of some consecutive steps.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "BucketRow", into = "BucketRow")]
 pub struct LossBucket {
     /// The first step.
     pub first_step: u64,
@@ -26,6 +31,31 @@ pub struct LossBucket {
     pub ema: f64,
     /// Steps whose loss was not finite.
     pub n_nonfinite: u64,
+}
+
+/// A bucket as it is saved: in the order of its fields, for there are thousands.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct BucketRow(
+    u64,
+    u64,
+    #[serde(with = "any_float")] f64,
+    #[serde(with = "any_float")] f64,
+    #[serde(with = "any_float")] f64,
+    u64,
+);
+
+impl From<LossBucket> for BucketRow {
+    fn from(bucket: LossBucket) -> Self {
+        let LossBucket { first_step, last_step, min, max, ema, n_nonfinite } = bucket;
+        Self(first_step, last_step, min, max, ema, n_nonfinite)
+    }
+}
+
+impl From<BucketRow> for LossBucket {
+    fn from(row: BucketRow) -> Self {
+        let BucketRow(first_step, last_step, min, max, ema, n_nonfinite) = row;
+        Self { first_step, last_step, min, max, ema, n_nonfinite }
+    }
 }
 
 impl LossBucket {
@@ -47,11 +77,12 @@ impl LossBucket {
 }
 
 /// A validation, as a mark in the chart.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Mark {
     /// The step after which it was made.
     pub step: u64,
     /// The validation loss.
+    #[serde(with = "any_float")]
     pub loss: f64,
     /// Share of right answers, for jobs that classify.
     pub accuracy: Option<f64>,
@@ -69,7 +100,7 @@ pub enum Trend {
 }
 
 /// The loss over all steps.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LossHistory {
     buckets: Vec<LossBucket>,
     /// Steps that a full bucket stands for.
@@ -77,6 +108,7 @@ pub struct LossHistory {
     /// Steps in the last bucket.
     n_in_last: u64,
     marks: Vec<Mark>,
+    #[serde(with = "any_float_option")]
     last: Option<f64>,
     /// The average before the correction for its start at zero.
     ema_raw: f64,

@@ -4,33 +4,43 @@
 //! came late and one that looks back show the same for the same events. Its memory is bounded, however long the run.
 
 mod activity;
+mod gpus;
 mod loss;
 mod rank;
 mod recorded;
+mod slow;
 mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 pub use activity::{Activity, Wait};
+pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, Trend};
-pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS};
+pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS, Thread};
 pub use recorded::{Recorded, RecordedStep};
+pub use slow::{Reason, Slow};
 pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds};
 
-use crate::event::{End, Event, Hello, Mem};
+use crate::event::{DeviceMapEntry, End, Event, Hello, Mem};
+use crate::index::{Frame, Index};
 use crate::span::Span;
 use crate::step::StepEvent;
 
 use activity::Progress;
+use gpus::Gpus;
 use rank::RankStep;
+use slow::SlowOps;
 
 /// Messages that are kept at most.
-const MESSAGES_MAX: usize = 200;
+const MESSAGES_MAX: usize = 500;
 /// Ranks, over all replicas, that are shown at most.
 const RANKS_MAX: u64 = 65_536;
 
 /// How serious a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Worth knowing.
     Info,
@@ -39,10 +49,12 @@ pub enum Level {
 }
 
 /// A message of the run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Time since the run began.
     pub elapsed_ns: u64,
+    /// The step that it belongs to, if any.
+    pub step: Option<u64>,
     /// How serious it is.
     pub level: Level,
     /// One line of text.
@@ -61,13 +73,22 @@ pub struct Slowest {
 }
 
 /// Everything that a screen shows about a run.
-#[derive(Debug, Clone, Default, PartialEq)]
+///
+/// As it is saved in a log it is without what follows from single spans: the timeline, what runs now, what was slow.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     hello: Option<Box<Hello>>,
     ranks: Vec<RankState>,
+    gpus: Gpus,
+    #[serde(skip)]
     progress: Progress,
     steps: RecentSteps,
+    #[serde(skip)]
     recorded: Recorded,
+    #[serde(skip)]
+    slow: SlowOps,
+    #[serde(skip)]
+    frames: Vec<Frame>,
     loss: LossHistory,
     messages: VecDeque<Message>,
     n_warnings: u64,
@@ -82,6 +103,11 @@ impl Model {
         Self::default()
     }
 
+    /// The same without the spans of steps that are over, for whoever only sums them up.
+    pub(crate) fn brief() -> Self {
+        Self { recorded: Recorded::brief(), ..Self::default() }
+    }
+
     /// Takes one more event into account.
     ///
     /// What belongs to a rank that `hello` does not know of is ignored; a second `hello` begins anew.
@@ -89,8 +115,11 @@ impl Model {
         self.n_events += 1;
         match event {
             Event::Hello(hello) => {
-                *self = Self { n_events: self.n_events, ..Self::with_hello(hello) };
+                let recorded =
+                    if self.recorded.is_brief() { Recorded::brief() } else { Recorded::default() };
+                *self = Self { n_events: self.n_events, recorded, ..Self::with_hello(hello) };
             }
+            Event::Index(index) => self.apply_index(index),
             Event::Step(step) => self.apply_step(step),
             Event::Span(span) => self.apply_span(span),
             Event::Mem(memory) => self.apply_memory(memory),
@@ -99,10 +128,16 @@ impl Model {
                     Mark { step: eval.step, loss: f64::from(eval.loss), accuracy: eval.accuracy };
                 self.loss.mark(mark);
             }
-            Event::Log(log) => self.message(log.elapsed_ns, Level::Info, &log.message),
+            Event::Log(log) => self.message(log.elapsed_ns, log.step, Level::Info, &log.message),
             Event::Warn(warn) => {
                 self.n_warnings += 1;
-                self.message(warn.elapsed_ns, Level::Warn, &warn.message);
+                self.message(warn.elapsed_ns, warn.step, Level::Warn, &warn.message);
+            }
+            Event::Gpu(gpu) => self.gpus.push(gpu),
+            Event::Cpu(cpu) => {
+                if let Some(index) = self.index(cpu.replica, cpu.rank) {
+                    self.ranks[index].push_cpu(*cpu);
+                }
             }
             Event::Dropped(dropped) => self.n_dropped = self.n_dropped.max(dropped.count),
             Event::End(end) => self.end = Some(end.clone()),
@@ -147,13 +182,15 @@ impl Model {
     fn apply_span(&mut self, span: &Span) {
         if self.index(span.replica, span.rank).is_some() {
             self.recorded.push(*span);
-            self.progress.push(span);
+            if !self.recorded.is_brief() {
+                self.progress.push(span);
+            }
         }
     }
 
     fn apply_memory(&mut self, memory: &Mem) {
         if let Some(index) = self.index(memory.replica, memory.rank) {
-            self.ranks[index].memory = Some(*memory);
+            self.ranks[index].push_memory(*memory);
         }
     }
 
@@ -171,15 +208,35 @@ impl Model {
                     state.push(rank_step);
                 }
             }
+            if !self.recorded.is_brief() {
+                self.find_slow(step.step);
+            }
         }
         self.steps.push(step.clone());
     }
 
-    fn message(&mut self, elapsed_ns: u64, level: Level, text: &str) {
+    fn find_slow(&mut self, step: u64) {
+        let mut slow = std::mem::take(&mut self.slow);
+        if let Some(recorded) = self.recorded.get(step) {
+            slow.step(step, &recorded.spans, |replica, rank| self.gpu_of(replica, rank));
+        }
+        self.slow = slow;
+    }
+
+    /// Who begins to read at a mark knows what was before it; who has read that already learns where the marks are.
+    fn apply_index(&mut self, index: &Index) {
+        if self.n_events == 1 {
+            let progress = index.model.hello.as_deref().map(Progress::new).unwrap_or_default();
+            *self = Self { progress, ..(*index.model).clone() };
+        }
+        self.frames.clone_from(&index.frames);
+    }
+
+    fn message(&mut self, elapsed_ns: u64, step: Option<u64>, level: Level, text: &str) {
         if self.messages.len() == MESSAGES_MAX {
             self.messages.pop_front();
         }
-        self.messages.push_back(Message { elapsed_ns, level, text: text.to_owned() });
+        self.messages.push_back(Message { elapsed_ns, step, level, text: text.to_owned() });
     }
 
     /// What is run, once that is known.
@@ -190,6 +247,33 @@ impl Model {
     /// All ranks of the first replica, then all of the second, and so on.
     pub fn ranks(&self) -> &[RankState] {
         &self.ranks
+    }
+
+    /// The GPUs that were looked at.
+    pub fn gpus(&self) -> &[GpuState] {
+        self.gpus.states()
+    }
+
+    /// The GPU of a rank, found by its own name or by its address, never by its number.
+    pub fn gpu_of(&self, replica: u32, rank: u32) -> Option<&GpuState> {
+        let is_its = |entry: &&DeviceMapEntry| entry.rank == rank && entry.replica == replica;
+        let entry = self.hello.as_ref()?.device_map.iter().find(is_its)?;
+        self.gpus.find(entry.uuid.as_deref(), entry.pci.as_deref())
+    }
+
+    /// What took longer than usual lately, oldest first.
+    pub fn slow_ops(&self) -> impl DoubleEndedIterator<Item = &Slow> {
+        self.slow.found()
+    }
+
+    /// How often something took longer than usual.
+    pub fn n_slow_ops(&self) -> u64 {
+        self.slow.n_found()
+    }
+
+    /// Where in the log one can begin to read.
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
     }
 
     /// What a rank is doing now, as far as the log tells.

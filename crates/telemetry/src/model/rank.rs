@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
+use crate::device::Cpu;
 use crate::event::Mem;
 use crate::span::Span;
 
@@ -11,7 +14,7 @@ pub const SHARE_STEPS: usize = 10;
 pub const HISTORY_STEPS: usize = 120;
 
 /// What one rank did in one step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::struct_field_names, reason = "the unit stands last in every name")]
 pub(crate) struct RankStep {
     /// The whole step.
@@ -37,8 +40,21 @@ impl RankStep {
     }
 }
 
+/// What the system counts for a thread, in each second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Thread {
+    /// Share of the time on a core.
+    pub on_core: f64,
+    /// Share of the time in which it was ready but had no core.
+    pub starved: f64,
+    /// Times that it waited.
+    pub voluntary_switches: f64,
+    /// Times that its core was taken from it.
+    pub involuntary_switches: f64,
+}
+
 /// One rank of one replica.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankState {
     /// The replica.
     pub replica: u32,
@@ -52,6 +68,9 @@ pub struct RankState {
     pub device: String,
     /// Its memory, once it was told.
     pub memory: Option<Mem>,
+    /// The newest look at its thread, and the one before.
+    cpu: [Option<Cpu>; 2],
+    memory_history: VecDeque<u64>,
     recent: VecDeque<RankStep>,
     history: VecDeque<f64>,
 }
@@ -65,6 +84,8 @@ impl RankState {
             layers: Vec::new(),
             device: String::new(),
             memory: None,
+            cpu: [None; 2],
+            memory_history: VecDeque::new(),
             recent: VecDeque::new(),
             history: VecDeque::new(),
         }
@@ -79,6 +100,36 @@ impl RankState {
         }
         self.history.push_back(share(step.busy_ns, step.step_ns).unwrap_or(0.0));
         self.recent.push_back(step);
+    }
+
+    pub(crate) fn push_memory(&mut self, memory: Mem) {
+        if self.memory_history.len() == HISTORY_STEPS {
+            self.memory_history.pop_front();
+        }
+        self.memory_history.push_back(memory.live_bytes);
+        self.memory = Some(memory);
+    }
+
+    pub(crate) fn push_cpu(&mut self, cpu: Cpu) {
+        self.cpu = [Some(cpu), self.cpu[0]];
+    }
+
+    /// What the system counted for its thread between the last two looks.
+    pub fn thread(&self) -> Option<Thread> {
+        let [Some(now), Some(before)] = self.cpu else { return None };
+        let seconds = now.elapsed_ns.checked_sub(before.elapsed_ns)? as f64 * 1e-9;
+        let a_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        (seconds > 0.0).then(|| Thread {
+            on_core: a_second(now.cpu_ns, before.cpu_ns) * 1e-9,
+            starved: a_second(now.run_queue_ns, before.run_queue_ns) * 1e-9,
+            voluntary_switches: a_second(now.voluntary_switches, before.voluntary_switches),
+            involuntary_switches: a_second(now.involuntary_switches, before.involuntary_switches),
+        })
+    }
+
+    /// Bytes in tensors after each of the last steps, oldest first.
+    pub fn memory_history(&self) -> impl ExactSizeIterator<Item = u64> {
+        self.memory_history.iter().copied()
     }
 
     fn sum(&self, number: impl Fn(&RankStep) -> u64) -> u64 {

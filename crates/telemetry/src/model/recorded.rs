@@ -41,9 +41,20 @@ impl RecordedStep {
 pub struct Recorded {
     steps: VecDeque<RecordedStep>,
     n_spans: usize,
+    /// Keeps the newest two steps alone.
+    is_brief: bool,
 }
 
 impl Recorded {
+    /// Keeps no more than what the sums of a step are made of.
+    pub(crate) fn brief() -> Self {
+        Self { is_brief: true, ..Self::default() }
+    }
+
+    pub(crate) fn is_brief(&self) -> bool {
+        self.is_brief
+    }
+
     pub(crate) fn push(&mut self, span: Span) {
         let at = self.steps.partition_point(|recorded| recorded.step < span.step);
         match self.steps.get_mut(at) {
@@ -75,7 +86,8 @@ impl Recorded {
     }
 
     fn shrink(&mut self) {
-        while self.steps.len() > STEPS_MAX || (self.n_spans > SPANS_MAX && self.steps.len() > 2) {
+        let steps_max = if self.is_brief { 2 } else { STEPS_MAX };
+        while self.steps.len() > steps_max || (self.n_spans > SPANS_MAX && self.steps.len() > 2) {
             let Some(oldest) = self.steps.pop_front() else { return };
             self.n_spans -= oldest.spans.len();
         }

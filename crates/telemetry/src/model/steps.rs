@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::step::StepEvent;
 
 /// Steps that the numbers are taken over.
@@ -39,7 +41,7 @@ pub enum Rate {
 }
 
 /// The last steps.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecentSteps {
     steps: VecDeque<StepEvent>,
 }

@@ -212,6 +212,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
             rank: stage.rank,
             replica,
             device: format!("cpu:{}", stage.rank * job.dp + replica),
+            ..DeviceMapEntry::default()
         })
         .collect();
     Hello {
@@ -238,6 +239,8 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
         tokens_per_sample: 64,
         theory: Some((p - 1.0) / (work + p - 1.0)),
         span_every: job.span_every,
+        host: "bench".to_owned(),
+        socket: None,
     }
 }
 

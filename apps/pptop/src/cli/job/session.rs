@@ -225,7 +225,13 @@ impl Session {
     }
 
     /// The first event of the run. It also decides which steps have their spans recorded.
-    pub(crate) fn hello(&self, trainer: &Trainer, recorder: &Recorder, run: &str) -> Hello {
+    pub(crate) fn hello(
+        &self,
+        trainer: &Trainer,
+        recorder: &Recorder,
+        run: &str,
+        socket: Option<&Path>,
+    ) -> Hello {
         let plan = &self.plan;
         let stages: Vec<StageInfo> = trainer
             .stages()
@@ -252,6 +258,7 @@ impl Session {
                     rank: stage.rank,
                     replica: place.replica.0,
                     device: place.device.to_string(),
+                    ..DeviceMapEntry::default()
                 })
             })
             .collect();
@@ -273,6 +280,8 @@ impl Session {
             batch_size: self.batch_size,
             steps: self.spec.steps,
             cores: cores(),
+            host: pp_telemetry::host_name(),
+            socket: socket.map(|path| path.display().to_string()),
             seed: self.spec.seed,
             parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),
             device_map,

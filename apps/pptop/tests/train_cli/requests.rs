@@ -1,0 +1,60 @@
+//! What is asked of a run over its socket.
+
+use std::path::PathBuf;
+
+use pp_telemetry::{Request, ask, status_of};
+use serde_json::json;
+
+use crate::home::{Events, Home, Running, words};
+
+const SLEEP: &str =
+    "train --headless --json --run-dir run --model sleep --pp 2 --micro-batches 4 --steps 100000";
+
+/// A run that has finished its first step, and its socket.
+fn started(home: &Home) -> (Running, PathBuf) {
+    let mut run = home.start(&words(SLEEP));
+    let socket = run.wait_for("hello")["socket"].as_str().map(PathBuf::from).unwrap();
+    run.wait_for("step");
+    (run, socket)
+}
+
+#[test]
+fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
+    let home = Home::new();
+    let (run, socket) = started(&home);
+    assert_eq!(ask(&socket, Request::Ping).unwrap(), "here");
+    let status = status_of(&home.path("run")).unwrap();
+    assert_eq!(status.is_alive(), Some(true));
+    assert_eq!(ask(&socket, Request::Checkpoint).unwrap(), "after this step");
+    assert_eq!(ask(&socket, Request::Stop).unwrap(), "after this step");
+    let ran = run.finish();
+    assert_eq!(ran.code, Some(143));
+    let events = Events::of(&ran.stdout);
+    let end = events.all().last().unwrap();
+    assert_eq!((&end["ev"], &end["code"]), (&json!("end"), &json!(143)));
+    assert!(end["reason"].as_str().unwrap().starts_with("stopped by request after step "), "{end}");
+    let weights = std::fs::read(home.path("run/checkpoint.safetensors")).unwrap();
+    safetensors::SafeTensors::deserialize(&weights).unwrap();
+    let log = std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
+    assert!(log.contains("checkpoint of step "), "the log says so");
+    assert!(!socket.exists(), "the socket goes with the run");
+    let status = status_of(&home.path("run")).unwrap();
+    assert_eq!(status.is_alive(), Some(false));
+}
+
+#[test]
+fn weights_that_cannot_be_written_keep_the_run_going() {
+    let home = Home::new();
+    let (run, socket) = started(&home);
+    // Nothing can be put in the place of a folder.
+    std::fs::create_dir_all(home.path("run/checkpoint.safetensors/in-the-way")).unwrap();
+    ask(&socket, Request::CheckpointAndStop).unwrap();
+    let mut log = String::new();
+    while !log.contains("no checkpoint of step ") {
+        log = std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
+        assert!(!log.contains("\"ev\":\"end\""), "it ended all the same");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    ask(&socket, Request::Stop).unwrap();
+    assert_eq!(run.finish().code, Some(143));
+}

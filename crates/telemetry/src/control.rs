@@ -1,0 +1,295 @@
+//! Requests to a run: stop after this step, write the weights down.
+//!
+//! A run listens on a socket of the file system that only its user can reach: the directory is the user's alone, and so is the
+//! process at the other end, which the system is asked about. A request is one line of JSON, the answer another; nothing else goes
+//! over it. What a run does stands in its log.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
+};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Bytes that a request or an answer has at most, with its line feed.
+pub const REQUEST_BYTES_MAX: usize = 4096;
+/// How long one may take for a line; who is slower is dropped.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a run looks for somebody who wants something.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Requests that wait for the end of a step at most.
+const WAITING_MAX: usize = 64;
+
+/// What may be asked of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Whether it is there.
+    Ping,
+    /// To end after this step.
+    Stop,
+    /// To write its weights down after this step.
+    Checkpoint,
+    /// To write its weights down after this step, and to end.
+    CheckpointAndStop,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestLine {
+    request: Request,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct AnswerLine {
+    ok: bool,
+    message: String,
+}
+
+/// Why a request did not arrive, or was refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Nobody is there, or it cannot be spoken to.
+    #[error("{path:?} does not answer: {source}")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It belongs to somebody else.
+    #[error("{path:?} belongs to user {owner}, this is user {own}")]
+    NotOurs {
+        /// The socket, or its directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who asks.
+        own: u32,
+    },
+    /// The answer is none.
+    #[error("{path:?} does not answer as a run does")]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The run does not do that.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// The directory of the sockets of this user: below `$XDG_RUNTIME_DIR`, else in the directory for temporary files. It is made where it is
+/// missing.
+///
+/// # Errors
+/// It cannot be made; it is a symbolic link, belongs to another user, or is open to others.
+pub fn socket_dir() -> io::Result<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let dir = match runtime.filter(|dir| dir.is_absolute() && dir.is_dir()) {
+        Some(dir) => dir.join("pptop"),
+        None => std::env::temp_dir().join(format!("pptop-{}", rustix::process::getuid().as_raw())),
+    };
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    check_dir(&dir)?;
+    Ok(dir)
+}
+
+fn check_dir(dir: &Path) -> io::Result<()> {
+    let about = dir.symlink_metadata()?;
+    let own = rustix::process::getuid().as_raw();
+    let why = if !about.is_dir() {
+        "is no directory".to_owned()
+    } else if about.uid() != own {
+        format!("belongs to user {}, this is user {own}", about.uid())
+    } else if about.permissions().mode() & 0o077 != 0 {
+        format!("is open to others (mode {:o})", about.permissions().mode() & 0o777)
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::other(format!("{} {why}", dir.display())))
+}
+
+/// The ear of a run.
+#[derive(Debug)]
+pub struct ControlServer {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Vec<Request>>,
+    closing: AtomicBool,
+}
+
+impl ControlServer {
+    /// Listens on `NAME.sock` in a directory such as [`socket_dir`].
+    ///
+    /// # Errors
+    /// The socket cannot be made, or the directory is not this user's alone.
+    pub fn listen(dir: &Path, name: &str) -> io::Result<Self> {
+        check_dir(dir)?;
+        let path = dir.join(format!("{name}.sock"));
+        // What an earlier process with this number has left.
+        match path.symlink_metadata() {
+            Ok(about) if about.file_type().is_socket() => fs::remove_file(&path)?,
+            Ok(_) => {
+                return Err(io::Error::other(format!("{} is there and no socket", path.display())));
+            }
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        let shared = Arc::new(Shared::default());
+        let for_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("pp-control".to_owned()).spawn(move || {
+            while !for_thread.closing.load(Ordering::Acquire) {
+                match listener.accept() {
+                    Ok((stream, _)) => answer(stream, &for_thread),
+                    Err(_) => thread::park_timeout(LOOK_EVERY),
+                }
+            }
+        })?;
+        Ok(Self { path, shared, thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was asked for since the last call.
+    pub fn take(&self) -> Vec<Request> {
+        std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.shared.closing.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // It only ever waits for half a second; should it have panicked there is nothing left to do.
+            let _ = thread.join();
+        }
+        // Somebody may have tidied up already.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn answer(mut stream: UnixStream, shared: &Shared) {
+    let own = rustix::process::getuid();
+    // Whoever is not this user gets no answer at all.
+    if !rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == own) {
+        return;
+    }
+    let Some(line) = read_line(&mut stream) else { return };
+    let answer = match understood(&line) {
+        Ok(request) => accept(request, shared),
+        Err(why) => AnswerLine { ok: false, message: why },
+    };
+    let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+    text.push(b'\n');
+    // Who does not read is dropped.
+    let _ = stream.write_all(&text);
+}
+
+fn accept(request: Request, shared: &Shared) -> AnswerLine {
+    let (ok, message) = match request {
+        Request::Ping => (true, "here"),
+        Request::Stop | Request::Checkpoint | Request::CheckpointAndStop => {
+            let mut waiting = shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() < WAITING_MAX {
+                waiting.push(request);
+                (true, "after this step")
+            } else {
+                (false, "too much is waiting for the end of this step")
+            }
+        }
+    };
+    AnswerLine { ok, message: message.to_owned() }
+}
+
+/// The request that a line holds.
+///
+/// # Errors
+/// What is wrong with it, and what would be accepted.
+pub fn understood(line: &[u8]) -> Result<Request, String> {
+    serde_json::from_slice::<RequestLine>(line).map(|line| line.request).map_err(|error| {
+        let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
+        format!(
+            "no request: {why}; accepted: {{\"request\":\"ping\"}}, stop, checkpoint or checkpoint_and_stop"
+        )
+    })
+}
+
+/// One line without its line feed; `None` if it is too long, too slow, or does not come.
+fn read_line(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    stream.set_nonblocking(false).ok()?;
+    stream.set_write_timeout(Some(PATIENCE)).ok()?;
+    let deadline = Instant::now() + PATIENCE;
+    let mut line = Vec::new();
+    let mut chunk = [0; 512];
+    loop {
+        let left =
+            deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        stream.set_read_timeout(Some(left)).ok()?;
+        let n_read = match stream.read(&mut chunk) {
+            Ok(0) => return None,
+            Ok(n_read) => n_read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return None,
+        };
+        line.extend_from_slice(&chunk[..n_read]);
+        if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+            line.truncate(end);
+            return (line.len() < REQUEST_BYTES_MAX).then_some(line);
+        }
+        if line.len() >= REQUEST_BYTES_MAX {
+            return None;
+        }
+    }
+}
+
+/// Asks a run for something, and returns what it says.
+///
+/// # Errors
+/// [`ControlError`]: nobody answers, it is somebody else's, or the run refuses.
+pub fn ask(socket: &Path, request: Request) -> Result<String, ControlError> {
+    let unreachable = |source| ControlError::Unreachable { path: socket.to_owned(), source };
+    if let Some(dir) = socket.parent() {
+        check_dir(dir).map_err(unreachable)?;
+    }
+    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
+    let own = rustix::process::getuid();
+    let peer = rustix::net::sockopt::socket_peercred(&stream)
+        .map_err(|errno| unreachable(errno.into()))?;
+    if peer.uid != own {
+        let (owner, own) = (peer.uid.as_raw(), own.as_raw());
+        return Err(ControlError::NotOurs { path: socket.to_owned(), owner, own });
+    }
+    let no_answer = || ControlError::Answer { path: socket.to_owned() };
+    let mut text = serde_json::to_vec(&RequestLine { request }).map_err(|_| no_answer())?;
+    text.push(b'\n');
+    stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    stream.write_all(&text).map_err(unreachable)?;
+    let line = read_line(&mut stream).ok_or_else(no_answer)?;
+    let answer: AnswerLine = serde_json::from_slice(&line).map_err(|_| no_answer())?;
+    if answer.ok { Ok(answer.message) } else { Err(ControlError::Refused(answer.message)) }
+}

@@ -1,0 +1,133 @@
+//! The summary of a run that is renewed each second: enough to list runs without reading their logs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// How far a run has come, by its own account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nothing is trained yet.
+    #[default]
+    Starting,
+    /// It trains.
+    Running,
+    /// Its last line is written.
+    Ended,
+}
+
+/// The summary of a run.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The major version of the log.
+    pub schema: u32,
+    /// The id of the run.
+    pub run: String,
+    /// The process of the trainer.
+    pub pid: u32,
+    /// When that process began, in clock ticks since the machine did: another process with its number began at another time.
+    pub pid_began: u64,
+    /// The machine that it runs on.
+    pub host: String,
+    /// The name of the model.
+    pub model: String,
+    /// The name of the schedule.
+    pub schedule: String,
+    /// Ranks along the pipeline.
+    pub pp: u32,
+    /// Replicas.
+    pub dp: u32,
+    /// How far it has come.
+    pub state: State,
+    /// Steps that are over.
+    pub step: u64,
+    /// Steps that are planned.
+    pub steps: u64,
+    /// The last loss.
+    pub loss: Option<f32>,
+    /// The exit code.
+    pub code: Option<i32>,
+    /// Events that were lost.
+    pub dropped: u64,
+    /// Bytes of the log.
+    pub events_bytes: u64,
+    /// Where the run takes requests.
+    pub socket: Option<String>,
+    /// When it began, in milliseconds of Unix time.
+    pub started_unix_ms: u64,
+    /// When this was written, in milliseconds of Unix time.
+    pub updated_unix_ms: u64,
+}
+
+impl Status {
+    /// That of a run of this process that has not said hello yet.
+    pub(crate) fn starting() -> Self {
+        let pid = std::process::id();
+        Self {
+            schema: crate::event::SCHEMA,
+            pid,
+            pid_began: process_began(pid).unwrap_or(0),
+            host: host_name(),
+            started_unix_ms: unix_ms(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the process of the run is there, as far as this machine can tell: `None` for a run of another machine.
+    pub fn is_alive(&self) -> Option<bool> {
+        if self.host != host_name() {
+            return None;
+        }
+        Some(self.pid != 0 && process_began(self.pid) == Some(self.pid_began))
+    }
+}
+
+/// Milliseconds of Unix time.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+/// The name of this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// When a process began, in clock ticks since the machine did; `None` if it is gone, or has ended and nobody has asked how.
+pub(crate) fn process_began(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program stands in brackets and may hold anything.
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_is_alive_and_another_with_its_number_would_not_be() {
+        let status = Status::starting();
+        assert_eq!(status.is_alive(), Some(true));
+        assert_eq!(
+            Status { pid_began: status.pid_began + 1, ..status.clone() }.is_alive(),
+            Some(false)
+        );
+        assert_eq!(Status { pid: u32::MAX, ..status.clone() }.is_alive(), Some(false));
+        assert_eq!(Status { host: "elsewhere".to_owned(), ..status }.is_alive(), None);
+    }
+
+    #[test]
+    fn a_summary_of_another_version_can_be_read() {
+        let status: Status =
+            serde_json::from_str(r#"{"schema":1,"run":"a","state":"running","later":[1]}"#)
+                .unwrap();
+        assert_eq!((status.run.as_str(), status.state), ("a", State::Running));
+    }
+}

@@ -1,0 +1,134 @@
+//! Requests to a run: who is heard, what is understood, and that nothing else gets through.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use pp_telemetry::{ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, understood};
+use proptest::prelude::*;
+
+struct TestDir(PathBuf);
+
+impl TestDir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("pp-control-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for TestDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_request_arrives_and_is_answered() {
+    let dir = TestDir::new("asks");
+    let server = ControlServer::listen(&dir.0, "run").unwrap();
+    assert_eq!(ask(server.path(), Request::Ping).unwrap(), "here");
+    assert!(server.take().is_empty());
+    ask(server.path(), Request::Checkpoint).unwrap();
+    ask(server.path(), Request::Stop).unwrap();
+    assert_eq!(server.take(), [Request::Checkpoint, Request::Stop]);
+    assert!(server.take().is_empty());
+    let mode = fs::metadata(server.path()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let path = server.path().to_owned();
+    drop(server);
+    assert!(!path.exists());
+    assert!(matches!(ask(&path, Request::Ping), Err(ControlError::Unreachable { .. })));
+}
+
+#[test]
+fn a_directory_that_is_open_to_others_is_refused_by_both_ends() {
+    let dir = TestDir::new("open");
+    let server = ControlServer::listen(&dir.0, "run").unwrap();
+    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let refused = ask(server.path(), Request::Ping).unwrap_err().to_string();
+    assert!(refused.contains("open to others (mode 755)"), "{refused}");
+    assert!(ControlServer::listen(&dir.0, "other").is_err());
+    let link = dir.0.with_extension("link");
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(&dir.0, &link).unwrap();
+    assert!(ControlServer::listen(&link, "other").is_err());
+    fs::remove_file(&link).unwrap();
+}
+
+#[test]
+fn a_file_in_its_place_is_left_alone_and_an_old_socket_is_replaced() {
+    let dir = TestDir::new("place");
+    fs::write(dir.0.join("a.sock"), "mine").unwrap();
+    assert!(ControlServer::listen(&dir.0, "a").is_err());
+    assert_eq!(fs::read_to_string(dir.0.join("a.sock")).unwrap(), "mine");
+    drop(std::os::unix::net::UnixListener::bind(dir.0.join("b.sock")).unwrap());
+    let server = ControlServer::listen(&dir.0, "b").unwrap();
+    assert_eq!(ask(server.path(), Request::Ping).unwrap(), "here");
+}
+
+/// Sends bytes and returns the answer: empty where there is none.
+fn send(server: &ControlServer, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = UnixStream::connect(server.path()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn what_is_too_long_too_slow_or_no_request_does_nothing() {
+    let dir = TestDir::new("bad");
+    let server = ControlServer::listen(&dir.0, "run").unwrap();
+    assert!(send(&server, &vec![b'x'; 100 * REQUEST_BYTES_MAX]).is_empty());
+    for bad in
+        ["\n", "{}\n", "{\"request\":\"explode\"}\n", "{\"request\":\"stop\",\"more\":1}\n", "[]\n"]
+    {
+        let answer = String::from_utf8(send(&server, bad.as_bytes())).unwrap();
+        assert!(
+            answer.contains("\"ok\":false") && answer.contains("accepted:"),
+            "{bad:?}: {answer}"
+        );
+    }
+    // Somebody who says nothing holds the others up for half a second at most.
+    let silent = UnixStream::connect(server.path()).unwrap();
+    let began = Instant::now();
+    while ask(server.path(), Request::Ping).is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody answers any more");
+    }
+    drop(silent);
+    assert!(server.take().is_empty());
+    // A flood is answered and bounded.
+    for _ in 0..100 {
+        let _ = ask(server.path(), Request::Checkpoint);
+    }
+    assert!(server.take().len() <= 64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn only_four_requests_are_understood(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..200),
+            r#"\{"request":"[a-z_]{0,20}"(,"[a-z]{1,3}":[0-9])?\}"#.prop_map(String::into_bytes),
+            r#"[{}\[\]":,a-z0-9 ]{0,60}"#.prop_map(String::into_bytes),
+        ],
+    ) {
+        match understood(&bytes) {
+            Ok(request) => {
+                let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+                prop_assert_eq!(serde_json::to_value(request).unwrap(), value["request"].clone());
+            }
+            Err(why) => prop_assert!(why.len() < 400 && !why.contains('\n'), "{}", why),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Logs that are cut off, changed, or none at all.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+
+use common::{Job, Times, run};
+use pp_telemetry::{Event, Follower, Model};
+use proptest::prelude::*;
+
+const TIMES: Times =
+    Times { forward_ns: 1_000_000, backward_ns: 2_000_000, link_ns: 0, optim_ns: 500_000 };
+
+fn log_text() -> Vec<u8> {
+    let mut text = Vec::new();
+    for event in run(&Job { steps: 12, ..Job::one_f_one_b() }, TIMES) {
+        event.write_line(&mut text).unwrap();
+    }
+    text
+}
+
+/// What can be read of a text, and how many of its lines are none.
+fn read(name: &str, text: &[u8]) -> (Vec<Event>, u64) {
+    let path = std::env::temp_dir().join(format!("pp-hostile-{name}-{}.jsonl", std::process::id()));
+    fs::write(&path, text).unwrap();
+    let mut follower = Follower::new(&path);
+    let mut events = Vec::new();
+    while !follower.poll(|event| events.push(event)).unwrap().at_end {}
+    fs::remove_file(&path).unwrap();
+    (events, follower.n_bad_lines())
+}
+
+/// Lines with their line feed.
+fn n_whole(text: &[u8]) -> usize {
+    text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).count()
+}
+
+fn fold(events: &[Event]) -> Model {
+    let mut model = Model::new();
+    for event in events {
+        model.apply(event);
+    }
+    model
+}
+
+#[test]
+fn cut_at_every_byte_of_its_end_a_log_loses_only_the_torn_line() {
+    let text = log_text();
+    let (all, _) = read("whole", &text);
+    for cut in text.len().saturating_sub(4096)..text.len() {
+        let n_whole_lines = n_whole(&text[..cut]);
+        let (events, n_bad) = read("cut", &text[..cut]);
+        assert_eq!((events.len(), n_bad), (n_whole_lines, 0), "cut at byte {cut}");
+        assert_eq!(events, all[..n_whole_lines]);
+    }
+}
+
+#[test]
+fn what_follows_a_torn_line_is_read() {
+    let text = log_text();
+    let (all, _) = read("whole2", &text);
+    // A writer that was killed, and another that appends.
+    let torn = text[..text.len() - 40].to_vec();
+    let n_before = n_whole(&torn);
+    let again = [&torn[..], b"\n", &text[..]].concat();
+    let (events, n_bad) = read("torn", &again);
+    assert_eq!((events.len(), n_bad), (n_before + all.len(), 1));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100_000, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    /// One line, with some of its bytes changed: an event, an unknown kind or a refusal, and no panic, also in the fold.
+    #[test]
+    fn a_changed_line_never_panics(
+        pick in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        cut in any::<prop::sample::Index>(),
+        is_cut in any::<bool>(),
+    ) {
+        thread_local! {
+            static LINES: Vec<Vec<u8>> = log_text().split(|&byte| byte == b'\n')
+                .filter(|line| !line.is_empty()).take(400).map(<[u8]>::to_vec).collect();
+        }
+        LINES.with(|lines| {
+            let mut line = pick.get(lines).clone();
+            for (at, byte) in changes {
+                let at = at.index(line.len());
+                line[at] = byte;
+            }
+            if is_cut {
+                line.truncate(cut.index(line.len()));
+            }
+            if let Ok(pp_telemetry::Line::Event(event)) = Event::parse(&line) {
+                let mut model = Model::new();
+                // A `hello` that asks for a huge pipeline, spans of ranks that do not exist.
+                let first: Event = match Event::parse(&lines[0]) {
+                    Ok(pp_telemetry::Line::Event(event)) => event,
+                    other => panic!("{other:?}"),
+                };
+                model.apply(&first);
+                model.apply(&event);
+                model.apply(&event);
+                let _ = (model.slowest(), model.eta_seconds(), model.peak_memory(), model.activity(0, 0));
+            }
+        });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_in_a_log_hide_only_their_own_line(bytes in prop::collection::vec(any::<u8>(), 1..5000)) {
+        let text = log_text();
+        let (all, _) = read("random-whole", &text);
+        let mixed = [&text[..], &bytes, b"\n", &text[..]].concat();
+        let (events, _) = read("random", &mixed);
+        prop_assert!(events.len() >= 2 * all.len());
+        prop_assert_eq!(&events[events.len() - all.len()..], &all[..]);
+        let model = fold(&events);
+        prop_assert_eq!(model.step(), 12);
+    }
+}

@@ -1,0 +1,155 @@
+//! The runs that are kept.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use pp_telemetry::{
+    COMPRESSED_FILE, EVENTS_FILE, End, Event, FindError, Follower, Hello, Keep, Recorder, Standing,
+    find_run, list_runs, tidy,
+};
+
+struct TestDir(PathBuf);
+
+impl TestDir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("pp-runs-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// A run that began at some time, and perhaps has ended.
+    fn run(&self, id: &str, started_unix_ms: u64, code: Option<i32>) -> Recorder {
+        let recorder = Recorder::create(&self.0.join(id)).unwrap();
+        recorder.record(Event::Hello(Box::new(Hello {
+            schema: 1,
+            run: id.to_owned(),
+            pid: std::process::id(),
+            started_unix_ms,
+            ..Hello::default()
+        })));
+        if let Some(code) = code {
+            recorder.finish(End { code, reason: "finished".to_owned(), ..End::default() });
+        } else {
+            // The summary that names the run is renewed each second.
+            let deadline = SystemTime::now() + Duration::from_secs(10);
+            while find_run(&self.0, id)
+                .is_ok_and(|run| run.status.is_none_or(|status| status.run.is_empty()))
+            {
+                assert!(SystemTime::now() < deadline);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        recorder
+    }
+
+    /// Makes a run look as if nothing had been written for so long.
+    fn age(&self, id: &str, by: Duration) {
+        for entry in fs::read_dir(self.0.join(id)).unwrap() {
+            let file = fs::File::options().append(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(SystemTime::now() - by).unwrap();
+        }
+        let dir = fs::File::open(self.0.join(id)).unwrap();
+        dir.set_modified(SystemTime::now() - by).unwrap();
+    }
+
+    fn ids(&self) -> Vec<String> {
+        list_runs(&self.0).unwrap().into_iter().map(|run| run.id).collect()
+    }
+}
+
+impl Drop for TestDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const HOUR: Duration = Duration::from_hours(1);
+
+#[test]
+fn a_run_is_found_by_all_its_names() {
+    let dir = TestDir::new("find");
+    assert!(matches!(find_run(&dir.0, "latest"), Err(FindError::NoRuns(_))));
+    dir.run("gpt-1", 1000, Some(0));
+    dir.run("gpt-2", 3000, Some(3));
+    let live = dir.run("mlp-1", 2000, None);
+    assert_eq!(dir.ids(), ["gpt-2", "mlp-1", "gpt-1"]);
+    assert_eq!(find_run(&dir.0, "latest").unwrap().id, "gpt-2");
+    assert_eq!(find_run(&dir.0, "m").unwrap().id, "mlp-1");
+    assert_eq!(find_run(&dir.0, "gpt-1").unwrap().standing(), Standing::Ended(0));
+    let pid = std::process::id().to_string();
+    assert_eq!(find_run(&dir.0, &pid).unwrap().standing(), Standing::Live);
+    let folder = dir.0.join("gpt-1");
+    assert_eq!(find_run(&dir.0, folder.to_str().unwrap()).unwrap().id, "gpt-1");
+    let log = folder.join(EVENTS_FILE);
+    assert_eq!(find_run(&dir.0, log.to_str().unwrap()).unwrap().standing(), Standing::Ended(0));
+
+    let refused = |name: &str| find_run(&dir.0, name).unwrap_err().to_string();
+    let both = refused("gpt");
+    assert!(both.contains("2 runs begin with \"gpt\": gpt-2 gpt-1"), "{both}");
+    for name in ["", "nothing", "/nowhere/x.jsonl", "4000000000"] {
+        assert!(refused(name).contains("accepted:"), "{}", refused(name));
+    }
+    let empty = TestDir::new("find-empty");
+    assert!(refused(empty.0.to_str().unwrap()).contains("holds no run"));
+    // A link is not followed.
+    let link = dir.0.join("link.jsonl");
+    std::os::unix::fs::symlink(&log, &link).unwrap();
+    assert!(refused(link.to_str().unwrap()).contains("symbolic link"));
+    drop(live);
+}
+
+#[test]
+fn a_process_that_is_gone_has_died() {
+    let dir = TestDir::new("died");
+    let _recorder = dir.run("one", 1, None);
+    let path = dir.0.join("one/status.json");
+    let mut run = find_run(&dir.0, "one").unwrap();
+    assert_eq!(run.standing(), Standing::Live);
+    run.status.as_mut().unwrap().pid_began += 1;
+    assert_eq!(run.standing(), Standing::Died);
+    run.status.as_mut().unwrap().host = "elsewhere".to_owned();
+    assert_eq!(run.standing(), Standing::Unknown);
+    assert!(path.is_file());
+}
+
+#[test]
+fn finished_logs_are_compressed_and_old_runs_go() {
+    let dir = TestDir::new("tidy");
+    for (id, started) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
+        dir.run(id, started, Some(0));
+        dir.age(id, HOUR);
+    }
+    let _live = dir.run("live", 0, None);
+    // Nothing that is no run is touched.
+    fs::create_dir(dir.0.join("notes")).unwrap();
+    fs::write(dir.0.join("notes/mine.txt"), "keep").unwrap();
+
+    let told = tidy(&dir.0, Keep { runs: 3, ..Keep::default() }, true).unwrap();
+    assert_eq!(
+        (told.removed, told.compressed.len(), told.failed.len()),
+        (vec!["a".to_owned()], 3, 0)
+    );
+    assert_eq!(dir.ids().len(), 5);
+
+    let done = tidy(&dir.0, Keep { runs: 3, ..Keep::default() }, false).unwrap();
+    assert_eq!((done.removed, done.failed.len()), (vec!["a".to_owned()], 0));
+    assert_eq!(dir.ids(), ["d", "c", "b", "live"]);
+    let run = find_run(&dir.0, "d").unwrap();
+    assert_eq!(run.log.file_name().unwrap(), COMPRESSED_FILE);
+    let mut n_events = 0;
+    let mut follower = Follower::new(&run.log);
+    while !follower.poll(|_| n_events += 1).unwrap().at_end {}
+    assert_eq!(n_events, 2);
+    assert!(dir.0.join("notes/mine.txt").is_file());
+
+    dir.age("b", 40 * 24 * HOUR);
+    let done = tidy(&dir.0, Keep::default(), false).unwrap();
+    assert_eq!(done.removed, ["b"]);
+    // The live run stays, however little may be kept.
+    let done = tidy(&dir.0, Keep { runs: 0, ..Keep::default() }, false).unwrap();
+    assert_eq!(done.removed, ["d", "c"]);
+    assert_eq!(dir.ids(), ["live"]);
+}
