@@ -15,12 +15,14 @@ mod job;
 mod refusal;
 #[cfg(feature = "train")]
 mod report;
+mod runs;
 mod schedule;
 mod sizes;
 #[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "train")]
 mod training;
+mod which;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -57,6 +59,9 @@ enum Command {
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// The runs that are kept: list, info, prune
+    #[command(subcommand)]
+    Runs(runs::Command),
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
@@ -71,6 +76,7 @@ impl Command {
             Self::Compare(args) => compare::run(&args),
             #[cfg(feature = "train")]
             Self::Devices(args) => devices::run(&args),
+            Self::Runs(command) => runs::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
         }

@@ -1,0 +1,199 @@
+//! `pptop runs`: the runs that are kept.
+
+use std::fmt::Write as _;
+use std::time::{Duration, SystemTime};
+
+use clap::Subcommand;
+use pp_telemetry::{Keep, Run, list_runs, runs_dir, tidy};
+use serde_json::json;
+
+use super::which::WhichRun;
+use super::{CliError, print, print_json};
+
+/// What to do with the runs that are kept.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// All runs, the newest first
+    List(ListArgs),
+    /// What is known of one without reading its log
+    Info(InfoArgs),
+    /// Compresses finished logs, and removes what is beyond the limits
+    Prune(PruneArgs),
+}
+
+/// Flags of `list`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// One JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `info`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InfoArgs {
+    #[command(flatten)]
+    which: WhichRun,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `prune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PruneArgs {
+    /// Runs that are kept
+    #[arg(long, value_name = "N", default_value_t = Keep::default().runs)]
+    keep_runs: usize,
+    /// Megabytes that are kept, over all runs
+    #[arg(long, value_name = "MB", default_value_t = Keep::default().bytes / 1_000_000)]
+    keep_mb: u64,
+    /// Days after which a run goes
+    #[arg(long, value_name = "DAYS", default_value_t = Keep::default().age.as_secs() / 86_400)]
+    keep_days: u64,
+    /// Says what would be done, and does nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(command: &Command) -> Result<(), CliError> {
+    match command {
+        Command::List(args) => list(args),
+        Command::Info(args) => info(args),
+        Command::Prune(args) => prune(args),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> CliError {
+    CliError::Failed(error.to_string())
+}
+
+fn list(args: &ListArgs) -> Result<(), CliError> {
+    let dir = runs_dir().map_err(failed)?;
+    let runs = list_runs(&dir).map_err(failed)?;
+    if args.json {
+        return print_json(&runs.iter().map(of_run).collect::<Vec<_>>());
+    }
+    if runs.is_empty() {
+        return print(&format!("no runs in {}; pptop train makes one\n", dir.display()));
+    }
+    let width = runs.iter().map(|run| run.id.chars().count()).max().unwrap_or(0).max(3);
+    let mut text = format!(
+        "{:<width$}  {:<9} {:>13}  {:>8}  {:<16} {:>9}  {}\n",
+        "run", "state", "step", "loss", "schedule", "size", "last written"
+    );
+    for run in &runs {
+        let status = run.status.clone().unwrap_or_default();
+        let steps = format!("{}/{}", status.step, status.steps);
+        let loss = status.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+        let schedule = match status.dp {
+            0 => "-".to_owned(),
+            1 => format!("{} p={}", status.schedule, status.pp),
+            dp => format!("{} p={} d={dp}", status.schedule, status.pp),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<width$}  {:<9} {steps:>13}  {loss:>8}  {schedule:<16} {:>9}  {}",
+            run.id,
+            run.standing(),
+            size(run.bytes),
+            ago(run.modified),
+        );
+    }
+    print(&text)
+}
+
+fn of_run(run: &Run) -> serde_json::Value {
+    json!({
+        "id": run.id,
+        "state": run.standing().to_string(),
+        "dir": run.dir,
+        "log": run.log,
+        "bytes": run.bytes,
+        "status": run.status,
+    })
+}
+
+fn info(args: &InfoArgs) -> Result<(), CliError> {
+    let run = args.which.find()?;
+    if args.json {
+        return print_json(&of_run(&run));
+    }
+    let status = run.status.clone().unwrap_or_default();
+    let mut lines = vec![
+        ("run", run.id.clone()),
+        ("state", run.standing().to_string()),
+        ("model", status.model),
+        ("schedule", format!("{} p={} dp={}", status.schedule, status.pp, status.dp)),
+        ("step", format!("{} of {}", status.step, status.steps)),
+        ("loss", status.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"))),
+        ("process", format!("{} on {}", status.pid, status.host)),
+        ("socket", status.socket.unwrap_or_else(|| "-".to_owned())),
+        ("lost events", status.dropped.to_string()),
+        ("log", format!("{} ({})", run.log.display(), size(run.bytes))),
+    ];
+    if run.status.is_none() {
+        lines.retain(|(name, _)| matches!(*name, "run" | "log"));
+    }
+    let lines: Vec<String> =
+        lines.iter().map(|(name, what)| format!("{name:<12} {what}\n")).collect();
+    print(&lines.concat())
+}
+
+fn prune(args: &PruneArgs) -> Result<(), CliError> {
+    let keep = Keep {
+        runs: args.keep_runs,
+        bytes: args.keep_mb.saturating_mul(1_000_000),
+        age: Duration::from_secs(args.keep_days.saturating_mul(86_400)),
+    };
+    let dir = runs_dir().map_err(failed)?;
+    let done = tidy(&dir, keep, args.dry_run).map_err(failed)?;
+    if args.json {
+        print_json(&json!({
+            "dry_run": args.dry_run,
+            "removed": done.removed,
+            "compressed": done.compressed,
+            "failed": done.failed,
+        }))?;
+    } else {
+        let would = if args.dry_run { "would be " } else { "" };
+        let mut text = String::new();
+        for (ids, what) in [(&done.removed, "removed"), (&done.compressed, "compressed")] {
+            text.extend(ids.iter().map(|id| format!("{id} {would}{what}\n")));
+        }
+        if text.is_empty() {
+            "nothing to do\n".clone_into(&mut text);
+        }
+        print(&text)?;
+    }
+    if done.failed.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Failed(done.failed.join("; ")))
+}
+
+/// Bytes, as one reads them.
+fn size(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e3 => format!("{bytes} B"),
+        b if b < 1e6 => format!("{:.1} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.1} GB", b / 1e9),
+    }
+}
+
+/// How long ago something was.
+fn ago(when: SystemTime) -> String {
+    let seconds = SystemTime::now().duration_since(when).unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..86_400 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
