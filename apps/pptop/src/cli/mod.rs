@@ -7,11 +7,13 @@
 mod bubble;
 #[cfg(feature = "train")]
 mod compare;
+mod completions;
 mod costs;
 #[cfg(feature = "train")]
 mod devices;
 #[cfg(feature = "train")]
 mod job;
+mod man;
 mod refusal;
 #[cfg(feature = "train")]
 mod report;
@@ -65,6 +67,10 @@ enum Command {
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
+    /// A script that completes commands and flags in a shell
+    Completions(completions::Args),
+    /// Manual pages: the main one, or all of them into a folder
+    Man(man::Args),
 }
 
 impl Command {
@@ -79,6 +85,8 @@ impl Command {
             Self::Runs(command) => runs::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
+            Self::Completions(args) => completions::run(&args, program()),
+            Self::Man(args) => man::run(&args, program()),
         }
     }
 }
@@ -116,10 +124,15 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
     command.mut_args(allow).mut_subcommands(with_negative_numbers)
 }
 
+/// All that the command line accepts.
+fn program() -> clap::Command {
+    with_negative_numbers(Cli::command())
+}
+
 /// Reads the command line, runs the command and says how it ended.
 pub(crate) fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let mut command = with_negative_numbers(Cli::command());
+    let mut command = program();
     let parsed = command.try_get_matches_from_mut(&args).and_then(|matches| {
         Cli::from_arg_matches(&matches).map_err(|refused| refused.format(&mut command))
     });

@@ -1,0 +1,57 @@
+//! `pptop man`: manual pages, made from the same table as `--help`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap_mangen::Man;
+
+use super::refusal::excerpt;
+use super::{CliError, print};
+
+/// Where the pages go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A folder for one page for each command; it is made where it is missing
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args, mut program: clap::Command) -> Result<(), CliError> {
+    // Gives every command its whole name: `pptop schedule show`.
+    program.build();
+    let Some(dir) = &args.dir else {
+        let page = page(&Man::new(program)).map_err(|error| CliError::Failed(error.to_string()))?;
+        return print(&String::from_utf8_lossy(&page));
+    };
+    let mut pages = Vec::new();
+    collect(program, &mut pages).and_then(|()| write(dir, &pages)).map_err(|error| {
+        CliError::Usage(format!(
+            "cannot write manual pages to {}: {error}; accepted: a folder that can be written to",
+            excerpt(&dir.to_string_lossy())
+        ))
+    })?;
+    let names: Vec<String> =
+        pages.iter().map(|(name, _)| format!("{}\n", dir.join(name).display())).collect();
+    print(&names.concat())
+}
+
+fn page(man: &Man) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    Ok(page)
+}
+
+/// The page of a command and those of all commands below it, each under its file name.
+fn collect(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Result<()> {
+    let below: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+    let man = Man::new(command);
+    pages.push((man.get_filename(), page(&man)?));
+    below.into_iter().try_for_each(|command| collect(command, pages))
+}
+
+fn write(dir: &Path, pages: &[(String, Vec<u8>)]) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    pages.iter().try_for_each(|(name, page)| fs::write(dir.join(name), page))
+}
