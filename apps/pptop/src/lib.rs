@@ -1,3 +1,4 @@
-//! The half of `pptop` that watches: it needs the log of a run, and nothing of what trains it.
+//! The half of `pptop` that watches, and what it is configured with: it needs the log of a run, and nothing of what trains it.
 
+pub mod config;
 pub mod monitor;

@@ -8,6 +8,7 @@ mod bubble;
 #[cfg(feature = "train")]
 mod compare;
 mod completions;
+mod config;
 mod costs;
 #[cfg(feature = "train")]
 mod devices;
@@ -19,6 +20,7 @@ mod refusal;
 mod report;
 mod runs;
 mod schedule;
+mod settings;
 mod sizes;
 #[cfg(feature = "train")]
 mod train;
@@ -67,6 +69,9 @@ enum Command {
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
+    /// The configuration file: init, print, validate, path
+    #[command(subcommand)]
+    Config(config::Command),
     /// A script that completes commands and flags in a shell
     Completions(completions::Args),
     /// Manual pages: the main one, or all of them into a folder
@@ -85,6 +90,7 @@ impl Command {
             Self::Runs(command) => runs::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
+            Self::Config(command) => config::run(&command),
             Self::Completions(args) => completions::run(&args, program()),
             Self::Man(args) => man::run(&args, program()),
         }

@@ -1,12 +1,14 @@
 //! `pptop runs`: the runs that are kept.
 
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Subcommand;
-use pp_telemetry::{Keep, Run, list_runs, runs_dir, tidy};
+use pp_telemetry::{Run, list_runs, runs_dir, tidy};
+use pptop::config::Config;
 use serde_json::json;
 
+use super::settings::config;
 use super::which::WhichRun;
 use super::{CliError, print, print_json};
 
@@ -42,15 +44,15 @@ pub(crate) struct InfoArgs {
 /// Flags of `prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// Runs that are kept
-    #[arg(long, value_name = "N", default_value_t = Keep::default().runs)]
-    keep_runs: usize,
-    /// Megabytes that are kept, over all runs
-    #[arg(long, value_name = "MB", default_value_t = Keep::default().bytes / 1_000_000)]
-    keep_mb: u64,
-    /// Days after which a run goes
-    #[arg(long, value_name = "DAYS", default_value_t = Keep::default().age.as_secs() / 86_400)]
-    keep_days: u64,
+    /// Runs that are kept [default: as configured, else 100]
+    #[arg(long, value_name = "N")]
+    keep_runs: Option<u64>,
+    /// Megabytes that are kept, over all runs [default: as configured, else 1000]
+    #[arg(long, value_name = "MB")]
+    keep_mb: Option<u64>,
+    /// Days after which a run goes [default: as configured, else 30]
+    #[arg(long, value_name = "DAYS")]
+    keep_days: Option<u64>,
     /// Says what would be done, and does nothing
     #[arg(long)]
     dry_run: bool,
@@ -146,11 +148,14 @@ fn info(args: &InfoArgs) -> Result<(), CliError> {
 }
 
 fn prune(args: &PruneArgs) -> Result<(), CliError> {
-    let keep = Keep {
-        runs: args.keep_runs,
-        bytes: args.keep_mb.saturating_mul(1_000_000),
-        age: Duration::from_secs(args.keep_days.saturating_mul(86_400)),
-    };
+    let config = config()?;
+    let keep = Config {
+        keep_runs: config.keep_runs.or_flag(args.keep_runs),
+        keep_mb: config.keep_mb.or_flag(args.keep_mb),
+        keep_days: config.keep_days.or_flag(args.keep_days),
+        ..config
+    }
+    .keep();
     let dir = runs_dir().map_err(failed)?;
     let done = tidy(&dir, keep, args.dry_run).map_err(failed)?;
     if args.json {

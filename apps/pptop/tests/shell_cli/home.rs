@@ -51,10 +51,6 @@ impl Home {
         fs::metadata(self.path(name)).unwrap().permissions().mode() & 0o777
     }
 
-    pub(crate) fn set_mode(&self, name: &str, mode: u32) {
-        fs::set_permissions(self.path(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-
     /// Runs `pptop` with these arguments and, besides where its files are, these variables.
     pub(crate) fn with(&self, variables: &[(&str, &str)], args: &[&str]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_pptop"))

@@ -1,5 +1,6 @@
 //! What surrounds the work: completions, manual pages, the configuration and the doctor, run as a user runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod config;
 mod generated;
 mod home;

@@ -1,0 +1,202 @@
+//! `pptop config`: the configuration file, and what holds.
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use pptop::config::{
+    COLORED, Config, ConfigError, Setting, Source, TEMPLATE, check_file, config_path,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::refusal::excerpt;
+use super::settings::ScreenFlags;
+use super::{CliError, print, print_json};
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Writes a file with every setting, each commented out with its default
+    Init(InitArgs),
+    /// What holds, and where each value comes from
+    Print(PrintArgs),
+    /// Checks a file; exit code 2 with the line of the first mistake
+    Validate(ValidateArgs),
+    /// Where the file is, or would be
+    Path,
+}
+
+/// Flags of `init`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Replaces a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Flags of `print`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PrintArgs {
+    #[command(flatten)]
+    screen: ScreenFlags,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Flags of `validate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ValidateArgs {
+    /// Another file than the one that is used
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(crate) fn run(command: &Command) -> Result<(), CliError> {
+    match command {
+        Command::Init(args) => init(args),
+        Command::Print(args) => print_settings(args),
+        Command::Validate(args) => validate(args),
+        Command::Path => print(&format!("{}\n", own_path()?.display())),
+    }
+}
+
+fn own_path() -> Result<PathBuf, ConfigError> {
+    config_path(|name| std::env::var_os(name))
+}
+
+fn init(args: &InitArgs) -> Result<(), CliError> {
+    let path = own_path()?;
+    let shown = excerpt(&path.to_string_lossy());
+    match write(&path, args.force) {
+        Ok(()) => print(&format!("{}\n", path.display())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !args.force => {
+            Err(CliError::Usage(format!(
+                "{shown} is there already; accepted: --force, which replaces it"
+            )))
+        }
+        Err(error) => Err(CliError::Usage(format!(
+            "cannot write {shown}: {error}; accepted: XDG_CONFIG_HOME with a folder that can be written to"
+        ))),
+    }
+}
+
+/// Writes the template. A file that is replaced is so in one step.
+fn write(path: &Path, force: bool) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if !force {
+        return new_file(path);
+    }
+    // The number keeps two of us apart.
+    let draft = dir.join(format!(".config.toml.{}", std::process::id()));
+    let written = new_file(&draft).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // It may not be there; the first error is the one to tell.
+        let _ = fs::remove_file(&draft);
+    }
+    written
+}
+
+fn new_file(path: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(TEMPLATE.as_bytes())
+}
+
+fn validate(args: &ValidateArgs) -> Result<(), CliError> {
+    let path = args.file.clone().map_or_else(own_path, Ok)?;
+    if check_file(&path)? {
+        return print(&format!("{}: valid\n", path.display()));
+    }
+    if args.file.is_none() {
+        return print(&format!("{}: not there; the defaults hold\n", path.display()));
+    }
+    Err(CliError::Usage(format!(
+        "{} is not there; accepted: a configuration file",
+        excerpt(&path.to_string_lossy())
+    )))
+}
+
+/// A setting in a line of its own.
+struct Row {
+    name: String,
+    value: Value,
+    source: Source,
+}
+
+fn row<T: Serialize>(name: &str, setting: &Setting<T>) -> Row {
+    // A path that is no text is the only value that JSON cannot hold.
+    let value = serde_json::to_value(&setting.value).unwrap_or_default();
+    Row { name: name.to_owned(), value, source: setting.source }
+}
+
+fn rows(config: &Config) -> Vec<Row> {
+    let mut rows = vec![
+        row("theme", &config.theme),
+        row("color", &config.color),
+        row("ascii", &config.ascii),
+        row("mouse", &config.mouse),
+        row("interval_ms", &config.interval_ms),
+        row("nvml", &config.nvml),
+        row("nvml_lib", &config.nvml_lib),
+        row("keep.runs", &config.keep_runs),
+        row("keep.mb", &config.keep_mb),
+        row("keep.days", &config.keep_days),
+    ];
+    for (action, keys) in &config.keys {
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        rows.push(Row { name: format!("keys.{action}"), value: json!(keys), source: Source::File });
+    }
+    for (name, color) in COLORED.iter().zip(config.colors) {
+        if let Some(color) = color {
+            rows.push(Row {
+                name: format!("colors.{name}"),
+                value: json!(color),
+                source: Source::File,
+            });
+        }
+    }
+    rows
+}
+
+/// A value as it is written in the file.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+fn print_settings(args: &PrintArgs) -> Result<(), CliError> {
+    let config = args.screen.config()?;
+    let rows = rows(&config);
+    if args.json {
+        let settings: serde_json::Map<String, Value> = rows
+            .into_iter()
+            .map(|row| (row.name, json!({"value": row.value, "source": row.source})))
+            .collect();
+        return print_json(&json!({"file": config.file, "settings": settings}));
+    }
+    let lines: Vec<[String; 3]> = rows
+        .iter()
+        .map(|row| [row.name.clone(), written(&row.value), row.source.name().to_owned()])
+        .collect();
+    let width = |column: usize| {
+        lines.iter().map(|line| line[column].chars().count()).max().unwrap_or_default()
+    };
+    let (names, values) = (width(0), width(1));
+    let mut text = match &config.file {
+        Some(path) => format!("# {}\n", path.display()),
+        None => "# no configuration file\n".to_owned(),
+    };
+    for [name, value, source] in &lines {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:<names$}  {value:<values$}  {source}");
+    }
+    print(&text)
+}

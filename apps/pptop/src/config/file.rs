@@ -1,0 +1,329 @@
+//! The configuration file: read within bounds, and turned into values that know their line.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use rustix::fs::{Mode, OFlags, open};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::ConfigError;
+use super::keys::{Key, action_names};
+use super::values::{
+    ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, number, path_of, word,
+};
+use super::{COLORED, Keys};
+
+/// Bytes that a configuration has at most.
+const FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a file says. What it does not say is left to others.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct FileConfig {
+    pub(crate) theme: Option<ThemeName>,
+    pub(crate) ascii: Option<bool>,
+    pub(crate) mouse: Option<bool>,
+    pub(crate) color: Option<ColorMode>,
+    pub(crate) interval_ms: Option<u64>,
+    pub(crate) nvml_lib: Option<PathBuf>,
+    pub(crate) nvml: Option<bool>,
+    pub(crate) keep_runs: Option<u64>,
+    pub(crate) keep_mb: Option<u64>,
+    pub(crate) keep_days: Option<u64>,
+    pub(crate) keys: Keys,
+    /// In the order of [`COLORED`].
+    pub(crate) colors: [Option<AnsiColor>; COLORED.len()],
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawFile {
+    theme: Option<Spanned<String>>,
+    ascii: Option<bool>,
+    mouse: Option<bool>,
+    color: Option<Spanned<String>>,
+    interval_ms: Option<Spanned<i64>>,
+    nvml_lib: Option<Spanned<String>>,
+    nvml: Option<bool>,
+    keep: RawKeep,
+    keys: BTreeMap<String, Spanned<Vec<Spanned<String>>>>,
+    colors: RawColors,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawKeep {
+    runs: Option<Spanned<i64>>,
+    mb: Option<Spanned<i64>>,
+    days: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawColors {
+    forward: Option<Spanned<String>>,
+    backward: Option<Spanned<String>>,
+    input_grad: Option<Spanned<String>>,
+    weight_grad: Option<Spanned<String>>,
+    copy: Option<Spanned<String>>,
+    wait: Option<Spanned<String>>,
+    optimizer: Option<Spanned<String>>,
+    alarm: Option<Spanned<String>>,
+    title: Option<Spanned<String>>,
+}
+
+/// What is wrong, and where in the text.
+type Found = (Refused, Range<usize>);
+
+/// The file at `path`; `None` where there is none.
+pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    // A pipe must not make us wait for whoever writes into it.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match open(path, flags, Mode::empty()) {
+        Ok(fd) => fs::File::from(fd),
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+        // A socket.
+        Err(rustix::io::Errno::NXIO) => {
+            return Err(ConfigError::NotAFile { path: path.to_owned() });
+        }
+        Err(errno) => return Err(unreadable(errno.into())),
+    };
+    if !file.metadata().map_err(unreadable)?.is_file() {
+        return Err(ConfigError::NotAFile { path: path.to_owned() });
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::TooLarge { path: path.to_owned(), most: FILE_BYTES_MAX });
+    }
+    parse(&bytes).map(Some).map_err(|(refused, line)| ConfigError::Line {
+        path: path.to_owned(),
+        line,
+        refused,
+    })
+}
+
+/// The values of a text, or what is wrong on which line.
+pub(crate) fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let refused = Refused::new("a byte that is no text", "text in UTF-8");
+        (refused, line_of(bytes, error.valid_up_to()))
+    })?;
+    let raw: RawFile = toml::from_str(text).map_err(|error| {
+        (said(error.message()), line_of(bytes, error.span().map_or(0, |span| span.start)))
+    })?;
+    values(raw).map_err(|(refused, span)| (refused, line_of(bytes, span.start)))
+}
+
+/// The line of a byte, counted from one.
+fn line_of(bytes: &[u8], at: usize) -> usize {
+    bytes.iter().take(at).filter(|&&byte| byte == b'\n').count() + 1
+}
+
+/// What the parser says, in the form of a refusal.
+fn said(message: &str) -> Refused {
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (why, accepted) = message.split_once(", expected ").unwrap_or((&message, ""));
+    let accepted = accepted.trim_start_matches("one of ").replace('`', "");
+    let accepted = match accepted.as_str() {
+        "" => "TOML, such as theme = \"dark\"".to_owned(),
+        "a sequence" => "a list, such as [\"q\", \"Ctrl-c\"]".to_owned(),
+        "i64" => "a whole number".to_owned(),
+        "a boolean" => "true or false".to_owned(),
+        _ => accepted,
+    };
+    Refused::new(why.replace('`', ""), accepted)
+}
+
+fn values(raw: RawFile) -> Result<FileConfig, Found> {
+    let RawColors {
+        forward,
+        backward,
+        input_grad,
+        weight_grad,
+        copy,
+        wait,
+        optimizer,
+        alarm,
+        title,
+    } = raw.colors;
+    let raw_colors =
+        [forward, backward, input_grad, weight_grad, copy, wait, optimizer, alarm, title];
+    let mut colors = [None; COLORED.len()];
+    for (color, raw) in colors.iter_mut().zip(raw_colors) {
+        *color = word_at(raw)?;
+    }
+    let any_number = |raw| with(raw, |value| number(value, &ANY_NUMBER));
+    Ok(FileConfig {
+        theme: word_at(raw.theme)?,
+        ascii: raw.ascii,
+        mouse: raw.mouse,
+        color: word_at(raw.color)?,
+        interval_ms: with(raw.interval_ms, |value| number(value, &INTERVAL_MS))?,
+        nvml_lib: with(raw.nvml_lib, |text| path_of(&text))?,
+        nvml: raw.nvml,
+        keep_runs: any_number(raw.keep.runs)?,
+        keep_mb: any_number(raw.keep.mb)?,
+        keep_days: any_number(raw.keep.days)?,
+        keys: keys(raw.keys)?,
+        colors,
+    })
+}
+
+fn with<R, T>(
+    raw: Option<Spanned<R>>,
+    of: impl FnOnce(R) -> Result<T, Refused>,
+) -> Result<Option<T>, Found> {
+    let Some(raw) = raw else { return Ok(None) };
+    let span = raw.span();
+    of(raw.into_inner()).map(Some).map_err(|refused| (refused, span))
+}
+
+fn word_at<T: ValueEnum>(raw: Option<Spanned<String>>) -> Result<Option<T>, Found> {
+    with(raw, |text| word(&text))
+}
+
+/// The keys of each action. One that is bound twice is refused where it stands the second time.
+fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Found> {
+    let mut keys = Keys::new();
+    let mut bound: Vec<(usize, Key, String)> = Vec::new();
+    for (action, list) in raw {
+        if !action_names().contains(&action.as_str()) {
+            let refused =
+                Refused::new(format!("unknown action {action:?}"), action_names().join(", "));
+            return Err((refused, list.span()));
+        }
+        let mut of_action = Vec::new();
+        for text in list.into_inner() {
+            let start = text.span().start;
+            let key: Key = text.get_ref().parse().map_err(|refused| (refused, text.span()))?;
+            bound.push((start, key, action.clone()));
+            of_action.push(key);
+        }
+        keys.insert(action, of_action);
+    }
+    bound.sort_by_key(|(start, ..)| *start);
+    for (at, (start, key, action)) in bound.iter().enumerate() {
+        if let Some((_, _, first)) = bound[..at].iter().find(|(_, earlier, _)| earlier == key) {
+            let refused =
+                Refused::new(format!("{key} is bound to {first} and to {action}"), "each key once");
+            return Err((refused, *start..*start));
+        }
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        let (refused, line) = parse(text.as_bytes()).unwrap_err();
+        format!("{line}: {refused}")
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let text = r#"
+theme = "dark"
+ascii = true
+mouse = false
+color = "never"
+interval_ms = 250
+nvml_lib = "/opt/libnvidia-ml.so"
+nvml = false
+keep = { runs = 3, mb = 4, days = 5 }
+[keys]
+quit = ["q", "Ctrl-c"]
+zoom-in = ["+"]
+help = []
+[colors]
+forward = "bright-blue"
+title = "default"
+"#;
+        let config = parse(text.as_bytes()).unwrap();
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        assert_eq!(config.theme, Some(ThemeName::Dark));
+        assert_eq!(
+            (config.ascii, config.mouse, config.nvml),
+            (Some(true), Some(false), Some(false))
+        );
+        assert_eq!(config.color, Some(ColorMode::Never));
+        assert_eq!(config.interval_ms, Some(250));
+        assert_eq!(config.nvml_lib, Some(PathBuf::from("/opt/libnvidia-ml.so")));
+        assert_eq!(
+            (config.keep_runs, config.keep_mb, config.keep_days),
+            (Some(3), Some(4), Some(5))
+        );
+        assert_eq!(config.keys["quit"], [key("q"), key("Ctrl-c")]);
+        assert_eq!((config.keys["help"].len(), config.keys.len()), (0, 3));
+        assert_eq!(config.colors[0], Some(AnsiColor::BrightBlue));
+        assert_eq!(config.colors[8], Some(AnsiColor::Default));
+        assert_eq!(config.colors[1], None);
+        assert_eq!(parse(b"").unwrap(), FileConfig::default());
+    }
+
+    #[test]
+    fn every_mistake_has_its_line_and_says_what_would_be_accepted() {
+        for (text, said) in [
+            ("theme = \"pink\"", "1: unknown value \"pink\"; accepted: auto, dark, light, mono"),
+            ("\n\ncolor = \"yes\"", "3: unknown value \"yes\"; accepted: auto, always, never"),
+            ("ascii = 1", "1: invalid type: integer 1; accepted: true or false"),
+            ("\ntheme = 1", "2: invalid type: integer 1; accepted: a string"),
+            (
+                "interval_ms = 99",
+                "1: 99 is out of range; accepted: a whole number from 100 to 10000",
+            ),
+            ("interval_ms = 0.5", "1: invalid type: floating point 0.5; accepted: a whole number"),
+            ("[keep]\nruns = -1", "2: -1 is out of range; accepted: a whole number, 0 and more"),
+            ("nvml_lib = \"\"", "1: \"\" is no path; accepted: the path of a library"),
+            ("[keep]\n\nrun = 1", "3: unknown field run; accepted: runs, mb, days"),
+            (
+                "[keys]\nquit = \"q\"",
+                "2: invalid type: string \"q\"; accepted: a list, such as [\"q\", \"Ctrl-c\"]",
+            ),
+            (
+                "[keys]\nquit = [\n \"q\",\n \"qq\"]",
+                "4: \"qq\" is no key; accepted: a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
+            ),
+            (
+                "[keys]\nstop = [\"q\"]\nquit = [\"q\"]",
+                "3: q is bound to stop and to quit; accepted: each key once",
+            ),
+            (
+                "[keys]\nquit = [\"Ctrl-c\", \"ctrl-C\"]",
+                "2: Ctrl-c is bound to quit and to quit; accepted: each key once",
+            ),
+            (
+                "[colors]\nwait = \"pink\"",
+                "2: unknown value \"pink\"; accepted: default, black, red, green, yellow, blue, magenta, cyan, white, bright-black, bright-red, bright-green, bright-yellow, bright-blue, bright-magenta, bright-cyan, bright-white",
+            ),
+            (
+                "ascii = true\nascii = false",
+                "2: duplicate key; accepted: TOML, such as theme = \"dark\"",
+            ),
+        ] {
+            assert_eq!(refused(text), said, "{text}");
+        }
+        assert!(
+            refused("\nthem = 1").starts_with("2: unknown field them; accepted: theme, ascii, ")
+        );
+        assert!(
+            refused("[keys]\nleave = []")
+                .starts_with("2: unknown action \"leave\"; accepted: quit, ")
+        );
+        for broken in ["theme", "theme = ", "[keep", "theme = \"dark", "\u{1}", "a.b.c = 1", "= 1"]
+        {
+            let said = refused(broken);
+            assert!(said.starts_with("1: ") && said.contains("; accepted: "), "{said}");
+            assert!(!said.contains('\n'), "{said}");
+        }
+        let (refused, line) = parse(b"\n# \xff").unwrap_err();
+        assert_eq!((refused.accepted.as_str(), line), ("text in UTF-8", 2));
+    }
+}

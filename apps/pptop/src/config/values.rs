@@ -1,0 +1,208 @@
+//! What settings can hold, and how text becomes it.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use ratatui::style::Color;
+use serde::Serialize;
+
+/// A value that was not accepted: half of a message that knows the place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// What is wrong.
+    pub why: String,
+    /// What would be accepted.
+    pub accepted: String,
+}
+
+impl Refused {
+    pub(crate) fn new(why: impl Into<String>, accepted: impl Into<String>) -> Self {
+        Self { why: why.into(), accepted: accepted.into() }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; accepted: {}", self.why, self.accepted)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// How the screen is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ThemeName {
+    /// As the terminal says.
+    #[default]
+    Auto,
+    /// For a dark background.
+    Dark,
+    /// For a light background.
+    Light,
+    /// Without colours.
+    Mono,
+}
+
+/// Whether colours are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ColorMode {
+    /// On a terminal that has them, unless `NO_COLOR` says otherwise.
+    #[default]
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
+}
+
+/// A colour of the terminal's own palette.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "a colour is its name")]
+pub enum AnsiColor {
+    Default,
+    Black,
+    Red,
+    Green,
+    Yellow,
+    Blue,
+    Magenta,
+    Cyan,
+    White,
+    BrightBlack,
+    BrightRed,
+    BrightGreen,
+    BrightYellow,
+    BrightBlue,
+    BrightMagenta,
+    BrightCyan,
+    BrightWhite,
+}
+
+impl AnsiColor {
+    /// The colour as the screen knows it.
+    pub fn color(self) -> Color {
+        match self {
+            Self::Default => Color::Reset,
+            Self::Black => Color::Black,
+            Self::Red => Color::Red,
+            Self::Green => Color::Green,
+            Self::Yellow => Color::Yellow,
+            Self::Blue => Color::Blue,
+            Self::Magenta => Color::Magenta,
+            Self::Cyan => Color::Cyan,
+            Self::White => Color::Gray,
+            Self::BrightBlack => Color::DarkGray,
+            Self::BrightRed => Color::LightRed,
+            Self::BrightGreen => Color::LightGreen,
+            Self::BrightYellow => Color::LightYellow,
+            Self::BrightBlue => Color::LightBlue,
+            Self::BrightMagenta => Color::LightMagenta,
+            Self::BrightCyan => Color::LightCyan,
+            Self::BrightWhite => Color::White,
+        }
+    }
+}
+
+/// The words of a closed list, as they are written.
+fn words<T: ValueEnum>() -> String {
+    let words = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    words.map(|word| word.get_name().to_owned()).collect::<Vec<_>>().join(", ")
+}
+
+/// A value of a closed list.
+pub(crate) fn word<T: ValueEnum>(text: &str) -> Result<T, Refused> {
+    T::from_str(text, false)
+        .map_err(|_| Refused::new(format!("unknown value {text:?}"), words::<T>()))
+}
+
+/// Milliseconds between two looks at the log.
+pub(crate) const INTERVAL_MS: RangeInclusive<u64> = 100..=10_000;
+/// Runs, megabytes and days that can be kept: as many as there are.
+pub(crate) const ANY_NUMBER: RangeInclusive<u64> = 0..=u64::MAX;
+
+fn range(accepted: &RangeInclusive<u64>) -> String {
+    match (*accepted.start(), *accepted.end()) {
+        (least, u64::MAX) => format!("a whole number, {least} and more"),
+        (least, most) => format!("a whole number from {least} to {most}"),
+    }
+}
+
+/// A whole number within a range, from a number that may be negative.
+pub(crate) fn number(value: i64, accepted: &RangeInclusive<u64>) -> Result<u64, Refused> {
+    u64::try_from(value)
+        .ok()
+        .filter(|value| accepted.contains(value))
+        .ok_or_else(|| Refused::new(format!("{value} is out of range"), range(accepted)))
+}
+
+/// A whole number within a range, from text.
+pub(crate) fn number_of(text: &str, accepted: &RangeInclusive<u64>) -> Result<u64, Refused> {
+    let value = text
+        .parse()
+        .map_err(|_| Refused::new(format!("{text:?} is no whole number"), range(accepted)))?;
+    number(value, accepted)
+}
+
+/// Yes or no, from text.
+pub(crate) fn switch_of(text: &str) -> Result<bool, Refused> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(Refused::new(format!("unknown value {text:?}"), "1, 0, true or false")),
+    }
+}
+
+/// The path of a file.
+pub(crate) fn path_of(text: &str) -> Result<PathBuf, Refused> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(Refused::new(format!("{text:?} is no path"), "the path of a library"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_documentation() {
+        assert_eq!(words::<ThemeName>(), "auto, dark, light, mono");
+        assert_eq!(words::<ColorMode>(), "auto, always, never");
+        assert_eq!(AnsiColor::value_variants().len(), 17);
+        assert_eq!(word::<AnsiColor>("bright-black"), Ok(AnsiColor::BrightBlack));
+        let refused = word::<ThemeName>("pink").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "unknown value \"pink\"; accepted: auto, dark, light, mono"
+        );
+    }
+
+    #[test]
+    fn every_colour_is_another() {
+        let colors: Vec<Color> =
+            AnsiColor::value_variants().iter().map(|color| color.color()).collect();
+        for (at, color) in colors.iter().enumerate() {
+            assert!(!colors[at + 1..].contains(color), "{color}");
+        }
+    }
+
+    #[test]
+    fn numbers_stay_in_their_range() {
+        assert_eq!(number_of("100", &INTERVAL_MS), Ok(100));
+        assert_eq!(number_of("10000", &INTERVAL_MS), Ok(10_000));
+        for wrong in ["99", "10001", "-1", "1e3", "", "99999999999999999999"] {
+            let refused = number_of(wrong, &INTERVAL_MS).unwrap_err();
+            assert_eq!(refused.accepted, "a whole number from 100 to 10000", "{wrong}");
+        }
+        assert_eq!(number_of("0", &ANY_NUMBER), Ok(0));
+        assert_eq!(
+            number_of("-1", &ANY_NUMBER).unwrap_err().accepted,
+            "a whole number, 0 and more"
+        );
+    }
+}
