@@ -88,17 +88,21 @@ pub enum ControlError {
     Refused(String),
 }
 
-/// The directory of the sockets of this user: below `$XDG_RUNTIME_DIR`, else in the directory for temporary files. It is made where it is
-/// missing.
+/// Where the sockets of this user are: below `$XDG_RUNTIME_DIR`, else in the directory for temporary files. Nothing is made or checked.
+pub fn socket_place() -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    match runtime.filter(|dir| dir.is_absolute() && dir.is_dir()) {
+        Some(dir) => dir.join("pptop"),
+        None => std::env::temp_dir().join(format!("pptop-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+/// The directory of the sockets of this user, [`socket_place`]. It is made where it is missing.
 ///
 /// # Errors
 /// It cannot be made; it is a symbolic link, belongs to another user, or is open to others.
 pub fn socket_dir() -> io::Result<PathBuf> {
-    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let dir = match runtime.filter(|dir| dir.is_absolute() && dir.is_dir()) {
-        Some(dir) => dir.join("pptop"),
-        None => std::env::temp_dir().join(format!("pptop-{}", rustix::process::getuid().as_raw())),
-    };
+    let dir = socket_place();
     match DirBuilder::new().mode(0o700).create(&dir) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -47,7 +47,8 @@ mod model;
 
 pub use bubble::{MeasuredBubble, measure};
 pub use control::{
-    ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, socket_dir, understood,
+    ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, socket_dir, socket_place,
+    understood,
 };
 pub use device::{Cpu, Gpu, Unavailable};
 pub use error::TelemetryError;

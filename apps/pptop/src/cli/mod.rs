@@ -12,6 +12,7 @@ mod config;
 mod costs;
 #[cfg(feature = "train")]
 mod devices;
+mod doctor;
 #[cfg(feature = "train")]
 mod job;
 mod man;
@@ -69,6 +70,8 @@ enum Command {
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
+    /// What could go wrong here, and what to do about it
+    Doctor(doctor::Args),
     /// The configuration file: init, print, validate, path
     #[command(subcommand)]
     Config(config::Command),
@@ -90,6 +93,7 @@ impl Command {
             Self::Runs(command) => runs::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
+            Self::Doctor(args) => doctor::run(&args),
             Self::Config(command) => config::run(&command),
             Self::Completions(args) => completions::run(&args, program()),
             Self::Man(args) => man::run(&args, program()),
