@@ -1,11 +1,11 @@
 //! Why a configuration is not accepted.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::values::Refused;
+use super::values::{Refused, plain};
 
 /// A configuration that is not accepted: one line with the place, what is wrong and what would be accepted.
 #[derive(Debug, Error)]
@@ -17,7 +17,7 @@ pub enum ConfigError {
     )]
     NoDirectory,
     /// The file is there and cannot be read.
-    #[error("cannot read {path:?}: {source}; accepted: a file that this user may read")]
+    #[error("cannot read {at}: {source}; accepted: a file that this user may read", at = short(.path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,13 +26,13 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is a folder, a device, a pipe.
-    #[error("{path:?} is no regular file; accepted: a text file in TOML")]
+    #[error("{at} is no regular file; accepted: a text file in TOML", at = short(.path))]
     NotAFile {
         /// What was named.
         path: PathBuf,
     },
     /// It is larger than any configuration.
-    #[error("{path:?} is too large; accepted: at most {most} bytes")]
+    #[error("{at} is too large; accepted: at most {most} bytes", at = short(.path))]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum ConfigError {
         most: u64,
     },
     /// Something is wrong on a line.
-    #[error("{path:?}, line {line}: {refused}")]
+    #[error("{at}, line {line}: {refused}", at = short(.path))]
     Line {
         /// The file.
         path: PathBuf,
@@ -57,4 +57,27 @@ pub enum ConfigError {
         /// What is wrong with it.
         refused: Refused,
     },
+}
+
+/// A path within the room that a message has. What tells files apart is at the end.
+fn short(path: &Path) -> String {
+    const CHARS_MAX: usize = 90;
+    let shown = plain(&path.to_string_lossy());
+    match shown.chars().count().checked_sub(CHARS_MAX) {
+        None | Some(0) => shown,
+        Some(n_over) => ['…'].into_iter().chain(shown.chars().skip(n_over + 1)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_keeps_its_end() {
+        assert_eq!(short(Path::new("/c\n/config.toml")), "/c\u{fffd}/config.toml");
+        let long = short(&Path::new(&"ü".repeat(500)).join("config.toml"));
+        assert_eq!(long.chars().count(), 90);
+        assert!(long.starts_with("…ü") && long.ends_with("/config.toml"), "{long}");
+    }
 }

@@ -14,12 +14,15 @@ use toml::Spanned;
 use super::error::ConfigError;
 use super::keys::{Key, action_names};
 use super::values::{
-    ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, number, path_of, word,
+    ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, excerpt, listed, number,
+    path_of, word,
 };
 use super::{COLORED, Keys};
 
 /// Bytes that a configuration has at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
+/// Characters of what the parser says; there may be a whole file in it.
+const WHY_CHARS_MAX: usize = 80;
 
 /// What a file says. What it does not say is left to others.
 #[derive(Debug, Default, PartialEq)]
@@ -128,7 +131,7 @@ fn line_of(bytes: &[u8], at: usize) -> usize {
 /// What the parser says, in the form of a refusal.
 fn said(message: &str) -> Refused {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (why, accepted) = message.split_once(", expected ").unwrap_or((&message, ""));
+    let (why, accepted) = message.rsplit_once(", expected ").unwrap_or((&message, ""));
     let accepted = accepted.trim_start_matches("one of ").replace('`', "");
     let accepted = match accepted.as_str() {
         "" => "TOML, such as theme = \"dark\"".to_owned(),
@@ -137,7 +140,12 @@ fn said(message: &str) -> Refused {
         "a boolean" => "true or false".to_owned(),
         _ => accepted,
     };
-    Refused::new(why.replace('`', ""), accepted)
+    let why = why.replace('`', "");
+    let why = match why.char_indices().nth(WHY_CHARS_MAX) {
+        Some((at, _)) => format!("{}…", &why[..at]),
+        None => why,
+    };
+    Refused::new(why, accepted)
 }
 
 fn values(raw: RawFile) -> Result<FileConfig, Found> {
@@ -194,8 +202,8 @@ fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Fo
     let mut bound: Vec<(usize, Key, String)> = Vec::new();
     for (action, list) in raw {
         if !action_names().contains(&action.as_str()) {
-            let refused =
-                Refused::new(format!("unknown action {action:?}"), action_names().join(", "));
+            let accepted = listed(action_names().iter().copied());
+            let refused = Refused::new(format!("unknown action {}", excerpt(&action)), accepted);
             return Err((refused, list.span()));
         }
         let mut of_action = Vec::new();
@@ -220,6 +228,8 @@ fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Fo
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn refused(text: &str) -> String {
@@ -301,7 +311,7 @@ title = "default"
             ),
             (
                 "[colors]\nwait = \"pink\"",
-                "2: unknown value \"pink\"; accepted: default, black, red, green, yellow, blue, magenta, cyan, white, bright-black, bright-red, bright-green, bright-yellow, bright-blue, bright-magenta, bright-cyan, bright-white",
+                "2: unknown value \"pink\"; accepted: default, black, red, green, yellow, blue, magenta, cyan, white, bright-black, bright-red, … (see pptop config init)",
             ),
             (
                 "ascii = true\nascii = false",
@@ -317,6 +327,19 @@ title = "default"
             refused("[keys]\nleave = []")
                 .starts_with("2: unknown action \"leave\"; accepted: quit, ")
         );
+        let long = "a".repeat(60_000);
+        for text in [
+            format!("{long} = 1"),
+            format!("theme = \"{long}\""),
+            format!("ascii = \"{long}\""),
+            format!("[keys]\n{long} = []"),
+            format!("[keys]\nquit = [\"{long}\"]"),
+            format!("nvml_lib = \"\\u0000{long}\""),
+            long,
+        ] {
+            let said = refused(&text);
+            assert!(said.chars().count() <= 190 && said.contains("; accepted: "), "{said}");
+        }
         for broken in ["theme", "theme = ", "[keep", "theme = \"dark", "\u{1}", "a.b.c = 1", "= 1"]
         {
             let said = refused(broken);
@@ -325,5 +348,24 @@ title = "default"
         }
         let (refused, line) = parse(b"\n# \xff").unwrap_err();
         assert_eq!((refused.accepted.as_str(), line), ("text in UTF-8", 2));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_holds_the_answer_is_a_line(
+            bytes in prop::collection::vec(any::<u8>(), 0..64),
+            at in 0..=crate::config::TEMPLATE.len(),
+        ) {
+            let mut spoilt = crate::config::TEMPLATE.replace("# ", "").into_bytes();
+            let at = at.min(spoilt.len());
+            spoilt.splice(at..at, bytes.iter().copied());
+            for text in [bytes, spoilt] {
+                if let Err((refused, line)) = parse(&text) {
+                    prop_assert!(line >= 1 && line <= text.split(|&b| b == b'\n').count());
+                    let said = refused.to_string();
+                    prop_assert!(!said.contains('\n') && said.chars().count() <= 210, "{}", said);
+                }
+            }
+        }
     }
 }

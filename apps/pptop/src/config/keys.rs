@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::values::Refused;
+use super::values::{Refused, excerpt};
 
 /// What keys can be bound to, in the words of the configuration.
 pub fn action_names() -> &'static [&'static str] {
@@ -186,7 +186,7 @@ fn code_of(name: &str) -> Option<KeyCode> {
 
 fn no_key(text: &str) -> Refused {
     Refused::new(
-        format!("{text:?} is no key"),
+        format!("{} is no key", excerpt(text)),
         "a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
     )
 }

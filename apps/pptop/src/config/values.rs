@@ -108,16 +108,44 @@ impl AnsiColor {
     }
 }
 
-/// The words of a closed list, as they are written.
-fn words<T: ValueEnum>() -> String {
-    let words = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);
-    words.map(|word| word.get_name().to_owned()).collect::<Vec<_>>().join(", ")
+/// A text that cannot move the cursor of whoever reads it.
+pub(crate) fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control(), "\u{fffd}")
+}
+
+/// A text of the user's, within the room that a message has.
+pub(crate) fn excerpt(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    match text.char_indices().nth(CHARS_MAX) {
+        None => format!("\"{}\"", plain(text)),
+        Some((at, _)) => format!("\"{}…\"", plain(&text[..at])),
+    }
+}
+
+/// Words that would be accepted, all of them or the first: a message has room for one line.
+pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    const CHARS_MAX: usize = 90;
+    let mut list = String::new();
+    for word in words {
+        if list.len() + word.len() > CHARS_MAX {
+            return list + ", … (see pptop config init)";
+        }
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        list.push_str(word);
+    }
+    list
 }
 
 /// A value of a closed list.
 pub(crate) fn word<T: ValueEnum>(text: &str) -> Result<T, Refused> {
-    T::from_str(text, false)
-        .map_err(|_| Refused::new(format!("unknown value {text:?}"), words::<T>()))
+    T::from_str(text, false).map_err(|_| {
+        let words: Vec<_> =
+            T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
+        let accepted = listed(words.iter().map(clap::builder::PossibleValue::get_name));
+        Refused::new(format!("unknown value {}", excerpt(text)), accepted)
+    })
 }
 
 /// Milliseconds between two looks at the log.
@@ -142,9 +170,9 @@ pub(crate) fn number(value: i64, accepted: &RangeInclusive<u64>) -> Result<u64, 
 
 /// A whole number within a range, from text.
 pub(crate) fn number_of(text: &str, accepted: &RangeInclusive<u64>) -> Result<u64, Refused> {
-    let value = text
-        .parse()
-        .map_err(|_| Refused::new(format!("{text:?} is no whole number"), range(accepted)))?;
+    let value = text.parse().map_err(|_| {
+        Refused::new(format!("{} is no whole number", excerpt(text)), range(accepted))
+    })?;
     number(value, accepted)
 }
 
@@ -153,14 +181,14 @@ pub(crate) fn switch_of(text: &str) -> Result<bool, Refused> {
     match text {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        _ => Err(Refused::new(format!("unknown value {text:?}"), "1, 0, true or false")),
+        _ => Err(Refused::new(format!("unknown value {}", excerpt(text)), "1, 0, true or false")),
     }
 }
 
 /// The path of a file.
 pub(crate) fn path_of(text: &str) -> Result<PathBuf, Refused> {
     if text.is_empty() || text.contains('\0') {
-        return Err(Refused::new(format!("{text:?} is no path"), "the path of a library"));
+        return Err(Refused::new(format!("{} is no path", excerpt(text)), "the path of a library"));
     }
     Ok(PathBuf::from(text))
 }
@@ -171,8 +199,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_the_documentation() {
-        assert_eq!(words::<ThemeName>(), "auto, dark, light, mono");
-        assert_eq!(words::<ColorMode>(), "auto, always, never");
+        assert_eq!(word::<ColorMode>("").unwrap_err().accepted, "auto, always, never");
         assert_eq!(AnsiColor::value_variants().len(), 17);
         assert_eq!(word::<AnsiColor>("bright-black"), Ok(AnsiColor::BrightBlack));
         let refused = word::<ThemeName>("pink").unwrap_err();
@@ -180,6 +207,13 @@ mod tests {
             refused.to_string(),
             "unknown value \"pink\"; accepted: auto, dark, light, mono"
         );
+    }
+
+    #[test]
+    fn a_message_stays_a_line() {
+        let refused = word::<AnsiColor>(&"ü".repeat(70_000)).unwrap_err().to_string();
+        assert!(refused.chars().count() < 200, "{refused}");
+        assert!(refused.ends_with(", … (see pptop config init)"), "{refused}");
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn a_mistake_is_named_with_its_line() {
     let home = Home::new();
     let path = home.configure("ascii = true\ntheme = \"pink\"\n");
     let path = path.to_str().unwrap();
-    let said = ["config.toml\", line 2: unknown value \"pink\"; accepted: auto, dark, light, mono"];
+    let said = ["config.toml, line 2: unknown value \"pink\"; accepted: auto, dark, light, mono"];
     home.refused(&[], &["config", "validate"], &said);
     home.refused(&[], &["config", "validate", path], &said);
     home.refused(&[], &["config", "print"], &said);
