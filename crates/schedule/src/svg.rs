@@ -11,6 +11,7 @@ use crate::error::ScheduleError;
 use crate::ids::Pipe;
 use crate::number::short_number;
 use crate::op::{Op, Phase};
+use crate::picture::{Shade, axis_marks, escaped_xml, legend_of};
 use crate::plan::ValidPlan;
 use crate::simulate::{Simulation, TimedAction, simulate};
 
@@ -66,7 +67,7 @@ pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
                     "<rect x=\"{x:.2}\" y=\"{:.1}\" width=\"{length:.2}\" height=\"{:.1}\" fill=\"{}\" stroke=\"#ffffff\" stroke-width=\"0.8\"><title>{}, {} to {}</title></rect>",
                     y + part.top * BOX,
                     part.height * BOX,
-                    fill(plan, part.op),
+                    shade(plan, part.op).fill(),
                     timed.action,
                     short_number(timed.start),
                     short_number(timed.end)
@@ -78,14 +79,14 @@ pub fn svg(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleError> {
                         "<text x=\"{:.2}\" y=\"{:.1}\" font-size=\"{font}\" text-anchor=\"middle\" fill=\"{}\">{label}</text>",
                         x + length / 2.0,
                         y + (part.top + part.height / 2.0) * BOX + font * 0.35,
-                        ink(plan, part.op)
+                        shade(plan, part.op).ink()
                     ));
                 }
             }
         }
     }
     let bottom = TOP + f64::from(plan.n_ranks()) * ROW;
-    for mark in marks(simulation.makespan, scale) {
+    for mark in axis_marks(simulation.makespan, scale) {
         let x = LEFT + mark * scale;
         line(format_args!(
             "<line x1=\"{x:.2}\" y1=\"{bottom:.1}\" x2=\"{x:.2}\" y2=\"{:.1}\" stroke=\"#8a8a8a\"/>",
@@ -107,7 +108,7 @@ fn title(plan: &ValidPlan, simulation: &Simulation) -> String {
     let chunks = if v > 1 { format!(", v={v}") } else { String::new() };
     format!(
         "{}: p={}, m={}{chunks}, makespan {}, bubble ratio {:.1} %",
-        escaped(plan.name()),
+        escaped_xml(plan.name()),
         plan.n_ranks(),
         plan.n_micro_batches(),
         short_number(simulation.makespan),
@@ -145,49 +146,12 @@ fn pixels_a_unit(plan: &ValidPlan, costs: &Costs, simulation: &Simulation) -> f6
     (label / shortest).max(least).min((WIDTH_MAX / simulation.makespan).max(least))
 }
 
-/// Round times for the axis, about a hundred pixels apart.
-fn marks(makespan: f64, scale: f64) -> Vec<f64> {
-    let wanted = 100.0 / scale;
-    let power = 10_f64.powf(wanted.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|n| n * power).into_iter().find(|&step| step >= wanted);
-    let step = step.unwrap_or(10.0 * power);
-    let n_steps = (makespan * (1.0 + 1e-9) / step) as u32;
-    (0..=n_steps).map(|i| f64::from(i) * step).collect()
-}
-
-/// The colour of a phase, from light for the first stage of a rank to dark for its last; a second copy of the model has its own hue.
-fn shade(plan: &ValidPlan, op: Op) -> (f64, f64, f64) {
+/// The colour of an op: from light for the first stage of a rank to dark for its last.
+fn shade(plan: &ValidPlan, op: Op) -> Shade {
     let pipe = plan.pipe_of(op.micro_batch);
     let chunk = f64::from(plan.topology().chunk_of(pipe, op.stage).0);
     let n = f64::from(plan.n_virtual_stages().max(2) - 1);
-    let turn = if pipe == Pipe(0) { 0.0 } else { 18.0 };
-    let (hue, saturation, light) = match op.phase {
-        Phase::Forward => (212.0, 62.0, 70.0),
-        Phase::Backward => (150.0, 42.0, 60.0),
-        Phase::InputGrad => (38.0, 80.0, 66.0),
-        Phase::WeightGrad => (285.0, 32.0, 74.0),
-    };
-    (hue + turn, saturation, light - 26.0 * chunk / n)
-}
-
-fn fill(plan: &ValidPlan, op: Op) -> String {
-    let (hue, saturation, light) = shade(plan, op);
-    rgb(hue, saturation / 100.0, light / 100.0)
-}
-
-fn ink(plan: &ValidPlan, op: Op) -> &'static str {
-    if shade(plan, op).2 < 52.0 { "#ffffff" } else { "#1a1a1a" }
-}
-
-/// Some programs that read SVG know no `hsl()`.
-fn rgb(hue: f64, saturation: f64, light: f64) -> String {
-    let chroma = saturation * light.min(1.0 - light);
-    let channel = |n: f64| {
-        let k = (n + hue / 30.0).rem_euclid(12.0);
-        let value = light - chroma * (k - 3.0).min(9.0 - k).clamp(-1.0, 1.0);
-        (255.0 * value).round() as u8
-    };
-    format!("#{:02x}{:02x}{:02x}", channel(0.0), channel(8.0), channel(4.0))
+    Shade { phase: op.phase, depth: chunk / n, is_second_copy: pipe != Pipe(0) }
 }
 
 fn legend(plan: &ValidPlan, y: f64, line: &mut impl FnMut(std::fmt::Arguments<'_>)) {
@@ -199,32 +163,26 @@ fn legend(plan: &ValidPlan, y: f64, line: &mut impl FnMut(std::fmt::Arguments<'_
         for op in action.ops() {
             let lightest = seen.iter_mut().find(|(phase, _)| *phase == op.phase);
             if let Some((_, lightest)) = lightest
-                && lightest.is_none_or(|other| shade(plan, op).2 > shade(plan, other).2)
+                && lightest.is_none_or(|other| shade(plan, op).light() > shade(plan, other).light())
             {
                 *lightest = Some(op);
             }
         }
     }
-    let name = |phase| match phase {
-        Phase::Forward => "F forward",
-        Phase::Backward => "B backward",
-        Phase::InputGrad => "I gradient of the input",
-        Phase::WeightGrad => "W gradient of the weights",
-    };
     let mut x = LEFT;
     for (phase, op) in seen {
         let Some(op) = op else { continue };
         line(format_args!(
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"14\" height=\"14\" fill=\"{}\"/>",
-            fill(plan, op)
+            shade(plan, op).fill()
         ));
         line(format_args!(
             "<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#1a1a1a\">{}</text>",
             x + 19.0,
             y + 11.0,
-            name(phase)
+            legend_of(phase)
         ));
-        x += 34.0 + name(phase).len() as f64 * DIGIT;
+        x += 34.0 + legend_of(phase).len() as f64 * DIGIT;
     }
     let mut notes = Vec::new();
     if plan.n_virtual_stages() > 1 {
@@ -243,19 +201,4 @@ fn legend(plan: &ValidPlan, y: f64, line: &mut impl FnMut(std::fmt::Arguments<'_
             notes.join("; ")
         ));
     }
-}
-
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            c if c.is_control() => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
 }
