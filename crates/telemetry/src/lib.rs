@@ -43,6 +43,7 @@ mod runs;
 mod source;
 
 mod bubble;
+mod export;
 mod model;
 
 pub use bubble::{MeasuredBubble, measure};
@@ -54,6 +55,9 @@ pub use device::{Cpu, Gpu, Unavailable};
 pub use error::TelemetryError;
 pub use event::{
     DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, SCHEMA, StageInfo, Warn,
+};
+pub use export::{
+    Export, ExportError, ExportFormat, STEPS_DRAWN_MAX, StepRange, StepRangeError, export,
 };
 pub use files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 pub use index::{Frame, Index};

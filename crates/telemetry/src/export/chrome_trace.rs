@@ -1,0 +1,329 @@
+//! A run as a Chrome trace, which Perfetto and `chrome://tracing` open: a process a replica, a track a rank, a slice a span, an arrow
+//! a tensor that one stage waits for, and curves of memory, loss and bubble.
+//!
+//! Times are microseconds in the format. They are written as decimals with three places, so that no nanosecond is lost and
+//! slices that touch do not overlap.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::untimed::Untimed;
+use super::{ExportError, Writer};
+use crate::event::{Event, Hello, Mem};
+use crate::number::Nonfinite;
+use crate::span::{Span, SpanKind};
+use crate::step::StepEvent;
+
+/// Ranks, over all replicas, that are named before anything is known of them.
+const NAMED_MAX: u64 = 65_536;
+/// Ends of arrows that wait for their other end at most; a log with more in one step is broken.
+const HALVES_MAX: usize = 1 << 20;
+
+/// Nanoseconds, as the microseconds of the format.
+#[derive(Debug, Clone, Copy)]
+struct Micros(u64);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
+    }
+}
+
+/// A tensor that a stage waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Tensor {
+    step: u64,
+    replica: u32,
+    /// The stage that uses it.
+    stage: u32,
+    mb: u32,
+    is_gradient: bool,
+}
+
+/// One end of an arrow.
+#[derive(Debug, Clone, Copy)]
+struct ArrowEnd {
+    is_start: bool,
+    rank: u32,
+    ns: u64,
+}
+
+/// The trace so far.
+#[derive(Debug, Default)]
+pub(super) struct ChromeTrace {
+    hello: Option<Box<Hello>>,
+    has_begun: bool,
+    n_objects: u64,
+    named: HashSet<(u32, u32)>,
+    named_replicas: HashSet<u32>,
+    untimed: Untimed,
+    halves: HashMap<Tensor, ArrowEnd>,
+    n_arrows: u64,
+}
+
+impl ChromeTrace {
+    fn object(
+        &mut self,
+        out: &mut dyn Write,
+        object: fmt::Arguments<'_>,
+    ) -> Result<(), ExportError> {
+        let before = if self.n_objects == 0 { "" } else { ",\n" };
+        self.n_objects += 1;
+        Ok(write!(out, "{before}{{{object}}}")?)
+    }
+
+    fn begin(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        if std::mem::replace(&mut self.has_begun, true) {
+            return Ok(());
+        }
+        writeln!(out, "{{\"traceEvents\":[")?;
+        let Some((dp, pp)) = self.hello.as_ref().map(|hello| (hello.dp, hello.pp)) else {
+            return Ok(());
+        };
+        if u64::from(dp) * u64::from(pp) <= NAMED_MAX {
+            for replica in 0..dp {
+                for rank in 0..pp {
+                    self.name(replica, rank, out)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names a track and its process, the first time that they are seen.
+    fn name(&mut self, replica: u32, rank: u32, out: &mut dyn Write) -> Result<(), ExportError> {
+        if !self.named.insert((replica, rank)) {
+            return Ok(());
+        }
+        if self.named_replicas.insert(replica) {
+            self.object(out, format_args!(r#""name":"process_name","ph":"M","pid":{replica},"args":{{"name":"replica {replica}"}}"#))?;
+            self.object(out, format_args!(r#""name":"process_sort_index","ph":"M","pid":{replica},"args":{{"sort_index":{replica}}}"#))?;
+        }
+        let is_its = |device: &&crate::DeviceMapEntry| {
+            (device.replica, device.rank) == (replica, rank) && !device.device.is_empty()
+        };
+        let devices = self.hello.iter().flat_map(|hello| &hello.device_map);
+        let name = match devices.into_iter().find(is_its) {
+            Some(entry) => json!(format!("rank {rank} ({})", entry.device)),
+            None => json!(format!("rank {rank}")),
+        };
+        self.object(out, format_args!(r#""name":"thread_name","ph":"M","pid":{replica},"tid":{rank},"args":{{"name":{name}}}"#))?;
+        self.object(out, format_args!(r#""name":"thread_sort_index","ph":"M","pid":{replica},"tid":{rank},"args":{{"sort_index":{rank}}}"#))
+    }
+
+    fn slice(&mut self, span: &Span, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.name(span.replica, span.rank, out)?;
+        let kind = span.op.name();
+        let name: &dyn fmt::Display = if span.op.is_compute() {
+            &format_args!("{}{kind}{}", span.stage, span.mb)
+        } else {
+            &kind
+        };
+        self.object(
+            out,
+            format_args!(
+                r#""name":"{name}","cat":"{kind}","ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"args":{{"step":{},"micro_batch":{},"stage":{},"bytes":{},"starved_us":{},"cpu_us":{}}}"#,
+                span.replica,
+                span.rank,
+                Micros(span.start_ns),
+                Micros(span.dur_ns),
+                span.step,
+                span.mb,
+                span.stage,
+                span.bytes,
+                Micros(span.starved_ns),
+                Micros(span.cpu_ns),
+            ),
+        )?;
+        self.arrows(span, out)
+    }
+
+    /// The tensor that a span uses, and the one that it makes.
+    fn arrows(&mut self, span: &Span, out: &mut dyn Write) -> Result<(), ExportError> {
+        let (used, made) = match span.op {
+            SpanKind::F => (Some(span.stage).filter(|&stage| stage > 0), span.stage.checked_add(1)),
+            // The last stage begins with the loss: its half of an arrow stays alone.
+            SpanKind::B | SpanKind::I => (Some(span.stage), span.stage.checked_sub(1)),
+            _ => (None, None),
+        };
+        // A slice of no length holds no arrow.
+        if span.dur_ns == 0 {
+            return Ok(());
+        }
+        let tensor = |stage| Tensor {
+            step: span.step,
+            replica: span.replica,
+            stage,
+            mb: span.mb,
+            is_gradient: span.op != SpanKind::F,
+        };
+        if let Some(stage) = used {
+            let end = ArrowEnd { is_start: false, rank: span.rank, ns: span.start_ns };
+            self.arrow(tensor(stage), end, out)?;
+        }
+        if let Some(stage) = made {
+            // Inside the slice: its very end belongs to the next one.
+            let end = ArrowEnd { is_start: true, rank: span.rank, ns: span.end_ns() - 1 };
+            self.arrow(tensor(stage), end, out)?;
+        }
+        Ok(())
+    }
+
+    /// Writes an arrow when both of its ends are known.
+    fn arrow(
+        &mut self,
+        tensor: Tensor,
+        end: ArrowEnd,
+        out: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        let other = match self.halves.remove(&tensor) {
+            Some(other) if other.is_start != end.is_start => other,
+            _ => {
+                if self.halves.len() < HALVES_MAX {
+                    self.halves.insert(tensor, end);
+                }
+                return Ok(());
+            }
+        };
+        self.n_arrows += 1;
+        let (id, pid) = (self.n_arrows, tensor.replica);
+        let name = if tensor.is_gradient { "gradient" } else { "activation" };
+        let (from, to) = if end.is_start { (end, other) } else { (other, end) };
+        self.object(
+            out,
+            format_args!(
+                r#""name":"{name}","cat":"{name}","ph":"s","id":{id},"pid":{pid},"tid":{},"ts":{}"#,
+                from.rank,
+                Micros(from.ns)
+            ),
+        )?;
+        // The arrow ends at the slice that encloses its time, not at the next one.
+        self.object(
+            out,
+            format_args!(
+                r#""name":"{name}","cat":"{name}","ph":"f","bp":"e","id":{id},"pid":{pid},"tid":{},"ts":{}"#,
+                to.rank,
+                Micros(to.ns)
+            ),
+        )
+    }
+
+    /// A point of a curve; JSON has no form for what is not finite, so that is said in words.
+    fn point(
+        &mut self,
+        (name, key): (&str, &str),
+        value: f64,
+        text: &dyn fmt::Display,
+        ns: u64,
+        out: &mut dyn Write,
+    ) -> Result<(), ExportError> {
+        let ts = Micros(ns);
+        let what = match Nonfinite::of(value) {
+            None => {
+                return self.object(
+                    out,
+                    format_args!(
+                        r#""name":"{name}","ph":"C","pid":0,"ts":{ts},"args":{{"{key}":{text}}}"#
+                    ),
+                );
+            }
+            Some(Nonfinite::Nan) => "nan",
+            Some(Nonfinite::Inf) => "inf",
+            Some(Nonfinite::NegInf) => "-inf",
+        };
+        self.object(
+            out,
+            format_args!(
+                r#""name":"{name} is {what}","cat":"{key}","ph":"i","s":"g","pid":0,"tid":0,"ts":{ts}"#
+            ),
+        )
+    }
+
+    fn step(&mut self, step: &StepEvent, ns: u64, out: &mut dyn Write) -> Result<(), ExportError> {
+        let loss = format_args!("{:?}", step.loss);
+        self.point(("loss", "loss"), f64::from(step.loss), &loss, ns, out)?;
+        let ratio = format_args!("{:?}", step.bubble_ratio);
+        self.point(("bubble ratio", "bubble_ratio"), step.bubble_ratio, &ratio, ns, out)
+    }
+
+    fn untimed(&mut self, event: &Event, ns: u64, out: &mut dyn Write) -> Result<(), ExportError> {
+        match event {
+            Event::Mem(Mem { replica, rank, live_bytes, .. }) => self.object(
+                out,
+                format_args!(
+                    r#""name":"memory of rank {rank}","ph":"C","pid":{replica},"ts":{},"args":{{"live_bytes":{live_bytes}}}"#,
+                    Micros(ns)
+                ),
+            ),
+            Event::Eval(eval) => {
+                let loss = format_args!("{:?}", eval.loss);
+                let names = ("validation loss", "validation_loss");
+                self.point(names, f64::from(eval.loss), &loss, ns, out)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Writer for ChromeTrace {
+    fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.untimed.see(event);
+        match event {
+            Event::Hello(hello) => self.hello = Some(hello.clone()),
+            Event::Span(span) => {
+                self.begin(out)?;
+                self.slice(span, out)?;
+            }
+            Event::Mem(Mem { step, .. }) | Event::Eval(crate::Eval { step, .. }) => {
+                if let Some(ns) = self.untimed.time_of(event, *step) {
+                    self.begin(out)?;
+                    self.untimed(event, ns, out)?;
+                }
+            }
+            Event::Step(step) => {
+                self.begin(out)?;
+                let (ns, waited) = self.untimed.step_over(event, step.step);
+                for event in waited {
+                    self.untimed(&event, ns, out)?;
+                }
+                self.step(step, ns, out)?;
+                // Spans of a step that is over may still come, but not of the one before it.
+                self.halves.retain(|tensor, _| tensor.step >= step.step);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.begin(out)?;
+        let (ns, waited) = self.untimed.rest();
+        for event in waited {
+            self.untimed(&event, ns, out)?;
+        }
+        let about = self.hello.as_ref().map_or_else(
+            || json!({}),
+            |hello| {
+                json!({
+                    "run": hello.run,
+                    "model": hello.model,
+                    "schedule": hello.schedule,
+                    "pp": hello.pp,
+                    "dp": hello.dp,
+                    "virtual_stages": hello.virtual_stages,
+                    "micro_batches": hello.micro_batches,
+                    "host": hello.host,
+                    "clock": hello.clock,
+                    "started_unix_ms": hello.started_unix_ms,
+                    "span_every": hello.span_every,
+                    "theory": hello.theory,
+                })
+            },
+        );
+        writeln!(out, "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{about}}}")?;
+        Ok(())
+    }
+}

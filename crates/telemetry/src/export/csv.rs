@@ -1,0 +1,138 @@
+//! The numbers of a run as CSV: a line a step, or a line a span.
+//!
+//! Numbers are written so that reading them gives back the same bits; what is not finite is `nan`, `inf` or `-inf`.
+
+use std::fmt;
+use std::io::Write;
+
+use super::{ExportError, Writer};
+use crate::event::Event;
+use crate::step::{Eval, StepEvent};
+
+/// A float as a CSV file has it.
+struct Number<T>(T);
+
+impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value: f64 = self.0.into();
+        if value.is_nan() {
+            f.write_str("nan")
+        } else {
+            // The shortest text that gives back this number of this width, and the names of the infinities.
+            write!(f, "{:?}", self.0)
+        }
+    }
+}
+
+const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
+starved_ratio,window_seconds,validation_loss,validation_accuracy";
+
+/// A line a step, with the validation that followed it.
+#[derive(Debug, Default)]
+pub(super) struct StepRows {
+    has_header: bool,
+    /// The newest step: its validation may still come.
+    step: Option<StepEvent>,
+    eval: Option<Eval>,
+}
+
+impl StepRows {
+    fn header(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        if !std::mem::replace(&mut self.has_header, true) {
+            writeln!(out, "{STEP_HEADER}")?;
+        }
+        Ok(())
+    }
+
+    fn write_row(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        let Some(step) = self.step.take() else { return Ok(()) };
+        self.header(out)?;
+        write!(
+            out,
+            "{},{},{},{},{},{},{},{},{},{},{},{},",
+            step.step,
+            Number(step.loss),
+            Number(step.lr),
+            Number(step.grad_norm),
+            Number(step.seconds),
+            Number(step.elapsed_seconds),
+            step.samples,
+            step.tokens,
+            Number(step.bubble_ratio),
+            Number(step.idle_of_step),
+            Number(step.starved_ratio),
+            Number(step.window_seconds),
+        )?;
+        match self.eval.take_if(|eval| eval.step <= step.step).filter(|e| e.step == step.step) {
+            Some(Eval { loss, accuracy: Some(accuracy), .. }) => {
+                writeln!(out, "{},{}", Number(loss), Number(accuracy))?;
+            }
+            Some(Eval { loss, accuracy: None, .. }) => writeln!(out, "{},", Number(loss))?,
+            None => writeln!(out, ",")?,
+        }
+        Ok(())
+    }
+}
+
+impl Writer for StepRows {
+    fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
+        match event {
+            Event::Step(step) => {
+                self.write_row(out)?;
+                self.step = Some(step.clone());
+            }
+            Event::Eval(eval) => self.eval = Some(eval.clone()),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.write_row(out)?;
+        self.header(out)
+    }
+}
+
+const SPAN_HEADER: &str = "step,replica,rank,stage,mb,op,start_ns,dur_ns,cpu_ns,bytes,starved_ns";
+
+/// A line a span, in the order in which they were recorded, under the keys of the log.
+#[derive(Debug, Default)]
+pub(super) struct SpanRows {
+    has_header: bool,
+}
+
+impl SpanRows {
+    fn header(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        if !std::mem::replace(&mut self.has_header, true) {
+            writeln!(out, "{SPAN_HEADER}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Writer for SpanRows {
+    fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
+        let Event::Span(span) = event else { return Ok(()) };
+        self.header(out)?;
+        writeln!(
+            out,
+            "{},{},{},{},{},{},{},{},{},{},{}",
+            span.step,
+            span.replica,
+            span.rank,
+            span.stage,
+            span.mb,
+            span.op.name(),
+            span.start_ns,
+            span.dur_ns,
+            span.cpu_ns,
+            span.bytes,
+            span.starved_ns
+        )?;
+        Ok(())
+    }
+
+    fn finish(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.header(out)
+    }
+}
