@@ -16,6 +16,10 @@ mod doctor;
 #[cfg(feature = "train")]
 mod job;
 mod man;
+mod export;
+#[cfg(feature = "train")]
+mod job;
+mod output;
 mod refusal;
 #[cfg(feature = "train")]
 mod report;
@@ -67,6 +71,9 @@ enum Command {
     /// The runs that are kept: list, info, prune
     #[command(subcommand)]
     Runs(runs::Command),
+    /// Write a recorded run as a trace, a table, scalars, a picture or metrics
+    #[command(subcommand)]
+    Export(export::Command),
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
@@ -91,6 +98,7 @@ impl Command {
             #[cfg(feature = "train")]
             Self::Devices(args) => devices::run(&args),
             Self::Runs(command) => runs::run(&command),
+            Self::Export(command) => export::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),
             Self::Doctor(args) => doctor::run(&args),

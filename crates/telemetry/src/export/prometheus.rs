@@ -12,12 +12,15 @@ struct Number(f64);
 
 impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.0.abs();
         if self.0.is_nan() {
             f.write_str("NaN")
-        } else if self.0.is_infinite() {
+        } else if size.is_infinite() {
             f.write_str(if self.0 > 0.0 { "+Inf" } else { "-Inf" })
+        } else if size == 0.0 || (1e-6..1e16).contains(&size) {
+            write!(f, "{}", self.0)
         } else {
-            write!(f, "{}", serde_json::Number::from_f64(self.0).unwrap_or_else(|| 0.into()))
+            write!(f, "{:e}", self.0)
         }
     }
 }
