@@ -87,9 +87,9 @@ fn runs() -> Vec<(&'static str, Vec<Event>)> {
     let mut nan = of(&job());
     set_losses(&mut nan, [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
     let mut named = of(&job());
-    hello(&mut named).run = HOSTILE.to_owned();
-    hello(&mut named).schedule = HOSTILE.to_owned();
-    hello(&mut named).device_map[0].device = HOSTILE.to_owned();
+    HOSTILE.clone_into(&mut hello(&mut named).run);
+    HOSTILE.clone_into(&mut hello(&mut named).schedule);
+    HOSTILE.clone_into(&mut hello(&mut named).device_map[0].device);
     let mut evals = of(&job());
     evals.insert(evals.len() - 1, Event::Eval(Eval { step: 4, loss: 0.1, accuracy: Some(0.875) }));
     let mut without_hello = of(&job());
@@ -437,7 +437,7 @@ fn masked_crc(data: &[u8]) -> u32 {
         }
     }
     let crc = !crc;
-    ((crc >> 15) | (crc << 17)).wrapping_add(0xa282_ead8)
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 fn records(mut file: &[u8]) -> Vec<&[u8]> {

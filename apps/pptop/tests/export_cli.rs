@@ -1,0 +1,258 @@
+//! `pptop export`, run as a user runs it on a recorded log.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pp_telemetry::{Event, Export, ExportFormat, Line};
+
+const LOG: &str = "tests/fixtures/one_f_one_b_p4_m8.jsonl";
+const FORMATS: [(&str, ExportFormat); 6] = [
+    ("chrome-trace", ExportFormat::ChromeTrace),
+    ("csv", ExportFormat::StepsCsv),
+    ("csv --what spans", ExportFormat::SpansCsv),
+    ("tensorboard", ExportFormat::TensorBoard),
+    ("svg", ExportFormat::Svg),
+    ("prometheus", ExportFormat::Prometheus),
+];
+
+/// A directory with a run that is kept, gone when the test is over.
+struct Home(PathBuf);
+
+impl Home {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("export-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        let run = path.join("state/runs/gpt-20261101-141233");
+        fs::create_dir_all(&run).unwrap();
+        fs::copy(LOG, run.join("events.jsonl")).unwrap();
+        fs::create_dir(path.join("out")).unwrap();
+        Self(path)
+    }
+
+    fn out(&self, name: &str) -> String {
+        self.0.join("out").join(name).to_str().unwrap().to_owned()
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pptop"));
+        command.args(line.split_whitespace()).env("PPTOP_STATE_DIR", self.0.join("state"));
+        command
+    }
+
+    fn stdout(&self, line: &str) -> Vec<u8> {
+        let output = self.command(line).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{line}");
+        output.stdout
+    }
+
+    /// Runs a command that has to be refused with one line, and to leave nothing behind.
+    fn refused(&self, line: &str, parts: &[&str]) {
+        let before = names(&self.0.join("out"));
+        let output = self.command(line).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{line}: {stderr}");
+        let said = stderr.trim_end();
+        assert!(!said.contains('\n') && said.chars().count() <= 300, "{line}: {said}");
+        for part in ["accepted: "].iter().chain(parts) {
+            assert!(said.contains(part), "{line}: `{part}` is not in: {said}");
+        }
+        assert_eq!(names(&self.0.join("out")), before, "{line}");
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What the library makes of the log.
+fn wanted(format: ExportFormat, steps: Option<&str>) -> Vec<u8> {
+    let mut export = Export::new(format, steps.map(|steps| steps.parse().unwrap()));
+    let mut bytes = Vec::new();
+    for line in fs::read(LOG).unwrap().split(|&byte| byte == b'\n') {
+        if let Ok(Line::Event(event)) = Event::parse(line) {
+            export.push(&event, &mut bytes).unwrap();
+        }
+    }
+    export.finish(&mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn each_format_goes_to_standard_output_or_to_a_file() {
+    let home = Home::new("formats");
+    for (format, kind) in FORMATS {
+        let bytes = wanted(kind, None);
+        // By the beginning of its name, as the latest, by default, and as a file.
+        for run in ["gpt", "latest", "", LOG, "gpt -o -"] {
+            assert_eq!(home.stdout(&format!("export {format} {run}")), bytes, "{format} {run}");
+        }
+        let path = home.out("file");
+        for _ in 0..2 {
+            assert!(home.stdout(&format!("export {format} gpt -o {path}")).is_empty());
+            assert_eq!(fs::read(&path).unwrap(), bytes, "{format}");
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(names(&home.0.join("out")), ["file"]);
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn some_steps_are_exported_alone() {
+    let home = Home::new("steps");
+    for (format, kind) in &FORMATS[..5] {
+        for steps in ["2..3", "2..2"] {
+            let line = format!("export {format} gpt --steps {steps}");
+            assert_eq!(home.stdout(&line), wanted(*kind, Some(steps)), "{line}");
+        }
+        assert_eq!(
+            home.stdout(&format!("export {format} gpt --steps 3")),
+            wanted(*kind, Some("3..3"))
+        );
+    }
+    let rows = String::from_utf8(home.stdout("export csv --steps 119..")).unwrap();
+    let steps: Vec<&str> = rows.lines().skip(1).map(|row| row.split_once(',').unwrap().0).collect();
+    assert_eq!(steps, ["119", "120"]);
+}
+
+#[test]
+fn a_directory_gets_an_event_file_under_the_name_that_tensorboard_looks_for() {
+    let home = Home::new("tensorboard");
+    let out = home.out("");
+    for _ in 0..2 {
+        home.stdout(&format!("export tensorboard gpt -o {out}"));
+    }
+    // A second export takes the place of the first.
+    assert_eq!(names(&home.0.join("out")), ["events.out.tfevents.1793542353.pptop"]);
+    let path = home.out("events.out.tfevents.1793542353.pptop");
+    assert_eq!(fs::read(path).unwrap(), wanted(ExportFormat::TensorBoard, None));
+}
+
+#[test]
+fn what_cannot_be_exported_is_refused() {
+    let home = Home::new("refused");
+    let empty = home.out("empty.jsonl");
+    fs::write(&empty, "").unwrap();
+    let poem = home.out("poem.jsonl");
+    fs::write(&poem, "roses\nare\nred\n").unwrap();
+    fs::create_dir(home.0.join("state/runs/hollow")).unwrap();
+    fs::write(home.0.join("state/runs/hollow/status.json"), "{}").unwrap();
+    for (format, _) in FORMATS {
+        home.refused(&format!("export {format} nobody"), &["nobody"]);
+        home.refused(&format!("export {format} /nowhere/x.jsonl"), &["/nowhere/x.jsonl"]);
+        home.refused(&format!("export {format} {poem}"), &["none of 3 lines is an event"]);
+        home.refused(&format!("export {format} hollow"), &["cannot read"]);
+    }
+    home.refused(&format!("export svg {empty}"), &["no step was recorded whole"]);
+    home.refused("export", &["chrome-trace csv tensorboard svg prometheus"]);
+    home.refused("export pdf gpt", &["'pdf'", "chrome-trace csv tensorboard svg prometheus"]);
+    home.refused("export csv gpt --what ranks", &["'ranks'", "steps, spans"]);
+    home.refused("export svg gpt --what spans", &["--what"]);
+    home.refused("export prometheus gpt --steps 1..2", &["--steps"]);
+}
+
+#[test]
+fn bad_steps_are_refused() {
+    let home = Home::new("bad-steps");
+    let path = home.out("file");
+    for (format, _) in &FORMATS[..5] {
+        for steps in ["x", "..", "3..1", "0..4", "-1..4", "1..2..3", "1.5", "99999999999999999999"]
+        {
+            home.refused(&format!("export {format} gpt --steps {steps} -o {path}"), &["--steps"]);
+        }
+        let beyond = "no step of 121..130 is in the log; accepted: steps within 1..120";
+        home.refused(&format!("export {format} gpt --steps 121..130"), &[beyond]);
+        home.refused(&format!("export {format} gpt --steps 121..130 -o {path}"), &[beyond]);
+    }
+    home.refused("export svg gpt --steps 5..9", &["steps of which spans were recorded"]);
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused() {
+    let home = Home::new("unwritable");
+    let target = home.out("target");
+    fs::write(&target, "mine").unwrap();
+    let link = home.out("link");
+    symlink(&target, &link).unwrap();
+    let dangling = home.out("dangling");
+    symlink(home.out("nowhere"), &dangling).unwrap();
+    for (format, _) in FORMATS {
+        let refused = |path: &str, part: &str| {
+            home.refused(&format!("export {format} gpt -o {path}"), &["cannot write", part]);
+        };
+        refused(&home.out("missing/file"), "No such file");
+        refused(&format!("{target}/file"), "Not a directory");
+        refused(&link, "symbolic link");
+        refused(&dangling, "symbolic link");
+        refused("/dev/null", "no regular file");
+        // A directory is where an event file belongs.
+        if format != "tensorboard" {
+            refused("/", "names no file");
+            refused(&home.out(""), "is a directory");
+        }
+    }
+    assert_eq!(fs::read_to_string(target).unwrap(), "mine");
+}
+
+#[test]
+fn lines_that_are_no_events_are_told_of() {
+    let home = Home::new("bad-lines");
+    let log = home.out("log.jsonl");
+    let mut text = fs::read(LOG).unwrap();
+    text.extend_from_slice(b"no event\n{\"ev\":\"step\"}\n{\"ev\":\"end\",\"torn");
+    fs::write(&log, text).unwrap();
+    let output = home.command(&format!("export csv {log}")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stdout, wanted(ExportFormat::StepsCsv, None));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("pptop: left out 2 lines of "), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_export_quietly() {
+    let home = Home::new("pipe");
+    let mut child = home
+        .command("export chrome-trace gpt")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut head = [0; 16];
+    child.stdout.take().unwrap().read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"{\"traceEvents\":[");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+}
+
+#[test]
+fn bytes_are_not_written_to_a_terminal() {
+    let home = Home::new("terminal");
+    // `script` gives a command a terminal; where it is missing there is nothing to try this with.
+    let pptop = env!("CARGO_BIN_EXE_pptop");
+    let done = Command::new("script")
+        .args(["-qec", &format!("{pptop} export tensorboard {LOG}"), "/dev/null"])
+        .env("PPTOP_STATE_DIR", home.0.join("state"))
+        .stdin(Stdio::null())
+        .output();
+    let Ok(done) = done else { return };
+    let said = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert_eq!(done.status.code(), Some(2), "{said}");
+    assert!(said.contains("not for a terminal; accepted: "), "{said}");
+}
