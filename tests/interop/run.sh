@@ -5,6 +5,8 @@
 #    well, recompute.py uses automatic differentiation.
 # 2. PyTorch's pipeline runtime runs the plan of every schedule but Chimera, which it has no form for, and finds the gradients of the
 #    unpartitioned model; the plans of PyTorch's own schedules train in pptop with the same bits as one device (torch_plans.py).
+# 3. TensorBoard, promtool, a renderer of SVG and the rules of the trace format read what pptop exports of a run (exports.sh, which
+#    also runs alone and without PyTorch).
 #
 # Wants python3 with venv. NumPy, autograd and PyTorch go into .venv at the root of the repository, which git ignores: some 5 GB, as
 # PyTorch comes with its CUDA libraries.
@@ -68,3 +70,5 @@ for plan in "$dumps"/theirs/torch-*.csv; do
   fi
   echo "ok $name: the bits of one device"
 done
+
+tests/interop/exports.sh
