@@ -105,7 +105,7 @@ pub use ids::{Chunk, MicroBatch, Pipe, Rank, Replica, Stage};
 pub use lower::{Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous};
 pub use number::short_number;
 pub use op::{Op, ParseOpError, Phase};
-pub use picture::{Shade, axis_marks, escaped_xml, legend_of};
+pub use picture::{Shade, axis_marks, escaped_xml, legend_of, legend_of_shades};
 pub use plan::{Draft, ValidPlan};
 pub use schedule_name::{CostsOf, ScheduleName, Sizes};
 pub use simulate::{Simulation, TimedAction, simulate};

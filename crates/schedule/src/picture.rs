@@ -59,6 +59,15 @@ pub fn legend_of(phase: Phase) -> &'static str {
     }
 }
 
+/// What the shades mean, for the legend of a picture that has them.
+pub fn legend_of_shades(has_later_stages: bool, has_second_copy: bool) -> Vec<&'static str> {
+    let notes = [
+        (has_later_stages, "darker: a later stage of the rank"),
+        (has_second_copy, "another hue: the second copy of the model"),
+    ];
+    notes.into_iter().filter_map(|(is_there, note)| is_there.then_some(note)).collect()
+}
+
 /// Round numbers from 0 to `length` for an axis of `scale` pixels a unit, about a hundred pixels apart.
 pub fn axis_marks(length: f64, scale: f64) -> Vec<f64> {
     let wanted = 100.0 / scale;

@@ -11,7 +11,7 @@ use crate::error::ScheduleError;
 use crate::ids::Pipe;
 use crate::number::short_number;
 use crate::op::{Op, Phase};
-use crate::picture::{Shade, axis_marks, escaped_xml, legend_of};
+use crate::picture::{Shade, axis_marks, escaped_xml, legend_of, legend_of_shades};
 use crate::plan::ValidPlan;
 use crate::simulate::{Simulation, TimedAction, simulate};
 
@@ -184,13 +184,7 @@ fn legend(plan: &ValidPlan, y: f64, line: &mut impl FnMut(std::fmt::Arguments<'_
         ));
         x += 34.0 + legend_of(phase).len() as f64 * DIGIT;
     }
-    let mut notes = Vec::new();
-    if plan.n_virtual_stages() > 1 {
-        notes.push("darker: a later stage of the rank");
-    }
-    if plan.n_pipes() > 1 {
-        notes.push("another hue: the second copy of the model");
-    }
+    let mut notes = legend_of_shades(plan.n_virtual_stages() > 1, plan.n_pipes() > 1);
     if has_pair {
         notes.push("two in one box: F overlaps B");
     }

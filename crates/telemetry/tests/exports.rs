@@ -760,6 +760,7 @@ fn a_picture_has_a_box_for_each_span_of_the_last_whole_step() {
         assert!(title.contains(&format!("bubble ratio {:.1} %", 100.0 * ratio)), "{title}");
         let words: String = svg.descendants().filter_map(|node| node.text()).collect();
         assert!(words.contains(" ms") && words.contains("F forward"), "{name}");
+        assert_eq!(words.contains("darker: a later stage"), name == "interleaved", "{name}");
         if name == "hostile names" {
             assert!(title.contains("a\"b' <i>&amp;]]>\\n\u{fffd}"), "{title}");
         }

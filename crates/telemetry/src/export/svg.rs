@@ -1,9 +1,11 @@
 //! What the ranks did in a step, as a picture: a row a rank, a box a span, to scale, in the colours of the pictures of plans.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 
-use pp_schedule::{Phase, Shade, axis_marks, escaped_xml, legend_of, short_number};
+use pp_schedule::{
+    Phase, Shade, axis_marks, escaped_xml, legend_of, legend_of_shades, short_number,
+};
 
 use super::{ExportError, StepRange, Writer};
 use crate::event::{Event, Hello};
@@ -26,12 +28,12 @@ const RIGHT: f64 = 16.0;
 /// Between two steps: the heading above the rows, and the axis below them.
 const HEADING: f64 = 24.0;
 const AXIS: f64 = 32.0;
-const LEGEND: f64 = 34.0;
+const LEGEND: f64 = 56.0;
 const FONT: f64 = 11.0;
 /// About how wide a letter is.
 const LETTER: f64 = 6.4;
 /// The widest and the narrowest field of boxes.
-const WIDTH_MAX: f64 = 6000.0;
+const WIDTH_MAX: f64 = 4000.0;
 const WIDTH_MIN: f64 = 640.0;
 /// Letters of a name that are shown.
 const NAME_MAX: usize = 60;
@@ -60,6 +62,10 @@ impl Panel {
 pub(super) struct Svg {
     asked: Option<StepRange>,
     hello: Hello,
+    /// Copies of the model in one replica.
+    n_copies: u32,
+    /// Of each rank, copy and stage how deep the stage lies: 0 is the first of the rank, 1 the last.
+    depths: HashMap<(u32, u32, u32), f64>,
     /// Steps that run.
     running: BTreeMap<u64, Vec<Span>>,
     panels: Vec<Panel>,
@@ -71,6 +77,8 @@ impl Svg {
         Self {
             asked,
             hello: Hello::default(),
+            n_copies: 1,
+            depths: HashMap::new(),
             running: BTreeMap::new(),
             panels: Vec::new(),
             n_spans: 0,
@@ -114,7 +122,7 @@ impl Svg {
         rows.into_iter().collect()
     }
 
-    /// Pixels a millisecond, the same for all steps: so many that an usual op has room for its label, within the bounds of a picture.
+    /// Pixels a millisecond, the same for all steps: so many that three ops of four have room for their labels, within the bounds of a picture.
     fn scale(&self) -> f64 {
         let longest_ms = self.panels.iter().map(Panel::length_ms).fold(0.0, f64::max);
         let mut lengths: Vec<u64> = self
@@ -125,22 +133,33 @@ impl Svg {
             .map(|span| span.dur_ns)
             .collect();
         lengths.sort_unstable();
-        let usual_ms = lengths.get(lengths.len() / 2).map_or(longest_ms, |&ns| ns as f64 * 1e-6);
+        let short_ms = lengths.get(lengths.len() / 4).map_or(longest_ms, |&ns| ns as f64 * 1e-6);
         let n_letters = 1 + self.hello.micro_batches.saturating_sub(1).to_string().len();
-        let wanted = (n_letters as f64 * LETTER + 4.0) / usual_ms;
+        let wanted = (n_letters as f64 * LETTER + 4.0) / short_ms;
         wanted.clamp(WIDTH_MIN / longest_ms, WIDTH_MAX / longest_ms)
     }
 
     fn shade(&self, span: &Span, phase: Phase) -> Shade {
-        let Hello { stages, micro_batches, .. } = &self.hello;
-        let n_copies = stages.iter().map(|stage| stage.copy).max().unwrap_or(0).saturating_add(1);
-        let copy = span.mb / (micro_batches / n_copies).max(1);
-        let of_rank = |stage: &&crate::StageInfo| stage.rank == span.rank && stage.copy == copy;
-        let n_before =
-            stages.iter().filter(of_rank).filter(|stage| stage.stage < span.stage).count();
-        let n_deeper = stages.iter().filter(of_rank).count().saturating_sub(1).max(1);
-        let depth = (n_before as f64 / n_deeper as f64).min(1.0);
-        Shade { phase, depth, is_second_copy: n_copies > 1 && copy > 0 }
+        let copy = span.mb / (self.hello.micro_batches / self.n_copies).max(1);
+        let depth = self.depths.get(&(span.rank, copy, span.stage)).copied().unwrap_or(0.0);
+        Shade { phase, depth, is_second_copy: self.n_copies > 1 && copy > 0 }
+    }
+
+    fn hello(&mut self, hello: &Hello) {
+        self.hello.clone_from(hello);
+        let copies = hello.stages.iter().map(|stage| stage.copy);
+        self.n_copies = copies.max().unwrap_or(0).saturating_add(1);
+        let mut of_ranks: BTreeMap<(u32, u32), BTreeSet<u32>> = BTreeMap::new();
+        for stage in &hello.stages {
+            of_ranks.entry((stage.rank, stage.copy)).or_default().insert(stage.stage);
+        }
+        self.depths.clear();
+        for ((rank, copy), stages) in of_ranks {
+            let deepest = stages.len().saturating_sub(1).max(1) as f64;
+            for (at, stage) in stages.into_iter().enumerate() {
+                self.depths.insert((rank, copy, stage), at as f64 / deepest);
+            }
+        }
     }
 }
 
@@ -353,6 +372,22 @@ impl Svg {
             )?;
             x += 34.0 + text.len() as f64 * LETTER;
         }
+        let shades = || {
+            let spans = self.panels.iter().flat_map(|panel| &panel.spans);
+            spans.filter_map(|span| Some(self.shade(span, phase(span.op)?)))
+        };
+        let notes = legend_of_shades(
+            shades().any(|shade| shade.depth > 0.0),
+            shades().any(|shade| shade.is_second_copy),
+        );
+        if !notes.is_empty() {
+            writeln!(
+                out,
+                "<text x=\"{LEFT}\" y=\"{:.1}\" fill=\"{GREY}\">{}</text>",
+                y + 27.0,
+                notes.join("; ")
+            )?;
+        }
         Ok(())
     }
 }
@@ -366,7 +401,7 @@ fn millis(ns: u64) -> String {
 impl Writer for Svg {
     fn push(&mut self, event: &Event, _: &mut dyn Write) -> Result<(), ExportError> {
         match event {
-            Event::Hello(hello) => self.hello.clone_from(hello),
+            Event::Hello(hello) => self.hello(hello),
             Event::Span(span) => {
                 if self.n_spans == SPANS_MAX {
                     return Err(ExportError::TooManySpans { most: SPANS_MAX });
