@@ -13,12 +13,10 @@ mod costs;
 #[cfg(feature = "train")]
 mod devices;
 mod doctor;
-#[cfg(feature = "train")]
-mod job;
-mod man;
 mod export;
 #[cfg(feature = "train")]
 mod job;
+mod man;
 mod output;
 mod refusal;
 #[cfg(feature = "train")]
