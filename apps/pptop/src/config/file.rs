@@ -12,12 +12,13 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::error::ConfigError;
-use super::keys::{Key, action_names};
+use super::keys::Key;
 use super::values::{
     ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, excerpt, listed, number,
     path_of, word,
 };
 use super::{COLORED, Keys};
+use crate::monitor::action_names;
 
 /// Bytes that a configuration has at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -201,8 +202,8 @@ fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Fo
     let mut keys = Keys::new();
     let mut bound: Vec<(usize, Key, String)> = Vec::new();
     for (action, list) in raw {
-        if !action_names().contains(&action.as_str()) {
-            let accepted = listed(action_names().iter().copied());
+        if !action_names().any(|name| name == action) {
+            let accepted = listed(action_names());
             let refused = Refused::new(format!("unknown action {}", excerpt(&action)), accepted);
             return Err((refused, list.span()));
         }

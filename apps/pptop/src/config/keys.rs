@@ -10,31 +10,6 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::values::{Refused, excerpt};
 
-/// What keys can be bound to, in the words of the configuration.
-pub fn action_names() -> &'static [&'static str] {
-    &[
-        "quit",
-        "stop",
-        "help",
-        "back",
-        "freeze",
-        "previous-step",
-        "next-step",
-        "ten-back",
-        "ten-on",
-        "newest-step",
-        "zoom-in",
-        "zoom-out",
-        "zoom-fit",
-        "pan-left",
-        "pan-right",
-        "up",
-        "down",
-        "redraw",
-        "suspend",
-    ]
-}
-
 /// The highest function key.
 const F_MAX: u8 = 24;
 
@@ -121,6 +96,11 @@ impl Key {
             _ => return refused("cannot be bound", "characters and keys with a name"),
         };
         Ok(Self { code, modifiers })
+    }
+
+    /// Whether it is pressed without Ctrl and Alt.
+    pub fn is_plain(self) -> bool {
+        !self.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT)
     }
 
     /// Whether this event is this key.

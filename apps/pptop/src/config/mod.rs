@@ -43,7 +43,7 @@ pub const COLORED: [&str; 9] = [
     "title",
 ];
 
-/// The keys of the actions that have others than usual, by the names of [`keys::action_names`].
+/// The keys of the actions that have others than usual, by the names of [`action_names`](crate::monitor::action_names).
 pub type Keys = BTreeMap<String, Vec<Key>>;
 
 /// Where a setting comes from.
@@ -343,7 +343,7 @@ mod tests {
         ] {
             assert_eq!((source, same), (Source::File, true));
         }
-        for action in keys::action_names() {
+        for action in crate::monitor::action_names() {
             assert!(TEMPLATE.contains(action), "{action}");
         }
     }

@@ -11,7 +11,7 @@ use ratatui::crossterm::event::{self, Event as Input, MouseEventKind};
 use rustix::process::Signal;
 
 use super::child::Trainer;
-use super::input::{Action, action_of};
+use super::input::Action;
 use super::state::{Effect, State};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
@@ -180,7 +180,7 @@ impl App {
 
     fn handle(&mut self, input: &Input, screen: &mut Screen) -> anyhow::Result<Option<Ending>> {
         let action = match input {
-            Input::Key(key) => action_of(*key, self.state.overlay()),
+            Input::Key(key) => self.state.keymap().action_of(*key, self.state.overlay()),
             Input::Mouse(mouse) => match mouse.kind {
                 MouseEventKind::ScrollUp => Some(Action::Scroll(-1)),
                 MouseEventKind::ScrollDown => Some(Action::Scroll(1)),
@@ -199,6 +199,11 @@ impl App {
                 self.signal(Signal::TERM);
             }
             Effect::Kill => self.signal(Signal::KILL),
+            Effect::Ask(_)
+            | Effect::Seek(_)
+            | Effect::Snapshot
+            | Effect::ExportTrace(_)
+            | Effect::Run(_) => {}
             Effect::Redraw => screen.terminal().clear().context("cannot draw on the terminal")?,
             Effect::Suspend => screen.suspend().context("cannot take the terminal back")?,
         }

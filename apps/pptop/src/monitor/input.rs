@@ -1,8 +1,11 @@
-//! Keys: one table from which both the handler and the help are made.
+//! Keys: one table from which the handler, the help, the bottom line and the names of the configuration are made.
 
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use std::collections::BTreeMap;
 
-use super::state::{Choice, Overlay};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
+
+use super::state::{Choice, Overlay, View};
+use crate::config::Key;
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -13,200 +16,511 @@ pub enum Action {
     Stop,
     /// Show or hide the keys.
     Help,
-    /// Close what lies over the screen; then show the newest step whole.
+    /// Close what lies over the screen, or go back to the overview.
     Back,
     /// Answer a question.
     Choose(Choice),
+    /// Type a character into a prompt.
+    Type(char),
+    /// Take back the last character of a prompt.
+    Erase,
+    /// Do what a prompt says.
+    Accept,
+    /// Show another view.
+    Show(View),
+    /// Choose another panel: the next, or the one before.
+    Panel(i8),
+    /// Show more of what is chosen.
+    Enter,
+    /// Show the chosen panel alone.
+    Full,
     /// Let the screen stand still, or go on.
     Freeze,
     /// Show another recorded step.
     StepBy(i64),
     /// Show the newest recorded step.
     NewestStep,
+    /// Ask for a step to go to.
+    GoTo,
+    /// Ask for a text to look for.
+    Filter,
     /// Show less of the step, larger.
     ZoomIn,
     /// Show more of the step.
     ZoomOut,
     /// Show the whole step.
     ZoomFit,
-    /// Move along the step.
+    /// Move along the step, or the cursor on it.
     Pan(f64),
-    /// Show other ranks.
+    /// Choose another rank or line.
     Scroll(isize),
+    /// The same by a screen.
+    Page(isize),
+    /// To the first or to the last.
+    Edge {
+        /// Whether the last is meant.
+        last: bool,
+    },
+    /// How the timeline shows its step: measured, planned under it, laid over others.
+    Mode,
+    /// Write a trace of what the timeline shows.
+    ExportTrace,
+    /// Sort the devices by another column.
+    Sort,
+    /// Another number in the chart.
+    Metric,
+    /// A logarithmic axis, or not.
+    LogScale,
+    /// Another part of the run in the chart.
+    Range,
+    /// What the numbers mean.
+    Definition,
+    /// Warnings alone, or everything.
+    Warnings,
+    /// Write the screen into a file.
+    Snapshot,
+    /// Another run of those that are watched.
+    Run(i8),
+    /// Slower or faster.
+    Speed(i8),
+    /// Begin again at the end of a replay, or not.
+    Loop,
+    /// A click on a cell of the screen.
+    Click {
+        /// Column.
+        x: u16,
+        /// Row.
+        y: u16,
+    },
     /// Draw everything anew.
     Redraw,
     /// Give the terminal back to the shell for a while.
     Suspend,
 }
 
-/// A key of the table.
-#[derive(Debug, Clone, Copy)]
-struct Key {
-    code: KeyCode,
-    control: bool,
+/// Something that keys can be bound to.
+#[derive(Debug)]
+struct Binding {
+    /// Its name in the configuration.
+    name: &'static str,
     action: Action,
+    /// Its keys, unless the configuration says otherwise.
+    keys: &'static [&'static str],
 }
 
-const fn key(code: KeyCode, action: Action) -> Key {
-    Key { code, control: false, action }
+const fn bind(name: &'static str, action: Action, keys: &'static [&'static str]) -> Binding {
+    Binding { name, action, keys }
 }
 
-const fn control(letter: char, action: Action) -> Key {
-    Key { code: KeyCode::Char(letter), control: true, action }
+/// Where a key means something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Everywhere,
+    In(View),
+    /// Wherever the spans of a step are seen.
+    Steps,
+    Replay,
+    Runs,
 }
 
 /// Keys that belong together, with what is said about them.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    keys: &'static [Key],
-    /// The keys as the help names them.
-    pub(crate) names: &'static str,
+struct Entry {
+    bindings: &'static [Binding],
+    place: Place,
     /// What the help says.
-    pub(crate) help: &'static str,
+    help: &'static str,
     /// What the bottom line says, in the order of the table.
-    pub(crate) hint: Option<&'static str>,
+    hint: Option<&'static str>,
 }
 
-/// All keys of this screen.
-pub(crate) const TABLE: &[Entry] = &[
-    Entry {
-        keys: &[key(KeyCode::Char('q'), Action::Quit), control('c', Action::Quit)],
-        names: "q Ctrl-C",
-        help: "leave; a run that was started here: detach, stop or cancel",
-        hint: Some("q quit"),
-    },
-    Entry {
-        keys: &[key(KeyCode::Char('x'), Action::Stop)],
-        names: "x",
-        help: "end the run: after this step, at once, or not",
-        hint: Some("x stop"),
-    },
-    Entry {
-        keys: &[key(KeyCode::Char('?'), Action::Help), key(KeyCode::F(1), Action::Help)],
-        names: "? F1",
-        help: "these keys",
-        hint: Some("? help"),
-    },
-    Entry {
-        keys: &[key(KeyCode::Char(' '), Action::Freeze)],
-        names: "Space",
-        help: "freeze the screen, and go on; the training never notices",
-        hint: Some("Space freeze"),
-    },
-    Entry {
-        keys: &[
-            key(KeyCode::Char('['), Action::StepBy(-1)),
-            key(KeyCode::Char(']'), Action::StepBy(1)),
+const fn entry(
+    place: Place,
+    bindings: &'static [Binding],
+    help: &'static str,
+    hint: Option<&'static str>,
+) -> Entry {
+    Entry { bindings, place, help, hint }
+}
+
+/// All keys.
+const TABLE: &[Entry] = &[
+    entry(
+        Place::Everywhere,
+        &[bind("quit", Action::Quit, &["q", "Ctrl-c"])],
+        "leave; a run that was started here: detach, stop or cancel",
+        Some("quit"),
+    ),
+    entry(
+        Place::Everywhere,
+        &[bind("stop", Action::Stop, &["x"])],
+        "end the run: after this step, with a checkpoint, at once",
+        Some("stop"),
+    ),
+    entry(
+        Place::Everywhere,
+        &[bind("help", Action::Help, &["?", "F1"])],
+        "these keys",
+        Some("help"),
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("overview", Action::Show(View::Overview), &["1"]),
+            bind("timeline", Action::Show(View::Timeline), &["2"]),
+            bind("devices", Action::Show(View::Devices), &["3"]),
+            bind("loss", Action::Show(View::Loss), &["4"]),
+            bind("bubble", Action::Show(View::Bubble), &["5"]),
+            bind("log", Action::Show(View::Log), &["6", "v"]),
         ],
-        names: "[ ]",
-        help: "timeline: the recorded step before, behind",
-        hint: Some("[ ] step"),
-    },
-    Entry {
-        keys: &[
-            key(KeyCode::Char('{'), Action::StepBy(-10)),
-            key(KeyCode::Char('}'), Action::StepBy(10)),
+        "overview, timeline, devices, loss, bubble, log",
+        Some("view"),
+    ),
+    entry(
+        Place::Everywhere,
+        &[bind("freeze", Action::Freeze, &["Space"])],
+        "freeze the screen (a replay: pause); the training never notices",
+        Some("freeze"),
+    ),
+    entry(
+        Place::Replay,
+        &[bind("slower", Action::Speed(-1), &["<"]), bind("faster", Action::Speed(1), &[">"])],
+        "replay: slower, faster",
+        Some("speed"),
+    ),
+    entry(
+        Place::Replay,
+        &[bind("loop", Action::Loop, &["L"])],
+        "replay: begin again at the end",
+        Some("loop"),
+    ),
+    entry(
+        Place::Runs,
+        &[bind("next-run", Action::Run(1), &["n"]), bind("previous-run", Action::Run(-1), &["p"])],
+        "the next, the previous of the runs that are watched",
+        Some("run"),
+    ),
+    entry(
+        Place::Steps,
+        &[
+            bind("previous-step", Action::StepBy(-1), &["["]),
+            bind("next-step", Action::StepBy(1), &["]"]),
         ],
-        names: "{ }",
-        help: "timeline: ten recorded steps back, on",
-        hint: None,
-    },
-    Entry {
-        keys: &[key(KeyCode::Home, Action::NewestStep)],
-        names: "Home",
-        help: "timeline: follow the newest step again",
-        hint: None,
-    },
-    Entry {
-        keys: &[
-            key(KeyCode::Char('+'), Action::ZoomIn),
-            key(KeyCode::Char('-'), Action::ZoomOut),
-            key(KeyCode::Char('='), Action::ZoomFit),
+        "the recorded step before, behind",
+        Some("step"),
+    ),
+    entry(
+        Place::Steps,
+        &[
+            bind("ten-back", Action::StepBy(-10), &["{"]),
+            bind("ten-on", Action::StepBy(10), &["}"]),
         ],
-        names: "+ - =",
-        help: "timeline: larger, smaller, the whole step",
-        hint: Some("+ - = zoom"),
-    },
-    Entry {
-        keys: &[
-            key(KeyCode::Left, Action::Pan(-1.0)),
-            key(KeyCode::Right, Action::Pan(1.0)),
-            key(KeyCode::Char('h'), Action::Pan(-1.0)),
-            key(KeyCode::Char('l'), Action::Pan(1.0)),
+        "ten recorded steps back, on",
+        None,
+    ),
+    entry(
+        Place::Steps,
+        &[bind("go-to-step", Action::GoTo, &[":"])],
+        "go to a step by its number",
+        None,
+    ),
+    entry(
+        Place::Steps,
+        &[bind("newest-step", Action::NewestStep, &["Home"])],
+        "follow the newest step again",
+        None,
+    ),
+    entry(
+        Place::Steps,
+        &[
+            bind("zoom-in", Action::ZoomIn, &["+"]),
+            bind("zoom-out", Action::ZoomOut, &["-"]),
+            bind("zoom-fit", Action::ZoomFit, &["="]),
         ],
-        names: "h l left right",
-        help: "timeline: move along the step when it is zoomed",
-        hint: None,
-    },
-    Entry {
-        keys: &[
-            key(KeyCode::Up, Action::Scroll(-1)),
-            key(KeyCode::Down, Action::Scroll(1)),
-            key(KeyCode::Char('k'), Action::Scroll(-1)),
-            key(KeyCode::Char('j'), Action::Scroll(1)),
+        "timeline: larger, smaller, the whole step",
+        Some("zoom"),
+    ),
+    entry(
+        Place::In(View::Timeline),
+        &[bind("timeline-mode", Action::Mode, &["z"])],
+        "timeline: with the plan, measured alone, over other steps",
+        Some("mode"),
+    ),
+    entry(
+        Place::In(View::Timeline),
+        &[bind("export-trace", Action::ExportTrace, &["e"])],
+        "timeline: write the step as a Chrome trace into the run's folder",
+        Some("export"),
+    ),
+    entry(
+        Place::In(View::Devices),
+        &[bind("sort", Action::Sort, &["o"])],
+        "devices: sort by another column",
+        Some("sort"),
+    ),
+    entry(
+        Place::In(View::Loss),
+        &[bind("metric", Action::Metric, &["m"])],
+        "loss: another number",
+        Some("metric"),
+    ),
+    entry(
+        Place::In(View::Loss),
+        &[bind("log-scale", Action::LogScale, &["y"]), bind("range", Action::Range, &["r"])],
+        "loss: logarithmic axis, another part of the run",
+        Some("axes"),
+    ),
+    entry(
+        Place::In(View::Bubble),
+        &[bind("definition", Action::Definition, &["b"])],
+        "bubble: what the numbers mean",
+        Some("meaning"),
+    ),
+    entry(
+        Place::In(View::Log),
+        &[bind("filter", Action::Filter, &["/"]), bind("warnings", Action::Warnings, &["w"])],
+        "log: look for a text, warnings alone",
+        Some("filter"),
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("pan-left", Action::Pan(-1.0), &["h", "Left"]),
+            bind("pan-right", Action::Pan(1.0), &["l", "Right"]),
         ],
-        names: "j k up down",
-        help: "other ranks, when not all of them fit; the wheel too",
-        hint: None,
-    },
-    Entry {
-        keys: &[key(KeyCode::Esc, Action::Back)],
-        names: "Esc",
-        help: "back; never leaves",
-        hint: None,
-    },
-    Entry {
-        keys: &[control('l', Action::Redraw)],
-        names: "Ctrl-L",
-        help: "draw the screen anew",
-        hint: None,
-    },
-    Entry {
-        keys: &[control('z', Action::Suspend)],
-        names: "Ctrl-Z",
-        help: "suspend this monitor; `fg` comes back",
-        hint: None,
-    },
+        "left, right: the cursor, or along a step that is zoomed",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("down", Action::Scroll(1), &["j", "Down"]),
+            bind("up", Action::Scroll(-1), &["k", "Up"]),
+        ],
+        "another rank or line; the wheel too",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("page-down", Action::Page(1), &["PageDown"]),
+            bind("page-up", Action::Page(-1), &["PageUp"]),
+        ],
+        "a screen of them on, back",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("first", Action::Edge { last: false }, &["g"]),
+            bind("last", Action::Edge { last: true }, &["G"]),
+        ],
+        "the first, the last of them",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("next-panel", Action::Panel(1), &["Tab"]),
+            bind("previous-panel", Action::Panel(-1), &["Shift-Tab"]),
+        ],
+        "overview: the next, the previous panel",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[bind("enter", Action::Enter, &["Enter"]), bind("full", Action::Full, &["f"])],
+        "more about what is chosen; its panel alone",
+        None,
+    ),
+    entry(
+        Place::Everywhere,
+        &[bind("snapshot", Action::Snapshot, &["s"])],
+        "write the screen into the run's folder",
+        None,
+    ),
+    entry(Place::Everywhere, &[bind("back", Action::Back, &["Esc"])], "back; never leaves", None),
+    entry(
+        Place::Everywhere,
+        &[
+            bind("redraw", Action::Redraw, &["Ctrl-l"]),
+            bind("suspend", Action::Suspend, &["Ctrl-z"]),
+        ],
+        "draw the screen anew; suspend this monitor, fg comes back",
+        None,
+    ),
 ];
 
-/// What a key asks for while `overlay` lies over the screen.
-pub(crate) fn action_of(event: KeyEvent, overlay: Option<Overlay>) -> Option<Action> {
-    if event.kind == KeyEventKind::Release {
-        return None;
+/// What keys can be bound to, in the words of the configuration.
+pub fn action_names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().flat_map(|entry| entry.bindings).map(|binding| binding.name)
+}
+
+/// A line of the help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HelpLine {
+    pub(crate) keys: String,
+    pub(crate) text: &'static str,
+    /// Whether it means something where one is.
+    pub(crate) is_here: bool,
+}
+
+/// A key of the bottom line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hint {
+    pub(crate) keys: String,
+    pub(crate) what: &'static str,
+}
+
+/// What the user looks at, as far as keys depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Where {
+    pub(crate) view: View,
+    pub(crate) is_replay: bool,
+    pub(crate) has_runs: bool,
+}
+
+impl Place {
+    fn contains(self, at: Where) -> bool {
+        match self {
+            Self::Everywhere => true,
+            Self::In(view) => view == at.view,
+            Self::Steps => matches!(at.view, View::Overview | View::Timeline),
+            Self::Replay => at.is_replay,
+            Self::Runs => at.has_runs,
+        }
     }
-    let is_control = event.modifiers.contains(KeyModifiers::CONTROL);
-    if let (Some(Overlay::Ask(dialog)), KeyCode::Char(letter), false) =
-        (overlay, event.code, is_control)
-    {
-        return dialog.choice_of(letter).map(Action::Choose);
+}
+
+/// Which key does what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Keymap {
+    /// By entry of the table and by binding: its keys.
+    keys: Vec<Vec<Vec<Key>>>,
+}
+
+impl Default for Keymap {
+    fn default() -> Self {
+        Self::new(&BTreeMap::new())
     }
-    TABLE
-        .iter()
-        .flat_map(|entry| entry.keys)
-        .find(|key| key.code == event.code && key.control == is_control)
-        .map(|key| key.action)
+}
+
+impl Keymap {
+    /// The keys of the table, but for those that `other` gives to an action of this name. A key that was given away is no longer that of
+    /// the action which has it otherwise.
+    pub fn new(other: &BTreeMap<String, Vec<Key>>) -> Self {
+        let is_taken = |key: &Key| other.values().flatten().any(|taken| taken == key);
+        let of_binding = |binding: &Binding| match other.get(binding.name) {
+            Some(keys) => keys.clone(),
+            None => {
+                let parsed = binding.keys.iter().filter_map(|key| key.parse().ok());
+                parsed.filter(|key| !is_taken(key)).collect()
+            }
+        };
+        let keys =
+            TABLE.iter().map(|entry| entry.bindings.iter().map(of_binding).collect()).collect();
+        Self { keys }
+    }
+
+    fn bound(&self) -> impl Iterator<Item = (Key, Action)> {
+        let bindings = TABLE.iter().flat_map(|entry| entry.bindings);
+        bindings
+            .zip(self.keys.iter().flatten())
+            .flat_map(|(binding, keys)| keys.iter().map(|&key| (key, binding.action)))
+    }
+
+    /// What a key asks for while `overlay` lies over the screen.
+    pub(crate) fn action_of(&self, event: KeyEvent, overlay: Option<&Overlay>) -> Option<Action> {
+        if event.kind == KeyEventKind::Release {
+            return None;
+        }
+        let key = Key::of(event)?;
+        // Whatever is configured, there is a way out.
+        if "Ctrl-c".parse() == Ok(key) {
+            return Some(Action::Quit);
+        }
+        let typed = match event.code {
+            KeyCode::Char(letter) if key.is_plain() => Some(letter),
+            _ => None,
+        };
+        match overlay {
+            Some(Overlay::Ask(dialog)) if typed.is_some() => {
+                return dialog.choice_of(typed?).map(Action::Choose);
+            }
+            Some(Overlay::Prompt(_)) => match (event.code, typed) {
+                (KeyCode::Enter, _) => return Some(Action::Accept),
+                (KeyCode::Backspace, _) => return Some(Action::Erase),
+                (KeyCode::Esc, _) => return Some(Action::Back),
+                (_, Some(letter)) => return Some(Action::Type(letter)),
+                _ => {}
+            },
+            _ => {}
+        }
+        self.bound().find(|(bound, _)| *bound == key).map(|(_, action)| action)
+    }
+
+    fn names(&self, at: usize) -> impl Iterator<Item = String> {
+        self.keys[at].iter().flatten().map(ToString::to_string)
+    }
+
+    /// The help: first what means something where one is.
+    pub(crate) fn help(&self, at: Where) -> Vec<HelpLine> {
+        let line = |(index, entry): (usize, &'static Entry)| HelpLine {
+            keys: self.names(index).collect::<Vec<_>>().join(" "),
+            text: entry.help,
+            is_here: entry.place.contains(at),
+        };
+        let mut lines: Vec<HelpLine> = TABLE.iter().enumerate().map(line).collect();
+        lines.sort_by_key(|line| !line.is_here);
+        lines
+    }
+
+    /// The bottom line: what belongs to this view alone comes behind the first four.
+    pub(crate) fn hints(&self, at: Where) -> Vec<Hint> {
+        let mut hints: Vec<(bool, Hint)> = Vec::new();
+        for (index, entry) in TABLE.iter().enumerate().filter(|(_, e)| e.place.contains(at)) {
+            let Some(what) = entry.hint else { continue };
+            let firsts: Vec<String> = self.keys[index]
+                .iter()
+                .filter_map(|keys| keys.first().map(ToString::to_string))
+                .collect();
+            let keys = match firsts.as_slice() {
+                [] => continue,
+                [first, .., last] if firsts.len() > 3 => format!("{first}-{last}"),
+                _ => firsts.join(" "),
+            };
+            hints.push((matches!(entry.place, Place::Steps), Hint { keys, what }));
+        }
+        // What is for every step gives way to what is for this view.
+        hints.sort_by_key(|(is_late, _)| *is_late);
+        hints.into_iter().map(|(_, hint)| hint).collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use ratatui::crossterm::event::KeyModifiers;
+
     use super::*;
     use crate::monitor::state::Dialog;
 
-    fn press(code: KeyCode, modifiers: KeyModifiers, overlay: Option<Overlay>) -> Option<Action> {
-        action_of(KeyEvent::new(code, modifiers), overlay)
+    fn press(code: KeyCode, modifiers: KeyModifiers, overlay: Option<&Overlay>) -> Option<Action> {
+        Keymap::default().action_of(KeyEvent::new(code, modifiers), overlay)
     }
 
     #[test]
-    fn no_key_stands_twice_in_the_table() {
-        let keys: Vec<_> = TABLE.iter().flat_map(|entry| entry.keys).collect();
+    fn every_key_of_the_table_is_one_and_stands_there_once() {
+        let keymap = Keymap::default();
+        let n_written: usize = TABLE.iter().flat_map(|e| e.bindings).map(|b| b.keys.len()).sum();
+        let keys: Vec<_> = keymap.bound().map(|(key, _)| key).collect();
+        assert_eq!(keys.len(), n_written);
         for (at, one) in keys.iter().enumerate() {
-            for other in &keys[at + 1..] {
-                assert!(
-                    (one.code, one.control) != (other.code, other.control),
-                    "{one:?} and {other:?}"
-                );
-            }
+            assert!(!keys[at + 1..].contains(one), "{one} stands twice");
         }
+        let mut names: Vec<_> = action_names().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), action_names().count());
     }
 
     #[test]
@@ -214,16 +528,32 @@ mod tests {
         let letter = KeyCode::Char('l');
         assert_eq!(press(letter, KeyModifiers::CONTROL, None), Some(Action::Redraw));
         assert_eq!(press(letter, KeyModifiers::NONE, None), Some(Action::Pan(1.0)));
-        assert_eq!(press(KeyCode::Char('w'), KeyModifiers::NONE, None), None);
+        assert_eq!(press(KeyCode::Char('!'), KeyModifiers::NONE, None), None);
     }
 
     #[test]
     fn a_question_takes_only_its_answers() {
-        let asked = Some(Overlay::Ask(Dialog::Quit));
-        let press = |code| press(code, KeyModifiers::NONE, asked);
+        let asked = Overlay::Ask(Dialog::Quit);
+        let press = |code| press(code, KeyModifiers::NONE, Some(&asked));
         assert_eq!(press(KeyCode::Char('D')), Some(Action::Choose(Choice::Detach)));
         assert_eq!(press(KeyCode::Char('k')), None);
         assert_eq!(press(KeyCode::Char('x')), None);
         assert_eq!(press(KeyCode::Esc), Some(Action::Back));
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word_but_for_the_way_out() {
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        let other = BTreeMap::from([
+            ("quit".to_owned(), vec![]),
+            ("freeze".to_owned(), vec![key("q"), key("F5")]),
+        ]);
+        let keymap = Keymap::new(&other);
+        let press = |code, modifiers| keymap.action_of(KeyEvent::new(code, modifiers), None);
+        assert_eq!(press(KeyCode::Char('q'), KeyModifiers::NONE), Some(Action::Freeze));
+        assert_eq!(press(KeyCode::Char(' '), KeyModifiers::NONE), None);
+        assert_eq!(press(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Action::Quit));
+        let at = Where { view: View::Overview, is_replay: false, has_runs: false };
+        assert!(keymap.help(at).iter().any(|line| line.keys == "q F5"));
     }
 }

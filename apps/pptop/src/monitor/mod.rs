@@ -18,6 +18,6 @@ mod tty;
 mod view;
 
 pub use app::{Launch, run};
-pub use input::Action;
-pub use state::{ChildState, Choice, Effect, State};
+pub use input::{Action, Keymap, action_names};
+pub use state::{ChildState, Choice, Effect, Playback, State, View};
 pub use view::{Theme, draw};

@@ -18,6 +18,10 @@ pub enum Choice {
     StopAndLeave,
     /// End the run after its step.
     Stop,
+    /// Write the weights down after this step, and end the run then.
+    CheckpointAndStop,
+    /// Write the weights down after this step.
+    Checkpoint,
     /// End the run at once.
     Kill,
     /// Do nothing.
@@ -43,6 +47,12 @@ const QUIT: &[Answer] = &[
 
 const STOP: &[Answer] = &[
     Answer { key: 's', choice: Choice::Stop, text: "stop: end the run after this step" },
+    Answer {
+        key: 'w',
+        choice: Choice::CheckpointAndStop,
+        text: "write a checkpoint after this step, then end",
+    },
+    Answer { key: 'p', choice: Choice::Checkpoint, text: "checkpoint after this step, and go on" },
     Answer { key: 'k', choice: Choice::Kill, text: "kill: end it at once, this step is lost" },
     Answer { key: 'c', choice: Choice::Cancel, text: "cancel: let it run" },
 ];

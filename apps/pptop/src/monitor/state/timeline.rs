@@ -2,6 +2,8 @@
 
 use pp_telemetry::{Model, Recorded, RecordedStep};
 
+use super::super::input::Action;
+
 /// Doublings of the scale at most.
 const ZOOM_MAX: u32 = 12;
 
@@ -43,6 +45,30 @@ impl TimelineState {
         let Some(from) = self.held_step.or(newest) else { return };
         let to = recorded.neighbour(from, by);
         self.held_step = if to == newest && by > 0 { None } else { to };
+    }
+
+    /// Goes to a step, or to the nearest that is at hand; tells which it is.
+    pub(crate) fn go_to(&mut self, recorded: &Recorded, step: u64) -> Option<u64> {
+        let found = match recorded.get(step) {
+            Some(_) => step,
+            None => recorded.neighbour(step, 0)?,
+        };
+        self.held_step = Some(found);
+        Some(found)
+    }
+
+    /// Does what a key asks for in the view of the timeline.
+    pub(crate) fn act(&mut self, action: Action, _model: &Model) {
+        if let Action::Pan(by) = action {
+            self.pan(by);
+        }
+    }
+
+    /// Closes the last thing that was opened, if any.
+    pub(crate) fn back(&mut self) -> bool {
+        let is_changed = *self != Self::default();
+        self.reset();
+        is_changed
     }
 
     /// Follows the newest step.

@@ -8,7 +8,8 @@ use super::footer;
 use super::format;
 use super::header;
 use super::loss::trend_text;
-use super::paint::Pen;
+use super::messages;
+use super::paint::{Pen, slice_bottom, slice_top};
 use super::pipeline;
 use super::theme::{STRONG, Theme};
 use super::timeline::{Naming, cells, draw_cells};
@@ -48,6 +49,23 @@ impl Plan {
         let footer = footer || take(1);
         let n_ranks = if all_ranks { n_ranks } else { left };
         Self { loss, bubble, n_ranks, timeline, footer }
+    }
+}
+
+/// Draws another view than the overview: the first line, the last, and the view between them.
+pub(crate) fn draw_page(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    let (line, rest) = slice_top(area, 1);
+    header::draw_compact(&mut Pen::new(buffer, line, theme), state);
+    let (page, line) = slice_bottom(rest, 1);
+    let mut pen = Pen::new(buffer, line, theme);
+    match footer::notice(state) {
+        Some(notice) => footer::draw_notice(&mut pen, &notice),
+        None => footer::draw_keys(&mut pen, state),
+    }
+    if state.shown().hello().is_none() {
+        messages::draw_waiting(buffer, page, state, theme);
+    } else {
+        super::draw_page(buffer, page, state, theme);
     }
 }
 
@@ -115,7 +133,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         pen.line(area.height - 1);
         match &notice {
             Some(notice) => footer::draw_notice(&mut pen, notice),
-            None => footer::draw_keys(&mut pen),
+            None => footer::draw_keys(&mut pen, state),
         }
     }
 }

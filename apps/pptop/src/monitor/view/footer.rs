@@ -4,7 +4,6 @@ use ratatui::style::Style;
 
 use super::paint::Pen;
 use super::theme::STRONG;
-use crate::monitor::input::TABLE;
 use crate::monitor::state::{State, Status};
 
 /// Share of the time without a core above which one should know.
@@ -20,25 +19,27 @@ pub(crate) enum Weight {
 }
 
 /// Draws as many keys as fit.
-pub(crate) fn draw_keys(pen: &mut Pen<'_>) {
+pub(crate) fn draw_keys(pen: &mut Pen<'_>, state: &State) {
     let theme = pen.theme;
-    for hint in TABLE.iter().filter_map(|entry| entry.hint) {
-        if hint.chars().count() + 2 > pen.left() as usize {
+    for hint in state.keymap().hints(state.at()) {
+        let n_cells = hint.keys.chars().count() + hint.what.chars().count() + 3;
+        if n_cells > pen.left() as usize {
             break;
         }
-        // The words of a hint that are keys stand first; the last word says what they do.
-        let (keys, what) = hint.rsplit_once(' ').unwrap_or((hint, ""));
-        pen.text(" ").put(keys, STRONG).put(format!(" {what} "), theme.dim());
+        pen.text(" ").put(hint.keys, STRONG).put(format!(" {} ", hint.what), theme.dim());
     }
 }
 
 /// What has to be said, the most serious first.
 pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
-    if let Some(failure) = state.failure() {
+    if let Some(failure) = state.failure().filter(|_| state.playback().is_none()) {
         return Some(match state.status() {
             Status::Stopped => (Weight::Notice, format!("{failure}; q leaves")),
             _ => (Weight::Bad, format!("failed: {failure}")),
         });
+    }
+    if let Some(note) = state.note() {
+        return Some((Weight::Notice, note.to_owned()));
     }
     if let Some(trouble) = state.trouble() {
         return Some((Weight::Bad, trouble.to_owned()));

@@ -5,7 +5,7 @@ use ratatui::style::Style;
 use super::format;
 use super::paint::Pen;
 use super::theme::{STRONG, Theme};
-use crate::monitor::state::{State, Status};
+use crate::monitor::state::{State, Status, View};
 
 /// Cells of the bar, at most and at least.
 const BAR_CELLS: (usize, usize) = (15, 6);
@@ -20,6 +20,9 @@ fn status_text(state: &State, theme: Theme) -> (String, Style) {
         Status::Live => (format!("{dot} LIVE"), theme.good()),
         Status::Frozen => ("FROZEN".to_owned(), theme.notice()),
         Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
+        Status::Died => ("DIED".to_owned(), theme.bad()),
+        Status::Paused => ("PAUSED".to_owned(), theme.notice()),
+        Status::Replay(speed) => (format!("REPLAY {}x", format::number(speed)), theme.good()),
         Status::Stopped => ("STOPPED".to_owned(), theme.notice()),
         Status::Ended(0) => ("ENDED".to_owned(), STRONG),
         Status::Ended(code) => (format!("FAILED ({code})"), theme.bad()),
@@ -40,7 +43,7 @@ fn name(state: &State) -> &str {
 }
 
 fn put_eta(pen: &mut Pen<'_>, state: &State, prefix: &str) {
-    if state.exit_code().is_some() {
+    if state.is_over() {
         return;
     }
     if let Some(seconds) = state.shown().eta_seconds() {
@@ -80,6 +83,24 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
     put_eta(pen, state, " ETA ");
 }
 
+/// The views, the one that is shown in brackets, and which of several runs this is.
+pub(crate) fn draw_views(pen: &mut Pen<'_>, state: &State) {
+    let theme = pen.theme;
+    pen.text(" ");
+    for (number, view) in View::ALL.into_iter().enumerate() {
+        let (text, style) = if view == state.view() {
+            (format!("[{}]{}  ", number + 1, view.title()), STRONG)
+        } else {
+            (format!("{} {}  ", number + 1, view.title()), theme.dim())
+        };
+        pen.put(text, style);
+    }
+    let (at, n_runs) = state.place();
+    if n_runs > 1 {
+        pen.put_right(&format!("run {} of {n_runs} ", at + 1), STRONG);
+    }
+}
+
 /// The second line of a wide screen: what is trained, and how.
 pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
     let Some(hello) = state.shown().hello() else { return };
@@ -101,6 +122,9 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
     ));
     if state.n_bad_lines() > 0 {
         pen.put(format!("   {} bad lines in the log", state.n_bad_lines()), theme.notice());
+    }
+    if state.is_read_only() {
+        pen.put("   only looks", theme.dim());
     }
     if hello.span_every > 1 {
         pen.put(format!("   spans of every {}th step are kept", hello.span_every), theme.dim());

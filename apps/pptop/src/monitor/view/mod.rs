@@ -8,8 +8,10 @@ mod header;
 mod loss;
 mod messages;
 mod overlay;
+mod pages;
 mod paint;
 mod pipeline;
+mod scrubber;
 mod theme;
 mod timeline;
 
@@ -19,7 +21,7 @@ use ratatui::layout::Rect;
 
 pub use theme::Theme;
 
-use super::state::{Overlay, State};
+use super::state::{Overlay, State, View};
 use paint::{Pen, slice_bottom, slice_left, slice_top};
 
 /// How much room there is.
@@ -65,14 +67,30 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
     let buffer = frame.buffer_mut();
     match SizeClass::of(area) {
         SizeClass::Line => header::draw_line(&mut Pen::new(buffer, area, theme), state),
-        SizeClass::Compact => compact::draw(buffer, area, state, theme),
+        SizeClass::Compact if state.view() == View::Overview => {
+            compact::draw(buffer, area, state, theme);
+        }
+        SizeClass::Compact => compact::draw_page(buffer, area, state, theme),
         SizeClass::Normal => draw_panels(buffer, area, state, theme, false),
         SizeClass::Wide => draw_panels(buffer, area, state, theme, true),
     }
     match state.overlay() {
-        Some(Overlay::Help) => overlay::draw_help(buffer, area, theme),
-        Some(Overlay::Ask(dialog)) => overlay::draw_dialog(buffer, area, theme, dialog),
+        Some(Overlay::Help(first)) => overlay::draw_help(buffer, area, state, theme, *first),
+        Some(Overlay::Ask(dialog)) => overlay::draw_dialog(buffer, area, theme, *dialog),
+        Some(Overlay::Prompt(prompt)) => overlay::draw_prompt(buffer, area, theme, prompt),
         None => {}
+    }
+}
+
+/// Draws the view that fills the screen.
+fn draw_page(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    match state.view() {
+        View::Overview => {}
+        View::Timeline => pages::timeline::draw(buffer, area, state, theme),
+        View::Devices => pages::devices::draw(buffer, area, state, theme),
+        View::Loss => pages::loss::draw(buffer, area, state, theme),
+        View::Bubble => pages::bubble::draw(buffer, area, state, theme),
+        View::Log => pages::log::draw(buffer, area, state, theme),
     }
 }
 
@@ -80,7 +98,7 @@ fn draw_panels(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, wid
     let (line, rest) = slice_top(area, 1);
     header::draw(&mut Pen::new(buffer, line, theme), state);
     let (rest, line) = slice_bottom(rest, 1);
-    footer::draw_keys(&mut Pen::new(buffer, line, theme));
+    footer::draw_keys(&mut Pen::new(buffer, line, theme), state);
     let mut rest = rest;
     if let Some(notice) = footer::notice(state) {
         let (above, line) = slice_bottom(rest, 1);
@@ -92,10 +110,35 @@ fn draw_panels(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, wid
         header::draw_job(&mut Pen::new(buffer, line, theme), state);
         rest = below;
     }
+    if wide || state.view() != View::Overview {
+        let (line, below) = slice_top(rest, 1);
+        header::draw_views(&mut Pen::new(buffer, line, theme), state);
+        rest = below;
+    }
+    if let Some(playback) = state.playback() {
+        let (above, line) = slice_bottom(rest, 1);
+        scrubber::draw(&mut Pen::new(buffer, line, theme), state, playback);
+        rest = above;
+    }
     if state.shown().hello().is_none() {
         messages::draw_waiting(buffer, rest, state, theme);
         return;
     }
+    if state.view() != View::Overview {
+        draw_page(buffer, rest, state, theme);
+        return;
+    }
+    draw_overview(buffer, rest, area, state, theme, wide);
+}
+
+fn draw_overview(
+    buffer: &mut Buffer,
+    rest: Rect,
+    area: Rect,
+    state: &State,
+    theme: Theme,
+    wide: bool,
+) {
     let with_panels = area.height >= PANELS_HEIGHT_MIN;
     let bottom_rows = if with_panels { BOTTOM_ROWS_MIN } else { 1 };
     let n_ranks = u16::try_from(state.shown().ranks().len()).unwrap_or(u16::MAX);

@@ -2,12 +2,12 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 use ratatui::widgets::{Clear, Widget as _};
 
-use super::paint::{Pen, panel};
+use super::paint::{Pen, panel, slice_bottom};
 use super::theme::{STRONG, Theme};
-use crate::monitor::input::TABLE;
-use crate::monitor::state::Dialog;
+use crate::monitor::state::{Dialog, Prompt, State};
 
 /// An empty panel in the middle of the screen, as large as there is room for.
 fn window(
@@ -30,16 +30,35 @@ fn window(
     panel(buffer, window, theme, title, "Esc closes")
 }
 
-/// Draws the keys.
-pub(crate) fn draw_help(buffer: &mut Buffer, area: Rect, theme: Theme) {
-    let names = TABLE.iter().map(|entry| entry.names.len()).max().unwrap_or(0);
-    let texts = TABLE.iter().map(|entry| entry.help.len()).max().unwrap_or(0);
-    let inside = window(buffer, area, theme, "keys", names + texts + 4, TABLE.len());
+/// Draws the keys: what means something in this view first, the rest dim.
+pub(crate) fn draw_help(
+    buffer: &mut Buffer,
+    area: Rect,
+    state: &State,
+    theme: Theme,
+    first: usize,
+) {
+    let lines = state.keymap().help(state.at());
+    let names = lines.iter().map(|line| line.keys.chars().count()).max().unwrap_or(0);
+    let texts = lines.iter().map(|line| line.text.len()).max().unwrap_or(0);
+    let inside = window(buffer, area, theme, "keys", names + texts + 4, lines.len());
+    let first = first.min(lines.len().saturating_sub(inside.height as usize));
     let mut pen = Pen::new(buffer, inside, theme);
-    for entry in TABLE {
-        pen.put(format!(" {:>names$}", entry.names), STRONG).text("  ").text(entry.help);
+    for line in lines.iter().skip(first) {
+        let style = if line.is_here { Style::new() } else { theme.dim() };
+        pen.put(format!(" {:>names$}", line.keys), if line.is_here { STRONG } else { style });
+        pen.text("  ").put(line.text, style);
         pen.next_line();
     }
+}
+
+/// Draws a line that is being typed, at the bottom.
+pub(crate) fn draw_prompt(buffer: &mut Buffer, area: Rect, theme: Theme, prompt: &Prompt) {
+    let (_, line) = slice_bottom(area, 1);
+    Clear.render(line, buffer);
+    let mut pen = Pen::new(buffer, line, theme);
+    pen.text(" ").put(prompt.label(), STRONG).text(&prompt.text);
+    pen.put(if theme.ascii { "_" } else { "▏" }, theme.notice());
 }
 
 /// Draws a question with its answers.

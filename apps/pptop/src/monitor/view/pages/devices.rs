@@ -1,0 +1,12 @@
+//! The devices and the ranks on them.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+
+use super::super::theme::Theme;
+use crate::monitor::state::State;
+
+/// Draws the view.
+pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    super::super::devices::draw(buffer, area, state, theme, true);
+}

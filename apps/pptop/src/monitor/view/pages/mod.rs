@@ -1,0 +1,7 @@
+//! The views that fill the screen, one file each.
+
+pub(crate) mod bubble;
+pub(crate) mod devices;
+pub(crate) mod log;
+pub(crate) mod loss;
+pub(crate) mod timeline;
