@@ -136,6 +136,23 @@ unsafe extern "C" fn nvmlDeviceGetName(gpu: Handle, into: *mut c_char, length: c
     unsafe { give_text(into, length, found) }
 }
 
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    gpu: Handle,
+    major: *mut c_int,
+    minor: *mut c_int,
+) -> Code {
+    let found = asked("nvmlDeviceGetCudaComputeCapability", gpu)
+        .and_then(|keys| Ok((keys.number("major")?, keys.number("minor")?)));
+    // SAFETY: as NVML's header says, of both.
+    unsafe {
+        match give(major, found.map(|(major, _)| major)) {
+            SUCCESS => give(minor, found.map(|(_, minor)| minor)),
+            code => code,
+        }
+    }
+}
+
 /// `nvmlPciInfo_t`.
 #[repr(C)]
 struct PciInfo {
