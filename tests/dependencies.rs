@@ -25,7 +25,7 @@ fn tensors(crates: &[String]) -> Vec<&str> {
 
 #[test]
 fn schedules_and_logs_need_no_tensors() {
-    for package in ["pp-schedule", "pp-telemetry"] {
+    for package in ["pp-schedule", "pp-telemetry", "pp-devices"] {
         let crates = crates_of(package, &[]);
         assert_eq!(crates[0], package);
         assert_eq!(tensors(&crates), [""; 0], "{package}");

@@ -156,6 +156,10 @@ impl Shared {
         }
         let message = format!("no GPU is watched: {why}");
         state.none = Some(why);
+        self.log(message);
+    }
+
+    fn log(&self, message: String) {
         (self.sink)(Event::Log(Log { elapsed_ns: self.elapsed_ns(), step: None, message }));
     }
 }
@@ -220,24 +224,29 @@ enum Over {
 /// Looks at all GPUs again and again, as long as this opened library is of use.
 fn look_through(nvml: &Nvml, reopen_after: u32, shared: &Shared) -> Result<Over, NoGpus> {
     let found = Facts::of_all(nvml);
-    let facts: Vec<Facts> = {
+    let (facts, unreachable): (Vec<Facts>, bool) = {
         let mut state = shared.lock();
         let first = state.known.is_empty();
-        for facts in match found {
+        let found = match found {
             Err(why) if first => return Err(why),
             found => found.unwrap_or_default(),
-        } {
+        };
+        let unreachable = found.unreachable.is_some();
+        if let Some(message) = found.unreachable.filter(|_| first && !state.ended) {
+            shared.log(message);
+        }
+        for facts in found.all {
             if state.known.iter().all(|known| known.facts.uuid != facts.uuid) {
                 state.known.push(Known { facts, heard: Instant::now() });
             }
         }
-        state.known.iter().map(|known| known.facts.clone()).collect()
+        (state.known.iter().map(|known| known.facts.clone()).collect(), unreachable)
     };
     let mut watched: Vec<_> = facts.into_iter().map(|facts| Watched::new(nvml, facts)).collect();
     let (mut n_missing, mut all_answered) = (0, false);
     loop {
         let began = Instant::now();
-        let mut missing = false;
+        let mut missing = unreachable;
         for gpu in &mut watched {
             if shared.has_ended() {
                 return Ok(Over::Ended);

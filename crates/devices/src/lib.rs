@@ -15,6 +15,7 @@
 
 mod library;
 mod metrics;
+mod names;
 mod no_gpus;
 mod watched;
 
@@ -25,6 +26,7 @@ mod threads;
 
 pub use gpu_sampler::GpuSampler;
 pub use library::{DEFAULT_LIBRARY, LIBRARY_VARIABLE, Library};
+pub use names::{gpu_uuid, pci_address};
 pub use no_gpus::NoGpus;
 pub use probe::{Probe, ProbedGpu, probe};
 pub use samplers::{Options, Samplers};

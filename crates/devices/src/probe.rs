@@ -25,6 +25,8 @@ pub struct Probe {
     pub cuda: Option<String>,
     /// The GPUs, in the driver's order, which need not be CUDA's.
     pub gpus: Vec<ProbedGpu>,
+    /// That there are more GPUs, of which nothing is known, and why.
+    pub unreachable: Option<String>,
     /// Why there are none.
     pub why_none: Option<String>,
 }
@@ -80,7 +82,10 @@ fn ask(nvml: &Nvml) -> Probe {
         ..Probe::default()
     };
     match Facts::of_all(nvml) {
-        Ok(all) => probe.gpus = all.into_iter().map(|facts| about(nvml, facts)).collect(),
+        Ok(found) => {
+            probe.gpus = found.all.into_iter().map(|facts| about(nvml, facts)).collect();
+            probe.unreachable = found.unreachable;
+        }
         Err(why) => probe.why_none = Some(why.to_string()),
     }
     probe

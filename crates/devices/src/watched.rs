@@ -22,6 +22,14 @@ pub(crate) struct Facts {
     pub(crate) name: Option<String>,
 }
 
+/// The GPUs of a machine.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) all: Vec<Facts>,
+    /// That there are more, of which not even the names are known, and why.
+    pub(crate) unreachable: Option<String>,
+}
+
 impl Facts {
     fn of(device: &Device<'_>) -> Result<Self, NvmlError> {
         Ok(Self {
@@ -32,7 +40,7 @@ impl Facts {
     }
 
     /// All GPUs that can be asked, in the driver's order.
-    pub(crate) fn of_all(nvml: &Nvml) -> Result<Vec<Self>, NoGpus> {
+    pub(crate) fn of_all(nvml: &Nvml) -> Result<Found, NoGpus> {
         let error = |error: NvmlError| NoGpus::of(error, "the library");
         let count = nvml.device_count().map_err(error)?;
         let mut all = Vec::new();
@@ -46,7 +54,13 @@ impl Facts {
         match why {
             _ if count == 0 => Err(NoGpus::None),
             Some(why) if all.is_empty() => Err(NoGpus::Unreachable { count, why }),
-            _ => Ok(all),
+            why => Ok(Found {
+                unreachable: why.map(|why| {
+                    let n = count as usize - all.len();
+                    format!("{n} of the driver's {count} GPUs cannot be asked: {why}")
+                }),
+                all,
+            }),
         }
     }
 

@@ -15,6 +15,8 @@ mod devices;
 mod doctor;
 mod export;
 #[cfg(feature = "train")]
+mod gpus;
+#[cfg(feature = "train")]
 mod job;
 mod man;
 mod output;

@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use pp_telemetry::{Event, Line, Recorder};
 
+use super::gpus::NvmlArgs;
 use super::job::{JobArgs, Session, Spec};
 use super::refusal::excerpt;
 use super::training::{Flags, Output, Run, SAMPLE, partial};
@@ -44,6 +45,8 @@ pub(crate) struct Args {
     /// Writes batch, loss, gradients and weights of step 1, for other programs to check
     #[arg(long, value_name = "FILE.safetensors")]
     dump_step: Option<PathBuf>,
+    #[command(flatten)]
+    nvml: NvmlArgs,
     /// Draws the screen without characters beyond ASCII
     #[arg(long)]
     ascii: bool,
@@ -78,7 +81,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     }
     let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;
     let output = if args.json { Output::Json } else { Output::Plain };
-    let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step };
+    let library = args.nvml.library();
+    let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step, library };
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!(
             "--run-dir: {}; accepted: a folder that can be made or written",

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use pp_devices::{Library, Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_telemetry::{
-    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Log, Mem, Recorder, Request, StepEvent, Warn,
+    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, Recorder, Request,
+    StepEvent, Warn,
 };
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -41,6 +43,8 @@ pub(crate) struct Flags {
     pub(crate) sample: Option<u32>,
     pub(crate) save: Option<PathBuf>,
     pub(crate) dump_step: Option<PathBuf>,
+    /// Whom to ask about GPUs.
+    pub(crate) library: Library,
 }
 
 /// A run that has started.
@@ -55,6 +59,8 @@ pub(crate) struct Run {
     stop: Arc<AtomicUsize>,
     /// Where a monitor may ask for something; `None` where no socket could be made.
     control: Option<ControlServer>,
+    /// What looks at devices and threads while the run goes on.
+    samplers: Option<Samplers>,
     dir: PathBuf,
     /// Standard output went away; the run goes on without it.
     silent: bool,
@@ -119,10 +125,12 @@ impl Run {
             report,
             stop,
             control,
+            samplers: None,
             dir: dir.clone(),
             silent: false,
         };
         run.emit(Event::Hello(Box::new(hello.clone())));
+        run.samplers = Some(run.watch(&hello));
         if let Some(error) = no_control {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
@@ -133,9 +141,26 @@ impl Run {
         Ok(run)
     }
 
+    /// Begins to look at the GPUs and at the threads of the ranks that compute on the CPU.
+    fn watch(&self, hello: &Hello) -> Samplers {
+        let is_on_cpu = |device: &str| device.starts_with("cpu");
+        let mut threads = pp_devices::rank_threads();
+        threads.retain(|thread| {
+            let mut map = hello.device_map.iter();
+            map.any(|at| {
+                (at.replica, at.rank) == (thread.replica, thread.rank) && is_on_cpu(&at.device)
+            })
+        });
+        let on_gpus = hello.device_map.iter().any(|at| !is_on_cpu(&at.device));
+        let library = self.flags.library.clone();
+        let options = Options { library, on_gpus, threads, ..Options::default() };
+        Samplers::start(options, self.origin, &self.recorder)
+    }
+
     /// Trains to the end, or as far as it goes, and says how it ended.
     pub(crate) fn finish(mut self) -> Result<(), CliError> {
         let result = self.train();
+        self.samplers = None;
         let mut end = End {
             code: 0,
             reason: "finished".to_owned(),

@@ -190,8 +190,8 @@ impl Watch {
         }
     }
 
-    /// The line of the log that says why there is no GPU.
-    pub(crate) fn why_none(&self) -> String {
+    /// The first line for the log.
+    pub(crate) fn first_log(&self) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(Event::Log(log)) = self.events.lock().unwrap().first() {

@@ -108,7 +108,7 @@ fn why_there_is_none() {
     for (script, expected, message) in cases {
         let machine = Machine::new(script);
         let watch = machine.watch();
-        assert_eq!(watch.why_none(), format!("no GPU is watched: {message}"), "{script}");
+        assert_eq!(watch.first_log(), format!("no GPU is watched: {message}"), "{script}");
         assert_eq!(watch.sampler.none(), Some(expected), "{script}");
         assert_eq!(probe(&machine.library()).why_none.as_deref(), Some(message), "{script}");
     }
@@ -117,7 +117,7 @@ fn why_there_is_none() {
 #[test]
 fn no_library_and_a_library_that_is_another() {
     let missing = Library::At("/nowhere/libnvidia-ml.so.1".into());
-    let why = Watch::of(missing.clone()).why_none();
+    let why = Watch::of(missing.clone()).first_log();
     assert!(
         why.starts_with(
             "no GPU is watched: the NVIDIA driver's library cannot be loaded: /nowhere/"
@@ -128,10 +128,10 @@ fn no_library_and_a_library_that_is_another() {
     assert_eq!(found.library.as_deref(), Some("/nowhere/libnvidia-ml.so.1"));
     assert_eq!(found.gpus, []);
     let machine = Machine::without("nvmlInit_v2", "");
-    let why = machine.watch().why_none();
+    let why = machine.watch().first_log();
     assert!(why.contains("libnvidia-ml.so.1 is not NVML: "), "{why}");
     assert!(!why.contains('\n'), "{why}");
-    assert_eq!(Watch::of(Library::Off).why_none(), "no GPU is watched: NVML is switched off");
+    assert_eq!(Watch::of(Library::Off).first_log(), "no GPU is watched: NVML is switched off");
 }
 
 #[test]
@@ -239,6 +239,19 @@ fn a_gpu_that_returns_to_a_new_client_only() {
     watch.until("it is lost", |look| look.uuid == "GPU-b" && !is_well(look));
     watch.until("it is back", |look| look.uuid == "GPU-b" && is_well(look));
     assert_eq!(machine.calls("nvmlInit_v2"), 3);
+}
+
+#[test]
+fn a_gpu_that_was_lost_before_is_found_when_it_returns() {
+    let both = ["GPU-a", "GPU-b"];
+    let machine = Machine::new(&format!("{}lost\n", healthy(&both)));
+    let watch = machine.watch();
+    let message = "1 of the driver's 2 GPUs cannot be asked: GpuLost: it fell off the bus, or cannot be reached";
+    assert_eq!(watch.first_log(), message);
+    assert_eq!(probe(&machine.library()).unreachable.as_deref(), Some(message));
+    watch.until("the first is watched", |look| look.uuid == "GPU-a" && is_well(look));
+    machine.says(&healthy(&both));
+    watch.until("and then the second", |look| look.uuid == "GPU-b" && is_well(look));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
 use super::super::devices;
+use super::super::gpus::{GpuName, gpu_name};
 use super::super::refusal::excerpt;
 use super::args::DeviceArg;
 use super::limits;
@@ -253,12 +254,19 @@ impl Session {
             .iter()
             .flat_map(|stage| {
                 let here = places.iter().filter(move |place| place.rank.0 == stage.rank);
-                here.map(move |place| DeviceMapEntry {
-                    stage: stage.stage,
-                    rank: stage.rank,
-                    replica: place.replica.0,
-                    device: place.device.to_string(),
-                    ..DeviceMapEntry::default()
+                here.map(move |place| {
+                    let GpuName { uuid, pci } = match place.device {
+                        DeviceSpec::Cpu { .. } => GpuName::default(),
+                        DeviceSpec::Cuda { ordinal } => gpu_name(ordinal),
+                    };
+                    DeviceMapEntry {
+                        stage: stage.stage,
+                        rank: stage.rank,
+                        replica: place.replica.0,
+                        device: place.device.to_string(),
+                        uuid,
+                        pci,
+                    }
                 })
             })
             .collect();
