@@ -7,8 +7,12 @@ use pp_devices::Library;
 /// Whom to ask about GPUs.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NvmlArgs {
-    /// The library that is asked about GPUs [default: PPTOP_NVML_LIB, or else the driver's own]
-    #[arg(long, value_name = "PATH")]
+    /// The library that is asked about GPUs.
+    #[arg(
+        long,
+        value_name = "PATH",
+        help = "The library that is asked about GPUs [default: PPTOP_NVML_LIB, or else the driver's own]"
+    )]
     nvml_lib: Option<PathBuf>,
     /// Asks no library about GPUs
     #[arg(long)]
