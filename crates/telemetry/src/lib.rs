@@ -42,10 +42,14 @@ mod replay;
 mod runs;
 mod source;
 
+mod account;
 mod bubble;
 mod export;
 mod model;
 
+pub use account::{
+    Account, NoAccount, Part, PartTime, RankTime, WhatIf, account, plan_of, what_if,
+};
 pub use bubble::{MeasuredBubble, measure};
 pub use control::{
     ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, socket_dir, socket_place,

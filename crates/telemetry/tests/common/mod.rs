@@ -46,6 +46,10 @@ pub(crate) struct Job {
     pub(crate) cores: u32,
     /// How much the times of operations differ, in per mille.
     pub(crate) jitter_per_mille: u64,
+    /// A rank that takes longer, by so many per mille.
+    pub(crate) slow_rank: Option<(u32, u64)>,
+    /// How much longer everything takes because there is no core, in per mille.
+    pub(crate) starved_per_mille: u64,
     /// Whether the run comes to its end.
     pub(crate) ends: bool,
 }
@@ -63,6 +67,8 @@ impl Job {
             span_every: 1,
             cores: 8,
             jitter_per_mille: 0,
+            slow_rank: None,
+            starved_per_mille: 0,
             ends: false,
         }
     }
@@ -155,8 +161,11 @@ fn simulate_step(
                 if op.phase == Phase::Forward { times.forward_ns } else { times.backward_ns };
             span.op = op.phase.into();
             span.start_ns = ready_ns.max(free_ns[rank]);
-            span.dur_ns = noise.stretch(nominal_ns, job.jitter_per_mille);
-            span.cpu_ns = span.dur_ns;
+            let slower = job.slow_rank.filter(|(slow, _)| *slow as usize == rank);
+            let nominal_ns = nominal_ns + nominal_ns * slower.map_or(0, |(_, more)| more) / 1000;
+            span.cpu_ns = noise.stretch(nominal_ns, job.jitter_per_mille);
+            span.starved_ns = span.cpu_ns * job.starved_per_mille / 1000;
+            span.dur_ns = span.cpu_ns + span.starved_ns;
             spans.push(span);
             free_ns[rank] = span.end_ns();
             arrivals.insert(

@@ -1,0 +1,361 @@
+//! Where the time of a step goes, and what would change it.
+//!
+//! The compute window T of a step is taken apart by simulations of the run's own plan, each of which adds one cause to the one before:
+//!
+//! ```text
+//! T0  every rank takes as long as the lower median rank, messages take no time   T0 = work + inherent bubble
+//! T1  the ranks take what was measured, less the time without a core             T1 − T0 = imbalance
+//! T2  copies and messages take what was measured                                 T2 − T1 = copy
+//! T3  the time without a core as well                                            T3 − T2 = starved
+//! T   what was measured                                                          T − T3 = other
+//! ```
+//!
+//! So the parts always add up to T. Times are means over the last recorded steps; *other* is what means do not show: single operations that
+//! took long, and the time between operations. It may be negative, when the ranks happened to be slow at moments where nobody waited.
+
+mod times;
+mod what_if;
+
+use pp_schedule::{Costs, PerEdge, ValidPlan, import_csv, simulate};
+
+pub use what_if::{WhatIf, what_if};
+
+use crate::event::Hello;
+use crate::model::Model;
+use crate::span::SpanKind;
+
+use times::{Measured, Share};
+
+/// Steps that are looked at.
+const STEPS: usize = 20;
+/// Operations of a plan at most: a longer one would take too long to simulate over and over.
+const OPS_MAX: usize = 200_000;
+
+/// What one rank of one replica did in a step, in seconds: the mean over the steps. All of them together are the step.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct RankTime {
+    /// The replica.
+    pub replica: u32,
+    /// The rank.
+    pub rank: u32,
+    /// Forward.
+    pub forward: f64,
+    /// Backward, whole or its half for the inputs.
+    pub backward: f64,
+    /// Backward for the weights alone.
+    pub weight_grad: f64,
+    /// How much of these three it had no core.
+    pub starved: f64,
+    /// Copies to and from neighbours.
+    pub copy: f64,
+    /// Waiting for activations.
+    pub wait_act: f64,
+    /// Waiting for gradients.
+    pub wait_grad: f64,
+    /// The mean of the gradients over the replicas.
+    pub all_reduce: f64,
+    /// The optimizer.
+    pub optimizer: f64,
+    /// Writing checkpoints.
+    pub checkpoint: f64,
+    /// Reading the batch.
+    pub data: f64,
+    /// The rest of the step.
+    pub other: f64,
+}
+
+impl RankTime {
+    /// Forward and backward.
+    pub fn compute(&self) -> f64 {
+        self.forward + self.backward + self.weight_grad
+    }
+
+    /// All but the starved time, which is part of the computing: the step.
+    pub fn sum(&self) -> f64 {
+        self.compute()
+            + self.copy
+            + self.wait_act
+            + self.wait_grad
+            + self.all_reduce
+            + self.optimizer
+            + self.checkpoint
+            + self.data
+            + self.other
+    }
+}
+
+/// A part of the compute window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// What each rank has to compute, if all were as fast as the lower median.
+    Work,
+    /// Fill and drain of this schedule.
+    Inherent,
+    /// Ranks that take longer than the lower median.
+    Imbalance,
+    /// Copies and messages under way.
+    Copy,
+    /// Ready to compute, but no core.
+    Starved,
+    /// Everything else.
+    Other,
+}
+
+impl Part {
+    /// All of them, in the order in which they are added.
+    pub const ALL: [Self; 6] =
+        [Self::Work, Self::Inherent, Self::Imbalance, Self::Copy, Self::Starved, Self::Other];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Inherent => "inherent",
+            Self::Imbalance => "imbalance",
+            Self::Copy => "copy",
+            Self::Starved => "starved",
+            Self::Other => "other",
+        }
+    }
+
+    /// How it is computed.
+    pub fn formula(self) -> &'static str {
+        match self {
+            Self::Work => "mean over the ranks of their ops at the lower median rank's times",
+            Self::Inherent => "this plan simulated with these times, less work",
+            Self::Imbalance => "simulated with each rank's own times, less the line above",
+            Self::Copy => "simulated with copies and message delays as well, less the line above",
+            Self::Starved => "simulated with the time without a core, less the line above",
+            Self::Other => "measured window, less the simulation with all of these",
+        }
+    }
+}
+
+/// One part of the window.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PartTime {
+    /// Which.
+    pub part: Part,
+    /// Seconds of the window.
+    pub seconds: f64,
+    /// What it adds to the bubble ratio: the idle rank time that it causes, as a share of ranks × window. Work adds nothing, and what a
+    /// slow rank computes longer is no idleness.
+    pub of_bubble: f64,
+}
+
+/// Where the time of the last recorded steps went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Account {
+    /// The first and the last step that were looked at.
+    pub steps: (u64, u64),
+    /// How many.
+    pub n_steps: usize,
+    /// The whole step, in seconds.
+    pub step_seconds: f64,
+    /// The compute window, in seconds: mean over the replicas.
+    pub window_seconds: f64,
+    /// The measured bubble ratio of these steps.
+    pub bubble_ratio: f64,
+    /// The bubble ratio that the plan has with the measured times of operations and messages.
+    pub simulated_bubble_ratio: f64,
+    /// The window of that simulation, in seconds.
+    pub simulated_seconds: f64,
+    /// The parts of the window, in the order of [`Part::ALL`]; their seconds add up to it.
+    pub parts: [PartTime; 6],
+    /// How much of the imbalance each rank of the pipeline causes, in seconds.
+    pub imbalance_of_rank: Vec<f64>,
+    /// What each rank did.
+    pub ranks: Vec<RankTime>,
+    /// The longest delay of a message between two ranks, in seconds, with the ranks.
+    pub slowest_edge: Option<(u32, u32, f64)>,
+    /// Whether backwards were measured whole only, so that their halves are guessed.
+    pub halves_are_guessed: bool,
+    pub(crate) measured: Measured,
+    pub(crate) plan: ValidPlan,
+    pub(crate) hello: Box<Hello>,
+}
+
+/// Why there is no account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAccount {
+    /// No step with its spans is over yet.
+    NoSteps,
+    /// The log does not say what the plan is.
+    NoPlan,
+    /// The plan is too long to be simulated again and again.
+    TooLong,
+}
+
+impl std::fmt::Display for NoAccount {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoSteps => "no recorded step is over yet",
+            Self::NoPlan => "the log does not say what the plan is",
+            Self::TooLong => "the plan is too long to be simulated here",
+        })
+    }
+}
+
+/// The plan of a run, as its log names it.
+///
+/// # Errors
+/// [`NoAccount`] says why there is none.
+pub fn plan_of(hello: &Hello) -> Result<ValidPlan, NoAccount> {
+    let n_cells: usize = hello.plan.iter().map(|row| row.split(',').count()).sum();
+    if n_cells > OPS_MAX {
+        return Err(NoAccount::TooLong);
+    }
+    let text = hello.plan.join("\n");
+    import_csv(&hello.schedule, text.as_bytes(), Some(hello.micro_batches))
+        .ok()
+        .filter(|plan| plan.n_ranks() == hello.pp)
+        .ok_or(NoAccount::NoPlan)
+}
+
+/// Takes the last recorded steps apart.
+///
+/// # Errors
+/// [`NoAccount`] says why that is not possible.
+pub fn account(model: &Model) -> Result<Account, NoAccount> {
+    let hello = model.hello().ok_or(NoAccount::NoPlan)?;
+    let plan = plan_of(hello)?;
+    let measured = Measured::of(model, &plan, STEPS).ok_or(NoAccount::NoSteps)?;
+    let simulated = |costs: &Costs| simulate(&plan, costs).map_err(|_| NoAccount::NoPlan);
+
+    let reference = measured.reference(&plan);
+    let even = measured.costs(&plan, Share::Net, Some(&reference), false);
+    let t0 = simulated(&even)?;
+    let net = measured.costs(&plan, Share::Net, None, false);
+    let t1 = simulated(&net)?;
+    let t2 = simulated(&measured.costs(&plan, Share::Net, None, true))?;
+    let t3 = simulated(&measured.costs(&plan, Share::Gross, None, true))?;
+
+    let mean = |list: &[f64]| list.iter().sum::<f64>() / list.len().max(1) as f64;
+    let work = mean(&t0.busy);
+    let window = measured.window_seconds;
+    let net_busy = mean(&t1.busy);
+    let starved_busy = measured.busy_seconds - measured.net_busy_seconds;
+    let seconds = [
+        work,
+        t0.makespan - work,
+        t1.makespan - t0.makespan,
+        t2.makespan - t1.makespan,
+        t3.makespan - t2.makespan,
+        window - t3.makespan,
+    ];
+    // Of what is added to the window the part that somebody computes is no idleness.
+    let computed = [work, 0.0, net_busy - work, 0.0, starved_busy, 0.0];
+    let part = |at: usize| PartTime {
+        part: Part::ALL[at],
+        seconds: seconds[at],
+        of_bubble: (seconds[at] - computed[at]) / window,
+    };
+    let mut parts = [0, 1, 2, 3, 4, 5].map(part);
+    // Means of single ops leave a rest of the measured busy time; so the bubble's parts add up to it as well.
+    let rest = measured.bubble_ratio - parts.iter().map(|part| part.of_bubble).sum::<f64>();
+    parts[5].of_bubble += rest;
+
+    let imbalance_of_rank =
+        imbalance(&plan, &measured, &reference, &net, t1.makespan, seconds[2].max(0.0));
+    Ok(Account {
+        steps: measured.steps,
+        n_steps: measured.n_steps,
+        step_seconds: measured.step_seconds,
+        window_seconds: window,
+        bubble_ratio: measured.bubble_ratio,
+        simulated_bubble_ratio: 1.0 - net_busy / t2.makespan,
+        simulated_seconds: t2.makespan,
+        parts,
+        imbalance_of_rank,
+        ranks: measured.ranks.clone(),
+        slowest_edge: measured.slowest_edge(),
+        halves_are_guessed: measured.halves_are_guessed,
+        hello: Box::new(hello.clone()),
+        measured,
+        plan,
+    })
+}
+
+/// What each rank adds: how much less time the plan would take, were this rank alone as fast as the lower median. Shared out so that all of
+/// it is the imbalance.
+fn imbalance(
+    plan: &ValidPlan,
+    measured: &Measured,
+    reference: &[[f64; 3]],
+    net: &Costs,
+    makespan: f64,
+    whole: f64,
+) -> Vec<f64> {
+    let n_ranks = plan.n_ranks() as usize;
+    let mut gains = vec![0.0; n_ranks];
+    let mut excess = vec![0.0; n_ranks];
+    for (rank, (gain, excess)) in gains.iter_mut().zip(&mut excess).enumerate() {
+        let mut costs = net.clone();
+        for &(_, stage) in &plan.topology().stages_of(pp_schedule::Rank(rank as u32)) {
+            let at = stage.idx();
+            let [forward, input_grad, weight_grad] = reference[at];
+            *excess += measured.excess(at, reference);
+            (costs.forward[at], costs.input_grad[at], costs.weight_grad[at]) =
+                (forward, input_grad, weight_grad);
+        }
+        if *excess > 0.0 {
+            *gain = simulate(plan, &costs)
+                .map_or(0.0, |without| (makespan - without.makespan).max(0.0));
+        }
+    }
+    // Two ranks that are equally slow hide each other: then what they compute longer decides.
+    let shares = if gains.iter().sum::<f64>() > 1e-3 * whole {
+        gains
+    } else {
+        excess.iter().map(|excess| excess.max(0.0)).collect()
+    };
+    let sum: f64 = shares.iter().sum();
+    shares.iter().map(|share| if sum > 0.0 { whole * share / sum } else { 0.0 }).collect()
+}
+
+impl Account {
+    /// One part of the window.
+    pub fn part(&self, part: Part) -> PartTime {
+        self.parts[Part::ALL.iter().position(|other| *other == part).unwrap_or(0)]
+    }
+
+    /// The rank that causes most of the imbalance, and how much of it.
+    pub fn slowest_rank(&self) -> Option<(u32, f64)> {
+        let (rank, seconds) = self
+            .imbalance_of_rank
+            .iter()
+            .enumerate()
+            .max_by(|a, b| a.1.total_cmp(b.1))
+            .filter(|(_, seconds)| **seconds > 0.0)?;
+        Some((rank as u32, *seconds))
+    }
+
+    /// What the ops of a rank take for one micro-batch, over that of the mean rank: 1 for all alike.
+    pub fn share_of_rank(&self, rank: u32) -> f64 {
+        let of = |rank: u32| -> f64 {
+            let stages = self.plan.topology().stages_of(pp_schedule::Rank(rank));
+            stages.iter().map(|(_, stage)| self.measured.whole(stage.idx())).sum()
+        };
+        let n_ranks = self.plan.n_ranks();
+        let mean = (0..n_ranks).map(of).sum::<f64>() / f64::from(n_ranks.max(1));
+        if mean > 0.0 { of(rank) / mean } else { 1.0 }
+    }
+
+    /// The costs of each stage as measured, with messages: what a simulation of this run starts from.
+    pub fn costs(&self) -> Costs {
+        self.measured.costs(&self.plan, Share::Net, None, true)
+    }
+
+    /// The plan of the run.
+    pub fn plan(&self) -> &ValidPlan {
+        &self.plan
+    }
+}
+
+/// The kinds that a stage's times are kept for.
+pub(crate) const KINDS: [SpanKind; 4] = [SpanKind::F, SpanKind::B, SpanKind::I, SpanKind::W];
+
+/// Latencies between ranks as a matrix.
+pub(crate) fn edges(latency: &[Vec<f64>]) -> PerEdge {
+    PerEdge::Matrix(latency.to_vec())
+}

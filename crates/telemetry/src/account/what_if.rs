@@ -1,0 +1,150 @@
+//! What another schedule, other micro-batches or another cut would bring: simulated from what this run's operations took.
+
+use pp_schedule::{Costs, Pipe, ScheduleName, Sizes, Topology, ValidPlan, simulate};
+
+use super::{Account, edges};
+
+/// Operations of a plan that is tried at most.
+const OPS_MAX: u128 = 100_000;
+
+/// Something that could be changed, and what it would bring.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WhatIf {
+    /// What is changed, such as `m=16` or `zb-h1`.
+    pub change: String,
+    /// The flags that do it.
+    pub flags: String,
+    /// The bubble ratio.
+    pub bubble_ratio: f64,
+    /// Seconds of the window for each micro-batch: what decides how much gets through.
+    pub seconds_a_micro_batch: f64,
+    /// The most activations of whole micro-batches on one rank.
+    pub peak_activations: f64,
+    /// The same number for this run's plan, simulated alike: compare with this.
+    pub gain: f64,
+}
+
+/// The costs of a rank's share on another placement: each rank keeps what it takes, spread evenly over the stages that it has there.
+fn costs_on(account: &Account, topology: &Topology, balanced: bool) -> Costs {
+    let n_ranks = topology.n_ranks();
+    let plan = account.plan();
+    let of_rank: Vec<[f64; 3]> =
+        (0..n_ranks).map(|rank| account.measured.of_rank(plan, rank)).collect();
+    let mean =
+        |at: usize| of_rank.iter().map(|times| times[at]).sum::<f64>() / f64::from(n_ranks.max(1));
+    let even = [mean(0), mean(1), mean(2)];
+    let ranks = topology.ranks(Pipe(0));
+    let mut n_held = vec![0_u32; n_ranks as usize];
+    for rank in ranks {
+        n_held[rank.idx()] += 1;
+    }
+    let mut costs = Costs::uniform(topology.n_stages(), 0.0, 0.0, 0.0, 0.0);
+    for (stage, rank) in ranks.iter().enumerate() {
+        let times = if balanced { even } else { of_rank[rank.idx()] };
+        let n = f64::from(n_held[rank.idx()].max(1));
+        costs.forward[stage] = times[0] / n;
+        costs.input_grad[stage] = times[1] / n;
+        costs.weight_grad[stage] = times[2] / n;
+        costs.activation[stage] = 1.0 / n;
+        costs.residue[stage] = 1.0 / n;
+    }
+    // Where a plan uses edges that this run has none of, they are as slow as the usual one.
+    let usual = account.measured.usual_latency();
+    let row = |from: u32| -> Vec<f64> {
+        (0..n_ranks).map(|to| if from == to { 0.0 } else { usual }).collect()
+    };
+    costs.comm = edges(&(0..n_ranks).map(row).collect::<Vec<_>>());
+    costs
+}
+
+fn tried(
+    account: &Account,
+    plan: &ValidPlan,
+    balanced: bool,
+    change: String,
+    flags: String,
+    now: f64,
+) -> Option<WhatIf> {
+    let costs = costs_on(account, plan.topology(), balanced);
+    let simulation = simulate(plan, &costs).ok()?;
+    let seconds_a_micro_batch = simulation.makespan / f64::from(plan.n_micro_batches());
+    Some(WhatIf {
+        change,
+        flags,
+        bubble_ratio: simulation.bubble_ratio,
+        seconds_a_micro_batch,
+        peak_activations: simulation.peak_memory.iter().copied().fold(0.0, f64::max),
+        gain: now / seconds_a_micro_batch - 1.0,
+    })
+}
+
+/// What changes would bring, the run as it is first; then those that are known to be of use, in a fixed order. `gain` is how much more would
+/// get through in the same time.
+pub fn what_if(account: &Account) -> Vec<WhatIf> {
+    let plan = account.plan();
+    let hello = &account.hello;
+    let (p, m, v) = (plan.n_ranks(), plan.n_micro_batches(), plan.n_virtual_stages());
+    if plan.n_pipes() > 1 || plan.is_forward_only() {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    let name = hello.schedule.as_str();
+    let Some(as_it_is) =
+        tried(account, plan, false, format!("{name} m={m} as it is"), String::new(), 1.0)
+    else {
+        return all;
+    };
+    let now = as_it_is.seconds_a_micro_batch;
+    all.push(WhatIf { gain: 0.0, ..as_it_is });
+    let mut push = |plan: &ValidPlan, balanced, change, flags| {
+        all.extend(tried(account, plan, balanced, change, flags, now));
+    };
+    push(plan, true, "an even cut".to_owned(), "--partition time".to_owned());
+    let sizes =
+        Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, interleave_group: None };
+    let named = ScheduleName::ALL.into_iter().find(|schedule| schedule.as_str() == name);
+    let fits = |schedule: ScheduleName, sizes: &Sizes| {
+        let n_stages = p.saturating_mul(sizes.n_virtual_stages);
+        schedule.n_ops_at_most(n_stages, sizes.n_micro_batches) <= OPS_MAX
+            && schedule.check(sizes).is_ok()
+    };
+    if let Some(schedule) = named.filter(|schedule| !schedule.is_synthesised()) {
+        for factor in [2, 4] {
+            let sizes = Sizes { n_micro_batches: m.saturating_mul(factor), ..sizes };
+            if fits(schedule, &sizes)
+                && let Ok(plan) = schedule.generate(&sizes)
+            {
+                let m = sizes.n_micro_batches;
+                push(&plan, false, format!("m={m}"), format!("--micro-batches {m}"));
+            }
+        }
+    }
+    for schedule in [
+        ScheduleName::Gpipe,
+        ScheduleName::OneFOneB,
+        ScheduleName::InterleavedOneFOneB,
+        ScheduleName::ZbH1,
+        ScheduleName::ZbH2,
+        ScheduleName::InterleavedZb,
+        ScheduleName::ZbV,
+        ScheduleName::VHalf,
+    ] {
+        let v = schedule.default_virtual_stages();
+        let sizes = Sizes { n_virtual_stages: v, ..sizes };
+        if Some(schedule) == named || p < 2 || !fits(schedule, &sizes) {
+            continue;
+        }
+        if let Ok(plan) = schedule.generate(&sizes) {
+            let change = match v {
+                1 => schedule.as_str().to_owned(),
+                v => format!("{schedule} v={v}"),
+            };
+            let flags = match v {
+                1 => format!("--schedule {schedule}"),
+                v => format!("--schedule {schedule} --virtual-stages {v}"),
+            };
+            push(&plan, false, change, flags);
+        }
+    }
+    all
+}
