@@ -1,4 +1,5 @@
 //! The half of `pptop` that watches, and what it is configured with: it needs the log of a run, and nothing of what trains it.
 
 pub mod config;
+pub mod demo;
 pub mod monitor;

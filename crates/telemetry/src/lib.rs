@@ -48,7 +48,7 @@ mod export;
 mod model;
 
 pub use account::{
-    Account, NoAccount, Part, PartTime, RankTime, WhatIf, account, plan_of, what_if,
+    Account, Advice, NoAccount, Part, PartTime, RankTime, WhatIf, account, advice, plan_of, what_if,
 };
 pub use bubble::{MeasuredBubble, measure};
 pub use control::{

@@ -20,9 +20,10 @@ pub(crate) struct NvmlArgs {
 }
 
 impl NvmlArgs {
-    /// The library that the flags and the environment name.
-    pub(crate) fn library(&self) -> Library {
-        Library::choose(self.no_nvml, self.nvml_lib.clone())
+    /// The library that the flags name, or else the configuration.
+    pub(crate) fn library(&self, config: &Config) -> Library {
+        let path = self.nvml_lib.clone().or_else(|| config.nvml_lib.value.clone());
+        Library::choose(self.no_nvml || !config.nvml.value, path)
     }
 }
 

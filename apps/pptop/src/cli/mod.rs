@@ -4,12 +4,14 @@
 //! Bad input ends with exit code 2 and one line on standard error (a grid may follow after a blank line), a run that fails with
 //! exit code 1. Data goes to standard output, everything else to standard error. A reader that goes away is no error.
 
+mod attach;
 mod bubble;
 #[cfg(feature = "train")]
 mod compare;
 mod completions;
 mod config;
 mod costs;
+mod demo;
 #[cfg(feature = "train")]
 mod devices;
 mod doctor;
@@ -18,19 +20,24 @@ mod export;
 mod gpus;
 #[cfg(feature = "train")]
 mod job;
+mod lines;
 mod man;
 mod output;
 mod refusal;
+mod replay;
 #[cfg(feature = "train")]
 mod report;
 mod runs;
 mod schedule;
 mod settings;
 mod sizes;
+mod snapshot;
+mod standing;
 #[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "train")]
 mod training;
+mod verdict;
 mod which;
 
 use std::ffi::OsString;
@@ -68,6 +75,16 @@ enum Command {
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
     Schedule(schedule::Command),
+    /// Watch a run that is there already; several at once with several names
+    Attach(attach::Args),
+    /// Play a recorded run again
+    Replay(replay::Args),
+    /// How a run stands, now: the screen as text or picture, or its numbers
+    Snapshot(snapshot::Args),
+    /// What is wrong with a run, why, and what to do; exit code 1 when a bound is missed
+    Report(verdict::Args),
+    /// Watch simulated devices: no GPU, no model, no log that stays
+    Demo(demo::Args),
     /// The runs that are kept: list, info, prune
     #[command(subcommand)]
     Runs(runs::Command),
@@ -97,6 +114,11 @@ impl Command {
             Self::Compare(args) => compare::run(&args),
             #[cfg(feature = "train")]
             Self::Devices(args) => devices::run(&args),
+            Self::Attach(args) => attach::run(&args),
+            Self::Replay(args) => replay::run(&args),
+            Self::Snapshot(args) => snapshot::run(&args),
+            Self::Report(args) => verdict::run(&args),
+            Self::Demo(args) => demo::run(&args),
             Self::Runs(command) => runs::run(&command),
             Self::Export(command) => export::run(&command),
             Self::Bubble(args) => bubble::run(&args),
@@ -124,12 +146,6 @@ impl From<ScheduleError> for CliError {
     fn from(refused: ScheduleError) -> Self {
         Self::Usage(refused.to_string())
     }
-}
-
-/// A screen that could not be drawn.
-#[cfg(feature = "train")]
-fn monitor_error(error: &anyhow::Error) -> CliError {
-    CliError::Failed(format!("the screen: {error:#}"))
 }
 
 /// A negative number is the value of the flag before it, so that the refusal can say what that flag accepts.

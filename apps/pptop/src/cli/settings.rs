@@ -1,8 +1,10 @@
 //! The flags that every command with a screen has, over the environment, over the configuration file, over the default.
 
-use std::path::PathBuf;
+use std::time::Duration;
 
 use pptop::config::{ColorMode, Config, ConfigError, ThemeName};
+
+use pptop::monitor::{self, Keymap, Launch, Theme, Watch};
 
 use super::CliError;
 
@@ -38,12 +40,6 @@ pub(crate) struct ScreenFlags {
     /// Milliseconds between two looks at the run, 100 to 10000
     #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=10_000))]
     interval: Option<u64>,
-    /// NVIDIA's library, where the system does not know it
-    #[arg(long, value_name = "FILE")]
-    nvml_lib: Option<PathBuf>,
-    /// Does not ask NVIDIA's library
-    #[arg(long)]
-    no_nvml: bool,
 }
 
 impl ScreenFlags {
@@ -59,9 +55,46 @@ impl ScreenFlags {
             ascii: config.ascii.or_flag(self.ascii.then_some(true)),
             mouse: config.mouse.or_flag(self.no_mouse.then_some(false)),
             interval_ms: config.interval_ms.or_flag(self.interval),
-            nvml_lib: config.nvml_lib.or_flag(self.nvml_lib.clone().map(Some)),
-            nvml: config.nvml.or_flag(self.no_nvml.then_some(false)),
             ..config
         })
+    }
+}
+
+/// Colours, keys and the pace of a screen.
+pub(crate) struct Look {
+    pub(crate) theme: Theme,
+    pub(crate) keymap: Keymap,
+    pub(crate) mouse: bool,
+    pub(crate) interval: Duration,
+}
+
+impl Look {
+    /// What a configuration says.
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            theme: Theme::from_env(config.ascii.value),
+            keymap: Keymap::new(&config.keys),
+            mouse: config.mouse.value,
+            interval: Duration::from_millis(config.interval_ms.value),
+        }
+    }
+
+    /// Watches runs in the terminal, and ends with their exit code.
+    ///
+    /// # Errors
+    /// The terminal cannot be used, or the exit code is not 0.
+    pub(crate) fn watch(self, runs: Vec<Watch>, read_only: bool) -> Result<(), CliError> {
+        let launch = Launch {
+            runs,
+            theme: self.theme,
+            keymap: self.keymap,
+            mouse: self.mouse,
+            interval: self.interval,
+            read_only,
+        };
+        let code = monitor::run(launch)
+            .map_err(|error| CliError::Failed(format!("the screen: {error:#}")))?;
+        // An exit code is a byte.
+        if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
     }
 }

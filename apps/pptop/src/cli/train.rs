@@ -10,14 +10,15 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pp_telemetry::{Event, Line, Recorder};
+use pp_telemetry::{Event, Keep, Line, Recorder};
 
 use super::gpus::NvmlArgs;
 use super::job::{JobArgs, Session, Spec};
 use super::refusal::excerpt;
+use super::settings::{Look, ScreenFlags};
 use super::training::{Flags, Output, Run, SAMPLE, partial};
-use super::{CliError, monitor_error, print};
-use pptop::monitor;
+use super::{CliError, print};
+use pptop::monitor::Watch;
 
 /// What to train, and where the results go.
 #[derive(Debug, clap::Args)]
@@ -47,9 +48,8 @@ pub(crate) struct Args {
     dump_step: Option<PathBuf>,
     #[command(flatten)]
     nvml: NvmlArgs,
-    /// Draws the screen without characters beyond ASCII
-    #[arg(long)]
-    ascii: bool,
+    #[command(flatten)]
+    screen: ScreenFlags,
 }
 
 /// Runs the command.
@@ -75,13 +75,18 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         );
         return Err(CliError::Usage(message));
     }
+    let config = args.screen.config()?;
+    let look = Look::of(&config);
     let session = Session::new(spec)?;
+    if args.run_dir.is_none() {
+        tidy_up(config.keep());
+    }
     if !args.headless && !args.json && std::io::stdout().is_terminal() {
-        return watch(&args, &session);
+        return watch(&args, &session, look);
     }
     let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;
     let output = if args.json { Output::Json } else { Output::Plain };
-    let library = args.nvml.library();
+    let library = args.nvml.library(&config);
     let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step, library };
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!(
@@ -91,6 +96,14 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         None => CliError::Failed(super::job::chain(&e)),
     })?;
     Run::start(session, &id, &dir, recorder, output, flags)?.finish()
+}
+
+/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by `pptop runs prune`.
+fn tidy_up(keep: Keep) {
+    let Ok(dir) = pp_telemetry::runs_dir() else { return };
+    let tidy = move || pp_telemetry::tidy(&dir, keep, false);
+    // Without a thread the runs are tidied up another time.
+    let _ = std::thread::Builder::new().name("tidy".to_owned()).spawn(tidy);
 }
 
 /// The id and the folder of a new run.
@@ -140,7 +153,7 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
 }
 
 /// Starts the run as a process of its own and watches it.
-fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
+fn watch(args: &Args, session: &Session, look: Look) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
     let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
@@ -170,15 +183,13 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
     command.process_group(0);
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
-    let launch =
-        monitor::Launch { run_dir: dir.clone(), child, launched_here: true, ascii: args.ascii };
-    let code = monitor::run(launch).map_err(|e| monitor_error(&e))?;
+    let ended = look.watch(vec![Watch::Child { run_dir: dir.clone(), child }], false);
     if args.sample.is_some()
         && let Some(text) = sample_of(&dir)
     {
         print(&format!("{text}\n"))?;
     }
-    if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
+    ended
 }
 
 /// The sample that the run left in its log, if it came that far.

@@ -1,29 +1,27 @@
 //! The loop: read what is new, draw, look for keys and signals.
 
 use std::io::{Write as _, stdout};
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pp_telemetry::{EVENTS_FILE, Follower};
-use ratatui::crossterm::event::{self, Event as Input, MouseEventKind};
+use pp_telemetry::Request;
+use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKind};
 use rustix::process::Signal;
 
-use super::child::Trainer;
-use super::input::Action;
-use super::state::{Effect, State};
+use super::errand::Errands;
+use super::input::{Action, Keymap};
+use super::state::{Effect, View};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
 use super::tty::{Found, Tty};
 use super::view::{Theme, draw};
+use super::watched::{Read, Watch, Watched};
 
-/// How long one waits for a key before the next look at the log.
-const TICK: Duration = Duration::from_millis(100);
-/// How long one reads a log that has much in it before the screen is drawn.
-const READ_TIME: Duration = Duration::from_millis(40);
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
+/// How often one looks where the time goes.
+const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
@@ -32,17 +30,21 @@ const HANGUP: i32 = 129;
 /// the terminal is given back.
 const TEST_PANIC: &str = "PPTOP_TEST_PANIC";
 
-/// A run to be watched.
+/// What is to be watched, and how.
 #[derive(Debug)]
 pub struct Launch {
-    /// Its directory, with its log.
-    pub run_dir: PathBuf,
-    /// The process that trains; its standard error goes to `stderr.log` in the directory.
-    pub child: Child,
-    /// Whether it was started by this program, so that leaving has to be asked about.
-    pub launched_here: bool,
-    /// Whether to draw with plain characters only.
-    pub ascii: bool,
+    /// The runs.
+    pub runs: Vec<Watch>,
+    /// Colours and characters.
+    pub theme: Theme,
+    /// Which key does what.
+    pub keymap: Keymap,
+    /// Whether clicks and the wheel are taken.
+    pub mouse: bool,
+    /// How long one waits for a key before the next look at the log.
+    pub interval: Duration,
+    /// Whether nothing may be done to the run.
+    pub read_only: bool,
 }
 
 /// How the loop came to its end.
@@ -55,49 +57,59 @@ enum Ending {
     Signalled(i32),
 }
 
-/// Watches a run until the user leaves; then says on the normal screen what came of it.
+/// Watches runs until the user leaves; then says on the normal screen what came of the one that was looked at.
 ///
-/// The exit code is that of the run, 0 for a run that goes on, or that of the signal which ended the monitor.
+/// The exit code is that of a run that was started here, 0 for one that goes on or was found, or that of the signal which ended the
+/// monitor.
 ///
 /// # Errors
-/// The terminal cannot be used. The run is not touched by that.
+/// The terminal cannot be used, or there is no run to watch. The runs are not touched by that.
 pub fn run(launch: Launch) -> anyhow::Result<i32> {
-    let Launch { run_dir, child, launched_here, ascii } = launch;
-    let theme = Theme::from_env(ascii);
+    let (theme, mouse, interval) = (launch.theme, launch.mouse, launch.interval);
     let signals = Signals::register().context("cannot look for signals")?;
-    let mut app = App::new(&run_dir, Trainer::new(child, &run_dir), launched_here);
+    let mut app = App::new(launch);
+    anyhow::ensure!(!app.runs.is_empty(), "there is no run to watch");
     let ending = {
-        let mut screen = Screen::enter().context("cannot use the terminal")?;
-        app.watch(&mut screen, &signals, theme)?
+        let mut screen = Screen::enter(mouse).context("cannot use the terminal")?;
+        app.watch(&mut screen, &signals, theme, interval)?
     };
+    let watched = &app.runs[app.at];
     let code = match ending {
         Ending::Signalled(code) => return Ok(code),
-        Ending::Detached => 0,
-        Ending::Over => app.state.exit_code().unwrap_or(0),
+        Ending::Over if watched.is_child() => watched.state.exit_code().unwrap_or(0),
+        Ending::Detached | Ending::Over => 0,
     };
     // Whoever closes the pipe or the terminal here does not want the summary.
-    let _ = stdout().write_all(summary(&app.state, &run_dir).as_bytes());
+    let _ = stdout().write_all(summary(&watched.state, &watched.dir).as_bytes());
     Ok(code)
 }
 
 struct App {
-    state: State,
-    follower: Follower,
-    trainer: Trainer,
-    /// When the log last had something new.
-    heard: Instant,
+    /// At least one.
+    runs: Vec<Watched>,
+    at: usize,
+    errands: Errands,
     drawn: Option<Instant>,
+    accounted: Option<Instant>,
     leave_when_over: bool,
 }
 
 impl App {
-    fn new(run_dir: &Path, trainer: Trainer, launched_here: bool) -> Self {
+    fn new(launch: Launch) -> Self {
+        let keymap = Arc::new(launch.keymap);
+        let n_runs = launch.runs.len();
+        let mut runs: Vec<Watched> = launch.runs.into_iter().map(Watched::new).collect();
+        for (at, watched) in runs.iter_mut().enumerate() {
+            watched.state.set_place(at, n_runs);
+            watched.state.set_keymap(Arc::clone(&keymap));
+            watched.state.set_read_only(launch.read_only);
+        }
         Self {
-            state: State::new(trainer.state().clone(), launched_here),
-            follower: Follower::new(&run_dir.join(EVENTS_FILE)),
-            trainer,
-            heard: Instant::now(),
+            runs,
+            at: 0,
+            errands: Errands::new(),
             drawn: None,
+            accounted: None,
             leave_when_over: false,
         }
     }
@@ -107,6 +119,7 @@ impl App {
         screen: &mut Screen,
         signals: &Signals,
         theme: Theme,
+        interval: Duration,
     ) -> anyhow::Result<Ending> {
         let tty = Tty::open().context("cannot find the terminal")?;
         let panics = std::env::var_os(TEST_PANIC).is_some_and(|value| value == "1");
@@ -118,20 +131,23 @@ impl App {
                 screen.suspend().context("cannot take the terminal back")?;
                 self.drawn = None;
             }
-            let (changed, more) = self.read();
-            if self.leave_when_over && self.state.is_over() && !more {
+            let read = self.read();
+            let state = &self.runs[self.at].state;
+            if self.leave_when_over && state.is_over() && !read.more {
                 return Ok(Ending::Over);
             }
-            if changed || self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW_EVERY) {
+            if read.changed || self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW_EVERY) {
+                self.account(read.more);
+                let state = &self.runs[self.at].state;
                 screen
                     .terminal()
-                    .draw(|frame| draw(frame, &self.state, theme))
+                    .draw(|frame| draw(frame, state, theme))
                     .context("cannot draw on the terminal")?;
                 self.drawn = Some(Instant::now());
                 assert!(!panics, "{TEST_PANIC} is set");
             }
             // With more to read, only keys that are already there are taken.
-            let wait = if more { Duration::ZERO } else { TICK };
+            let wait = if read.more { Duration::ZERO } else { interval };
             if tty.wait(wait).context("cannot wait for keys")? == Found::Gone {
                 return Ok(Ending::Signalled(HANGUP));
             }
@@ -145,75 +161,101 @@ impl App {
         }
     }
 
-    /// Reads what the log and the process have to say; tells whether there was anything, and whether there is more.
-    fn read(&mut self) -> (bool, bool) {
-        let was_over = self.state.is_over();
-        // The process first: when it is gone, what is read afterwards is all that will ever be there.
-        if let Err(error) = self.trainer.poll() {
-            self.state.set_trouble(format!(
-                "cannot look after process {}: {error}",
-                self.trainer.state().pid
-            ));
+    /// Reads what all logs and processes have to say.
+    fn read(&mut self) -> Read {
+        let mut read = Read::default();
+        for (at, watched) in self.runs.iter_mut().enumerate() {
+            let of_this = watched.read();
+            read.changed |= of_this.changed && at == self.at;
+            read.more |= of_this.more;
         }
-        let began = Instant::now();
-        let mut n_events = 0;
-        let mut more = false;
-        while self.state.trouble().is_none() {
-            match self.follower.poll(|event| self.state.apply(&event)) {
-                Ok(poll) => {
-                    n_events += poll.n_events;
-                    more = !poll.at_end;
-                    if poll.at_end || began.elapsed() > READ_TIME {
-                        break;
-                    }
-                }
-                Err(error) => self.state.set_trouble(error.to_string()),
+        for outcome in self.errands.back() {
+            let state = &mut self.runs[outcome.run].state;
+            if !outcome.is_good {
+                state.not_stopping();
             }
+            state.set_note(outcome.note);
+            read.changed = true;
         }
-        if n_events > 0 {
-            self.heard = Instant::now();
+        read
+    }
+
+    /// Looks where the time goes, when somebody wants to see it and it is time for that.
+    fn account(&mut self, more: bool) {
+        let state = &mut self.runs[self.at].state;
+        let is_wanted = state.view() == View::Bubble && !more;
+        if is_wanted && self.accounted.is_none_or(|last| last.elapsed() >= ACCOUNT_EVERY) {
+            state.refresh_bubble();
+            self.accounted = Some(Instant::now());
         }
-        let child = if more { self.state.child().clone() } else { self.trainer.state().clone() };
-        self.state.observe(child, self.heard.elapsed().as_secs_f64(), self.follower.n_bad_lines());
-        (n_events > 0 || self.state.is_over() != was_over, more && self.state.trouble().is_none())
     }
 
     fn handle(&mut self, input: &Input, screen: &mut Screen) -> anyhow::Result<Option<Ending>> {
+        let watched = &mut self.runs[self.at];
+        let state = &mut watched.state;
         let action = match input {
-            Input::Key(key) => self.state.keymap().action_of(*key, self.state.overlay()),
+            Input::Key(key) => state.keymap().action_of(*key, state.overlay()),
             Input::Mouse(mouse) => match mouse.kind {
                 MouseEventKind::ScrollUp => Some(Action::Scroll(-1)),
                 MouseEventKind::ScrollDown => Some(Action::Scroll(1)),
+                MouseEventKind::Down(MouseButton::Left) => {
+                    Some(Action::Click { x: mouse.column, y: mouse.row })
+                }
                 _ => None,
             },
             _ => None,
         };
-        let Some(effect) = action.and_then(|action| self.state.act(action)) else {
-            return Ok(None);
-        };
+        let Some(action) = action else { return Ok(None) };
+        if action == Action::Show(View::Bubble) {
+            self.accounted = None;
+        }
+        let Some(effect) = state.act(action) else { return Ok(None) };
         match effect {
             Effect::Detach => return Ok(Some(Ending::Detached)),
             Effect::Leave => return Ok(Some(Ending::Over)),
             Effect::Stop { then_leave } => {
                 self.leave_when_over = then_leave;
-                self.signal(Signal::TERM);
+                self.stop();
             }
-            Effect::Kill => self.signal(Signal::KILL),
-            Effect::Ask(_)
-            | Effect::Seek(_)
-            | Effect::Snapshot
-            | Effect::ExportTrace(_)
-            | Effect::Run(_) => {}
+            Effect::Kill => watched.signal(Signal::KILL),
+            Effect::Ask(request) => self.ask(request),
+            Effect::Seek(step) => watched.seek(step),
+            Effect::Run(by) => {
+                let n_runs = self.runs.len();
+                let on = if by < 0 { n_runs - 1 } else { 1 };
+                self.at = (self.at + on) % n_runs;
+                self.accounted = None;
+            }
+            Effect::Snapshot => {
+                let (dir, step) = (watched.dir.clone(), watched.state.model().step());
+                let buffer = screen.terminal().current_buffer_mut().clone();
+                self.errands.snapshot(self.at, &buffer, &dir, step);
+            }
+            Effect::ExportTrace(step) => {
+                self.errands.export_trace(self.at, watched.log.clone(), &watched.dir, step);
+            }
             Effect::Redraw => screen.terminal().clear().context("cannot draw on the terminal")?,
             Effect::Suspend => screen.suspend().context("cannot take the terminal back")?,
         }
         Ok(None)
     }
 
-    fn signal(&mut self, signal: Signal) {
-        if let Err(error) = self.trainer.signal(signal) {
-            self.state
-                .set_trouble(format!("cannot end process {}: {error}", self.trainer.state().pid));
+    /// Asks the run to end: over its socket where it is another's, by a signal where it was started here or has none.
+    fn stop(&mut self) {
+        let watched = &mut self.runs[self.at];
+        match watched.socket().filter(|_| !watched.is_child()) {
+            Some(socket) => self.errands.ask(self.at, socket, Request::Stop),
+            None => watched.signal(Signal::TERM),
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        let watched = &mut self.runs[self.at];
+        if let Some(socket) = watched.socket() {
+            self.errands.ask(self.at, socket, request);
+        } else {
+            watched.state.not_stopping();
+            watched.state.set_note("this run takes no requests: it has no socket".to_owned());
         }
     }
 }

@@ -63,7 +63,7 @@ impl Trainer {
 }
 
 /// The last line of a file that is not empty.
-fn last_line(path: &Path) -> Option<String> {
+pub(crate) fn last_line(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let n_bytes = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(n_bytes.saturating_sub(TAIL_BYTES))).ok()?;

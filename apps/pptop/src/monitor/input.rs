@@ -410,13 +410,12 @@ impl Keymap {
     /// the action which has it otherwise.
     pub fn new(other: &BTreeMap<String, Vec<Key>>) -> Self {
         let is_taken = |key: &Key| other.values().flatten().any(|taken| taken == key);
-        let of_binding = |binding: &Binding| match other.get(binding.name) {
-            Some(keys) => keys.clone(),
-            None => {
-                let parsed = binding.keys.iter().filter_map(|key| key.parse().ok());
-                parsed.filter(|key| !is_taken(key)).collect()
-            }
+        let usual = |binding: &Binding| {
+            let parsed = binding.keys.iter().filter_map(|key| key.parse().ok());
+            parsed.filter(|key| !is_taken(key)).collect()
         };
+        let of_binding =
+            |binding: &Binding| other.get(binding.name).cloned().unwrap_or_else(|| usual(binding));
         let keys =
             TABLE.iter().map(|entry| entry.bindings.iter().map(of_binding).collect()).collect();
         Self { keys }

@@ -10,14 +10,19 @@
 
 mod app;
 mod child;
+mod errand;
 mod input;
+mod screenshot;
 mod state;
 mod summary;
 mod terminal;
 mod tty;
 mod view;
+mod watched;
 
 pub use app::{Launch, run};
 pub use input::{Action, Keymap, action_names};
+pub use screenshot::Screenshot;
 pub use state::{ChildState, Choice, Effect, Playback, State, View};
 pub use view::{Theme, draw};
+pub use watched::Watch;

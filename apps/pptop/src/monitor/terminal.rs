@@ -30,10 +30,11 @@ static UI_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
 /// What other threads said when they panicked, to be told when the terminal is given back.
 static OTHER_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn take() -> io::Result<()> {
+fn take(mouse: bool) -> io::Result<()> {
     TAKEN.store(true, Ordering::SeqCst);
     enable_raw_mode()?;
-    execute!(stdout(), EnterAlternateScreen, EnableMouseCapture, Hide)
+    execute!(stdout(), EnterAlternateScreen, Hide)?;
+    if mouse { execute!(stdout(), EnableMouseCapture) } else { Ok(()) }
 }
 
 /// Gives the terminal back, if it is ours; may be called at any time, and more than once.
@@ -54,18 +55,19 @@ pub(crate) fn leave() {
 #[derive(Debug)]
 pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
+    mouse: bool,
 }
 
 impl Screen {
-    /// Takes the terminal for this thread.
-    pub(crate) fn enter() -> io::Result<Self> {
+    /// Takes the terminal for this thread, and the mouse as well if so wished.
+    pub(crate) fn enter(mouse: bool) -> io::Result<Self> {
         *UI_THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
         install_panic_hook();
-        let taken = take().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
+        let taken = take(mouse).and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
         if taken.is_err() {
             leave();
         }
-        Ok(Self { terminal: taken? })
+        Ok(Self { terminal: taken?, mouse })
     }
 
     pub(crate) fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
@@ -76,7 +78,7 @@ impl Screen {
     pub(crate) fn suspend(&mut self) -> io::Result<()> {
         leave();
         kill_process(getpid(), Signal::STOP)?;
-        take()?;
+        take(self.mouse)?;
         self.terminal.clear()
     }
 }

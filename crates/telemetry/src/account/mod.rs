@@ -13,11 +13,13 @@
 //! So the parts always add up to T. Times are means over the last recorded steps; *other* is what means do not show: single operations that
 //! took long, and the time between operations. It may be negative, when the ranks happened to be slow at moments where nobody waited.
 
+mod advice;
 mod times;
 mod what_if;
 
 use pp_schedule::{Costs, PerEdge, ValidPlan, import_csv, simulate};
 
+pub use advice::{Advice, advice};
 pub use what_if::{WhatIf, what_if};
 
 use crate::event::Hello;
@@ -344,6 +346,11 @@ impl Account {
     /// The costs of each stage as measured, with messages: what a simulation of this run starts from.
     pub fn costs(&self) -> Costs {
         self.measured.costs(&self.plan, Share::Net, None, true)
+    }
+
+    /// The bubble ratio that the schedule promises, as the log names it.
+    pub fn theory(&self) -> Option<f64> {
+        self.hello.theory
     }
 
     /// The plan of the run.

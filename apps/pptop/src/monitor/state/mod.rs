@@ -1,5 +1,6 @@
 //! What the monitor knows and what it looks at. Nothing here reads a file, a clock or the terminal.
 
+mod bubble;
 mod devices;
 mod dialog;
 mod log;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use pp_telemetry::{Event, Model, Request};
 
+pub(crate) use bubble::{BubbleState, Found};
 pub(crate) use devices::DevicesState;
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
@@ -122,7 +124,7 @@ pub struct State {
     keymap: Arc<Keymap>,
     overlay: Option<Overlay>,
     view: View,
-    panel: Panel,
+    panel: Option<Panel>,
     playback: Option<Playback>,
     /// Which of how many runs this is.
     place: (usize, usize),
@@ -130,7 +132,7 @@ pub struct State {
     devices: DevicesState,
     loss: LossState,
     log: LogState,
-    defines_bubble: bool,
+    bubble: BubbleState,
     first_rank: usize,
     stopping: bool,
     /// What came of the last thing that was asked for.
@@ -152,14 +154,14 @@ impl State {
             keymap: Arc::default(),
             overlay: None,
             view: View::Overview,
-            panel: Panel::Devices,
+            panel: None,
             playback: None,
             place: (0, 1),
             timeline: TimelineState::default(),
             devices: DevicesState::default(),
             loss: LossState::default(),
             log: LogState::default(),
-            defines_bubble: false,
+            bubble: BubbleState::default(),
             first_rank: 0,
             note: None,
             stopping: false,
@@ -169,16 +171,19 @@ impl State {
         }
     }
 
-    /// The same with other keys.
-    #[must_use]
-    pub fn with_keymap(self, keymap: Arc<Keymap>) -> Self {
-        Self { keymap, ..self }
+    /// A run as it was read, without its process.
+    pub fn of(model: Model, child: ChildState) -> Self {
+        Self { model, ..Self::new(child, false) }
     }
 
-    /// The same for somebody who only looks.
-    #[must_use]
-    pub fn read_only(self, read_only: bool) -> Self {
-        Self { read_only, ..self }
+    /// Takes other keys.
+    pub fn set_keymap(&mut self, keymap: Arc<Keymap>) {
+        self.keymap = keymap;
+    }
+
+    /// Whether this is for somebody who only looks.
+    pub fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
     }
 
     /// A recorded run that is played.
@@ -248,7 +253,7 @@ impl State {
     }
 
     /// The panel of the overview that is chosen.
-    pub(crate) fn panel(&self) -> Panel {
+    pub(crate) fn panel(&self) -> Option<Panel> {
         self.panel
     }
 
@@ -276,9 +281,14 @@ impl State {
         &self.log
     }
 
-    /// Whether the bubble view says what its numbers mean.
-    pub(crate) fn defines_bubble(&self) -> bool {
-        self.defines_bubble
+    /// Where the time goes, as it was last looked at.
+    pub(crate) fn bubble(&self) -> &BubbleState {
+        &self.bubble
+    }
+
+    /// Looks anew where the time goes, if there is something new. Takes milliseconds: not for every frame.
+    pub fn refresh_bubble(&mut self) {
+        self.bubble.refresh(self.frozen.as_deref().unwrap_or(&self.model));
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
@@ -407,19 +417,20 @@ impl State {
             }
             Action::Back => self.back(),
             Action::Show(view) => self.view = view,
-            Action::Panel(by) => self.panel = self.panel.neighbour(by),
-            Action::Full => {
-                self.view =
-                    if self.view == View::Overview { self.panel.view() } else { View::Overview };
+            Action::Panel(by) => {
+                self.panel = Some(self.panel.map_or(Panel::Devices, |panel| panel.neighbour(by)));
             }
-            Action::Enter if self.view == View::Overview => self.view = self.panel.view(),
+            Action::Enter | Action::Full if self.view == View::Overview => {
+                self.view = self.panel.unwrap_or(Panel::Timeline).view();
+            }
+            Action::Full => self.view = View::Overview,
             Action::Freeze => self.freeze(),
             Action::StepBy(by) => return self.step_by(by),
             Action::NewestStep => self.timeline.follow(),
             Action::ZoomIn => self.timeline.zoom_in(),
             Action::ZoomOut => self.timeline.zoom_out(),
             Action::ZoomFit => self.timeline.fit(),
-            Action::Definition => self.defines_bubble ^= true,
+            Action::Definition => self.bubble.toggle_definitions(),
             Action::Run(by) => return Some(Effect::Run(by)),
             Action::Speed(by) => {
                 if let Some(playback) = &mut self.playback {
@@ -445,8 +456,7 @@ impl State {
 
     fn act_on_overlay(&mut self, overlay: Overlay, action: Action) -> Option<Effect> {
         match (overlay, action) {
-            (_, Action::Back) => {}
-            (Overlay::Help(_), Action::Help) => {}
+            (_, Action::Back) | (Overlay::Help(_), Action::Help) => {}
             (Overlay::Help(first), Action::Scroll(by)) => {
                 self.overlay = Some(Overlay::Help(first.saturating_add_signed(by)));
             }
@@ -506,13 +516,13 @@ impl State {
             View::Timeline => self.timeline.back(),
             View::Devices => self.devices.back(),
             View::Log => self.log.back(),
-            View::Bubble => std::mem::take(&mut self.defines_bubble),
+            View::Bubble => self.bubble.back(),
             View::Overview | View::Loss => false,
         };
         if is_closed {
             return;
         }
-        if self.view == View::Overview {
+        if self.view == View::Overview && self.panel.take().is_none() {
             self.timeline.reset();
         }
         self.view = View::Overview;

@@ -21,7 +21,7 @@ use ratatui::layout::Rect;
 
 pub use theme::Theme;
 
-use super::state::{Overlay, State, View};
+use super::state::{Overlay, Panel, State, View};
 use paint::{Pen, slice_bottom, slice_left, slice_top};
 
 /// How much room there is.
@@ -147,21 +147,35 @@ fn draw_overview(
         .clamp(1, n_ranks.max(1));
     let (devices_area, rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
     devices::draw(buffer, devices_area, state, theme, wide);
+    mark(buffer, devices_area, state, Panel::Devices, theme);
     if !with_panels {
         let (timeline_area, line) = slice_bottom(rest, 1);
         timeline::draw(buffer, timeline_area, state, theme);
+        mark(buffer, timeline_area, state, Panel::Timeline, theme);
         pipeline::draw_line(&mut Pen::new(buffer, line, theme), state);
         return;
     }
     let (timeline_area, mut rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
     timeline::draw(buffer, timeline_area, state, theme);
+    mark(buffer, timeline_area, state, Panel::Timeline, theme);
     if wide && rest.height >= 18 && state.shown().messages().next().is_some() {
         let (above, messages_area) = slice_bottom(rest, 6);
         messages::draw(buffer, messages_area, state, theme);
+        mark(buffer, messages_area, state, Panel::Messages, theme);
         rest = above;
     }
     let pipeline_width = if wide { 62 } else { 40 };
     let (loss_area, pipeline_area) = slice_left(rest, rest.width.saturating_sub(pipeline_width));
     loss::draw(buffer, loss_area, state, theme);
+    mark(buffer, loss_area, state, Panel::Loss, theme);
     pipeline::draw(buffer, pipeline_area, state, theme);
+    mark(buffer, pipeline_area, state, Panel::Pipeline, theme);
+}
+
+/// Marks the panel that is chosen.
+fn mark(buffer: &mut Buffer, area: Rect, state: &State, panel: Panel, theme: Theme) {
+    if state.panel() == Some(panel) {
+        let mark = if theme.ascii { '>' } else { '▸' };
+        Pen::new(buffer, area, theme).cell(1, 0, mark, theme.notice());
+    }
 }

@@ -34,6 +34,11 @@ const ASCII_BORDER: border::Set<'static> = border::Set {
 };
 
 impl Theme {
+    /// Colours or none, all characters or ASCII alone, whatever the environment says.
+    pub const fn plain(colour: bool, ascii: bool) -> Self {
+        Self { colour, ascii }
+    }
+
     /// What the terminal can show: `NO_COLOR` with any value turns colours off, `TERM=dumb` also everything but ASCII.
     pub fn from_env(ascii: bool) -> Self {
         Self::from_variables(ascii, |name| env::var_os(name))

@@ -1,0 +1,57 @@
+//! `pptop attach`: watches runs that are there already.
+
+use std::io::{IsTerminal as _, stdout};
+
+use pptop::monitor::Watch;
+
+use super::CliError;
+use super::lines::{Lines, follow};
+use super::settings::{Look, ScreenFlags};
+use super::which::find;
+
+/// Which runs are watched, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// latest, the beginning of an id, a process number, a run's folder, or a log
+    #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
+    runs: Vec<String>,
+    /// Only looks: nothing can be asked of the run
+    #[arg(long)]
+    read_only: bool,
+    /// Lines in place of a screen, as where there is no terminal
+    #[arg(long)]
+    plain: bool,
+    /// One JSON object a line, as they stand in the log: hello, step, eval, warn, end
+    #[arg(long)]
+    json: bool,
+    /// What is there now, and no more
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    screen: ScreenFlags,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let config = args.screen.config()?;
+    let mut runs = args.runs.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+    let is_screen = !args.plain && !args.json && !args.once && stdout().is_terminal();
+    if is_screen {
+        let runs = runs.into_iter().map(|run| Watch::Found(Box::new(run))).collect();
+        return Look::of(&config).watch(runs, args.read_only);
+    }
+    if runs.len() > 1 {
+        let message = "lines are those of one run; accepted: one name, or a terminal";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let Some(run) = runs.pop() else { return Ok(()) };
+    let lines = if args.json { Lines::Json } else { Lines::Plain };
+    follow(&run, lines, args.once)
+}
+
+/// Watches the last run: what `pptop` without a command does on a terminal.
+pub(crate) fn latest() -> Result<(), CliError> {
+    let run = find("latest")?;
+    let config = super::settings::config()?;
+    Look::of(&config).watch(vec![Watch::Found(Box::new(run))], false)
+}

@@ -1,0 +1,91 @@
+//! A run as lines: for files, pipes and terminals without a screen.
+
+use std::time::Duration;
+
+use pp_telemetry::{Event, Follower, Run, Standing, StepEvent};
+
+use super::standing::Standing as Summary;
+use super::{CliError, print, print_json};
+
+/// How often one looks for more.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lines {
+    Plain,
+    Json,
+}
+
+/// Writes what a run says, line by line, until it is over; with `once` only how it stands.
+pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError> {
+    if once {
+        let summary = Summary::of(run)?;
+        return match lines {
+            Lines::Json => print_json(&summary),
+            Lines::Plain => print(&summary.line()),
+        };
+    }
+    let mut follower = Follower::new(&run.log);
+    loop {
+        // Whether it is over is asked before the log is read: what is read then is all that there will be.
+        let is_over = Run::of(&run.dir)
+            .ok()
+            .flatten()
+            .is_none_or(|run| !matches!(run.standing(), Standing::Live));
+        let mut written = Ok(());
+        let mut has_ended = false;
+        let poll = follower
+            .poll(|event| {
+                has_ended |= matches!(event, Event::End(_));
+                if written.is_ok() {
+                    written = line(&event, lines);
+                }
+            })
+            .map_err(|error| CliError::Failed(error.to_string()))?;
+        written?;
+        if has_ended || (is_over && poll.at_end) {
+            return Ok(());
+        }
+        if poll.at_end {
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
+    let is_told = matches!(
+        event,
+        Event::Hello(_) | Event::Step(_) | Event::Eval(_) | Event::Warn(_) | Event::End(_)
+    );
+    match (lines, event) {
+        (Lines::Json, _) if is_told => print_json(event),
+        (Lines::Plain, Event::Hello(hello)) => print(&format!(
+            "{}: {} on {} ranks, {} replicas, {} micro-batches, {} steps\n",
+            hello.run, hello.schedule, hello.pp, hello.dp, hello.micro_batches, hello.steps
+        )),
+        (Lines::Plain, Event::Step(step)) => print(&step_line(step)),
+        (Lines::Plain, Event::Eval(eval)) => {
+            let accuracy = eval
+                .accuracy
+                .map_or_else(String::new, |share| format!("  accuracy {:.1} %", share * 100.0));
+            print(&format!("step {}  validation loss {:.4}{accuracy}\n", eval.step, eval.loss))
+        }
+        (Lines::Plain, Event::Warn(warn)) => print(&format!("warning: {}\n", warn.message)),
+        (Lines::Plain, Event::End(end)) => print(&format!(
+            "ended with exit code {} after {} steps: {}\n",
+            end.code, end.steps, end.reason
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn step_line(step: &StepEvent) -> String {
+    format!(
+        "step {}  loss {:.5}  bubble {:.1} %  {:.1} ms\n",
+        step.step,
+        step.loss,
+        step.bubble_ratio * 100.0,
+        step.seconds * 1e3
+    )
+}

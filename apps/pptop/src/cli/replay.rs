@@ -1,0 +1,51 @@
+//! `pptop replay`: plays a recorded run again.
+
+use std::io::{IsTerminal as _, stdout};
+
+use pptop::monitor::Watch;
+
+use super::CliError;
+use super::settings::{Look, ScreenFlags};
+use super::which::find;
+
+/// What is played, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// latest, the beginning of an id, a run's folder, or a log
+    #[arg(value_name = "RUN|FILE")]
+    run: String,
+    /// Times as fast as the run was
+    #[arg(long, value_name = "X", default_value = "1", value_parser = speed)]
+    speed: f64,
+    /// Where to begin: step=N
+    #[arg(long, value_name = "step=N", value_parser = start)]
+    start: Option<u64>,
+    /// Begins again at the end
+    #[arg(long = "loop")]
+    is_loop: bool,
+    #[command(flatten)]
+    screen: ScreenFlags,
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let speed = text.parse::<f64>().ok().filter(|speed| (0.01..=10_000.0).contains(speed));
+    speed.ok_or_else(|| "accepted: a number from 0.01 to 10000".to_owned())
+}
+
+fn start(text: &str) -> Result<u64, String> {
+    let step = text.strip_prefix("step=").unwrap_or(text);
+    step.parse().map_err(|_| "accepted: step=N, the number of a step".to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let config = args.screen.config()?;
+    let run = find(&args.run)?;
+    if !stdout().is_terminal() {
+        let message = "a replay needs a terminal; accepted: pptop export csv or pptop attach --plain for lines";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let (speed, start, is_loop) = (args.speed, args.start, args.is_loop);
+    let watch = Watch::Replay { run: Box::new(run), speed, start, is_loop };
+    Look::of(&config).watch(vec![watch], true)
+}

@@ -1,0 +1,185 @@
+//! How a run stands, in numbers.
+
+use pp_telemetry::{Account, Advice, Follower, Model, Part, Rate, Run, account, advice, what_if};
+use serde::Serialize;
+
+use super::CliError;
+
+/// How a run stands. Shares are of 1, times in seconds, memory in bytes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Standing {
+    pub(crate) run: String,
+    pub(crate) state: String,
+    pub(crate) model: String,
+    pub(crate) schedule: String,
+    pub(crate) pp: u32,
+    pub(crate) dp: u32,
+    pub(crate) micro_batches: u32,
+    pub(crate) virtual_stages: u32,
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    pub(crate) loss: Option<f64>,
+    pub(crate) validation_loss: Option<f64>,
+    pub(crate) samples_per_second: Option<f64>,
+    pub(crate) tokens_per_second: Option<f64>,
+    pub(crate) step_seconds: Option<f64>,
+    pub(crate) step_seconds_p95: Option<f64>,
+    pub(crate) bubble_ratio: Option<f64>,
+    pub(crate) bubble_ratio_sd: Option<f64>,
+    pub(crate) bubble_theory: Option<f64>,
+    pub(crate) bubble_simulated: Option<f64>,
+    pub(crate) starved_ratio: Option<f64>,
+    /// Where the compute window of a step goes; absent where no spans are at hand.
+    pub(crate) window: Option<Window>,
+    pub(crate) ranks: Vec<RankStanding>,
+    pub(crate) lost_events: u64,
+    pub(crate) warnings: u64,
+    pub(crate) slow_ops: u64,
+    pub(crate) bad_lines: u64,
+    #[serde(skip)]
+    pub(crate) found: Option<(Account, Advice)>,
+}
+
+/// Where the compute window of a step goes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Window {
+    pub(crate) seconds: f64,
+    pub(crate) work_seconds: f64,
+    pub(crate) inherent_seconds: f64,
+    pub(crate) imbalance_seconds: f64,
+    pub(crate) copy_seconds: f64,
+    pub(crate) starved_seconds: f64,
+    pub(crate) other_seconds: f64,
+    /// By rank of the pipeline.
+    pub(crate) imbalance_of_rank_seconds: Vec<f64>,
+}
+
+/// One rank.
+#[derive(Debug, Serialize)]
+pub(crate) struct RankStanding {
+    pub(crate) replica: u32,
+    pub(crate) rank: u32,
+    pub(crate) device: String,
+    pub(crate) busy_of_window: Option<f64>,
+    pub(crate) busy_of_step: Option<f64>,
+    pub(crate) live_bytes: Option<u64>,
+    pub(crate) peak_bytes: Option<u64>,
+}
+
+/// What a log amounts to, read from its last mark on, and how many of its lines were none.
+pub(crate) fn model_of(run: &Run) -> Result<(Model, u64), CliError> {
+    let mut model = Model::new();
+    let mut follower = Follower::from_last_mark(&run.log);
+    loop {
+        let poll = follower
+            .poll(|event| model.apply(&event))
+            .map_err(|error| CliError::Failed(error.to_string()))?;
+        if poll.at_end {
+            break;
+        }
+    }
+    if model.hello().is_none() {
+        let message = format!(
+            "{} says nothing of a run; accepted: the log of a run that has begun",
+            super::refusal::excerpt(&run.log.display().to_string())
+        );
+        return Err(CliError::Usage(message));
+    }
+    Ok((model, follower.n_bad_lines()))
+}
+
+impl Standing {
+    pub(crate) fn of(run: &Run) -> Result<Self, CliError> {
+        let (model, bad_lines) = model_of(run)?;
+        let hello = model.hello().cloned().unwrap_or_default();
+        let found = account(&model).ok().map(|account| {
+            let advice = advice(&account, &what_if(&account));
+            (account, advice)
+        });
+        let steps = model.steps();
+        let (samples_per_second, tokens_per_second) = match steps.rate() {
+            Some(Rate::Samples(rate)) => (Some(rate), None),
+            Some(Rate::Tokens(rate)) => {
+                let per_sample = hello.tokens_per_sample.max(1) as f64;
+                (Some(rate / per_sample), Some(rate))
+            }
+            None => (None, None),
+        };
+        let finite = |value: f64| Some(value).filter(|value| value.is_finite());
+        let bubble = steps.bubble_ratio();
+        let window = found.as_ref().map(|(account, _)| {
+            let of = |part: Part| account.part(part).seconds;
+            Window {
+                seconds: account.window_seconds,
+                work_seconds: of(Part::Work),
+                inherent_seconds: of(Part::Inherent),
+                imbalance_seconds: of(Part::Imbalance),
+                copy_seconds: of(Part::Copy),
+                starved_seconds: of(Part::Starved),
+                other_seconds: of(Part::Other),
+                imbalance_of_rank_seconds: account.imbalance_of_rank.clone(),
+            }
+        });
+        let ranks = model.ranks().iter().map(|rank| RankStanding {
+            replica: rank.replica,
+            rank: rank.rank,
+            device: rank.device.clone(),
+            busy_of_window: rank.busy_of_window(),
+            busy_of_step: rank.busy_of_step(),
+            live_bytes: rank.memory.map(|memory| memory.live_bytes),
+            peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
+        });
+        let state = match model.end() {
+            Some(end) => format!("ended {}", end.code),
+            None => run.standing().to_string(),
+        };
+        Ok(Self {
+            state,
+            step: model.step(),
+            loss: model.loss().last().and_then(finite),
+            validation_loss: model.loss().marks().last().and_then(|mark| finite(mark.loss)),
+            samples_per_second,
+            tokens_per_second,
+            step_seconds: steps.seconds().map(|seconds| seconds.p50),
+            step_seconds_p95: steps.seconds().map(|seconds| seconds.p95),
+            bubble_ratio: bubble.map(|bubble| bubble.mean),
+            bubble_ratio_sd: bubble.map(|bubble| bubble.sd),
+            bubble_theory: hello.theory,
+            bubble_simulated: found.as_ref().map(|(account, _)| account.simulated_bubble_ratio),
+            starved_ratio: steps.starved_ratio().map(|starved| starved.mean),
+            window,
+            ranks: ranks.collect(),
+            lost_events: model.n_dropped(),
+            warnings: model.n_warnings(),
+            slow_ops: model.n_slow_ops(),
+            bad_lines,
+            found,
+            run: hello.run,
+            model: hello.model,
+            schedule: hello.schedule,
+            pp: hello.pp,
+            dp: hello.dp,
+            micro_batches: hello.micro_batches,
+            virtual_stages: hello.virtual_stages,
+            steps: hello.steps,
+        })
+    }
+
+    /// One line.
+    pub(crate) fn line(&self) -> String {
+        let percent = |share: Option<f64>| {
+            share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+        };
+        let loss = self.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.5}"));
+        format!(
+            "{}  {}  step {}/{}  loss {loss}  bubble {} (theory {})  step {:.1} ms\n",
+            self.run,
+            self.state,
+            self.step,
+            self.steps,
+            percent(self.bubble_ratio),
+            percent(self.bubble_theory),
+            self.step_seconds.unwrap_or(f64::NAN) * 1e3
+        )
+    }
+}

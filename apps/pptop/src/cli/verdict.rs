@@ -1,0 +1,141 @@
+//! `pptop report`: what is wrong with a run, why, and what to do.
+
+use std::fmt::Write as _;
+
+use pp_telemetry::Part;
+use serde_json::json;
+
+use super::standing::Standing;
+use super::which::WhichRun;
+use super::{CliError, print, print_json};
+
+/// Flags of `report`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    which: WhichRun,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// Exit code 1 when the measured bubble ratio is above this, such as 0.30
+    #[arg(long, value_name = "RATIO", value_parser = ratio)]
+    max_bubble: Option<f64>,
+    /// Exit code 1 when fewer samples a second get through
+    #[arg(long, value_name = "N", value_parser = super::sizes::cost)]
+    min_samples_per_s: Option<f64>,
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+    ratio.ok_or_else(|| "accepted: a share from 0 to 1".to_owned())
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let run = args.which.find()?;
+    let standing = Standing::of(&run)?;
+    let missed = missed(args, &standing);
+    if args.json {
+        let advice = standing.found.as_ref().map(|(_, advice)| {
+            json!({
+                "part": advice.part.map(Part::name),
+                "what": advice.what,
+                "why": advice.why,
+                "next": advice.next,
+            })
+        });
+        print_json(&json!({
+            "run": standing.run,
+            "verdict": advice,
+            "missed": missed,
+            "standing": standing,
+        }))?;
+    } else {
+        print(&text(&standing))?;
+    }
+    if missed.is_empty() { Ok(()) } else { Err(CliError::Failed(missed.join("; "))) }
+}
+
+/// The bounds that are missed. What was never measured misses every bound.
+fn missed(args: &Args, standing: &Standing) -> Vec<String> {
+    let mut missed = Vec::new();
+    if let Some(most) = args.max_bubble {
+        match standing.bubble_ratio {
+            Some(ratio) if ratio <= most => {}
+            Some(ratio) => {
+                missed.push(format!("bubble ratio {ratio:.4} is above --max-bubble {most}"));
+            }
+            None => missed.push(format!("no bubble was measured; --max-bubble {most}")),
+        }
+    }
+    if let Some(least) = args.min_samples_per_s {
+        match standing.samples_per_second {
+            Some(rate) if rate >= least => {}
+            Some(rate) => {
+                missed.push(format!("{rate:.1} samples/s are below --min-samples-per-s {least}"));
+            }
+            None => missed.push(format!("no rate was measured; --min-samples-per-s {least}")),
+        }
+    }
+    missed
+}
+
+fn text(standing: &Standing) -> String {
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_text(&mut text, standing);
+    text
+}
+
+fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
+    write!(text, "{}", standing.line())?;
+    let Some((account, advice)) = &standing.found else {
+        return writeln!(text, "no step with its operations is over: nothing more can be said");
+    };
+    writeln!(text)?;
+    writeln!(text, "what  {}", advice.what)?;
+    writeln!(text, "why   {}", advice.why)?;
+    writeln!(text, "next  {}", advice.next)?;
+    writeln!(text)?;
+    let (first, last) = account.steps;
+    writeln!(
+        text,
+        "the compute window of a step, {:.2} ms, mean of {} recorded steps ({first} to {last}):",
+        account.window_seconds * 1e3,
+        account.n_steps
+    )?;
+    for part in account.parts {
+        let share = part.seconds / account.window_seconds * 100.0;
+        write!(text, "  {:<10} {:>10.2} ms {share:>6.1} %", part.part.name(), part.seconds * 1e3)?;
+        if part.part == Part::Imbalance
+            && let Some((rank, seconds)) = account.slowest_rank()
+        {
+            write!(text, "   rank {rank}: {:.2} ms", seconds * 1e3)?;
+        }
+        if part.part == Part::Copy
+            && let Some((from, to, delay)) = account.slowest_edge
+        {
+            write!(text, "   slowest link {from} to {to}: {:.2} ms", delay * 1e3)?;
+        }
+        writeln!(text)?;
+    }
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    writeln!(
+        text,
+        "bubble  measured {}, simulated from these times {}, theory {}",
+        percent(account.bubble_ratio),
+        percent(account.simulated_bubble_ratio),
+        account.theory().map_or_else(|| "-".to_owned(), percent)
+    )?;
+    for (count, what) in [
+        (standing.slow_ops, "operations were slower than usual"),
+        (standing.lost_events, "events were lost"),
+        (standing.bad_lines, "lines of the log are none"),
+        (standing.warnings, "warnings"),
+    ] {
+        if count > 0 {
+            writeln!(text, "also    {count} {what}")?;
+        }
+    }
+    Ok(())
+}

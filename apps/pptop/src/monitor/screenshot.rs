@@ -1,0 +1,155 @@
+//! A screen without a terminal: as text, or as a picture.
+
+use std::fmt::Write as _;
+
+use pp_telemetry::Model;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::buffer::{Buffer, Cell};
+use ratatui::style::{Color, Modifier};
+
+use super::errand::text_of;
+use super::input::Action;
+use super::state::{ChildState, State, View};
+use super::view::{Theme, draw};
+
+/// A screen that was drawn.
+#[derive(Debug)]
+pub struct Screenshot {
+    buffer: Buffer,
+}
+
+impl Screenshot {
+    /// How a view of a run looks on so many columns and rows.
+    pub fn of(model: Model, view: View, (width, height): (u16, u16), theme: Theme) -> Self {
+        let child =
+            ChildState { pid: model.hello().map_or(0, |hello| hello.pid), ..ChildState::default() };
+        let mut state = State::of(model, child);
+        state.act(Action::Show(view));
+        state.refresh_bubble();
+        Self::of_state(&state, (width, height), theme)
+    }
+
+    /// How a state looks.
+    pub fn of_state(state: &State, (width, height): (u16, u16), theme: Theme) -> Self {
+        // A backend in memory cannot fail.
+        let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
+        let Ok(_) = terminal.draw(|frame| draw(frame, state, theme));
+        Self { buffer: terminal.backend().buffer().clone() }
+    }
+
+    /// Its characters, line by line.
+    pub fn text(&self) -> String {
+        text_of(&self.buffer)
+    }
+
+    /// A picture of it.
+    pub fn svg(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = write_svg(&mut text, &self.buffer);
+        text
+    }
+}
+
+/// A cell of the picture.
+const CELL_WIDTH: f64 = 8.4;
+const CELL_HEIGHT: f64 = 17.0;
+const FONT_SIZE: f64 = 14.0;
+const MARGIN: f64 = 10.0;
+const BACKGROUND: &str = "#11151c";
+const FOREGROUND: &str = "#d6dbe5";
+
+/// The colours that a usual dark terminal has for the sixteen names.
+fn colour(colour: Color) -> Option<&'static str> {
+    Some(match colour {
+        Color::Black => "#11151c",
+        Color::Red => "#e0565b",
+        Color::Green => "#4fb477",
+        Color::Yellow => "#d9a441",
+        Color::Blue => "#4a86d8",
+        Color::Magenta => "#b46fd1",
+        Color::Cyan => "#3fa9b5",
+        Color::Gray => "#b8c0cc",
+        Color::DarkGray => "#7b8594",
+        Color::LightRed => "#f08080",
+        Color::LightGreen => "#7ed69f",
+        Color::LightYellow => "#f2cb6c",
+        Color::LightBlue => "#7fb0f0",
+        Color::LightMagenta => "#d49bea",
+        Color::LightCyan => "#74d3dd",
+        Color::White => "#ffffff",
+        _ => return None,
+    })
+}
+
+/// How a cell looks: text, background, whether it is bold or dim.
+fn look(cell: &Cell) -> (&'static str, Option<&'static str>, bool, bool) {
+    let style = cell.style();
+    let fg = style.fg.and_then(colour).unwrap_or(FOREGROUND);
+    let bg = style.bg.and_then(colour);
+    let (fg, bg) = if style.add_modifier.contains(Modifier::REVERSED) {
+        (bg.unwrap_or(BACKGROUND), Some(fg))
+    } else {
+        (fg, bg)
+    };
+    let is = |modifier| style.add_modifier.contains(modifier);
+    (fg, bg, is(Modifier::BOLD), is(Modifier::DIM))
+}
+
+fn write_svg(text: &mut String, buffer: &Buffer) -> std::fmt::Result {
+    let (columns, rows) = (buffer.area.width, buffer.area.height);
+    let width = f64::from(columns) * CELL_WIDTH + 2.0 * MARGIN;
+    let height = f64::from(rows) * CELL_HEIGHT + 2.0 * MARGIN;
+    writeln!(
+        text,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0}" height="{height:.0}" viewBox="0 0 {width:.0} {height:.0}" font-family="ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace" font-size="{FONT_SIZE}">"#
+    )?;
+    writeln!(text, r#"<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>"#)?;
+    for y in 0..rows {
+        let mut x = 0;
+        while x < columns {
+            let first = look(&buffer[(x, y)]);
+            let mut end = x;
+            let mut symbols = String::new();
+            while end < columns && look(&buffer[(end, y)]) == first {
+                symbols.push_str(buffer[(end, y)].symbol());
+                end += 1;
+            }
+            write_run(text, (x, end, y), &symbols, first)?;
+            x = end;
+        }
+    }
+    writeln!(text, "</svg>")
+}
+
+fn write_run(
+    text: &mut String,
+    (x, end, y): (u16, u16, u16),
+    symbols: &str,
+    (fg, bg, is_bold, is_dim): (&str, Option<&str>, bool, bool),
+) -> std::fmt::Result {
+    let left = MARGIN + f64::from(x) * CELL_WIDTH;
+    let top = MARGIN + f64::from(y) * CELL_HEIGHT;
+    let width = f64::from(end - x) * CELL_WIDTH;
+    if let Some(bg) = bg {
+        writeln!(
+            text,
+            r#"<rect x="{left:.1}" y="{top:.1}" width="{width:.1}" height="{CELL_HEIGHT}" fill="{bg}"/>"#
+        )?;
+    }
+    let shown = symbols.trim_end();
+    if shown.trim_start().is_empty() {
+        return Ok(());
+    }
+    let n_cells = shown.chars().count() as f64;
+    let escaped = shown.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let weight = if is_bold { r#" font-weight="bold""# } else { "" };
+    let opacity = if is_dim { r#" opacity="0.65""# } else { "" };
+    writeln!(
+        text,
+        r#"<text x="{left:.1}" y="{:.1}" textLength="{:.1}" lengthAdjust="spacingAndGlyphs" xml:space="preserve" fill="{fg}"{weight}{opacity}>{escaped}</text>"#,
+        top + CELL_HEIGHT - 4.0,
+        n_cells * CELL_WIDTH
+    )
+}

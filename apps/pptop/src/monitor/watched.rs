@@ -1,0 +1,337 @@
+//! A run that is watched: where its events come from, and what is known of its process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use pp_telemetry::{Follower, Frame, Model, Replay, Run, frame_before, log_of, status_of};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::child::{Trainer, last_line};
+use super::state::{ChildState, Playback, State};
+
+/// How long one reads a log that has much in it before the screen is drawn.
+const READ_TIME: Duration = Duration::from_millis(40);
+/// How often one looks whether a process that is no child is there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Events of a replay between two frames at most: a fast replay stays responsive.
+const EVENTS_A_TICK: usize = 20_000;
+/// Silence that a replay does not wait for, in seconds of the run.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// A run to be watched.
+#[derive(Debug)]
+pub enum Watch {
+    /// One that this program has just started.
+    Child {
+        /// Its directory, with its log.
+        run_dir: PathBuf,
+        /// The process; its standard error goes to `stderr.log` in the directory.
+        child: Child,
+    },
+    /// One that was found.
+    Found(Box<Run>),
+    /// One that this process pretends to run.
+    Demo(Box<Run>),
+    /// One that was recorded, to be played again.
+    Replay {
+        /// The run.
+        run: Box<Run>,
+        /// Times as fast.
+        speed: f64,
+        /// The step to begin at.
+        start: Option<u64>,
+        /// Whether it begins again at its end.
+        is_loop: bool,
+    },
+}
+
+/// Where events come from.
+enum Source {
+    Follow(Follower),
+    Play { log: PathBuf, replay: Box<Replay>, frames: Vec<Frame>, at: Instant },
+}
+
+/// What is known of the process.
+enum Process {
+    Child(Trainer),
+    Found { dir: PathBuf, state: ChildState, looked: Option<Instant> },
+    None,
+}
+
+/// A run that is watched.
+pub(crate) struct Watched {
+    pub(crate) state: State,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: PathBuf,
+    source: Source,
+    process: Process,
+    /// When the log last had something new.
+    heard: Instant,
+}
+
+/// What a look at the log has brought.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Read {
+    /// Whether there is something new to be drawn.
+    pub(crate) changed: bool,
+    /// Whether there is more to be read at once.
+    pub(crate) more: bool,
+}
+
+impl Watched {
+    pub(crate) fn new(watch: Watch) -> Self {
+        let heard = Instant::now();
+        match watch {
+            Watch::Child { run_dir, child } => {
+                let trainer = Trainer::new(child, &run_dir);
+                let log = log_of(&run_dir);
+                Self {
+                    state: State::new(trainer.state().clone(), true),
+                    source: Source::Follow(Follower::new(&log)),
+                    process: Process::Child(trainer),
+                    dir: run_dir,
+                    log,
+                    heard,
+                }
+            }
+            Watch::Demo(run) => Self {
+                state: State::new(
+                    ChildState { pid: std::process::id(), ..ChildState::default() },
+                    false,
+                ),
+                source: Source::Follow(Follower::new(&run.log)),
+                process: Process::None,
+                dir: run.dir,
+                log: run.log,
+                heard,
+            },
+            Watch::Found(run) => {
+                let state = found(&run.dir, run.status.as_ref());
+                let process = match run.status {
+                    Some(_) => {
+                        Process::Found { dir: run.dir.clone(), state: state.clone(), looked: None }
+                    }
+                    None => Process::None,
+                };
+                Self {
+                    state: State::new(state, false),
+                    source: Source::Follow(Follower::from_last_mark(&run.log)),
+                    process,
+                    dir: run.dir,
+                    log: run.log,
+                    heard,
+                }
+            }
+            Watch::Replay { run, speed, start, is_loop } => {
+                let (frames, whole_seconds) = outline(&run.log);
+                let playback = Playback { whole_seconds, ..Playback::new(speed, is_loop) };
+                let replay = Box::new(Replay::new(&run.log));
+                let source =
+                    Source::Play { log: run.log.clone(), replay, frames, at: Instant::now() };
+                let state = State::new(ChildState::default(), false).replayed(playback);
+                let (dir, log) = (run.dir, run.log);
+                let mut watched = Self { state, source, process: Process::None, dir, log, heard };
+                if let Some(step) = start {
+                    watched.seek(step);
+                }
+                watched
+            }
+        }
+    }
+
+    /// Reads what the log and the process have to say.
+    pub(crate) fn read(&mut self) -> Read {
+        let was_over = self.state.is_over();
+        // The process first: when it is gone, what is read afterwards is all that will ever be there.
+        if let Err(error) = self.process.poll() {
+            let pid = self.state.child().pid;
+            self.state.set_trouble(format!("cannot look after process {pid}: {error}"));
+        }
+        let (n_events, more, n_bad_lines) = match &mut self.source {
+            Source::Follow(follower) => follow(&mut self.state, follower),
+            Source::Play { log, replay, at, .. } => play(&mut self.state, log, replay, at),
+        };
+        if n_events > 0 {
+            self.heard = Instant::now();
+        }
+        let child = match self.process.state() {
+            Some(child) if !more => child.clone(),
+            _ => self.state.child().clone(),
+        };
+        self.state.observe(child, self.heard.elapsed().as_secs_f64(), n_bad_lines);
+        let changed = n_events > 0 || self.state.is_over() != was_over;
+        Read { changed, more: more && self.state.trouble().is_none() }
+    }
+
+    /// Goes to a step of a replay: on from here, or from the last mark before it.
+    pub(crate) fn seek(&mut self, step: u64) {
+        let Source::Play { log, replay, frames, at } = &mut self.source else { return };
+        if !self.state.model().frames().is_empty() {
+            frames.clone_from(&self.state.model().frames().to_vec());
+        }
+        let from = frame_before(frames, step);
+        let is_ahead = step > self.state.model().step();
+        let is_near = frames
+            .iter()
+            .filter(|frame| frame.step > self.state.model().step() && frame.step < step)
+            .count()
+            == 0;
+        if !is_ahead || !is_near {
+            **replay = Replay::at(log, from);
+            self.state.restart();
+        }
+        let state = &mut self.state;
+        if let Err(error) = replay.play_to_step(step, |event| state.apply(&event)) {
+            state.set_trouble(error.to_string());
+        }
+        *at = Instant::now();
+        show_clock(&mut self.state, replay);
+    }
+
+    /// Sends a signal, unless the process is gone: its id may belong to another by then.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        let sent = match &mut self.process {
+            Process::Child(trainer) => trainer.signal(signal),
+            Process::Found { dir, .. } => signal_found(dir, signal),
+            Process::None => Err(io::Error::other("nothing is known of its process")),
+        };
+        if let Err(error) = sent {
+            self.state.not_stopping();
+            let pid = self.state.child().pid;
+            self.state.set_note(format!("cannot end process {pid}: {error}"));
+        }
+    }
+
+    /// Whether it was started here.
+    pub(crate) fn is_child(&self) -> bool {
+        matches!(self.process, Process::Child(_))
+    }
+
+    /// Where the run takes requests.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        self.state.model().hello()?.socket.as_ref().map(PathBuf::from)
+    }
+}
+
+fn follow(state: &mut State, follower: &mut Follower) -> (u64, bool, u64) {
+    let began = Instant::now();
+    let (mut n_events, mut more) = (0, false);
+    while state.trouble().is_none() {
+        match follower.poll(|event| state.apply(&event)) {
+            Ok(poll) => {
+                n_events += poll.n_events;
+                more = !poll.at_end;
+                if poll.at_end || began.elapsed() > READ_TIME {
+                    break;
+                }
+            }
+            Err(error) => state.set_trouble(error.to_string()),
+        }
+    }
+    (n_events, more, follower.n_bad_lines())
+}
+
+fn play(state: &mut State, log: &Path, replay: &mut Replay, at: &mut Instant) -> (u64, bool, u64) {
+    let elapsed = std::mem::replace(at, Instant::now()).elapsed();
+    let Some(playback) = state.playback().cloned() else { return (0, false, 0) };
+    let n_bad_lines = replay.n_bad_lines();
+    if playback.is_paused || state.trouble().is_some() {
+        return (0, false, n_bad_lines);
+    }
+    if replay.is_over() && playback.is_loop {
+        *replay = Replay::new(log);
+        state.restart();
+    }
+    // A float beyond the range of the integer becomes its largest value; a speed is above 0.
+    #[expect(clippy::cast_sign_loss, reason = "a time and a speed are not negative")]
+    let by_ns = (elapsed.as_nanos() as f64 * playback.speed) as u64;
+    let played = replay.advance(by_ns, EVENTS_A_TICK, |event| state.apply(&event));
+    let n_events = match played {
+        Ok(n_events) => n_events,
+        Err(error) => {
+            state.set_trouble(error.to_string());
+            0
+        }
+    };
+    replay.skip_silence(u64::try_from(SILENCE.as_nanos()).unwrap_or(u64::MAX));
+    show_clock(state, replay);
+    (n_events as u64, n_events == EVENTS_A_TICK, n_bad_lines)
+}
+
+fn show_clock(state: &mut State, replay: &Replay) {
+    let (clock_ns, is_at_end) = (replay.clock_ns(), replay.is_over());
+    if let Some(playback) = state.playback_mut() {
+        if !is_at_end {
+            playback.seconds = clock_ns as f64 * 1e-9;
+        }
+        playback.is_at_end = is_at_end;
+    }
+}
+
+/// The marks of a log and how long its run took, read from its end.
+fn outline(log: &Path) -> (Vec<Frame>, f64) {
+    let mut model = Model::new();
+    let mut follower = Follower::from_last_mark(log);
+    // What cannot be read here is told when it is played.
+    while follower.poll(|event| model.apply(&event)).is_ok_and(|poll| !poll.at_end) {}
+    let seconds = model
+        .end()
+        .map(|end| end.wall_seconds)
+        .or_else(|| model.steps().last().map(|step| step.elapsed_seconds));
+    (model.frames().to_vec(), seconds.filter(|s| s.is_finite()).unwrap_or(0.0))
+}
+
+/// What is known of the process of a run that was found.
+fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildState {
+    let Some(status) = status else { return ChildState::default() };
+    let is_gone = status.code.is_none() && status.is_alive() == Some(false);
+    let is_bad = is_gone || status.code.is_some_and(|code| code != 0);
+    ChildState {
+        pid: status.pid,
+        is_gone,
+        code: status.code,
+        last_error: if is_bad { last_line(&dir.join(pp_telemetry::STDERR_FILE)) } else { None },
+    }
+}
+
+fn signal_found(dir: &Path, signal: Signal) -> io::Result<()> {
+    let status = status_of(dir).ok_or_else(|| io::Error::other("its status cannot be read"))?;
+    match status.is_alive() {
+        Some(true) => {}
+        Some(false) => return Err(io::Error::other("it is gone")),
+        None => return Err(io::Error::other(format!("it runs on {}", status.host))),
+    }
+    let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("it has no process id"))?;
+    Ok(kill_process(pid, signal)?)
+}
+
+impl Process {
+    fn state(&self) -> Option<&ChildState> {
+        match self {
+            Self::Child(trainer) => Some(trainer.state()),
+            Self::Found { state, .. } => Some(state),
+            Self::None => None,
+        }
+    }
+
+    /// Looks whether the process has ended.
+    fn poll(&mut self) -> io::Result<()> {
+        match self {
+            Self::Child(trainer) => trainer.poll(),
+            Self::Found { dir, state, looked } => {
+                if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+                    *looked = Some(Instant::now());
+                    // A summary that is being replaced, or is gone, says nothing new.
+                    if let Some(status) = status_of(dir) {
+                        *state = found(dir, Some(&status));
+                    }
+                }
+                Ok(())
+            }
+            Self::None => Ok(()),
+        }
+    }
+}
