@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut devices = vec![json!({
         "id": "cpu", "kind": "cpu", "cores": cores(), "memory_bytes": memory_bytes, "usable": true,
     })];
-    let nvml = probe(&args.nvml.library());
+    let nvml = probe(&args.nvml.library(&super::settings::config()?));
     let mut unavailable: Vec<Value> = Vec::new();
     match cuda() {
         Ok(n) => devices.extend((0..n).map(|ordinal| cuda_device(ordinal, &nvml))),

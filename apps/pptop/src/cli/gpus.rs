@@ -21,7 +21,7 @@ pub(crate) struct NvmlArgs {
 
 impl NvmlArgs {
     /// The library that the flags name, or else the configuration.
-    pub(crate) fn library(&self, config: &Config) -> Library {
+    pub(crate) fn library(&self, config: &pptop::config::Config) -> Library {
         let path = self.nvml_lib.clone().or_else(|| config.nvml_lib.value.clone());
         Library::choose(self.no_nvml || !config.nvml.value, path)
     }

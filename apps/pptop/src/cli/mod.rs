@@ -41,7 +41,7 @@ mod verdict;
 mod which;
 
 use std::ffi::OsString;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
@@ -166,6 +166,9 @@ fn program() -> clap::Command {
 /// Reads the command line, runs the command and says how it ended.
 pub(crate) fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
+    if args.len() <= 1 && io::stdout().is_terminal() {
+        return exit(attach::latest());
+    }
     let mut command = program();
     let parsed = command.try_get_matches_from_mut(&args).and_then(|matches| {
         Cli::from_arg_matches(&matches).map_err(|refused| refused.format(&mut command))
@@ -179,6 +182,11 @@ pub(crate) fn main() -> ExitCode {
             _ => Err(CliError::Usage(refusal::of_arguments(&refused, &Cli::command(), &args))),
         },
     };
+    exit(ended)
+}
+
+/// Says how a command ended, and gives its exit code.
+fn exit(ended: Result<(), CliError>) -> ExitCode {
     let (message, code) = match ended {
         Ok(()) => return ExitCode::SUCCESS,
         Err(CliError::Code(code)) => return ExitCode::from(code),

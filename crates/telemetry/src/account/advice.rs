@@ -4,6 +4,8 @@ use super::{Account, Part, WhatIf};
 
 /// Below this share of the window there is nothing to be done about a part.
 const SMALL: f64 = 0.03;
+/// From this share on something is wrong with the run, and not only with its schedule.
+const WRONG: f64 = 0.06;
 /// What a change has to gain to be worth a word.
 const GAIN_MIN: f64 = 0.02;
 
@@ -39,12 +41,13 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
             percent(share(part))
         )
     };
-    // What the schedule costs by itself counts only when nothing else costs as much.
-    let causes = [Part::Imbalance, Part::Copy, Part::Starved, Part::Other, Part::Inherent];
-    let worst = causes
-        .into_iter()
-        .filter(|part| share(*part) >= SMALL)
-        .max_by(|a, b| share(*a).total_cmp(&share(*b)));
+    let worst_of = |parts: &[Part], least: f64| {
+        let costly = parts.iter().copied().filter(|part| share(*part) >= least);
+        costly.max_by(|a, b| share(*a).total_cmp(&share(*b)))
+    };
+    // What went wrong comes before what the schedule costs by itself, however much that is.
+    let worst = worst_of(&[Part::Imbalance, Part::Copy, Part::Starved, Part::Other], WRONG)
+        .or_else(|| worst_of(&Part::ALL[1..], SMALL));
     let (schedule, pp, m) =
         (&account.hello.schedule, account.hello.pp, account.hello.micro_batches);
     let bubble = format!("bubble {}", percent(account.bubble_ratio));

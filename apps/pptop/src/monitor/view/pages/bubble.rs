@@ -14,7 +14,7 @@ use crate::monitor::state::{Found, State};
 /// Cells of a part's name.
 const NAME_CELLS: usize = 10;
 /// Cells of a number in the table of the ranks.
-const CELLS: usize = 8;
+const CELLS: usize = 9;
 /// Rows of the first panel, with its frame: six parts, a head, the ratios and three lines of advice.
 const PARTS_ROWS: u16 = 13;
 /// Cells of a line with everything.
@@ -170,10 +170,10 @@ const COLUMNS: [Column; 11] = [
     ("bwd", |time| time.backward),
     ("wgrad", |time| time.weight_grad),
     ("wait act", |time| time.wait_act),
-    ("wait grd", |time| time.wait_grad),
+    ("wait grad", |time| time.wait_grad),
     ("copy", |time| time.copy),
     ("optim", |time| time.optimizer),
-    ("other", |time| time.other),
+    ("idle", |time| time.other),
     ("reduce", |time| time.all_reduce),
     ("data", |time| time.data),
     ("ckpt", |time| time.checkpoint),
@@ -196,13 +196,13 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let columns: Vec<Column> = COLUMNS
         .into_iter()
         .filter(|(_, time)| ranks.iter().any(|rank| time(rank).abs() > 5e-6))
-        .take((inside.width as usize).saturating_sub(24) / CELLS)
+        .take((inside.width as usize).saturating_sub(25) / CELLS)
         .collect();
     pen.put(format!(" {:<6}", "rank"), theme.dim());
     for (name, _) in &columns {
         pen.put(format!("{name:>CELLS$}"), theme.dim());
     }
-    pen.put(format!("{:>8} {:>8}", "starved", "slower"), theme.dim());
+    pen.put(format!("{:>CELLS$}{:>CELLS$}", "starved", "slower"), theme.dim());
     let most = account.slowest_rank();
     for rank in ranks.iter().skip(first) {
         pen.next_line();
@@ -212,10 +212,13 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
             let style = if name.starts_with("wait") { theme.dim() } else { Style::new() };
             pen.put(format!("{:>CELLS$}", millis(time(rank))), style);
         }
-        pen.text(format!("{:>8}", millis(rank.starved)));
+        pen.text(format!("{:>CELLS$}", millis(rank.starved)));
         let its = account.imbalance_of_rank.get(rank.rank as usize).copied().unwrap_or(0.0);
         let is_most = most.is_some_and(|(slow, _)| slow == rank.rank) && its > 5e-5;
-        pen.put(format!(" {:>8}", millis(its)), if is_most { theme.notice() } else { theme.dim() });
+        pen.put(
+            format!("{:>CELLS$}", millis(its)),
+            if is_most { theme.notice() } else { theme.dim() },
+        );
     }
 }
 

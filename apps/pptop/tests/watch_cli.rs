@@ -1,0 +1,186 @@
+//! The commands about runs that are there already, where there is no terminal.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+const LOG: &[u8] = include_bytes!("fixtures/one_f_one_b_p4_m8.jsonl");
+
+/// A folder that goes with its test, and in it the folder of the runs.
+struct Home(PathBuf);
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Home {
+    fn new() -> Self {
+        static N_HOMES: AtomicU32 = AtomicU32::new(0);
+        let number = N_HOMES.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("pptop-watch-{}-{number}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(dir.join("runs")).unwrap();
+        Self(dir)
+    }
+
+    /// A home with the recorded run in it.
+    fn with_run() -> Self {
+        let home = Self::new();
+        fs::create_dir(home.0.join("runs/gpt-1")).unwrap();
+        fs::write(home.0.join("runs/gpt-1/events.jsonl"), LOG).unwrap();
+        home
+    }
+
+    fn run(&self, line: &str) -> Ran {
+        let output = Command::new(env!("CARGO_BIN_EXE_pptop"))
+            .args(line.split_whitespace())
+            .current_dir(&self.0)
+            .env("PPTOP_STATE_DIR", &self.0)
+            .env("XDG_CONFIG_HOME", &self.0)
+            .output()
+            .unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn well(&self, line: &str) -> String {
+        let ran = self.run(line);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{line}");
+        ran.stdout
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn attach_writes_lines_where_there_is_no_terminal() {
+    let home = Home::with_run();
+    let lines = home.well("attach");
+    assert!(lines.starts_with("gpt-20261101-141233: 1f1b on 4 ranks, 1 replicas, 8 micro-batches"));
+    assert_eq!(lines.lines().filter(|line| line.contains("  loss ")).count(), 120);
+    assert!(lines.ends_with("ended with exit code 0 after 120 steps: finished\n"), "{lines}");
+    let json = home.well("attach --json gpt-1");
+    let events: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.first().unwrap()["ev"], "hello");
+    assert_eq!(events.iter().filter(|event| event["ev"] == "step").count(), 120);
+    assert_eq!(events.last().unwrap()["ev"], "end");
+    let once = home.well("attach --once --plain");
+    assert_eq!(once.lines().count(), 1);
+    assert!(once.contains("step 120/120") && once.contains("theory 27.3 %"), "{once}");
+}
+
+#[test]
+fn a_snapshot_is_a_screen_or_the_numbers_of_the_run() {
+    let home = Home::with_run();
+    let screen = home.well("snapshot --size 80x24");
+    assert_eq!(screen.lines().count(), 24);
+    assert!(screen.contains("ENDED  step 120/120"));
+    for view in ["timeline", "devices", "loss", "bubble", "log"] {
+        let screen = home.well(&format!("snapshot --view {view} --size 100x30 --ascii"));
+        assert!(screen.is_ascii() && screen.lines().count() == 30, "{view}: {screen}");
+    }
+    let svg = home.well("snapshot --svg --size 80x24");
+    roxmltree::Document::parse(&svg).unwrap();
+    let numbers: Value = serde_json::from_str(&home.well("snapshot --json")).unwrap();
+    assert_eq!(numbers["step"], 120);
+    let window = &numbers["window"];
+    let parts = ["work", "inherent", "imbalance", "copy", "starved", "other"];
+    let sum: f64 =
+        parts.iter().map(|part| window[format!("{part}_seconds")].as_f64().unwrap()).sum();
+    assert!((sum - window["seconds"].as_f64().unwrap()).abs() < 1e-9);
+    let csv = home.well("snapshot --csv");
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((rows.len(), rows[0].len()), (2, rows[1].len()));
+    let at = rows[0].iter().position(|name| *name == "bubble_ratio").unwrap();
+    assert_eq!(rows[1][at].parse::<f64>().unwrap(), numbers["bubble_ratio"].as_f64().unwrap());
+    assert!(home.well("snapshot --prometheus").contains("# TYPE pptop_bubble_ratio gauge"));
+}
+
+#[test]
+fn a_report_says_what_why_and_next_and_bounds_decide_its_exit_code() {
+    let home = Home::with_run();
+    let report = home.well("report");
+    for part in ["what  bubble 29.7 %", "why   fill and drain of 1f1b", "next  --schedule "] {
+        assert!(report.contains(part), "{part} is not in: {report}");
+    }
+    assert_eq!(home.run("report --max-bubble 0.30 --min-samples-per-s 30").code, 0);
+    let missed = home.run("report latest --max-bubble 0.25");
+    assert_eq!(missed.code, 1);
+    assert!(missed.stderr.contains("is above --max-bubble 0.25"), "{}", missed.stderr);
+    assert!(missed.stdout.contains("what  "), "the report stands all the same");
+    let json = home.run("report --json --min-samples-per-s 1000");
+    assert_eq!(json.code, 1);
+    let report: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(report["verdict"]["part"], "inherent");
+    assert_eq!(report["missed"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn bounds_of_a_run_without_a_step_are_missed() {
+    let home = Home::new();
+    fs::create_dir(home.0.join("runs/young")).unwrap();
+    let hello = LOG.split_inclusive(|&byte| byte == b'\n').next().unwrap();
+    fs::write(home.0.join("runs/young/events.jsonl"), hello).unwrap();
+    let ran = home.run("report --max-bubble 1");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("no bubble was measured"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("nothing more can be said"), "{}", ran.stdout);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_in_a_line() {
+    let home = Home::with_run();
+    fs::write(home.0.join("empty.jsonl"), "").unwrap();
+    for line in [
+        "attach nothing",
+        "attach gpt-1 gpt-1 --plain",
+        "replay gpt-1",
+        "replay gpt-1 --speed 0",
+        "replay gpt-1 --start later",
+        "demo",
+        "demo --pp 65",
+        "demo --schedule chimera --pp 3",
+        "snapshot --view nothing",
+        "snapshot --size 0x5",
+        "snapshot --json --csv",
+        "snapshot empty.jsonl",
+        "report --max-bubble 1.5",
+        "report --min-samples-per-s -1",
+        "report runs",
+        "runs info nothing",
+        "runs prune --keep-days never",
+    ] {
+        let ran = home.run(line);
+        assert_eq!(ran.code, 2, "{line}: {}{}", ran.stdout, ran.stderr);
+        let first = ran.stderr.lines().next().unwrap();
+        assert!(first.contains("accepted:") && first.chars().count() <= 300, "{line}: {first}");
+        assert_eq!(ran.stdout, "", "{line}");
+    }
+}
+
+#[test]
+fn runs_are_listed_told_of_and_pruned() {
+    let home = Home::with_run();
+    let list = home.well("runs list");
+    assert!(list.lines().nth(1).unwrap().starts_with("gpt-1  unknown"), "{list}");
+    let info: Value = serde_json::from_str(&home.well("runs info gpt --json")).unwrap();
+    assert_eq!(info["bytes"], LOG.len());
+    assert_eq!(home.well("runs prune --keep-runs 0 --dry-run"), "nothing to do\n");
+    assert!(home.0.join("runs/gpt-1/events.jsonl").is_file());
+    let empty = Home::new();
+    assert!(empty.well("runs list").starts_with("no runs in "));
+}
