@@ -170,8 +170,13 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
     command.process_group(0);
     let child = command.spawn().map_err(|e| failed("start the run", &e))?;
-    let launch =
-        monitor::Launch { run_dir: dir.clone(), child, launched_here: true, ascii: args.ascii };
+    let launch = monitor::Launch {
+        run_dir: dir.clone(),
+        child,
+        launched_here: true,
+        ascii: args.ascii,
+        mouse: super::settings::config()?.mouse.value,
+    };
     let code = monitor::run(launch).map_err(|e| monitor_error(&e))?;
     if args.sample.is_some()
         && let Some(text) = sample_of(&dir)

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pp_telemetry::{EVENTS_FILE, Follower};
-use ratatui::crossterm::event::{self, Event as Input, MouseEventKind};
+use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKind};
+use ratatui::layout::{Position, Rect};
 use rustix::process::Signal;
 
 use super::child::Trainer;
@@ -16,7 +17,7 @@ use super::state::{Effect, State};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
 use super::tty::{Found, Tty};
-use super::view::{Theme, draw};
+use super::view::{Theme, draw, target};
 
 /// How long one waits for a key before the next look at the log.
 const TICK: Duration = Duration::from_millis(100);
@@ -43,6 +44,8 @@ pub struct Launch {
     pub launched_here: bool,
     /// Whether to draw with plain characters only.
     pub ascii: bool,
+    /// Whether clicks and the wheel are taken; without, the terminal selects text with them.
+    pub mouse: bool,
 }
 
 /// How the loop came to its end.
@@ -62,12 +65,12 @@ enum Ending {
 /// # Errors
 /// The terminal cannot be used. The run is not touched by that.
 pub fn run(launch: Launch) -> anyhow::Result<i32> {
-    let Launch { run_dir, child, launched_here, ascii } = launch;
+    let Launch { run_dir, child, launched_here, ascii, mouse } = launch;
     let theme = Theme::from_env(ascii);
     let signals = Signals::register().context("cannot look for signals")?;
     let mut app = App::new(&run_dir, Trainer::new(child, &run_dir), launched_here);
     let ending = {
-        let mut screen = Screen::enter().context("cannot use the terminal")?;
+        let mut screen = Screen::enter(mouse).context("cannot use the terminal")?;
         app.watch(&mut screen, &signals, theme)?
     };
     let code = match ending {
@@ -184,6 +187,14 @@ impl App {
             Input::Mouse(mouse) => match mouse.kind {
                 MouseEventKind::ScrollUp => Some(Action::Scroll(-1)),
                 MouseEventKind::ScrollDown => Some(Action::Scroll(1)),
+                MouseEventKind::Down(MouseButton::Left) => {
+                    let size = screen.terminal().size().context("cannot use the terminal")?;
+                    let area = Rect::from((Position::ORIGIN, size));
+                    if let Some(target) = target(&self.state, area, mouse.column, mouse.row) {
+                        self.state.point_at(target);
+                    }
+                    None
+                }
                 _ => None,
             },
             _ => None,

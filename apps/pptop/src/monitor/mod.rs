@@ -16,8 +16,9 @@ mod summary;
 mod terminal;
 mod tty;
 mod view;
+mod words;
 
 pub use app::{Launch, run};
 pub use input::{Action, Keymap, action_names};
-pub use state::{ChildState, Choice, Effect, Playback, State, View};
-pub use view::{Theme, draw};
+pub use state::{ChildState, Choice, Effect, Playback, State, Target, View};
+pub use view::{Theme, draw, target};

@@ -25,6 +25,8 @@ use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 
 /// Whether the terminal is ours at the moment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
+/// Whether the mouse is taken along with it; without, the terminal selects text with it.
+static WITH_MOUSE: AtomicBool = AtomicBool::new(false);
 /// The thread that draws: only its panic may give the terminal back.
 static UI_THREAD: Mutex<Option<ThreadId>> = Mutex::new(None);
 /// What other threads said when they panicked, to be told when the terminal is given back.
@@ -33,7 +35,11 @@ static OTHER_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 fn take() -> io::Result<()> {
     TAKEN.store(true, Ordering::SeqCst);
     enable_raw_mode()?;
-    execute!(stdout(), EnterAlternateScreen, EnableMouseCapture, Hide)
+    execute!(stdout(), EnterAlternateScreen, Hide)?;
+    if WITH_MOUSE.load(Ordering::SeqCst) {
+        execute!(stdout(), EnableMouseCapture)?;
+    }
+    Ok(())
 }
 
 /// Gives the terminal back, if it is ours; may be called at any time, and more than once.
@@ -42,7 +48,10 @@ pub(crate) fn leave() {
         return;
     }
     // Each is tried even when another fails: the terminal may already be gone.
-    let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
+    if WITH_MOUSE.load(Ordering::SeqCst) {
+        let _ = execute!(stdout(), DisableMouseCapture);
+    }
+    let _ = execute!(stdout(), LeaveAlternateScreen, Show);
     let _ = disable_raw_mode();
     let mut panics = OTHER_PANICS.lock().unwrap_or_else(PoisonError::into_inner);
     for panic in panics.drain(..) {
@@ -57,8 +66,9 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal for this thread.
-    pub(crate) fn enter() -> io::Result<Self> {
+    /// Takes the terminal for this thread, with the mouse or without.
+    pub(crate) fn enter(with_mouse: bool) -> io::Result<Self> {
+        WITH_MOUSE.store(with_mouse, Ordering::SeqCst);
         *UI_THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
         install_panic_hook();
         let taken = take().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
