@@ -44,7 +44,7 @@ fn talkative() -> Vec<Event> {
             span.starved_ns = span.dur_ns / 3;
         }
     }
-    for step in (10..=120).step_by(10) {
+    for step in (10_u32..=120).step_by(10) {
         let second = f64::from(step) * 0.424;
         events.push(said(
             second,

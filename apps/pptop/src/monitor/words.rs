@@ -36,8 +36,11 @@ pub(crate) fn lost(lost: &Lost) -> String {
 
 /// A text without anything that moves the cursor, nor spaces at its ends.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
-    let text = text.trim();
-    if text.contains(char::is_control) { format::plain(text).into() } else { text.into() }
+    if text.contains(char::is_control) {
+        format::plain(text).trim().to_owned().into()
+    } else {
+        text.trim().into()
+    }
 }
 
 /// Where `what` stands in `text`, in characters; capital letters are like others.

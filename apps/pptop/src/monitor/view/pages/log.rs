@@ -18,8 +18,8 @@ const FRAME: (u16, u16) = (60, 8);
 const LINES_MAX: usize = 3;
 /// Rows from which on there is.
 const ROOM: u16 = 8;
-/// Cells of the number of a step.
-const STEP_CELLS: usize = 6;
+/// Below this width there is no clock.
+const CLOCK_WIDTH: u16 = 30;
 
 /// Draws the view.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
@@ -46,8 +46,12 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         pen.put(format!(" {nothing}"), theme.dim());
         return;
     }
-    let has_steps = entries.iter().any(|entry| entry.step().is_some());
-    let writer = Writer { theme, filter: log.filter(), area: inside, framed, has_steps };
+    let step_cells = entries
+        .iter()
+        .filter_map(|entry| entry.step())
+        .max()
+        .map_or(0, |step| step_text(step).len());
+    let writer = Writer { theme, filter: log.filter(), area: inside, framed, step_cells };
     for line in writer.window(&entries, held) {
         for part in line {
             pen.put(&part.content, part.style);
@@ -99,7 +103,12 @@ struct Writer<'a> {
     filter: &'a str,
     area: Rect,
     framed: bool,
-    has_steps: bool,
+    /// Cells of the longest name of a step.
+    step_cells: usize,
+}
+
+fn step_text(step: u64) -> String {
+    format!("step {step}")
 }
 
 impl Writer<'_> {
@@ -109,11 +118,11 @@ impl Writer<'_> {
         let (above, below) = entries.split_at(held.map_or(entries.len(), |at| at + 1));
         let mut blocks = Vec::new();
         let mut n_lines = 0;
-        for entry in above.iter().rev() {
+        for (back, entry) in above.iter().rev().enumerate() {
             if n_lines >= height {
                 break;
             }
-            let block = self.block(*entry);
+            let block = self.block(*entry, held.is_some() && back == 0);
             n_lines += block.len();
             blocks.push(block);
         }
@@ -123,13 +132,13 @@ impl Writer<'_> {
             if lines.len() >= height {
                 break;
             }
-            lines.extend(self.block(*entry));
+            lines.extend(self.block(*entry, false));
         }
         lines
     }
 
-    /// The lines of one entry.
-    fn block(&self, entry: Entry<'_>) -> Vec<Line<'static>> {
+    /// The lines of one entry; the one that is held has a mark.
+    fn block(&self, entry: Entry<'_>, is_held: bool) -> Vec<Line<'static>> {
         let theme = self.theme;
         let (word, style) = match entry {
             Entry::Message(Message { level: Level::Info, .. }) => ("info", theme.dim()),
@@ -139,15 +148,25 @@ impl Writer<'_> {
         };
         let clock = format::clock(entry.elapsed_ns() as f64 * 1e-9);
         let dim = theme.dim();
+        let short: String = word.chars().take(1).collect();
+        let clock_style = if is_held { STRONG } else { dim };
         let mut head = if self.framed {
-            vec![Span::styled(format!(" {clock}  "), dim), Span::styled(format!("{word}  "), style)]
+            let mark = if is_held { '>' } else { ' ' };
+            vec![
+                Span::styled(format!("{mark}{clock}  "), clock_style),
+                Span::styled(format!("{word}  "), style),
+            ]
+        } else if self.area.width >= CLOCK_WIDTH {
+            vec![
+                Span::styled(format!("{clock} "), clock_style),
+                Span::styled(format!("{short} "), style),
+            ]
         } else {
-            let short: String = word.chars().take(1).collect();
-            vec![Span::styled(format!("{clock} "), dim), Span::styled(format!("{short} "), style)]
+            vec![Span::styled(format!("{short} "), style)]
         };
-        if self.framed && self.has_steps {
-            let step = entry.step().map(|step| format!("step {step}")).unwrap_or_default();
-            head.push(Span::styled(format!("{step:<width$}", width = STEP_CELLS + 6), dim));
+        if self.framed && self.step_cells > 0 {
+            let step = entry.step().map(step_text).unwrap_or_default();
+            head.push(Span::styled(format!("{step:<width$}  ", width = self.step_cells), dim));
         }
         let indent: usize = head.iter().map(Span::width).sum();
         let indent = if self.framed { indent } else { 2.min(indent) };
