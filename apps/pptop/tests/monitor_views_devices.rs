@@ -27,7 +27,9 @@ fn log() -> Vec<Event> {
 fn state_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> State {
     let child = ChildState { pid: 41233, ..ChildState::default() };
     let mut state = State::new(child, true);
-    events.into_iter().for_each(|event| state.apply(event));
+    for event in events {
+        state.apply(event);
+    }
     state
 }
 
@@ -146,7 +148,9 @@ fn on_gpus() -> Vec<Event> {
 fn devices(events: &[Event], actions: &[Action]) -> State {
     let mut state = state_of(events);
     state.act(Action::Show(View::Devices));
-    actions.iter().for_each(|action| assert_eq!(state.act(*action), None));
+    for action in actions {
+        assert_eq!(state.act(*action), None);
+    }
     state
 }
 

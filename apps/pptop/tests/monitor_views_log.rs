@@ -67,9 +67,13 @@ fn talkative() -> Vec<Event> {
 fn state_of(events: &[Event], actions: &[Action]) -> State {
     let child = ChildState { pid: 41233, ..ChildState::default() };
     let mut state = State::new(child, true);
-    events.iter().for_each(|event| state.apply(event));
+    for event in events {
+        state.apply(event);
+    }
     state.act(Action::Show(View::Log));
-    actions.iter().for_each(|action| assert_eq!(state.act(*action), None));
+    for action in actions {
+        assert_eq!(state.act(*action), None);
+    }
     state
 }
 

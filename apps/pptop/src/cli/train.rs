@@ -143,6 +143,8 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
 fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
+    // Before anything runs: a configuration may be refused.
+    let mouse = super::settings::config()?.mouse.value;
     let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
     DirBuilder::new()
         .recursive(true)
@@ -175,7 +177,7 @@ fn watch(args: &Args, session: &Session) -> Result<(), CliError> {
         child,
         launched_here: true,
         ascii: args.ascii,
-        mouse: super::settings::config()?.mouse.value,
+        mouse,
     };
     let code = monitor::run(launch).map_err(|e| monitor_error(&e))?;
     if args.sample.is_some()
