@@ -11,9 +11,9 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 const LOG: &[u8] = include_bytes!("fixtures/one_f_one_b_p4_m8.jsonl");
-const COLOUR: Theme = Theme { colour: true, ascii: false };
-const MONO: Theme = Theme { colour: false, ascii: false };
-const ASCII: Theme = Theme { colour: false, ascii: true };
+const COLOUR: Theme = Theme::plain(true, false);
+const MONO: Theme = Theme::plain(false, false);
+const ASCII: Theme = Theme::plain(false, true);
 
 fn log() -> Vec<Event> {
     let mut events = Vec::new();
@@ -313,9 +313,9 @@ proptest! {
         state.observe(ChildState { code, ..running() }, silent_seconds, 0);
         for action in actions {
             state.act(action);
-            screen(&state, Theme { colour, ascii }, width, height);
+            screen(&state, Theme::plain(colour, ascii), width, height);
         }
-        screen(&state, Theme { colour, ascii }, width, height);
+        screen(&state, Theme::plain(colour, ascii), width, height);
     }
 }
 

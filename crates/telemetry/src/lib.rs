@@ -68,7 +68,7 @@ pub use index::{Frame, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
     Activity, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket, LossHistory,
-    Mark, Message, Model, RECENT_STEPS, RankState, Rate, Reason, RecentSteps, Recorded,
+    Lost, Mark, Message, Model, RECENT_STEPS, RankState, Rate, Reason, RecentSteps, Recorded,
     RecordedStep, SHARE_STEPS, Slow, Slowest, Spread, StepSeconds, Thread, Trend, Wait,
 };
 pub use number::Nonfinite;

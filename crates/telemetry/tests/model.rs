@@ -8,8 +8,8 @@ use std::io::Write as _;
 
 use common::{Job, Times, run};
 use pp_telemetry::{
-    Activity, End, Event, Follower, LINE_BYTES_MAX, Line, LineSplitter, Model, Rate, ReadError,
-    Trend,
+    Activity, Dropped, End, Event, Follower, LINE_BYTES_MAX, Line, LineSplitter, Model, Rate,
+    ReadError, Trend,
 };
 use proptest::prelude::*;
 
@@ -128,6 +128,22 @@ fn more_ranks_than_cores_are_noticed() {
         |cores| fold(&run(&Job { cores, dp: 2, ..Job::one_f_one_b() }, TIMES)).ranks_over_cores();
     assert_eq!(with_cores(2), Some((8, 2)));
     assert_eq!(with_cores(8), None);
+}
+
+#[test]
+fn lost_events_are_known_with_their_time() {
+    let job = Job { steps: 30, ..Job::one_f_one_b() };
+    let mut events = run(&job, TIMES);
+    for event in &mut events {
+        if let Event::Step(step) = event {
+            step.dropped = step.step / 10 * 5;
+        }
+    }
+    events.insert(1, Event::Dropped(Dropped { elapsed_ns: 7, count: 2 }));
+    let model = fold(&events);
+    let lost: Vec<_> = model.lost().map(|lost| (lost.step, lost.count)).collect();
+    assert_eq!(lost, [(None, 2), (Some(10), 3), (Some(20), 5), (Some(30), 5)]);
+    assert_eq!((model.n_dropped(), model.lost().next().unwrap().elapsed_ns), (15, 7));
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl Look {
     /// What a configuration says.
     pub(crate) fn of(config: &Config) -> Self {
         Self {
-            theme: Theme::from_env(config.ascii.value),
+            theme: Theme::from_config(config),
             keymap: Keymap::new(&config.keys),
             mouse: config.mouse.value,
             interval: Duration::from_millis(config.interval_ms.value),

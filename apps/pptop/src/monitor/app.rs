@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use pp_telemetry::Request;
 use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKind};
+use ratatui::layout::{Position, Rect};
 use rustix::process::Signal;
 
 use super::errand::Errands;
@@ -15,7 +16,7 @@ use super::state::{Effect, View};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
 use super::tty::{Found, Tty};
-use super::view::{Theme, draw};
+use super::view::{Theme, draw, target};
 use super::watched::{Read, Watch, Watched};
 
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
@@ -199,7 +200,12 @@ impl App {
                 MouseEventKind::ScrollUp => Some(Action::Scroll(-1)),
                 MouseEventKind::ScrollDown => Some(Action::Scroll(1)),
                 MouseEventKind::Down(MouseButton::Left) => {
-                    Some(Action::Click { x: mouse.column, y: mouse.row })
+                    let size = screen.terminal().size().context("cannot use the terminal")?;
+                    let area = Rect::from((Position::ORIGIN, size));
+                    if let Some(target) = target(state, area, mouse.column, mouse.row) {
+                        state.point_at(target);
+                    }
+                    None
                 }
                 _ => None,
             },

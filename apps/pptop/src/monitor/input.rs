@@ -85,13 +85,6 @@ pub enum Action {
     Speed(i8),
     /// Begin again at the end of a replay, or not.
     Loop,
-    /// A click on a cell of the screen.
-    Click {
-        /// Column.
-        x: u16,
-        /// Row.
-        y: u16,
-    },
     /// Draw everything anew.
     Redraw,
     /// Give the terminal back to the shell for a while.

@@ -19,10 +19,11 @@ mod terminal;
 mod tty;
 mod view;
 mod watched;
+mod words;
 
 pub use app::{Launch, run};
 pub use input::{Action, Keymap, action_names};
 pub use screenshot::Screenshot;
-pub use state::{ChildState, Choice, Effect, Playback, State, View};
-pub use view::{Theme, draw};
+pub use state::{ChildState, Choice, Effect, Playback, State, Target, View};
+pub use view::{Theme, draw, target};
 pub use watched::Watch;

@@ -35,6 +35,8 @@ use slow::SlowOps;
 
 /// Messages that are kept at most.
 const MESSAGES_MAX: usize = 500;
+/// Times at which events were lost that are kept at most.
+const LOST_MAX: usize = 64;
 /// Ranks, over all replicas, that are shown at most.
 const RANKS_MAX: u64 = 65_536;
 
@@ -59,6 +61,17 @@ pub struct Message {
     pub level: Level,
     /// One line of text.
     pub text: String,
+}
+
+/// Events that the recorder has lost, as it was told at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Time since the run began.
+    pub elapsed_ns: u64,
+    /// The step after which it was told, if any.
+    pub step: Option<u64>,
+    /// How many more than before.
+    pub count: u64,
 }
 
 /// The rank that computes most, and by how much.
@@ -93,6 +106,8 @@ pub struct Model {
     messages: VecDeque<Message>,
     n_warnings: u64,
     n_dropped: u64,
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    lost: VecDeque<Lost>,
     n_events: u64,
     end: Option<End>,
 }
@@ -139,7 +154,7 @@ impl Model {
                     self.ranks[index].push_cpu(*cpu);
                 }
             }
-            Event::Dropped(dropped) => self.n_dropped = self.n_dropped.max(dropped.count),
+            Event::Dropped(dropped) => self.lose(dropped.elapsed_ns, None, dropped.count),
             Event::End(end) => self.end = Some(end.clone()),
         }
     }
@@ -196,9 +211,11 @@ impl Model {
 
     fn apply_step(&mut self, step: &StepEvent) {
         self.loss.push(step.step, f64::from(step.loss));
-        self.n_dropped = self.n_dropped.max(step.dropped);
-        self.progress.end_step(step.step);
         // A float beyond the range of the integer becomes its largest value, and not a number becomes 0.
+        #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
+        let elapsed_ns = (step.elapsed_seconds * 1e9) as u64;
+        self.lose(elapsed_ns, Some(step.step), step.dropped);
+        self.progress.end_step(step.step);
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let step_ns = (step.seconds * 1e9) as u64;
         if let Some(recorded) = self.recorded.complete(step.step, step_ns) {
@@ -209,16 +226,30 @@ impl Model {
                 }
             }
             if !self.recorded.is_brief() {
-                self.find_slow(step.step);
+                self.find_slow(step.step, elapsed_ns);
             }
         }
         self.steps.push(step.clone());
     }
 
-    fn find_slow(&mut self, step: u64) {
+    /// So many events are lost by now.
+    fn lose(&mut self, elapsed_ns: u64, step: Option<u64>, n_dropped: u64) {
+        let Some(count) = n_dropped.checked_sub(self.n_dropped).filter(|&count| count > 0) else {
+            return;
+        };
+        self.n_dropped = n_dropped;
+        if self.lost.len() == LOST_MAX {
+            self.lost.pop_front();
+        }
+        self.lost.push_back(Lost { elapsed_ns, step, count });
+    }
+
+    fn find_slow(&mut self, step: u64, elapsed_ns: u64) {
         let mut slow = std::mem::take(&mut self.slow);
         if let Some(recorded) = self.recorded.get(step) {
-            slow.step(step, &recorded.spans, |replica, rank| self.gpu_of(replica, rank));
+            slow.step(step, elapsed_ns, &recorded.spans, |replica, rank| {
+                self.gpu_of(replica, rank)
+            });
         }
         self.slow = slow;
     }
@@ -313,6 +344,11 @@ impl Model {
     /// Events that the recorder has lost.
     pub fn n_dropped(&self) -> u64 {
         self.n_dropped
+    }
+
+    /// When events were lost lately, oldest first.
+    pub fn lost(&self) -> impl DoubleEndedIterator<Item = &Lost> {
+        self.lost.iter()
     }
 
     /// Events so far.

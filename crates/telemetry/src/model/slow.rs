@@ -27,6 +27,8 @@ const KINDS_MAX: usize = 65_536;
 pub struct Slow {
     /// The step.
     pub step: u64,
+    /// When that was over, since the run began.
+    pub elapsed_ns: u64,
     /// The replica.
     pub replica: u32,
     /// The rank.
@@ -74,10 +76,11 @@ pub(crate) struct SlowOps {
 }
 
 impl SlowOps {
-    /// Looks at a step that is over. `gpu_of` gives the GPU of a rank.
+    /// Looks at a step that is over at `elapsed_ns`. `gpu_of` gives the GPU of a rank.
     pub(crate) fn step<'a>(
         &mut self,
         step: u64,
+        elapsed_ns: u64,
         spans: &[Span],
         gpu_of: impl Fn(u32, u32) -> Option<&'a GpuState>,
     ) {
@@ -105,7 +108,18 @@ impl SlowOps {
                 };
                 let (replica, rank, stage, op) = kind;
                 let (seconds, usual_seconds) = (dur_ns as f64 * 1e-9, usual_ns as f64 * 1e-9);
-                Slow { step, replica, rank, stage, op, mb, seconds, usual_seconds, reason }
+                Slow {
+                    step,
+                    elapsed_ns,
+                    replica,
+                    rank,
+                    stage,
+                    op,
+                    mb,
+                    seconds,
+                    usual_seconds,
+                    reason,
+                }
             };
             let mut durations: Vec<u64> = spans.iter().map(|span| span.dur_ns).collect();
             // What the whole step was, then what stands out in it.
@@ -199,7 +213,7 @@ mod tests {
             let spans: Vec<Span> = (0..4)
                 .map(|mb| span(step, mb, 1_000_000 + 5_000 * ((step + u64::from(mb)) % 3), 0))
                 .collect();
-            slow.step(step, &spans, |_, _| None);
+            slow.step(step, 0, &spans, |_, _| None);
         }
         assert_eq!(slow.n_found(), 0);
         slow
@@ -210,7 +224,7 @@ mod tests {
         let mut slow = settled();
         let mut spans: Vec<Span> = (0..4).map(|mb| span(21, mb, 1_000_000, 0)).collect();
         spans[3] = span(21, 3, 1_500_000, 400_000);
-        slow.step(21, &spans, |_, _| None);
+        slow.step(21, 0, &spans, |_, _| None);
         let found: Vec<_> = slow.found().collect();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].rank, found[0].op, found[0].mb), (2, SpanKind::B, Some(3)));
@@ -221,7 +235,7 @@ mod tests {
     fn a_step_in_which_all_are_slower_is_named_once() {
         let mut slow = settled();
         let spans: Vec<Span> = (0..4).map(|mb| span(21, mb, 1_200_000, 0)).collect();
-        slow.step(21, &spans, |_, _| None);
+        slow.step(21, 0, &spans, |_, _| None);
         let found: Vec<_> = slow.found().collect();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].mb, found[0].reason.clone()), (None, Reason::Unknown));

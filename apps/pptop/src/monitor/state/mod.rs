@@ -14,15 +14,15 @@ use std::sync::Arc;
 use pp_telemetry::{Event, Model, Request};
 
 pub(crate) use bubble::{BubbleState, Found};
-pub(crate) use devices::DevicesState;
+pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
-pub(crate) use log::LogState;
+pub(crate) use log::{Entry, LogState};
 pub(crate) use loss::LossState;
 pub use playback::Playback;
 pub(crate) use timeline::TimelineState;
-pub use view::View;
 pub(crate) use view::{Panel, Prompt, PromptKind};
+pub use view::{Target, View};
 
 use super::input::{Action, Keymap, Where};
 
@@ -498,6 +498,8 @@ impl State {
         }
         match action {
             Action::Pan(by) if self.view == View::Overview => self.timeline.pan(by),
+            // They have a choice of their own.
+            _ if matches!(self.view, View::Devices | View::Log) => {}
             Action::Scroll(by) => self.scroll(by),
             Action::Page(by) => self.scroll(8 * by),
             Action::Edge { last } => self.scroll(if last { isize::MAX } else { isize::MIN }),
@@ -508,6 +510,19 @@ impl State {
     fn scroll(&mut self, by: isize) {
         let last = self.shown().ranks().len().saturating_sub(1);
         self.first_rank = self.first_rank.saturating_add_signed(by).min(last);
+    }
+
+    /// Does what a click means; a second one on a rank shows more of it.
+    pub fn point_at(&mut self, target: Target) {
+        let model = self.frozen.as_deref().unwrap_or(&self.model);
+        match target {
+            Target::View(view) => self.view = view,
+            Target::Rank(index) if !self.devices.is_chosen(index) => self.devices.choose(index),
+            Target::Rank(_) if self.view == View::Devices => {
+                self.devices.act(Action::Enter, model);
+            }
+            Target::Rank(_) => self.view = View::Devices,
+        }
     }
 
     /// One thing after another, and the overview in the end.

@@ -35,6 +35,15 @@ impl View {
     }
 }
 
+/// Something on the screen that a click can mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// The name of a view.
+    View(View),
+    /// A rank, by its place in [`Model::ranks`](pp_telemetry::Model::ranks).
+    Rank(usize),
+}
+
 /// A panel of the overview.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Panel {

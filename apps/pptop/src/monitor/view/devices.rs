@@ -183,8 +183,11 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     for &(column, x) in &columns {
         pen.column(x + 1).put(column.title(), theme.dim());
     }
-    for rank in model.ranks().iter().skip(first).take(n_rows) {
+    for (index, rank) in model.ranks().iter().enumerate().skip(first).take(n_rows) {
         pen.next_line();
+        if state.devices().is_chosen(index) {
+            pen.put(">", STRONG);
+        }
         for &(column, x) in &columns {
             pen.column(x + 1);
             draw_cell(&mut pen, model, rank, column, wide);
@@ -251,7 +254,7 @@ fn draw_cell(pen: &mut Pen<'_>, model: &Model, rank: &RankState, column: Column,
 }
 
 /// Low utilisation is what one has to look into: how much more idle a rank is than its schedule makes it.
-fn bubble_style(model: &Model, bubble: Option<f64>, theme: Theme) -> Style {
+pub(crate) fn bubble_style(model: &Model, bubble: Option<f64>, theme: Theme) -> Style {
     let theory = model.hello().and_then(|hello| hello.theory);
     match (bubble, theory) {
         (Some(bubble), Some(theory)) if bubble > theory + BUBBLE_BAD => theme.bad(),
@@ -265,7 +268,8 @@ pub(crate) fn memory(model: &Model, rank: &RankState) -> (Option<u64>, u64) {
     (rank.memory.map(|memory| memory.live_bytes), model.peak_memory().map_or(0, |(_, bytes)| bytes))
 }
 
-fn layers_text(rank: &RankState) -> String {
+/// The layers of a rank, stage by stage.
+pub(crate) fn layers_text(rank: &RankState) -> String {
     let layers: Vec<_> = rank
         .layers
         .iter()

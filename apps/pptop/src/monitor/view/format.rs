@@ -34,6 +34,22 @@ pub(crate) fn bytes(value: u64) -> String {
     scaled(value as f64, 1024.0, &["B", "K", "M", "G", "T", "P", "E"])
 }
 
+/// Bytes without digits behind the point, for the size of a device: `80G`.
+pub(crate) fn whole_bytes(value: u64) -> String {
+    let text = bytes(value);
+    match (text.split_once('.'), text.chars().last()) {
+        (Some((_, digit)), Some(unit)) if digit.starts_with('0') => {
+            format!("{}{unit}", text.split('.').next().unwrap_or_default())
+        }
+        _ => text,
+    }
+}
+
+/// A text that cannot move the cursor of whoever reads it.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     if !value.is_finite() {
         return "n/a".to_owned();
@@ -100,6 +116,7 @@ mod tests {
     fn sizes_take_the_unit_that_fits() {
         let texts = [0, 1023, 1024, 51_500_000, 108_000_000, u64::MAX].map(bytes);
         assert_eq!(texts, ["0B", "1.0K", "1.0K", "49.1M", "103M", "16.0E"]);
+        assert_eq!([80 << 30, 81_559 << 20, 12].map(whole_bytes), ["80G", "79.6G", "12B"]);
         let texts = [0.0, 7.25, 999.4, 999.6, 12_400.0, 1e30].map(count);
         assert_eq!(texts, ["0", "7.2", "999", "1.0k", "12.4k", "1000000000000000P"]);
     }

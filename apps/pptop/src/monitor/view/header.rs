@@ -83,17 +83,24 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
     put_eta(pen, state, " ETA ");
 }
 
+/// The views with their names, which stand one behind another from the second cell on.
+pub(crate) fn view_names(state: &State) -> impl Iterator<Item = (View, String)> {
+    let shown = state.view();
+    View::ALL.into_iter().enumerate().map(move |(at, view)| {
+        let (number, title) = (at + 1, view.title());
+        let is_shown = view == shown;
+        let text =
+            if is_shown { format!("[{number}]{title}  ") } else { format!("{number} {title}  ") };
+        (view, text)
+    })
+}
+
 /// The views, the one that is shown in brackets, and which of several runs this is.
 pub(crate) fn draw_views(pen: &mut Pen<'_>, state: &State) {
     let theme = pen.theme;
     pen.text(" ");
-    for (number, view) in View::ALL.into_iter().enumerate() {
-        let (text, style) = if view == state.view() {
-            (format!("[{}]{}  ", number + 1, view.title()), STRONG)
-        } else {
-            (format!("{} {}  ", number + 1, view.title()), theme.dim())
-        };
-        pen.put(text, style);
+    for (view, text) in view_names(state) {
+        pen.put(text, if view == state.view() { STRONG } else { theme.dim() });
     }
     let (at, n_runs) = state.place();
     if n_runs > 1 {

@@ -5,6 +5,7 @@ mod devices;
 mod footer;
 pub(crate) mod format;
 mod header;
+mod layout;
 mod loss;
 mod messages;
 mod overlay;
@@ -19,7 +20,9 @@ use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+pub use layout::target;
 pub use theme::Theme;
+pub(crate) use theme::letter;
 
 use super::state::{Overlay, Panel, State, View};
 use paint::{Pen, slice_bottom, slice_left, slice_top};
@@ -95,31 +98,22 @@ fn draw_page(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
 }
 
 fn draw_panels(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, wide: bool) {
-    let (line, rest) = slice_top(area, 1);
-    header::draw(&mut Pen::new(buffer, line, theme), state);
-    let (rest, line) = slice_bottom(rest, 1);
-    footer::draw_keys(&mut Pen::new(buffer, line, theme), state);
-    let mut rest = rest;
-    if let Some(notice) = footer::notice(state) {
-        let (above, line) = slice_bottom(rest, 1);
+    let areas = layout::areas(area, state);
+    header::draw(&mut Pen::new(buffer, areas.header, theme), state);
+    footer::draw_keys(&mut Pen::new(buffer, areas.keys, theme), state);
+    if let (Some(line), Some(notice)) = (areas.notice, footer::notice(state)) {
         footer::draw_notice(&mut Pen::new(buffer, line, theme), &notice);
-        rest = above;
     }
-    if wide {
-        let (line, below) = slice_top(rest, 1);
+    if let Some(line) = areas.job {
         header::draw_job(&mut Pen::new(buffer, line, theme), state);
-        rest = below;
     }
-    if wide || state.view() != View::Overview {
-        let (line, below) = slice_top(rest, 1);
+    if let Some(line) = areas.views {
         header::draw_views(&mut Pen::new(buffer, line, theme), state);
-        rest = below;
     }
-    if let Some(playback) = state.playback() {
-        let (above, line) = slice_bottom(rest, 1);
+    if let (Some(line), Some(playback)) = (areas.scrubber, state.playback()) {
         scrubber::draw(&mut Pen::new(buffer, line, theme), state, playback);
-        rest = above;
     }
+    let rest = areas.page;
     if state.shown().hello().is_none() {
         messages::draw_waiting(buffer, rest, state, theme);
         return;
@@ -140,11 +134,7 @@ fn draw_overview(
     wide: bool,
 ) {
     let with_panels = area.height >= PANELS_HEIGHT_MIN;
-    let bottom_rows = if with_panels { BOTTOM_ROWS_MIN } else { 1 };
-    let n_ranks = u16::try_from(state.shown().ranks().len()).unwrap_or(u16::MAX);
-    let n_rows = (rest.height.saturating_sub(bottom_rows) / 2)
-        .saturating_sub(PANEL_ROWS)
-        .clamp(1, n_ranks.max(1));
+    let n_rows = layout::n_device_rows(rest, area, state);
     let (devices_area, rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
     devices::draw(buffer, devices_area, state, theme, wide);
     mark(buffer, devices_area, state, Panel::Devices, theme);

@@ -2,10 +2,10 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::{Color, Style};
+use ratatui::style::Style;
 use ratatui::widgets::{Block, Widget as _};
 
-use super::theme::{STRONG, Theme};
+use super::theme::Theme;
 
 /// Writes one line after another, or along one line, inside of an area.
 pub(crate) struct Pen<'a> {
@@ -107,7 +107,7 @@ pub(crate) fn panel(
     if area.height > 0 && area.width > 4 {
         let line = Rect { x: area.x + 1, width: area.width - 2, height: 1, ..area };
         let mut pen = Pen::new(buffer, line, theme);
-        pen.put(format!(" {title} "), STRONG.fg(Color::Reset));
+        pen.put(format!(" {title} "), theme.title());
         if !right.is_empty() && right.chars().count() + 3 < pen.left() as usize {
             pen.put_right(&format!(" {right} "), theme.dim());
         }

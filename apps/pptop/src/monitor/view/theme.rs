@@ -4,11 +4,13 @@
 //! palette are used, and the background is left as it is, but for the cells of the timeline that stand for computing.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use pp_telemetry::SpanKind;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
+
+use crate::config::{ColorMode, Config, ThemeName};
 
 /// Text that one looks for.
 pub(crate) const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
@@ -20,7 +22,61 @@ pub struct Theme {
     pub colour: bool,
     /// Whether only ASCII characters may be used.
     pub ascii: bool,
+    palette: Palette,
 }
+
+impl Default for Theme {
+    fn default() -> Self {
+        Self::plain(true, false)
+    }
+}
+
+/// Which colour stands for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Palette {
+    forward: Color,
+    backward: Color,
+    input_grad: Color,
+    weight_grad: Color,
+    copy: Color,
+    /// Waiting, frames, and what is of less weight.
+    wait: Color,
+    optimizer: Color,
+    alarm: Color,
+    title: Color,
+    notice: Color,
+    good: Color,
+    bar: Color,
+    loss: Color,
+    average: Color,
+}
+
+const DARK: Palette = Palette {
+    forward: Color::Blue,
+    backward: Color::Yellow,
+    input_grad: Color::Cyan,
+    weight_grad: Color::Green,
+    copy: Color::Magenta,
+    wait: Color::DarkGray,
+    optimizer: Color::White,
+    alarm: Color::Red,
+    title: Color::Reset,
+    notice: Color::Yellow,
+    good: Color::Green,
+    bar: Color::Cyan,
+    loss: Color::Blue,
+    average: Color::Yellow,
+};
+
+/// Yellow, white and the bright colours cannot be read on white.
+const LIGHT: Palette = Palette {
+    backward: Color::Red,
+    optimizer: Color::Black,
+    notice: Color::Magenta,
+    bar: Color::Blue,
+    average: Color::Magenta,
+    ..DARK
+};
 
 const ASCII_BORDER: border::Set<'static> = border::Set {
     top_left: "+",
@@ -34,20 +90,71 @@ const ASCII_BORDER: border::Set<'static> = border::Set {
 };
 
 impl Theme {
-    /// Colours or none, all characters or ASCII alone, whatever the environment says.
+    /// The colours for a dark background, or none, and all characters or ASCII alone.
     pub const fn plain(colour: bool, ascii: bool) -> Self {
-        Self { colour, ascii }
+        Self { colour, ascii, palette: DARK }
+    }
+
+    /// The same for a light background.
+    #[must_use]
+    pub const fn on_light(self) -> Self {
+        Self { palette: LIGHT, ..self }
     }
 
     /// What the terminal can show: `NO_COLOR` with any value turns colours off, `TERM=dumb` also everything but ASCII.
     pub fn from_env(ascii: bool) -> Self {
-        Self::from_variables(ascii, |name| env::var_os(name))
+        let variable = |name: &str| env::var_os(name);
+        Self::of(ThemeName::Auto, ColorMode::Auto, ascii, &variable)
     }
 
-    fn from_variables(ascii: bool, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+    /// What the configuration wants, as far as the terminal can show it.
+    pub fn from_config(config: &Config) -> Self {
+        Self::from_settings(config, &|name| env::var_os(name))
+    }
+
+    fn from_settings(config: &Config, variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let mut theme =
+            Self::of(config.theme.value, config.color.value, config.ascii.value, variable);
+        let palette = &mut theme.palette;
+        for (what, colour) in [
+            ("forward", &mut palette.forward),
+            ("backward", &mut palette.backward),
+            ("input_grad", &mut palette.input_grad),
+            ("weight_grad", &mut palette.weight_grad),
+            ("copy", &mut palette.copy),
+            ("wait", &mut palette.wait),
+            ("optimizer", &mut palette.optimizer),
+            ("alarm", &mut palette.alarm),
+            ("title", &mut palette.title),
+        ] {
+            if let Some(other) = config.color_of(what) {
+                *colour = other.color();
+            }
+        }
+        theme
+    }
+
+    fn of(
+        name: ThemeName,
+        mode: ColorMode,
+        ascii: bool,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Self {
         let dumb = variable("TERM").is_some_and(|term| term == "dumb");
         let no_colour = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: !no_colour && !dumb, ascii: ascii || dumb }
+        let colour = match mode {
+            _ if name == ThemeName::Mono => false,
+            ColorMode::Always => true,
+            ColorMode::Never => false,
+            ColorMode::Auto => !no_colour && !dumb,
+        };
+        let light = match name {
+            ThemeName::Light => true,
+            ThemeName::Auto => variable("COLORFGBG").is_some_and(|value| is_light(&value)),
+            ThemeName::Dark | ThemeName::Mono => false,
+        };
+        let theme = Self::plain(colour, ascii || dumb);
+        if light { theme.on_light() } else { theme }
     }
 
     pub(crate) fn border(self) -> border::Set<'static> {
@@ -61,51 +168,65 @@ impl Theme {
     /// Frames, axes and what is of less weight.
     pub(crate) fn dim(self) -> Style {
         if self.colour {
-            Style::new().fg(Color::DarkGray)
+            Style::new().fg(self.palette.wait)
         } else {
             Style::new().add_modifier(Modifier::DIM)
         }
     }
 
+    pub(crate) fn title(self) -> Style {
+        STRONG.fg(if self.colour { self.palette.title } else { Color::Reset })
+    }
+
     pub(crate) fn good(self) -> Style {
-        self.with(Color::Green)
+        self.with(self.palette.good)
     }
 
     pub(crate) fn notice(self) -> Style {
-        self.with(Color::Yellow)
+        self.with(self.palette.notice)
     }
 
     pub(crate) fn bad(self) -> Style {
-        self.with(Color::Red).add_modifier(Modifier::BOLD)
+        self.with(self.palette.alarm).add_modifier(Modifier::BOLD)
+    }
+
+    /// What was looked for.
+    pub(crate) fn found(self) -> Style {
+        self.notice().add_modifier(Modifier::BOLD.union(Modifier::UNDERLINED))
     }
 
     pub(crate) fn bar(self) -> Style {
-        self.with(Color::Cyan)
+        self.with(self.palette.bar)
     }
 
     pub(crate) fn loss(self) -> Style {
-        self.with(Color::Blue)
+        self.with(self.palette.loss)
     }
 
     pub(crate) fn average(self) -> Style {
-        self.with(Color::Yellow).add_modifier(Modifier::BOLD)
+        self.with(self.palette.average).add_modifier(Modifier::BOLD)
     }
 
     pub(crate) fn validation(self) -> Style {
-        self.with(Color::Green).add_modifier(Modifier::BOLD)
+        self.with(self.palette.good).add_modifier(Modifier::BOLD)
+    }
+
+    /// The colour of an operation.
+    fn colour_of(self, kind: SpanKind) -> Color {
+        match kind {
+            SpanKind::F => self.palette.forward,
+            SpanKind::B => self.palette.backward,
+            SpanKind::I => self.palette.input_grad,
+            SpanKind::W => self.palette.weight_grad,
+            SpanKind::Send | SpanKind::Recv | SpanKind::AllReduce => self.palette.copy,
+            SpanKind::Optim | SpanKind::Checkpoint | SpanKind::Data => self.palette.optimizer,
+            SpanKind::WaitAct | SpanKind::WaitGrad => self.palette.wait,
+        }
     }
 
     /// How text about an operation looks.
     pub(crate) fn op(self, kind: SpanKind) -> Style {
-        match kind {
-            SpanKind::F => self.with(Color::Blue),
-            SpanKind::B => self.with(Color::Yellow),
-            SpanKind::I => self.with(Color::Cyan),
-            SpanKind::W => self.with(Color::Green),
-            SpanKind::Send | SpanKind::Recv | SpanKind::AllReduce => self.with(Color::Magenta),
-            SpanKind::Optim | SpanKind::Checkpoint | SpanKind::Data => self.with(Color::White),
-            SpanKind::WaitAct | SpanKind::WaitGrad => self.dim(),
-        }
+        if kind.is_wait() { self.dim() } else { self.with(self.colour_of(kind)) }
     }
 
     /// How a cell of the timeline looks: computing is a block of its colour.
@@ -113,11 +234,9 @@ impl Theme {
         if !self.colour || !kind.is_compute() {
             return self.op(kind);
         }
-        match kind {
-            SpanKind::F => Style::new().fg(Color::White).bg(Color::Blue),
-            SpanKind::B => Style::new().fg(Color::Black).bg(Color::Yellow),
-            SpanKind::I => Style::new().fg(Color::Black).bg(Color::Cyan),
-            _ => Style::new().fg(Color::Black).bg(Color::Green),
+        match self.colour_of(kind) {
+            Color::Reset => Style::new().add_modifier(Modifier::REVERSED),
+            colour => Style::new().fg(text_on(colour)).bg(colour),
         }
     }
 
@@ -172,6 +291,20 @@ impl Theme {
     }
 }
 
+/// Whether a terminal that says so has a light background: `0;15`, `0;default;15`.
+fn is_light(colours: &OsStr) -> bool {
+    let background = colours.to_str().and_then(|text| text.rsplit(';').next());
+    matches!(background.and_then(|number| number.trim().parse().ok()), Some(7_u8 | 9..=15))
+}
+
+/// What can be read on a block of a colour.
+fn text_on(colour: Color) -> Color {
+    match colour {
+        Color::Blue | Color::Red | Color::Magenta | Color::Black | Color::DarkGray => Color::White,
+        _ => Color::Black,
+    }
+}
+
 /// The letter of an operation in the timeline.
 pub(crate) fn letter(kind: SpanKind) -> char {
     match kind {
@@ -207,6 +340,7 @@ pub(crate) fn name(kind: SpanKind) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{AnsiColor, COLORED};
 
     #[test]
     fn the_environment_decides_about_colour() {
@@ -214,7 +348,7 @@ mod tests {
             let variable = |name: &str| {
                 pairs.iter().find(|pair| pair.0 == name).map(|pair| OsString::from(pair.1))
             };
-            let theme = Theme::from_variables(false, variable);
+            let theme = Theme::of(ThemeName::Auto, ColorMode::Auto, false, &variable);
             (theme.colour, theme.ascii)
         };
         assert_eq!(theme(&[("TERM", "xterm-256color")]), (true, false));
@@ -224,15 +358,83 @@ mod tests {
     }
 
     #[test]
+    fn the_background_decides_about_the_theme() {
+        let theme = |name, mode, pairs: &'static [(&str, &str)]| {
+            let variable = |name: &str| {
+                pairs.iter().find(|pair| pair.0 == name).map(|pair| OsString::from(pair.1))
+            };
+            Theme::of(name, mode, false, &variable)
+        };
+        let dark = Theme::plain(true, false);
+        for (says, wanted) in [
+            ("15;0", dark),
+            ("0;15", dark.on_light()),
+            ("0;default;15", dark.on_light()),
+            ("12;8", dark),
+            ("0;7", dark.on_light()),
+            ("", dark),
+            ("0;default", dark),
+            ("15;300", dark),
+        ] {
+            let pairs = Box::leak(Box::new([("COLORFGBG", says)]));
+            assert_eq!(theme(ThemeName::Auto, ColorMode::Auto, pairs), wanted, "{says}");
+            assert_eq!(theme(ThemeName::Dark, ColorMode::Auto, pairs), dark, "{says}");
+        }
+        let no_colour: &[_] = &[("NO_COLOR", "1"), ("TERM", "xterm")];
+        assert!(theme(ThemeName::Light, ColorMode::Always, no_colour).colour);
+        assert!(!theme(ThemeName::Light, ColorMode::Auto, no_colour).colour);
+        assert!(!theme(ThemeName::Light, ColorMode::Never, &[]).colour);
+        assert!(!theme(ThemeName::Mono, ColorMode::Always, &[]).colour);
+    }
+
+    #[test]
+    fn the_configuration_can_change_every_colour() {
+        let mut config = Config::load(|_| None).unwrap();
+        let plain = Theme::from_settings(&config, &|_| None);
+        assert_eq!(plain, Theme::default());
+        config.colors = [Some(AnsiColor::BrightMagenta); COLORED.len()];
+        let theme = Theme::from_settings(&config, &|_| None);
+        let styles = [theme.dim(), theme.title(), theme.bad()];
+        let styles = styles.into_iter().chain(SpanKind::ALL.map(|kind| theme.op(kind)));
+        assert!(styles.into_iter().all(|style| style.fg == Some(Color::LightMagenta)));
+        assert_eq!(theme.block(SpanKind::F).bg, Some(Color::LightMagenta));
+        config.colors = [Some(AnsiColor::Default); COLORED.len()];
+        let theme = Theme::from_settings(&config, &|_| None);
+        assert_eq!(theme.block(SpanKind::F), Style::new().add_modifier(Modifier::REVERSED));
+    }
+
+    #[test]
+    fn text_on_a_light_background_can_be_read() {
+        let theme = Theme::default().on_light();
+        let styles = [
+            theme.dim(),
+            theme.title(),
+            theme.bad(),
+            theme.notice(),
+            theme.good(),
+            theme.bar(),
+            theme.loss(),
+            theme.average(),
+            theme.validation(),
+            theme.found(),
+        ];
+        for style in styles.into_iter().chain(SpanKind::ALL.map(|kind| theme.op(kind))) {
+            let unreadable = [Color::Yellow, Color::LightYellow, Color::White, Color::Gray];
+            assert!(style.fg.is_none_or(|colour| !unreadable.contains(&colour)), "{style:?}");
+            assert_eq!(style.bg, None);
+        }
+    }
+
+    #[test]
     fn bars_have_their_width_whatever_the_share() {
         for ascii in [false, true] {
-            let theme = Theme { colour: false, ascii };
+            let theme = Theme::plain(false, ascii);
             for share in [-1.0, 0.0, 0.01, 0.5, 0.999, 1.0, 7.0, f64::NAN, f64::INFINITY] {
                 assert_eq!(theme.gauge(share, 8).chars().count(), 8, "{share}");
             }
             assert_eq!(theme.gauge(0.5, 0), "");
         }
-        assert_eq!(Theme { colour: false, ascii: true }.gauge(0.5, 8), "####....");
-        assert_eq!(Theme { colour: false, ascii: false }.gauge(0.735, 8), "█████▉··");
+        assert_eq!(Theme::plain(false, true).gauge(0.5, 8), "####....");
+        assert_eq!(Theme::plain(false, false).gauge(0.735, 8), "█████▉··");
     }
 }

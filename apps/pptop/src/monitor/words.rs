@@ -1,0 +1,105 @@
+//! The lines of the log in words: what is drawn, and what is searched.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use pp_telemetry::{Lost, Reason, Slow};
+
+use super::view::{format, letter};
+
+/// Something that took longer than usual: `rank 2 B3 +41% over its usual 24.7 ms: no core for most of it`.
+pub(crate) fn slow(slow: &Slow) -> String {
+    let replica =
+        if slow.replica > 0 { format!(" of replica {}", slow.replica) } else { String::new() };
+    format!("rank {}{replica} {}", slow.rank, slow_op(slow))
+}
+
+/// The same without its rank.
+pub(crate) fn slow_op(slow: &Slow) -> String {
+    let op = letter(slow.op);
+    let op = slow.mb.map_or_else(|| format!("every {op}"), |mb| format!("{op}{mb}"));
+    let beyond = (slow.seconds / slow.usual_seconds.max(1e-12) - 1.0) * 100.0;
+    let why = match &slow.reason {
+        Reason::Starved(_) => "no core for most of it".to_owned(),
+        Reason::Throttled(why) => format!("the GPU was throttled: {}", why.join(", ")),
+        Reason::Unknown => "nothing known explains it".to_owned(),
+    };
+    let usual = format::duration(slow.usual_seconds);
+    format!("{op} +{beyond:.0}% over its usual {usual}: {why}")
+}
+
+/// Events that the recorder has lost.
+pub(crate) fn lost(lost: &Lost) -> String {
+    let events = if lost.count == 1 { "event" } else { "events" };
+    format!("{} {events} lost: the recorder could not keep up", lost.count)
+}
+
+/// A text without anything that moves the cursor, nor spaces at its ends.
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        format::plain(text).trim().to_owned().into()
+    } else {
+        text.trim().into()
+    }
+}
+
+/// Where `what` stands in `text`, in characters; capital letters are like others.
+pub(crate) fn find(text: &str, what: &str) -> Vec<Range<usize>> {
+    let fold = |text: &str| -> Vec<char> {
+        text.chars().map(|c| c.to_lowercase().next().unwrap_or(c)).collect()
+    };
+    let (text, what) = (fold(text), fold(what));
+    let mut found = Vec::new();
+    let mut from = 0;
+    if what.is_empty() {
+        return found;
+    }
+    while let Some(rest) = text.get(from..).filter(|rest| rest.len() >= what.len()) {
+        if rest.starts_with(&what) {
+            found.push(from..from + what.len());
+            from += what.len();
+        } else {
+            from += 1;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use pp_telemetry::SpanKind;
+
+    use super::*;
+
+    #[test]
+    fn what_was_slow_is_said_with_its_reason() {
+        let b3 = Slow {
+            step: 98,
+            elapsed_ns: 1,
+            replica: 0,
+            rank: 2,
+            stage: 2,
+            op: SpanKind::B,
+            mb: Some(3),
+            seconds: 0.0348,
+            usual_seconds: 0.0247,
+            reason: Reason::Starved(0.8),
+        };
+        assert_eq!(slow(&b3), "rank 2 B3 +41% over its usual 24.7 ms: no core for most of it");
+        let reason = Reason::Throttled(vec!["SW power cap".to_owned(), "heat".to_owned()]);
+        let all = Slow { mb: None, replica: 1, reason, ..b3 };
+        assert_eq!(
+            slow(&all),
+            "rank 2 of replica 1 every B +41% over its usual 24.7 ms: the GPU was throttled: SW power cap, heat"
+        );
+    }
+
+    #[test]
+    fn a_text_is_found_whatever_its_letters() {
+        assert_eq!(find("GPU gpu", "Gpu"), [0..3, 4..7]);
+        assert_eq!(find("aaa aa", "aa"), [0..2, 4..6]);
+        assert_eq!(find("Straße İ", "STRASSE"), []);
+        assert_eq!(find("漢字字", "字"), [1..2, 2..3]);
+        assert_eq!((find("", "a"), find("a", "")), (vec![], vec![]));
+    }
+}
