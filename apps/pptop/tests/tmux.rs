@@ -346,3 +346,174 @@ fn one_suspends_and_comes_back() {
     terminal.press("d");
     terminal.wait_restored("left=0");
 }
+
+impl Terminal {
+    /// Types a command of `pptop` in the directory of this terminal, and `exit=CODE` behind it.
+    fn pptop(&self, arguments: &str) {
+        let program = env!("CARGO_BIN_EXE_pptop");
+        let (pid, dir) = (self.dir.join("pid"), self.dir.display());
+        let line = format!(
+            "clear; cd {dir}; PPTOP_STATE_DIR={dir} sh -c 'echo $$ >{pid}; exec {program} {arguments}'; echo exit=$?",
+            pid = pid.display(),
+        );
+        self.tmux(&["send-keys", "-l", &line]);
+        self.press("Enter");
+    }
+
+    /// Starts a run that nobody watches, and waits for its first step.
+    fn background_run(&self, flags: &str) -> std::process::Child {
+        let job = "train --headless --model sleep --pp 4 --micro-batches 8 --steps 100000";
+        let child = Command::new(env!("CARGO_BIN_EXE_pptop"))
+            .args(job.split_whitespace())
+            .args(flags.split_whitespace())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let log = self.run_dir().join("events.jsonl");
+        let began = Instant::now();
+        while !fs::read_to_string(&log).is_ok_and(|text| text.contains("\"ev\":\"step\"")) {
+            assert!(began.elapsed() < DEADLINE, "no step comes");
+            thread::sleep(POLL);
+        }
+        child
+    }
+}
+
+/// Ends a run that nobody watches.
+fn ends(mut child: std::process::Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+#[test]
+fn a_demo_shows_every_view() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.pptop("demo");
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
+    for (key, text) in [
+        ("2", "[2]Timeline"),
+        ("3", "[3]Devices"),
+        ("4", "[4]Loss"),
+        ("5", "where the time goes"),
+        ("6", "[6]Log"),
+    ] {
+        terminal.press(key);
+        terminal.wait_for(text);
+    }
+    terminal.press("5");
+    terminal.wait_for("inherent");
+    terminal.press("2");
+    terminal.wait_for("[2]Timeline");
+    terminal.press("+");
+    terminal.press("+");
+    terminal.wait_for("x4");
+    terminal.press("Space");
+    terminal.wait_for("FROZEN");
+    terminal.press("?");
+    terminal.wait_for("keys");
+    terminal.press("Escape");
+    terminal.press("Space");
+    terminal.wait_for("LIVE");
+    terminal.press("1");
+    terminal.wait_for("pipeline");
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+}
+
+#[test]
+fn one_attaches_late_twice_and_read_only() {
+    let Some(terminal) = Terminal::open() else { return };
+    let run = terminal.background_run("");
+    terminal.pptop("attach run");
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
+    // Another one that only looks, beside the first.
+    let other = Terminal::open().unwrap();
+    let arguments = format!("attach {} --read-only", terminal.run_dir().display());
+    other.pptop(&arguments);
+    other.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
+    other.press("x");
+    other.wait_for("--read-only was given");
+    // Killed, it leaves the run and the other monitor alone; the next one sees everything.
+    kill_process(other.monitor(), Signal::KILL).unwrap();
+    goes_on(&terminal);
+    terminal.press("q");
+    let screen = terminal.wait_restored("exit=0");
+    assert!(screen.contains("goes on as process"), "{screen}");
+    terminal.pptop("attach run");
+    terminal.wait_for("LIVE");
+    terminal.press("x");
+    terminal.wait_for("end the run?");
+    terminal.press("w");
+    terminal.wait_for("the run has ended");
+    assert!(terminal.run_dir().join("checkpoint.safetensors").is_file());
+    terminal.press("q");
+    let screen = terminal.wait_restored("exit=0");
+    assert!(screen.contains("was stopped after"), "{screen}");
+    ends(run);
+}
+
+#[test]
+fn an_attached_run_that_is_killed_is_called_dead() {
+    let Some(terminal) = Terminal::open() else { return };
+    let mut run = terminal.background_run("");
+    terminal.pptop("attach run");
+    terminal.wait_for("LIVE");
+    // Stopped, it is alive and silent; killed, it is gone.
+    let trainer = terminal.trainer().unwrap();
+    kill_process(trainer, Signal::STOP).unwrap();
+    terminal.wait_for("STALE");
+    kill_process(trainer, Signal::KILL).unwrap();
+    run.wait().unwrap();
+    let screen = terminal.wait_for("DIED");
+    assert!(screen.contains("is gone without a last word"), "{screen}");
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+}
+
+#[test]
+fn a_replay_is_paused_moved_and_left() {
+    let Some(terminal) = Terminal::open() else { return };
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
+    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    terminal.pptop("replay recorded.jsonl --speed 16 --start step=20");
+    terminal.wait("step 20", |screen| step(screen).is_some_and(|step| step >= 20));
+    terminal.press("Space");
+    let paused = step(&terminal.wait_for("PAUSED")).unwrap();
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(step(&terminal.screen()), Some(paused));
+    terminal.press("]");
+    terminal.wait("the next step", |screen| step(screen) == Some(paused + 1));
+    terminal.press("{");
+    terminal.wait("ten back", |screen| step(screen) == Some(paused - 9));
+    terminal.tmux(&["send-keys", "-l", ":100"]);
+    terminal.press("Enter");
+    terminal.wait("step 100", |screen| step(screen) == Some(100));
+    terminal.press(">");
+    terminal.press("Space");
+    terminal.wait_for("REPLAY 32x");
+    terminal.wait("the end", |screen| step(screen) == Some(120));
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+}
+
+#[test]
+fn several_runs_are_watched_at_once() {
+    let Some(terminal) = Terminal::open() else { return };
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
+    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    let run = terminal.background_run("");
+    terminal.pptop("attach recorded.jsonl run");
+    terminal.wait_for("step 120/120");
+    terminal.press("n");
+    terminal.wait("the other run", |screen| step(screen).is_some() && screen.contains("LIVE"));
+    terminal.press("2");
+    terminal.wait_for("run 2 of 2");
+    terminal.press("p");
+    terminal.wait_for("run 1 of 2");
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+    ends(run);
+}
