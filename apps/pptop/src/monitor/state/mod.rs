@@ -16,7 +16,7 @@ pub(crate) use devices::DevicesState;
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
 pub(crate) use log::LogState;
-pub(crate) use loss::LossState;
+pub(crate) use loss::{LossState, Metric, Part};
 pub use playback::Playback;
 pub(crate) use timeline::TimelineState;
 pub use view::View;

@@ -4,6 +4,7 @@ use pp_telemetry::{Model, RecordedStep, Span, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+use super::chart::round_up;
 use super::devices::rank_name;
 use super::format;
 use super::paint::{Pen, panel};
@@ -223,16 +224,6 @@ fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64
     }
 }
 
-/// The next number that is 1, 2 or 5 times a power of ten.
-fn round_up(value: f64) -> f64 {
-    let power = 10_f64.powf(value.max(1e-3).log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|factor| factor * power)
-        .find(|&round| round >= value * 0.999)
-        .unwrap_or(value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,14 +275,5 @@ mod tests {
         assert_eq!([1, 2, 3, 5, 9].map(names), ["f", "f", "f12", "f12s5", "f12s5"]);
         assert_eq!(label(&forward, 1, Naming::Short, false), "2");
         assert_eq!(label(&Span { op: SpanKind::B, ..forward }, 2, Naming::Short, false), "B2");
-    }
-
-    #[test]
-    fn round_numbers_are_1_2_or_5_times_a_power_of_ten() {
-        for (value, round) in
-            [(0.9, 1.0), (1.0, 1.0), (1.2, 2.0), (3.0, 5.0), (7.0, 10.0), (42_000.0, 50_000.0)]
-        {
-            assert!((round_up(value) - round).abs() < 1e-9 * round, "{value}");
-        }
     }
 }
