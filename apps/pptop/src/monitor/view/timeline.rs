@@ -50,10 +50,10 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         draw_cells(&mut pen, LABEL_CELLS, y, &cells, Naming::Full, chunks);
     }
     pen.line(n_rows);
-    draw_axis(&mut pen, step, range_ns, n_cells);
+    draw_axis(&mut pen, step, range_ns, LABEL_CELLS, n_cells);
 }
 
-fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
+pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
     let mut parts = vec![format!("timeline  step {}", step.step)];
     parts.push(
         step.step_ns.map_or_else(|| "runs".to_owned(), |ns| format::duration(ns as f64 * 1e-9)),
@@ -70,7 +70,7 @@ fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
 }
 
 /// The letters that occur in the step, as many as there is room for.
-fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
+pub(crate) fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
     let mut items = vec![format!("{} idle", theme.idle())];
     let mut named = Vec::new();
     for kind in SpanKind::ALL.into_iter().filter(|kind| !kind.is_wait()) {
@@ -169,7 +169,7 @@ pub(crate) fn draw_cells(
 }
 
 /// The name of an operation that is `n_cells` wide.
-fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
+pub(crate) fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
     let letter = letter(span.op);
     if !span.op.is_compute() {
         return letter.to_string();
@@ -191,7 +191,13 @@ fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
 }
 
 /// Times since the step began, at round numbers.
-fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64), n_cells: u16) {
+pub(crate) fn draw_axis(
+    pen: &mut Pen<'_>,
+    step: &RecordedStep,
+    (from_ns, to_ns): (f64, f64),
+    x0: u16,
+    n_cells: u16,
+) {
     let theme = pen.theme;
     let begin_ns = step.range_ns().map_or(0.0, |(first, _)| first as f64);
     let (from, whole) = (from_ns - begin_ns, to_ns - from_ns);
@@ -218,7 +224,7 @@ fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64
         #[expect(clippy::cast_sign_loss, reason = "a negative position is looked for first")]
         let at = x.max(0.0) as u16;
         if x >= 0.0 && at as usize + text.len() <= n_cells as usize {
-            pen.column(LABEL_CELLS + at).put(text, theme.dim());
+            pen.column(x0.saturating_add(at)).put(text, theme.dim());
         }
         tick += 1.0;
     }

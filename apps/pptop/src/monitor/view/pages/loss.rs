@@ -354,7 +354,10 @@ impl<'a> Plot<'a> {
             0..=5 => 0,
             _ => usize::from(n_rows / TICK_ROWS).clamp(4, 9),
         });
-        let labels: Vec<String> = labels(&ticks);
+        let labels = match n_rows {
+            0..=5 => ticks.iter().map(|tick| format::number(*tick)).collect(),
+            _ => labels(&ticks),
+        };
         let label_cells = labels.iter().map(String::len).max().unwrap_or(0).clamp(3, 9) as u16;
         let n_columns = pen.width().saturating_sub(label_cells + 2);
         if n_rows == 0 || n_columns == 0 {
