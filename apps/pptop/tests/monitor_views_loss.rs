@@ -219,6 +219,8 @@ proptest! {
             state.act(action);
             screen(&state, Theme { colour, ascii }, width, height);
         }
-        screen(&state, Theme { colour, ascii }, width, height);
+        let drawn = screen(&state, Theme { colour, ascii }, width, height);
+        let other = drawn.backend().buffer().content.iter().find(|cell| !cell.symbol().is_ascii());
+        prop_assert!(!ascii || other.is_none(), "{:?}", other);
     }
 }

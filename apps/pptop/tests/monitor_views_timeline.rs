@@ -1,6 +1,7 @@
 //! The view of the timeline, as text, for a recorded run at frozen moments and sizes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use pp_schedule::{ScheduleName, Sizes};
 use pp_telemetry::{Event, Line, LineSplitter, Span, SpanKind};
 use pptop::monitor::{Action, ChildState, State, Theme, View, draw};
 use proptest::prelude::*;
@@ -66,18 +67,14 @@ fn many_ranks() -> Vec<Event> {
                     stage.rank += 4;
                     stage
                 }));
-                let stages: Vec<String> = hello
-                    .plan
-                    .iter()
-                    .map(|row| {
-                        let behind = |cell: &str| {
-                            let stage: u32 = cell[..1].parse().unwrap();
-                            format!("{}{}", stage + 4, &cell[1..])
-                        };
-                        row.split(',').map(behind).collect::<Vec<_>>().join(",")
-                    })
-                    .collect();
-                hello.plan.extend(stages);
+                let sizes = Sizes {
+                    n_ranks: 8,
+                    n_micro_batches: 8,
+                    n_virtual_stages: 1,
+                    interleave_group: None,
+                };
+                let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap().to_string();
+                hello.plan = plan.lines().map(str::to_owned).collect();
                 events.push(Event::Hello(hello));
             }
             Event::Span(span) => {
@@ -280,6 +277,8 @@ proptest! {
             state.act(action);
             screen(&state, Theme { colour, ascii }, width, height);
         }
-        screen(&state, Theme { colour, ascii }, width, height);
+        let drawn = screen(&state, Theme { colour, ascii }, width, height);
+        let other = drawn.backend().buffer().content.iter().find(|cell| !cell.symbol().is_ascii());
+        prop_assert!(!ascii || other.is_none(), "{:?}", other);
     }
 }

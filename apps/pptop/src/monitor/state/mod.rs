@@ -19,7 +19,7 @@ pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
 pub(crate) use log::LogState;
 pub(crate) use loss::{LossState, Metric, Part};
-pub(crate) use ops::{Dependency, bytes, first_compute_ns, usual_ns};
+pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, usual_ns};
 pub(crate) use plan::Planned;
 pub use playback::Playback;
 pub(crate) use timeline::{Mode, TimelineState};

@@ -81,6 +81,25 @@ pub(crate) fn dependency<'a>(step: &'a RecordedStep, span: &Span) -> Dependency<
     Dependency { needs, before: before(|kind| !kind.is_wait() && !kind.is_copy()), waited_ns }
 }
 
+/// Operations of a critical path at most.
+const PATH_MAX: usize = 400;
+/// Spans of a step whose critical path is looked for at most.
+const PATH_SPANS_MAX: usize = 20_000;
+
+/// What the length of the step hangs on: from the last operation that computes back to the first, each the cause of the next; in
+/// the order of time. Empty for a step that is too large to be walked through for every frame.
+pub(crate) fn critical_path(step: &RecordedStep, replica: u32) -> Vec<&Span> {
+    if step.spans.len() > PATH_SPANS_MAX {
+        return Vec::new();
+    }
+    let computes = |span: &&Span| span.replica == replica && span.op.is_compute();
+    let last = step.spans.iter().filter(computes).max_by_key(|span| span.end_ns());
+    let cause = |span: &&'_ Span| dependency(step, span).cause().filter(computes);
+    let mut path: Vec<&Span> = std::iter::successors(last, cause).take(PATH_MAX).collect();
+    path.reverse();
+    path
+}
+
 /// What an operation has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Bytes {
@@ -199,6 +218,17 @@ mod tests {
         assert_eq!(found.cause(), Some(&op(&step, 1, SpanKind::B, 0)));
         let first = dependency(&step, &op(&step, 0, SpanKind::F, 0));
         assert_eq!((first.cause(), first.waited_ns), (None, 0));
+    }
+
+    #[test]
+    fn the_critical_path_leads_from_the_first_to_the_last() {
+        let step = step();
+        let path: Vec<_> =
+            critical_path(&step, 0).iter().map(|span| (span.rank, span.op, span.mb)).collect();
+        let wanted =
+            [(0, SpanKind::F, 0), (1, SpanKind::F, 0), (1, SpanKind::B, 0), (0, SpanKind::B, 0)];
+        assert_eq!(path, wanted);
+        assert_eq!(critical_path(&step, 1), [] as [&Span; 0]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ const ZOOM_MAX: u32 = 12;
 /// Steps that are laid over each other at most.
 const OVERLAID_STEPS: usize = 10;
 /// Operations that one can walk back over.
-const PATH_MAX: usize = 1000;
+const PATH_MAX: usize = 200;
 /// Rows of a page.
 const PAGE_ROWS: isize = 8;
 

@@ -11,12 +11,14 @@ use super::super::paint::{Pen, panel};
 use super::super::theme::{STRONG, Theme, letter, name};
 use super::super::timeline::{Naming, cells, draw_axis, draw_cells, label, legend, title};
 use crate::monitor::input::Action;
-use crate::monitor::state::{Dependency, Mode, Planned, State, bytes, first_compute_ns, usual_ns};
+use crate::monitor::state::{
+    Dependency, Mode, Planned, State, bytes, critical_path, first_compute_ns, usual_ns,
+};
 
 /// Cells in front of a row: where there is room for the stages, and where there is not.
 const LABEL_CELLS: (u16, u16) = (12, 6);
-/// Lines that a rank takes at most.
-const ROW_LINES_MAX: u16 = 3;
+/// Cells of an operation, on the average, from which on its time is written into it.
+const TIME_CELLS: f64 = 6.0;
 /// The operation that is chosen.
 const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED).add_modifier(Modifier::BOLD);
 /// What it has waited for.
@@ -75,7 +77,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn of(height: u16, n_ranks: u16, is_framed: bool, wants_plan: bool) -> Self {
+    fn of(height: u16, n_ranks: u16, lines_max: u16, is_framed: bool, wants_plan: bool) -> Self {
         let details = match height {
             _ if is_framed => 3,
             0..=2 => 0,
@@ -84,14 +86,16 @@ impl Lines {
         };
         let axis = u16::from(height - details >= 4);
         let left = height - details - axis;
-        // Half of the ranks with the plan say less than all without it.
         let heads = u16::from(is_framed);
-        let with_plan = wants_plan && left >= 2 * (heads + n_ranks.clamp(1, 4));
+        // Half of the ranks with the plan say less than all without it; and a small screen has no place for two heads.
+        let with_plan = wants_plan && is_framed && left >= 2 * (heads + n_ranks.clamp(1, 4));
         let n_blocks = 1 + u16::from(with_plan);
         let for_ranks = left.saturating_sub(n_blocks * heads);
         let n_ranks = n_ranks.min(for_ranks / n_blocks);
-        let per_rank = (for_ranks / (n_blocks * n_ranks).max(1)).clamp(1, ROW_LINES_MAX);
+        let per_rank = (for_ranks / (n_blocks * n_ranks).max(1)).clamp(1, lines_max.max(1));
         let per_rank = if is_framed { per_rank } else { 1 };
+        // What is left of a small screen is for words.
+        let details = if is_framed { details } else { height - axis - n_ranks };
         Self { n_ranks, per_rank, heads, axis, details, with_plan }
     }
 }
@@ -125,7 +129,8 @@ impl<'a> Page<'a> {
             Some(Err(why)) => (None, Some(why.as_str())),
             None => (None, None),
         };
-        let lines = Lines::of(pen.height(), n_ranks, self.is_framed, plan.is_some());
+        let lines_max = self.lines_max(mode);
+        let lines = Lines::of(pen.height(), n_ranks, lines_max, self.is_framed, plan.is_some());
         let first = self.state.timeline().first_row(self.model, lines.n_ranks as usize);
         let shown = || self.model.ranks().iter().enumerate().skip(first);
         let shown = || shown().take(lines.n_ranks as usize);
@@ -135,7 +140,7 @@ impl<'a> Page<'a> {
             let n_shown = lines.n_ranks;
             if n_shown < n_ranks {
                 let last = first + n_shown as usize;
-                pen.put(format!(" ranks {} to {last} of {n_ranks}", first + 1), STRONG);
+                pen.put(format!(" ranks {} to {last} of {n_ranks}  ", first + 1), STRONG);
             }
             self.draw_head(pen, mode, plan, refusal);
             y += 1;
@@ -161,9 +166,22 @@ impl<'a> Page<'a> {
         }
         let details_y = pen.height() - lines.details.min(pen.height());
         if self.is_framed {
-            self.draw_times(pen, y, details_y.saturating_sub(y));
+            let y = self.draw_times(pen, y, details_y.saturating_sub(y));
+            self.draw_critical_path(pen, y, details_y.saturating_sub(y));
         }
         self.draw_details(pen, details_y, lines.details, plan);
+    }
+
+    /// Lines of a rank at most: more than one say how long an operation took, where that fits, or how many are busy.
+    fn lines_max(&self, mode: Mode) -> u16 {
+        if mode == Mode::Overlaid {
+            return 2;
+        }
+        let computes = || self.step.spans.iter().filter(|span| span.op.is_compute());
+        let sum_ns: f64 = computes().map(|span| span.dur_ns as f64).sum();
+        let cell_ns = (self.range_ns.1 - self.range_ns.0) / f64::from(self.n_cells.max(1));
+        let n_cells = sum_ns / computes().count().max(1) as f64 / cell_ns;
+        if n_cells >= TIME_CELLS { 2 } else { 1 }
     }
 
     /// The rows of the plan, and a line above them.
@@ -178,7 +196,7 @@ impl<'a> Page<'a> {
         if lines.heads > 0 {
             let text = format!(
                 " planned, with this run's mean times and without delays   {}",
-                format::duration(plan.makespan_ns as f64 * 1e-9)
+                time(plan.makespan_ns, pen.theme)
             );
             let style = pen.theme.dim();
             pen.line(y).put(text, style);
@@ -222,12 +240,9 @@ impl<'a> Page<'a> {
                 if let Some((plan, measured_ns)) = plan.zip(measured_ns) {
                     let more = measured_ns as f64 - plan.makespan_ns as f64;
                     let share = more / (plan.makespan_ns.max(1)) as f64;
-                    pen.put(
-                        format!("   {}", format::duration(measured_ns as f64 * 1e-9)),
-                        theme.dim(),
-                    );
-                    let text =
-                        format!("measured - plan {} ({:+.1}%) ", signed(more), share * 100.0);
+                    pen.put(format!("   {}", time(measured_ns, theme)), theme.dim());
+                    let more = signed(more, theme);
+                    let text = format!("measured - plan {more} ({:+.1}%) ", share * 100.0);
                     pen.put_right(&text, STRONG);
                 }
             }
@@ -235,14 +250,14 @@ impl<'a> Page<'a> {
                 let steps = self.state.timeline().overlaid(self.model);
                 let seconds = || steps.iter().filter_map(|step| step.step_ns);
                 let text = format!(
-                    " {} steps over each other, each from its first operation on   {} to {}",
+                    " {} steps, each from its first operation on   {} to {}",
                     steps.len(),
-                    format::duration(seconds().min().unwrap_or(0) as f64 * 1e-9),
-                    format::duration(seconds().max().unwrap_or(0) as f64 * 1e-9),
+                    time(seconds().min().unwrap_or(0), theme),
+                    time(seconds().max().unwrap_or(0), theme),
                 );
                 pen.put(text, theme.dim());
                 let shades: String = shades(theme).iter().collect();
-                pen.put_right(&format!("{shades} busy in few to all "), theme.dim());
+                pen.put_right(&format!("{shades} few to all "), theme.dim());
             }
         }
     }
@@ -300,8 +315,8 @@ impl<'a> Page<'a> {
             for line in 1..n_lines {
                 let x = self.label_cells.saturating_add(at as u16);
                 (x..x.saturating_add(n_cells as u16))
-                    .for_each(|x| pen.cell(x, y + line, theme.fill(span.op), theme.block(span.op)));
-                let text = format::duration(span.dur_ns as f64 * 1e-9);
+                    .for_each(|x| pen.cell(x, y + line, ' ', theme.block(span.op)));
+                let text = time(span.dur_ns, theme);
                 if line == 1 && text.chars().count() < n_cells {
                     let style = theme.block(span.op);
                     (x..).zip(text.chars()).for_each(|(x, c)| pen.cell(x, y + line, c, style));
@@ -396,18 +411,18 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// What the chosen rank did in the step, summed up: as much of it as fits.
-    fn draw_times(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) {
+    /// What the chosen rank did in the step, summed up: as much of it as fits. The line behind it is told.
+    fn draw_times(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) -> u16 {
         let theme = pen.theme;
         let row = self.state.timeline().row(self.model);
-        let Some(rank) = self.model.ranks().get(row) else { return };
+        let Some(rank) = self.model.ranks().get(row) else { return y };
         let whole_ns = self
             .step
             .step_ns
             .or_else(|| self.step.range_ns().map(|(first, last)| last.saturating_sub(first)));
         let sums = sums(self.step, rank);
         if n_lines < 3 || sums.is_empty() || pen.width() < 58 {
-            return;
+            return y;
         }
         // A line is free above it where that costs nothing.
         let y = y + u16::from(usize::from(n_lines) > sums.len() + 1);
@@ -423,9 +438,10 @@ impl<'a> Page<'a> {
         let last_y = y + n_lines - u16::from(usize::from(n_lines) > sums.len() + 1);
         for (sum, y) in sums.iter().zip(y + 1..last_y) {
             let share = sum.sum_ns as f64 / whole_ns.unwrap_or(0).max(1) as f64;
-            let time = |ns: u64| format::duration(ns as f64 * 1e-9);
+            let time = |ns: u64| time(ns, theme);
             let name = name(sum.kind);
-            pen.line(y).put(format!(" {} ", letter(sum.kind)), theme.op(sum.kind));
+            let sign = if sum.kind.is_wait() { theme.idle() } else { letter(sum.kind) };
+            pen.line(y).put(format!(" {sign} "), theme.op(sum.kind));
             pen.text(format!(
                 "{name:<17}{:>5}{:>10}{:>9}{:>10}{:>10}",
                 sum.n,
@@ -435,8 +451,52 @@ impl<'a> Page<'a> {
                 time(sum.longest.dur_ns)
             ));
             if sum.kind.is_compute() {
-                pen.put(format!("  micro-batch {}", sum.longest.mb), theme.dim());
+                let longest = format!(" {}{}", letter(sum.kind), sum.longest.mb);
+                pen.put(longest, theme.dim());
             }
+        }
+        (y + 1).saturating_add(sums.len() as u16).min(last_y)
+    }
+
+    /// What the length of the step hangs on, where there is room for it: the operations, and how long they and the gaps between take.
+    fn draw_critical_path(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) {
+        let theme = pen.theme;
+        let row = self.state.timeline().row(self.model);
+        let replica = self.model.ranks().get(row).map_or(0, |rank| rank.replica);
+        if n_lines < 4 || pen.width() < 58 {
+            return;
+        }
+        let path = critical_path(self.step, replica);
+        let (Some(first), Some(last)) = (path.first(), path.last()) else { return };
+        let whole_ns = last.end_ns().saturating_sub(first.start_ns);
+        let busy_ns = path.iter().fold(0_u64, |sum, span| sum.saturating_add(span.dur_ns));
+        let head = format!(
+            " critical path: {} operations take {}, and {} lie between them",
+            path.len(),
+            time(busy_ns, theme),
+            time(whole_ns.saturating_sub(busy_ns), theme)
+        );
+        pen.line(y + 1).put(head, theme.dim());
+        // The rank is told where it changes.
+        let mut rank = None;
+        let words = path.iter().map(|span| {
+            let name = self.name_with_rank(span);
+            let is_same = rank.replace(span.rank) == Some(span.rank);
+            match name.split_once(' ') {
+                Some((_, op)) if is_same => op.to_owned(),
+                _ => name,
+            }
+        });
+        let arrow = if theme.ascii { " > " } else { " → " };
+        let words: Vec<String> = words.collect();
+        let width = (pen.width() as usize).saturating_sub(2);
+        let lines = wrapped(&words.join(arrow), width);
+        let room = (n_lines - 3) as usize;
+        let is_cut = lines.len() > room;
+        for (at, (line, y)) in lines.iter().take(room).zip(y + 2..).enumerate() {
+            let end = if is_cut && at + 1 == room { " .." } else { "" };
+            let room = width.saturating_sub(end.len());
+            pen.line(y).put(format!(" {}{end}", format::cut(line, room)), Style::new());
         }
     }
 
@@ -446,54 +506,94 @@ impl<'a> Page<'a> {
         if n_lines == 0 {
             return;
         }
-        pen.line(y);
+        if !self.is_framed {
+            self.draw_words(pen, y, n_lines, plan);
+            return;
+        }
         let Some(chosen) = self.chosen else {
-            let keys = [
-                (Action::Pan(1.0), "an operation"),
-                (Action::Scroll(1), "a rank"),
-                (Action::Mode, "mode"),
-            ];
-            if n_lines < 3 {
-                let step = format!("step {} ", self.step.step);
-                pen.put(step, STRONG);
-            }
-            self.put_keys(pen, &keys);
-            if n_lines >= 3 {
-                pen.line(y + 2);
-                self.draw_steps(pen);
-            }
+            pen.line(y + 1);
+            self.put_keys(
+                pen,
+                &[
+                    (Action::Pan(1.0), "choose an operation"),
+                    (Action::Scroll(1), "a rank"),
+                    (Action::Mode, "another mode"),
+                ],
+            );
+            pen.line(y + 2);
+            self.draw_steps(pen);
             return;
         };
-        let who =
-            format!("{}{} ", if self.is_framed { " " } else { "" }, self.name_with_rank(chosen));
-        pen.put(who, STRONG);
-        put_parts(pen, &self.facts(chosen, plan));
-        if n_lines < 2 {
-            return;
+        pen.line(y).put(format!(" {} ", self.name_with_rank(chosen)), STRONG);
+        for (text, style) in self.facts(chosen, plan, theme) {
+            if text.chars().count() + 2 > pen.left() as usize {
+                break;
+            }
+            pen.text(" ").put(text, style).text(" ");
         }
         pen.line(y + 1);
-        match self.cause {
-            Some(found) => {
-                let (text, style) = self.cause_text(chosen, &found, theme);
-                pen.text(if self.is_framed { " " } else { "" }).put(text, style);
-            }
-            None => self.put_keys(pen, &[(Action::Enter, "what it waited for")]),
-        }
-        if n_lines < 3 {
+        let Some(found) = self.cause else {
+            self.put_keys(pen, &[(Action::Enter, "what it waited for"), (Action::Back, "back")]);
+            pen.line(y + 2);
+            self.draw_steps(pen);
             return;
-        }
+        };
+        let (text, style) = self.cause_text(chosen, &found, theme);
+        pen.text(" ").put(text, style);
         pen.line(y + 2);
-        if self.cause.is_some_and(|found| found.cause().is_some()) {
-            self.put_keys(pen, &[(Action::Enter, "goes there"), (Action::Back, "back")]);
-            if !self.path.is_empty() {
-                let n = self.path.len();
-                let text =
-                    format!("  {n} operation{} back to where", if n == 1 { "" } else { "s" });
-                let from = self.path.first().map(|span| self.name_with_rank(span));
-                pen.put(format!("{text} one began: {}", from.unwrap_or_default()), theme.dim());
+        let mut keys = vec![(Action::Back, "back")];
+        if found.cause().is_some() {
+            keys.insert(0, (Action::Enter, "goes there"));
+        }
+        self.put_keys(pen, &keys);
+        if let Some(from) = self.path.first() {
+            let n = self.path.len();
+            let operations = if n == 1 { "operation" } else { "operations" };
+            let from = self.name_with_rank(from);
+            pen.put(format!("  {n} {operations} behind is {from}"), theme.dim());
+        }
+    }
+
+    /// The same in words, as many as a small screen has room for.
+    fn draw_words(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16, plan: Option<&Planned>) {
+        let theme = pen.theme;
+        let width = pen.width() as usize;
+        let mut lines: Vec<(String, Style)> = Vec::new();
+        let mut add = |text: &str, style: Style| {
+            lines.extend(wrapped(text, width).into_iter().map(|line| (line, style)));
+        };
+        if let Some(chosen) = self.chosen {
+            let facts = self.facts(chosen, plan, theme).into_iter().map(|(text, _)| text);
+            let facts: Vec<String> = facts.collect();
+            add(&format!("{} {}", self.name_with_rank(chosen), facts.join(" ")), STRONG);
+            if let Some(found) = self.cause {
+                let (text, style) = self.cause_text(chosen, &found, theme);
+                if n_lines == 1 {
+                    let cause = found.cause().map(|cause| self.name_with_rank(cause));
+                    let waited = time(found.waited_ns, theme);
+                    let text = format!("{waited} for {}", cause.unwrap_or_default());
+                    lines = vec![(text, style)];
+                } else if n_lines < 4 {
+                    // There what it waited for matters more than where it stands.
+                    lines.truncate(1);
+                }
+                lines.extend(wrapped(&text, width).into_iter().map(|line| (line, style)));
             }
         } else {
-            self.draw_steps(pen);
+            let step_ns = self.step.step_ns.unwrap_or(0);
+            add(&format!("step {}  {}", self.step.step, time(step_ns, theme)), STRONG);
+        }
+        for ((text, style), y) in lines.iter().zip(y..y.saturating_add(n_lines)) {
+            pen.line(y).put(text, *style);
+        }
+        if lines.len() < n_lines as usize {
+            pen.line(y + n_lines - 1);
+            let keys: &[(Action, &str)] = match (self.chosen, self.cause) {
+                (None, _) => &[(Action::Pan(1.0), "operation"), (Action::Scroll(1), "rank")],
+                (_, None) => &[(Action::Enter, "what it waited for")],
+                _ => &[(Action::Enter, "goes there"), (Action::Back, "back")],
+            };
+            self.put_keys(pen, keys);
         }
     }
 
@@ -531,23 +631,22 @@ impl<'a> Page<'a> {
     }
 
     /// What is known of an operation, what matters most first.
-    fn facts(&self, span: &Span, plan: Option<&Planned>) -> Vec<(String, Style)> {
+    fn facts(&self, span: &Span, plan: Option<&Planned>, theme: Theme) -> Vec<(String, Style)> {
         let plain = Style::new();
-        let theme_time = |ns: u64| format::duration(ns as f64 * 1e-9);
-        let mut facts = vec![(format!("took {}", theme_time(span.dur_ns)), STRONG)];
+        let mut facts = vec![(format!("took {}", time(span.dur_ns, theme)), STRONG)];
         if let Some(usual_ns) = usual_ns(self.model.recorded(), span) {
             let more = span.dur_ns as f64 - usual_ns as f64;
-            facts.push((format!("({} to its median)", signed(more)), plain));
+            facts.push((format!("({} to its median)", signed(more, theme)), plain));
         }
         let (first, _) = self.step.range_ns().unwrap_or_default();
-        facts.push((format!("at {}", since(span.start_ns, first)), plain));
+        facts.push((format!("at {}", time(span.start_ns.saturating_sub(first), theme)), plain));
         if span.op.is_compute() {
             facts.push((format!("stage {}  micro-batch {}", span.stage, span.mb), plain));
         }
         if let Some(planned) = plan.and_then(|plan| in_plan(plan, span)) {
             let begin = first_compute_ns(self.step).unwrap_or(first);
             let at = begin.saturating_add(planned.start_ns);
-            facts.push((format!("planned at {}", since(at, first)), plain));
+            facts.push((format!("planned at {}", time(at.saturating_sub(first), theme)), plain));
         }
         let moved = bytes(self.step, span);
         for (what, n_bytes) in
@@ -557,18 +656,18 @@ impl<'a> Page<'a> {
                 facts.push((format!("{what} {}", format::bytes(n_bytes)), plain));
             }
         }
-        facts.push((format!("starved {}", theme_time(span.starved_ns)), plain));
+        facts.push((format!("starved {}", time(span.starved_ns, theme)), plain));
         facts
     }
 
     fn cause_text(&self, span: &Span, found: &Dependency<'_>, theme: Theme) -> (String, Style) {
         let (first, _) = self.step.range_ns().unwrap_or_default();
-        let ended = |span: &Span| since(span.end_ns(), first);
-        let waited = format::duration(found.waited_ns as f64 * 1e-9);
+        let ended = |span: &Span| time(span.end_ns().saturating_sub(first), theme);
+        let waited = time(found.waited_ns, theme);
         match (found.needs, found.cause()) {
             (Some(needs), Some(cause)) if needs == cause => {
                 let later = span.start_ns.saturating_sub(needs.end_ns());
-                let later = format::duration(later as f64 * 1e-9);
+                let later = time(later, theme);
                 let text = format!(
                     "waited {waited} for {}, which ended at {}; began {later} later",
                     self.name_with_rank(needs),
@@ -645,24 +744,33 @@ fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
     row.iter().find(|other| (other.op, other.stage, other.mb) == (span.op, span.stage, span.mb))
 }
 
-/// A time since the step began.
-fn since(ns: u64, begin_ns: u64) -> String {
-    format::duration(ns.saturating_sub(begin_ns) as f64 * 1e-9)
+/// A time in the characters of the theme.
+fn time(ns: u64, theme: Theme) -> String {
+    let text = format::duration(ns as f64 * 1e-9);
+    if theme.ascii { text.replace('µ', "u") } else { text }
 }
 
 /// A difference with its sign: `+3.1 ms`.
-fn signed(ns: f64) -> String {
+fn signed(ns: f64, theme: Theme) -> String {
     let sign = if ns < 0.0 { '-' } else { '+' };
-    format!("{sign}{}", format::duration(ns.abs() * 1e-9))
+    #[expect(clippy::cast_sign_loss, reason = "what is absolute has no sign")]
+    let text = time(ns.abs() as u64, theme);
+    format!("{sign}{text}")
 }
 
-fn put_parts(pen: &mut Pen<'_>, parts: &[(String, Style)]) {
-    for (text, style) in parts {
-        if text.chars().count() + 2 > pen.left() as usize {
-            break;
+/// `text` in lines of `width` characters, cut between words.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + word.chars().count() < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
         }
-        pen.text(" ").put(text, *style).text(" ");
     }
+    lines
 }
 
 /// How dense a cell is, from few to all.
@@ -787,7 +895,7 @@ mod tests {
                 [(true, true), (true, false), (false, true), (false, false)]
             {
                 let height = if is_framed { height.max(10) } else { height };
-                let lines = Lines::of(height, n_ranks, is_framed, wants_plan);
+                let lines = Lines::of(height, n_ranks, 2, is_framed, wants_plan);
                 let n_blocks = 1 + u16::from(lines.with_plan);
                 let n = n_blocks * (lines.heads + lines.n_ranks * lines.per_rank);
                 assert!(n + lines.axis + lines.details <= height, "{height} {lines:?}");
