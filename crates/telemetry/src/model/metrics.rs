@@ -49,3 +49,49 @@ impl Metrics {
         self.rate.push(step.step, rate);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_kept_and_comes_back_from_a_log() {
+        let mut metrics = Metrics::default();
+        for step in 1..=5000 {
+            metrics.push(&StepEvent {
+                step,
+                loss: 1.0,
+                loss_bits: String::new(),
+                lr: 0.001,
+                grad_norm: if step == 4000 { f64::NAN } else { 2.0 },
+                seconds: if step == 3000 { 0.0 } else { 0.5 },
+                elapsed_seconds: 0.0,
+                samples: 8,
+                tokens: 1000,
+                bubble_ratio: if step == 2000 { 0.9 } else { 0.25 },
+                idle_of_step: 0.0,
+                starved_ratio: 0.0,
+                window_seconds: 0.0,
+                dropped: 0,
+            });
+        }
+        assert!(metrics.lr.buckets().len() <= BUCKETS_MAX);
+        assert_eq!(metrics.grad_norm.n_nonfinite(), 1);
+        assert_eq!(metrics.rate.last(), Some(2000.0));
+        assert_eq!(metrics.rate.n_nonfinite(), 1, "a step that took no time has no rate");
+        assert!(metrics.bubble_ratio.buckets().iter().any(|bucket| bucket.max > 0.8));
+        let text = serde_json::to_string(&metrics).unwrap();
+        let back: Metrics = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.lr, metrics.lr);
+        assert_eq!(back.seconds, metrics.seconds);
+        assert_eq!(back.bubble_ratio, metrics.bubble_ratio);
+        assert_eq!(back.grad_norm.n_nonfinite(), 1);
+        // A history of an older log has no last steps and no bound of its own.
+        let old = r#"{"buckets":[[1,1,2.0,2.0,2.0,0]],"stride":1,"n_in_last":1,"marks":[],
+            "last":2.0,"ema_raw":0.2,"ema_bias":0.9,"n_nonfinite":0}"#;
+        let mut old: LossHistory = serde_json::from_str(old).unwrap();
+        old.push(2, 1.0);
+        assert_eq!(old.since(1).len(), 2);
+        assert_eq!(old.since(2).len(), 1);
+    }
+}

@@ -28,11 +28,15 @@ type Found<T> = Arc<Result<T, String>>;
 /// What a plan belongs to: the run, its micro-batches, and how long the plan is.
 type PlanKey = (String, u32, usize);
 
+/// What was found for which key.
+type Kept<K, T> = RefCell<Option<(K, Found<T>)>>;
+
 /// What was found last.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    plan: RefCell<Option<(PlanKey, Found<ValidPlan>)>>,
-    planned: RefCell<Option<((PlanKey, u64), Found<Planned>)>>,
+    plan: Kept<PlanKey, ValidPlan>,
+    /// Of a plan and the newest recorded step.
+    planned: Kept<(PlanKey, u64), Planned>,
 }
 
 impl Clone for Memo {

@@ -460,7 +460,9 @@ mod tests {
 
     fn after(actions: &[Action], model: &Model) -> TimelineState {
         let mut state = TimelineState::default();
-        actions.iter().for_each(|action| state.act(*action, model));
+        for action in actions {
+            state.act(*action, model);
+        }
         state
     }
 

@@ -318,7 +318,8 @@ impl<'a> Plot<'a> {
             self.values().into_iter().map(|(name, text, _)| format!("{name} {text}")).collect();
         // The last value goes without saying what it is.
         if let Some(first) = parts.first_mut() {
-            *first = format!("{} {trend}", first.trim_start_matches("last ")).trim_end().to_owned();
+            let value = first.trim_start_matches("last ");
+            *first = if trend.is_empty() { value.to_owned() } else { format!("{value} {trend}") };
         }
         let n_nonfinite = self.history.n_nonfinite();
         if n_nonfinite > 0 {
