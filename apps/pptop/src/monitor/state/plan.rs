@@ -251,6 +251,32 @@ mod tests {
     }
 
     #[test]
+    fn halves_of_a_backward_take_their_own_times() {
+        let plan = ["0F0,0F1,0I0,0I1,0W0,0W1"];
+        let measured =
+            model(&plan, &[(0, SpanKind::F, 10), (0, SpanKind::I, 20), (0, SpanKind::W, 5)]);
+        let planned = Memo::default().planned(&measured);
+        assert_eq!(planned.as_ref().as_ref().unwrap().makespan_ns, 2 * (10 + 20 + 5));
+        // Where only whole backwards were measured, a half is half of one.
+        let measured = model(&plan, &[(0, SpanKind::F, 10), (0, SpanKind::B, 20)]);
+        let planned = Memo::default().planned(&measured);
+        assert_eq!(planned.as_ref().as_ref().unwrap().makespan_ns, 2 * (10 + 10 + 10));
+    }
+
+    #[test]
+    fn a_pair_is_drawn_as_its_two_halves() {
+        let plan = ["0F0,(0F1;0B0)OVERLAP_F_B,0B1"];
+        let measured = model(&plan, &[(0, SpanKind::F, 10), (0, SpanKind::B, 20)]);
+        let planned = Memo::default().planned(&measured);
+        let planned = planned.as_ref().as_ref().unwrap();
+        let row: Vec<_> =
+            planned.rows[0].iter().map(|span| (span.op, span.mb, span.start_ns)).collect();
+        let wanted =
+            [(SpanKind::F, 0, 0), (SpanKind::F, 1, 10), (SpanKind::B, 0, 20), (SpanKind::B, 1, 40)];
+        assert_eq!(row, wanted);
+    }
+
+    #[test]
     fn where_there_is_no_plan_one_learns_why() {
         let why = |model: &Model| Memo::default().planned(model).as_ref().clone().unwrap_err();
         assert!(why(&model(&[], &[])).contains("does not tell"));

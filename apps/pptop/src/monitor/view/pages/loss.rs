@@ -325,6 +325,9 @@ impl<'a> Plot<'a> {
         if n_nonfinite > 0 {
             parts.insert(1.min(parts.len()), format!("!{n_nonfinite} not finite"));
         }
+        if self.is_log {
+            parts.push("log axis".to_owned());
+        }
         if state.loss().part() != Part::Whole {
             parts.push(state.loss().part().title());
         }

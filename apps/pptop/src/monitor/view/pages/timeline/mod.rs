@@ -63,6 +63,8 @@ struct Page<'a> {
     chosen: Option<&'a Span>,
     cause: Option<Dependency<'a>>,
     path: Vec<&'a Span>,
+    /// The steps that lie over each other, with when they began to compute.
+    overlaid: Vec<(&'a RecordedStep, u64)>,
 }
 
 /// How the lines are divided.
@@ -120,7 +122,25 @@ impl<'a> Page<'a> {
         let n_cells = width.saturating_sub(label_cells + u16::from(is_framed));
         let (chosen, cause) = (timeline.chosen(model), timeline.cause(model));
         let path = timeline.path(model);
-        Self { state, model, step, range_ns, is_framed, label_cells, n_cells, chosen, cause, path }
+        let overlaid = match timeline.mode() {
+            Mode::Overlaid => timeline.overlaid(model),
+            Mode::WithPlan | Mode::Measured => Vec::new(),
+        };
+        let begins = |step: &'a RecordedStep| (step, first_compute_ns(step).unwrap_or(0));
+        let overlaid = overlaid.into_iter().map(begins).collect();
+        Self {
+            state,
+            model,
+            step,
+            range_ns,
+            is_framed,
+            label_cells,
+            n_cells,
+            chosen,
+            cause,
+            path,
+            overlaid,
+        }
     }
 
     fn draw(&self, pen: &mut Pen<'_>) {
@@ -169,8 +189,7 @@ impl<'a> Page<'a> {
         }
         let details_y = pen.height() - lines.details.min(pen.height());
         if self.is_framed {
-            let y = self.draw_times(pen, y, details_y.saturating_sub(y));
-            self.draw_critical_path(pen, y, details_y.saturating_sub(y));
+            self.draw_sums(pen, y, details_y);
         }
         self.draw_details(pen, details_y, lines.details, plan);
     }
@@ -250,11 +269,10 @@ impl<'a> Page<'a> {
                 }
             }
             Mode::Overlaid => {
-                let steps = self.state.timeline().overlaid(self.model);
-                let seconds = || steps.iter().filter_map(|step| step.step_ns);
+                let seconds = || self.overlaid.iter().filter_map(|(step, _)| step.step_ns);
                 let text = format!(
                     " {} steps, each from its first operation on   {} to {}",
-                    steps.len(),
+                    self.overlaid.len(),
                     time(seconds().min().unwrap_or(0), theme),
                     time(seconds().max().unwrap_or(0), theme),
                 );

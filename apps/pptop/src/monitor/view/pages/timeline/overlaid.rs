@@ -13,17 +13,14 @@ impl Page<'_> {
     /// The last steps, one over the other: the denser, the more of them are busy.
     pub(super) fn draw_overlaid(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16, rank: &RankState) {
         let theme = pen.theme;
-        let steps = self.state.timeline().overlaid(self.model);
         let here = first_compute_ns(self.step).unwrap_or(0) as f64;
-        let rows: Vec<_> = steps
-            .iter()
-            .map(|step| {
-                let by = first_compute_ns(step).unwrap_or(0) as f64 - here;
-                let range_ns = (self.range_ns.0 + by, self.range_ns.1 + by);
-                let of_rank = step.spans.iter().filter(|span| is_of(span, rank));
-                cells(of_rank, range_ns, self.n_cells as usize)
-            })
-            .collect();
+        let mut rows = Vec::new();
+        for (step, begin_ns) in &self.overlaid {
+            let by = *begin_ns as f64 - here;
+            let range_ns = (self.range_ns.0 + by, self.range_ns.1 + by);
+            let of_rank = step.spans.iter().filter(|span| is_of(span, rank));
+            rows.push(cells(of_rank, range_ns, self.n_cells as usize));
+        }
         let chunks = self.model.hello().is_some_and(|hello| hello.virtual_stages > 1);
         let cells: Vec<Overlaid> = (0..self.n_cells as usize)
             .map(|at| Overlaid::of(rows.iter().filter_map(|row| row.get(at).copied().flatten())))

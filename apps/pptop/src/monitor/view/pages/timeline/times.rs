@@ -11,11 +11,13 @@ use crate::monitor::view::format;
 use crate::monitor::view::paint::Pen;
 use crate::monitor::view::theme::{letter, name};
 
+/// Lines of the critical path at most.
+const PATH_LINES_MAX: usize = 6;
+
 impl Page<'_> {
-    /// What the chosen rank did in the step, summed up: as much of it as fits. The line behind it is told.
-    pub(super) fn draw_times(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) -> u16 {
+    /// What a rank did in the step, summed up: as much of it as fits. The line behind it is told.
+    fn draw_times(&self, pen: &mut Pen<'_>, row: usize, y: u16, n_lines: u16) -> u16 {
         let theme = pen.theme;
-        let row = self.state.timeline().row(self.model);
         let Some(rank) = self.model.ranks().get(row) else { return y };
         let step_ns = self
             .step
@@ -59,16 +61,33 @@ impl Page<'_> {
         (y + 1).saturating_add(sums.len() as u16).min(last_y)
     }
 
+    /// The chosen rank summed up, then what the step hangs on, then as many of the other ranks as there is room for.
+    pub(super) fn draw_sums(&self, pen: &mut Pen<'_>, y: u16, end_y: u16) {
+        let chosen = self.state.timeline().row(self.model);
+        let y = self.draw_times(pen, chosen, y, end_y.saturating_sub(y));
+        let mut y = self.draw_critical_path(pen, y, end_y.saturating_sub(y));
+        let n_kinds =
+            |row: usize| self.model.ranks().get(row).map_or(0, |rank| sums(self.step, rank).len());
+        for row in (0..self.model.ranks().len()).filter(|row| *row != chosen) {
+            let n_left = end_y.saturating_sub(y);
+            // All of it or nothing, with a line above it and one below.
+            if usize::from(n_left) < n_kinds(row) + 3 {
+                return;
+            }
+            y = self.draw_times(pen, row, y, n_left);
+        }
+    }
+
     /// What the length of the step hangs on, where there is room for it: the operations, and how long they and the gaps between take.
-    pub(super) fn draw_critical_path(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) {
+    fn draw_critical_path(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) -> u16 {
         let theme = pen.theme;
         let row = self.state.timeline().row(self.model);
         let replica = self.model.ranks().get(row).map_or(0, |rank| rank.replica);
         if n_lines < 4 || pen.width() < 58 {
-            return;
+            return y;
         }
         let path = critical_path(self.step, replica);
-        let (Some(first), Some(last)) = (path.first(), path.last()) else { return };
+        let (Some(first), Some(last)) = (path.first(), path.last()) else { return y };
         let whole_ns = last.end_ns().saturating_sub(first.start_ns);
         let busy_ns = path.iter().fold(0_u64, |sum, span| sum.saturating_add(span.dur_ns));
         let head = format!(
@@ -92,13 +111,14 @@ impl Page<'_> {
         let words: Vec<String> = words.collect();
         let width = (pen.width() as usize).saturating_sub(2);
         let lines = wrapped(&words.join(arrow), width);
-        let room = (n_lines - 3) as usize;
+        let room = usize::from(n_lines - 3).min(PATH_LINES_MAX);
         let is_cut = lines.len() > room;
         for (at, (line, y)) in lines.iter().take(room).zip(y + 2..).enumerate() {
             let end = if is_cut && at + 1 == room { " .." } else { "" };
             let room = width.saturating_sub(end.len());
             pen.line(y).put(format!(" {}{end}", format::cut(line, room)), Style::new());
         }
+        y + 2 + lines.len().min(room) as u16
     }
 }
 
