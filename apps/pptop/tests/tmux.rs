@@ -447,7 +447,7 @@ fn one_attaches_late_twice_and_read_only() {
     terminal.press("x");
     terminal.wait_for("end the run?");
     terminal.press("w");
-    terminal.wait_for("the run has ended");
+    terminal.wait_for("STOPPED");
     assert!(terminal.run_dir().join("checkpoint.safetensors").is_file());
     terminal.press("q");
     let screen = terminal.wait_restored("exit=0");

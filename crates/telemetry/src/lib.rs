@@ -68,8 +68,9 @@ pub use index::{Frame, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
     Activity, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket, LossHistory,
-    Lost, Mark, Message, Model, RECENT_STEPS, RankState, Rate, Reason, RecentSteps, Recorded,
-    RecordedStep, SHARE_STEPS, Slow, Slowest, Spread, StepSeconds, Thread, Trend, Wait,
+    Lost, Mark, Message, Metrics, Model, RECENT_STEPS, RECENT_VALUES, RankState, Rate, Reason,
+    RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow, Slowest, Spread, StepSeconds, Thread,
+    Trend, Wait,
 };
 pub use number::Nonfinite;
 pub use paths::{new_run_dir, runs_dir, state_dir};

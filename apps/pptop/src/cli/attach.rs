@@ -11,6 +11,7 @@ use super::which::find;
 
 /// Which runs are watched, and how.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     /// latest, the beginning of an id, a process number, a run's folder, or a log
     #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]

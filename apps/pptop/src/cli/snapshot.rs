@@ -9,6 +9,7 @@ use super::{CliError, print, print_json};
 
 /// What is shown, and how.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
     #[command(flatten)]
     which: WhichRun,

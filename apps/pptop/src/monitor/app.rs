@@ -192,6 +192,7 @@ impl App {
     }
 
     fn handle(&mut self, input: &Input, screen: &mut Screen) -> anyhow::Result<Option<Ending>> {
+        let n_runs = self.runs.len();
         let watched = &mut self.runs[self.at];
         let state = &mut watched.state;
         let action = match input {
@@ -227,9 +228,10 @@ impl App {
             Effect::Ask(request) => self.ask(request),
             Effect::Seek(step) => watched.seek(step),
             Effect::Run(by) => {
-                let n_runs = self.runs.len();
+                let view = watched.state.view();
                 let on = if by < 0 { n_runs - 1 } else { 1 };
                 self.at = (self.at + on) % n_runs;
+                self.runs[self.at].state.set_view(view);
                 self.accounted = None;
             }
             Effect::Snapshot => {

@@ -421,6 +421,11 @@ impl Keymap {
             .flat_map(|(binding, keys)| keys.iter().map(|&key| (key, binding.action)))
     }
 
+    /// The first key of an action, for a hint.
+    pub(crate) fn key_of(&self, action: Action) -> Option<String> {
+        self.bound().find(|(_, bound)| *bound == action).map(|(key, _)| key.to_string())
+    }
+
     /// What a key asks for while `overlay` lies over the screen.
     pub(crate) fn action_of(&self, event: KeyEvent, overlay: Option<&Overlay>) -> Option<Action> {
         if event.kind == KeyEventKind::Release {

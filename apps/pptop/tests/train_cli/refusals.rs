@@ -318,7 +318,7 @@ fn names_that_come_later_and_names_of_nothing() {
             ("compare --recompute", &["'--recompute'", "compare --help"]),
             ("devices --watch", &["'--watch'", "--json"]),
             ("devices all", &["'all'", "--json"]),
-            ("plan", &["'plan'", "train compare bubble schedule devices"]),
+            ("plan", &["'plan'", "train compare bubble schedule attach"]),
             ("attach", &["'attach'"]),
             ("export latest", &["'export'"]),
         ],

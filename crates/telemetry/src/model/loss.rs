@@ -2,7 +2,9 @@
 //!
 //! Steps are kept one by one until there are [`BUCKETS_MAX`] of them; then neighbours are joined, and from there on each
 //! bucket stands for twice as many steps. A bucket keeps its lowest and its highest loss: a spike of a single step is
-//! still on the screen after a million others.
+//! still on the screen after a million others. The last steps are kept one by one besides, for whoever looks at them closely.
+
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +12,8 @@ use crate::number::{any_float, any_float_option};
 
 /// Buckets that are kept at most.
 pub const BUCKETS_MAX: usize = 4096;
+/// Steps that are kept one by one, whatever the buckets are.
+pub const RECENT_VALUES: usize = 200;
 /// Validations that are kept at most.
 const MARKS_MAX: usize = 2048;
 /// What a new step counts for in the moving average.
@@ -108,12 +112,24 @@ pub struct LossHistory {
     /// Steps in the last bucket.
     n_in_last: u64,
     marks: Vec<Mark>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<Mark>,
+    /// The last steps, one by one.
+    #[serde(default)]
+    recent: VecDeque<LossBucket>,
+    /// Buckets at most.
+    #[serde(default = "buckets_max")]
+    buckets_max: usize,
     #[serde(with = "any_float_option")]
     last: Option<f64>,
     /// The average before the correction for its start at zero.
     ema_raw: f64,
     ema_bias: f64,
     n_nonfinite: u64,
+}
+
+fn buckets_max() -> usize {
+    BUCKETS_MAX
 }
 
 impl Default for LossHistory {
@@ -123,6 +139,9 @@ impl Default for LossHistory {
             stride: 1,
             n_in_last: 0,
             marks: Vec::new(),
+            best: None,
+            recent: VecDeque::new(),
+            buckets_max: BUCKETS_MAX,
             last: None,
             ema_raw: 0.0,
             ema_bias: 1.0,
@@ -132,6 +151,11 @@ impl Default for LossHistory {
 }
 
 impl LossHistory {
+    /// The same with no more than so many buckets.
+    pub(crate) fn bounded(buckets_max: usize) -> Self {
+        Self { buckets_max: buckets_max.max(2), ..Self::default() }
+    }
+
     pub(crate) fn push(&mut self, step: u64, loss: f64) {
         self.last = Some(loss);
         if loss.is_finite() {
@@ -150,13 +174,17 @@ impl LossHistory {
             ema: self.ema().unwrap_or(f64::NAN),
             n_nonfinite: u64::from(!loss.is_finite()),
         };
+        if self.recent.len() >= RECENT_VALUES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(bucket);
         match self.buckets.last_mut() {
             Some(last) if self.n_in_last < self.stride => {
                 *last = last.join(bucket);
                 self.n_in_last += 1;
             }
             _ => {
-                if self.buckets.len() == BUCKETS_MAX {
+                if self.buckets.len() >= self.buckets_max.max(2) {
                     self.halve();
                 }
                 self.buckets.push(bucket);
@@ -175,6 +203,9 @@ impl LossHistory {
     }
 
     pub(crate) fn mark(&mut self, mark: Mark) {
+        if mark.loss.is_finite() && self.best.is_none_or(|best| mark.loss < best.loss) {
+            self.best = Some(mark);
+        }
         if self.marks.len() == MARKS_MAX {
             let mut keep = false;
             self.marks.retain(|_| {
@@ -188,6 +219,27 @@ impl LossHistory {
     /// The buckets, in the order of the steps.
     pub fn buckets(&self) -> &[LossBucket] {
         &self.buckets
+    }
+
+    /// The buckets from a step on: one for each step where these are still kept one by one.
+    pub fn since(&self, step: u64) -> Vec<LossBucket> {
+        let is_recent = self.recent.front().is_some_and(|first| first.first_step <= step);
+        let is_in = |bucket: &&LossBucket| bucket.last_step >= step;
+        if is_recent {
+            self.recent.iter().filter(is_in).copied().collect()
+        } else {
+            self.buckets.iter().filter(is_in).copied().collect()
+        }
+    }
+
+    /// The first step and the last one that are known of.
+    pub fn steps(&self) -> Option<(u64, u64)> {
+        Some((self.buckets.first()?.first_step, self.buckets.last()?.last_step))
+    }
+
+    /// The validation with the lowest loss.
+    pub fn best_mark(&self) -> Option<Mark> {
+        self.best
     }
 
     /// The validations, in the order of the steps.
@@ -251,6 +303,24 @@ mod tests {
         let joined =
             history.buckets().windows(2).all(|pair| pair[0].last_step + 1 == pair[1].first_step);
         assert!(joined, "no step is lost and none counts twice");
+    }
+
+    #[test]
+    fn the_last_steps_stay_single_and_the_best_validation_stays_known() {
+        let mut history = LossHistory::bounded(16);
+        for step in 1..=10_000 {
+            history.push(step, step as f64);
+            let loss = if step == 77 { 0.5 } else { 1.0 };
+            history.mark(Mark { step, loss, accuracy: None });
+        }
+        assert!(history.buckets().len() <= 16);
+        assert_eq!(history.best_mark().map(|mark| mark.step), Some(77));
+        let last: Vec<_> = history.since(9_951).iter().map(|bucket| bucket.first_step).collect();
+        assert_eq!(last, (9_951..=10_000).collect::<Vec<_>>());
+        let half = history.since(5_000);
+        assert!(half.len() <= 16 && half[0].first_step <= 5_000 && half[0].last_step >= 5_000);
+        assert_eq!(history.steps(), Some((1, 10_000)));
+        assert!(history.since(10_001).is_empty());
     }
 
     #[test]

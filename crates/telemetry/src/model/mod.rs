@@ -6,6 +6,7 @@
 mod activity;
 mod gpus;
 mod loss;
+mod metrics;
 mod rank;
 mod recorded;
 mod slow;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use activity::{Activity, Wait};
 pub use gpus::{GpuState, HISTORY_LOOKS};
-pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, Trend};
+pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
+pub use metrics::Metrics;
 pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS, Thread};
 pub use recorded::{Recorded, RecordedStep};
 pub use slow::{Reason, Slow};
@@ -103,6 +105,8 @@ pub struct Model {
     #[serde(skip)]
     frames: Vec<Frame>,
     loss: LossHistory,
+    #[serde(default)]
+    metrics: Metrics,
     messages: VecDeque<Message>,
     n_warnings: u64,
     n_dropped: u64,
@@ -211,6 +215,7 @@ impl Model {
 
     fn apply_step(&mut self, step: &StepEvent) {
         self.loss.push(step.step, f64::from(step.loss));
+        self.metrics.push(step);
         // A float beyond the range of the integer becomes its largest value, and not a number becomes 0.
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let elapsed_ns = (step.elapsed_seconds * 1e9) as u64;
@@ -329,6 +334,11 @@ impl Model {
     /// The loss over all steps.
     pub fn loss(&self) -> &LossHistory {
         &self.loss
+    }
+
+    /// Other numbers over all steps.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// The last messages, oldest first.

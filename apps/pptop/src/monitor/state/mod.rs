@@ -5,6 +5,8 @@ mod devices;
 mod dialog;
 mod log;
 mod loss;
+mod ops;
+mod plan;
 mod playback;
 mod timeline;
 mod view;
@@ -18,9 +20,11 @@ pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
 pub(crate) use log::{Entry, LogState};
-pub(crate) use loss::LossState;
+pub(crate) use loss::{LossState, Metric, Part};
+pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, usual_ns};
+pub(crate) use plan::Planned;
 pub use playback::Playback;
-pub(crate) use timeline::TimelineState;
+pub(crate) use timeline::{Mode, TimelineState};
 pub(crate) use view::{Panel, Prompt, PromptKind};
 pub use view::{Target, View};
 
@@ -190,6 +194,11 @@ impl State {
     #[must_use]
     pub fn replayed(self, playback: Playback) -> Self {
         Self { playback: Some(playback), ..self }
+    }
+
+    /// Looks at another view.
+    pub(crate) fn set_view(&mut self, view: View) {
+        self.view = view;
     }
 
     /// Which of how many runs this is.

@@ -1,13 +1,67 @@
-//! Which step the timeline shows, and which part of it.
+//! Which step the timeline shows, which part of it, and which of its operations is chosen.
 
-use pp_telemetry::{Model, Recorded, RecordedStep};
+use std::sync::Arc;
+
+use pp_telemetry::{Model, Recorded, RecordedStep, Span, SpanKind};
 
 use super::super::input::Action;
+use super::ops::{Dependency, dependency, first_compute_ns, ops_of};
+use super::plan::{Memo, Planned};
 
 /// Doublings of the scale at most.
 const ZOOM_MAX: u32 = 12;
+/// Steps that are laid over each other at most.
+const OVERLAID_STEPS: usize = 10;
+/// Operations that one can walk back over.
+const PATH_MAX: usize = 200;
+/// Rows of a page.
+const PAGE_ROWS: isize = 8;
 
-/// Which step the timeline shows, and which part of it.
+/// How the timeline shows its step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mode {
+    /// Measured, and under it what was planned.
+    #[default]
+    WithPlan,
+    /// Measured alone.
+    Measured,
+    /// The last recorded steps, one over the other.
+    Overlaid,
+}
+
+impl Mode {
+    fn next(self) -> Self {
+        match self {
+            Self::WithPlan => Self::Measured,
+            Self::Measured => Self::Overlaid,
+            Self::Overlaid => Self::WithPlan,
+        }
+    }
+}
+
+/// An operation that is chosen: by what it is, so that it is found again in another step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Cursor {
+    /// The rank, by its place in the model.
+    row: usize,
+    /// Its place among the operations of the rank.
+    at: usize,
+    op: SpanKind,
+    stage: u32,
+    mb: u32,
+}
+
+impl Cursor {
+    fn new(row: usize, at: usize, span: &Span) -> Self {
+        Self { row, at, op: span.op, stage: span.stage, mb: span.mb }
+    }
+
+    fn is(&self, span: &Span) -> bool {
+        (span.op, span.stage, span.mb) == (self.op, self.stage, self.mb)
+    }
+}
+
+/// Which step the timeline shows, which part of it, and which of its operations is chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TimelineState {
     /// The step that is held; `None` follows the newest.
@@ -16,11 +70,30 @@ pub(crate) struct TimelineState {
     zoom: u32,
     /// The middle of what is shown, as a share of the step.
     centre: f64,
+    mode: Mode,
+    /// The rank that is chosen.
+    row: usize,
+    cursor: Option<Cursor>,
+    /// Whether one sees what the operation has waited for.
+    shows_cause: bool,
+    /// The operations that one has come from.
+    path: Vec<Cursor>,
+    memo: Memo,
 }
 
 impl Default for TimelineState {
     fn default() -> Self {
-        Self { held_step: None, zoom: 0, centre: 0.5 }
+        Self {
+            held_step: None,
+            zoom: 0,
+            centre: 0.5,
+            mode: Mode::default(),
+            row: 0,
+            cursor: None,
+            shows_cause: false,
+            path: Vec::new(),
+            memo: Memo::default(),
+        }
     }
 }
 
@@ -37,6 +110,52 @@ impl TimelineState {
 
     pub(crate) fn is_held(&self) -> bool {
         self.held_step.is_some()
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The rank that is chosen, by its place in the model.
+    pub(crate) fn row(&self, model: &Model) -> usize {
+        self.row.min(model.ranks().len().saturating_sub(1))
+    }
+
+    /// The first of the ranks to show when only `n_rows` fit: the chosen one stands in the middle.
+    pub(crate) fn first_row(&self, model: &Model, n_rows: usize) -> usize {
+        let most = model.ranks().len().saturating_sub(n_rows);
+        self.row(model).saturating_sub(n_rows / 2).min(most)
+    }
+
+    /// The operation that is chosen, in the step that is shown.
+    pub(crate) fn chosen<'a>(&self, model: &'a Model) -> Option<&'a Span> {
+        find(model, self.step(model)?, self.cursor?).map(|(_, span)| span)
+    }
+
+    /// What the chosen operation has waited for, if one wants to see it.
+    pub(crate) fn cause<'a>(&self, model: &'a Model) -> Option<Dependency<'a>> {
+        if !self.shows_cause {
+            return None;
+        }
+        Some(dependency(self.step(model)?, self.chosen(model)?))
+    }
+
+    /// The operations that one has come from.
+    pub(crate) fn path<'a>(&self, model: &'a Model) -> Vec<&'a Span> {
+        let Some(step) = self.step(model) else { return Vec::new() };
+        self.path.iter().filter_map(|cursor| find(model, step, *cursor)).map(|(_, s)| s).collect()
+    }
+
+    /// The plan of the run with its measured times, or why there is none.
+    pub(crate) fn planned(&self, model: &Model) -> Arc<Result<Planned, String>> {
+        self.memo.planned(model)
+    }
+
+    /// The last recorded steps up to the one that is shown, newest first.
+    pub(crate) fn overlaid<'a>(&self, model: &'a Model) -> Vec<&'a RecordedStep> {
+        let Some(shown) = self.step(model) else { return Vec::new() };
+        let steps = model.recorded().complete_steps().rev();
+        steps.filter(|step| step.step <= shown.step).take(OVERLAID_STEPS).collect()
     }
 
     /// Goes `by` recorded steps on; the newest step is followed again.
@@ -58,16 +177,115 @@ impl TimelineState {
     }
 
     /// Does what a key asks for in the view of the timeline.
-    pub(crate) fn act(&mut self, action: Action, _model: &Model) {
-        if let Action::Pan(by) = action {
-            self.pan(by);
+    pub(crate) fn act(&mut self, action: Action, model: &Model) {
+        match action {
+            Action::Mode => self.mode = self.mode.next(),
+            Action::Pan(by) => self.move_by(if by < 0.0 { -1 } else { 1 }, model),
+            Action::Scroll(by) => self.choose_row(by, model),
+            Action::Page(by) => self.choose_row(by.saturating_mul(PAGE_ROWS), model),
+            Action::Edge { last } => {
+                self.choose_row(if last { isize::MAX } else { isize::MIN }, model);
+            }
+            Action::Enter => self.enter(model),
+            _ => {}
         }
     }
 
-    /// Closes the last thing that was opened, if any.
+    /// Chooses another operation of the rank.
+    fn move_by(&mut self, by: isize, model: &Model) {
+        let row = self.row(model);
+        let (Some(step), Some(rank)) = (self.step(model), model.ranks().get(row)) else { return };
+        let ops = ops_of(step, rank.replica, rank.rank);
+        let last = ops.len().saturating_sub(1);
+        let before = self.cursor.and_then(|cursor| find(model, step, cursor));
+        let at = match before {
+            Some((at, _)) => at.saturating_add_signed(by).min(last),
+            None => match self.range_ns(step).filter(|_| self.zoom > 0) {
+                // The first of what one sees.
+                Some((from, _)) => {
+                    ops.iter().position(|op| op.end_ns() as f64 > from).unwrap_or(last)
+                }
+                None if by < 0 => last,
+                None => 0,
+            },
+        };
+        if let Some(span) = ops.get(at) {
+            self.choose(Cursor::new(row, at, span));
+            self.follow_chosen(model);
+        }
+    }
+
+    /// Chooses another rank, and of it what it did at that time.
+    fn choose_row(&mut self, by: isize, model: &Model) {
+        let last = model.ranks().len().saturating_sub(1);
+        let middle_ns =
+            self.chosen(model).map(|span| span.start_ns.saturating_add(span.dur_ns / 2));
+        self.row = self.row(model).saturating_add_signed(by).min(last);
+        let (Some(middle_ns), Some(step), Some(rank)) =
+            (middle_ns, self.step(model), model.ranks().get(self.row))
+        else {
+            return;
+        };
+        let away = |span: &Span| {
+            span.start_ns.saturating_sub(middle_ns).max(middle_ns.saturating_sub(span.end_ns()))
+        };
+        let ops = ops_of(step, rank.replica, rank.rank);
+        let nearest = ops.iter().enumerate().min_by_key(|(_, span)| away(span));
+        match nearest {
+            Some((at, span)) => self.choose(Cursor::new(self.row, at, span)),
+            None => self.cursor = None,
+        }
+        self.follow_chosen(model);
+    }
+
+    fn choose(&mut self, cursor: Cursor) {
+        self.cursor = Some(cursor);
+        self.shows_cause = false;
+        self.path.clear();
+    }
+
+    /// Shows what the operation has waited for; once more goes there.
+    fn enter(&mut self, model: &Model) {
+        let Some(cursor) = self.cursor else {
+            self.move_by(1, model);
+            return;
+        };
+        if !self.shows_cause {
+            self.shows_cause = true;
+            return;
+        }
+        let Some(cause) = self.cause(model).and_then(|found| found.cause()) else { return };
+        let is_its = |rank: &pp_telemetry::RankState| {
+            rank.rank == cause.rank && rank.replica == cause.replica
+        };
+        let (Some(step), Some(row)) = (self.step(model), model.ranks().iter().position(is_its))
+        else {
+            return;
+        };
+        let ops = ops_of(step, cause.replica, cause.rank);
+        let Some(at) = ops.iter().position(|span| *span == cause) else { return };
+        if self.path.len() == PATH_MAX {
+            self.path.remove(0);
+        }
+        self.path.push(cursor);
+        (self.row, self.cursor) = (row, Some(Cursor::new(row, at, cause)));
+        self.follow_chosen(model);
+    }
+
+    /// Closes the last thing that was opened, if any: a walk goes back by one operation.
     pub(crate) fn back(&mut self) -> bool {
-        let is_changed = *self != Self::default();
-        self.reset();
+        if let Some(cursor) = self.path.pop() {
+            (self.row, self.cursor) = (cursor.row, Some(cursor));
+            return true;
+        }
+        if std::mem::take(&mut self.shows_cause) {
+            return true;
+        }
+        if self.cursor.take().is_some() {
+            return true;
+        }
+        let is_changed = self.held_step.is_some() || self.zoom > 0;
+        (self.held_step, self.zoom, self.centre) = (None, 0, 0.5);
         is_changed
     }
 
@@ -77,7 +295,7 @@ impl TimelineState {
     }
 
     pub(crate) fn reset(&mut self) {
-        *self = Self::default();
+        *self = Self { mode: self.mode, memo: std::mem::take(&mut self.memo), ..Self::default() };
     }
 
     pub(crate) fn zoom_in(&mut self) {
@@ -118,10 +336,198 @@ impl TimelineState {
 
     /// The part of a step that is shown, in nanoseconds of the run's clock.
     pub(crate) fn range_ns(&self, step: &RecordedStep) -> Option<(f64, f64)> {
-        let (first, last) = step.range_ns()?;
+        Some(self.part_of(step.range_ns()?, self.centre))
+    }
+
+    fn part_of(&self, (first, last): (u64, u64), centre: f64) -> (f64, f64) {
         let whole = last.saturating_sub(first).max(1) as f64;
         let half = whole * self.share() / 2.0;
-        let middle = first as f64 + whole * self.centre;
-        Some((middle - half, middle + half))
+        let middle = first as f64 + whole * centre;
+        (middle - half, middle + half)
+    }
+
+    /// All that there is to see: the step, and what is shown beside it.
+    fn bounds_ns(&self, model: &Model, step: &RecordedStep) -> Option<(u64, u64)> {
+        let (first, last) = step.range_ns()?;
+        let begin = first_compute_ns(step).unwrap_or(first);
+        let longest = match self.mode {
+            Mode::Measured => 0,
+            Mode::WithPlan => self.planned(model).as_ref().as_ref().map_or(0, |p| p.makespan_ns),
+            Mode::Overlaid => {
+                let after_begin = |step: &&RecordedStep| {
+                    let (first, last) = step.range_ns()?;
+                    last.checked_sub(first_compute_ns(step).unwrap_or(first))
+                };
+                self.overlaid(model).iter().filter_map(after_begin).max().unwrap_or(0)
+            }
+        };
+        Some((first, last.max(begin.saturating_add(longest))))
+    }
+
+    /// The part of the step that the view of the timeline shows: the chosen operation is in it.
+    pub(crate) fn view_ns(&self, model: &Model) -> Option<(f64, f64)> {
+        let bounds = self.bounds_ns(model, self.step(model)?)?;
+        let centre = self.centre_with_chosen(model, bounds).unwrap_or(self.centre);
+        Some(self.part_of(bounds, centre))
+    }
+
+    /// Where the middle has to be for the chosen operation to be seen.
+    fn centre_with_chosen(&self, model: &Model, bounds: (u64, u64)) -> Option<f64> {
+        if self.zoom == 0 {
+            return None;
+        }
+        let span = self.chosen(model)?;
+        let (from, to) = self.part_of(bounds, self.centre);
+        if span.start_ns as f64 >= from && span.end_ns() as f64 <= to {
+            return None;
+        }
+        let whole = bounds.1.saturating_sub(bounds.0).max(1) as f64;
+        let middle = span.start_ns.saturating_sub(bounds.0) as f64 + span.dur_ns as f64 / 2.0;
+        let half = self.share() / 2.0;
+        Some((middle / whole).clamp(half, 1.0 - half))
+    }
+
+    fn follow_chosen(&mut self, model: &Model) {
+        let bounds = self.step(model).and_then(|step| self.bounds_ns(model, step));
+        if let Some(centre) = bounds.and_then(|bounds| self.centre_with_chosen(model, bounds)) {
+            self.centre = centre;
+        }
+    }
+}
+
+/// The operation that a cursor means in a step, with its place on its rank; where it is not, what stands in its place.
+fn find<'a>(model: &Model, step: &'a RecordedStep, cursor: Cursor) -> Option<(usize, &'a Span)> {
+    let rank = model.ranks().get(cursor.row)?;
+    let ops = ops_of(step, rank.replica, rank.rank);
+    let at = match ops.get(cursor.at) {
+        Some(span) if cursor.is(span) => cursor.at,
+        _ => ops
+            .iter()
+            .position(|span| cursor.is(span))
+            .unwrap_or(cursor.at.min(ops.len().saturating_sub(1))),
+    };
+    ops.get(at).map(|span| (at, *span))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pp_telemetry::{Event, Hello, StepEvent};
+
+    /// Two ranks, two micro-batches, two steps that are alike.
+    fn model() -> Model {
+        let hello = Hello { pp: 2, dp: 1, micro_batches: 2, ..Hello::default() };
+        let mut model = Model::new();
+        model.apply(&Event::Hello(Box::new(hello)));
+        for step in 1..=2 {
+            for (rank, op, mb, start_ns) in [
+                (0, SpanKind::F, 0, 0),
+                (0, SpanKind::F, 1, 10),
+                (1, SpanKind::WaitAct, 0, 0),
+                (1, SpanKind::F, 0, 10),
+                (1, SpanKind::B, 0, 20),
+                (1, SpanKind::F, 1, 30),
+                (1, SpanKind::B, 1, 40),
+                (0, SpanKind::B, 0, 30),
+                (0, SpanKind::B, 1, 50),
+            ] {
+                model.apply(&Event::Span(Span {
+                    step,
+                    replica: 0,
+                    rank,
+                    stage: rank,
+                    mb,
+                    op,
+                    start_ns: step * 1000 + start_ns,
+                    dur_ns: 10,
+                    cpu_ns: 0,
+                    bytes: 0,
+                    starved_ns: 0,
+                }));
+            }
+            let line = format!(r#"{{"step":{step},"loss":1.0,"seconds":0.001}}"#);
+            let step: StepEvent = serde_json::from_str(&line).unwrap();
+            model.apply(&Event::Step(step));
+        }
+        model
+    }
+
+    fn chosen(state: &TimelineState, model: &Model) -> String {
+        state
+            .chosen(model)
+            .map_or("-".to_owned(), |span| format!("{}{}{}", span.stage, span.op.name(), span.mb))
+    }
+
+    fn after(actions: &[Action], model: &Model) -> TimelineState {
+        let mut state = TimelineState::default();
+        for action in actions {
+            state.act(*action, model);
+        }
+        state
+    }
+
+    const LEFT: Action = Action::Pan(-1.0);
+    const RIGHT: Action = Action::Pan(1.0);
+
+    #[test]
+    fn the_cursor_goes_from_operation_to_operation() {
+        let model = model();
+        let at = |actions: &[Action]| chosen(&after(actions, &model), &model);
+        assert_eq!(at(&[]), "-");
+        assert_eq!(at(&[RIGHT]), "0F0");
+        assert_eq!(at(&[LEFT]), "0B1");
+        assert_eq!(at(&[RIGHT, RIGHT, RIGHT]), "0B0");
+        assert_eq!(at(&[RIGHT, LEFT, LEFT]), "0F0");
+        assert_eq!(at(&[RIGHT; 20]), "0B1");
+        // Another rank: what it did at that time.
+        assert_eq!(at(&[RIGHT, RIGHT, RIGHT, Action::Scroll(1)]), "1F1");
+        assert_eq!(at(&[RIGHT, Action::Scroll(1)]), "1F0");
+        assert_eq!(at(&[Action::Scroll(5), RIGHT]), "1F0");
+        assert_eq!(at(&[Action::Edge { last: true }, RIGHT, Action::Edge { last: false }]), "0F1");
+    }
+
+    #[test]
+    fn the_same_operation_is_found_in_another_step() {
+        let model = model();
+        let mut state = after(&[RIGHT, RIGHT, RIGHT], &model);
+        let newest = state.chosen(&model).map(|span| span.start_ns);
+        state.step_by(model.recorded(), -1);
+        let before = state.chosen(&model).map(|span| span.start_ns);
+        assert_eq!((newest, before), (Some(2030), Some(1030)));
+    }
+
+    #[test]
+    fn one_walks_along_what_was_waited_for_and_back() {
+        let model = model();
+        let mut state = after(&[LEFT], &model);
+        let mut seen = vec![chosen(&state, &model)];
+        for _ in 0..8 {
+            state.act(Action::Enter, &model);
+            seen.push(chosen(&state, &model));
+        }
+        assert_eq!(seen, ["0B1", "0B1", "1B1", "1F1", "1B0", "1F0", "0F0", "0F0", "0F0"]);
+        assert_eq!(state.path(&model).len(), 5);
+        let mut n_back = 0;
+        while state.back() {
+            n_back += 1;
+        }
+        // Five operations, what it waited for, and the choice itself.
+        assert_eq!((n_back, chosen(&state, &model)), (7, "-".to_owned()));
+    }
+
+    #[test]
+    fn what_is_chosen_is_seen() {
+        let model = model();
+        let mut state = after(&[RIGHT], &model);
+        for _ in 0..4 {
+            state.zoom_in();
+        }
+        for _ in 0..4 {
+            let (from, to) = state.view_ns(&model).unwrap();
+            let span = state.chosen(&model).unwrap();
+            let middle = span.start_ns as f64 + 5.0;
+            assert!(from <= middle && middle <= to, "{from} {middle} {to}");
+            state.act(RIGHT, &model);
+        }
     }
 }

@@ -22,7 +22,7 @@ fn status_text(state: &State, theme: Theme) -> (String, Style) {
         Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
         Status::Died => ("DIED".to_owned(), theme.bad()),
         Status::Paused => ("PAUSED".to_owned(), theme.notice()),
-        Status::Replay(speed) => (format!("REPLAY {}x", format::number(speed)), theme.good()),
+        Status::Replay(speed) => (format!("REPLAY {speed}x"), theme.good()),
         Status::Stopped => ("STOPPED".to_owned(), theme.notice()),
         Status::Ended(0) => ("ENDED".to_owned(), STRONG),
         Status::Ended(code) => (format!("FAILED ({code})"), theme.bad()),

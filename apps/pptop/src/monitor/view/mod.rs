@@ -1,5 +1,6 @@
 //! From the state to a frame. Nothing here changes anything, and nothing panics, whatever the size.
 
+mod chart;
 mod compact;
 mod devices;
 mod footer;

@@ -81,6 +81,15 @@ impl<'a> Pen<'a> {
         }
     }
 
+    /// Changes the look of cells of a line, without what stands in them.
+    pub(crate) fn restyle(&mut self, x: u16, y: u16, n_cells: u16, style: Style) {
+        for x in x..x.saturating_add(n_cells).min(self.area.width) {
+            if y < self.area.height {
+                self.buffer[(self.area.x + x, self.area.y + y)].set_style(style);
+            }
+        }
+    }
+
     /// Writes at the right end of this line, if `text` fits behind what is there.
     pub(crate) fn put_right(&mut self, text: &str, style: Style) -> &mut Self {
         let n_cells = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);

@@ -4,6 +4,7 @@ use pp_telemetry::{Model, RecordedStep, Span, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+use super::chart::round_up;
 use super::devices::rank_name;
 use super::format;
 use super::paint::{Pen, panel};
@@ -49,10 +50,10 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         draw_cells(&mut pen, LABEL_CELLS, y, &cells, Naming::Full, chunks);
     }
     pen.line(n_rows);
-    draw_axis(&mut pen, step, range_ns, n_cells);
+    draw_axis(&mut pen, step, range_ns, LABEL_CELLS, n_cells);
 }
 
-fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
+pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
     let mut parts = vec![format!("timeline  step {}", step.step)];
     parts.push(
         step.step_ns.map_or_else(|| "runs".to_owned(), |ns| format::duration(ns as f64 * 1e-9)),
@@ -69,7 +70,7 @@ fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
 }
 
 /// The letters that occur in the step, as many as there is room for.
-fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
+pub(crate) fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
     let mut items = vec![format!("{} idle", theme.idle())];
     let mut named = Vec::new();
     for kind in SpanKind::ALL.into_iter().filter(|kind| !kind.is_wait()) {
@@ -168,7 +169,7 @@ pub(crate) fn draw_cells(
 }
 
 /// The name of an operation that is `n_cells` wide.
-fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
+pub(crate) fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
     let letter = letter(span.op);
     if !span.op.is_compute() {
         return letter.to_string();
@@ -190,7 +191,13 @@ fn label(span: &Span, n_cells: usize, naming: Naming, chunks: bool) -> String {
 }
 
 /// Times since the step began, at round numbers.
-fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64), n_cells: u16) {
+pub(crate) fn draw_axis(
+    pen: &mut Pen<'_>,
+    step: &RecordedStep,
+    (from_ns, to_ns): (f64, f64),
+    x0: u16,
+    n_cells: u16,
+) {
     let theme = pen.theme;
     let begin_ns = step.range_ns().map_or(0.0, |(first, _)| first as f64);
     let (from, whole) = (from_ns - begin_ns, to_ns - from_ns);
@@ -217,20 +224,10 @@ fn draw_axis(pen: &mut Pen<'_>, step: &RecordedStep, (from_ns, to_ns): (f64, f64
         #[expect(clippy::cast_sign_loss, reason = "a negative position is looked for first")]
         let at = x.max(0.0) as u16;
         if x >= 0.0 && at as usize + text.len() <= n_cells as usize {
-            pen.column(LABEL_CELLS + at).put(text, theme.dim());
+            pen.column(x0.saturating_add(at)).put(text, theme.dim());
         }
         tick += 1.0;
     }
-}
-
-/// The next number that is 1, 2 or 5 times a power of ten.
-fn round_up(value: f64) -> f64 {
-    let power = 10_f64.powf(value.max(1e-3).log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .into_iter()
-        .map(|factor| factor * power)
-        .find(|&round| round >= value * 0.999)
-        .unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -284,14 +281,5 @@ mod tests {
         assert_eq!([1, 2, 3, 5, 9].map(names), ["f", "f", "f12", "f12s5", "f12s5"]);
         assert_eq!(label(&forward, 1, Naming::Short, false), "2");
         assert_eq!(label(&Span { op: SpanKind::B, ..forward }, 2, Naming::Short, false), "B2");
-    }
-
-    #[test]
-    fn round_numbers_are_1_2_or_5_times_a_power_of_ten() {
-        for (value, round) in
-            [(0.9, 1.0), (1.0, 1.0), (1.2, 2.0), (3.0, 5.0), (7.0, 10.0), (42_000.0, 50_000.0)]
-        {
-            assert!((round_up(value) - round).abs() < 1e-9 * round, "{value}");
-        }
     }
 }

@@ -1,0 +1,97 @@
+//! Numbers of the steps other than the loss, over the whole run, in bounded memory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::step::StepEvent;
+
+use super::loss::LossHistory;
+
+/// Buckets of each number at most: a log holds all of them in each of its marks.
+const BUCKETS_MAX: usize = 1024;
+
+/// Numbers of the steps, each with its lowest and its highest value over some consecutive steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// The norm of all gradients, before clipping.
+    pub grad_norm: LossHistory,
+    /// The learning rate.
+    pub lr: LossHistory,
+    /// How long the steps took, in seconds.
+    pub seconds: LossHistory,
+    /// The measured bubble ratio.
+    pub bubble_ratio: LossHistory,
+    /// Tokens a second, or samples a second where the samples are not made of tokens.
+    pub rate: LossHistory,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let history = || LossHistory::bounded(BUCKETS_MAX);
+        Self {
+            grad_norm: history(),
+            lr: history(),
+            seconds: history(),
+            bubble_ratio: history(),
+            rate: history(),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn push(&mut self, step: &StepEvent) {
+        self.grad_norm.push(step.step, step.grad_norm);
+        self.lr.push(step.step, step.lr);
+        self.seconds.push(step.step, step.seconds);
+        self.bubble_ratio.push(step.step, step.bubble_ratio);
+        // A step that took no time has no rate; that is no number, and not an infinite one.
+        let n = if step.tokens > 0 { step.tokens } else { step.samples };
+        let rate = if step.seconds > 0.0 { n as f64 / step.seconds } else { f64::NAN };
+        self.rate.push(step.step, rate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_is_kept_and_comes_back_from_a_log() {
+        let mut metrics = Metrics::default();
+        for step in 1..=5000 {
+            metrics.push(&StepEvent {
+                step,
+                loss: 1.0,
+                loss_bits: String::new(),
+                lr: 0.001,
+                grad_norm: if step == 4000 { f64::NAN } else { 2.0 },
+                seconds: if step == 3000 { 0.0 } else { 0.5 },
+                elapsed_seconds: 0.0,
+                samples: 8,
+                tokens: 1000,
+                bubble_ratio: if step == 2000 { 0.9 } else { 0.25 },
+                idle_of_step: 0.0,
+                starved_ratio: 0.0,
+                window_seconds: 0.0,
+                dropped: 0,
+            });
+        }
+        assert!(metrics.lr.buckets().len() <= BUCKETS_MAX);
+        assert_eq!(metrics.grad_norm.n_nonfinite(), 1);
+        assert_eq!(metrics.rate.last(), Some(2000.0));
+        assert_eq!(metrics.rate.n_nonfinite(), 1, "a step that took no time has no rate");
+        assert!(metrics.bubble_ratio.buckets().iter().any(|bucket| bucket.max > 0.8));
+        let text = serde_json::to_string(&metrics).unwrap();
+        let back: Metrics = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.lr, metrics.lr);
+        assert_eq!(back.seconds, metrics.seconds);
+        assert_eq!(back.bubble_ratio, metrics.bubble_ratio);
+        assert_eq!(back.grad_norm.n_nonfinite(), 1);
+        // A history of an older log has no last steps and no bound of its own.
+        let old = r#"{"buckets":[[1,1,2.0,2.0,2.0,0]],"stride":1,"n_in_last":1,"marks":[],
+            "last":2.0,"ema_raw":0.2,"ema_bias":0.9,"n_nonfinite":0}"#;
+        let mut old: LossHistory = serde_json::from_str(old).unwrap();
+        old.push(2, 1.0);
+        assert_eq!(old.since(1).len(), 2);
+        assert_eq!(old.since(2).len(), 1);
+    }
+}
