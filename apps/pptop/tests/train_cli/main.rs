@@ -5,6 +5,7 @@
 mod contract;
 mod failures;
 mod files;
+mod gpus;
 mod home;
 mod learning;
 mod refusals;

@@ -319,8 +319,8 @@ fn names_that_come_later_and_names_of_nothing() {
             ("devices --watch", &["'--watch'", "--json"]),
             ("devices all", &["'all'", "--json"]),
             ("plan", &["'plan'", "train compare bubble schedule attach"]),
-            ("attach", &["'attach'"]),
-            ("export latest", &["'export'"]),
+            ("attach", &["no runs in", "pptop train"]),
+            ("export latest", &["'latest'", "chrome-trace"]),
         ],
     );
     for command in ["train", "compare", "devices"] {
