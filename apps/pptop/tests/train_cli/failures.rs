@@ -109,3 +109,38 @@ fn lines_that_cannot_be_written_are_told_and_the_run_goes_on() {
     assert_eq!(ran.stderr.lines().count(), 1);
     assert_eq!(end(&home)["steps"], 3);
 }
+
+/// A file system of its own that is full after a quarter of a megabyte: what fits is kept, and the run goes on to its end.
+#[test]
+fn a_disk_that_is_full_costs_the_log_and_not_the_training() {
+    let home = Home::new();
+    let script = |command: &str| {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["-rm", "sh", "-c", command]).current_dir(home.path("")).output()
+    };
+    std::fs::create_dir(home.path("small")).unwrap();
+    let mount = "mount -t tmpfs -o size=256k none small";
+    if !script(mount).is_ok_and(|output| output.status.success()) {
+        skipped();
+        return;
+    }
+    let program = env!("CARGO_BIN_EXE_pptop");
+    let train = format!(
+        "{program} train --headless --json --model sleep --pp 2 --micro-batches 4 --steps 300 --sleep-forward-ms 0.2 --sleep-input-grad-ms 0.2 --sleep-weight-grad-ms 0.2 --run-dir small/run"
+    );
+    let look = format!("{program} attach --once --plain small/run >look.txt");
+    let output = script(&format!("{mount} && {train} && {look}")).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "one warning: {stderr}");
+    assert!(stderr.contains("recording has stopped, the run goes on"), "{stderr}");
+    let run = Events::of(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!((run.kind("step").len(), &run.one("end")["code"]), (300, &json!(0)));
+    let look = std::fs::read_to_string(home.path("look.txt")).unwrap();
+    assert!(look.contains("died") && look.contains("/300"), "{look}");
+}
+
+#[expect(clippy::print_stderr, reason = "a test that looks at nothing has to say so")]
+fn skipped() {
+    eprintln!("skipped: this user may not mount anything");
+}

@@ -383,7 +383,9 @@ impl State {
     pub(crate) fn failure(&self) -> Option<String> {
         if self.status() == Status::Died {
             let pid = self.child.pid;
-            return Some(format!("process {pid} is gone without a last word: it was killed"));
+            return Some(format!(
+                "process {pid} is gone without a last word: killed, or its disk is full"
+            ));
         }
         let code = self.exit_code().filter(|&code| code != 0)?;
         let Some(end) = self.model.end().filter(|end| end.code != 0) else {
