@@ -47,6 +47,9 @@ fn main() -> anyhow::Result<()> {
             missed += attempt(|| in_turns(&pptop, &name, p))?;
         }
     }
+    if wanted("sleep attribution") {
+        missed += attempt(|| attribution(&pptop))?;
+    }
     if wanted("gpt speed-up") {
         missed += attempt(|| speed_up(&pptop))?;
     }
@@ -348,4 +351,58 @@ fn speed_up(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
         wanted: 1.5,
         within: None,
     }])
+}
+
+/// What a slow rank and a slow link add to the window of a step, and how much of it the report finds there.
+fn attribution(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
+    let run = |flags: &[&str]| -> anyhow::Result<Value> {
+        let dir = std::env::temp_dir().join(format!("pptop-attribution-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let at = dir.to_str().context("the folder for temporary files has no name")?;
+        let job = "train --headless --model sleep --pp 4 --micro-batches 8 --steps 12 --sleep-forward-ms 10 --sleep-input-grad-ms 10 --sleep-weight-grad-ms 10 --run-dir";
+        let mut arguments: Vec<&str> = job.split(' ').collect();
+        arguments.push(at);
+        arguments.extend(flags);
+        pptop::run(pptop, &arguments)?;
+        let report = pptop::json(pptop, &["report", at])?;
+        std::fs::remove_dir_all(&dir)?;
+        Ok(report)
+    };
+    let seconds = |report: &Value, part: &str| {
+        let window = &report["standing"]["window"];
+        window[part].as_f64().with_context(|| format!("the report has no {part}"))
+    };
+    let even = run(&[])?;
+    let slow = run(&["--sleep-slow-rank", "2:1.5"])?;
+    let link = run(&["--sleep-link-ms", "4"])?;
+    let window = seconds(&even, "seconds")?;
+    let of_rank = slow["standing"]["window"]["imbalance_of_rank_seconds"][2]
+        .as_f64()
+        .context("the report has no imbalance of rank 2")?;
+    let mut promises = vec![
+        at_least(
+            "sleep attribution: a rank 1.5 times as slow",
+            of_rank / (seconds(&slow, "seconds")? - window),
+            0.9,
+        ),
+        at_least(
+            "sleep attribution: a link of 4 ms",
+            (seconds(&link, "copy_seconds")? - seconds(&even, "copy_seconds")?)
+                / (seconds(&link, "seconds")? - window),
+            0.9,
+        ),
+    ];
+    for (report, part, words) in
+        [(&slow, "imbalance", ["rank 2", "--partition"]), (&link, "copy", ["rank", "faster link"])]
+    {
+        let verdict = &report["verdict"];
+        let said = format!("{} {}", verdict["why"], verdict["next"]);
+        let is_named = verdict["part"] == part && words.iter().all(|word| said.contains(word));
+        promises.push(at_least(
+            &format!("sleep attribution: {part} named with its remedy"),
+            f64::from(u8::from(is_named)),
+            1.0,
+        ));
+    }
+    Ok(promises)
 }
