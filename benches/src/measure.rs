@@ -392,9 +392,10 @@ fn attribution(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
             0.9,
         ),
     ];
-    for (report, part, words) in
-        [(&slow, "imbalance", ["rank 2", "--partition"]), (&link, "copy", ["rank", "faster link"])]
-    {
+    for (report, part, words) in [
+        (&slow, "imbalance", ["rank 2", "a faster device"]),
+        (&link, "copy", ["rank", "faster link"]),
+    ] {
         let verdict = &report["verdict"];
         let said = format!("{} {}", verdict["why"], verdict["next"]);
         let is_named = verdict["part"] == part && words.iter().all(|word| said.contains(word));

@@ -81,6 +81,12 @@ fn a_slow_rank_is_imbalance_on_that_rank() {
         assert_eq!(slowest, rank);
         assert!(its >= 0.9 * extra);
         assert!(account.share_of_rank(rank) > 1.3);
+        // Whoever is beside it waits for it most.
+        for (other, time) in (0..4_u32).zip(&account.ranks) {
+            let (waited_for, seconds) = time.waits_for.unwrap();
+            assert!(waited_for.abs_diff(other) == 1 && seconds > 0.0);
+            assert!(other.abs_diff(rank) != 1 || waited_for == rank, "{other} for {waited_for}");
+        }
     }
 }
 

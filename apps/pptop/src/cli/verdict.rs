@@ -127,6 +127,17 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
         percent(account.simulated_bubble_ratio),
         account.theory().map_or_else(|| "-".to_owned(), percent)
     )?;
+    for rank in &account.ranks {
+        if let Some((other, seconds)) =
+            rank.waits_for.filter(|(_, s)| *s > 0.02 * account.window_seconds)
+        {
+            let name = match standing.dp {
+                0 | 1 => format!("rank {}", rank.rank),
+                _ => format!("rank {} of replica {}", rank.rank, rank.replica),
+            };
+            writeln!(text, "{name} waits {:.1} ms of a step for rank {other}", seconds * 1e3)?;
+        }
+    }
     for (count, what) in [
         (standing.slow_ops, "operations were slower than usual"),
         (standing.lost_events, "events were lost"),

@@ -61,22 +61,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
     };
     let what = format!("{bubble}; {} costs {}", part.name(), cost(part));
     let (why, next) = match part {
-        Part::Imbalance => {
-            let (rank, its) = account.slowest_rank().unwrap_or((0, 0.0));
-            let more = (account.share_of_rank(rank) - 1.0) * 100.0;
-            let why = format!(
-                "rank {rank} takes {more:.0} % more than the mean for each micro-batch: {} of it",
-                millis(its)
-            );
-            let even = changes.iter().find(|line| line.change == "an even cut");
-            let gain = even.filter(|line| line.gain > GAIN_MIN).map_or_else(String::new, |line| {
-                format!(" (an even cut gains {})", percent(line.gain))
-            });
-            let next = format!(
-                "move layers away from rank {rank}: --partition time{gain}; if its device is slower, give it fewer"
-            );
-            (why, next)
-        }
+        Part::Imbalance => imbalance(account, changes),
         Part::Copy => {
             let why = match account.slowest_edge {
                 Some((from, to, delay)) => format!(
@@ -97,7 +82,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                 "something else uses this machine's cores".to_owned()
             };
             let next = if n_ranks > cores {
-                format!("at most {cores} ranks here; the schedule is not to blame")
+                format!("{cores} ranks in place of {n_ranks}, or {n_ranks} cores; then look again")
             } else {
                 "stop what else runs here, or use fewer ranks".to_owned()
             };
@@ -130,4 +115,24 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
         ),
     };
     Advice { part: Some(part), what, why, next }
+}
+
+/// Why ranks differ, and what to do about it.
+fn imbalance(account: &Account, changes: &[WhatIf]) -> (String, String) {
+    let (rank, its) = account.slowest_rank().unwrap_or((0, 0.0));
+    let more = (account.share_of_rank(rank) - 1.0) * 100.0;
+    let why = format!(
+        "rank {rank} takes {more:.0} % more than the mean for each micro-batch: the others lose {} a step",
+        millis(its)
+    );
+    let even = changes.iter().find(|line| line.change == "an even cut");
+    let gain = even.filter(|line| line.gain > GAIN_MIN).map_or_else(String::new, |line| {
+        format!("; an even cut lets {} more through", percent(line.gain))
+    });
+    let next = if account.can_be_cut_otherwise() {
+        format!("fewer layers on rank {rank}: --partition time{gain}")
+    } else {
+        format!("a faster device for rank {rank}, or fewer stages: each has one layer already")
+    };
+    (why, next)
 }

@@ -62,8 +62,10 @@ pub struct RankTime {
     pub checkpoint: f64,
     /// Reading the batch.
     pub data: f64,
-    /// The rest of the step.
+    /// The rest of the step: before its first and after its last operation, and between them.
     pub other: f64,
+    /// The rank that it waited for most, and how long.
+    pub waits_for: Option<(u32, f64)>,
 }
 
 impl RankTime {
@@ -341,6 +343,17 @@ impl Account {
         let n_ranks = self.plan.n_ranks();
         let mean = (0..n_ranks).map(of).sum::<f64>() / f64::from(n_ranks.max(1));
         if mean > 0.0 { of(rank) / mean } else { 1.0 }
+    }
+
+    /// How many layers the model has, where the log says so.
+    pub fn n_layers(&self) -> Option<u32> {
+        let last = self.hello.stages.iter().map(|stage| stage.layers[1]).max()?;
+        Some(last.saturating_add(1))
+    }
+
+    /// Whether there are more layers than stages, so that some could be moved.
+    pub fn can_be_cut_otherwise(&self) -> bool {
+        self.n_layers().is_none_or(|n_layers| n_layers > self.plan.n_stages())
     }
 
     /// The costs of each stage as measured, with messages: what a simulation of this run starts from.

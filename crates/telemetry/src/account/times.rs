@@ -86,6 +86,8 @@ impl Measured {
         let mut ops = vec![[Sum::default(); 4]; n_stages];
         let mut copies = vec![0.0; n_stages];
         let mut delays: HashMap<(usize, usize), Vec<f64>> = HashMap::new();
+        // By the place of the rank that waits, and the rank that it waits for.
+        let mut waits: HashMap<(usize, u32), f64> = HashMap::new();
         let mut ranks: Vec<RankTime> = (0..hello.dp)
             .flat_map(|replica| (0..hello.pp).map(move |rank| (replica, rank)))
             .map(|(replica, rank)| RankTime { replica, rank, ..RankTime::default() })
@@ -126,15 +128,21 @@ impl Measured {
                 } else if span.op.is_wait()
                     && let Some(producer) = producer(span, &made)
                     && producer.rank != span.rank
-                    && let Some(delay) = span.end_ns().checked_sub(producer.end_ns())
                 {
-                    let edge = (producer.rank as usize, span.rank as usize);
-                    delays.entry(edge).or_default().push(seconds(delay));
+                    *waits.entry((at, producer.rank)).or_default() +=
+                        seconds(span.dur_ns) / n_steps;
+                    if let Some(delay) = span.end_ns().checked_sub(producer.end_ns()) {
+                        let edge = (producer.rank as usize, span.rank as usize);
+                        delays.entry(edge).or_default().push(seconds(delay));
+                    }
                 }
             }
         }
-        for rank in &mut ranks {
+        for (at, rank) in ranks.iter_mut().enumerate() {
             rank.other = step_seconds - rank.sum();
+            let its = waits.iter().filter(|((waiting, _), _)| *waiting == at);
+            let most = its.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.1.cmp(&a.0.1)));
+            rank.waits_for = most.map(|((_, other), seconds)| (*other, *seconds));
         }
         let mut latency = vec![vec![0.0; n_ranks]; n_ranks];
         for ((from, to), mut delays) in delays {

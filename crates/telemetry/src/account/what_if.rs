@@ -99,13 +99,19 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
     let mut push = |plan: &ValidPlan, balanced, change, flags| {
         all.extend(tried(account, plan, balanced, change, flags, now));
     };
-    push(plan, true, "an even cut".to_owned(), "--partition time".to_owned());
+    // A stage has one layer at least.
+    let n_layers = account.n_layers();
+    let can_hold = |n_stages: u32| n_layers.is_none_or(|n_layers| n_layers >= n_stages);
+    if account.can_be_cut_otherwise() {
+        push(plan, true, "an even cut".to_owned(), "--partition time".to_owned());
+    }
     let sizes =
         Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, interleave_group: None };
     let named = ScheduleName::ALL.into_iter().find(|schedule| schedule.as_str() == name);
     let fits = |schedule: ScheduleName, sizes: &Sizes| {
         let n_stages = p.saturating_mul(sizes.n_virtual_stages);
-        schedule.n_ops_at_most(n_stages, sizes.n_micro_batches) <= OPS_MAX
+        can_hold(n_stages)
+            && schedule.n_ops_at_most(n_stages, sizes.n_micro_batches) <= OPS_MAX
             && schedule.check(sizes).is_ok()
     };
     if let Some(schedule) = named.filter(|schedule| !schedule.is_synthesised()) {
