@@ -52,6 +52,10 @@ grid name p m *args:
 picture *args:
     ci/picture.sh {{ args }}
 
+# Draws the screens of docs/screens again, from a run of 30 steps or from the run that is named
+screens *args:
+    ci/screens.sh {{ args }}
+
 # The strategies on seed-mlp and gpt, and how plans scale, into benches/results; then the micro-benchmarks
 bench *args:
     cargo run --release -p pp-benches --bin strategies -- {{ args }}

@@ -16,16 +16,16 @@ pub(crate) struct Args {
     /// latest, the beginning of an id, a process number, a run's folder, or a log
     #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
     runs: Vec<String>,
-    /// Only looks: nothing can be asked of the run
+    /// Only looks: the run cannot be asked to end or to write a checkpoint
     #[arg(long)]
     read_only: bool,
     /// Lines in place of a screen, as where there is no terminal
     #[arg(long)]
     plain: bool,
-    /// One JSON object a line, as they stand in the log: hello, step, eval, warn, end
+    /// One JSON object a line, as they stand in the log: hello, step, eval, warn, end; with --once the numbers of snapshot --json
     #[arg(long)]
     json: bool,
-    /// What is there now, and no more
+    /// One line on how the run stands now, and no more
     #[arg(long)]
     once: bool,
     #[command(flatten)]

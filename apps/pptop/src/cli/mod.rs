@@ -53,6 +53,7 @@ use pp_schedule::ScheduleError;
     name = "pptop",
     version,
     about,
+    after_help = "Without a command, on a terminal, pptop watches the latest run, as pptop attach does.",
     disable_help_subcommand = true,
     subcommand_required = true
 )]
@@ -75,11 +76,11 @@ enum Command {
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
     Schedule(schedule::Command),
-    /// Watch a run that is there already; several at once with several names
+    /// Watch a run that is there already, live or over; several at once with several names
     Attach(attach::Args),
     /// Play a recorded run again
     Replay(replay::Args),
-    /// How a run stands, now: the screen as text or picture, or its numbers
+    /// How a run stands now: a screen as text or picture, or its numbers
     Snapshot(snapshot::Args),
     /// What is wrong with a run, why, and what to do; exit code 1 when a bound is missed
     Report(verdict::Args),
@@ -94,7 +95,7 @@ enum Command {
     /// What can be used here, and why not
     #[cfg(feature = "train")]
     Devices(devices::Args),
-    /// What could go wrong here, and what to do about it
+    /// What could go wrong here, and what to do about it; exit code 1 for a warning, 2 for a failure
     Doctor(doctor::Args),
     /// The configuration file: init, print, validate, path
     #[command(subcommand)]

@@ -14,10 +14,10 @@ pub(crate) struct Args {
     /// latest, the beginning of an id, a run's folder, or a log
     #[arg(value_name = "RUN|FILE")]
     run: String,
-    /// Times as fast as the run was
+    /// Times as fast as the run was, 0.01 to 10000
     #[arg(long, value_name = "X", default_value = "1", value_parser = speed)]
     speed: f64,
-    /// Where to begin: step=N
+    /// The step to begin at
     #[arg(long, value_name = "step=N", value_parser = start)]
     start: Option<u64>,
     /// Begins again at the end

@@ -19,7 +19,7 @@ pub(crate) enum Command {
     List(ListArgs),
     /// What is known of one without reading its log
     Info(InfoArgs),
-    /// Compresses finished logs, and removes what is beyond the limits
+    /// Compresses logs of runs that ended ten minutes ago or earlier, and removes the oldest runs beyond the limits
     Prune(PruneArgs),
 }
 

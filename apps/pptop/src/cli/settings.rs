@@ -25,10 +25,10 @@ pub(crate) fn config() -> Result<Config, CliError> {
 /// Flags of a screen.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ScreenFlags {
-    /// How the screen is coloured
+    /// How the screen is coloured [default: as configured, else auto]
     #[arg(long, value_name = "THEME")]
     theme: Option<ThemeName>,
-    /// Whether colours are used
+    /// Whether colours are used [default: as configured, else auto]
     #[arg(long, value_name = "WHEN")]
     color: Option<ColorMode>,
     /// ASCII characters alone
@@ -37,7 +37,7 @@ pub(crate) struct ScreenFlags {
     /// Leaves the mouse to the terminal, which selects text with it
     #[arg(long)]
     no_mouse: bool,
-    /// Milliseconds between two looks at the run, 100 to 10000
+    /// Milliseconds between two looks at the run, 100 to 10000 [default: as configured, else 100]
     #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=10_000))]
     interval: Option<u64>,
 }

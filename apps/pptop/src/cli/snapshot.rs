@@ -13,10 +13,10 @@ use super::{CliError, print, print_json};
 pub(crate) struct Args {
     #[command(flatten)]
     which: WhichRun,
-    /// Which view
+    /// Which view: overview, timeline, devices, loss, bubble or log
     #[arg(long, value_name = "VIEW", default_value = "overview", value_parser = view)]
     view: View,
-    /// Columns and rows
+    /// Columns and rows of the screen, up to 1000 each
     #[arg(long, value_name = "WxH", default_value = "160x50", value_parser = size)]
     size: (u16, u16),
     /// The numbers as one JSON object

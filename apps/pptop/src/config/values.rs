@@ -35,7 +35,7 @@ impl std::error::Error for Refused {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThemeName {
-    /// As the terminal says.
+    /// As the terminal says in COLORFGBG; dark where it says nothing.
     #[default]
     Auto,
     /// For a dark background.
@@ -51,6 +51,7 @@ pub enum ThemeName {
 #[serde(rename_all = "lowercase")]
 pub enum ColorMode {
     /// On a terminal that has them, unless `NO_COLOR` says otherwise.
+    #[value(help = "On a terminal that has them, unless NO_COLOR says otherwise")]
     #[default]
     Auto,
     /// In any case.
