@@ -77,6 +77,8 @@ pub struct Hello {
     pub cores: u32,
     /// The machine.
     pub host: String,
+    /// Bytes of memory that the machine has, for ranks on its processor; 0 where that is not known.
+    pub host_memory_bytes: u64,
     /// Where the run takes requests, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,

@@ -83,6 +83,6 @@ pub use runs::{
 };
 pub use source::log_of;
 pub use span::{Span, SpanKind};
-pub use status::{State, Status, host_name};
+pub use status::{State, Status, host_memory_bytes, host_name};
 pub use step::{Eval, StepEvent};
 pub use writer::Recorder;

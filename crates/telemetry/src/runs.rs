@@ -333,7 +333,7 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
     Ok(tidied)
 }
 
-/// Removes the files of a run, and its folder if nothing else is in it.
+/// Removes the files of a run, with the screens and traces that a monitor has put beside them, and its folder if nothing else is in it.
 ///
 /// # Errors
 /// A file cannot be removed, or there are others: these stay.
@@ -347,8 +347,16 @@ pub fn remove(dir: &Path) -> io::Result<()> {
         STDERR_FILE,
         CHECKPOINT_FILE,
     ];
-    for name in OURS {
-        match fs::remove_file(dir.join(name)) {
+    let written_on_request = fs::read_dir(dir)?.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let is_between = |before: &str, after: &str| {
+            name.strip_prefix(before).is_some_and(|rest| rest.strip_suffix(after).is_some())
+        };
+        let is_ours = is_between("screen-", ".txt") || is_between("step-", ".trace.json");
+        is_ours.then_some(name)
+    });
+    for name in OURS.into_iter().map(str::to_owned).chain(written_on_request) {
+        match fs::remove_file(dir.join(&name)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -95,6 +95,14 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Bytes of memory that this machine has; `None` where the system does not say.
+pub fn host_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 /// When a process began, in clock ticks since the machine did; `None` if it is gone, or has ended and nobody has asked how.
 pub(crate) fn process_began(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -121,6 +129,11 @@ mod tests {
         );
         assert_eq!(Status { pid: u32::MAX, ..status.clone() }.is_alive(), Some(false));
         assert_eq!(Status { host: "elsewhere".to_owned(), ..status }.is_alive(), None);
+    }
+
+    #[test]
+    fn the_machine_says_how_much_memory_it_has() {
+        assert!(host_memory_bytes().is_some_and(|bytes| bytes > 1 << 26));
     }
 
     #[test]

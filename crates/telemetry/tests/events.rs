@@ -198,6 +198,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 steps: large[1],
                 cores: small[5],
                 host: name.clone(),
+                host_memory_bytes: large[5],
                 socket: theory.map(|_| name.clone()),
                 seed: large[2],
                 parameters: large[3],

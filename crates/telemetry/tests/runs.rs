@@ -127,6 +127,10 @@ fn finished_logs_are_compressed_and_old_runs_go() {
     fs::create_dir(dir.0.join("notes")).unwrap();
     fs::write(dir.0.join("notes/mine.txt"), "keep").unwrap();
 
+    fs::write(dir.0.join("a/screen-3.txt"), "a screen").unwrap();
+    fs::write(dir.0.join("a/step-3.trace.json"), "{}").unwrap();
+    dir.age("a", HOUR);
+
     let told = tidy(&dir.0, Keep { runs: 3, ..Keep::default() }, true).unwrap();
     assert_eq!(
         (told.removed, told.compressed.len(), told.failed.len()),

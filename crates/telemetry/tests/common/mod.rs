@@ -249,6 +249,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
         theory: Some((p - 1.0) / (work + p - 1.0)),
         span_every: job.span_every,
         host: "bench".to_owned(),
+        host_memory_bytes: 0,
         socket: None,
     }
 }

@@ -289,6 +289,7 @@ impl Session {
             steps: self.spec.steps,
             cores: cores(),
             host: pp_telemetry::host_name(),
+            host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
             socket: socket.map(|path| path.display().to_string()),
             seed: self.spec.seed,
             parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),

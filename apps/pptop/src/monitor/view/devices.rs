@@ -268,6 +268,32 @@ pub(crate) fn memory(model: &Model, rank: &RankState) -> (Option<u64>, u64) {
     (rank.memory.map(|memory| memory.live_bytes), model.peak_memory().map_or(0, |(_, bytes)| bytes))
 }
 
+/// The bytes of a rank's device (a processor's ranks share the machine's memory), the peaks of all ranks on it together, and how many they
+/// are; `None` where the device does not tell its size.
+pub(crate) fn room_of(model: &Model, rank: &RankState) -> Option<(u64, u64, usize)> {
+    let gpu = model.gpu_of(rank.replica, rank.rank);
+    let total = match gpu {
+        Some(gpu) => gpu.latest.total_bytes?,
+        None if is_cpu(rank) => model.hello().map(|hello| hello.host_memory_bytes)?,
+        None => 0,
+    };
+    let is_there = |other: &&RankState| match gpu {
+        Some(gpu) => model
+            .gpu_of(other.replica, other.rank)
+            .is_some_and(|there| there.latest.uuid == gpu.latest.uuid),
+        None => is_cpu(other),
+    };
+    let ranks = model.ranks().iter().filter(is_there);
+    let peaks = ranks.filter_map(|rank| rank.memory).map(|memory| memory.peak_bytes);
+    let (sum, n_ranks) =
+        peaks.fold((0_u64, 0), |(sum, n), bytes| (sum.saturating_add(bytes), n + 1));
+    (total > 0).then_some((total, sum, n_ranks))
+}
+
+fn is_cpu(rank: &RankState) -> bool {
+    rank.device.starts_with("cpu")
+}
+
 /// The layers of a rank, stage by stage.
 pub(crate) fn layers_text(rank: &RankState) -> String {
     let layers: Vec<_> = rank

@@ -6,7 +6,7 @@ use pp_telemetry::{Model, Rate, RecordedStep, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::devices::rank_name;
+use super::devices::{rank_name, room_of};
 use super::format;
 use super::paint::{Pen, panel};
 use super::theme::{STRONG, Theme};
@@ -144,7 +144,15 @@ fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
 
 fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
     let peak = model.peak_memory().map(|(rank, bytes)| {
-        format!("{} r{}", format::bytes(bytes), rank_name(model, rank.replica, rank.rank))
+        let name = rank_name(model, rank.replica, rank.rank);
+        let left = room_of(model, rank).map_or_else(String::new, |(total, peaks, _)| {
+            if peaks > total {
+                "  does not fit".to_owned()
+            } else {
+                format!("  {} left", format::bytes(total - peaks))
+            }
+        });
+        format!("{} r{name}{left}", format::bytes(bytes))
     });
     let slowest = model.slowest().map(|slowest| {
         format!(

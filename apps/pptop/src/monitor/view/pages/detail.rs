@@ -6,7 +6,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::super::devices::{activity_text, bubble_style, layers_text, rank_name};
+use super::super::devices::{activity_text, bubble_style, layers_text, rank_name, room_of};
 use super::super::format;
 use super::super::paint::{Pen, panel, slice_left, slice_top};
 use super::super::theme::{STRONG, Theme};
@@ -207,22 +207,6 @@ fn put_stages(text: &mut Text, model: &Model, rank: &RankState) {
     }
 }
 
-/// The bytes that a device has at most, and the peaks of all ranks on it.
-fn room_of(model: &Model, rank: &RankState) -> Option<(u64, u64, usize)> {
-    let gpu = model.gpu_of(rank.replica, rank.rank)?;
-    let total = gpu.latest.total_bytes?;
-    let is_there = |other: &&RankState| {
-        model
-            .gpu_of(other.replica, other.rank)
-            .is_some_and(|there| there.latest.uuid == gpu.latest.uuid)
-    };
-    let ranks = model.ranks().iter().filter(is_there);
-    let peaks = ranks.filter_map(|rank| rank.memory).map(|memory| memory.peak_bytes);
-    let (sum, n_ranks) =
-        peaks.fold((0_u64, 0), |(sum, n), bytes| (sum.saturating_add(bytes), n + 1));
-    Some((total, sum, n_ranks))
-}
-
 fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     let theme = text.theme;
     let Some(memory) = rank.memory else {
@@ -230,7 +214,10 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
         return;
     };
     let room = room_of(model, rank);
-    let whole = room.map_or(memory.peak_bytes, |(total, ..)| total).max(1);
+    // Against the memory of a whole machine no bar would be seen.
+    let has_gpu = model.gpu_of(rank.replica, rank.rank).is_some();
+    let total = room.filter(|_| has_gpu).map_or(memory.peak_bytes, |(total, ..)| total);
+    let whole = total.max(1);
     text.name("memory").text("live ").put(format::bytes(memory.live_bytes), STRONG);
     text.text("  peak ").put(format::bytes(memory.peak_bytes), STRONG);
     put_fit(text, room);
@@ -435,7 +422,9 @@ impl Chart {
 fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
     let whole_percent = |share: f64| format!("{:.0}%", share * 100.0);
     let bytes = |bytes: f64| format::bytes(bytes.max(0.0) as u64);
-    let total = room_of(model, rank).map_or(0, |(total, ..)| total);
+    // Against the memory of a whole machine no column would be seen.
+    let gpu = model.gpu_of(rank.replica, rank.rank);
+    let total = gpu.and_then(|gpu| gpu.latest.total_bytes).unwrap_or(0);
     let peak = rank.memory.map_or(0, |memory| memory.peak_bytes);
     let mut charts = vec![
         Chart {
