@@ -172,7 +172,9 @@ fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
     }
     if let Some(slowest) = &slowest {
         if together && peak.is_some() {
-            pen.text("  slowest ").text(slowest);
+            if slowest.chars().count() + 10 <= pen.left() as usize {
+                pen.text("  slowest ").text(slowest);
+            }
         } else {
             name(pen, "slowest");
             pen.text(slowest).text(" over the mean");
