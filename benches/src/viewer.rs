@@ -207,7 +207,7 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let tick = Duration::from_millis(100);
     let by_ns = tick.as_nanos() as f64 * SPEED;
     let began = Instant::now();
-    let n_ticks = 20;
+    let n_ticks = 10;
     for _ in 0..n_ticks {
         #[expect(clippy::cast_sign_loss, reason = "a time is not negative")]
         let mut by_ns = by_ns as u64;
