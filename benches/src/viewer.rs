@@ -124,7 +124,9 @@ fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     for step in 1..=20 {
         let spans: Vec<_> = run.spans(step).collect();
         let began = Instant::now();
-        spans.iter().for_each(|span| recorder.span(*span));
+        for span in &spans {
+            recorder.span(*span);
+        }
         ns = ns.min(began.elapsed().as_secs_f64() * 1e9 / spans.len() as f64);
         // The queue is to be empty again.
         thread::sleep(Duration::from_millis(60));
@@ -165,7 +167,11 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
         bytes >= LONG_BYTES
     })?;
     let seconds = began.elapsed().as_secs_f64();
-    println!("       long: {n_steps} steps, {:.2} GB in {seconds:.1} s", bytes as f64 * 1e-9);
+    let of_span = bytes as f64 / (n_steps * run.n_spans()) as f64;
+    println!(
+        "       long: {n_steps} steps, {:.2} GB in {seconds:.1} s, {of_span:.0} bytes for each span",
+        bytes as f64 * 1e-9
+    );
 
     let dir = folder.0.display().to_string();
     let mut promises = Vec::new();
@@ -259,7 +265,7 @@ fn live(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     })
 }
 
-fn watch(pptop: &PathBuf, dir: &Path) -> anyhow::Result<Vec<Promise>> {
+fn watch(pptop: &Path, dir: &Path) -> anyhow::Result<Vec<Promise>> {
     let dir = dir.display().to_string();
     let Some(terminal) = Terminal::open(pptop, &["attach", &dir])? else { return Ok(Vec::new()) };
     terminal.wait_for("LIVE")?;

@@ -233,12 +233,12 @@ impl Simulated {
     }
 
     /// Records at the pace of the run until it is stopped; how many steps.
-    pub(crate) fn live(&self, recorder: &Recorder, stop: &AtomicBool) -> u64 {
+    pub(crate) fn live(&self, recorder: &Recorder, is_over: &AtomicBool) -> u64 {
         let began = Instant::now();
         let is_due = |ns: u64| began.elapsed() >= Duration::from_nanos(ns);
         recorder.record(self.hello(1_000_000, 1));
         let mut step = 0;
-        while !stop.load(Ordering::Acquire) {
+        while !is_over.load(Ordering::Acquire) {
             step += 1;
             for span in self.spans(step) {
                 while !is_due(span.end_ns()) {
@@ -249,7 +249,9 @@ impl Simulated {
             while !is_due(step * self.step_ns) {
                 thread::sleep(PACE);
             }
-            self.after(step).into_iter().for_each(|event| recorder.record(event));
+            for event in self.after(step) {
+                recorder.record(event);
+            }
         }
         finish(recorder, step, began.elapsed().as_secs_f64());
         step
@@ -282,12 +284,16 @@ pub(crate) fn write(
     while !is_enough(n_bytes, step) {
         step += 1;
         if recorder.wants_spans_of(step) {
-            run.spans(step).for_each(|span| recorder.span(span));
+            for span in run.spans(step) {
+                recorder.span(span);
+            }
             n_waiting += run.n_spans();
         }
         let after = run.after(step);
         n_waiting += after.len() as u64;
-        after.into_iter().for_each(|event| recorder.record(event));
+        for event in after {
+            recorder.record(event);
+        }
         if n_waiting > BURST {
             n_bytes = written(&log, step)?;
             n_waiting = 0;
