@@ -251,7 +251,7 @@ fn fastest(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> 
 }
 
 /// The monitor beside a run that goes on.
-fn live(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
+fn live(pptop: &Path, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = Folder::new("live");
     let recorder = Recorder::create(&folder.0)?;
     let stop = AtomicBool::new(false);
