@@ -62,9 +62,10 @@ bench *args:
     cargo run --release -p pp-benches --bin scale
     cargo bench --workspace --bench schedule --bench linear
 
-# The timed promises: measured bubbles, speed-up, what is learned (wants a quiet machine)
+# The timed promises: measured bubbles, speed-up, what is learned, what watching costs (wants a quiet machine)
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
+    cargo run --release -p pp-benches --bin viewer -- {{ args }}
 
 # NumPy programs recompute a dumped step, PyTorch's runtime runs our plans, and ours PyTorch's (5 GB from PyPI)
 interop:

@@ -29,7 +29,8 @@ impl Promise {
 }
 
 fn main() -> anyhow::Result<()> {
-    let pptop = pptop::build()?;
+    // The same selection of packages as `cargo run --release --bin pptop`: one build of candle.
+    let pptop = pptop::build(&[])?;
     let only: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
     let mut missed = 0;

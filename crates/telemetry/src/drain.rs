@@ -285,6 +285,29 @@ mod tests {
     }
 
     #[test]
+    fn who_cannot_play_all_in_time_has_a_clock_that_waits() -> io::Result<()> {
+        let dir = TestDir::new("slow");
+        let log = write(&dir)?;
+        let mut model = Model::new();
+        let mut replay = Replay::new(&log);
+        let mut play = |replay: &mut Replay, by_ns, n_max| {
+            replay.advance(by_ns, n_max, |event| model.apply(&event)).map_err(io::Error::other)
+        };
+        assert_eq!(play(&mut replay, 50_000_000, 5_000)?, 5_000);
+        assert_eq!(replay.clock_ns(), 50_000_000);
+        replay.hold_clock();
+        let clock_ns = replay.clock_ns();
+        assert!((9_000_000..12_000_000).contains(&clock_ns), "{clock_ns}");
+        // All of that moment is played, and from there the clock goes on.
+        play(&mut replay, 0, usize::MAX)?;
+        replay.hold_clock();
+        assert_eq!(replay.clock_ns(), clock_ns);
+        assert!(play(&mut replay, 1_000_000, usize::MAX)? > 400);
+        assert_eq!(replay.clock_ns(), clock_ns + 1_000_000);
+        Ok(())
+    }
+
+    #[test]
     fn what_is_played_until_a_moment_is_what_was_seen_then() -> io::Result<()> {
         let dir = TestDir::new("replay");
         let log = write(&dir)?;

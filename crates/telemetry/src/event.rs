@@ -321,7 +321,10 @@ impl Event {
     /// [`LineError::NewerSchema`] for a `hello` of a newer format, [`LineError::Malformed`] for anything that is not
     /// an event.
     pub fn parse(line: &[u8]) -> Result<Line, LineError> {
-        // Nearly every line of a log is a span, and the recorder writes its kind first: no need to look for it.
+        // Nearly every line of a log is a span, as the recorder writes it.
+        if let Some(span) = Span::parse_written(line) {
+            return Ok(Line::Event(Self::Span(span)));
+        }
         if line.starts_with(SPAN_HEAD) {
             return Ok(Line::Event(Self::Span(serde_json::from_slice(line)?)));
         }

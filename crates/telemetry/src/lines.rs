@@ -20,7 +20,7 @@ impl LineSplitter {
     /// Takes more bytes, and calls `on_line` with every line that they complete, without its line feed; empty lines
     /// are left out.
     pub fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(&[u8])) {
-        while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (head, rest) = (&bytes[..end], &bytes[end + 1..]);
             bytes = rest;
             if self.skipping {

@@ -102,6 +102,14 @@ impl Replay {
         Ok(())
     }
 
+    /// Sets the clock back to what was played, where more is due than one can play in time: what is shown and the clock belong together.
+    pub fn hold_clock(&mut self) {
+        let is_due = self.ahead.front().and_then(Event::time_ns);
+        if is_due.is_some_and(|time| time <= self.clock_ns) {
+            self.clock_ns = self.played_ns;
+        }
+    }
+
     /// Sets the clock to the next event, where nothing happens for a while: the time before the first step, for example.
     pub fn skip_silence(&mut self, longer_than_ns: u64) {
         if let Some(time) = self.ahead.front().and_then(Event::time_ns)

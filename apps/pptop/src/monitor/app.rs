@@ -21,8 +21,10 @@ use super::watched::{Read, Watch, Watched};
 
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
-/// How often one looks where the time goes.
+/// How often one looks where the time goes, at most.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
+/// And so many times as long as a look takes one does something else: a long plan is simulated many times.
+const ACCOUNT_REST: u32 = 50;
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
@@ -91,7 +93,8 @@ struct App {
     at: usize,
     errands: Errands,
     drawn: Option<Instant>,
-    accounted: Option<Instant>,
+    /// When one may look again where the time goes; `None` for now.
+    account_at: Option<Instant>,
     leave_when_over: bool,
 }
 
@@ -110,7 +113,7 @@ impl App {
             at: 0,
             errands: Errands::new(),
             drawn: None,
-            accounted: None,
+            account_at: None,
             leave_when_over: false,
         }
     }
@@ -185,9 +188,11 @@ impl App {
     fn account(&mut self, more: bool) {
         let state = &mut self.runs[self.at].state;
         let is_wanted = state.view() == View::Bubble && !more;
-        if is_wanted && self.accounted.is_none_or(|last| last.elapsed() >= ACCOUNT_EVERY) {
+        if is_wanted && self.account_at.is_none_or(|at| Instant::now() >= at) {
+            let began = Instant::now();
             state.refresh_bubble();
-            self.accounted = Some(Instant::now());
+            let rest = ACCOUNT_EVERY.max(began.elapsed() * ACCOUNT_REST);
+            self.account_at = Some(began + rest);
         }
     }
 
@@ -214,7 +219,7 @@ impl App {
         };
         let Some(action) = action else { return Ok(None) };
         if action == Action::Show(View::Bubble) {
-            self.accounted = None;
+            self.account_at = None;
         }
         let Some(effect) = state.act(action) else { return Ok(None) };
         match effect {
@@ -232,7 +237,7 @@ impl App {
                 let on = if by < 0 { n_runs - 1 } else { 1 };
                 self.at = (self.at + on) % n_runs;
                 self.runs[self.at].state.set_view(view);
-                self.accounted = None;
+                self.account_at = None;
             }
             Effect::Snapshot => {
                 let (dir, step) = (watched.dir.clone(), watched.state.model().step());

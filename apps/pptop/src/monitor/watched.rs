@@ -15,8 +15,8 @@ use super::state::{ChildState, Playback, State};
 const READ_TIME: Duration = Duration::from_millis(40);
 /// How often one looks whether a process that is no child is there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Events of a replay between two frames at most: a fast replay stays responsive.
-const EVENTS_A_TICK: usize = 20_000;
+/// Events of a replay between two looks at the time.
+const EVENTS_AT_ONCE: usize = 5_000;
 /// Silence that a replay does not wait for, in seconds of the run.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -246,18 +246,29 @@ fn play(state: &mut State, log: &Path, replay: &mut Replay, at: &mut Instant) ->
     }
     // A float beyond the range of the integer becomes its largest value; a speed is above 0.
     #[expect(clippy::cast_sign_loss, reason = "a time and a speed are not negative")]
-    let by_ns = (elapsed.as_nanos() as f64 * playback.speed) as u64;
-    let played = replay.advance(by_ns, EVENTS_A_TICK, |event| state.apply(&event));
-    let n_events = match played {
-        Ok(n_events) => n_events,
-        Err(error) => {
-            state.set_trouble(error.to_string());
-            0
+    let mut by_ns = (elapsed.as_nanos() as f64 * playback.speed) as u64;
+    let began = Instant::now();
+    let (mut n_events, mut more) = (0, true);
+    while more && began.elapsed() <= READ_TIME {
+        match replay.advance(by_ns, EVENTS_AT_ONCE, |event| state.apply(&event)) {
+            Ok(n_played) => {
+                n_events += n_played as u64;
+                more = n_played == EVENTS_AT_ONCE;
+            }
+            Err(error) => {
+                state.set_trouble(error.to_string());
+                more = false;
+            }
         }
-    };
+        by_ns = 0;
+    }
+    // What cannot be played so fast is played as fast as it goes, and a change of the speed is seen at once.
+    if more {
+        replay.hold_clock();
+    }
     replay.skip_silence(u64::try_from(SILENCE.as_nanos()).unwrap_or(u64::MAX));
     show_clock(state, replay);
-    (n_events as u64, n_events == EVENTS_A_TICK, n_bad_lines)
+    (n_events, more, n_bad_lines)
 }
 
 fn show_clock(state: &mut State, replay: &Replay) {

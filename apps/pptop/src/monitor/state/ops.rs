@@ -1,5 +1,7 @@
 //! The operations of a recorded step: their order on a rank, what each of them waited for, how long it usually takes.
 
+use std::collections::HashMap;
+
 use pp_telemetry::{Recorded, RecordedStep, Span, SpanKind};
 
 /// Recorded steps that say how long something usually takes.
@@ -84,7 +86,64 @@ pub(crate) fn dependency<'a>(step: &'a RecordedStep, span: &Span) -> Dependency<
 /// Operations of a critical path at most.
 const PATH_MAX: usize = 400;
 /// Spans of a step whose critical path is looked for at most.
-const PATH_SPANS_MAX: usize = 20_000;
+const PATH_SPANS_MAX: usize = 50_000;
+
+/// What makes a stage's input, for one micro-batch: a forward, a backward for the input, or a backward of any kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Maker {
+    Forward,
+    InputGrad,
+    Backward,
+}
+
+/// The causes of all operations of a replica, found in one walk: [`dependency`] looks through the whole step for each.
+struct Causes<'a> {
+    made: HashMap<(u32, u32, Maker), &'a Span>,
+    /// What each rank does, by the end.
+    by_rank: HashMap<u32, Vec<&'a Span>>,
+}
+
+impl<'a> Causes<'a> {
+    fn of(step: &'a RecordedStep, replica: u32) -> Self {
+        let mut causes = Self { made: HashMap::new(), by_rank: HashMap::new() };
+        for span in step.spans.iter().filter(|span| span.replica == replica) {
+            let makers: &[Maker] = match span.op {
+                SpanKind::F => &[Maker::Forward],
+                SpanKind::B => &[Maker::Backward],
+                SpanKind::I => &[Maker::Backward, Maker::InputGrad],
+                _ => &[],
+            };
+            for maker in makers {
+                causes.made.entry((span.stage, span.mb, *maker)).or_insert(span);
+            }
+            if !(span.op.is_wait() || span.op.is_copy()) {
+                causes.by_rank.entry(span.rank).or_default().push(span);
+            }
+        }
+        causes.by_rank.values_mut().for_each(|spans| spans.sort_by_key(|span| span.end_ns()));
+        causes
+    }
+
+    /// The same as [`Dependency::cause`].
+    fn cause(&self, span: &Span) -> Option<&'a Span> {
+        let made = |stage: u32, maker| self.made.get(&(stage, span.mb, maker)).copied();
+        let needs = match span.op {
+            SpanKind::F => span.stage.checked_sub(1).and_then(|stage| made(stage, Maker::Forward)),
+            SpanKind::B | SpanKind::I => span
+                .stage
+                .checked_add(1)
+                .and_then(|stage| made(stage, Maker::Backward))
+                .or_else(|| made(span.stage, Maker::Forward)),
+            SpanKind::W => made(span.stage, Maker::InputGrad),
+            _ => None,
+        };
+        let before = self.by_rank.get(&span.rank).and_then(|spans| {
+            let n_over = spans.partition_point(|other| other.end_ns() <= span.start_ns);
+            spans[..n_over].iter().rev().find(|other| other.start_ns < span.start_ns).copied()
+        });
+        Dependency { needs, before, waited_ns: 0 }.cause()
+    }
+}
 
 /// What the length of the step hangs on: from the last operation that computes back to the first, each the cause of the next; in
 /// the order of time. Empty for a step that is too large to be walked through for every frame.
@@ -94,7 +153,8 @@ pub(crate) fn critical_path(step: &RecordedStep, replica: u32) -> Vec<&Span> {
     }
     let computes = |span: &&Span| span.replica == replica && span.op.is_compute();
     let last = step.spans.iter().filter(computes).max_by_key(|span| span.end_ns());
-    let cause = |span: &&'_ Span| dependency(step, span).cause().filter(computes);
+    let causes = Causes::of(step, replica);
+    let cause = |span: &&'_ Span| causes.cause(span).filter(computes);
     let mut path: Vec<&Span> = std::iter::successors(last, cause).take(PATH_MAX).collect();
     path.reverse();
     path
@@ -149,6 +209,8 @@ pub(crate) fn usual_ns(recorded: &Recorded, span: &Span) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn span(rank: u32, op: SpanKind, mb: u32, start_ns: u64, dur_ns: u64) -> Span {
@@ -240,5 +302,24 @@ mod tests {
         assert_eq!(moved, Bytes { taken: 0, sent: 100, own: 0 });
         let names: Vec<_> = ops_of(&step, 0, 0).iter().map(|span| (span.op, span.mb)).collect();
         assert_eq!(names, [(SpanKind::F, 0), (SpanKind::F, 1), (SpanKind::B, 0)]);
+    }
+
+    proptest! {
+        /// Whatever the spans are: one walk finds what looking through the step for each of them finds.
+        #[test]
+        fn causes_are_those_of_each_operation(
+            parts in prop::collection::vec((0..3_u32, 0..3_u32, 0..12_usize, 0..3_u32, 0..40_u64, 0..9_u64), 0..40),
+        ) {
+            let of = |(rank, stage, kind, mb, start_ns, dur_ns)| {
+                let kind: usize = kind;
+                Span { stage, ..span(rank, SpanKind::ALL[kind], mb, start_ns, dur_ns) }
+            };
+            let spans = parts.into_iter().map(of).collect();
+            let step = RecordedStep { step: 1, spans, step_ns: Some(100) };
+            let causes = Causes::of(&step, 0);
+            for span in &step.spans {
+                prop_assert_eq!(causes.cause(span), dependency(&step, span).cause());
+            }
+        }
     }
 }

@@ -1,56 +1,90 @@
 //! Where the time of the ranks goes: the parts of the window, what each rank does, and what changes would bring.
 
-use pp_telemetry::{Account, Part, RankTime};
+use pp_telemetry::{Account, Part, RankTime, SpanKind, WhatIf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::super::devices::rank_name;
 use super::super::format;
-use super::super::paint::{Pen, panel, slice_bottom, slice_top};
-use super::super::theme::{STRONG, Theme};
+use super::super::paint::{Pen, panel, slice_top};
+use super::super::theme::{STRONG, Theme, letter};
 use crate::monitor::state::{Found, State};
 
 /// Cells of a part's name.
 const NAME_CELLS: usize = 10;
 /// Cells of a number in the table of the ranks.
-const CELLS: usize = 9;
+const CELLS: usize = 10;
 /// Rows of the first panel, with its frame: six parts, a head, the ratios and three lines of advice.
 const PARTS_ROWS: u16 = 13;
-/// Cells of a line with everything.
-const WIDE: u16 = 76;
+/// Rows of a table that are not about its lines: the frame and the head.
+const TABLE_ROWS: u16 = 3;
+/// Cells before a line of advice.
+const ADVICE_CELLS: usize = 6;
+/// Cells of the bar of a part: alone, and where its meaning stands beside it.
+const BAR_CELLS: (usize, usize) = (40, 24);
+/// Cells of the bar of a rank, at least and at most.
+const RANK_BAR_CELLS: (u16, u16) = (24, 80);
+/// Cells that a note beside a bar may take, before what the part means.
+const NOTE_CELLS: usize = 24;
 
 /// Draws the view.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let found = match state.bubble().found() {
         Some(Ok(found)) => found,
         other => {
-            let inside = panel(buffer, area, theme, "where the time goes", "");
+            let is_framed = area.width >= 40 && area.height >= 6;
+            let inside = if is_framed {
+                panel(buffer, area, theme, "where the time goes", "")
+            } else {
+                area
+            };
             let why = match other {
                 Some(Err(why)) => why.to_string(),
                 _ => "is being looked at".to_owned(),
             };
-            Pen::new(buffer, inside, theme).put(format!(" {why}"), theme.dim());
+            let mut pen = Pen::new(buffer, inside, theme);
+            let (width, height) = (pen.width().saturating_sub(1), pen.height());
+            for line in wrapped(&why, width as usize, height as usize) {
+                pen.put(format!(" {line}"), theme.dim()).next_line();
+            }
             return;
         }
     };
     if area.width < 60 || area.height < 12 {
-        draw_small(&mut Pen::new(buffer, area, theme), found);
+        draw_small(&mut Pen::new(buffer, area, theme), found, state.bubble().defines());
         return;
     }
-    let (parts_area, rest) = slice_top(area, PARTS_ROWS);
+    let n_rows =
+        |n_lines: usize| u16::try_from(n_lines).unwrap_or(u16::MAX).saturating_add(TABLE_ROWS);
+    let ranks_rows = n_rows(found.account.ranks.len());
+    // What to do next may take a second line, where no rank has to go for it.
+    let room = (area.width as usize).saturating_sub(2 + ADVICE_CELLS);
+    let more = wrapped(&found.advice.next, room, 2).len().saturating_sub(1) as u16;
+    let more = more.min(area.height.saturating_sub(PARTS_ROWS.saturating_add(ranks_rows)));
+    let (parts_area, rest) = slice_top(area, PARTS_ROWS + more);
     draw_parts(buffer, parts_area, state, found, theme);
-    let n_changes = u16::try_from(found.what_if.len()).unwrap_or(u16::MAX);
-    let n_ranks = u16::try_from(found.account.ranks.len()).unwrap_or(u16::MAX);
-    // The ranks matter more than what could be; but something of both is seen where there is room for it.
-    let wanted = n_ranks.saturating_add(3);
-    let changes_rows =
-        n_changes.saturating_add(2).min(rest.height.saturating_sub(wanted.min(rest.height / 2)));
-    let (ranks_area, changes_area) = slice_bottom(rest, changes_rows);
+    let (ranks_rows, changes_rows) = shares(rest.height, ranks_rows, n_rows(found.what_if.len()));
+    let (ranks_area, rest) = slice_top(rest, ranks_rows);
     draw_ranks(buffer, ranks_area, state, found, theme);
-    if changes_area.height > 2 {
-        draw_changes(buffer, changes_area, found, theme);
+    if changes_rows > 0 {
+        draw_changes(buffer, slice_top(rest, changes_rows).0, found, theme);
     }
+}
+
+/// The rows of two tables that want so many. The ranks come first: the best of the changes is told above already. But where there are
+/// many ranks, which can be scrolled, half of the room is left for the changes.
+fn shares(height: u16, ranks: u16, changes: u16) -> (u16, u16) {
+    if changes <= TABLE_ROWS {
+        return (ranks.min(height), 0);
+    }
+    // All of them where two thirds are enough for that.
+    let most = if ranks <= height / 3 * 2 { ranks } else { (height / 2).max(TABLE_ROWS + 4) };
+    let ranks = ranks.min(most.max(height.saturating_sub(changes)));
+    let ranks = ranks.min(height);
+    let changes = changes.min(height - ranks);
+    // A table of a single line says nothing: the ranks can have its rows.
+    if changes < TABLE_ROWS + 2 { (height.min(ranks + changes), 0) } else { (ranks, changes) }
 }
 
 fn style_of(part: Part, theme: Theme) -> Style {
@@ -58,58 +92,120 @@ fn style_of(part: Part, theme: Theme) -> Style {
         Part::Work => theme.good(),
         Part::Inherent => theme.dim(),
         Part::Imbalance | Part::Other => theme.notice(),
-        Part::Copy => theme.op(pp_telemetry::SpanKind::Send),
+        Part::Copy => theme.op(SpanKind::Send),
         Part::Starved => theme.bad(),
     }
 }
 
-fn millis(seconds: f64) -> String {
-    format!("{:.1}", seconds * 1e3 + 0.0)
+/// With one digit, and no sign where that is a zero.
+fn tenths(value: f64) -> String {
+    format!("{:.1}", if value.abs() < 0.05 { 0.0 } else { value })
 }
 
-/// The three lines of a small screen.
-fn draw_small(pen: &mut Pen<'_>, found: &Found) {
+fn millis(seconds: f64) -> String {
+    tenths(seconds * 1e3)
+}
+
+fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{}%", tenths(share * 100.0)) } else { format::percent(share) }
+}
+
+/// A change by so much of a hundred.
+fn change(share: f64, unit: &str) -> String {
+    format!("{:+.1}{unit}", if share.abs() < 5e-4 { 0.0 } else { share * 100.0 })
+}
+
+/// A small screen: what the bubble is, what it is made of, and the advice where there is room for it.
+fn draw_small(pen: &mut Pen<'_>, found: &Found, defines: bool) {
     let account = &found.account;
     pen.text("bubble ").put(format::percent(account.bubble_ratio), STRONG);
-    pen.text(format!(" simulated {}", format::percent(account.simulated_bubble_ratio)));
-    pen.next_line();
-    for part in account.parts {
-        let share = part.seconds / account.window_seconds;
-        pen.put(format!("{:<NAME_CELLS$}", part.part.name()), style_of(part.part, pen.theme));
-        pen.text(format!("{:>7} ms {:>6}", millis(part.seconds), format::percent(share)));
-        pen.next_line();
+    let simulated = format!("  simulated {}", format::percent(account.simulated_bubble_ratio));
+    if simulated.len() <= pen.left() as usize {
+        pen.text(simulated);
     }
-    pen.put(&found.advice.why, STRONG).next_line();
-    pen.text(&found.advice.next);
+    pen.next_line();
+    let mut parts = account.parts.to_vec();
+    if (pen.lines_left() as usize) < parts.len() {
+        // What costs most comes first; the work is no bubble.
+        parts.retain(|part| part.part != Part::Work);
+        parts.sort_by(|a, b| b.of_bubble.total_cmp(&a.of_bubble));
+    }
+    for part in parts {
+        let style = style_of(part.part, pen.theme);
+        pen.put(format!("{:<NAME_CELLS$}", part.part.name()), style);
+        if defines {
+            let room = pen.left() as usize;
+            pen.text(format::cut(part.part.formula(), room)).next_line();
+            continue;
+        }
+        let share = percent(part.seconds / account.window_seconds);
+        if pen.left() >= 18 {
+            pen.text(format!("{:>7} ms", millis(part.seconds)));
+        }
+        pen.text(format!(" {share:>6}")).next_line();
+    }
+    for (text, style) in [(&found.advice.why, Style::new()), (&found.advice.next, STRONG)] {
+        for line in wrapped(text, pen.width() as usize, pen.lines_left() as usize) {
+            pen.put(line, style).next_line();
+        }
+    }
+}
+
+/// A text as lines of so many cells, broken between words; what does not fit into `n_lines` is cut.
+fn wrapped(text: &str, width: usize, n_lines: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    // A number keeps its sign.
+    let text = text.replace(" %", "\u{a0}%");
+    for word in text.split(' ') {
+        let fits = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= width;
+        if let Some(line) = lines.last_mut().filter(fits) {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    if lines.len() > n_lines {
+        let rest = lines.split_off(n_lines.saturating_sub(1)).join(" ");
+        lines.push(rest);
+        lines.truncate(n_lines);
+    }
+    lines.into_iter().map(|line| format::cut(&line.replace('\u{a0}', " "), width)).collect()
 }
 
 fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, theme: Theme) {
     let account = &found.account;
     let (first, last) = account.steps;
-    let title = format!("where the time goes  steps {first} to {last}");
+    let n_steps = account.n_steps;
+    let title = match n_steps {
+        1 => format!("where the time goes  step {last}"),
+        _ => format!("where the time goes  {n_steps} recorded steps, {first} to {last}"),
+    };
     let right = if state.bubble().defines() { "b numbers" } else { "b meaning" };
     let inside = panel(buffer, area, theme, &title, right);
     let mut pen = Pen::new(buffer, inside, theme);
     if state.bubble().defines() {
         for part in Part::ALL {
             pen.put(format!(" {:<NAME_CELLS$}", part.name()), style_of(part, theme));
-            pen.text(part.formula()).next_line();
+            let room = pen.left() as usize;
+            pen.text(format::cut(part.formula(), room)).next_line();
         }
-        pen.put(
-            " bubble     idle time of all ranks over ranks x window; their sum is the measured one",
-            theme.dim(),
-        );
+        pen.put(format!(" {:<NAME_CELLS$}", "bubble"), theme.dim());
+        pen.put("idle time of all ranks over ranks x window: the parts add up to it", theme.dim());
         pen.next_line();
     } else {
         draw_numbers(&mut pen, account);
     }
     draw_ratios(&mut pen, account);
     let advice = &found.advice;
-    for (name, text) in [("what", &advice.what), ("why", &advice.why), ("next", &advice.next)] {
+    let lines = [("what", &advice.what, 1), ("why", &advice.why, 1), ("next", &advice.next, 2)];
+    for (name, text, n_lines) in lines {
         pen.put(format!(" {name:<5}"), theme.dim());
-        let room = pen.left() as usize;
-        pen.put(format::cut(text, room), if name == "next" { STRONG } else { Style::new() });
-        pen.next_line();
+        let n_lines = n_lines.min(pen.lines_left() as usize);
+        let style = if name == "next" { STRONG } else { Style::new() };
+        for line in wrapped(text, pen.left() as usize, n_lines) {
+            pen.column(ADVICE_CELLS as u16).put(line, style).next_line();
+        }
     }
 }
 
@@ -120,34 +216,53 @@ fn draw_numbers(pen: &mut Pen<'_>, account: &Account) {
         theme.dim(),
     );
     pen.next_line();
+    let longest =
+        Part::ALL.map(|part| part.formula().chars().count()).into_iter().max().unwrap_or(0);
     for part in account.parts {
         let share = part.seconds / account.window_seconds;
         pen.put(format!(" {:<NAME_CELLS$}", part.part.name()), style_of(part.part, theme));
         pen.put(format!("{:>9}", millis(part.seconds)), STRONG);
-        pen.text(format!(" {:>8}", format::percent(share)));
+        pen.text(format!(" {:>8}", percent(share)));
         let of_bubble = match part.part {
             Part::Work => String::new(),
-            _ => format!("{:+.1}pp", part.of_bubble * 100.0 + 0.0),
+            _ => change(part.of_bubble, "pp"),
         };
         pen.text(format!(" {of_bubble:>8}  "));
-        let room = (pen.left() as usize).saturating_sub(1).min(40);
+        let meaning_at = BAR_CELLS.1 + NOTE_CELLS;
+        let left = pen.left() as usize;
+        // Where there is room, what the part means stands beside it.
+        let has_meaning = left > meaning_at + longest;
+        let room = left.saturating_sub(1).min(if has_meaning { BAR_CELLS.1 } else { BAR_CELLS.0 });
         let n_cells = (share.clamp(0.0, 1.0) * room as f64).round();
         #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
         let bar = if theme.ascii { "#" } else { "█" }.repeat(n_cells as usize);
-        pen.put(bar, style_of(part.part, theme));
-        if part.part == Part::Imbalance
-            && let Some((rank, seconds)) = account.slowest_rank().filter(|(_, s)| *s > 5e-5)
-        {
-            pen.text(format!(" rank {rank}: {} ms", millis(seconds)));
+        pen.put(&bar, style_of(part.part, theme));
+        if !bar.is_empty() {
+            pen.text(" ");
         }
-        if part.part == Part::Copy
-            && let Some((from, to, delay)) = account.slowest_edge
-        {
-            let arrow = if theme.ascii { "->" } else { "→" };
-            pen.text(format!(" slowest {from}{arrow}{to}: {} ms", millis(delay)));
+        pen.text(note(part.part, account, theme));
+        if has_meaning {
+            let column = pen.width() as usize - left + meaning_at;
+            pen.column(column as u16).put(part.part.formula(), theme.dim());
         }
         pen.next_line();
     }
+}
+
+/// What is known of a part beside its time: which rank, or which message.
+fn note(part: Part, account: &Account, theme: Theme) -> String {
+    match part {
+        Part::Imbalance => account
+            .slowest_rank()
+            .filter(|(_, seconds)| *seconds > 5e-5)
+            .map(|(rank, seconds)| format!("rank {rank}: {} ms", millis(seconds))),
+        Part::Copy => account.slowest_edge.map(|(from, to, delay)| {
+            let arrow = if theme.ascii { "->" } else { "→" };
+            format!("slowest {from}{arrow}{to}: {} ms", millis(delay))
+        }),
+        Part::Work | Part::Inherent | Part::Starved | Part::Other => None,
+    }
+    .unwrap_or_default()
 }
 
 /// The bubble three times: measured, simulated from these times, and by the formula.
@@ -183,7 +298,7 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let account = &found.account;
     let title = "each rank, ms of a step";
     let ranks = &account.ranks;
-    let n_rows = area.height.saturating_sub(3) as usize;
+    let n_rows = area.height.saturating_sub(TABLE_ROWS) as usize;
     let first = state.first_rank(n_rows).min(ranks.len().saturating_sub(n_rows));
     let right = if ranks.len() > n_rows {
         format!("{} to {} of {}", first + 1, (first + n_rows).min(ranks.len()), ranks.len())
@@ -196,13 +311,18 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let columns: Vec<Column> = COLUMNS
         .into_iter()
         .filter(|(_, time)| ranks.iter().any(|rank| time(rank).abs() > 5e-6))
-        .take((inside.width as usize).saturating_sub(25) / CELLS)
+        .take((inside.width as usize).saturating_sub(8 + 2 * CELLS) / CELLS)
         .collect();
     pen.put(format!(" {:<6}", "rank"), theme.dim());
     for (name, _) in &columns {
         pen.put(format!("{name:>CELLS$}"), theme.dim());
     }
-    pen.put(format!("{:>CELLS$}{:>CELLS$}", "starved", "slower"), theme.dim());
+    pen.put(format!("{:>CELLS$}{:>CELLS$}", "starved", Part::Imbalance.name()), theme.dim());
+    let bar_cells = pen.left().saturating_sub(3).min(RANK_BAR_CELLS.1);
+    let bar_cells = if bar_cells < RANK_BAR_CELLS.0 { 0 } else { bar_cells };
+    if bar_cells > 0 {
+        pen.put("  of the step", theme.dim());
+    }
     let most = account.slowest_rank();
     for rank in ranks.iter().skip(first) {
         pen.next_line();
@@ -219,26 +339,115 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
             format!("{:>CELLS$}", millis(its)),
             if is_most { theme.notice() } else { theme.dim() },
         );
+        pen.text("  ");
+        draw_rank_bar(&mut pen, rank, account.step_seconds, bar_cells);
     }
 }
 
+/// What a rank does in a step, side by side, each kind as long as its share.
+fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells: u16) {
+    let theme = pen.theme;
+    let kinds: [(SpanKind, f64); 8] = [
+        (SpanKind::F, rank.forward),
+        (SpanKind::B, rank.backward),
+        (SpanKind::W, rank.weight_grad),
+        (SpanKind::Send, rank.copy),
+        (SpanKind::AllReduce, rank.all_reduce),
+        (SpanKind::Optim, rank.optimizer),
+        (SpanKind::Data, rank.data),
+        (SpanKind::Checkpoint, rank.checkpoint),
+    ];
+    let (mut sum, mut n_drawn) = (0.0, 0);
+    for (kind, seconds) in kinds {
+        sum += seconds;
+        // The end of each kind is rounded, so that all together have the right length.
+        let end = (sum / step_seconds * f64::from(n_cells)).round().clamp(0.0, f64::from(n_cells));
+        #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
+        let n = (end as usize).saturating_sub(n_drawn);
+        let first = letter(kind).to_ascii_uppercase();
+        let text: String =
+            std::iter::once(first).chain(std::iter::repeat(theme.fill(kind))).take(n).collect();
+        pen.put(text, theme.block(kind));
+        n_drawn += n;
+    }
+    pen.put(
+        theme.idle().to_string().repeat((n_cells as usize).saturating_sub(n_drawn)),
+        theme.dim(),
+    );
+}
+
 fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme: Theme) {
-    let right = if found.account.halves_are_guessed { "I and W guessed as B/2" } else { "" };
-    let inside = panel(buffer, area, theme, "what if, simulated from this run's times", right);
+    let n_rows = area.height.saturating_sub(TABLE_ROWS) as usize;
+    let lines = best_of(&found.what_if, n_rows);
+    let right = match (lines.len() < found.what_if.len(), found.account.halves_are_guessed) {
+        (true, _) => format!("the best {} of {}", lines.len(), found.what_if.len()),
+        (false, true) => "I and W guessed as B/2".to_owned(),
+        (false, false) => String::new(),
+    };
+    let inside = panel(buffer, area, theme, "what if, simulated from this run's times", &right);
     let mut pen = Pen::new(buffer, inside, theme);
-    let name_cells =
-        found.what_if.iter().map(|line| line.change.chars().count()).max().unwrap_or(0);
-    for line in &found.what_if {
-        pen.text(format!(" {:<name_cells$}", line.change));
-        pen.put(format!("  bubble {:>6}", format::percent(line.bubble_ratio)), STRONG);
-        let style = if line.gain > 0.02 { theme.good() } else { theme.dim() };
-        pen.put(format!("  {:+6.1}% through", line.gain * 100.0 + 0.0), style);
-        if inside.width >= WIDE {
-            pen.put(format!("  {:4.1} activations", line.peak_activations), theme.dim());
-        }
-        if line.flags.chars().count() + 2 <= pen.left() as usize {
-            pen.put(format!("  {}", line.flags), theme.dim());
-        }
+    let name_cells = lines.iter().map(|line| line.change.chars().count()).max().unwrap_or(0);
+    let head = ["bubble", "throughput", "activations"];
+    pen.put(
+        format!(" {:<name_cells$}  {:>7}  {:>10}  {:>11}", "", head[0], head[1], head[2]),
+        theme.dim(),
+    );
+    let best = lines.iter().map(|line| line.gain).fold(0.02, f64::max);
+    for (at, line) in lines.iter().enumerate() {
         pen.next_line();
+        let is_best = line.gain >= best;
+        pen.put(
+            format!(" {:<name_cells$}", line.change),
+            if is_best { STRONG } else { Style::new() },
+        );
+        pen.put(format!("  {:>7}", format::percent(line.bubble_ratio)), STRONG);
+        let gain = match at {
+            0 => "now".to_owned(),
+            _ => change(line.gain, "%"),
+        };
+        pen.put(format!("  {gain:>10}"), if line.gain > 0.02 { theme.good() } else { theme.dim() });
+        pen.put(format!("  {:>11.1}", line.peak_activations), theme.dim());
+        if line.flags.chars().count() + 2 <= pen.left() as usize {
+            pen.put(format!("  {}", line.flags), if is_best { STRONG } else { theme.dim() });
+        }
+    }
+}
+
+/// The run as it is, and of the changes as many as there is room for: those that gain most, in their own order.
+fn best_of(changes: &[WhatIf], n_rows: usize) -> Vec<&WhatIf> {
+    let mut places: Vec<usize> = (1..changes.len()).collect();
+    places.sort_by(|a, b| changes[*b].gain.total_cmp(&changes[*a].gain));
+    places.truncate(n_rows.saturating_sub(1));
+    places.push(0);
+    places.sort_unstable();
+    places.into_iter().filter_map(|at| changes.get(at)).take(n_rows).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_broken_between_words() {
+        assert_eq!(wrapped("one two three", 7, 9), ["one two", "three"]);
+        assert_eq!(wrapped("one two three four", 9, 2), ["one two", "three f.."]);
+        assert_eq!(wrapped("gains 9.1 % more", 10, 9), ["gains", "9.1 % more"]);
+        assert_eq!(wrapped("longerthanaline", 6, 3), ["long.."]);
+        assert_eq!(wrapped("one", 6, 0), [""; 0]);
+    }
+
+    #[test]
+    fn rows_are_shared_out_and_never_more_than_there_are() {
+        for (height, ranks, changes) in
+            (0..60).flat_map(|h| (4..40).flat_map(move |r| [3, 4, 9, 14].map(|c| (h, r, c))))
+        {
+            let (for_ranks, for_changes) = shares(height, ranks, changes);
+            assert!(for_ranks + for_changes <= height, "{height} {ranks} {changes}");
+            assert!(for_changes == 0 || for_changes >= TABLE_ROWS + 2);
+        }
+        assert_eq!(shares(8, 7, 14), (8, 0));
+        assert_eq!(shares(33, 7, 14), (7, 14));
+        assert_eq!(shares(32, 19, 14), (19, 13));
+        assert_eq!(shares(30, 67, 14), (16, 14));
     }
 }
