@@ -13,6 +13,8 @@ use crate::monitor::state::{Found, State};
 
 /// Cells of a part's name.
 const NAME_CELLS: usize = 10;
+/// Cells of the rank that one waits for.
+const FOR_CELLS: usize = 11;
 /// Cells of a number in the table of the ranks.
 const CELLS: usize = 10;
 /// Rows of the first panel, with its frame: six parts, a head, the ratios and three lines of advice.
@@ -311,13 +313,14 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let columns: Vec<Column> = COLUMNS
         .into_iter()
         .filter(|(_, time)| ranks.iter().any(|rank| time(rank).abs() > 5e-6))
-        .take((inside.width as usize).saturating_sub(8 + 2 * CELLS) / CELLS)
+        .take((inside.width as usize).saturating_sub(8 + 2 * CELLS + FOR_CELLS) / CELLS)
         .collect();
     pen.put(format!(" {:<6}", "rank"), theme.dim());
     for (name, _) in &columns {
         pen.put(format!("{name:>CELLS$}"), theme.dim());
     }
     pen.put(format!("{:>CELLS$}{:>CELLS$}", "starved", Part::Imbalance.name()), theme.dim());
+    pen.put(format!("{:>FOR_CELLS$}", "waits for"), theme.dim());
     let bar_cells = pen.left().saturating_sub(3).min(RANK_BAR_CELLS.1);
     let bar_cells = if bar_cells < RANK_BAR_CELLS.0 { 0 } else { bar_cells };
     if bar_cells > 0 {
@@ -339,9 +342,16 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
             format!("{:>CELLS$}", millis(its)),
             if is_most { theme.notice() } else { theme.dim() },
         );
+        pen.text(format!("{:>FOR_CELLS$}", waits_for(rank)));
         pen.text("  ");
         draw_rank_bar(&mut pen, rank, account.step_seconds, bar_cells);
     }
+}
+
+/// The rank that it waits for most, and how long.
+fn waits_for(rank: &RankTime) -> String {
+    rank.waits_for
+        .map_or_else(String::new, |(other, seconds)| format!("r{other} {}", millis(seconds)))
 }
 
 /// What a rank does in a step, side by side, each kind as long as its share.
