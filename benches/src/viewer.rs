@@ -40,6 +40,8 @@ const LONG_BYTES: u64 = 1_000_000_000;
 const OPEN_SECONDS_MAX: f64 = 2.0;
 /// How fast it is played.
 const SPEED: f64 = 100.0;
+/// A replay may take so many times as long as it should, with the start of the program.
+const LATE_MAX: f64 = 1.2;
 /// Share of a step that its recording may take.
 const RECORD_MAX: f64 = 0.01;
 /// Of so many tries the fastest counts: whatever else the machine does only adds.
@@ -225,15 +227,25 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     println!("       long: at {SPEED}x {:.0} steps a second", SPEED / run.step_seconds());
     promises.push(promise("long: a second of 100x takes", share, 1.0, "s"));
 
-    if let Some(terminal) =
-        Terminal::open(pptop, &["replay", &dir, "--start", &format!("step={step}")])?
-    {
+    let start = format!("step={step}");
+    if let Some(terminal) = Terminal::open(pptop, &["replay", &dir, "--start", &start])? {
         let seconds = terminal.wait_for(&format!("step {step}/"))?.as_secs_f64();
         promises.push(promise(
             "long: replay --start on the screen",
             seconds,
             OPEN_SECONDS_MAX,
             "s",
+        ));
+    }
+    if let Some(terminal) = Terminal::open(pptop, &["replay", &dir, "--speed", &SPEED.to_string()])?
+    {
+        let seconds = terminal.wait_for(&format!("step {n_steps}/"))?.as_secs_f64();
+        let of_its_time = seconds / (n_steps as f64 * run.step_seconds() / SPEED);
+        promises.push(promise(
+            "long: replay --speed 100 to the end, of its time",
+            of_its_time,
+            LATE_MAX,
+            "times",
         ));
     }
     Ok(promises)

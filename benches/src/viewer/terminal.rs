@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,7 @@ impl Terminal {
     /// # Errors
     /// It does not start.
     pub(crate) fn open(pptop: &Path, args: &[&str]) -> anyhow::Result<Option<Self>> {
+        static N_OPENED: AtomicU32 = AtomicU32::new(0);
         if !is_there("tmux", "-V") {
             println!("skipped: there is no tmux to run `pptop {}` in", args.join(" "));
             return Ok(None);
@@ -45,7 +47,8 @@ impl Terminal {
             pptop.display(),
             args.join(" "),
         );
-        let socket = format!("pptop-viewer-{}", std::process::id());
+        let number = N_OPENED.fetch_add(1, Ordering::Relaxed);
+        let socket = format!("pptop-viewer-{}-{number}", std::process::id());
         let began = Instant::now();
         let size = ["-x", SIZE[0], "-y", SIZE[1]];
         let start = ["-f", "/dev/null", "new-session", "-d"];

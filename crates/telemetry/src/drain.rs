@@ -295,12 +295,14 @@ mod tests {
         };
         assert_eq!(play(&mut replay, 50_000_000, 5_000)?, 5_000);
         assert_eq!(replay.clock_ns(), 50_000_000);
-        replay.hold_clock();
+        replay.hold_clock(60_000_000);
+        assert_eq!(replay.clock_ns(), 50_000_000);
+        replay.hold_clock(0);
         let clock_ns = replay.clock_ns();
         assert!((9_000_000..12_000_000).contains(&clock_ns), "{clock_ns}");
         // All of that moment is played, and from there the clock goes on.
         play(&mut replay, 0, usize::MAX)?;
-        replay.hold_clock();
+        replay.hold_clock(0);
         assert_eq!(replay.clock_ns(), clock_ns);
         assert!(play(&mut replay, 1_000_000, usize::MAX)? > 400);
         assert_eq!(replay.clock_ns(), clock_ns + 1_000_000);

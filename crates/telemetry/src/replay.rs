@@ -102,11 +102,12 @@ impl Replay {
         Ok(())
     }
 
-    /// Sets the clock back to what was played, where more is due than one can play in time: what is shown and the clock belong together.
-    pub fn hold_clock(&mut self) {
+    /// Sets the clock back, where more is due than one can play in time, to no more than so much beyond what was played: what is shown
+    /// and the clock belong together.
+    pub fn hold_clock(&mut self, ahead_ns: u64) {
         let is_due = self.ahead.front().and_then(Event::time_ns);
         if is_due.is_some_and(|time| time <= self.clock_ns) {
-            self.clock_ns = self.played_ns;
+            self.clock_ns = self.clock_ns.min(self.played_ns.saturating_add(ahead_ns));
         }
     }
 

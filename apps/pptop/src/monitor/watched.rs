@@ -17,6 +17,8 @@ const READ_TIME: Duration = Duration::from_millis(40);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Events of a replay between two looks at the time.
 const EVENTS_AT_ONCE: usize = 5_000;
+/// How far a replay may be behind its clock.
+const BEHIND: Duration = Duration::from_millis(500);
 /// Silence that a replay does not wait for, in seconds of the run.
 const SILENCE: Duration = Duration::from_secs(2);
 
@@ -262,9 +264,10 @@ fn play(state: &mut State, log: &Path, replay: &mut Replay, at: &mut Instant) ->
         }
         by_ns = 0;
     }
-    // What cannot be played so fast is played as fast as it goes, and a change of the speed is seen at once.
+    // What cannot be played so fast is played as fast as it goes, and a change of the speed is soon seen.
     if more {
-        replay.hold_clock();
+        #[expect(clippy::cast_sign_loss, reason = "a speed is not negative")]
+        replay.hold_clock((BEHIND.as_nanos() as f64 * playback.speed) as u64);
     }
     replay.skip_silence(u64::try_from(SILENCE.as_nanos()).unwrap_or(u64::MAX));
     show_clock(state, replay);
