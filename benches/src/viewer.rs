@@ -9,16 +9,17 @@ mod run;
 #[path = "viewer/terminal.rs"]
 mod terminal;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use pp_telemetry::{
-    EVENTS_FILE, Follower, LOG_BYTES_MAX, LogSize, Model, Recorder, Replay, SpanPolicy,
-    frame_before,
+    EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Recorder, Replay, STATUS_FILE,
+    SpanPolicy, frame_before, tidy,
 };
 
 use run::{N_RANKS, Simulated, write};
@@ -161,10 +162,11 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 /// A gigabyte with the spans of every step: opened at its end, read in its middle, played.
 fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = Folder::new("long");
-    let recorder = Recorder::create(&folder.0)?;
+    let run_dir = folder.0.join("one");
+    let recorder = Recorder::create(&run_dir)?;
     let began = Instant::now();
     let mut n_steps = 0;
-    let bytes = write(run, &recorder, &folder.0, STEPS, 1, |bytes, step| {
+    let bytes = write(run, &recorder, &run_dir, STEPS, 1, |bytes, step| {
         n_steps = step;
         bytes >= LONG_BYTES
     })?;
@@ -175,7 +177,7 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
         bytes as f64 * 1e-9
     );
 
-    let dir = folder.0.display().to_string();
+    let dir = run_dir.display().to_string();
     let mut promises = Vec::new();
     let mut found = serde_json::Value::Null;
     let snapshot = fastest(|| {
@@ -192,7 +194,7 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     anyhow::ensure!(line.contains(&format!("step {n_steps}/")), "attach says {line:?}");
     promises.push(promise("long: attach --once", attach, OPEN_SECONDS_MAX, "s"));
 
-    let log = folder.0.join(EVENTS_FILE);
+    let log = run_dir.join(EVENTS_FILE);
     let frames = {
         let mut model = Model::new();
         let mut follower = Follower::from_last_mark(&log);
@@ -248,7 +250,26 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
             "times",
         ));
     }
+    compress(&folder.0, &run_dir)?;
+    let snapshot = fastest(|| {
+        found = pptop::json(pptop, &["snapshot", &dir])?;
+        Ok(())
+    })?;
+    anyhow::ensure!(found["step"] == n_steps, "the snapshot is of step {}", found["step"]);
+    promises.push(promise("long: snapshot --json, compressed", snapshot, OPEN_SECONDS_MAX, "s"));
     Ok(promises)
+}
+
+/// Compresses the log of a run that has ended, as the monitor does after a while.
+fn compress(all: &Path, one: &Path) -> anyhow::Result<()> {
+    let hour_ago = SystemTime::now() - Duration::from_hours(1);
+    for path in [&one.join(EVENTS_FILE), &one.join(STATUS_FILE), one] {
+        File::open(path)?.set_modified(hour_ago)?;
+    }
+    let keep = Keep { bytes: u64::MAX, ..Keep::default() };
+    let tidied = tidy(all, keep, false)?;
+    anyhow::ensure!(tidied.compressed.len() == 1, "the log was not compressed: {tidied:?}");
+    Ok(())
 }
 
 /// The fastest of some tries, in seconds.
