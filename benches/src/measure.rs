@@ -30,7 +30,7 @@ impl Promise {
 
 fn main() -> anyhow::Result<()> {
     // The same selection of packages as `cargo run --release --bin pptop`: one build of candle.
-    let pptop = pptop::build(&[])?;
+    let pptop = pptop::build()?;
     let only: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
     let mut missed = 0;

@@ -6,14 +6,14 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-/// The release build of `pptop`, made now if need be; `selection` says of which packages, and with which features.
+/// The release build of `pptop`, made now if need be.
 ///
 /// # Errors
 /// If it does not build.
-pub(crate) fn build(selection: &[&str]) -> anyhow::Result<PathBuf> {
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let build = ["build", "--release", "--bin", "pptop"];
-    let status = Command::new(cargo).args(build).args(selection).status()?;
+    // The same selection of packages as `cargo run --release --bin pptop`: one build of candle.
+    let status = Command::new(cargo).args(["build", "--release", "--bin", "pptop"]).status()?;
     if !status.success() {
         bail!("pptop does not build");
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 fn main() -> anyhow::Result<()> {
     // The same selection of packages as `cargo run --release --bin pptop`: one build of candle.
-    let pptop = pptop::build(&[])?;
+    let pptop = pptop::build()?;
     let extra: Vec<String> = std::env::args().skip(1).collect();
     let mut results = Vec::new();
     for job in [

@@ -82,8 +82,7 @@ impl Drop for Folder {
 fn main() -> anyhow::Result<()> {
     let only: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
-    // The monitor is built without candle.
-    let pptop = pptop::build(&["-p", "pptop", "--no-default-features"])?;
+    let pptop = pptop::build()?;
     let run = Simulated::new()?;
     println!(
         "a step: {N_RANKS} ranks, {} spans, {:.0} ms",
