@@ -435,7 +435,7 @@ fn one_attaches_late_twice_and_read_only() {
     other.pptop(&arguments);
     other.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
     other.press("x");
-    other.wait_for("--read-only was given");
+    other.wait_for("this monitor only looks");
     // Killed, it leaves the run and the other monitor alone; the next one sees everything.
     kill_process(other.monitor(), Signal::KILL).unwrap();
     goes_on(&terminal);

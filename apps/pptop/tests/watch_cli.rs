@@ -184,3 +184,43 @@ fn runs_are_listed_told_of_and_pruned() {
     let empty = Home::new();
     assert!(empty.well("runs list").starts_with("no runs in "));
 }
+
+#[test]
+fn what_a_log_says_never_reaches_a_terminal_as_an_order() {
+    let home = Home::new();
+    let evil = "\\u001b[2J\\u001b]0;x\\u0007evil\\nname";
+    let log = String::from_utf8(LOG.to_vec()).unwrap().replace("gpt-20261101-141233", evil);
+    fs::create_dir(home.0.join("runs/evil\u{1b}[31m")).unwrap();
+    fs::write(home.0.join("runs/evil\u{1b}[31m/events.jsonl"), log).unwrap();
+    for line in [
+        "attach",
+        "attach --once",
+        "report",
+        "snapshot",
+        "snapshot --prometheus",
+        "runs list",
+        "runs info",
+        "export prometheus latest",
+        "export csv latest",
+        "export svg latest",
+    ] {
+        let said = home.well(line);
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{line}: {said:?}");
+    }
+    assert_eq!(home.well("attach --once").lines().count(), 1);
+}
+
+#[test]
+fn what_is_no_run_is_refused_by_every_command() {
+    let home = Home::new();
+    fs::write(home.0.join("text.jsonl"), "hello\nworld\n").unwrap();
+    fs::write(home.0.join("empty.jsonl"), "").unwrap();
+    fs::write(home.0.join("newer.jsonl"), "{\"ev\":\"hello\",\"schema\":2}\n").unwrap();
+    for file in ["text.jsonl", "empty.jsonl", "newer.jsonl"] {
+        for command in ["attach", "attach --once", "attach --json", "snapshot", "report"] {
+            let ran = home.run(&format!("{command} {file}"));
+            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{command} {file}");
+            assert!(ran.stderr.contains("accepted:"), "{command} {file}: {}", ran.stderr);
+        }
+    }
+}

@@ -157,6 +157,7 @@ impl ControlServer {
             }
             Err(_) => {}
         }
+        forget_the_dead(dir);
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
@@ -181,6 +182,20 @@ impl ControlServer {
     /// What was asked for since the last call.
     pub fn take(&self) -> Vec<Request> {
         std::mem::take(&mut *self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Removes the sockets of processes that are gone: who was killed could not do so.
+fn forget_the_dead(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let pid = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket && pid.is_some_and(|pid| crate::status::process_began(pid).is_none()) {
+            // Somebody else may have done it already.
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -627,7 +627,10 @@ fn metrics_tell_the_last_state() {
         let found = samples(&page);
         let run = match events.first() {
             Some(Event::Hello(hello)) => {
-                hello.run.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+                let escaped =
+                    hello.run.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+                // Nothing that a terminal would obey.
+                escaped.replace(char::is_control, "\u{fffd}")
             }
             _ => String::new(),
         };

@@ -1,7 +1,5 @@
 //! `pptop attach`: watches runs that are there already.
 
-use std::io::{IsTerminal as _, stdout};
-
 use pptop::monitor::Watch;
 
 use super::CliError;
@@ -13,7 +11,7 @@ use super::which::find;
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
-    /// latest, the beginning of an id, a process number, a run's folder, or a log
+    /// latest, the beginning of an id, the process number of a run below the state directory, a run's folder, or a log
     #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
     runs: Vec<String>,
     /// Only looks: the run cannot be asked to end or to write a checkpoint
@@ -36,7 +34,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
     let mut runs = args.runs.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
-    let is_screen = !args.plain && !args.json && !args.once && stdout().is_terminal();
+    let is_screen = !args.plain && !args.json && !args.once && super::has_screen();
     if is_screen {
         let runs = runs.into_iter().map(|run| Watch::Found(Box::new(run))).collect();
         return Look::of(&config).watch(runs, args.read_only);

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let job = Job { plan, dp: args.dp, steps: u64::from(args.steps) };
     let demo = Demo::start(job, &folder.0).map_err(|error| failed(&error))?;
     let run = Run::of(&folder.0).ok().flatten().ok_or_else(|| failed(&"it has no log"))?;
-    let ended = Look::of(&config).watch(vec![Watch::Demo(Box::new(run))], false);
+    let ended = Look::of(&config).watch(vec![Watch::Demo(Box::new(run))], true);
     drop(demo);
     ended
 }

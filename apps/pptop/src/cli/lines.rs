@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pp_telemetry::{Event, Follower, Run, Standing, StepEvent};
 
-use super::standing::Standing as Summary;
-use super::{CliError, print, print_json};
+use super::standing::{Standing as Summary, not_a_run, unreadable};
+use super::{CliError, one_line, print, print_json};
 
 /// How often one looks for more.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,6 +27,7 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
         };
     }
     let mut follower = Follower::new(&run.log);
+    let mut has_begun = false;
     loop {
         // Whether it is over is asked before the log is read: what is read then is all that there will be.
         let is_over = Run::of(&run.dir)
@@ -37,15 +38,22 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
         let mut has_ended = false;
         let poll = follower
             .poll(|event| {
+                has_begun |= matches!(event, Event::Hello(_) | Event::Index(_));
                 has_ended |= matches!(event, Event::End(_));
                 if written.is_ok() {
                     written = line(&event, lines);
                 }
             })
-            .map_err(|error| CliError::Failed(error.to_string()))?;
+            .map_err(|error| unreadable(&error))?;
         written?;
         if has_ended || (is_over && poll.at_end) {
-            return Ok(());
+            return if !has_begun {
+                Err(not_a_run(run))
+            } else if has_ended || lines == Lines::Json {
+                Ok(())
+            } else {
+                print("the log ends here, without a last word of the run\n")
+            };
         }
         if poll.at_end {
             std::thread::sleep(LOOK_EVERY);
@@ -62,7 +70,12 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
         (Lines::Json, _) if is_told => print_json(event),
         (Lines::Plain, Event::Hello(hello)) => print(&format!(
             "{}: {} on {} ranks, {} replicas, {} micro-batches, {} steps\n",
-            hello.run, hello.schedule, hello.pp, hello.dp, hello.micro_batches, hello.steps
+            one_line(&hello.run),
+            one_line(&hello.schedule),
+            hello.pp,
+            hello.dp,
+            hello.micro_batches,
+            hello.steps
         )),
         (Lines::Plain, Event::Step(step)) => print(&step_line(step)),
         (Lines::Plain, Event::Eval(eval)) => {
@@ -71,10 +84,14 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
                 .map_or_else(String::new, |share| format!("  accuracy {:.1} %", share * 100.0));
             print(&format!("step {}  validation loss {:.4}{accuracy}\n", eval.step, eval.loss))
         }
-        (Lines::Plain, Event::Warn(warn)) => print(&format!("warning: {}\n", warn.message)),
+        (Lines::Plain, Event::Warn(warn)) => {
+            print(&format!("warning: {}\n", one_line(&warn.message)))
+        }
         (Lines::Plain, Event::End(end)) => print(&format!(
             "ended with exit code {} after {} steps: {}\n",
-            end.code, end.steps, end.reason
+            end.code,
+            end.steps,
+            one_line(&end.reason)
         )),
         _ => Ok(()),
     }

@@ -167,7 +167,7 @@ fn program() -> clap::Command {
 /// Reads the command line, runs the command and says how it ended.
 pub(crate) fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    if args.len() <= 1 && io::stdout().is_terminal() {
+    if args.len() <= 1 && has_screen() {
         return exit(attach::latest());
     }
     let mut command = program();
@@ -204,6 +204,8 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
 /// # Errors
 /// [`CliError::Failed`] where standard output cannot take it, a full disk for example.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    // A log may say anything, also what a terminal would obey.
+    let text = text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|failed| {
         match failed.kind() {
@@ -211,6 +213,16 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
             _ => CliError::Failed(format!("cannot write to standard output: {failed}")),
         }
     })
+}
+
+/// A text of a log or a folder's name as a part of one line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
+/// Whether standard output is a terminal that can show a screen.
+pub(crate) fn has_screen() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Writes a value as one line of JSON to standard output.

@@ -45,6 +45,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         let message = "a replay needs a terminal; accepted: pptop export csv or pptop attach --plain for lines";
         return Err(CliError::Usage(message.to_owned()));
     }
+    // What cannot be read is refused before there is a screen.
+    super::standing::model_of(&run)?;
     let (speed, start, is_loop) = (args.speed, args.start, args.is_loop);
     let watch = Watch::Replay { run: Box::new(run), speed, start, is_loop };
     Look::of(&config).watch(vec![watch], true)

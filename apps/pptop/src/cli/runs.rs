@@ -1,6 +1,7 @@
 //! `pptop runs`: the runs that are kept.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::SystemTime;
 
 use clap::Subcommand;
@@ -10,7 +11,7 @@ use serde_json::json;
 
 use super::settings::config;
 use super::which::WhichRun;
-use super::{CliError, print, print_json};
+use super::{CliError, one_line, print, print_json};
 
 /// What to do with the runs that are kept.
 #[derive(Debug, Subcommand)]
@@ -74,9 +75,16 @@ fn failed(error: impl std::fmt::Display) -> CliError {
     CliError::Failed(error.to_string())
 }
 
+fn unreadable(dir: &Path, error: &std::io::Error) -> CliError {
+    let dir = one_line(&dir.display().to_string());
+    CliError::Usage(format!(
+        "cannot use {dir:?}: {error}; accepted: a folder that can be read and written (PPTOP_STATE_DIR names another)"
+    ))
+}
+
 fn list(args: &ListArgs) -> Result<(), CliError> {
     let dir = runs_dir().map_err(failed)?;
-    let runs = list_runs(&dir).map_err(failed)?;
+    let runs = list_runs(&dir).map_err(|error| unreadable(&dir, &error))?;
     if args.json {
         return print_json(&runs.iter().map(of_run).collect::<Vec<_>>());
     }
@@ -101,7 +109,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
         let _ = writeln!(
             text,
             "{:<width$}  {:<9} {steps:>13}  {loss:>8}  {schedule:<16} {:>9}  {}",
-            run.id,
+            one_line(&run.id),
             run.standing(),
             size(run.bytes),
             ago(run.modified),
@@ -128,7 +136,7 @@ fn info(args: &InfoArgs) -> Result<(), CliError> {
     }
     let status = run.status.clone().unwrap_or_default();
     let mut lines = vec![
-        ("run", run.id.clone()),
+        ("run", one_line(&run.id)),
         ("state", run.standing().to_string()),
         ("model", status.model),
         ("schedule", format!("{} p={} dp={}", status.schedule, status.pp, status.dp)),
@@ -157,7 +165,7 @@ fn prune(args: &PruneArgs) -> Result<(), CliError> {
     }
     .keep();
     let dir = runs_dir().map_err(failed)?;
-    let done = tidy(&dir, keep, args.dry_run).map_err(failed)?;
+    let done = tidy(&dir, keep, args.dry_run).map_err(|error| unreadable(&dir, &error))?;
     if args.json {
         print_json(&json!({
             "dry_run": args.dry_run,
@@ -169,7 +177,7 @@ fn prune(args: &PruneArgs) -> Result<(), CliError> {
         let would = if args.dry_run { "would be " } else { "" };
         let mut text = String::new();
         for (ids, what) in [(&done.removed, "removed"), (&done.compressed, "compressed")] {
-            text.extend(ids.iter().map(|id| format!("{id} {would}{what}\n")));
+            text.extend(ids.iter().map(|id| format!("{} {would}{what}\n", one_line(id))));
         }
         if text.is_empty() {
             "nothing to do\n".clone_into(&mut text);

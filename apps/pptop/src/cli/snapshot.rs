@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             None,
             &mut text,
         )
-        .map_err(|error| CliError::Failed(error.to_string()))?;
+        .map_err(|error| CliError::Usage(format!("{error}; accepted: a log that can be read")))?;
         return print(&String::from_utf8_lossy(&text));
     }
     let (model, _) = model_of(&run)?;

@@ -1,9 +1,11 @@
 //! How a run stands, in numbers.
 
-use pp_telemetry::{Account, Advice, Follower, Model, Part, Rate, Run, account, advice, what_if};
+use pp_telemetry::{
+    Account, Advice, Follower, Model, Part, Rate, ReadError, Run, account, advice, what_if,
+};
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, one_line};
 
 /// How a run stands. Shares are of 1, times in seconds, memory in bytes.
 #[derive(Debug, Serialize)]
@@ -71,21 +73,29 @@ pub(crate) fn model_of(run: &Run) -> Result<(Model, u64), CliError> {
     let mut model = Model::new();
     let mut follower = Follower::from_last_mark(&run.log);
     loop {
-        let poll = follower
-            .poll(|event| model.apply(&event))
-            .map_err(|error| CliError::Failed(error.to_string()))?;
+        let poll =
+            follower.poll(|event| model.apply(&event)).map_err(|error| unreadable(&error))?;
         if poll.at_end {
             break;
         }
     }
     if model.hello().is_none() {
-        let message = format!(
-            "{} says nothing of a run; accepted: the log of a run that has begun",
-            super::refusal::excerpt(&run.log.display().to_string())
-        );
-        return Err(CliError::Usage(message));
+        return Err(not_a_run(run));
     }
     Ok((model, follower.n_bad_lines()))
+}
+
+/// A log that cannot be read, or not by this program.
+pub(crate) fn unreadable(error: &ReadError) -> CliError {
+    CliError::Usage(format!("{error}; accepted: a log that this program can read"))
+}
+
+/// A file that is no log of a run.
+pub(crate) fn not_a_run(run: &Run) -> CliError {
+    let name = super::refusal::excerpt(&run.log.display().to_string());
+    CliError::Usage(format!(
+        "{name} says nothing of a run; accepted: the log of a run that has begun"
+    ))
 }
 
 impl Standing {
@@ -154,9 +164,9 @@ impl Standing {
             slow_ops: model.n_slow_ops(),
             bad_lines,
             found,
-            run: hello.run,
-            model: hello.model,
-            schedule: hello.schedule,
+            run: one_line(&hello.run),
+            model: one_line(&hello.model),
+            schedule: one_line(&hello.schedule),
             pp: hello.pp,
             dp: hello.dp,
             micro_batches: hello.micro_batches,
@@ -170,16 +180,18 @@ impl Standing {
         let percent = |share: Option<f64>| {
             share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
         };
+        let step = self.step_seconds.filter(|seconds| seconds.is_finite());
+        let step =
+            step.map_or_else(|| "-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1e3));
         let loss = self.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.5}"));
         format!(
-            "{}  {}  step {}/{}  loss {loss}  bubble {} (theory {})  step {:.1} ms\n",
+            "{}  {}  step {}/{}  loss {loss}  bubble {} (theory {})  step {step}\n",
             self.run,
             self.state,
             self.step,
             self.steps,
             percent(self.bubble_ratio),
             percent(self.bubble_theory),
-            self.step_seconds.unwrap_or(f64::NAN) * 1e3
         )
     }
 }

@@ -4,7 +4,6 @@
 //! with `--headless`, the run is this process and writes a line a step.
 
 use std::fs::{DirBuilder, OpenOptions};
-use std::io::IsTerminal as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -81,7 +80,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     if args.run_dir.is_none() {
         tidy_up(config.keep());
     }
-    if !args.headless && !args.json && std::io::stdout().is_terminal() {
+    if !args.headless && !args.json && super::has_screen() {
         return watch(&args, &session, look);
     }
     let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;

@@ -19,6 +19,15 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
     let name = model.hello().map_or("the run", |hello| hello.run.as_str());
     let (step, n_steps) = (model.step(), model.hello().map_or(0, |hello| hello.steps));
     match state.exit_code() {
+        None if state.playback().is_some() || state.child().pid == 0 => {
+            writeln!(text, "{name}: step {step} of {n_steps} was seen")?;
+        }
+        None if state.is_read_only() && state.child().pid == std::process::id() => {
+            return writeln!(text, "the demo is over after {step} steps");
+        }
+        None if state.status() == Status::Died => {
+            writeln!(text, "{name} has died after {step} of {n_steps} steps")?;
+        }
         None => writeln!(
             text,
             "{name} goes on as process {}; step {step} of {n_steps} is done",

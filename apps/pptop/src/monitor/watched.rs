@@ -277,9 +277,9 @@ fn play(state: &mut State, log: &Path, replay: &mut Replay, at: &mut Instant) ->
 fn show_clock(state: &mut State, replay: &Replay) {
     let (clock_ns, is_at_end) = (replay.clock_ns(), replay.is_over());
     if let Some(playback) = state.playback_mut() {
-        if !is_at_end {
-            playback.seconds = clock_ns as f64 * 1e-9;
-        }
+        let seconds = clock_ns as f64 * 1e-9;
+        let whole = playback.whole_seconds;
+        playback.seconds = if whole > 0.0 { seconds.min(whole) } else { seconds };
         playback.is_at_end = is_at_end;
     }
 }

@@ -42,6 +42,8 @@ impl Labels {
                 '\\' => text.push_str("\\\\"),
                 '"' => text.push_str("\\\""),
                 '\n' => text.push_str("\\n"),
+                // What a terminal would obey.
+                c if c.is_control() => text.push('\u{fffd}'),
                 c => text.push(c),
             }
         }

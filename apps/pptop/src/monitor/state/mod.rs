@@ -351,7 +351,7 @@ impl State {
             return if self.was_stopped(code) { Status::Stopped } else { Status::Ended(code) };
         }
         if self.child.is_gone {
-            return Status::Died;
+            return if self.stopping { Status::Stopped } else { Status::Died };
         }
         if self.frozen.is_some() {
             return Status::Frozen;
@@ -381,6 +381,9 @@ impl State {
 
     /// Why the run failed, or what ended it, in one line; `None` if it went to its end, or on.
     pub(crate) fn failure(&self) -> Option<String> {
+        if self.child.is_gone && self.stopping && self.exit_code().is_none() {
+            return Some("the process was killed".to_owned());
+        }
         if self.status() == Status::Died {
             let pid = self.child.pid;
             return Some(format!(
@@ -416,7 +419,7 @@ impl State {
             Action::Quit if !self.launched_here => return Some(Effect::Detach),
             Action::Quit => self.overlay = Some(Overlay::Ask(Dialog::Quit)),
             Action::Stop if self.read_only => {
-                self.note = Some("this monitor only looks: --read-only was given".to_owned());
+                self.note = Some("this monitor only looks: it cannot end the run".to_owned());
             }
             Action::Stop if self.is_over() => {}
             Action::Stop => self.overlay = Some(Overlay::Ask(Dialog::Stop)),

@@ -55,6 +55,10 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     }
     if let Status::Stale(seconds) = state.status() {
         let pid = state.child().pid;
+        if pid == 0 {
+            let text = "the log has no end, and nothing is known of its process";
+            return Some((Weight::Notice, text.to_owned()));
+        }
         return Some((
             Weight::Bad,
             format!("process {pid} is alive, but has written nothing for {seconds:.0} s"),

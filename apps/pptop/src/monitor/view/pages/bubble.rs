@@ -296,6 +296,16 @@ const COLUMNS: [Column; 11] = [
     ("ckpt", |time| time.checkpoint),
 ];
 
+/// The columns of a narrow screen.
+const NARROW_COLUMNS: [Column; 6] = [
+    ("fwd", |time| time.forward),
+    ("bwd", |time| time.backward + time.weight_grad),
+    ("wait", |time| time.wait_act + time.wait_grad),
+    ("copy", |time| time.copy),
+    ("idle", |time| time.other),
+    ("optim", |time| time.optimizer),
+];
+
 fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, theme: Theme) {
     let account = &found.account;
     let title = "each rank, ms of a step";
@@ -309,11 +319,15 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     };
     let inside = panel(buffer, area, theme, title, &right);
     let mut pen = Pen::new(buffer, inside, theme);
+    let n_fit = (inside.width as usize).saturating_sub(8 + 2 * CELLS + FOR_CELLS) / CELLS;
+    // Where both kinds of waiting do not fit, they are one.
+    let all: &[Column] = if n_fit < 5 { &NARROW_COLUMNS } else { &COLUMNS };
     // What no rank has ever done needs no column.
-    let columns: Vec<Column> = COLUMNS
-        .into_iter()
+    let columns: Vec<Column> = all
+        .iter()
+        .copied()
         .filter(|(_, time)| ranks.iter().any(|rank| time(rank).abs() > 5e-6))
-        .take((inside.width as usize).saturating_sub(8 + 2 * CELLS + FOR_CELLS) / CELLS)
+        .take(n_fit)
         .collect();
     pen.put(format!(" {:<6}", "rank"), theme.dim());
     for (name, _) in &columns {
