@@ -1,0 +1,231 @@
+//! What keys and clicks do to the state.
+
+use pp_telemetry::Request;
+
+use super::{
+    Action, Choice, Dialog, Effect, Overlay, Panel, Prompt, PromptKind, State, Target, View,
+};
+
+impl State {
+    /// Does what a key asks for; what lies outside of the state is returned.
+    pub fn act(&mut self, action: Action) -> Option<Effect> {
+        self.note = None;
+        if let Some(overlay) = self.overlay.take() {
+            return self.act_on_overlay(overlay, action);
+        }
+        match action {
+            Action::Quit if self.is_over() => return Some(Effect::Leave),
+            Action::Quit if !self.launched_here => return Some(Effect::Detach),
+            Action::Quit => self.overlay = Some(Overlay::Ask(Dialog::Quit)),
+            Action::Stop if self.read_only => {
+                self.note = Some("this monitor only looks: it cannot end the run".to_owned());
+            }
+            Action::Stop if self.is_over() => {}
+            Action::Stop => self.overlay = Some(Overlay::Ask(Dialog::Stop)),
+            Action::Help => self.overlay = Some(Overlay::Help(0)),
+            Action::GoTo => self.overlay = Some(Overlay::Prompt(Prompt::new(PromptKind::Step))),
+            Action::Filter => {
+                self.view = View::Log;
+                self.overlay = Some(Overlay::Prompt(Prompt::new(PromptKind::Filter)));
+            }
+            Action::Back => self.back(),
+            Action::Show(view) => self.view = view,
+            Action::Panel(by) => {
+                self.panel = Some(self.panel.map_or(Panel::Devices, |panel| panel.neighbour(by)));
+            }
+            Action::Enter | Action::Full if self.view == View::Overview => {
+                self.view = self.panel.unwrap_or(Panel::Timeline).view();
+            }
+            Action::Full => self.view = View::Overview,
+            Action::Freeze => self.freeze(),
+            Action::StepBy(by) => return self.step_by(by),
+            Action::NewestStep => self.timeline.follow(),
+            Action::ZoomIn => self.timeline.zoom_in(),
+            Action::ZoomOut => self.timeline.zoom_out(),
+            Action::ZoomFit => self.timeline.fit(),
+            Action::Definition => self.bubble.toggle_definitions(),
+            Action::Run(by) => return Some(Effect::Run(by)),
+            Action::Speed(by) => {
+                if let Some(playback) = &mut self.playback {
+                    playback.change_speed(by);
+                }
+            }
+            Action::Loop => {
+                if let Some(playback) = &mut self.playback {
+                    playback.is_loop ^= true;
+                }
+            }
+            Action::ExportTrace => {
+                return self.timeline.step(self.shown()).map(|step| Effect::ExportTrace(step.step));
+            }
+            Action::Snapshot => return Some(Effect::Snapshot),
+            Action::Redraw => return Some(Effect::Redraw),
+            Action::Suspend => return Some(Effect::Suspend),
+            Action::Choose(_) | Action::Type(_) | Action::Erase | Action::Accept => {}
+            _ => self.act_on_view(action),
+        }
+        None
+    }
+
+    fn act_on_overlay(&mut self, overlay: Overlay, action: Action) -> Option<Effect> {
+        match (overlay, action) {
+            (_, Action::Back) | (Overlay::Help(_), Action::Help) => {}
+            (Overlay::Help(first), Action::Scroll(by)) => {
+                self.overlay = Some(Overlay::Help(first.saturating_add_signed(by)));
+            }
+            (Overlay::Help(first), Action::Page(by)) => {
+                self.overlay = Some(Overlay::Help(first.saturating_add_signed(10 * by)));
+            }
+            (Overlay::Prompt(prompt), Action::Accept) => return self.accept(prompt),
+            (Overlay::Prompt(mut prompt), Action::Type(letter)) => {
+                prompt.push(letter);
+                self.overlay = Some(Overlay::Prompt(prompt));
+            }
+            (Overlay::Prompt(mut prompt), Action::Erase) => {
+                prompt.pop();
+                self.overlay = Some(Overlay::Prompt(prompt));
+            }
+            (Overlay::Ask(_), Action::Choose(choice)) => return self.choose(choice),
+            (Overlay::Help(_) | Overlay::Prompt(_), Action::Quit | Action::Show(_)) => {
+                return self.act(action);
+            }
+            (overlay, Action::Redraw | Action::Suspend) => {
+                self.overlay = Some(overlay);
+                let redraw = action == Action::Redraw;
+                return Some(if redraw { Effect::Redraw } else { Effect::Suspend });
+            }
+            (overlay, _) => self.overlay = Some(overlay),
+        }
+        None
+    }
+
+    /// What a key means depends on the view.
+    fn act_on_view(&mut self, action: Action) {
+        let model = self.frozen.as_deref().unwrap_or(&self.model);
+        match self.view {
+            View::Timeline => self.timeline.act(action, model),
+            View::Devices => self.devices.act(action, model),
+            View::Loss => self.loss.act(action),
+            View::Log => self.log.act(action, model),
+            View::Overview | View::Bubble => {}
+        }
+        match action {
+            Action::Pan(by) if self.view == View::Overview => self.timeline.pan(by),
+            // They have a choice of their own.
+            _ if matches!(self.view, View::Devices | View::Log) => {}
+            Action::Scroll(by) => self.scroll(by),
+            Action::Page(by) => self.scroll(8 * by),
+            Action::Edge { last } => self.scroll(if last { isize::MAX } else { isize::MIN }),
+            _ => {}
+        }
+    }
+
+    fn scroll(&mut self, by: isize) {
+        let last = self.shown().ranks().len().saturating_sub(1);
+        self.first_rank = self.first_rank.saturating_add_signed(by).min(last);
+    }
+
+    /// Does what a click means; a second one on a rank shows more of it.
+    pub fn point_at(&mut self, target: Target) {
+        let model = self.frozen.as_deref().unwrap_or(&self.model);
+        match target {
+            Target::View(view) => self.view = view,
+            Target::Rank(index) if !self.devices.is_chosen(index) => self.devices.choose(index),
+            Target::Rank(_) if self.view == View::Devices => {
+                self.devices.act(Action::Enter, model);
+            }
+            Target::Rank(_) => self.view = View::Devices,
+        }
+    }
+
+    /// One thing after another, and the overview in the end.
+    fn back(&mut self) {
+        let is_closed = match self.view {
+            View::Timeline => self.timeline.back(),
+            View::Devices => self.devices.back(),
+            View::Log => self.log.back(),
+            View::Bubble => self.bubble.back(),
+            View::Overview | View::Loss => false,
+        };
+        if is_closed {
+            return;
+        }
+        if self.view == View::Overview && self.panel.take().is_none() {
+            self.timeline.reset();
+        }
+        self.view = View::Overview;
+    }
+
+    fn freeze(&mut self) {
+        if let Some(playback) = &mut self.playback {
+            playback.is_paused ^= true;
+            return;
+        }
+        self.frozen = match self.frozen {
+            Some(_) => None,
+            None => Some(Box::new(self.model.clone())),
+        };
+    }
+
+    fn step_by(&mut self, by: i64) -> Option<Effect> {
+        let model = self.frozen.as_deref().unwrap_or(&self.model);
+        if self.playback.is_some() {
+            let to = i64::try_from(model.step()).unwrap_or(i64::MAX).saturating_add(by).max(1);
+            return Some(Effect::Seek(to.unsigned_abs()));
+        }
+        self.timeline.step_by(model.recorded(), by);
+        None
+    }
+
+    fn accept(&mut self, prompt: Prompt) -> Option<Effect> {
+        match prompt.kind {
+            PromptKind::Filter => self.log.set_filter(prompt.text),
+            PromptKind::Step => {
+                let Ok(step) = prompt.text.trim().parse::<u64>() else {
+                    self.note = Some(format!("{:?} is no step; accepted: a number", prompt.text));
+                    return None;
+                };
+                if self.playback.is_some() {
+                    return Some(Effect::Seek(step));
+                }
+                let model = self.frozen.as_deref().unwrap_or(&self.model);
+                match self.timeline.go_to(model.recorded(), step) {
+                    Some(found) if found == step => {}
+                    Some(found) => {
+                        self.note = Some(format!("step {step} is not at hand; this is {found}"));
+                    }
+                    None => self.note = Some("no step is at hand yet".to_owned()),
+                }
+            }
+        }
+        None
+    }
+
+    fn choose(&mut self, choice: Choice) -> Option<Effect> {
+        if self.is_over() {
+            return (choice == Choice::Detach).then_some(Effect::Leave);
+        }
+        match choice {
+            Choice::Detach => Some(Effect::Detach),
+            Choice::StopAndLeave | Choice::Stop => {
+                self.stopping = true;
+                Some(Effect::Stop { then_leave: choice == Choice::StopAndLeave })
+            }
+            Choice::CheckpointAndStop => {
+                self.stopping = true;
+                Some(Effect::Ask(Request::CheckpointAndStop))
+            }
+            Choice::Checkpoint => Some(Effect::Ask(Request::Checkpoint)),
+            Choice::Kill => {
+                self.stopping = true;
+                Some(Effect::Kill)
+            }
+            Choice::Cancel => None,
+        }
+    }
+
+    /// What was asked for did not reach the run.
+    pub(crate) fn not_stopping(&mut self) {
+        self.stopping = false;
+    }
+}
