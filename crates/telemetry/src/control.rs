@@ -46,6 +46,8 @@ pub enum Request {
 #[serde(deny_unknown_fields)]
 struct RequestLine {
     request: Request,
+    /// The id of the run that is meant: another one may have got the number of its process.
+    run: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,7 +72,7 @@ pub enum ControlError {
     /// It belongs to somebody else.
     #[error("{path:?} belongs to user {owner}, this is user {own}")]
     NotOurs {
-        /// The socket, or its directory.
+        /// The socket.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
@@ -131,6 +133,8 @@ fn check_dir(dir: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
+    /// The id of the run.
+    run: String,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -142,11 +146,11 @@ struct Shared {
 }
 
 impl ControlServer {
-    /// Listens on `NAME.sock` in a directory such as [`socket_dir`].
+    /// Listens on `NAME.sock` in a directory such as [`socket_dir`], for requests to the run of this id.
     ///
     /// # Errors
     /// The socket cannot be made, or the directory is not this user's alone.
-    pub fn listen(dir: &Path, name: &str) -> io::Result<Self> {
+    pub fn listen(dir: &Path, name: &str, run: &str) -> io::Result<Self> {
         check_dir(dir)?;
         let path = dir.join(format!("{name}.sock"));
         // What an earlier process with this number has left.
@@ -163,20 +167,26 @@ impl ControlServer {
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
         let for_thread = Arc::clone(&shared);
+        let run_of_thread = run.to_owned();
         let thread = thread::Builder::new().name("pp-control".to_owned()).spawn(move || {
             while !for_thread.closing.load(Ordering::Acquire) {
                 match listener.accept() {
-                    Ok((stream, _)) => answer(stream, &for_thread),
+                    Ok((stream, _)) => answer(stream, &run_of_thread, &for_thread),
                     Err(_) => thread::park_timeout(LOOK_EVERY),
                 }
             }
         })?;
-        Ok(Self { path, shared, thread: Some(thread) })
+        Ok(Self { path, run: run.to_owned(), shared, thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The id of the run that it listens for.
+    pub fn run(&self) -> &str {
+        &self.run
     }
 
     /// What was asked for since the last call.
@@ -192,7 +202,15 @@ fn forget_the_dead(dir: &Path) {
         let path = entry.path();
         let pid = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        if is_socket && pid.is_some_and(|pid| crate::status::process_began(pid).is_none()) {
+        // Another container may see this folder and not that process: only where nobody listens it goes.
+        let is_deserted = || {
+            UnixStream::connect(&path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        };
+        if is_socket
+            && pid.is_some_and(|pid| crate::status::process_began(pid).is_none())
+            && is_deserted()
+        {
             // Somebody else may have done it already.
             let _ = fs::remove_file(path);
         }
@@ -212,14 +230,14 @@ impl Drop for ControlServer {
     }
 }
 
-fn answer(mut stream: UnixStream, shared: &Shared) {
+fn answer(mut stream: UnixStream, run: &str, shared: &Shared) {
     let own = rustix::process::getuid();
     // Whoever is not this user gets no answer at all.
     if !rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == own) {
         return;
     }
     let Some(line) = read_line(&mut stream) else { return };
-    let answer = match understood(&line) {
+    let answer = match understood(&line, run) {
         Ok(request) => accept(request, shared),
         Err(why) => AnswerLine { ok: false, message: why },
     };
@@ -245,17 +263,21 @@ fn accept(request: Request, shared: &Shared) -> AnswerLine {
     AnswerLine { ok, message: message.to_owned() }
 }
 
-/// The request that a line holds.
+/// The request to the run of this id that a line holds.
 ///
 /// # Errors
 /// What is wrong with it, and what would be accepted.
-pub fn understood(line: &[u8]) -> Result<Request, String> {
-    serde_json::from_slice::<RequestLine>(line).map(|line| line.request).map_err(|error| {
+pub fn understood(line: &[u8], run: &str) -> Result<Request, String> {
+    let parsed = serde_json::from_slice::<RequestLine>(line).map_err(|error| {
         let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
         format!(
-            "no request: {why}; accepted: {{\"request\":\"ping\"}}, stop, checkpoint or checkpoint_and_stop"
+            "no request: {why}; accepted: {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
         )
-    })
+    })?;
+    if parsed.run != run {
+        return Err("this is another run: it has the number of a process that is gone; accepted: its own id".to_owned());
+    }
+    Ok(parsed.request)
 }
 
 /// One line without its line feed; `None` if it is too long, too slow, or does not come.
@@ -286,11 +308,11 @@ fn read_line(stream: &mut UnixStream) -> Option<Vec<u8>> {
     }
 }
 
-/// Asks a run for something, and returns what it says.
+/// Asks the run of this id for something, and returns what it says.
 ///
 /// # Errors
 /// [`ControlError`]: nobody answers, it is somebody else's, or the run refuses.
-pub fn ask(socket: &Path, request: Request) -> Result<String, ControlError> {
+pub fn ask(socket: &Path, run: &str, request: Request) -> Result<String, ControlError> {
     let unreachable = |source| ControlError::Unreachable { path: socket.to_owned(), source };
     if let Some(dir) = socket.parent() {
         check_dir(dir).map_err(unreachable)?;
@@ -304,7 +326,8 @@ pub fn ask(socket: &Path, request: Request) -> Result<String, ControlError> {
         return Err(ControlError::NotOurs { path: socket.to_owned(), owner, own });
     }
     let no_answer = || ControlError::Answer { path: socket.to_owned() };
-    let mut text = serde_json::to_vec(&RequestLine { request }).map_err(|_| no_answer())?;
+    let mut text = serde_json::to_vec(&RequestLine { request, run: run.to_owned() })
+        .map_err(|_| no_answer())?;
     text.push(b'\n');
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.write_all(&text).map_err(unreachable)?;

@@ -21,7 +21,7 @@ pub const STATUS_FILE: &str = "status.json";
 pub const COMPRESSED_FILE: &str = "events.jsonl.zst";
 /// The weights that were written when somebody asked for it.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
-pub(crate) const STATUS_DRAFT: &str = ".status.json.new";
+const STATUS_DRAFT: &str = ".status.json.new";
 
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 
-use crate::files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_DRAFT, STATUS_FILE};
+use crate::files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 use crate::source::{log_of, open_regular};
 use crate::status::{State, Status};
 
@@ -43,8 +43,8 @@ pub struct Run {
 pub enum Standing {
     /// Its process runs.
     Live,
-    /// Its last line is written; its exit code.
-    Ended(i32),
+    /// Its last line is written; its exit code, if the summary has one.
+    Ended(Option<i32>),
     /// Its process is gone, and it never said how it ended.
     Died,
     /// It is of another machine, or has no summary: not known.
@@ -55,7 +55,8 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live => f.pad("live"),
-            Self::Ended(code) => f.pad(&format!("ended {code}")),
+            Self::Ended(Some(code)) => f.pad(&format!("ended {code}")),
+            Self::Ended(None) => f.pad("ended"),
             Self::Died => f.pad("died"),
             Self::Unknown => f.pad("unknown"),
         }
@@ -98,7 +99,7 @@ impl Run {
     pub fn standing(&self) -> Standing {
         match &self.status {
             None => Standing::Unknown,
-            Some(Status { state: State::Ended, code, .. }) => Standing::Ended(code.unwrap_or(0)),
+            Some(Status { state: State::Ended, code, .. }) => Standing::Ended(*code),
             Some(status) => match status.is_alive() {
                 None => Standing::Unknown,
                 Some(true) => Standing::Live,
@@ -184,7 +185,7 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
     let path = Path::new(name);
     let is_path =
         name.contains('/') || path.extension().is_some_and(|e| e == "jsonl" || e == "zst");
-    if is_path || path.is_dir() {
+    if is_path {
         return of_path(path);
     }
     let runs = list_runs(runs_dir).map_err(|error| unreadable(runs_dir, error))?;
@@ -207,6 +208,8 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
         runs.iter().filter(|run| !name.is_empty() && run.id.starts_with(name)).collect();
     match fitting.len() {
         1 => Ok(fitting.remove(0).clone()),
+        // A folder here, where no run has this name.
+        0 if path.is_dir() => of_path(path),
         0 => {
             let given = name.chars().take(64).collect();
             let accepted = match runs.first() {
@@ -275,6 +278,8 @@ impl Default for Keep {
 
 /// Logs of runs that ended are compressed when nothing was written for so long: whoever watched has seen the end.
 const COMPRESS_AFTER: Duration = Duration::from_mins(10);
+/// Whoever has not written for so long is gone, whatever the list of processes says.
+const SILENT: Duration = Duration::from_mins(1);
 const COMPRESS_LEVEL: i32 = 3;
 
 /// What tidying up did, or would do.
@@ -288,75 +293,95 @@ pub struct Tidied {
     pub failed: Vec<String>,
 }
 
-/// Compresses the logs of finished runs, and removes the oldest runs beyond what is kept. A run whose process is there is never
-/// touched, nor is anything that is no run. With `dry` it only tells.
+/// Compresses the logs of finished runs, and removes the oldest runs beyond what is kept: by their number, by the bytes of their logs, and by
+/// their age. The newest run is kept whatever the size of its log, a run with a checkpoint until somebody removes it; a run whose process is
+/// there is never touched, nor is anything that is no run. With `dry` it only tells.
 ///
 /// # Errors
 /// The directory cannot be read or locked. Another process that tidies up at the moment is no error: then nothing is done.
 pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
     let mut tidied = Tidied::default();
     let Some(_lock) = Lock::take(runs_dir)? else { return Ok(tidied) };
-    let runs = list_runs(runs_dir)?;
     let uid = rustix::process::getuid().as_raw();
     let now = SystemTime::now();
-    let (mut n_kept, mut kept_bytes) = (0, 0_u64);
-    for run in runs {
+    let (mut n_kept, mut kept_bytes, mut is_full) = (0, 0_u64, false);
+    for run in list_runs(runs_dir)? {
         let age = now.duration_since(run.modified).unwrap_or_default();
         let is_ours = run.dir.symlink_metadata().is_ok_and(|about| about.uid() == uid);
-        let standing = run.standing();
-        // A run of another machine may live; it is left alone until it is old.
         let may_go = is_ours
-            && standing != Standing::Live
-            && (standing != Standing::Unknown || age > keep.age);
-        let is_beyond = n_kept >= keep.runs
-            || kept_bytes.saturating_add(run.bytes) > keep.bytes
-            || age > keep.age;
-        if may_go && is_beyond {
-            match if dry { Ok(()) } else { remove(&run.dir) } {
-                Ok(()) => tidied.removed.push(run.id),
-                Err(error) => tidied.failed.push(format!("{}: {error}", run.id)),
-            }
+            && !run.dir.join(CHECKPOINT_FILE).exists()
+            && match run.standing() {
+                Standing::Live => false,
+                Standing::Ended(_) => true,
+                // Its process may be one that this machine's list of processes does not show.
+                Standing::Died => age > SILENT,
+                // A run of another machine may live; it is left alone until it is old.
+                Standing::Unknown => age > keep.age,
+            };
+        if may_go && (is_full || n_kept >= keep.runs || age > keep.age) {
+            drop_run(&run, dry, &mut tidied);
             continue;
         }
-        n_kept += 1;
         let is_plain = run.log.file_name().is_some_and(|name| name == EVENTS_FILE);
-        let has_ended = matches!(standing, Standing::Ended(_) | Standing::Died);
+        let has_ended = matches!(run.standing(), Standing::Ended(_) | Standing::Died);
         if is_ours && has_ended && is_plain && age > COMPRESS_AFTER {
             match if dry { Ok(()) } else { compress(&run) } {
                 Ok(()) => tidied.compressed.push(run.id.clone()),
                 Err(error) => tidied.failed.push(format!("{}: {error}", run.id)),
             }
         }
-        let bytes = Run::of(&run.dir).ok().flatten().map_or(run.bytes, |run| run.bytes);
-        kept_bytes = kept_bytes.saturating_add(bytes);
+        // What counts is the log as it is now, and not what somebody has put beside it.
+        let log_bytes = fs::metadata(log_of(&run.dir)).map_or(0, |about| about.len());
+        if n_kept > 0 && kept_bytes.saturating_add(log_bytes) > keep.bytes {
+            // From here on there is no room, for older ones neither.
+            is_full = true;
+            if may_go {
+                tidied.compressed.retain(|id| *id != run.id);
+                drop_run(&run, dry, &mut tidied);
+                continue;
+            }
+        }
+        n_kept += 1;
+        kept_bytes = kept_bytes.saturating_add(log_bytes);
     }
     Ok(tidied)
 }
 
-/// Removes the files of a run, with the screens and traces that a monitor has put beside them, and its folder if nothing else is in it.
+fn drop_run(run: &Run, dry: bool, tidied: &mut Tidied) {
+    match if dry { Ok(()) } else { remove(&run.dir) } {
+        Ok(()) => tidied.removed.push(run.id.clone()),
+        Err(error) => tidied.failed.push(format!("{}: {error}", run.id)),
+    }
+}
+
+/// Removes the files of a run, with what a monitor has put beside them, and its folder.
 ///
 /// # Errors
-/// A file cannot be removed, or there are others: these stay.
+/// There is something else in the folder: then nothing is removed. Or a file cannot be removed.
 pub fn remove(dir: &Path) -> io::Result<()> {
-    const OURS: [&str; 7] = [
-        EVENTS_FILE,
-        COMPRESSED_FILE,
-        COMPRESSED_DRAFT,
-        STATUS_FILE,
-        STATUS_DRAFT,
-        STDERR_FILE,
-        CHECKPOINT_FILE,
-    ];
-    let written_on_request = fs::read_dir(dir)?.filter_map(|entry| {
-        let name = entry.ok()?.file_name().into_string().ok()?;
+    const OURS: [&str; 6] =
+        [EVENTS_FILE, COMPRESSED_FILE, STATUS_FILE, STDERR_FILE, CHECKPOINT_FILE, COMPRESSED_DRAFT];
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let text = name.to_str().unwrap_or_default();
         let is_between = |before: &str, after: &str| {
-            name.strip_prefix(before).is_some_and(|rest| rest.strip_suffix(after).is_some())
+            text.strip_prefix(before).is_some_and(|rest| rest.strip_suffix(after).is_some())
         };
-        let is_ours = is_between("screen-", ".txt") || is_between("step-", ".trace.json");
-        is_ours.then_some(name)
-    });
-    for name in OURS.into_iter().map(str::to_owned).chain(written_on_request) {
-        match fs::remove_file(dir.join(&name)) {
+        // Screens and traces, and what a process that was killed had not finished.
+        let is_ours = OURS.contains(&text)
+            || is_between("screen-", ".txt")
+            || is_between("step-", ".trace.json")
+            || is_between("checkpoint.safetensors.", "")
+            || is_between(".", ".new");
+        if !is_ours {
+            let shown = name.display();
+            return Err(io::Error::other(format!("{shown} is none of a run's files")));
+        }
+        names.push(name);
+    }
+    for name in names {
+        match fs::remove_file(dir.join(name)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -127,6 +127,9 @@ fn last_mark_of_stream(stream: &mut impl Read) -> io::Result<u64> {
         }
         let filled = kept + n_read;
         marks.extend(finder.find_iter(&chunk[..filled]).map(|at| before + at as u64 + 1));
+        // Of those with enough behind them the last one is all that matters.
+        let n_behind = marks.partition_point(|mark| mark + TAIL_BYTES <= before + filled as u64);
+        marks.drain(..n_behind.saturating_sub(1));
         kept = filled.min(MARK.len() - 1);
         chunk.copy_within(filled - kept..filled, 0);
         before += (filled - kept) as u64;

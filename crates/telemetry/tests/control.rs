@@ -32,11 +32,11 @@ impl Drop for TestDir {
 #[test]
 fn a_request_arrives_and_is_answered() {
     let dir = TestDir::new("asks");
-    let server = ControlServer::listen(&dir.0, "run").unwrap();
-    assert_eq!(ask(server.path(), Request::Ping).unwrap(), "here");
+    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
     assert!(server.take().is_empty());
-    ask(server.path(), Request::Checkpoint).unwrap();
-    ask(server.path(), Request::Stop).unwrap();
+    ask(server.path(), "this run", Request::Checkpoint).unwrap();
+    ask(server.path(), "this run", Request::Stop).unwrap();
     assert_eq!(server.take(), [Request::Checkpoint, Request::Stop]);
     assert!(server.take().is_empty());
     let mode = fs::metadata(server.path()).unwrap().permissions().mode() & 0o777;
@@ -44,21 +44,44 @@ fn a_request_arrives_and_is_answered() {
     let path = server.path().to_owned();
     drop(server);
     assert!(!path.exists());
-    assert!(matches!(ask(&path, Request::Ping), Err(ControlError::Unreachable { .. })));
+    assert!(matches!(ask(&path, "this run", Request::Ping), Err(ControlError::Unreachable { .. })));
+}
+
+/// A process that is gone may have left its number to another run.
+#[test]
+fn a_request_to_another_run_is_refused() {
+    let dir = TestDir::new("other");
+    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    let refused = ask(server.path(), "the run before", Request::Stop).unwrap_err();
+    assert!(matches!(&refused, ControlError::Refused(why) if why.contains("another run")));
+    assert!(server.take().is_empty());
+}
+
+#[test]
+fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
+    let dir = TestDir::new("dead");
+    let name = u32::MAX.to_string();
+    // It listens, though no process of this machine has its number.
+    let elsewhere = ControlServer::listen(&dir.0, &name, "elsewhere").unwrap();
+    let deserted = dir.0.join(format!("{}.sock", u32::MAX - 1));
+    drop(std::os::unix::net::UnixListener::bind(&deserted).unwrap());
+    let _server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    assert!(!deserted.exists());
+    assert_eq!(ask(elsewhere.path(), "elsewhere", Request::Ping).unwrap(), "here");
 }
 
 #[test]
 fn a_directory_that_is_open_to_others_is_refused_by_both_ends() {
     let dir = TestDir::new("open");
-    let server = ControlServer::listen(&dir.0, "run").unwrap();
+    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
     fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
-    let refused = ask(server.path(), Request::Ping).unwrap_err().to_string();
+    let refused = ask(server.path(), "this run", Request::Ping).unwrap_err().to_string();
     assert!(refused.contains("open to others (mode 755)"), "{refused}");
-    assert!(ControlServer::listen(&dir.0, "other").is_err());
+    assert!(ControlServer::listen(&dir.0, "other", "this run").is_err());
     let link = dir.0.with_extension("link");
     let _ = fs::remove_file(&link);
     std::os::unix::fs::symlink(&dir.0, &link).unwrap();
-    assert!(ControlServer::listen(&link, "other").is_err());
+    assert!(ControlServer::listen(&link, "other", "this run").is_err());
     fs::remove_file(&link).unwrap();
 }
 
@@ -66,11 +89,11 @@ fn a_directory_that_is_open_to_others_is_refused_by_both_ends() {
 fn a_file_in_its_place_is_left_alone_and_an_old_socket_is_replaced() {
     let dir = TestDir::new("place");
     fs::write(dir.0.join("a.sock"), "mine").unwrap();
-    assert!(ControlServer::listen(&dir.0, "a").is_err());
+    assert!(ControlServer::listen(&dir.0, "a", "this run").is_err());
     assert_eq!(fs::read_to_string(dir.0.join("a.sock")).unwrap(), "mine");
     drop(std::os::unix::net::UnixListener::bind(dir.0.join("b.sock")).unwrap());
-    let server = ControlServer::listen(&dir.0, "b").unwrap();
-    assert_eq!(ask(server.path(), Request::Ping).unwrap(), "here");
+    let server = ControlServer::listen(&dir.0, "b", "this run").unwrap();
+    assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
 }
 
 /// Sends bytes and returns the answer: empty where there is none.
@@ -86,11 +109,15 @@ fn send(server: &ControlServer, bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn what_is_too_long_too_slow_or_no_request_does_nothing() {
     let dir = TestDir::new("bad");
-    let server = ControlServer::listen(&dir.0, "run").unwrap();
+    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
     assert!(send(&server, &vec![b'x'; 100 * REQUEST_BYTES_MAX]).is_empty());
-    for bad in
-        ["\n", "{}\n", "{\"request\":\"explode\"}\n", "{\"request\":\"stop\",\"more\":1}\n", "[]\n"]
-    {
+    for bad in [
+        "\n",
+        "{}\n",
+        "{\"request\":\"explode\"}\n",
+        "{\"request\":\"stop\",\"run\":\"this run\",\"more\":1}\n",
+        "[]\n",
+    ] {
         let answer = String::from_utf8(send(&server, bad.as_bytes())).unwrap();
         assert!(
             answer.contains("\"ok\":false") && answer.contains("accepted:"),
@@ -100,14 +127,14 @@ fn what_is_too_long_too_slow_or_no_request_does_nothing() {
     // Somebody who says nothing holds the others up for half a second at most.
     let silent = UnixStream::connect(server.path()).unwrap();
     let began = Instant::now();
-    while ask(server.path(), Request::Ping).is_err() {
+    while ask(server.path(), "this run", Request::Ping).is_err() {
         assert!(began.elapsed() < Duration::from_secs(20), "nobody answers any more");
     }
     drop(silent);
     assert!(server.take().is_empty());
     // A flood is answered and bounded.
     for _ in 0..100 {
-        let _ = ask(server.path(), Request::Checkpoint);
+        let _ = ask(server.path(), "this run", Request::Checkpoint);
     }
     assert!(server.take().len() <= 64);
 }
@@ -119,14 +146,15 @@ proptest! {
     fn only_four_requests_are_understood(
         bytes in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..200),
-            r#"\{"request":"[a-z_]{0,20}"(,"[a-z]{1,3}":[0-9])?\}"#.prop_map(String::into_bytes),
+            r#"\{"request":"(ping|stop|checkpoint|[a-z_]{0,20})"(,"run":"[ab]")?(,"[a-z]{1,3}":[0-9])?\}"#.prop_map(String::into_bytes),
             r#"[{}\[\]":,a-z0-9 ]{0,60}"#.prop_map(String::into_bytes),
         ],
     ) {
-        match understood(&bytes) {
+        match understood(&bytes, "a") {
             Ok(request) => {
                 let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
                 prop_assert_eq!(serde_json::to_value(request).unwrap(), value["request"].clone());
+                prop_assert_eq!(&value["run"], "a");
             }
             Err(why) => prop_assert!(why.len() < 400 && !why.contains('\n'), "{}", why),
         }

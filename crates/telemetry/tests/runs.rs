@@ -78,13 +78,16 @@ fn a_run_is_found_by_all_its_names() {
     assert_eq!(dir.ids(), ["gpt-2", "mlp-1", "gpt-1"]);
     assert_eq!(find_run(&dir.0, "latest").unwrap().id, "gpt-2");
     assert_eq!(find_run(&dir.0, "m").unwrap().id, "mlp-1");
-    assert_eq!(find_run(&dir.0, "gpt-1").unwrap().standing(), Standing::Ended(0));
+    assert_eq!(find_run(&dir.0, "gpt-1").unwrap().standing(), Standing::Ended(Some(0)));
     let pid = std::process::id().to_string();
     assert_eq!(find_run(&dir.0, &pid).unwrap().standing(), Standing::Live);
     let folder = dir.0.join("gpt-1");
     assert_eq!(find_run(&dir.0, folder.to_str().unwrap()).unwrap().id, "gpt-1");
     let log = folder.join(EVENTS_FILE);
-    assert_eq!(find_run(&dir.0, log.to_str().unwrap()).unwrap().standing(), Standing::Ended(0));
+    assert_eq!(
+        find_run(&dir.0, log.to_str().unwrap()).unwrap().standing(),
+        Standing::Ended(Some(0))
+    );
 
     let refused = |name: &str| find_run(&dir.0, name).unwrap_err().to_string();
     let both = refused("gpt");
@@ -156,4 +159,41 @@ fn finished_logs_are_compressed_and_old_runs_go() {
     let done = tidy(&dir.0, Keep { runs: 0, ..Keep::default() }, false).unwrap();
     assert_eq!(done.removed, ["d", "c"]);
     assert_eq!(dir.ids(), ["live"]);
+}
+
+#[test]
+fn the_newest_run_and_every_checkpoint_stay_whatever_their_size() {
+    let dir = TestDir::new("tidy-bytes");
+    for (id, started) in [("old", 1), ("weights", 2), ("middle", 3), ("new", 4)] {
+        dir.run(id, started, Some(0));
+        dir.age(id, HOUR);
+    }
+    fs::write(dir.0.join("weights/checkpoint.safetensors"), vec![0; 100_000]).unwrap();
+    // Logs that do not compress to nothing, each larger than all that is kept.
+    let done = tidy(&dir.0, Keep { bytes: 1, ..Keep::default() }, false).unwrap();
+    assert_eq!((done.removed, done.failed.len()), (vec!["middle".to_owned(), "old".to_owned()], 0));
+    assert_eq!(dir.ids(), ["new", "weights"]);
+}
+
+#[test]
+fn a_folder_with_something_else_in_it_is_left_whole() {
+    let dir = TestDir::new("foreign");
+    dir.run("one", 1, Some(0));
+    fs::write(dir.0.join("one/notes.txt"), "mine").unwrap();
+    fs::write(dir.0.join("one/checkpoint.safetensors.partial"), "half").unwrap();
+    let failed = pp_telemetry::remove(&dir.0.join("one")).unwrap_err().to_string();
+    assert!(failed.contains("notes.txt"), "{failed}");
+    assert!(dir.0.join("one/events.jsonl").is_file() && dir.0.join("one/status.json").is_file());
+    fs::remove_file(dir.0.join("one/notes.txt")).unwrap();
+    pp_telemetry::remove(&dir.0.join("one")).unwrap();
+    assert!(!dir.0.join("one").exists());
+}
+
+#[test]
+fn a_folder_here_does_not_hide_a_run_of_its_name() {
+    let dir = TestDir::new("names");
+    // The tests run in a directory that has such a folder.
+    dir.run("tests", 1, Some(0));
+    assert!(std::path::Path::new("tests").is_dir());
+    assert_eq!(find_run(&dir.0, "tests").unwrap().dir, dir.0.join("tests"));
 }

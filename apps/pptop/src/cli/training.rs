@@ -106,7 +106,7 @@ impl Run {
             }
         };
         let control = pp_telemetry::socket_dir()
-            .and_then(|dir| ControlServer::listen(&dir, &std::process::id().to_string()));
+            .and_then(|dir| ControlServer::listen(&dir, &std::process::id().to_string(), id));
         let (control, no_control) = match control {
             Ok(control) => (Some(control), None),
             Err(error) => (None, Some(error)),

@@ -53,7 +53,7 @@ impl Errands {
     }
 
     /// Asks a run for something.
-    pub(crate) fn ask(&self, run: usize, socket: PathBuf, request: Request) {
+    pub(crate) fn ask(&self, run: usize, (socket, id): (PathBuf, String), request: Request) {
         self.send(run, move || {
             let what = match request {
                 Request::Ping => "the run answers",
@@ -61,7 +61,9 @@ impl Errands {
                 Request::Checkpoint => "the run was asked for a checkpoint",
                 Request::CheckpointAndStop => "the run was asked for a checkpoint, and to end",
             };
-            ask(&socket, request).map(|when| format!("{what}: {when}")).map_err(|e| e.to_string())
+            ask(&socket, &id, request)
+                .map(|when| format!("{what}: {when}"))
+                .map_err(|e| e.to_string())
         });
     }
 

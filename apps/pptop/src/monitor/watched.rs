@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{Follower, Frame, Model, Replay, Run, frame_before, log_of, status_of};
+use pp_telemetry::{
+    Follower, Frame, Model, Replay, Run, frame_before, log_of, socket_place, status_of,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::child::{Trainer, last_line};
@@ -211,9 +213,11 @@ impl Watched {
         matches!(self.process, Process::Child(_))
     }
 
-    /// Where the run takes requests.
-    pub(crate) fn socket(&self) -> Option<PathBuf> {
-        self.state.model().hello()?.socket.as_ref().map(PathBuf::from)
+    /// Where the run takes requests, and its id. A log may name any path: only a socket in this user's own folder is one.
+    pub(crate) fn socket(&self) -> Option<(PathBuf, String)> {
+        let hello = self.state.model().hello()?;
+        let path = hello.socket.as_ref().map(PathBuf::from)?;
+        (path.parent() == Some(&socket_place())).then(|| (path, hello.run.clone()))
     }
 }
 

@@ -22,11 +22,11 @@ fn started(home: &Home) -> (Running, PathBuf) {
 fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     let home = Home::new();
     let (run, socket) = started(&home);
-    assert_eq!(ask(&socket, Request::Ping).unwrap(), "here");
+    assert_eq!(ask(&socket, "run", Request::Ping).unwrap(), "here");
     let status = status_of(&home.path("run")).unwrap();
     assert_eq!(status.is_alive(), Some(true));
-    assert_eq!(ask(&socket, Request::Checkpoint).unwrap(), "after this step");
-    assert_eq!(ask(&socket, Request::Stop).unwrap(), "after this step");
+    assert_eq!(ask(&socket, "run", Request::Checkpoint).unwrap(), "after this step");
+    assert_eq!(ask(&socket, "run", Request::Stop).unwrap(), "after this step");
     let ran = run.finish();
     assert_eq!(ran.code, Some(143));
     let events = Events::of(&ran.stdout);
@@ -48,13 +48,13 @@ fn weights_that_cannot_be_written_keep_the_run_going() {
     let (run, socket) = started(&home);
     // Nothing can be put in the place of a folder.
     std::fs::create_dir_all(home.path("run/checkpoint.safetensors/in-the-way")).unwrap();
-    ask(&socket, Request::CheckpointAndStop).unwrap();
+    ask(&socket, "run", Request::CheckpointAndStop).unwrap();
     let mut log = String::new();
     while !log.contains("no checkpoint of step ") {
         log = std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
         assert!(!log.contains("\"ev\":\"end\""), "it ended all the same");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    ask(&socket, Request::Stop).unwrap();
+    ask(&socket, "run", Request::Stop).unwrap();
     assert_eq!(run.finish().code, Some(143));
 }
