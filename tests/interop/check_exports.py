@@ -12,6 +12,7 @@ import json
 import math
 import struct
 import sys
+import unicodedata
 from collections import defaultdict
 from decimal import Decimal
 from pathlib import Path
@@ -173,7 +174,9 @@ def check_metrics(log, path):
         need(family.documentation and family.type in ("gauge", "counter"), f"{family}")
         for sample in family.samples:
             labels = dict(sample.labels)
-            need(labels.pop("run") == log.hello["run"], f"the run of {sample.name}")
+            # What a terminal would obey is replaced; only a line feed has an escape of its own.
+            run = "".join(c if c == "\n" or unicodedata.category(c) != "Cc" else "\ufffd" for c in log.hello["run"])
+            need(labels.pop("run") == run, f"the run of {sample.name}")
             samples[sample.name, tuple(sorted(labels.items()))] = sample.value
     last = log.of["step"][-1]
     for metric, value in {

@@ -104,6 +104,14 @@ pub struct Hello {
     pub span_every: u64,
 }
 
+impl Hello {
+    /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where the cores are not known.
+    pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
+        let n_ranks = u64::from(self.pp) * u64::from(self.dp);
+        (self.cores > 0 && n_ranks > u64::from(self.cores)).then_some((n_ranks, self.cores))
+    }
+}
+
 /// Where one stage of one replica lives.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

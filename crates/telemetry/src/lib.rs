@@ -48,7 +48,8 @@ mod export;
 mod model;
 
 pub use account::{
-    Account, Advice, NoAccount, Part, PartTime, RankTime, WhatIf, account, advice, plan_of, what_if,
+    Account, Advice, NoAccount, Part, PartTime, RankTime, WhatIf, account, advice, mean_costs,
+    plan_of, what_if,
 };
 pub use bubble::{MeasuredBubble, measure};
 pub use control::{

@@ -3,9 +3,13 @@
 
 mod common;
 
+use std::collections::HashMap;
+
 use common::{Job, Times, run};
-use pp_schedule::ScheduleName;
-use pp_telemetry::{Account, Event, Model, NoAccount, Part, account, what_if};
+use pp_schedule::{Phase, Rank, ScheduleName};
+use pp_telemetry::{
+    Account, Event, Model, NoAccount, Part, Span, SpanKind, StepEvent, account, mean_costs, what_if,
+};
 use proptest::prelude::*;
 
 const EQUAL: Times =
@@ -139,7 +143,186 @@ fn what_cannot_be_said_is_said() {
     for event in &events[1..] {
         model.apply(event);
     }
-    assert_eq!(account(&model).unwrap_err(), NoAccount::NoPlan);
+    let refused = account(&model).unwrap_err();
+    assert_eq!(refused, NoAccount::Unusable("it has 2 rows for 4 ranks".to_owned()));
+}
+
+#[test]
+fn a_backward_that_was_measured_whole_is_halved() {
+    let job = Job::one_f_one_b();
+    let costs = mean_costs(&model_of(&job, EQUAL), &job.plan(), 20).unwrap();
+    for stage in 0..4 {
+        for (cost, seconds) in [
+            (costs.forward[stage], 1e-3),
+            (costs.input_grad[stage], 1e-3),
+            (costs.weight_grad[stage], 1e-3),
+        ] {
+            assert!((cost - seconds).abs() < 1e-12, "{costs:?}");
+        }
+    }
+}
+
+/// A recorder that could not keep up leaves gaps: they are no idleness.
+#[test]
+fn steps_with_gaps_are_left_out() {
+    let mut model = Model::new();
+    for event in run(&Job::one_f_one_b(), EQUAL) {
+        let is_lost = |span: &Span| span.step == 10 && span.rank == 1 && span.mb == 3;
+        if !matches!(&event, Event::Span(span) if is_lost(span)) {
+            model.apply(&event);
+        }
+    }
+    let account = account(&model).unwrap();
+    assert_eq!(account.steps, (2, 9));
+    assert!((account.bubble_ratio - 3.0 / 11.0).abs() < 1e-9);
+}
+
+/// Events whose ops take other times: the spans of each step are played anew.
+fn played(job: &Job, nanoseconds: impl Fn(&Span) -> u64) -> Model {
+    let plan = job.plan();
+    let mut model = Model::new();
+    for event in run(job, EQUAL) {
+        let Event::Step(step) = &event else {
+            if !matches!(event, Event::Span(_)) {
+                model.apply(&event);
+            }
+            continue;
+        };
+        let at = step.step * 1_000_000_000;
+        let mut ends: HashMap<(u32, bool, u32), u64> = HashMap::new();
+        let mut free = vec![at; plan.n_ranks() as usize];
+        let mut next = vec![0; plan.n_ranks() as usize];
+        let n_ops = plan.n_ops();
+        let mut spans = Vec::new();
+        while spans.len() < n_ops {
+            for rank in 0..plan.n_ranks() {
+                let place = rank as usize;
+                let Some(op) = plan.ops(Rank(rank)).nth(next[place]) else { continue };
+                let forwards = op.phase == Phase::Forward;
+                let needed = match op.phase {
+                    Phase::Forward => op.stage.0.checked_sub(1),
+                    Phase::WeightGrad => None,
+                    _ => Some(op.stage.0 + 1).filter(|&stage| stage < plan.n_stages()),
+                };
+                let ready = match needed {
+                    Some(stage) => match ends.get(&(stage, forwards, op.micro_batch.0)) {
+                        Some(end) => *end,
+                        None => continue,
+                    },
+                    None => at,
+                };
+                let mut span = Span {
+                    step: step.step,
+                    replica: 0,
+                    rank,
+                    stage: op.stage.0,
+                    mb: op.micro_batch.0,
+                    op: op.phase.into(),
+                    start_ns: free[place].max(ready),
+                    dur_ns: 0,
+                    cpu_ns: 0,
+                    bytes: 0,
+                    starved_ns: 0,
+                };
+                span.dur_ns = nanoseconds(&span);
+                (free[place], next[place]) = (span.end_ns(), next[place] + 1);
+                if op.phase != Phase::WeightGrad {
+                    ends.insert((op.stage.0, forwards, op.micro_batch.0), span.end_ns());
+                }
+                spans.push(span);
+            }
+        }
+        for span in spans {
+            model.apply(&Event::Span(span));
+        }
+        let end = free.iter().max().unwrap() - at;
+        model.apply(&Event::Step(StepEvent { seconds: end as f64 * 1e-9, ..step.clone() }));
+    }
+    model
+}
+
+/// Each rank has as much to do as the others, only in other chunks: still ranks wait, and some are named.
+#[test]
+fn an_imbalance_between_chunks_belongs_to_somebody() {
+    let schedule = ScheduleName::InterleavedOneFOneB;
+    let job = Job { schedule, pp: 3, micro_batches: 6, virtual_stages: 2, ..Job::one_f_one_b() };
+    let times = [1, 2, 3, 3, 2, 1];
+    let account = account(&played(&job, |span| times[span.stage as usize] * 1_000_000)).unwrap();
+    assert_adds_up(&account);
+    assert!(seconds(&account, Part::Imbalance) > 0.0);
+    assert!(account.slowest_rank().is_some());
+}
+
+/// Of a stage that lives on two ranks the slow one is named.
+#[test]
+fn the_slow_rank_of_two_copies_is_named() {
+    let job = Job { schedule: ScheduleName::Chimera, ..Job::one_f_one_b() };
+    for slow in 0..4 {
+        let time = |span: &Span| if span.rank == slow { 1_500_000 } else { 1_000_000 };
+        let account = account(&played(&job, time)).unwrap();
+        assert_adds_up(&account);
+        assert_eq!(account.slowest_rank().map(|(rank, _)| rank), Some(slow));
+        assert!(account.share_of_rank(slow) > 1.2);
+    }
+}
+
+/// Whole backwards and halves in one plan, in which the halves of the one take as long as the other.
+#[test]
+fn whole_backwards_count_where_halves_were_measured_as_well() {
+    let job = Job {
+        schedule: ScheduleName::DualPipeV,
+        virtual_stages: 2,
+        micro_batches: 10,
+        ..Job::one_f_one_b()
+    };
+    let time = |span: &Span| match span.op {
+        SpanKind::B => 5_000_000,
+        SpanKind::I => 1_000_000,
+        _ => 2_000_000,
+    };
+    let model = played(&job, time);
+    let spans = &model.recorded().last_complete().unwrap().spans;
+    for kind in [SpanKind::B, SpanKind::I, SpanKind::W] {
+        assert!(spans.iter().any(|span| span.op == kind), "{kind:?}");
+    }
+    let costs = mean_costs(&model, &job.plan(), 20).unwrap();
+    for stage in 0..8 {
+        let count = |kind| spans.iter().filter(|s| (s.stage, s.op) == (stage, kind)).count();
+        let (n_b, n_w) = (count(SpanKind::B) as f64, count(SpanKind::W) as f64);
+        let stage = stage as usize;
+        // All that was computed is found again, whichever ops it was in.
+        let measured = n_b * 5e-3 + n_w * 2e-3 + n_w * 1e-3;
+        let found = (n_b + n_w) * (costs.input_grad[stage] + costs.weight_grad[stage]);
+        let has_halves = n_w > 0.0;
+        assert!(!has_halves || (measured - found).abs() < 1e-9, "{measured} {found}");
+    }
+}
+
+/// The time of the `Send` itself is a copy on the rank that sends, and no delay of the message as well.
+#[test]
+fn a_send_counts_once() {
+    let job = Job::one_f_one_b();
+    let send_ns = 300_000;
+    let mut model = Model::new();
+    for event in run(&job, Times { link_ns: send_ns, ..EQUAL }) {
+        if let Event::Span(span) = &event {
+            model.apply(&event);
+            let sends = match span.op {
+                SpanKind::F => span.stage + 1 < 4,
+                SpanKind::B => span.stage > 0,
+                _ => false,
+            };
+            if sends {
+                let (op, start_ns) = (SpanKind::Send, span.end_ns());
+                model.apply(&Event::Span(Span { op, start_ns, dur_ns: send_ns, ..*span }));
+            }
+        } else {
+            model.apply(&event);
+        }
+    }
+    let account = account(&model).unwrap();
+    // All of the delay is the `Send`.
+    assert_eq!(account.slowest_edge, None);
 }
 
 proptest! {
@@ -155,8 +338,16 @@ proptest! {
         starved_per_mille in 0_u64..500,
         slow in prop::option::of((0_u32..6, 0_u64..2000)),
         link_ns in 0_u64..3_000_000,
+        schedule in prop::sample::select(vec![
+            ScheduleName::OneFOneB,
+            ScheduleName::Gpipe,
+            ScheduleName::InterleavedOneFOneB,
+            ScheduleName::LoopedBfs,
+        ]),
     ) {
-        let job = Job { pp, dp, micro_batches, jitter_per_mille, starved_per_mille, slow_rank: slow, steps: 4, ..Job::one_f_one_b() };
+        let virtual_stages = schedule.default_virtual_stages();
+        let micro_batches = if virtual_stages > 1 { micro_batches * pp } else { micro_batches };
+        let job = Job { schedule, virtual_stages, pp, dp, micro_batches, jitter_per_mille, starved_per_mille, slow_rank: slow, steps: 4, ..Job::one_f_one_b() };
         let account = account_of(&job, Times { link_ns, ..EQUAL });
         assert_adds_up(&account);
         prop_assert!(account.parts.iter().all(|part| part.seconds.is_finite() && part.of_bubble.is_finite()));

@@ -73,21 +73,16 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
             let next = "a faster link between these ranks, fewer virtual stages, larger micro-batches; or a schedule that hides messages".to_owned();
             (why, next)
         }
-        Part::Starved => {
-            let n_ranks = pp.saturating_mul(account.hello.dp);
-            let cores = account.hello.cores;
-            let why = if n_ranks > cores {
-                format!("{n_ranks} ranks share {cores} cores")
-            } else {
-                "something else uses this machine's cores".to_owned()
-            };
-            let next = if n_ranks > cores {
-                format!("{cores} ranks in place of {n_ranks}, or {n_ranks} cores; then look again")
-            } else {
-                "stop what else runs here, or use fewer ranks".to_owned()
-            };
-            (why, next)
-        }
+        Part::Starved => match account.hello.ranks_over_cores() {
+            Some((n_ranks, cores)) => (
+                format!("{n_ranks} ranks share {cores} cores"),
+                format!("{cores} ranks in place of {n_ranks}, or {n_ranks} cores; then look again"),
+            ),
+            None => (
+                "something else uses this machine's cores".to_owned(),
+                "stop what else runs here, or use fewer ranks".to_owned(),
+            ),
+        },
         Part::Inherent => {
             let why = format!("fill and drain of {schedule} with {pp} ranks and {m} micro-batches");
             let best = changes
@@ -119,7 +114,12 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
 
 /// Why ranks differ, and what to do about it.
 fn imbalance(account: &Account, changes: &[WhatIf]) -> (String, String) {
-    let (rank, its) = account.slowest_rank().unwrap_or((0, 0.0));
+    let Some((rank, its)) = account.slowest_rank() else {
+        return (
+            "stages of one rank differ from those of another".to_owned(),
+            "another cut: --partition time".to_owned(),
+        );
+    };
     let more = (account.share_of_rank(rank) - 1.0) * 100.0;
     let why = format!(
         "rank {rank} takes {more:.0} % more than the mean for each micro-batch: the others lose {} a step",

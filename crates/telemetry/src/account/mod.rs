@@ -17,9 +17,10 @@ mod advice;
 mod times;
 mod what_if;
 
-use pp_schedule::{Costs, PerEdge, ValidPlan, import_csv, simulate};
+use pp_schedule::{Costs, PerEdge, ScheduleError, ValidPlan, import_csv, simulate};
 
 pub use advice::{Advice, advice};
+pub use times::mean_costs;
 pub use what_if::{WhatIf, what_if};
 
 use crate::event::Hello;
@@ -180,24 +181,34 @@ pub struct Account {
 }
 
 /// Why there is no account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoAccount {
-    /// No step with its spans is over yet.
+    /// No step with all its spans is over yet.
     NoSteps,
     /// The log does not say what the plan is.
     NoPlan,
-    /// The plan is too long to be simulated again and again.
-    TooLong,
+    /// What it says is no plan of this run, or cannot be simulated: why.
+    Unusable(String),
+    /// The plan is too long to be simulated again and again: so many cells.
+    TooLong(usize),
 }
 
 impl std::fmt::Display for NoAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::NoSteps => "no recorded step is over yet",
-            Self::NoPlan => "the log does not say what the plan is",
-            Self::TooLong => "the plan is too long to be simulated here",
-        })
+        match self {
+            Self::NoSteps => f.write_str("no step with all its operations is over yet"),
+            Self::NoPlan => f.write_str("the log does not say what the plan is"),
+            Self::Unusable(why) => write!(f, "the plan in the log cannot be used: {why}"),
+            Self::TooLong(n) => {
+                write!(f, "the plan has {n} operations: too many to be simulated here")
+            }
+        }
     }
+}
+
+/// A refusal in one line; the grid that may follow it has no room on a screen.
+fn unusable(refused: &ScheduleError) -> NoAccount {
+    NoAccount::Unusable(refused.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 /// The plan of a run, as its log names it.
@@ -205,15 +216,21 @@ impl std::fmt::Display for NoAccount {
 /// # Errors
 /// [`NoAccount`] says why there is none.
 pub fn plan_of(hello: &Hello) -> Result<ValidPlan, NoAccount> {
+    if hello.plan.is_empty() {
+        return Err(NoAccount::NoPlan);
+    }
     let n_cells: usize = hello.plan.iter().map(|row| row.split(',').count()).sum();
     if n_cells > OPS_MAX {
-        return Err(NoAccount::TooLong);
+        return Err(NoAccount::TooLong(n_cells));
     }
     let text = hello.plan.join("\n");
-    import_csv(&hello.schedule, text.as_bytes(), Some(hello.micro_batches))
-        .ok()
-        .filter(|plan| plan.n_ranks() == hello.pp)
-        .ok_or(NoAccount::NoPlan)
+    let plan = import_csv(&hello.schedule, text.as_bytes(), Some(hello.micro_batches))
+        .map_err(|refused| unusable(&refused))?;
+    if plan.n_ranks() != hello.pp {
+        let (rows, pp) = (plan.n_ranks(), hello.pp);
+        return Err(NoAccount::Unusable(format!("it has {rows} rows for {pp} ranks")));
+    }
+    Ok(plan)
 }
 
 /// Takes the last recorded steps apart.
@@ -224,7 +241,7 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
     let hello = model.hello().ok_or(NoAccount::NoPlan)?;
     let plan = plan_of(hello)?;
     let measured = Measured::of(model, &plan, STEPS).ok_or(NoAccount::NoSteps)?;
-    let simulated = |costs: &Costs| simulate(&plan, costs).map_err(|_| NoAccount::NoPlan);
+    let simulated = |costs: &Costs| simulate(&plan, costs).map_err(|refused| unusable(&refused));
 
     let reference = measured.reference(&plan);
     let even = measured.costs(&plan, Share::Net, Some(&reference), false);
@@ -290,6 +307,10 @@ fn imbalance(
     makespan: f64,
     whole: f64,
 ) -> Vec<f64> {
+    if plan.n_pipes() > 1 {
+        // A stage lives on two ranks there, and its times are the mean of both: what each rank computes says more.
+        return shared_out(whole, &measured.excess_of_ranks());
+    }
     let n_ranks = plan.n_ranks() as usize;
     let mut gains = vec![0.0; n_ranks];
     let mut excess = vec![0.0; n_ranks];
@@ -298,7 +319,7 @@ fn imbalance(
         for &(_, stage) in &plan.topology().stages_of(pp_schedule::Rank(rank as u32)) {
             let at = stage.idx();
             let [forward, input_grad, weight_grad] = reference[at];
-            *excess += measured.excess(at, reference);
+            *excess += measured.excess(at, reference).max(0.0);
             (costs.forward[at], costs.input_grad[at], costs.weight_grad[at]) =
                 (forward, input_grad, weight_grad);
         }
@@ -308,13 +329,17 @@ fn imbalance(
         }
     }
     // Two ranks that are equally slow hide each other: then what they compute longer decides.
-    let shares = if gains.iter().sum::<f64>() > 1e-3 * whole {
-        gains
-    } else {
-        excess.iter().map(|excess| excess.max(0.0)).collect()
+    let is_hidden = gains.iter().sum::<f64>() <= 1e-3 * whole;
+    shared_out(whole, if is_hidden { &excess } else { &gains })
+}
+
+/// A whole in these proportions; in equal parts where there are none.
+fn shared_out(whole: f64, weights: &[f64]) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    let share = |weight: &f64| {
+        if sum > 0.0 { whole * weight / sum } else { whole / weights.len() as f64 }
     };
-    let sum: f64 = shares.iter().sum();
-    shares.iter().map(|share| if sum > 0.0 { whole * share / sum } else { 0.0 }).collect()
+    weights.iter().map(share).collect()
 }
 
 impl Account {
@@ -334,15 +359,14 @@ impl Account {
         Some((rank as u32, *seconds))
     }
 
-    /// What the ops of a rank take for one micro-batch, over that of the mean rank: 1 for all alike.
+    /// What a rank computes without the time in which it had no core, over that of the mean rank: 1 for all alike.
     pub fn share_of_rank(&self, rank: u32) -> f64 {
-        let of = |rank: u32| -> f64 {
-            let stages = self.plan.topology().stages_of(pp_schedule::Rank(rank));
-            stages.iter().map(|(_, stage)| self.measured.whole(stage.idx())).sum()
-        };
-        let n_ranks = self.plan.n_ranks();
-        let mean = (0..n_ranks).map(of).sum::<f64>() / f64::from(n_ranks.max(1));
-        if mean > 0.0 { of(rank) / mean } else { 1.0 }
+        let net = self.measured.net_of_ranks();
+        let mean = net.iter().sum::<f64>() / net.len().max(1) as f64;
+        match net.get(rank as usize) {
+            Some(own) if mean > 0.0 => own / mean,
+            _ => 1.0,
+        }
     }
 
     /// How many layers the model has, where the log says so.

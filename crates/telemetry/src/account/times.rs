@@ -27,13 +27,87 @@ struct Sum {
 }
 
 impl Sum {
-    fn mean(&self, share: Share) -> Option<f64> {
-        let sum = match share {
+    fn sum(&self, share: Share) -> f64 {
+        match share {
             Share::Net => self.net,
             Share::Gross => self.gross,
-        };
-        (self.n > 0.0).then(|| sum / self.n)
+        }
     }
+
+    fn mean(&self, share: Share) -> Option<f64> {
+        (self.n > 0.0).then(|| self.sum(share) / self.n)
+    }
+}
+
+/// What the operations of each stage took.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OpTimes(Vec<[Sum; 4]>);
+
+impl OpTimes {
+    fn new(plan: &ValidPlan) -> Self {
+        Self(vec![[Sum::default(); 4]; plan.n_stages() as usize])
+    }
+
+    fn add(&mut self, span: &Span) {
+        let Some(kind) = kind_index(span.op) else { return };
+        let Some(sum) = self.0.get_mut(span.stage as usize).map(|of_stage| &mut of_stage[kind])
+        else {
+            return;
+        };
+        let starved = seconds(span.starved_ns.min(span.dur_ns));
+        sum.gross += seconds(span.dur_ns);
+        sum.net += seconds(span.dur_ns) - starved;
+        sum.n += 1.0;
+    }
+
+    /// F, I and W of a stage. Where a backward was measured whole only, it is halved; where I was measured as well, the rest of it is W.
+    fn of_stage(&self, stage: usize, share: Share) -> [f64; 3] {
+        let Some([forward, whole, input, weight]) = self.0.get(stage) else { return [0.0; 3] };
+        let forward = forward.mean(share).unwrap_or(0.0);
+        let Some(i) = input.mean(share) else {
+            let half = whole.mean(share).unwrap_or(0.0) / 2.0;
+            return [forward, half, half];
+        };
+        // All that was not I, over all backwards: those in two ops and those in one.
+        let n = weight.n + whole.n;
+        let not_i = weight.sum(share) + whole.sum(share) - whole.n * i;
+        [forward, i, if n > 0.0 { (not_i / n).max(0.0) } else { 0.0 }]
+    }
+}
+
+/// The mean times of a plan's ops over the last recorded steps, messages and copies left out: what the plan would take if nothing came
+/// between. `None` before a first step is recorded whole.
+pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option<Costs> {
+    let mut ops = OpTimes::new(plan);
+    let mut costs = Costs::uniform(plan.n_stages(), 0.0, 0.0, 0.0, 0.0);
+    for step in settled(model, plan, n_steps_max) {
+        step.spans.iter().for_each(|span| ops.add(span));
+    }
+    for stage in 0..plan.n_stages() as usize {
+        let [forward, input, weight] = ops.of_stage(stage, Share::Gross);
+        if forward <= 0.0 {
+            return None;
+        }
+        (costs.forward[stage], costs.input_grad[stage], costs.weight_grad[stage]) =
+            (forward, input, weight);
+    }
+    Some(costs)
+}
+
+/// The last complete steps with every op of the plan, without step 1 if there are others: it also pays for what happens only once.
+fn settled<'a>(model: &'a Model, plan: &ValidPlan, n_steps_max: usize) -> Vec<&'a RecordedStep> {
+    let dp = model.hello().map_or(1, |hello| hello.dp.max(1)) as usize;
+    // A recorder that could not keep up leaves gaps, which are no idleness.
+    let is_whole = |step: &&RecordedStep| {
+        step.spans.iter().filter(|span| span.op.is_compute()).count() == plan.n_ops() * dp
+    };
+    let mut steps: Vec<&RecordedStep> =
+        model.recorded().complete_steps().rev().filter(is_whole).take(n_steps_max).collect();
+    steps.reverse();
+    if steps.len() > 1 && steps.first().is_some_and(|step| step.step <= 1) {
+        steps.remove(0);
+    }
+    steps
 }
 
 /// What the operations and the messages took.
@@ -49,8 +123,7 @@ pub(crate) struct Measured {
     pub(crate) net_busy_seconds: f64,
     pub(crate) ranks: Vec<RankTime>,
     pub(crate) halves_are_guessed: bool,
-    /// By stage and kind.
-    ops: Vec<[Sum; 4]>,
+    ops: OpTimes,
     /// Copies for one micro-batch, by stage.
     copies: Vec<f64>,
     /// From rank to rank: the time from the end of an operation until the rank that waits for it has what it made.
@@ -69,28 +142,28 @@ fn kind_index(kind: SpanKind) -> Option<usize> {
 }
 
 impl Measured {
-    /// The last complete steps, without the first of the run if there are others.
+    /// Of the last complete steps.
     pub(crate) fn of(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option<Self> {
         let hello = model.hello()?;
-        let mut steps: Vec<&RecordedStep> =
-            model.recorded().complete_steps().rev().take(n_steps_max).collect();
-        steps.reverse();
-        if steps.len() > 1 && steps.first().is_some_and(|step| step.step <= 1) {
-            steps.remove(0);
-        }
+        let steps = settled(model, plan, n_steps_max);
         let (first, last) = (steps.first()?.step, steps.last()?.step);
         let n_steps = steps.len() as f64;
         let n_stages = plan.n_stages() as usize;
         let n_ranks = plan.n_ranks() as usize;
 
-        let mut ops = vec![[Sum::default(); 4]; n_stages];
+        let mut ops = OpTimes::new(plan);
         let mut copies = vec![0.0; n_stages];
         let mut delays: HashMap<(usize, usize), Vec<f64>> = HashMap::new();
         // By the place of the rank that waits, and the rank that it waits for.
         let mut waits: HashMap<(usize, u32), f64> = HashMap::new();
-        let mut ranks: Vec<RankTime> = (0..hello.dp)
-            .flat_map(|replica| (0..hello.pp).map(move |rank| (replica, rank)))
-            .map(|(replica, rank)| RankTime { replica, rank, ..RankTime::default() })
+        let mut ranks: Vec<RankTime> = model
+            .ranks()
+            .iter()
+            .map(|state| RankTime {
+                replica: state.replica,
+                rank: state.rank,
+                ..RankTime::default()
+            })
             .collect();
         let (mut step_seconds, mut window_seconds, mut bubble_ratio) = (0.0, 0.0, 0.0);
         for step in &steps {
@@ -99,39 +172,30 @@ impl Measured {
             let bubble = measure(&step.spans, hello.pp, step_ns);
             window_seconds += bubble.window_seconds / n_steps;
             bubble_ratio += bubble.bubble_ratio / n_steps;
-            let made: HashMap<Made, &Span> = step
-                .spans
-                .iter()
-                .filter_map(|span| {
-                    let forwards = match span.op {
-                        SpanKind::F => true,
-                        SpanKind::B | SpanKind::I => false,
-                        _ => return None,
-                    };
-                    Some(((span.replica, span.stage, forwards, span.mb), span))
-                })
-                .collect();
+            let made = made(&step.spans);
+            let sent = sends(&step.spans);
             for span in &step.spans {
                 let at = span.replica as usize * n_ranks + span.rank as usize;
                 if let Some(rank) = ranks.get_mut(at) {
                     add_to_rank(rank, span, n_steps);
                 }
-                let Some(of_stage) = ops.get_mut(span.stage as usize) else { continue };
-                if let Some(kind) = kind_index(span.op) {
-                    let starved = seconds(span.starved_ns.min(span.dur_ns));
-                    let sum = &mut of_stage[kind];
-                    sum.gross += seconds(span.dur_ns);
-                    sum.net += seconds(span.dur_ns) - starved;
-                    sum.n += 1.0;
-                } else if span.op.is_copy() {
-                    copies[span.stage as usize] += seconds(span.dur_ns);
+                ops.add(span);
+                if span.op.is_copy() {
+                    if let Some(copies) = copies.get_mut(span.stage as usize) {
+                        *copies += seconds(span.dur_ns);
+                    }
                 } else if span.op.is_wait()
                     && let Some(producer) = producer(span, &made)
                     && producer.rank != span.rank
                 {
                     *waits.entry((at, producer.rank)).or_default() +=
                         seconds(span.dur_ns) / n_steps;
-                    if let Some(delay) = span.end_ns().checked_sub(producer.end_ns()) {
+                    // A message leaves when its Send is over: of an overlapped pair both leave at the end of the pair.
+                    let left_ns = sent
+                        .get(&(span.replica, producer.stage, span.op, span.mb))
+                        .copied()
+                        .unwrap_or_else(|| producer.end_ns());
+                    if let Some(delay) = span.end_ns().checked_sub(left_ns) {
                         let edge = (producer.rank as usize, span.rank as usize);
                         delays.entry(edge).or_default().push(seconds(delay));
                     }
@@ -152,14 +216,14 @@ impl Measured {
             }
         }
         // An op's copies are charged once for each of its micro-batches.
-        for (copies, of_stage) in copies.iter_mut().zip(&ops) {
+        for (copies, of_stage) in copies.iter_mut().zip(&ops.0) {
             let n_forwards = of_stage[0].n;
             *copies = if n_forwards > 0.0 { *copies / n_forwards } else { 0.0 };
         }
         let n_all = ranks.len().max(1) as f64;
         let busy_seconds = ranks.iter().map(RankTime::compute).sum::<f64>() / n_all;
         let starved = ranks.iter().map(|rank| rank.starved).sum::<f64>() / n_all;
-        let has_halves = ops.iter().any(|of_stage| of_stage[2].n > 0.0);
+        let has_halves = ops.0.iter().any(|of_stage| of_stage[2].n > 0.0);
         (window_seconds > 0.0).then_some(Self {
             steps: (first, last),
             n_steps: steps.len(),
@@ -176,24 +240,31 @@ impl Measured {
         })
     }
 
-    /// F, I and W of a stage. A backward that was measured whole is halved.
-    fn of_stage(&self, stage: usize, share: Share) -> [f64; 3] {
-        let Some([forward, whole, input, weight]) = self.ops.get(stage) else { return [0.0; 3] };
-        let forward = forward.mean(share).unwrap_or(0.0);
-        let halves = (input.mean(share), weight.mean(share), whole.mean(share));
-        let (input, weight) = match halves {
-            (Some(input), Some(weight), _) => (input, weight),
-            (Some(input), None, Some(whole)) => (input, (whole - input).max(0.0)),
-            (Some(input), None, None) => (input, 0.0),
-            (None, _, Some(whole)) => (whole / 2.0, whole / 2.0),
-            (None, weight, None) => (0.0, weight.unwrap_or(0.0)),
-        };
-        [forward, input, weight]
-    }
-
     /// F, I and W of a stage together, without the time without a core.
     pub(crate) fn whole(&self, stage: usize) -> f64 {
-        self.of_stage(stage, Share::Net).iter().sum()
+        self.ops.of_stage(stage, Share::Net).iter().sum()
+    }
+
+    /// What each rank of the pipeline computes in a step, without the time without a core: mean over the replicas.
+    pub(crate) fn net_of_ranks(&self) -> Vec<f64> {
+        let n_ranks = self.latency.len();
+        let mut net = vec![0.0; n_ranks];
+        for rank in &self.ranks {
+            if let Some(net) = net.get_mut(rank.rank as usize) {
+                *net += rank.compute() - rank.starved;
+            }
+        }
+        let n_replicas = (self.ranks.len() / n_ranks.max(1)).max(1) as f64;
+        net.iter().map(|net| net / n_replicas).collect()
+    }
+
+    /// How much more each of them computes than the lower median.
+    pub(crate) fn excess_of_ranks(&self) -> Vec<f64> {
+        let net = self.net_of_ranks();
+        let mut sorted = net.clone();
+        sorted.sort_by(f64::total_cmp);
+        let usual = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+        net.iter().map(|net| (net - usual).max(0.0)).collect()
     }
 
     /// How much longer a stage takes than it would as fast as the reference.
@@ -213,7 +284,7 @@ impl Measured {
             .map(|stage| {
                 let alike: Vec<[f64; 3]> = (0..n_stages)
                     .filter(|&other| chunk(other) == chunk(stage))
-                    .map(|other| self.of_stage(other, Share::Net))
+                    .map(|other| self.ops.of_stage(other, Share::Net))
                     .collect();
                 // By the whole, so that the three belong together.
                 let mut sorted = alike;
@@ -235,7 +306,7 @@ impl Measured {
         for stage in 0..plan.n_stages() as usize {
             let [forward, input, weight] = match instead {
                 Some(times) => times.get(stage).copied().unwrap_or([0.0; 3]),
-                None => self.of_stage(stage, share),
+                None => self.ops.of_stage(stage, share),
             };
             let copy = if with_copies { self.copies[stage] / 2.0 } else { 0.0 };
             costs.forward[stage] = forward + copy;
@@ -260,7 +331,7 @@ impl Measured {
     pub(crate) fn of_rank(&self, plan: &ValidPlan, rank: u32) -> [f64; 3] {
         let mut sum = [0.0; 3];
         for (_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank)) {
-            let [forward, input, weight] = self.of_stage(stage.idx(), Share::Net);
+            let [forward, input, weight] = self.ops.of_stage(stage.idx(), Share::Net);
             let copy = self.copies[stage.idx()] / 2.0;
             sum = [sum[0] + forward + copy, sum[1] + input + copy, sum[2] + weight];
         }
@@ -273,6 +344,40 @@ impl Measured {
         });
         edges.max_by(|a, b| a.2.total_cmp(&b.2)).filter(|(.., delay)| *delay > 0.0)
     }
+}
+
+/// What each op of a step has made for another stage.
+fn made(spans: &[Span]) -> HashMap<Made, &Span> {
+    let made = spans.iter().filter_map(|span| {
+        let forwards = match span.op {
+            SpanKind::F => true,
+            SpanKind::B | SpanKind::I => false,
+            _ => return None,
+        };
+        Some(((span.replica, span.stage, forwards, span.mb), span))
+    });
+    made.collect()
+}
+
+/// When the messages of a step left: for the stage that sends, what is waited for at the other end, and the micro-batch. A `Send` does not
+/// say its direction; it belongs to the op of this stage and micro-batch that was the last to end before it.
+fn sends(spans: &[Span]) -> HashMap<(u32, u32, SpanKind, u32), u64> {
+    let mut made: HashMap<(u32, u32, u32), Vec<&Span>> = HashMap::new();
+    for span in spans {
+        if matches!(span.op, SpanKind::F | SpanKind::B | SpanKind::I) {
+            made.entry((span.replica, span.stage, span.mb)).or_default().push(span);
+        }
+    }
+    let mut sent = HashMap::new();
+    for send in spans.iter().filter(|span| span.op == SpanKind::Send) {
+        let Some(ops) = made.get(&(send.replica, send.stage, send.mb)) else { continue };
+        let before = ops.iter().filter(|op| op.end_ns() <= send.start_ns);
+        if let Some(op) = before.max_by_key(|op| op.end_ns()) {
+            let waited = if op.op == SpanKind::F { SpanKind::WaitAct } else { SpanKind::WaitGrad };
+            sent.entry((send.replica, send.stage, waited, send.mb)).or_insert(send.end_ns());
+        }
+    }
+    sent
 }
 
 /// The operation that a wait was for.

@@ -383,9 +383,7 @@ impl Model {
 
     /// Ranks over all replicas, and cores, when there are more ranks than cores.
     pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
-        let hello = self.hello.as_ref()?;
-        let n_ranks = u64::from(hello.pp) * u64::from(hello.dp);
-        (hello.cores > 0 && n_ranks > u64::from(hello.cores)).then_some((n_ranks, hello.cores))
+        self.hello.as_ref()?.ranks_over_cores()
     }
 
     /// The rank that computes most in a step.

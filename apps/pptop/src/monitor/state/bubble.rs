@@ -37,8 +37,8 @@ impl BubbleState {
     }
 
     /// What was found, or why nothing; `None` before the first look.
-    pub(crate) fn found(&self) -> Option<Result<&Found, NoAccount>> {
-        self.found.as_ref().map(|found| found.as_deref().map_err(|why| *why))
+    pub(crate) fn found(&self) -> Option<Result<&Found, &NoAccount>> {
+        self.found.as_ref().map(Result::as_deref)
     }
 
     /// Whether it is said what the numbers mean.

@@ -5,11 +5,9 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use pp_schedule::{Costs, ValidPlan, import_csv, simulate};
-use pp_telemetry::{Hello, Model, Span, SpanKind};
+use pp_schedule::{ValidPlan, simulate};
+use pp_telemetry::{Hello, Model, Span, mean_costs, plan_of};
 
-/// Operations of a plan that are played through at most.
-const OPS_MAX: usize = 100_000;
 /// Recorded steps whose times are taken.
 const STEPS: usize = 8;
 
@@ -82,77 +80,19 @@ impl Memo {
         {
             return Arc::clone(plan);
         }
-        let plan = Arc::new(read(hello));
+        let plan = Arc::new(plan_of(hello).map_err(|why| why.to_string()));
         self.plan.replace(Some((key, Arc::clone(&plan))));
         plan
     }
 }
 
-fn read(hello: &Hello) -> Result<ValidPlan, String> {
-    if hello.plan.is_empty() {
-        return Err("the log does not tell the plan".to_owned());
-    }
-    let n_ops: usize = hello.plan.iter().map(|row| row.split(',').count()).sum();
-    if n_ops > OPS_MAX {
-        return Err(format!("the plan has {n_ops} operations: too many to be drawn here"));
-    }
-    import_csv(&hello.schedule, hello.plan.join("\n").as_bytes(), Some(hello.micro_batches))
-        .map_err(|refused| first_line(&refused.to_string()))
-}
-
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
-}
-
-/// A mean that is being taken.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mean {
-    sum: f64,
-    n: u32,
-}
-
-impl Mean {
-    fn add(&mut self, ns: u64) {
-        self.sum += ns as f64;
-        self.n += 1;
-    }
-
-    fn get(self) -> Option<f64> {
-        (self.n > 0).then(|| self.sum / f64::from(self.n))
-    }
-}
-
-/// The mean times of each stage; messages take no time.
-fn costs(plan: &ValidPlan, model: &Model) -> Option<Costs> {
-    let n_stages = plan.n_stages();
-    let mut means = vec![[Mean::default(); 4]; n_stages as usize];
-    for span in model.recorded().complete_steps().rev().take(STEPS).flat_map(|step| &step.spans) {
-        let kind = match span.op {
-            SpanKind::F => 0,
-            SpanKind::I => 1,
-            SpanKind::W => 2,
-            SpanKind::B => 3,
-            _ => continue,
-        };
-        if let Some(mean) = means.get_mut(span.stage as usize).and_then(|of| of.get_mut(kind)) {
-            mean.add(span.dur_ns);
-        }
-    }
-    let mut costs = Costs::uniform(n_stages, 0.0, 0.0, 0.0, 0.0);
-    for (stage, [forward, input_grad, weight_grad, backward]) in means.into_iter().enumerate() {
-        // A whole backward is as long as its two halves.
-        let half = backward.get().map(|whole| whole / 2.0);
-        *costs.forward.get_mut(stage)? = forward.get()?;
-        *costs.input_grad.get_mut(stage)? = input_grad.get().or(half)?;
-        *costs.weight_grad.get_mut(stage)? = weight_grad.get().or(half)?;
-    }
-    Some(costs)
-}
-
 fn play(plan: &ValidPlan, model: &Model) -> Result<Planned, String> {
-    let costs = costs(plan, model)
+    let costs = mean_costs(model, plan, STEPS)
         .ok_or_else(|| "it is played through once a whole step is recorded".to_owned())?;
-    let simulation = simulate(plan, &costs).map_err(|refused| first_line(&refused.to_string()))?;
+    let simulation = simulate(plan, &costs).map_err(|refused| {
+        // The grid that may follow has no room on a screen.
+        refused.to_string().lines().next().unwrap_or_default().to_owned()
+    })?;
     let mut rows = Vec::new();
     for (rank, timed) in (0..).zip(simulation.timeline(plan, &costs)) {
         let mut row = Vec::new();
@@ -170,8 +110,8 @@ fn play(plan: &ValidPlan, model: &Model) -> Result<Planned, String> {
                     stage: op.stage.0,
                     mb: op.micro_batch.0,
                     op: op.phase.into(),
-                    start_ns: whole_ns(start),
-                    dur_ns: whole_ns(end).saturating_sub(whole_ns(start)),
+                    start_ns: nanoseconds(start),
+                    dur_ns: nanoseconds(end).saturating_sub(nanoseconds(start)),
                     cpu_ns: 0,
                     bytes: 0,
                     starved_ns: 0,
@@ -181,19 +121,19 @@ fn play(plan: &ValidPlan, model: &Model) -> Result<Planned, String> {
         }
         rows.push(row);
     }
-    Ok(Planned { rows, makespan_ns: whole_ns(simulation.makespan) })
+    Ok(Planned { rows, makespan_ns: nanoseconds(simulation.makespan) })
 }
 
-fn whole_ns(ns: f64) -> u64 {
+fn nanoseconds(seconds: f64) -> u64 {
     #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
-    let whole = ns.round() as u64;
+    let whole = (seconds * 1e9).round() as u64;
     whole
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pp_telemetry::{Event, StepEvent};
+    use pp_telemetry::{Event, SpanKind, StepEvent};
 
     fn model(plan: &[&str], spans: &[(u32, SpanKind, u64)]) -> Model {
         let hello = Hello {
@@ -206,13 +146,14 @@ mod tests {
         };
         let mut model = Model::new();
         model.apply(&Event::Hello(Box::new(hello)));
-        for &(rank, op, dur_ns) in spans {
+        // The same for both micro-batches.
+        for (mb, &(rank, op, dur_ns)) in (0..2).flat_map(|mb| spans.iter().map(move |s| (mb, s))) {
             model.apply(&Event::Span(Span {
                 step: 1,
                 replica: 0,
                 rank,
                 stage: rank,
-                mb: 0,
+                mb,
                 op,
                 start_ns: 0,
                 dur_ns,
@@ -257,10 +198,6 @@ mod tests {
             model(&plan, &[(0, SpanKind::F, 10), (0, SpanKind::I, 20), (0, SpanKind::W, 5)]);
         let planned = Memo::default().planned(&measured);
         assert_eq!(planned.as_ref().as_ref().unwrap().makespan_ns, 2 * (10 + 20 + 5));
-        // Where only whole backwards were measured, a half is half of one.
-        let measured = model(&plan, &[(0, SpanKind::F, 10), (0, SpanKind::B, 20)]);
-        let planned = Memo::default().planned(&measured);
-        assert_eq!(planned.as_ref().as_ref().unwrap().makespan_ns, 2 * (10 + 10 + 10));
     }
 
     #[test]
@@ -279,11 +216,11 @@ mod tests {
     #[test]
     fn where_there_is_no_plan_one_learns_why() {
         let why = |model: &Model| Memo::default().planned(model).as_ref().clone().unwrap_err();
-        assert!(why(&model(&[], &[])).contains("does not tell"));
+        assert!(why(&model(&[], &[])).contains("does not say what the plan is"));
         assert!(why(&model(&GPIPE, &[(0, SpanKind::F, 10)])).contains("whole step"));
         assert!(why(&model(&["0F0,nonsense"], &[])).contains("nonsense"));
-        let long = vec!["0F0"; 100_001].join(",");
-        assert!(why(&model(&[&long], &[])).contains("100001 operations"));
+        let long = vec!["0F0"; 200_001].join(",");
+        assert!(why(&model(&[&long], &[])).contains("200001 operations"));
         assert!(why(&Model::new()).contains("yet"));
     }
 }
