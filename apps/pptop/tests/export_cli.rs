@@ -1,13 +1,20 @@
 //! `pptop export`, run as a user runs it on a recorded log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/folder.rs"]
+mod folder;
+#[path = "common/ran.rs"]
+mod ran;
+
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use folder::Folder;
 use pp_telemetry::{Event, Export, ExportFormat, Line};
+use ran::Ran;
 
 const LOG: &str = "tests/fixtures/one_f_one_b_p4_m8.jsonl";
 const FORMATS: [(&str, ExportFormat); 6] = [
@@ -19,28 +26,24 @@ const FORMATS: [(&str, ExportFormat); 6] = [
     ("prometheus", ExportFormat::Prometheus),
 ];
 
-/// A directory with a run that is kept, gone when the test is over.
-struct Home(PathBuf);
+/// A folder with a run that is kept, and a place for what is exported.
+struct Home(Folder);
 
 impl Home {
-    fn new(name: &str) -> Self {
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("export-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        let run = path.join("state/runs/gpt-20261101-141233");
-        fs::create_dir_all(&run).unwrap();
-        fs::copy(LOG, run.join("events.jsonl")).unwrap();
-        fs::create_dir(path.join("out")).unwrap();
-        Self(path)
+    fn new() -> Self {
+        let folder = Folder::new();
+        folder.write("state/runs/gpt-20261101-141233/events.jsonl", fs::read(LOG).unwrap());
+        fs::create_dir(folder.path("out")).unwrap();
+        Self(folder)
     }
 
     fn out(&self, name: &str) -> String {
-        self.0.join("out").join(name).to_str().unwrap().to_owned()
+        self.0.path("out").join(name).to_str().unwrap().to_owned()
     }
 
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pptop"));
-        command.args(line.split_whitespace()).env("PPTOP_STATE_DIR", self.0.join("state"));
+        command.args(line.split_whitespace()).env("PPTOP_STATE_DIR", self.0.path("state"));
         command
     }
 
@@ -53,22 +56,9 @@ impl Home {
 
     /// Runs a command that has to be refused with one line, and to leave nothing behind.
     fn refused(&self, line: &str, parts: &[&str]) {
-        let before = names(&self.0.join("out"));
-        let output = self.command(line).output().unwrap();
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{line}: {stderr}");
-        let said = stderr.trim_end();
-        assert!(!said.contains('\n') && said.chars().count() <= 300, "{line}: {said}");
-        for part in ["accepted: "].iter().chain(parts) {
-            assert!(said.contains(part), "{line}: `{part}` is not in: {said}");
-        }
-        assert_eq!(names(&self.0.join("out")), before, "{line}");
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        let before = names(&self.0.path("out"));
+        Ran::of(&mut self.command(line)).refused(line, &[&["accepted: "], parts].concat());
+        assert_eq!(names(&self.0.path("out")), before, "{line}");
     }
 }
 
@@ -96,7 +86,7 @@ fn wanted(format: ExportFormat, steps: Option<&str>) -> Vec<u8> {
 
 #[test]
 fn each_format_goes_to_standard_output_or_to_a_file() {
-    let home = Home::new("formats");
+    let home = Home::new();
     for (format, kind) in FORMATS {
         let bytes = wanted(kind, None);
         // By the beginning of its name, as the latest, by default, and as a file.
@@ -109,14 +99,14 @@ fn each_format_goes_to_standard_output_or_to_a_file() {
             assert_eq!(fs::read(&path).unwrap(), bytes, "{format}");
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        assert_eq!(names(&home.0.join("out")), ["file"]);
+        assert_eq!(names(&home.0.path("out")), ["file"]);
         fs::remove_file(&path).unwrap();
     }
 }
 
 #[test]
 fn some_steps_are_exported_alone() {
-    let home = Home::new("steps");
+    let home = Home::new();
     for (format, kind) in &FORMATS[..5] {
         for steps in ["2..3", "2..2"] {
             let line = format!("export {format} gpt --steps {steps}");
@@ -134,26 +124,25 @@ fn some_steps_are_exported_alone() {
 
 #[test]
 fn a_directory_gets_an_event_file_under_the_name_that_tensorboard_looks_for() {
-    let home = Home::new("tensorboard");
+    let home = Home::new();
     let out = home.out("");
     for _ in 0..2 {
         home.stdout(&format!("export tensorboard gpt -o {out}"));
     }
     // A second export takes the place of the first.
-    assert_eq!(names(&home.0.join("out")), ["events.out.tfevents.1793542353.pptop"]);
+    assert_eq!(names(&home.0.path("out")), ["events.out.tfevents.1793542353.pptop"]);
     let path = home.out("events.out.tfevents.1793542353.pptop");
     assert_eq!(fs::read(path).unwrap(), wanted(ExportFormat::TensorBoard, None));
 }
 
 #[test]
 fn what_cannot_be_exported_is_refused() {
-    let home = Home::new("refused");
+    let home = Home::new();
     let empty = home.out("empty.jsonl");
     fs::write(&empty, "").unwrap();
     let poem = home.out("poem.jsonl");
     fs::write(&poem, "roses\nare\nred\n").unwrap();
-    fs::create_dir(home.0.join("state/runs/hollow")).unwrap();
-    fs::write(home.0.join("state/runs/hollow/status.json"), "{}").unwrap();
+    home.0.write("state/runs/hollow/status.json", "{}");
     for (format, _) in FORMATS {
         home.refused(&format!("export {format} nobody"), &["nobody"]);
         home.refused(&format!("export {format} /nowhere/x.jsonl"), &["/nowhere/x.jsonl"]);
@@ -170,7 +159,7 @@ fn what_cannot_be_exported_is_refused() {
 
 #[test]
 fn bad_steps_are_refused() {
-    let home = Home::new("bad-steps");
+    let home = Home::new();
     let path = home.out("file");
     for (format, _) in &FORMATS[..5] {
         for steps in ["x", "..", "3..1", "0..4", "-1..4", "1..2..3", "1.5", "99999999999999999999"]
@@ -186,7 +175,7 @@ fn bad_steps_are_refused() {
 
 #[test]
 fn a_place_that_cannot_be_written_is_refused() {
-    let home = Home::new("unwritable");
+    let home = Home::new();
     let target = home.out("target");
     fs::write(&target, "mine").unwrap();
     let link = home.out("link");
@@ -213,7 +202,7 @@ fn a_place_that_cannot_be_written_is_refused() {
 
 #[test]
 fn lines_that_are_no_events_are_told_of() {
-    let home = Home::new("bad-lines");
+    let home = Home::new();
     let log = home.out("log.jsonl");
     let mut text = fs::read(LOG).unwrap();
     text.extend_from_slice(b"no event\n{\"ev\":\"step\"}\n{\"ev\":\"end\",\"torn");
@@ -227,7 +216,7 @@ fn lines_that_are_no_events_are_told_of() {
 
 #[test]
 fn a_reader_that_goes_away_ends_the_export_quietly() {
-    let home = Home::new("pipe");
+    let home = Home::new();
     let mut child = home
         .command("export chrome-trace gpt")
         .stdout(Stdio::piped())
@@ -243,12 +232,12 @@ fn a_reader_that_goes_away_ends_the_export_quietly() {
 
 #[test]
 fn bytes_are_not_written_to_a_terminal() {
-    let home = Home::new("terminal");
+    let home = Home::new();
     // `script` gives a command a terminal; where it is missing there is nothing to try this with.
     let pptop = env!("CARGO_BIN_EXE_pptop");
     let done = Command::new("script")
         .args(["-qec", &format!("{pptop} export tensorboard {LOG}"), "/dev/null"])
-        .env("PPTOP_STATE_DIR", home.0.join("state"))
+        .env("PPTOP_STATE_DIR", home.0.path("state"))
         .stdin(Stdio::null())
         .output();
     let Ok(done) = done else { return };

@@ -1,23 +1,18 @@
 //! `pptop bubble` and `pptop schedule`, run as a user runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/ran.rs"]
+mod ran;
+
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use ran::Ran;
 use serde_json::{Value, json};
 
-/// How a run ended and what it said.
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
 fn pptop(args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_pptop")).args(args).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Ran::of(Command::new(env!("CARGO_BIN_EXE_pptop")).args(args))
 }
 
 fn words(line: &str) -> Vec<&str> {
@@ -35,18 +30,14 @@ fn json_of(line: &str) -> Value {
     serde_json::from_str(&stdout(line)).unwrap()
 }
 
-/// Runs a command that must be refused: exit code 2, nothing on standard output, one line of at most 300 characters with all
-/// of `parts` in it (and perhaps a grid after a blank line).
+/// Runs a command that must be refused in a line with all of `parts` in it (and perhaps a grid after a blank line).
 fn refused(args: &[&str], parts: &[&str]) {
-    let ran = pptop(args);
-    assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{args:?}: {}", ran.stderr);
-    let (line, grid) =
-        ran.stderr.trim_end().split_once("\n\n").unwrap_or((ran.stderr.trim_end(), ""));
-    assert!(!line.contains('\n') && line.chars().count() <= 300, "{args:?}: {line}");
-    assert!(grid.is_empty() || grid.trim_start().starts_with("cell"), "{args:?}: {grid}");
-    for part in parts {
-        assert!(line.contains(part), "{args:?}: `{part}` is not in: {line}");
+    let mut ran = pptop(args);
+    if let Some((line, grid)) = ran.stderr.split_once("\n\n") {
+        assert!(grid.trim_start().starts_with("cell"), "{args:?}: {grid}");
+        ran.stderr = line.to_owned();
     }
+    ran.refused(&format!("{args:?}"), parts);
 }
 
 /// A file of this content, named after the test that wants it.

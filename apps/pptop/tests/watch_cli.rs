@@ -1,68 +1,53 @@
 //! The commands about runs that are there already, where there is no terminal.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[path = "common/folder.rs"]
+mod folder;
+#[path = "common/ran.rs"]
+mod ran;
 
+use std::fs;
+use std::process::Command;
+
+use folder::Folder;
+use ran::Ran;
 use serde_json::Value;
 
 const LOG: &[u8] = include_bytes!("fixtures/one_f_one_b_p4_m8.jsonl");
 
-/// A folder that goes with its test, and in it the folder of the runs.
-struct Home(PathBuf);
-
-struct Ran {
-    code: i32,
-    stdout: String,
-    stderr: String,
-}
+/// A folder with the folder of the runs in it.
+struct Home(Folder);
 
 impl Home {
     fn new() -> Self {
-        static N_HOMES: AtomicU32 = AtomicU32::new(0);
-        let number = N_HOMES.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("pptop-watch-{}-{number}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(dir.join("runs")).unwrap();
-        Self(dir)
+        let folder = Folder::new();
+        fs::create_dir(folder.path("runs")).unwrap();
+        Self(folder)
     }
 
     /// A home with the recorded run in it.
     fn with_run() -> Self {
         let home = Self::new();
-        fs::create_dir(home.0.join("runs/gpt-1")).unwrap();
-        fs::write(home.0.join("runs/gpt-1/events.jsonl"), LOG).unwrap();
+        home.0.write("runs/gpt-1/events.jsonl", LOG);
         home
     }
 
     fn run(&self, line: &str) -> Ran {
-        let output = Command::new(env!("CARGO_BIN_EXE_pptop"))
-            .args(line.split_whitespace())
-            .current_dir(&self.0)
-            .env("PPTOP_STATE_DIR", &self.0)
-            .env("XDG_CONFIG_HOME", &self.0)
-            .output()
-            .unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        let dir = self.0.path("");
+        Ran::of(
+            Command::new(env!("CARGO_BIN_EXE_pptop"))
+                .args(line.split_whitespace())
+                .current_dir(&dir)
+                .env("PPTOP_STATE_DIR", &dir)
+                .env("XDG_CONFIG_HOME", &dir),
+        )
     }
 
     #[track_caller]
     fn well(&self, line: &str) -> String {
         let ran = self.run(line);
-        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{line}");
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
         ran.stdout
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -117,13 +102,13 @@ fn a_report_says_what_why_and_next_and_bounds_decide_its_exit_code() {
     for part in ["what  bubble 29.7 %", "why   fill and drain of 1f1b", "next  --schedule "] {
         assert!(report.contains(part), "{part} is not in: {report}");
     }
-    assert_eq!(home.run("report --max-bubble 0.30 --min-samples-per-s 30").code, 0);
+    assert_eq!(home.run("report --max-bubble 0.30 --min-samples-per-s 30").code, Some(0));
     let missed = home.run("report latest --max-bubble 0.25");
-    assert_eq!(missed.code, 1);
+    assert_eq!(missed.code, Some(1));
     assert!(missed.stderr.contains("is above --max-bubble 0.25"), "{}", missed.stderr);
     assert!(missed.stdout.contains("what  "), "the report stands all the same");
     let json = home.run("report --json --min-samples-per-s 1000");
-    assert_eq!(json.code, 1);
+    assert_eq!(json.code, Some(1));
     let report: Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!(report["verdict"]["part"], "inherent");
     assert_eq!(report["missed"].as_array().unwrap().len(), 1);
@@ -132,11 +117,10 @@ fn a_report_says_what_why_and_next_and_bounds_decide_its_exit_code() {
 #[test]
 fn bounds_of_a_run_without_a_step_are_missed() {
     let home = Home::new();
-    fs::create_dir(home.0.join("runs/young")).unwrap();
     let hello = LOG.split_inclusive(|&byte| byte == b'\n').next().unwrap();
-    fs::write(home.0.join("runs/young/events.jsonl"), hello).unwrap();
+    home.0.write("runs/young/events.jsonl", hello);
     let ran = home.run("report --max-bubble 1");
-    assert_eq!(ran.code, 1);
+    assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("no bubble was measured"), "{}", ran.stderr);
     assert!(ran.stdout.contains("nothing more can be said"), "{}", ran.stdout);
 }
@@ -144,7 +128,7 @@ fn bounds_of_a_run_without_a_step_are_missed() {
 #[test]
 fn what_cannot_be_done_is_refused_in_a_line() {
     let home = Home::with_run();
-    fs::write(home.0.join("empty.jsonl"), "").unwrap();
+    home.0.write("empty.jsonl", "");
     for line in [
         "attach nothing",
         "attach gpt-1 gpt-1 --plain",
@@ -164,11 +148,7 @@ fn what_cannot_be_done_is_refused_in_a_line() {
         "runs info nothing",
         "runs prune --keep-days never",
     ] {
-        let ran = home.run(line);
-        assert_eq!(ran.code, 2, "{line}: {}{}", ran.stdout, ran.stderr);
-        let first = ran.stderr.lines().next().unwrap();
-        assert!(first.contains("accepted:") && first.chars().count() <= 300, "{line}: {first}");
-        assert_eq!(ran.stdout, "", "{line}");
+        home.run(line).refused(line, &["accepted:"]);
     }
 }
 
@@ -180,7 +160,7 @@ fn runs_are_listed_told_of_and_pruned() {
     let info: Value = serde_json::from_str(&home.well("runs info gpt --json")).unwrap();
     assert_eq!(info["bytes"], LOG.len());
     assert_eq!(home.well("runs prune --keep-runs 0 --dry-run"), "nothing to do\n");
-    assert!(home.0.join("runs/gpt-1/events.jsonl").is_file());
+    assert!(home.0.path("runs/gpt-1/events.jsonl").is_file());
     let empty = Home::new();
     assert!(empty.well("runs list").starts_with("no runs in "));
 }
@@ -190,8 +170,7 @@ fn what_a_log_says_never_reaches_a_terminal_as_an_order() {
     let home = Home::new();
     let evil = "\\u001b[2J\\u001b]0;x\\u0007evil\\nname";
     let log = String::from_utf8(LOG.to_vec()).unwrap().replace("gpt-20261101-141233", evil);
-    fs::create_dir(home.0.join("runs/evil\u{1b}[31m")).unwrap();
-    fs::write(home.0.join("runs/evil\u{1b}[31m/events.jsonl"), log).unwrap();
+    home.0.write("runs/evil\u{1b}[31m/events.jsonl", log);
     for line in [
         "attach",
         "attach --once",
@@ -213,14 +192,13 @@ fn what_a_log_says_never_reaches_a_terminal_as_an_order() {
 #[test]
 fn what_is_no_run_is_refused_by_every_command() {
     let home = Home::new();
-    fs::write(home.0.join("text.jsonl"), "hello\nworld\n").unwrap();
-    fs::write(home.0.join("empty.jsonl"), "").unwrap();
-    fs::write(home.0.join("newer.jsonl"), "{\"ev\":\"hello\",\"schema\":2}\n").unwrap();
+    home.0.write("text.jsonl", "hello\nworld\n");
+    home.0.write("empty.jsonl", "");
+    home.0.write("newer.jsonl", "{\"ev\":\"hello\",\"schema\":2}\n");
     for file in ["text.jsonl", "empty.jsonl", "newer.jsonl"] {
         for command in ["attach", "attach --once", "attach --json", "snapshot", "report"] {
-            let ran = home.run(&format!("{command} {file}"));
-            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{command} {file}");
-            assert!(ran.stderr.contains("accepted:"), "{command} {file}: {}", ran.stderr);
+            let line = format!("{command} {file}");
+            home.run(&line).refused(&line, &["accepted:"]);
         }
     }
 }

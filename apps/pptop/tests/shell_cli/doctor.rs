@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use super::home::{Home, Ran};
+use super::home::Home;
+use super::ran::Ran;
 
 /// What the check of this name says, and that the exit code is that of the worst of all checks.
 fn check(ran: &Ran, name: &str) -> (String, String) {

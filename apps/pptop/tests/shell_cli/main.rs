@@ -3,5 +3,9 @@
 
 mod config;
 mod doctor;
+#[path = "../common/folder.rs"]
+mod folder;
 mod generated;
 mod home;
+#[path = "../common/ran.rs"]
+mod ran;

@@ -1,0 +1,13 @@
+//! The screens of the monitor, drawn without a terminal.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod any_size;
+mod bubble;
+mod common;
+mod devices;
+mod log;
+mod loss;
+mod overview;
+mod screens;
+mod themes;
+mod timeline;
