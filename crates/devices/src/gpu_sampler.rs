@@ -270,10 +270,18 @@ fn look_through(nvml: &Nvml, reopen_after: u32, shared: &Shared) -> Result<Over,
 fn watch_until_end(shared: &Shared) {
     // Who looks seldom is silent for longer.
     let silence = SILENCE.max(shared.every * 3);
+    let began = Instant::now();
+    let mut is_told = false;
     while shared.pause(Instant::now()) {
         let state = shared.lock();
         if state.ended {
             return;
+        }
+        // Nothing is known yet, not even why: the driver hangs while it is opened.
+        if state.known.is_empty() && state.none.is_none() && !is_told && began.elapsed() >= silence
+        {
+            is_told = true;
+            shared.log(NoGpus::Silent.to_string());
         }
         for known in state.known.iter().filter(|known| known.heard.elapsed() >= silence) {
             let error = "does not answer".to_owned();

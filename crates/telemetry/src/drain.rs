@@ -13,7 +13,7 @@ use crate::status::{State, Status, unix_ms};
 /// Bytes that gather before they are written without waiting for more.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Bytes of a log from one mark to the next. A mark is some hundred kilobytes at most.
+/// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
 const MARK_BYTES: u64 = 16 << 20;
 
 /// Turns events into lines of the log, and keeps the summary.
@@ -118,7 +118,10 @@ impl Drain {
         }
         self.n_dropped_told = count;
         let elapsed_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Event::Dropped(Dropped { elapsed_ns, count }).write_line(&mut self.buffer)?;
+        let event = Event::Dropped(Dropped { elapsed_ns, count });
+        event.write_line(&mut self.buffer)?;
+        // A mark tells of it as well.
+        self.model.apply(&event);
         Ok(())
     }
 
@@ -239,6 +242,9 @@ mod tests {
                 drain.push(&Event::Span(span(at, 0, mb)))?;
                 drain.push(&Event::Span(span(at, 1, mb)))?;
             }
+            if at.is_multiple_of(30) {
+                drain.note_dropped(at)?;
+            }
             drain.push(&step(at))?;
         }
         drain.flush()?;
@@ -258,6 +264,8 @@ mod tests {
         assert_eq!(part.loss(), whole.loss());
         assert_eq!(part.frames(), whole.frames());
         assert_eq!(part.step(), whole.step());
+        assert_eq!(part.n_dropped(), whole.n_dropped());
+        assert!(part.lost().eq(whole.lost()));
         assert_eq!(format!("{:?}", part.steps()), format!("{:?}", whole.steps()));
         assert_eq!(part.recorded().last_complete(), whole.recorded().last_complete());
         assert_eq!(part.activity(0, 1), whole.activity(0, 1));

@@ -7,9 +7,6 @@ use crate::event::Event;
 use crate::index::Frame;
 use crate::reader::{Follower, ReadError};
 
-/// Events that are read ahead of the clock at most.
-const AHEAD: usize = 65_536;
-
 /// Plays the events of a log by a clock that somebody else moves.
 ///
 /// What is played until a moment is what a viewer of the live run had seen at that moment.
@@ -95,9 +92,6 @@ impl Replay {
             let ahead = &mut self.ahead;
             let poll = self.follower.poll(|event| ahead.push_back(event))?;
             self.is_at_end = poll.at_end && poll.n_events == 0;
-            if self.ahead.len() >= AHEAD {
-                break;
-            }
         }
         Ok(())
     }
@@ -136,7 +130,7 @@ impl Replay {
     }
 }
 
-/// Where to begin to read for a step: at the last mark before it that leaves some steps in between, else at the beginning.
+/// Where to begin to read for a step: at the last mark before it, else at the beginning.
 pub fn frame_before(frames: &[Frame], step: u64) -> u64 {
     let at = frames.partition_point(|frame| frame.step < step);
     at.checked_sub(1).map_or(0, |at| frames[at].offset)

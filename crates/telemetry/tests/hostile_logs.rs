@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Job, Times, run};
-use pp_telemetry::{Event, Follower, Model};
+use pp_telemetry::{Event, Follower, Index, Model, account};
 use proptest::prelude::*;
 
 const TIMES: Times =
@@ -34,6 +34,29 @@ fn read(name: &str, text: &[u8]) -> (Vec<Event>, u64) {
 /// Lines with their line feed.
 fn n_whole(text: &[u8]) -> usize {
     text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).count()
+}
+
+/// What a run writes now and then, so that one can begin to read there.
+fn mark() -> Vec<u8> {
+    let model = fold(&run(&Job { steps: 2, ..Job::one_f_one_b() }, TIMES));
+    let index = Index { step: 2, frames: Vec::new(), model: Box::new(model) };
+    Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
+}
+
+/// A mark that no fold can have come to is no beginning.
+#[test]
+fn a_mark_that_promises_what_it_has_not_is_passed_over() {
+    let text = String::from_utf8(mark()).unwrap();
+    for (what, instead) in [("\"dp\":1", "\"dp\":4000000000"), ("\"pp\":4", "\"pp\":3")] {
+        assert!(text.contains(what));
+        let line = text.replacen(what, instead, 1);
+        let Ok(pp_telemetry::Line::Event(event)) = Event::parse(line.as_bytes()) else {
+            panic!("it is a mark")
+        };
+        let mut model = Model::new();
+        model.apply(&event);
+        assert!(model.hello().is_none() && account(&model).is_err(), "{instead}");
+    }
 }
 
 fn fold(events: &[Event]) -> Model {
@@ -81,7 +104,9 @@ proptest! {
     ) {
         thread_local! {
             static LINES: Vec<Vec<u8>> = log_text().split(|&byte| byte == b'\n')
-                .filter(|line| !line.is_empty()).take(400).map(<[u8]>::to_vec).collect();
+                .filter(|line| !line.is_empty()).take(400).map(<[u8]>::to_vec)
+                // A tenth of all lines are marks.
+                .chain(std::iter::repeat_n(mark(), 40)).collect();
         }
         LINES.with(|lines| {
             let mut line = pick.get(lines).clone();
@@ -102,6 +127,15 @@ proptest! {
                 model.apply(&first);
                 model.apply(&event);
                 model.apply(&event);
+                // Some begin to read at it, and go on.
+                let mut late = Model::new();
+                late.apply(&event);
+                for line in lines.iter().skip(1).take(3) {
+                    if let Ok(pp_telemetry::Line::Event(event)) = Event::parse(line) {
+                        late.apply(&event);
+                    }
+                }
+                let _ = (account(&late).is_ok(), late.slowest(), late.eta_seconds());
                 let _ = (model.slowest(), model.eta_seconds(), model.peak_memory(), model.activity(0, 0));
             }
         });

@@ -66,6 +66,8 @@ unsafe fn give_text(into: *mut c_char, length: c_uint, found: Result<String, Cod
 #[unsafe(no_mangle)]
 extern "C" fn nvmlInit_v2() -> Code {
     let script = Script::at_call("nvmlInit_v2");
+    let hang = script.library.number("init_hang_ms").unwrap_or(0);
+    std::thread::sleep(std::time::Duration::from_millis(hang));
     script.library.text("init").err().filter(|&code| code != NOT_SUPPORTED).unwrap_or(SUCCESS)
 }
 

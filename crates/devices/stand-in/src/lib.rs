@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! init = error 9              what nvmlInit_v2 returns
+//! init_hang_ms = 5000         it takes so long
 //! driver = 580.95.05
 //! gpu GPU-aaaa                from here on the keys of this GPU
 //! pci = 00000000:10:00.0

@@ -313,6 +313,19 @@ fn a_call_that_hangs_is_noticed_and_holds_nobody_up() {
     assert_eq!(events.lock().unwrap().len(), n_events, "something was told after the end");
 }
 
+#[test]
+fn a_driver_that_hangs_while_it_is_opened_is_told_of_and_found_later() {
+    let machine = Machine::new(&format!("init_hang_ms = 6000\n{}", healthy(&["GPU-a"])));
+    let watch = machine.watch();
+    let began = Instant::now();
+    let is_told = |event: &Event| matches!(event, Event::Log(log) if log.message == NoGpus::Silent.to_string());
+    while !watch.events.lock().unwrap().iter().any(is_told) {
+        assert!(began.elapsed() < machine::PATIENCE, "nothing is told");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    watch.until("it answers in the end", is_well);
+}
+
 /// CUDA may count devices from the other end.
 #[test]
 fn ranks_find_their_gpus_by_uuid_or_address() {

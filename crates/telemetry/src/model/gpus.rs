@@ -72,7 +72,7 @@ impl GpuState {
 }
 
 fn keep(history: &mut VecDeque<Option<f64>>, value: Option<f64>) {
-    if history.len() == HISTORY_LOOKS {
+    if history.len() >= HISTORY_LOOKS {
         history.pop_front();
     }
     history.push_back(value);

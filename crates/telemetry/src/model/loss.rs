@@ -156,6 +156,13 @@ impl LossHistory {
         Self { buckets_max: buckets_max.max(2), ..Self::default() }
     }
 
+    /// Whether it keeps its bounds: one that was read from a log might not.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.buckets.len() <= BUCKETS_MAX
+            && self.marks.len() <= MARKS_MAX
+            && self.recent.len() <= RECENT_VALUES
+    }
+
     pub(crate) fn push(&mut self, step: u64, loss: f64) {
         self.last = Some(loss);
         if loss.is_finite() {
@@ -184,7 +191,7 @@ impl LossHistory {
                 self.n_in_last += 1;
             }
             _ => {
-                if self.buckets.len() >= self.buckets_max.max(2) {
+                if self.buckets.len() >= self.buckets_max.clamp(2, BUCKETS_MAX) {
                     self.halve();
                 }
                 self.buckets.push(bucket);
@@ -199,14 +206,14 @@ impl LossHistory {
             .chunks(2)
             .map(|pair| pair[1..].iter().fold(pair[0], |a, &b| a.join(b)))
             .collect();
-        self.stride *= 2;
+        self.stride = self.stride.saturating_mul(2);
     }
 
     pub(crate) fn mark(&mut self, mark: Mark) {
         if mark.loss.is_finite() && self.best.is_none_or(|best| mark.loss < best.loss) {
             self.best = Some(mark);
         }
-        if self.marks.len() == MARKS_MAX {
+        if self.marks.len() >= MARKS_MAX {
             let mut keep = false;
             self.marks.retain(|_| {
                 keep = !keep;

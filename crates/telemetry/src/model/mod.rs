@@ -243,7 +243,7 @@ impl Model {
             return;
         };
         self.n_dropped = n_dropped;
-        if self.lost.len() == LOST_MAX {
+        if self.lost.len() >= LOST_MAX {
             self.lost.pop_front();
         }
         self.lost.push_back(Lost { elapsed_ns, step, count });
@@ -261,15 +261,26 @@ impl Model {
 
     /// Who begins to read at a mark knows what was before it; who has read that already learns where the marks are.
     fn apply_index(&mut self, index: &Index) {
-        if self.n_events == 1 {
+        if self.n_events == 1 && index.model.is_sound() {
             let progress = index.model.hello.as_deref().map(Progress::new).unwrap_or_default();
             *self = Self { progress, ..(*index.model).clone() };
         }
         self.frames.clone_from(&index.frames);
     }
 
+    /// Whether it is one that a fold can have come to: what was read from a log may be anything.
+    fn is_sound(&self) -> bool {
+        let n_ranks =
+            self.hello.as_ref().map_or(0, |hello| u64::from(hello.pp) * u64::from(hello.dp));
+        let n_expected = if n_ranks <= RANKS_MAX { n_ranks } else { 0 };
+        self.ranks.len() as u64 == n_expected
+            && self.messages.len() <= MESSAGES_MAX
+            && self.lost.len() <= LOST_MAX
+            && self.loss.is_bounded()
+    }
+
     fn message(&mut self, elapsed_ns: u64, step: Option<u64>, level: Level, text: &str) {
-        if self.messages.len() == MESSAGES_MAX {
+        if self.messages.len() >= MESSAGES_MAX {
             self.messages.pop_front();
         }
         self.messages.push_back(Message { elapsed_ns, step, level, text: text.to_owned() });

@@ -92,10 +92,10 @@ impl RankState {
     }
 
     pub(crate) fn push(&mut self, step: RankStep) {
-        if self.recent.len() == SHARE_STEPS {
+        if self.recent.len() >= SHARE_STEPS {
             self.recent.pop_front();
         }
-        if self.history.len() == HISTORY_STEPS {
+        if self.history.len() >= HISTORY_STEPS {
             self.history.pop_front();
         }
         self.history.push_back(share(step.busy_ns, step.step_ns).unwrap_or(0.0));
@@ -103,7 +103,7 @@ impl RankState {
     }
 
     pub(crate) fn push_memory(&mut self, memory: Mem) {
-        if self.memory_history.len() == HISTORY_STEPS {
+        if self.memory_history.len() >= HISTORY_STEPS {
             self.memory_history.pop_front();
         }
         self.memory_history.push_back(memory.live_bytes);

@@ -125,14 +125,14 @@ impl SlowOps {
             // What the whole step was, then what stands out in it.
             let median_ns = median(&mut durations).unwrap_or(0);
             let mut found = None;
-            if let Some((usual_ns, _)) =
+            if let Some(usual_ns) =
                 exceeded(&usual.by_step, STEPS_ENOUGH, median_ns, 0.1).filter(|_| spans.len() > 1)
             {
                 let mut starved: Vec<u64> = spans.iter().map(|span| span.starved_ns).collect();
                 let starved_ns = median(&mut starved).unwrap_or(0);
                 found = Some(slow(None, median_ns, usual_ns, starved_ns));
             } else if let Some(span) = spans.iter().max_by_key(|span| span.dur_ns)
-                && let Some((usual_ns, _)) = exceeded(&usual.single, ENOUGH, span.dur_ns, 0.2)
+                && let Some(usual_ns) = exceeded(&usual.single, ENOUGH, span.dur_ns, 0.2)
             {
                 found = Some(slow(Some(span.mb), span.dur_ns, usual_ns, span.starved_ns));
             }
@@ -142,7 +142,7 @@ impl SlowOps {
             keep(&mut usual.by_step, median_ns, STEPS);
             if let Some(found) = found {
                 self.n_found += 1;
-                if self.found.len() == KEPT {
+                if self.found.len() >= KEPT {
                     self.found.pop_front();
                 }
                 self.found.push_back(found);
@@ -171,8 +171,8 @@ fn median(values: &mut [u64]) -> Option<u64> {
     (!values.is_empty()).then(|| *values.select_nth_unstable(middle).1)
 }
 
-/// The median and the spread of what came before, if `value` leaves them by more than both the spread and a part of the median.
-fn exceeded(before: &VecDeque<u64>, enough: usize, value: u64, part: f64) -> Option<(u64, u64)> {
+/// The median of what came before, if `value` leaves them by more than both the spread and a part of the median.
+fn exceeded(before: &VecDeque<u64>, enough: usize, value: u64, part: f64) -> Option<u64> {
     if before.len() < enough {
         return None;
     }
@@ -183,7 +183,7 @@ fn exceeded(before: &VecDeque<u64>, enough: usize, value: u64, part: f64) -> Opt
     }
     let mut distances: Vec<u64> = values.iter().map(|value| value.abs_diff(median_ns)).collect();
     let spread = median(&mut distances)?;
-    (value > median_ns.saturating_add(spread.saturating_mul(6))).then_some((median_ns, spread))
+    (value > median_ns.saturating_add(spread.saturating_mul(6))).then_some(median_ns)
 }
 
 #[cfg(test)]

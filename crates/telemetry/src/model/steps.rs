@@ -48,7 +48,7 @@ pub struct RecentSteps {
 
 impl RecentSteps {
     pub(crate) fn push(&mut self, step: StepEvent) {
-        if self.steps.len() == RECENT_STEPS {
+        if self.steps.len() >= RECENT_STEPS {
             self.steps.pop_front();
         }
         self.steps.push_back(step);
