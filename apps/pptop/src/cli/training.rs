@@ -18,11 +18,13 @@ use pp_telemetry::{
     StepEvent, Warn,
 };
 
+use pptop::whole_file::{Readers, WholeFile};
+use safetensors::tensor::{Metadata, TensorInfo, View};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::CliError;
 use super::job::{ModelSpec, Session, chain, devices_line};
-use super::report::Report;
+use super::story::Story;
 
 /// How the log's line with a sample begins.
 pub(crate) const SAMPLE: &str = "sample: ";
@@ -55,7 +57,7 @@ pub(crate) struct Run {
     origin: Instant,
     output: Output,
     flags: Flags,
-    report: Report,
+    story: Story,
     stop: Arc<AtomicUsize>,
     /// Where a monitor may ask for something; `None` where no socket could be made.
     control: Option<ControlServer>,
@@ -113,7 +115,7 @@ impl Run {
         };
         let socket = control.as_ref().map(ControlServer::path);
         let hello = session.hello(&trainer, &recorder, id, socket);
-        let report = Report::new(&session, &hello);
+        let story = Story::new(&session, &hello);
         let dir = dir.to_owned();
         let mut run = Self {
             session,
@@ -122,7 +124,7 @@ impl Run {
             origin,
             output,
             flags,
-            report,
+            story,
             stop,
             control,
             samplers: None,
@@ -134,9 +136,9 @@ impl Run {
         if let Some(error) = no_control {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
-        run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
+        run.plain(&format!("{}\n{}", run.story.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
-        let opening = run.report.opening().to_owned();
+        let opening = run.story.opening().to_owned();
         opening.lines().for_each(|line| run.log(line.to_owned()));
         Ok(run)
     }
@@ -164,7 +166,7 @@ impl Run {
         let mut end = End {
             code: 0,
             reason: "finished".to_owned(),
-            steps: self.report.steps(),
+            steps: self.story.steps(),
             wall_seconds: self.origin.elapsed().as_secs_f64(),
             ..End::default()
         };
@@ -211,7 +213,7 @@ impl Run {
                 self.line(&json);
             }
         } else if end.steps > 0 {
-            let summary = self.report.closing();
+            let summary = self.story.closing();
             self.plain(&summary);
         }
         self.recorder.finish(end);
@@ -242,7 +244,7 @@ impl Run {
             let due = self.session.spec.eval_every.is_some_and(|every| step.is_multiple_of(every));
             if !pieces.is_empty() && (due || step == steps) {
                 let found = self.trainer.evaluate(&pieces).map_err(Early::Failed)?;
-                self.report.evaluated(step, &found);
+                self.story.evaluated(step, &found);
                 self.emit(Event::Eval(Eval {
                     step,
                     loss: found.loss as f32,
@@ -268,7 +270,7 @@ impl Run {
                 .map_err(|e| Early::Result(format!("no sample: {e}")))?;
         }
         if let Some(path) = &self.flags.save {
-            save(path, weights, HashMap::new())?;
+            save(path, Readers::Usual, weights, HashMap::new()).map_err(Early::Result)?;
         }
         Ok(hash)
     }
@@ -299,11 +301,7 @@ impl Run {
         let failed = |why: String| format!("no checkpoint of step {step}: {why}");
         let weights = self.trainer.weights().map_err(|e| failed(chain(&e)))?;
         let about = HashMap::from([("step".to_owned(), step.to_string())]);
-        match save(&path, weights, about) {
-            Ok(()) => {}
-            Err(Early::Result(why)) => return Err(failed(why)),
-            Err(_) => return Err(failed("it could not be written".to_owned())),
-        }
+        save(&path, Readers::Owner, weights, about).map_err(failed)?;
         let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
         Ok(format!(
             "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
@@ -348,11 +346,11 @@ impl Run {
                 stash_bytes: memory.stash_bytes,
             }));
         }
-        self.report.stepped(outcome);
+        self.story.stepped(outcome);
         self.emit(Event::Step(event));
         let log_every = self.session.spec.log_every;
         if outcome.step == 1 || outcome.step.is_multiple_of(log_every) {
-            let line = self.report.step_line(outcome);
+            let line = self.story.step_line(outcome);
             self.plain(&line);
         }
         if let Some(message) = self.recorder.take_warning() {
@@ -424,7 +422,7 @@ impl Run {
         if let ModelSpec::Gpt { config, .. } = &spec.model {
             about.insert("heads".to_owned(), config.heads.to_string());
         }
-        save(&path, tensors, about)
+        save(&path, Readers::Usual, tensors, about).map_err(Early::Result)
     }
 
     /// A line for the log alone.
@@ -472,13 +470,6 @@ impl Run {
     }
 }
 
-/// Where a result is written until it is whole.
-pub(crate) fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
 /// The first signal ends the run after its step, a second one at once.
 fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
     let again = Arc::new(AtomicBool::new(false));
@@ -491,15 +482,63 @@ fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes tensors by name, into a file beside it first: a file that is there is whole.
+/// Writes tensors by name: a file that is there is whole.
 fn save(
     path: &Path,
+    readers: Readers,
     tensors: Vec<(String, Tensor)>,
     about: HashMap<String, String>,
-) -> Result<(), Early> {
-    let partial = partial(path);
-    let written = safetensors::serialize_to_file(tensors, Some(about), &partial)
-        .map_err(|e| e.to_string())
-        .and_then(|()| std::fs::rename(&partial, path).map_err(|e| e.to_string()));
-    written.map_err(|e| Early::Result(format!("cannot write {}: {e}", path.display())))
+) -> Result<(), String> {
+    let mut file = WholeFile::create(path, readers).map_err(|e| e.to_string())?;
+    write_tensors(&mut file, tensors, about).map_err(|e| file.failed(&e).to_string())?;
+    file.finish().map_err(|e| e.to_string())
+}
+
+/// Writes tensors as safetensors, one after another: the library's own writer wants all bytes in memory, or makes a file itself.
+fn write_tensors(
+    out: &mut impl std::io::Write,
+    mut tensors: Vec<(String, Tensor)>,
+    about: HashMap<String, String>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    // The form wants the widest numbers first.
+    tensors.sort_by(|(a, left), (b, right)| {
+        View::dtype(&right).cmp(&View::dtype(&left)).then(a.cmp(b))
+    });
+    let mut end = 0;
+    let infos = tensors.iter().map(|(name, tensor)| {
+        let begin = end;
+        end += View::data_len(&tensor);
+        let shape = View::shape(&tensor).to_vec();
+        let info = TensorInfo { dtype: View::dtype(&tensor), shape, data_offsets: (begin, end) };
+        (name.clone(), info)
+    });
+    let infos = infos.collect();
+    let mut head = serde_json::to_vec(&Metadata::new(Some(about), infos)?)?;
+    // A number takes eight bytes at most.
+    head.resize(head.len().next_multiple_of(8), b' ');
+    out.write_all(&u64::try_from(head.len())?.to_le_bytes())?;
+    out.write_all(&head)?;
+    for (_, tensor) in &tensors {
+        out.write_all(&View::data(&tensor))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_are_written_as_the_library_writes_them() {
+        let of = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        let tensors = vec![
+            ("b".to_owned(), of(&[1.0, 2.0])),
+            ("targets".to_owned(), of(&[3.0]).to_dtype(DType::I64).unwrap()),
+            ("a".to_owned(), of(&[4.0, 5.0, 6.0])),
+        ];
+        let about = HashMap::from([("step".to_owned(), "7".to_owned())]);
+        let mut written = Vec::new();
+        write_tensors(&mut written, tensors.clone(), about.clone()).unwrap();
+        assert_eq!(written, safetensors::serialize(tensors, Some(about)).unwrap());
+    }
 }

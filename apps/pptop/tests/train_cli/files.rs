@@ -1,6 +1,7 @@
 //! What a run reads and writes: plans, weights, and the dump of step 1.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -59,6 +60,10 @@ fn the_dump_of_step_1_can_be_recomputed() {
          --lr-schedule constant --warmup 0 --dump-step dump.safetensors --save end.safetensors",
     );
     let dump = tensors(&home, "dump.safetensors");
+    // Results are for whom the user lets read new files.
+    home.write("other", b"");
+    let mode = |name| std::fs::metadata(home.path(name)).unwrap().permissions().mode();
+    assert_eq!((mode("dump.safetensors"), mode("end.safetensors")), (mode("other"), mode("other")));
     let parameters: Vec<String> =
         (0..4).flat_map(|i| ["weight", "bias"].map(|kind| format!("layers.{i}.{kind}"))).collect();
     let mut names = vec!["inputs".to_owned(), "loss".to_owned(), "targets".to_owned()];
