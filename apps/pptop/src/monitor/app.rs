@@ -317,3 +317,98 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use pp_telemetry::Run;
+
+    use super::*;
+    use crate::monitor::state::Choice;
+
+    const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
+
+    /// A folder with a log in it; it goes with its test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str, log: &[u8]) -> Self {
+            let dir = std::env::temp_dir().join(format!("pptop-app-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&dir);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(pp_telemetry::EVENTS_FILE), log).unwrap();
+            Self(dir)
+        }
+
+        fn run(&self) -> Box<Run> {
+            Box::new(Run::of(&self.0).unwrap().unwrap())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn app(runs: Vec<Watch>) -> App {
+        App::new(Launch {
+            runs,
+            theme: Theme::plain(false, false),
+            keymap: Keymap::default(),
+            mouse: false,
+            interval: Duration::from_millis(100),
+            read_only: false,
+        })
+    }
+
+    /// Reads until an errand has come back.
+    fn read_note(app: &mut App) -> String {
+        app.runs[0].state.set_note(String::new());
+        loop {
+            app.read();
+            if let Some(note) = app.runs[0].state.note().filter(|note| !note.is_empty()) {
+                return note.to_owned();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn only_what_should_have_ended_the_run_takes_that_back() {
+        let hello = LOG.split_inclusive(|&byte| byte == b'\n').next().unwrap();
+        let folder = Folder::new("errands", hello);
+        let mut app = app(vec![Watch::Found(folder.run())]);
+        app.read();
+        app.runs[0].state.act(Action::Stop);
+        let effect = app.runs[0].state.act(Action::Choose(Choice::Stop));
+        assert_eq!(effect, Some(Effect::Stop { then_leave: false }));
+        app.leave_when_over = true;
+        let is_stopping = |app: &App| (app.runs[0].state.is_stopping(), app.leave_when_over);
+        app.errands.snapshot(0, String::new(), Path::new("/nonexistent"), 1);
+        assert!(read_note(&mut app).contains("cannot write /nonexistent/screen-1.txt"));
+        app.errands.ask(0, "/nonexistent/a.sock".into(), Request::Checkpoint);
+        read_note(&mut app);
+        assert_eq!(is_stopping(&app), (true, true));
+        app.errands.ask(0, "/nonexistent/a.sock".into(), Request::CheckpointAndStop);
+        read_note(&mut app);
+        assert_eq!(is_stopping(&app), (false, false));
+    }
+
+    #[test]
+    fn a_replay_is_accounted_for_while_there_is_more_and_a_log_when_it_is_read() {
+        let folder = Folder::new("account", LOG);
+        let replay =
+            Watch::Replay { run: folder.run(), speed: 1.0, start: Some(9), is_loop: false };
+        for (watch, is_found) in [(replay, true), (Watch::Found(folder.run()), false)] {
+            let mut app = app(vec![watch]);
+            app.runs[0].state.set_view(View::Bubble);
+            app.account(true);
+            assert_eq!(app.runs[0].state.bubble().found().is_some(), is_found);
+            app.account(false);
+            assert!(app.runs[0].state.bubble().found().is_some());
+        }
+    }
+}
