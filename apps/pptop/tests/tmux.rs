@@ -362,11 +362,11 @@ impl Terminal {
 
     /// Starts a run that nobody watches, and waits for its first step.
     fn background_run(&self, flags: &str) -> std::process::Child {
-        self.background_run_in(&self.run_dir(), flags)
+        Self::background_run_in(&self.run_dir(), flags)
     }
 
     /// The same in another folder.
-    fn background_run_in(&self, dir: &Path, flags: &str) -> std::process::Child {
+    fn background_run_in(dir: &Path, flags: &str) -> std::process::Child {
         let job = "train --headless --model sleep --pp 4 --micro-batches 8 --steps 100000";
         let child = Command::new(env!("CARGO_BIN_EXE_pptop"))
             .args(job.split_whitespace())
@@ -449,7 +449,7 @@ fn without_a_command_one_watches_what_is_live() {
     let screen = terminal.wait_for("exit=0");
     assert!(screen.contains("old  unknown"), "{screen}");
     assert!(screen.contains("no run is live; pptop train starts one"), "{screen}");
-    let one = terminal.background_run_in(&terminal.dir.join("runs/one"), "");
+    let one = Terminal::background_run_in(&terminal.dir.join("runs/one"), "");
     terminal.pptop("");
     let screen = terminal.wait_for("LIVE");
     assert!(screen.contains("step"), "{screen}");
@@ -458,7 +458,7 @@ fn without_a_command_one_watches_what_is_live() {
     assert!(!terminal.screen().contains("run 1 of"));
     terminal.press("q");
     terminal.wait_restored("exit=0");
-    let two = terminal.background_run_in(&terminal.dir.join("runs/two"), "");
+    let two = Terminal::background_run_in(&terminal.dir.join("runs/two"), "");
     terminal.pptop("");
     terminal.wait_for("LIVE");
     terminal.press("2");
