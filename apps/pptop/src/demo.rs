@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pp_schedule::{Costs, Phase, ValidPlan, simulate};
+use pp_schedule::{Costs, ValidPlan, simulate};
 use pp_telemetry::{
     DeviceMapEntry, End, Eval, Event, Gpu, Hello, Log, Mem, Recorder, SCHEMA, Span, SpanKind,
     StageInfo, StepEvent, TelemetryError, Warn, host_name, measure,
@@ -228,12 +228,7 @@ fn step_events(job: &Job, step: u64, began_ns: u64, noise: &mut Noise) -> (Vec<E
             for timed in row {
                 let mut start_ns = began_ns + ns(timed.start);
                 for op in timed.action.ops() {
-                    let kind = match op.phase {
-                        Phase::Forward => SpanKind::F,
-                        Phase::Backward => SpanKind::B,
-                        Phase::InputGrad => SpanKind::I,
-                        Phase::WeightGrad => SpanKind::W,
-                    };
+                    let kind = SpanKind::from(op.phase);
                     let span = Span {
                         step,
                         replica,

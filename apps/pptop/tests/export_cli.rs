@@ -194,7 +194,7 @@ fn a_place_that_cannot_be_written_is_refused() {
         // A directory is where an event file belongs.
         if format != "tensorboard" {
             refused("/", "names no file");
-            refused(&home.out(""), "is a directory");
+            refused(&home.out(""), "it is a folder");
         }
     }
     assert_eq!(fs::read_to_string(target).unwrap(), "mine");

@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -362,17 +362,22 @@ impl Terminal {
 
     /// Starts a run that nobody watches, and waits for its first step.
     fn background_run(&self, flags: &str) -> std::process::Child {
+        Self::background_run_in(&self.run_dir(), flags)
+    }
+
+    /// The same in another folder.
+    fn background_run_in(dir: &Path, flags: &str) -> std::process::Child {
         let job = "train --headless --model sleep --pp 4 --micro-batches 8 --steps 100000";
         let child = Command::new(env!("CARGO_BIN_EXE_pptop"))
             .args(job.split_whitespace())
             .args(flags.split_whitespace())
             .arg("--run-dir")
-            .arg(self.run_dir())
+            .arg(dir)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let log = self.run_dir().join("events.jsonl");
+        let log = dir.join("events.jsonl");
         let began = Instant::now();
         while !fs::read_to_string(&log).is_ok_and(|text| text.contains("\"ev\":\"step\"")) {
             assert!(began.elapsed() < DEADLINE, "no step comes");
@@ -419,8 +424,51 @@ fn a_demo_shows_every_view() {
     terminal.wait_for("LIVE");
     terminal.press("1");
     terminal.wait_for("pipeline");
+    // Its own folder goes with it, so the screen is written where one is.
+    terminal.press("s");
+    terminal.wait_for("written: ");
+    let names = fs::read_dir(&terminal.dir).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let path = names.into_iter().find(|path| name(path).starts_with("screen-")).unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().count(), 24, "{text}");
+    for part in ["LIVE", "devices", "timeline", "pipeline", "q quit"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
     terminal.press("q");
     terminal.wait_restored("exit=0");
+}
+
+#[test]
+fn without_a_command_one_watches_what_is_live() {
+    let Some(terminal) = Terminal::open() else { return };
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
+    fs::create_dir_all(terminal.dir.join("runs/old")).unwrap();
+    fs::copy(log, terminal.dir.join("runs/old/events.jsonl")).unwrap();
+    terminal.pptop("");
+    let screen = terminal.wait_for("exit=0");
+    assert!(screen.contains("old  unknown"), "{screen}");
+    assert!(screen.contains("no run is live; pptop train starts one"), "{screen}");
+    let one = Terminal::background_run_in(&terminal.dir.join("runs/one"), "");
+    terminal.pptop("");
+    let screen = terminal.wait_for("LIVE");
+    assert!(screen.contains("step"), "{screen}");
+    terminal.press("2");
+    terminal.wait_for("[2]Timeline");
+    assert!(!terminal.screen().contains("run 1 of"));
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+    let two = Terminal::background_run_in(&terminal.dir.join("runs/two"), "");
+    terminal.pptop("");
+    terminal.wait_for("LIVE");
+    terminal.press("2");
+    terminal.wait_for("run 1 of 2");
+    terminal.press("n");
+    terminal.wait_for("run 2 of 2");
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+    ends(one);
+    ends(two);
 }
 
 #[test]
@@ -495,6 +543,9 @@ fn a_replay_is_paused_moved_and_left() {
     terminal.press("Space");
     terminal.wait_for("REPLAY 32x");
     terminal.wait("the end", |screen| step(screen) == Some(120));
+    terminal.wait_for(" end");
+    terminal.press("Space");
+    terminal.wait("the beginning", |screen| step(screen).is_some_and(|step| step < 100));
     terminal.press("q");
     terminal.wait_restored("exit=0");
 }

@@ -7,7 +7,9 @@ mod folder;
 mod ran;
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use folder::Folder;
 use ran::Ran;
@@ -66,6 +68,35 @@ fn attach_writes_lines_where_there_is_no_terminal() {
     let once = home.well("attach --once --plain");
     assert_eq!(once.lines().count(), 1);
     assert!(once.contains("step 120/120") && once.contains("theory 27.3 %"), "{once}");
+}
+
+/// Whether a process elsewhere is alive nobody here knows: its run is over when its log says so.
+#[test]
+fn a_run_of_another_machine_is_followed_to_its_end() {
+    let home = Home::with_run();
+    let dir = home.0.path("runs/gpt-1");
+    let at = LOG.iter().rposition(|&byte| byte == b'{').unwrap();
+    fs::write(dir.join("events.jsonl"), &LOG[..at]).unwrap();
+    let status = r#"{"schema":1,"run":"gpt-1","pid":1,"host":"elsewhere","state":"running"}"#;
+    fs::write(dir.join("status.json"), status).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pptop"))
+        .args(["attach", "gpt-1"])
+        .env("PPTOP_STATE_DIR", home.0.path(""))
+        .env("XDG_CONFIG_HOME", home.0.path(""))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().map(Result::unwrap);
+    while !next().unwrap().starts_with("step 120") {}
+    // Long enough for several looks.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(child.try_wait().unwrap(), None, "it ended before its run");
+    let log = fs::OpenOptions::new().append(true).open(dir.join("events.jsonl"));
+    std::io::Write::write_all(&mut log.unwrap(), &LOG[at..]).unwrap();
+    let rest: Vec<String> = std::iter::from_fn(next).collect();
+    assert!(rest.last().unwrap().starts_with("ended with exit code 0"), "{rest:?}");
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -48,9 +48,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     follow(&run, lines, args.once)
 }
 
-/// Watches the last run: what `pptop` without a command does on a terminal.
-pub(crate) fn latest() -> Result<(), CliError> {
-    let run = find("latest")?;
+/// What `pptop` without a command does on a terminal: watches the runs that are live, or lists those that are recorded.
+pub(crate) fn alone() -> Result<(), CliError> {
     let config = super::settings::config()?;
-    Look::of(&config).watch(vec![Watch::Found(Box::new(run))], false)
+    let live = super::runs::live()?;
+    if live.is_empty() {
+        return super::runs::listed_with_hint();
+    }
+    let runs = live.into_iter().map(|run| Watch::Found(Box::new(run))).collect();
+    Look::of(&config).watch(runs, false)
 }

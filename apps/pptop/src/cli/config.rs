@@ -1,15 +1,16 @@
 //! `pptop config`: the configuration file, and what holds.
 
 use std::fmt::Write as _;
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use pptop::config::{
     COLORED, Config, ConfigError, Setting, Source, TEMPLATE, check_file, config_path,
 };
+use pptop::whole_file::{NotWritten, WholeFile};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -72,40 +73,32 @@ fn own_path() -> Result<PathBuf, ConfigError> {
 
 fn init(args: &InitArgs) -> Result<(), CliError> {
     let path = own_path()?;
-    let shown = excerpt(&path.to_string_lossy());
-    match write(&path, args.force) {
-        Ok(()) => print(&format!("{}\n", path.display())),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && !args.force => {
-            Err(CliError::Usage(format!(
-                "{shown} is there already; accepted: --force, which replaces it"
-            )))
-        }
-        Err(error) => Err(CliError::Usage(format!(
-            "cannot write {shown}: {error}; accepted: XDG_CONFIG_HOME with a folder that can be written to"
-        ))),
+    let there = || {
+        let shown = excerpt(&path.to_string_lossy());
+        CliError::Usage(format!("{shown} is there already; accepted: --force, which replaces it"))
+    };
+    if !args.force && path.symlink_metadata().is_ok() {
+        return Err(there());
     }
+    let is_written = write(&path, args.force).map_err(|mut refused| {
+        refused.accepted.get_or_insert("XDG_CONFIG_HOME with a folder that can be written to");
+        refused
+    })?;
+    if is_written { print(&format!("{}\n", path.display())) } else { Err(there()) }
 }
 
-/// Writes the template. A file that is replaced is so in one step.
-fn write(path: &Path, force: bool) -> io::Result<()> {
+/// Writes the template; with `force` in the place of a file that is there. Whether it is written.
+fn write(path: &Path, force: bool) -> Result<bool, NotWritten> {
+    let failed = |error: io::Error| NotWritten {
+        path: path.to_owned(),
+        why: error.to_string(),
+        accepted: None,
+    };
     let dir = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    if !force {
-        return new_file(path);
-    }
-    // The number keeps two of us apart.
-    let draft = dir.join(format!(".config.toml.{}", std::process::id()));
-    let written = new_file(&draft).and_then(|()| fs::rename(&draft, path));
-    if written.is_err() {
-        // It may not be there; the first error is the one to tell.
-        let _ = fs::remove_file(&draft);
-    }
-    written
-}
-
-fn new_file(path: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(TEMPLATE.as_bytes())
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    let mut file = WholeFile::create(path)?;
+    file.write_all(TEMPLATE.as_bytes()).map_err(failed)?;
+    if force { file.finish().map(|()| true) } else { file.finish_new() }
 }
 
 fn validate(args: &ValidateArgs) -> Result<(), CliError> {

@@ -1,6 +1,5 @@
 //! `pptop demo`: the monitor on devices that do not exist.
 
-use std::io::{IsTerminal as _, stdout};
 use std::path::PathBuf;
 
 use pp_schedule::{ScheduleName, Sizes};
@@ -56,7 +55,7 @@ impl Drop for Folder {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
-    if !stdout().is_terminal() {
+    if !super::has_screen() {
         let message = "a demo needs a terminal; accepted: pptop snapshot for a screen as text";
         return Err(CliError::Usage(message.to_owned()));
     }

@@ -22,8 +22,9 @@ pub(crate) struct NvmlArgs {
 impl NvmlArgs {
     /// The library that the flags name, or else the configuration.
     pub(crate) fn library(&self, config: &pptop::config::Config) -> Library {
-        let path = self.nvml_lib.clone().or_else(|| config.nvml_lib.value.clone());
-        Library::choose(self.no_nvml || !config.nvml.value, path)
+        let path = config.nvml_lib.clone().or_flag(self.nvml_lib.clone().map(Some)).value;
+        let asks = config.nvml.clone().or_flag(self.no_nvml.then_some(false)).value;
+        Library::choose(!asks, path)
     }
 }
 

@@ -30,10 +30,12 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
     let mut has_begun = false;
     loop {
         // Whether it is over is asked before the log is read: what is read then is all that there will be.
-        let is_over = Run::of(&run.dir)
-            .ok()
-            .flatten()
-            .is_none_or(|run| !matches!(run.standing(), Standing::Live));
+        let is_over = Run::of(&run.dir).ok().flatten().is_none_or(|run| match run.standing() {
+            Standing::Ended(_) | Standing::Died => true,
+            Standing::Live => false,
+            // Of a process elsewhere nobody here knows; a log alone is all that there is.
+            Standing::Unknown => run.status.is_none(),
+        });
         let mut written = Ok(());
         let mut has_ended = false;
         let poll = follower

@@ -25,7 +25,6 @@ mod man;
 mod output;
 mod refusal;
 mod replay;
-#[cfg(feature = "train")]
 mod report;
 mod runs;
 mod schedule;
@@ -34,10 +33,11 @@ mod sizes;
 mod snapshot;
 mod standing;
 #[cfg(feature = "train")]
+mod story;
+#[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "train")]
 mod training;
-mod verdict;
 mod which;
 
 use std::ffi::OsString;
@@ -53,7 +53,9 @@ use pp_schedule::ScheduleError;
     name = "pptop",
     version,
     about,
-    after_help = "Without a command, on a terminal, pptop watches the latest run, as pptop attach does.",
+    after_help = "\
+Without a command, on a terminal, pptop watches the run that is live. Several are watched at once: n and p choose, and the
+first line of a view says run 1 of N. Where none is live it lists those that are recorded.",
     disable_help_subcommand = true,
     subcommand_required = true
 )]
@@ -83,7 +85,7 @@ enum Command {
     /// How a run stands now: a screen as text or picture, or its numbers
     Snapshot(snapshot::Args),
     /// What is wrong with a run, why, and what to do; exit code 1 when a bound is missed
-    Report(verdict::Args),
+    Report(report::Args),
     /// Watch simulated devices: no GPU, no model, no log that stays
     Demo(demo::Args),
     /// The runs that are kept: list, info, prune
@@ -118,7 +120,7 @@ impl Command {
             Self::Attach(args) => attach::run(&args),
             Self::Replay(args) => replay::run(&args),
             Self::Snapshot(args) => snapshot::run(&args),
-            Self::Report(args) => verdict::run(&args),
+            Self::Report(args) => report::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Runs(command) => runs::run(&command),
             Self::Export(command) => export::run(&command),
@@ -168,7 +170,7 @@ fn program() -> clap::Command {
 pub(crate) fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     if args.len() <= 1 && has_screen() {
-        return exit(attach::latest());
+        return exit(attach::alone());
     }
     let mut command = program();
     let parsed = command.try_get_matches_from_mut(&args).and_then(|matches| {

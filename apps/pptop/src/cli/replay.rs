@@ -1,7 +1,5 @@
 //! `pptop replay`: plays a recorded run again.
 
-use std::io::{IsTerminal as _, stdout};
-
 use pptop::monitor::Watch;
 
 use super::CliError;
@@ -41,7 +39,7 @@ fn start(text: &str) -> Result<u64, String> {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
     let run = find(&args.run)?;
-    if !stdout().is_terminal() {
+    if !super::has_screen() {
         let message = "a replay needs a terminal; accepted: pptop export csv or pptop attach --plain for lines";
         return Err(CliError::Usage(message.to_owned()));
     }

@@ -1,11 +1,11 @@
 //! `pptop runs`: the runs that are kept.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Subcommand;
-use pp_telemetry::{Run, list_runs, runs_dir, tidy};
+use pp_telemetry::{Run, Standing, list_runs, runs_dir, tidy};
 use pptop::config::Config;
 use serde_json::json;
 
@@ -82,9 +82,31 @@ fn unreadable(dir: &Path, error: &std::io::Error) -> CliError {
     ))
 }
 
-fn list(args: &ListArgs) -> Result<(), CliError> {
+/// All runs, the newest first, and where they are.
+fn all() -> Result<(Vec<Run>, PathBuf), CliError> {
     let dir = runs_dir().map_err(failed)?;
     let runs = list_runs(&dir).map_err(|error| unreadable(&dir, &error))?;
+    Ok((runs, dir))
+}
+
+/// The runs whose processes are there, the newest first.
+pub(crate) fn live() -> Result<Vec<Run>, CliError> {
+    let (mut runs, _) = all()?;
+    runs.retain(|run| run.standing() == Standing::Live);
+    Ok(runs)
+}
+
+/// Lists the runs where none is live, and says what one can do.
+pub(crate) fn listed_with_hint() -> Result<(), CliError> {
+    list(&ListArgs { json: false })?;
+    let train = if cfg!(feature = "train") { "pptop train starts one, " } else { "" };
+    print(&format!(
+        "\nno run is live; {train}pptop demo shows one on simulated devices, pptop replay RUN plays a recorded one\n"
+    ))
+}
+
+fn list(args: &ListArgs) -> Result<(), CliError> {
+    let (runs, dir) = all()?;
     if args.json {
         return print_json(&runs.iter().map(of_run).collect::<Vec<_>>());
     }

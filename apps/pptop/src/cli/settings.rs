@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pptop::config::{ColorMode, Config, ConfigError, ThemeName};
+use pptop::config::{ColorMode, Config, ConfigError, INTERVAL_MS, ThemeName};
 
 use pptop::monitor::{self, Keymap, Launch, Theme, Watch};
 
@@ -38,7 +38,7 @@ pub(crate) struct ScreenFlags {
     #[arg(long)]
     no_mouse: bool,
     /// Milliseconds between two looks at the run, 100 to 10000 [default: as configured, else 100]
-    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(100..=10_000))]
+    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
     interval: Option<u64>,
 }
 

@@ -9,15 +9,16 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pp_telemetry::{Event, Keep, Line, Recorder};
+use pp_telemetry::{COMPRESSED_FILE, EVENTS_FILE, Event, Keep, Line, Recorder};
 
 use super::gpus::NvmlArgs;
 use super::job::{JobArgs, Session, Spec};
 use super::refusal::excerpt;
 use super::settings::{Look, ScreenFlags};
-use super::training::{Flags, Output, Run, SAMPLE, partial};
+use super::training::{Flags, Output, Run, SAMPLE};
 use super::{CliError, print};
 use pptop::monitor::Watch;
+use pptop::whole_file::WholeFile;
 
 /// What to train, and where the results go.
 #[derive(Debug, clap::Args)]
@@ -111,11 +112,11 @@ fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf),
         None => pp_telemetry::new_run_dir(session.spec.name.as_str())
             .map_err(|e| CliError::Failed(super::job::chain(&e))),
         Some(dir) => {
-            if dir.join(pp_telemetry::EVENTS_FILE).exists() {
+            // A log that is compressed is a run as well.
+            if [EVENTS_FILE, COMPRESSED_FILE].iter().any(|log| dir.join(log).exists()) {
                 let message = format!(
-                    "{} holds a run already; accepted: a folder without {}",
+                    "{} holds a run already; accepted: a folder without {EVENTS_FILE} and {COMPRESSED_FILE}",
                     excerpt(&dir.display().to_string()),
-                    pp_telemetry::EVENTS_FILE
                 );
                 return Err(CliError::Usage(message));
             }
@@ -129,26 +130,11 @@ fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf),
 
 /// A result that cannot be written should be known before hours of training: whether it can is tried, and leaves nothing.
 fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
-    let refused = |why: &dyn std::fmt::Display| {
+    WholeFile::create(path).map(drop).map_err(|refused| {
         let name = excerpt(&path.display().to_string());
-        CliError::Usage(format!(
-            "{flag} {name}: {why}; accepted: a file in a folder that exists and can be written"
-        ))
-    };
-    // A rename would put a file in the place of a device, a pipe or a link.
-    match std::fs::symlink_metadata(path) {
-        Ok(there) if there.is_dir() => return Err(refused(&"it is a folder")),
-        Ok(there) if !there.is_file() => return Err(refused(&"it is there and no regular file")),
-        _ => {}
-    }
-    let partial = partial(path);
-    let was_there = partial.exists();
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).open(&partial).map_err(|e| refused(&e))?;
-    if !was_there {
-        std::fs::remove_file(&partial).map_err(|e| refused(&e))?;
-    }
-    Ok(())
+        let accepted = refused.accepted.unwrap_or("another file");
+        CliError::Usage(format!("{flag} {name}: {}; accepted: {accepted}", refused.why))
+    })
 }
 
 /// Starts the run as a process of its own and watches it.
@@ -193,7 +179,7 @@ fn watch(args: &Args, session: &Session, look: Look) -> Result<(), CliError> {
 
 /// The sample that the run left in its log, if it came that far.
 fn sample_of(dir: &Path) -> Option<String> {
-    let events = std::fs::read(dir.join(pp_telemetry::EVENTS_FILE)).ok()?;
+    let events = std::fs::read(dir.join(EVENTS_FILE)).ok()?;
     let mut logs =
         events.split(|&b| b == b'\n').rev().filter_map(|line| match Event::parse(line) {
             Ok(Line::Event(Event::Log(log))) => Some(log.message),

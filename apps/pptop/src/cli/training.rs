@@ -18,11 +18,12 @@ use pp_telemetry::{
     StepEvent, Warn,
 };
 
+use safetensors::tensor::{Metadata, TensorInfo, View};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::CliError;
 use super::job::{ModelSpec, Session, chain, devices_line};
-use super::report::Report;
+use super::story::Story;
 
 /// How the log's line with a sample begins.
 pub(crate) const SAMPLE: &str = "sample: ";
@@ -55,7 +56,7 @@ pub(crate) struct Run {
     origin: Instant,
     output: Output,
     flags: Flags,
-    report: Report,
+    story: Story,
     stop: Arc<AtomicUsize>,
     /// Where a monitor may ask for something; `None` where no socket could be made.
     control: Option<ControlServer>,
@@ -113,7 +114,7 @@ impl Run {
         };
         let socket = control.as_ref().map(ControlServer::path);
         let hello = session.hello(&trainer, &recorder, id, socket);
-        let report = Report::new(&session, &hello);
+        let story = Story::new(&session, &hello);
         let dir = dir.to_owned();
         let mut run = Self {
             session,
@@ -122,7 +123,7 @@ impl Run {
             origin,
             output,
             flags,
-            report,
+            story,
             stop,
             control,
             samplers: None,
@@ -134,9 +135,9 @@ impl Run {
         if let Some(error) = no_control {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
-        run.plain(&format!("{}\n{}", run.report.opening(), devices_line(&hello)));
+        run.plain(&format!("{}\n{}", run.story.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
-        let opening = run.report.opening().to_owned();
+        let opening = run.story.opening().to_owned();
         opening.lines().for_each(|line| run.log(line.to_owned()));
         Ok(run)
     }
@@ -164,7 +165,7 @@ impl Run {
         let mut end = End {
             code: 0,
             reason: "finished".to_owned(),
-            steps: self.report.steps(),
+            steps: self.story.steps(),
             wall_seconds: self.origin.elapsed().as_secs_f64(),
             ..End::default()
         };
@@ -211,7 +212,7 @@ impl Run {
                 self.line(&json);
             }
         } else if end.steps > 0 {
-            let summary = self.report.closing();
+            let summary = self.story.closing();
             self.plain(&summary);
         }
         self.recorder.finish(end);
@@ -242,7 +243,7 @@ impl Run {
             let due = self.session.spec.eval_every.is_some_and(|every| step.is_multiple_of(every));
             if !pieces.is_empty() && (due || step == steps) {
                 let found = self.trainer.evaluate(&pieces).map_err(Early::Failed)?;
-                self.report.evaluated(step, &found);
+                self.story.evaluated(step, &found);
                 self.emit(Event::Eval(Eval {
                     step,
                     loss: found.loss as f32,
@@ -268,7 +269,7 @@ impl Run {
                 .map_err(|e| Early::Result(format!("no sample: {e}")))?;
         }
         if let Some(path) = &self.flags.save {
-            save(path, weights, HashMap::new())?;
+            save(path, weights, HashMap::new()).map_err(Early::Result)?;
         }
         Ok(hash)
     }
@@ -299,11 +300,7 @@ impl Run {
         let failed = |why: String| format!("no checkpoint of step {step}: {why}");
         let weights = self.trainer.weights().map_err(|e| failed(chain(&e)))?;
         let about = HashMap::from([("step".to_owned(), step.to_string())]);
-        match save(&path, weights, about) {
-            Ok(()) => {}
-            Err(Early::Result(why)) => return Err(failed(why)),
-            Err(_) => return Err(failed("it could not be written".to_owned())),
-        }
+        save(&path, weights, about).map_err(failed)?;
         let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
         Ok(format!(
             "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
@@ -348,11 +345,11 @@ impl Run {
                 stash_bytes: memory.stash_bytes,
             }));
         }
-        self.report.stepped(outcome);
+        self.story.stepped(outcome);
         self.emit(Event::Step(event));
         let log_every = self.session.spec.log_every;
         if outcome.step == 1 || outcome.step.is_multiple_of(log_every) {
-            let line = self.report.step_line(outcome);
+            let line = self.story.step_line(outcome);
             self.plain(&line);
         }
         if let Some(message) = self.recorder.take_warning() {
@@ -424,7 +421,7 @@ impl Run {
         if let ModelSpec::Gpt { config, .. } = &spec.model {
             about.insert("heads".to_owned(), config.heads.to_string());
         }
-        save(&path, tensors, about)
+        save(&path, tensors, about).map_err(Early::Result)
     }
 
     /// A line for the log alone.
@@ -472,13 +469,6 @@ impl Run {
     }
 }
 
-/// Where a result is written until it is whole.
-pub(crate) fn partial(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
-}
-
 /// The first signal ends the run after its step, a second one at once.
 fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
     let again = Arc::new(AtomicBool::new(false));
@@ -491,15 +481,12 @@ fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Writes tensors by name, into a file beside it first: a file that is there is whole.
+/// Writes tensors by name. The library writes a file for its owner beside it first: one that is there is whole.
 fn save(
     path: &Path,
     tensors: Vec<(String, Tensor)>,
     about: HashMap<String, String>,
-) -> Result<(), Early> {
-    let partial = partial(path);
-    let written = safetensors::serialize_to_file(tensors, Some(about), &partial)
-        .map_err(|e| e.to_string())
-        .and_then(|()| std::fs::rename(&partial, path).map_err(|e| e.to_string()));
-    written.map_err(|e| Early::Result(format!("cannot write {}: {e}", path.display())))
+) -> Result<(), String> {
+    safetensors::serialize_to_file(tensors, Some(about), path)
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

@@ -22,10 +22,10 @@ use serde::Serialize;
 
 pub use error::ConfigError;
 pub use keys::Key;
-pub use values::{AnsiColor, ColorMode, Refused, ThemeName};
+pub use values::{AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName};
 
 use file::FileConfig;
-use values::{ANY_NUMBER, INTERVAL_MS, number_of, path_of, switch_of, word};
+use values::{ANY_NUMBER, number_of, path_of, switch_of, word};
 
 /// A file with every setting, each commented out with its default.
 pub const TEMPLATE: &str = include_str!("template.toml");

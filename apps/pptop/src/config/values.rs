@@ -150,7 +150,7 @@ pub(crate) fn word<T: ValueEnum>(text: &str) -> Result<T, Refused> {
 }
 
 /// Milliseconds between two looks at the log.
-pub(crate) const INTERVAL_MS: RangeInclusive<u64> = 100..=10_000;
+pub const INTERVAL_MS: RangeInclusive<u64> = 100..=10_000;
 /// Runs, megabytes and days that can be kept: as many as there are.
 pub(crate) const ANY_NUMBER: RangeInclusive<u64> = 0..=u64::MAX;
 

@@ -10,8 +10,9 @@ use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKin
 use ratatui::layout::{Position, Rect};
 use rustix::process::Signal;
 
-use super::errand::Errands;
+use super::errand::{Errands, Purpose, purpose_of};
 use super::input::{Action, Keymap};
+use super::screenshot::Screenshot;
 use super::state::{Effect, View};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
@@ -135,7 +136,7 @@ impl App {
                 screen.suspend().context("cannot take the terminal back")?;
                 self.drawn = None;
             }
-            let read = self.read();
+            let (read, more_of_any) = self.read();
             let state = &self.runs[self.at].state;
             if self.leave_when_over && state.is_over() && !read.more {
                 return Ok(Ending::Over);
@@ -151,43 +152,51 @@ impl App {
                 assert!(!panics, "{TEST_PANIC} is set");
             }
             // With more to read, only keys that are already there are taken.
-            let wait = if read.more { Duration::ZERO } else { interval };
+            let wait = if more_of_any { Duration::ZERO } else { interval };
             if tty.wait(wait).context("cannot wait for keys")? == Found::Gone {
                 return Ok(Ending::Signalled(HANGUP));
             }
             while event::poll(Duration::ZERO).context("cannot read keys")? {
                 let input = event::read().context("cannot read keys")?;
-                self.drawn = None;
-                if let Some(ending) = self.handle(&input, screen)? {
+                if let Some(ending) = self.handle(&input, screen, theme)? {
                     return Ok(ending);
                 }
             }
         }
     }
 
-    /// Reads what all logs and processes have to say.
-    fn read(&mut self) -> Read {
-        let mut read = Read::default();
+    /// Reads what all logs and processes have to say: what came of the run that is shown, and whether any has more.
+    fn read(&mut self) -> (Read, bool) {
+        let (mut shown, mut more_of_any) = (Read::default(), false);
         for (at, watched) in self.runs.iter_mut().enumerate() {
-            let of_this = watched.read();
-            read.changed |= of_this.changed && at == self.at;
-            read.more |= of_this.more;
-        }
-        for outcome in self.errands.back() {
-            let state = &mut self.runs[outcome.run].state;
-            if !outcome.is_good {
-                state.not_stopping();
+            let read = watched.read();
+            more_of_any |= read.more;
+            if at == self.at {
+                shown = read;
             }
-            state.set_note(outcome.note);
-            read.changed = true;
         }
-        read
+        let outcomes: Vec<_> = self.errands.back().collect();
+        for outcome in outcomes {
+            if !outcome.is_good && outcome.purpose == Purpose::End {
+                self.not_stopping(outcome.run);
+            }
+            self.runs[outcome.run].state.set_note(outcome.note);
+            shown.changed = true;
+        }
+        (shown, more_of_any)
+    }
+
+    /// That a run should end did not reach it.
+    fn not_stopping(&mut self, run: usize) {
+        self.runs[run].state.not_stopping();
+        self.leave_when_over = false;
     }
 
     /// Looks where the time goes, when somebody wants to see it and it is time for that.
     fn account(&mut self, more: bool) {
         let state = &mut self.runs[self.at].state;
-        let is_wanted = state.view() == View::Bubble && !more;
+        // What is read of a log is soon all that there is; a fast replay has always more.
+        let is_wanted = state.view() == View::Bubble && (!more || state.playback().is_some());
         if is_wanted && self.account_at.is_none_or(|at| Instant::now() >= at) {
             let began = Instant::now();
             state.refresh_bubble();
@@ -196,12 +205,19 @@ impl App {
         }
     }
 
-    fn handle(&mut self, input: &Input, screen: &mut Screen) -> anyhow::Result<Option<Ending>> {
-        let n_runs = self.runs.len();
-        let watched = &mut self.runs[self.at];
-        let state = &mut watched.state;
+    fn handle(
+        &mut self,
+        input: &Input,
+        screen: &mut Screen,
+        theme: Theme,
+    ) -> anyhow::Result<Option<Ending>> {
+        let state = &mut self.runs[self.at].state;
         let action = match input {
-            Input::Key(key) => state.keymap().action_of(*key, state.overlay()),
+            Input::Key(key) => state.keymap().action_of(*key, state.at(), state.overlay()),
+            Input::Resize(..) => {
+                self.drawn = None;
+                None
+            }
             Input::Mouse(mouse) => match mouse.kind {
                 MouseEventKind::ScrollUp => Some(Action::Scroll(-1)),
                 MouseEventKind::ScrollDown => Some(Action::Scroll(1)),
@@ -210,6 +226,7 @@ impl App {
                     let area = Rect::from((Position::ORIGIN, size));
                     if let Some(target) = target(state, area, mouse.column, mouse.row) {
                         state.point_at(target);
+                        self.drawn = None;
                     }
                     None
                 }
@@ -217,11 +234,27 @@ impl App {
             },
             _ => None,
         };
+        // What means nothing, such as a mouse that moves, changes nothing.
         let Some(action) = action else { return Ok(None) };
+        self.drawn = None;
         if action == Action::Show(View::Bubble) {
             self.account_at = None;
         }
-        let Some(effect) = state.act(action) else { return Ok(None) };
+        match state.act(action) {
+            Some(effect) => self.bring_about(effect, screen, theme),
+            None => Ok(None),
+        }
+    }
+
+    /// Does what lies outside of the state.
+    fn bring_about(
+        &mut self,
+        effect: Effect,
+        screen: &mut Screen,
+        theme: Theme,
+    ) -> anyhow::Result<Option<Ending>> {
+        let n_runs = self.runs.len();
+        let watched = &mut self.runs[self.at];
         match effect {
             Effect::Detach => return Ok(Some(Ending::Detached)),
             Effect::Leave => return Ok(Some(Ending::Over)),
@@ -229,9 +262,10 @@ impl App {
                 self.leave_when_over = then_leave;
                 self.stop();
             }
-            Effect::Kill => watched.signal(Signal::KILL),
+            Effect::Kill => self.signal(Signal::KILL),
             Effect::Ask(request) => self.ask(request),
             Effect::Seek(step) => watched.seek(step),
+            Effect::Restart => watched.play_again(),
             Effect::Run(by) => {
                 let view = watched.state.view();
                 let on = if by < 0 { n_runs - 1 } else { 1 };
@@ -240,12 +274,15 @@ impl App {
                 self.account_at = None;
             }
             Effect::Snapshot => {
-                let (dir, step) = (watched.dir.clone(), watched.state.model().step());
-                let buffer = screen.terminal().current_buffer_mut().clone();
-                self.errands.snapshot(self.at, &buffer, &dir, step);
+                // After a draw the terminal holds an empty buffer for the next one.
+                let size = screen.terminal().size().context("cannot use the terminal")?;
+                let size = (size.width, size.height);
+                let text = Screenshot::of_state(&watched.state, size, theme).text();
+                let step = watched.state.model().step();
+                self.errands.snapshot(self.at, text, &watched.files, step);
             }
             Effect::ExportTrace(step) => {
-                self.errands.export_trace(self.at, watched.log.clone(), &watched.dir, step);
+                self.errands.export_trace(self.at, watched.log.clone(), &watched.files, step);
             }
             Effect::Redraw => screen.terminal().clear().context("cannot draw on the terminal")?,
             Effect::Suspend => screen.suspend().context("cannot take the terminal back")?,
@@ -258,7 +295,13 @@ impl App {
         let watched = &mut self.runs[self.at];
         match watched.socket().filter(|_| !watched.is_child()) {
             Some(socket) => self.errands.ask(self.at, socket, Request::Stop),
-            None => watched.signal(Signal::TERM),
+            None => self.signal(Signal::TERM),
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if !self.runs[self.at].signal(signal) {
+            self.not_stopping(self.at);
         }
     }
 
@@ -267,8 +310,109 @@ impl App {
         if let Some(socket) = watched.socket() {
             self.errands.ask(self.at, socket, request);
         } else {
-            watched.state.not_stopping();
             watched.state.set_note("this run takes no requests: it has no socket".to_owned());
+            if purpose_of(request) == Purpose::End {
+                self.not_stopping(self.at);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use pp_telemetry::Run;
+
+    use super::*;
+    use crate::monitor::state::Choice;
+
+    const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
+
+    /// A folder with a log in it; it goes with its test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str, log: &[u8]) -> Self {
+            let dir = std::env::temp_dir().join(format!("pptop-app-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&dir);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join(pp_telemetry::EVENTS_FILE), log).unwrap();
+            Self(dir)
+        }
+
+        fn run(&self) -> Box<Run> {
+            Box::new(Run::of(&self.0).unwrap().unwrap())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn app(runs: Vec<Watch>) -> App {
+        App::new(Launch {
+            runs,
+            theme: Theme::plain(false, false),
+            keymap: Keymap::default(),
+            mouse: false,
+            interval: Duration::from_millis(100),
+            read_only: false,
+        })
+    }
+
+    /// Reads until an errand has come back.
+    fn read_note(app: &mut App) -> String {
+        app.runs[0].state.set_note(String::new());
+        loop {
+            app.read();
+            if let Some(note) = app.runs[0].state.note().filter(|note| !note.is_empty()) {
+                return note.to_owned();
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn only_what_should_have_ended_the_run_takes_that_back() {
+        let hello = LOG.split_inclusive(|&byte| byte == b'\n').next().unwrap();
+        let folder = Folder::new("errands", hello);
+        let mut app = app(vec![Watch::Found(folder.run())]);
+        app.read();
+        app.runs[0].state.act(Action::Stop);
+        let effect = app.runs[0].state.act(Action::Choose(Choice::Stop));
+        assert_eq!(effect, Some(Effect::Stop { then_leave: false }));
+        app.leave_when_over = true;
+        let is_stopping = |app: &App| (app.runs[0].state.is_stopping(), app.leave_when_over);
+        app.errands.snapshot(0, String::new(), Path::new("/nonexistent"), 1);
+        assert!(read_note(&mut app).contains("cannot write /nonexistent/screen-1.txt"));
+        app.errands.ask(0, ("/nonexistent/a.sock".into(), "a".to_owned()), Request::Checkpoint);
+        read_note(&mut app);
+        assert_eq!(is_stopping(&app), (true, true));
+        app.errands.ask(
+            0,
+            ("/nonexistent/a.sock".into(), "a".to_owned()),
+            Request::CheckpointAndStop,
+        );
+        read_note(&mut app);
+        assert_eq!(is_stopping(&app), (false, false));
+    }
+
+    #[test]
+    fn a_replay_is_accounted_for_while_there_is_more_and_a_log_when_it_is_read() {
+        let folder = Folder::new("account", LOG);
+        let replay =
+            Watch::Replay { run: folder.run(), speed: 1.0, start: Some(9), is_loop: false };
+        for (watch, is_found) in [(replay, true), (Watch::Found(folder.run()), false)] {
+            let mut app = app(vec![watch]);
+            app.runs[0].state.set_view(View::Bubble);
+            app.account(true);
+            assert_eq!(app.runs[0].state.bubble().found().is_some(), is_found);
+            app.account(false);
+            assert!(app.runs[0].state.bubble().found().is_some());
         }
     }
 }

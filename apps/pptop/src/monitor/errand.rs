@@ -1,19 +1,31 @@
 //! What is done beside the loop, so that the screen never waits for it: requests to the run, and files.
 
-use std::fs;
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use pp_telemetry::{ExportFormat, Follower, Request, StepRange, ask, export};
-use ratatui::buffer::Buffer;
+
+use crate::whole_file::WholeFile;
+
+/// What an errand is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The run is to end.
+    End,
+    /// It is to do something else.
+    Ask,
+    /// A file is to be written.
+    File,
+}
 
 /// What came of an errand, and whether it went well.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) note: String,
     pub(crate) is_good: bool,
+    pub(crate) purpose: Purpose,
     /// Which run it was for.
     pub(crate) run: usize,
 }
@@ -36,7 +48,12 @@ impl Errands {
         self.receiver.try_iter()
     }
 
-    fn send(&self, run: usize, errand: impl FnOnce() -> Result<String, String> + Send + 'static) {
+    fn send(
+        &self,
+        run: usize,
+        purpose: Purpose,
+        errand: impl FnOnce() -> Result<String, String> + Send + 'static,
+    ) {
         let sender = self.sender.clone();
         let work = move || {
             let (note, is_good) = match errand() {
@@ -44,17 +61,17 @@ impl Errands {
                 Err(note) => (note, false),
             };
             // Where nobody listens any more, nobody wants to know.
-            let _ = sender.send(Outcome { note, is_good, run });
+            let _ = sender.send(Outcome { note, is_good, purpose, run });
         };
         if let Err(error) = thread::Builder::new().name("errand".to_owned()).spawn(work) {
             let note = format!("cannot do this now: {error}");
-            let _ = self.sender.send(Outcome { note, is_good: false, run });
+            let _ = self.sender.send(Outcome { note, is_good: false, purpose, run });
         }
     }
 
     /// Asks a run for something.
     pub(crate) fn ask(&self, run: usize, (socket, id): (PathBuf, String), request: Request) {
-        self.send(run, move || {
+        self.send(run, purpose_of(request), move || {
             let what = match request {
                 Request::Ping => "the run answers",
                 Request::Stop => "the run was asked to end",
@@ -67,64 +84,47 @@ impl Errands {
         });
     }
 
-    /// Writes a step as a Chrome trace into the folder of the run.
+    /// Writes a step as a Chrome trace into a folder.
     pub(crate) fn export_trace(&self, run: usize, log: PathBuf, dir: &Path, step: u64) {
         let path = dir.join(format!("step-{step}.trace.json"));
-        self.send(run, move || {
-            let write = |file: &mut fs::File| {
-                let steps: StepRange = step.to_string().parse().map_err(io::Error::other)?;
-                let mut out = io::BufWriter::new(file);
+        self.send(run, Purpose::File, move || {
+            written(&path, |file| {
+                let steps: StepRange = step.to_string().parse().map_err(text_of)?;
                 let mut log = Follower::new(&log);
-                export(&mut log, ExportFormat::ChromeTrace, Some(steps), &mut out)
-                    .map_err(io::Error::other)?;
-                out.flush()
-            };
-            written(&path, write)
+                export(&mut log, ExportFormat::ChromeTrace, Some(steps), file).map_err(text_of)?;
+                Ok(())
+            })
         });
     }
 
-    /// Writes a screen into the folder of the run.
-    pub(crate) fn snapshot(&self, run: usize, buffer: &Buffer, dir: &Path, step: u64) {
-        let text = text_of(buffer);
+    /// Writes a screen into a folder.
+    pub(crate) fn snapshot(&self, run: usize, text: String, dir: &Path, step: u64) {
         let path = dir.join(format!("screen-{step}.txt"));
-        self.send(run, move || written(&path, |file| file.write_all(text.as_bytes())));
+        self.send(run, Purpose::File, move || {
+            written(&path, |file| file.write_all(text.as_bytes()).map_err(text_of))
+        });
     }
+}
+
+/// What a request is for.
+pub(crate) fn purpose_of(request: Request) -> Purpose {
+    match request {
+        Request::Stop | Request::CheckpointAndStop => Purpose::End,
+        Request::Ping | Request::Checkpoint => Purpose::Ask,
+    }
+}
+
+fn text_of(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// Writes a file for its owner alone, in the place of one of that name.
 fn written(
     path: &Path,
-    write: impl FnOnce(&mut fs::File) -> io::Result<()>,
+    write: impl FnOnce(&mut WholeFile) -> Result<(), String>,
 ) -> Result<String, String> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let draft = path.with_extension("new");
-    let done = fs::remove_file(&draft)
-        .or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })
-        .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft))
-        .and_then(|mut file| write(&mut file))
-        .and_then(|()| fs::rename(&draft, path));
-    match done {
-        Ok(()) => Ok(format!("written: {}", path.display())),
-        Err(error) => {
-            // What is half written is of no use; there may be nothing.
-            let _ = fs::remove_file(&draft);
-            Err(format!("cannot write {}: {error}", path.display()))
-        }
-    }
-}
-
-/// The characters of a screen, without colours and without blanks at the ends of lines.
-pub(crate) fn text_of(buffer: &Buffer) -> String {
-    let mut text = String::new();
-    for y in buffer.area.y..buffer.area.y + buffer.area.height {
-        let line: String = (buffer.area.x..buffer.area.x + buffer.area.width)
-            .map(|x| buffer[(x, y)].symbol())
-            .collect();
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    let mut file = WholeFile::create(path).map_err(|refused| refused.to_string())?;
+    write(&mut file).map_err(|why| file.failed(&why).to_string())?;
+    file.finish().map_err(|failed| failed.to_string())?;
+    Ok(format!("written: {}", path.display()))
 }

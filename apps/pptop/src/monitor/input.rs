@@ -112,8 +112,18 @@ enum Place {
     In(View),
     /// Wherever the spans of a step are seen.
     Steps,
+    /// The same, but for a replay, which shows the step that it is at.
+    HeldSteps,
+    /// Wherever the spans of a step are seen, and everywhere in a replay, which goes to that step.
+    Seek,
+    /// Wherever there are ranks or lines to choose from.
+    Lists,
+    /// Wherever more can be shown of what is chosen.
+    Choices,
     Replay,
     Runs,
+    /// While the run goes on.
+    Live,
 }
 
 /// Keys that belong together, with what is said about them.
@@ -145,7 +155,7 @@ const TABLE: &[Entry] = &[
         Some("quit"),
     ),
     entry(
-        Place::Everywhere,
+        Place::Live,
         &[bind("stop", Action::Stop, &["x"])],
         "end the run: after this step, with a checkpoint, at once",
         Some("stop"),
@@ -194,7 +204,7 @@ const TABLE: &[Entry] = &[
         Some("run"),
     ),
     entry(
-        Place::Steps,
+        Place::Seek,
         &[
             bind("previous-step", Action::StepBy(-1), &["["]),
             bind("next-step", Action::StepBy(1), &["]"]),
@@ -203,7 +213,7 @@ const TABLE: &[Entry] = &[
         Some("step"),
     ),
     entry(
-        Place::Steps,
+        Place::Seek,
         &[
             bind("ten-back", Action::StepBy(-10), &["{"]),
             bind("ten-on", Action::StepBy(10), &["}"]),
@@ -212,13 +222,13 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Steps,
+        Place::Seek,
         &[bind("go-to-step", Action::GoTo, &[":"])],
         "go to a step by its number",
         None,
     ),
     entry(
-        Place::Steps,
+        Place::HeldSteps,
         &[bind("newest-step", Action::NewestStep, &["Home"])],
         "follow the newest step again",
         None,
@@ -276,7 +286,7 @@ const TABLE: &[Entry] = &[
         Some("filter"),
     ),
     entry(
-        Place::Everywhere,
+        Place::Steps,
         &[
             bind("pan-left", Action::Pan(-1.0), &["h", "Left"]),
             bind("pan-right", Action::Pan(1.0), &["l", "Right"]),
@@ -285,7 +295,7 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Everywhere,
+        Place::Lists,
         &[
             bind("down", Action::Scroll(1), &["j", "Down"]),
             bind("up", Action::Scroll(-1), &["k", "Up"]),
@@ -294,7 +304,7 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Everywhere,
+        Place::Lists,
         &[
             bind("page-down", Action::Page(1), &["PageDown"]),
             bind("page-up", Action::Page(-1), &["PageUp"]),
@@ -303,7 +313,7 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Everywhere,
+        Place::Lists,
         &[
             bind("first", Action::Edge { last: false }, &["g"]),
             bind("last", Action::Edge { last: true }, &["G"]),
@@ -312,7 +322,7 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Everywhere,
+        Place::In(View::Overview),
         &[
             bind("next-panel", Action::Panel(1), &["Tab"]),
             bind("previous-panel", Action::Panel(-1), &["Shift-Tab"]),
@@ -321,9 +331,9 @@ const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::Everywhere,
-        &[bind("enter", Action::Enter, &["Enter"]), bind("full", Action::Full, &["f"])],
-        "more about what is chosen; its panel alone",
+        Place::Choices,
+        &[bind("enter", Action::Enter, &["Enter"])],
+        "more about what is chosen",
         None,
     ),
     entry(
@@ -332,7 +342,12 @@ const TABLE: &[Entry] = &[
         "write the screen into the run's folder",
         None,
     ),
-    entry(Place::Everywhere, &[bind("back", Action::Back, &["Esc"])], "back; never leaves", None),
+    entry(
+        Place::Everywhere,
+        &[bind("full", Action::Full, &["f"]), bind("back", Action::Back, &["Esc"])],
+        "the chosen panel alone; back, which never leaves",
+        None,
+    ),
     entry(
         Place::Everywhere,
         &[
@@ -371,17 +386,30 @@ pub(crate) struct Where {
     pub(crate) view: View,
     pub(crate) is_replay: bool,
     pub(crate) has_runs: bool,
+    /// Whether nothing more will come of the run.
+    pub(crate) is_over: bool,
 }
 
 impl Place {
     fn contains(self, at: Where) -> bool {
+        let has_steps = matches!(at.view, View::Overview | View::Timeline);
         match self {
             Self::Everywhere => true,
             Self::In(view) => view == at.view,
-            Self::Steps => matches!(at.view, View::Overview | View::Timeline),
+            Self::Steps => has_steps,
+            Self::HeldSteps => has_steps && !at.is_replay,
+            Self::Seek => has_steps || at.is_replay,
+            Self::Lists => at.view != View::Loss,
+            Self::Choices => has_steps || at.view == View::Devices,
             Self::Replay => at.is_replay,
             Self::Runs => at.has_runs,
+            Self::Live => !at.is_over && !at.is_replay,
         }
+    }
+
+    /// Whether it is about steps: in the bottom line that gives way to what is for this view.
+    fn is_about_steps(self) -> bool {
+        matches!(self, Self::Steps | Self::HeldSteps | Self::Seek)
     }
 }
 
@@ -414,27 +442,39 @@ impl Keymap {
         Self { keys }
     }
 
-    fn bound(&self) -> impl Iterator<Item = (Key, Action)> {
-        let bindings = TABLE.iter().flat_map(|entry| entry.bindings);
+    fn bound(&self) -> impl Iterator<Item = (Key, Action, Place)> {
+        let bindings =
+            TABLE.iter().flat_map(|entry| entry.bindings.iter().map(|b| (b.action, entry.place)));
         bindings
             .zip(self.keys.iter().flatten())
-            .flat_map(|(binding, keys)| keys.iter().map(|&key| (key, binding.action)))
+            .flat_map(|((action, place), keys)| keys.iter().map(move |&key| (key, action, place)))
     }
 
     /// The first key of an action, for a hint.
     pub(crate) fn key_of(&self, action: Action) -> Option<String> {
-        self.bound().find(|(_, bound)| *bound == action).map(|(key, _)| key.to_string())
+        self.bound().find(|(_, bound, _)| *bound == action).map(|(key, ..)| key.to_string())
     }
 
-    /// What a key asks for while `overlay` lies over the screen.
-    pub(crate) fn action_of(&self, event: KeyEvent, overlay: Option<&Overlay>) -> Option<Action> {
+    /// The first key of an action and what it does; nothing where it has none.
+    pub(crate) fn hint(&self, action: Action, what: &str) -> String {
+        self.key_of(action).map_or_else(String::new, |key| format!("{key} {what}"))
+    }
+
+    /// What a key asks for where one is, and while `overlay` lies over the screen.
+    pub(crate) fn action_of(
+        &self,
+        event: KeyEvent,
+        at: Where,
+        overlay: Option<&Overlay>,
+    ) -> Option<Action> {
         if event.kind == KeyEventKind::Release {
             return None;
         }
         let key = Key::of(event)?;
         // Whatever is configured, there is a way out.
         if "Ctrl-c".parse() == Ok(key) {
-            return Some(Action::Quit);
+            let asks = matches!(overlay, Some(Overlay::Ask(_)));
+            return Some(if asks { Action::Back } else { Action::Quit });
         }
         let typed = match event.code {
             KeyCode::Char(letter) if key.is_plain() => Some(letter),
@@ -453,7 +493,15 @@ impl Keymap {
             },
             _ => {}
         }
-        self.bound().find(|(bound, _)| *bound == key).map(|(_, action)| action)
+        // What lies over the screen is the same everywhere.
+        self.bound_at(key, overlay.is_none().then_some(at))
+    }
+
+    /// What a key asks for in a place; `None` for any.
+    fn bound_at(&self, key: Key, at: Option<Where>) -> Option<Action> {
+        self.bound()
+            .find(|(bound, _, place)| *bound == key && at.is_none_or(|at| place.contains(at)))
+            .map(|(_, action, _)| action)
     }
 
     fn names(&self, at: usize) -> impl Iterator<Item = String> {
@@ -486,7 +534,7 @@ impl Keymap {
                 [first, .., last] if firsts.len() > 3 => format!("{first}-{last}"),
                 _ => firsts.join(" "),
             };
-            hints.push((matches!(entry.place, Place::Steps), Hint { keys, what }));
+            hints.push((entry.place.is_about_steps(), Hint { keys, what }));
         }
         // What is for every step gives way to what is for this view.
         hints.sort_by_key(|(is_late, _)| *is_late);
@@ -501,15 +549,59 @@ mod tests {
     use super::*;
     use crate::monitor::state::Dialog;
 
+    const AT: Where =
+        Where { view: View::Overview, is_replay: false, has_runs: false, is_over: false };
+
     fn press(code: KeyCode, modifiers: KeyModifiers, overlay: Option<&Overlay>) -> Option<Action> {
-        Keymap::default().action_of(KeyEvent::new(code, modifiers), overlay)
+        Keymap::default().action_of(KeyEvent::new(code, modifiers), AT, overlay)
+    }
+
+    #[test]
+    fn a_key_means_something_where_the_help_says_so() {
+        let keymap = Keymap::default();
+        let views = View::ALL.into_iter();
+        let all = views.flat_map(|view| {
+            [(false, false), (false, true), (true, true)].map(|(is_replay, is_over)| Where {
+                view,
+                is_replay,
+                is_over,
+                ..AT
+            })
+        });
+        for at in all {
+            for line in keymap.help(at) {
+                for key in line.keys.split(' ') {
+                    let action = keymap.bound_at(key.parse().unwrap(), Some(at));
+                    assert_eq!(action.is_some(), line.is_here, "{key} at {at:?}");
+                }
+            }
+        }
+        let at = |view, is_replay| Where { view, is_replay, is_over: is_replay, ..AT };
+        let is_there = |letter, at| {
+            let event = KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE);
+            keymap.action_of(event, at, None).is_some()
+        };
+        for (letter, view, live, replayed) in [
+            ('x', View::Loss, true, false),
+            ('[', View::Loss, false, true),
+            ('[', View::Overview, true, true),
+            (':', View::Log, false, true),
+            ('j', View::Loss, false, false),
+            ('b', View::Overview, false, false),
+            ('b', View::Bubble, true, true),
+            ('e', View::Overview, false, false),
+            ('e', View::Timeline, true, true),
+        ] {
+            let found = (is_there(letter, at(view, false)), is_there(letter, at(view, true)));
+            assert_eq!(found, (live, replayed), "{letter} in {view:?}");
+        }
     }
 
     #[test]
     fn every_key_of_the_table_is_one_and_stands_there_once() {
         let keymap = Keymap::default();
         let n_written: usize = TABLE.iter().flat_map(|e| e.bindings).map(|b| b.keys.len()).sum();
-        let keys: Vec<_> = keymap.bound().map(|(key, _)| key).collect();
+        let keys: Vec<_> = keymap.bound().map(|(key, ..)| key).collect();
         assert_eq!(keys.len(), n_written);
         for (at, one) in keys.iter().enumerate() {
             assert!(!keys[at + 1..].contains(one), "{one} stands twice");
@@ -536,6 +628,10 @@ mod tests {
         assert_eq!(press(KeyCode::Char('k')), None);
         assert_eq!(press(KeyCode::Char('x')), None);
         assert_eq!(press(KeyCode::Esc), Some(Action::Back));
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        let keymap = Keymap::new(&BTreeMap::from([("back".to_owned(), vec![])]));
+        assert_eq!(keymap.action_of(control_c, AT, Some(&asked)), Some(Action::Back));
+        assert_eq!(keymap.action_of(control_c, AT, None), Some(Action::Quit));
     }
 
     #[test]
@@ -546,11 +642,10 @@ mod tests {
             ("freeze".to_owned(), vec![key("q"), key("F5")]),
         ]);
         let keymap = Keymap::new(&other);
-        let press = |code, modifiers| keymap.action_of(KeyEvent::new(code, modifiers), None);
+        let press = |code, modifiers| keymap.action_of(KeyEvent::new(code, modifiers), AT, None);
         assert_eq!(press(KeyCode::Char('q'), KeyModifiers::NONE), Some(Action::Freeze));
         assert_eq!(press(KeyCode::Char(' '), KeyModifiers::NONE), None);
         assert_eq!(press(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Action::Quit));
-        let at = Where { view: View::Overview, is_replay: false, has_runs: false };
-        assert!(keymap.help(at).iter().any(|line| line.keys == "q F5"));
+        assert!(keymap.help(AT).iter().any(|line| line.keys == "q F5"));
     }
 }

@@ -8,7 +8,6 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
-use super::errand::text_of;
 use super::input::Action;
 use super::state::{ChildState, State, View};
 use super::view::{Theme, draw};
@@ -26,7 +25,10 @@ impl Screenshot {
             ChildState { pid: model.hello().map_or(0, |hello| hello.pid), ..ChildState::default() };
         let mut state = State::of(model, child);
         state.act(Action::Show(view));
-        state.refresh_bubble();
+        // It is simulated many times for that, and no other view shows it.
+        if view == View::Bubble {
+            state.refresh_bubble();
+        }
         Self::of_state(&state, (width, height), theme)
     }
 
@@ -50,6 +52,19 @@ impl Screenshot {
         let _ = write_svg(&mut text, &self.buffer);
         text
     }
+}
+
+/// The characters of a screen, without colours and without blanks at the ends of lines.
+fn text_of(buffer: &Buffer) -> String {
+    let mut text = String::new();
+    for y in buffer.area.y..buffer.area.y + buffer.area.height {
+        let line: String = (buffer.area.x..buffer.area.x + buffer.area.width)
+            .map(|x| buffer[(x, y)].symbol())
+            .collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// A cell of the picture.

@@ -28,6 +28,10 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
         None if state.status() == Status::Died => {
             writeln!(text, "{name} has died after {step} of {n_steps} steps")?;
         }
+        None if state.child().host.is_some() => {
+            let host = state.child().host.as_deref().unwrap_or_default();
+            writeln!(text, "{name} runs on {host}; step {step} of {n_steps} was seen")?;
+        }
         None => writeln!(
             text,
             "{name} goes on as process {}; step {step} of {n_steps} is done",

@@ -69,6 +69,8 @@ pub(crate) struct Watched {
     pub(crate) state: State,
     pub(crate) dir: PathBuf,
     pub(crate) log: PathBuf,
+    /// Where files that one asks for go.
+    pub(crate) files: PathBuf,
     source: Source,
     process: Process,
     /// When the log last had something new.
@@ -95,6 +97,7 @@ impl Watched {
                     state: State::new(trainer.state().clone(), true),
                     source: Source::Follow(Follower::new(&log)),
                     process: Process::Child(trainer),
+                    files: run_dir.clone(),
                     dir: run_dir,
                     log,
                     heard,
@@ -107,6 +110,8 @@ impl Watched {
                 ),
                 source: Source::Follow(Follower::new(&run.log)),
                 process: Process::None,
+                // Its own folder goes with it.
+                files: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
                 dir: run.dir,
                 log: run.log,
                 heard,
@@ -123,6 +128,7 @@ impl Watched {
                     state: State::new(state, false),
                     source: Source::Follow(Follower::from_last_mark(&run.log)),
                     process,
+                    files: run.dir.clone(),
                     dir: run.dir,
                     log: run.log,
                     heard,
@@ -135,8 +141,9 @@ impl Watched {
                 let source =
                     Source::Play { log: run.log.clone(), replay, frames, at: Instant::now() };
                 let state = State::new(ChildState::default(), false).replayed(playback);
-                let (dir, log) = (run.dir, run.log);
-                let mut watched = Self { state, source, process: Process::None, dir, log, heard };
+                let (dir, log, files) = (run.dir.clone(), run.log, run.dir);
+                let process = Process::None;
+                let mut watched = Self { state, dir, log, files, source, process, heard };
                 if let Some(step) = start {
                     watched.seek(step);
                 }
@@ -194,18 +201,27 @@ impl Watched {
         show_clock(&mut self.state, replay);
     }
 
-    /// Sends a signal, unless the process is gone: its id may belong to another by then.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    /// Plays a replay from its beginning.
+    pub(crate) fn play_again(&mut self) {
+        let Source::Play { log, replay, at, .. } = &mut self.source else { return };
+        **replay = Replay::new(log);
+        self.state.restart();
+        *at = Instant::now();
+        show_clock(&mut self.state, replay);
+    }
+
+    /// Sends a signal, unless the process is gone: its id may belong to another by then. Whether it was sent; a note says why not.
+    pub(crate) fn signal(&mut self, signal: Signal) -> bool {
         let sent = match &mut self.process {
             Process::Child(trainer) => trainer.signal(signal),
             Process::Found { dir, .. } => signal_found(dir, signal),
             Process::None => Err(io::Error::other("nothing is known of its process")),
         };
-        if let Err(error) = sent {
-            self.state.not_stopping();
+        if let Err(error) = &sent {
             let pid = self.state.child().pid;
             self.state.set_note(format!("cannot end process {pid}: {error}"));
         }
+        sent.is_ok()
     }
 
     /// Whether it was started here.
@@ -310,6 +326,7 @@ fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildState {
         pid: status.pid,
         is_gone,
         code: status.code,
+        host: status.is_alive().is_none().then(|| status.host.clone()),
         last_error: if is_bad { last_line(&dir.join(pp_telemetry::STDERR_FILE)) } else { None },
     }
 }

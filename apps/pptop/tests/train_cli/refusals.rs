@@ -154,6 +154,8 @@ fn data_and_results() {
     std::fs::create_dir(home.path("folder")).unwrap();
     std::fs::create_dir(home.path("used")).unwrap();
     home.write("used/events.jsonl", b"{}\n");
+    std::fs::create_dir(home.path("packed")).unwrap();
+    home.write("packed/events.jsonl.zst", b"");
     // A header that promises more than there is.
     home.write("cut.safetensors", b"\x40\0\0\0\0\0\0\0{\"a\":");
     home.stdout(
@@ -181,6 +183,10 @@ fn data_and_results() {
             ("train --dump-step nowhere/d.safetensors", &["--dump-step", "No such file"]),
             ("train --save x --dump-step x", &["--save", "--dump-step", "two files"]),
             (&format!("{gpt} --run-dir used"), &["used holds a run already", "events.jsonl"]),
+            (
+                &format!("{gpt} --run-dir packed"),
+                &["packed holds a run already", "events.jsonl.zst"],
+            ),
             (&format!("{gpt} --run-dir noise.bin"), &["noise.bin", "a folder"]),
         ],
     );

@@ -1,5 +1,6 @@
 //! What is asked of a run over its socket.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use pp_telemetry::{Request, ask, status_of};
@@ -33,7 +34,9 @@ fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     let end = events.all().last().unwrap();
     assert_eq!((&end["ev"], &end["code"]), (&json!("end"), &json!(143)));
     assert!(end["reason"].as_str().unwrap().starts_with("stopped by request after step "), "{end}");
-    let weights = std::fs::read(home.path("run/checkpoint.safetensors")).unwrap();
+    let path = home.path("run/checkpoint.safetensors");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let weights = std::fs::read(path).unwrap();
     safetensors::SafeTensors::deserialize(&weights).unwrap();
     let log = std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
     assert!(log.contains("checkpoint of step "), "the log says so");

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::bubble::notebook_figure;
 use super::job::{JobArgs, ModelSpec, Profiles, Session, Spec, chain, cores, limits};
 use super::refusal::excerpt;
-use super::report::{median, quantile, verdict};
+use super::story::{median, quantile, verdict};
 use super::{CliError, print, print_json};
 
 /// Each row trains its steps in so many turns, so that a machine that slows down slows down all.

@@ -9,7 +9,8 @@ mod screen;
 
 use std::fmt::Write as _;
 
-use pp_telemetry::{list_runs, runs_dir};
+use pp_telemetry::{Keep, list_runs, runs_dir};
+use pptop::config::Config;
 use serde::Serialize;
 use serde_json::json;
 
@@ -90,6 +91,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 fn look() -> Vec<Check> {
     let config = settings::config();
     let config = config.as_ref();
+    let kept = config.map_or_else(|_| Keep::default(), Config::keep);
     let state = pp_telemetry::state_dir().map(|path| places::Place::look(&path));
     let free_bytes = state.as_ref().ok().and_then(|place| place.free_bytes);
     let sockets = places::Place::look_itself(&pp_telemetry::socket_place());
@@ -99,7 +101,7 @@ fn look() -> Vec<Check> {
     });
     let mut checks = vec![
         places::state_dir(state.as_ref().map_err(ToString::to_string)),
-        places::free_space(free_bytes),
+        places::free_space(free_bytes, kept.bytes),
         places::socket_dir(&sockets),
         places::socket_path(&sockets.path),
         places::runs(runs),
@@ -116,7 +118,7 @@ fn look() -> Vec<Check> {
     checks
 }
 
-fn config_file(config: Result<&pptop::config::Config, &CliError>) -> Check {
+fn config_file(config: Result<&Config, &CliError>) -> Check {
     const NAME: &str = "config";
     match config {
         Ok(config) => match &config.file {

@@ -15,8 +15,6 @@ use super::Check;
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// A socket is named after its process; there is no higher number.
 const LONGEST_SOCKET: &str = "4194304.sock";
-/// What all runs together take before the oldest go.
-const KEPT_BYTES: u64 = 1_000_000_000;
 /// Runs that are named.
 const NAMED_MAX: usize = 3;
 
@@ -109,26 +107,23 @@ pub(super) fn state_dir(place: Result<&Place, String>) -> Check {
     Check::pass(NAME, format!("{path}, mode {mode:o}"))
 }
 
-/// Whether there is room for a run.
-pub(super) fn free_space(free_bytes: Option<u64>) -> Check {
+/// Whether there is room for a run, and for as many as are kept.
+pub(super) fn free_space(free_bytes: Option<u64>, kept_bytes: u64) -> Check {
     const NAME: &str = "free_space";
     const TODO: &str = "make room, or set PPTOP_STATE_DIR to a folder on another disk; a full disk stops the recording, not the run";
     let Some(free) = free_bytes else {
         return Check::warn(NAME, "not known how much the disk of the state has", TODO);
     };
     let found = format!("{} MB where runs are kept", free / 1_000_000);
-    match free {
-        0..LOG_BYTES_MAX => Check::fail(
-            NAME,
-            format!("{found}; one run may take {} MB", LOG_BYTES_MAX / 1_000_000),
-            TODO,
-        ),
-        LOG_BYTES_MAX..KEPT_BYTES => {
-            let kept = KEPT_BYTES / 1_000_000;
-            Check::warn(NAME, format!("{found}; runs may take {kept} MB in all"), TODO)
-        }
-        _ => Check::pass(NAME, found),
+    if free < LOG_BYTES_MAX {
+        let most = LOG_BYTES_MAX / 1_000_000;
+        return Check::fail(NAME, format!("{found}; one run may take {most} MB"), TODO);
     }
+    if free < kept_bytes {
+        let kept = kept_bytes / 1_000_000;
+        return Check::warn(NAME, format!("{found}; runs may take {kept} MB in all"), TODO);
+    }
+    Check::pass(NAME, found)
 }
 
 /// Where runs can be asked to stop.
@@ -261,15 +256,18 @@ mod tests {
 
     #[test]
     fn a_run_needs_room() {
-        for (free, verdict) in [
-            (Some(10_000_000_000), Verdict::Pass),
-            (Some(KEPT_BYTES), Verdict::Pass),
-            (Some(KEPT_BYTES - 1), Verdict::Warn),
-            (Some(LOG_BYTES_MAX - 1), Verdict::Fail),
-            (Some(0), Verdict::Fail),
-            (None, Verdict::Warn),
+        let kept = 2 * LOG_BYTES_MAX;
+        for (free, kept, verdict) in [
+            (Some(10_000_000_000), kept, Verdict::Pass),
+            (Some(kept), kept, Verdict::Pass),
+            (Some(kept - 1), kept, Verdict::Warn),
+            (Some(kept - 1), LOG_BYTES_MAX / 2, Verdict::Pass),
+            (Some(LOG_BYTES_MAX - 1), kept, Verdict::Fail),
+            (Some(LOG_BYTES_MAX - 1), 1, Verdict::Fail),
+            (Some(0), kept, Verdict::Fail),
+            (None, kept, Verdict::Warn),
         ] {
-            assert_eq!(free_space(free).verdict, verdict, "{free:?}");
+            assert_eq!(free_space(free, kept).verdict, verdict, "{free:?} {kept}");
         }
     }
 

@@ -37,7 +37,7 @@ impl State {
                 self.view = self.panel.unwrap_or(Panel::Timeline).view();
             }
             Action::Full => self.view = View::Overview,
-            Action::Freeze => self.freeze(),
+            Action::Freeze => return self.freeze(),
             Action::StepBy(by) => return self.step_by(by),
             Action::NewestStep => self.timeline.follow(),
             Action::ZoomIn => self.timeline.zoom_in(),
@@ -71,10 +71,10 @@ impl State {
         match (overlay, action) {
             (_, Action::Back) | (Overlay::Help(_), Action::Help) => {}
             (Overlay::Help(first), Action::Scroll(by)) => {
-                self.overlay = Some(Overlay::Help(first.saturating_add_signed(by)));
+                self.overlay = Some(self.help_from(first, by));
             }
             (Overlay::Help(first), Action::Page(by)) => {
-                self.overlay = Some(Overlay::Help(first.saturating_add_signed(10 * by)));
+                self.overlay = Some(self.help_from(first, by.saturating_mul(10)));
             }
             (Overlay::Prompt(prompt), Action::Accept) => return self.accept(prompt),
             (Overlay::Prompt(mut prompt), Action::Type(letter)) => {
@@ -99,6 +99,12 @@ impl State {
         None
     }
 
+    /// The help, by so many lines further on.
+    fn help_from(&self, first: usize, by: isize) -> Overlay {
+        let last = self.keymap.help(self.at()).len().saturating_sub(1);
+        Overlay::Help(first.saturating_add_signed(by).min(last))
+    }
+
     /// What a key means depends on the view.
     fn act_on_view(&mut self, action: Action) {
         let model = self.frozen.as_deref().unwrap_or(&self.model);
@@ -111,8 +117,8 @@ impl State {
         }
         match action {
             Action::Pan(by) if self.view == View::Overview => self.timeline.pan(by),
-            // They have a choice of their own.
-            _ if matches!(self.view, View::Devices | View::Log) => {}
+            // The others have a choice of their own, or none.
+            _ if !matches!(self.view, View::Overview | View::Bubble) => {}
             Action::Scroll(by) => self.scroll(by),
             Action::Page(by) => self.scroll(8 * by),
             Action::Edge { last } => self.scroll(if last { isize::MAX } else { isize::MIN }),
@@ -156,15 +162,20 @@ impl State {
         self.view = View::Overview;
     }
 
-    fn freeze(&mut self) {
+    fn freeze(&mut self) -> Option<Effect> {
         if let Some(playback) = &mut self.playback {
+            if playback.is_at_end {
+                playback.is_paused = false;
+                return Some(Effect::Restart);
+            }
             playback.is_paused ^= true;
-            return;
+            return None;
         }
         self.frozen = match self.frozen {
             Some(_) => None,
             None => Some(Box::new(self.model.clone())),
         };
+        None
     }
 
     fn step_by(&mut self, by: i64) -> Option<Effect> {
@@ -227,5 +238,52 @@ impl State {
     /// What was asked for did not reach the run.
     pub(crate) fn not_stopping(&mut self) {
         self.stopping = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::state::{ChildState, Playback, View};
+
+    #[test]
+    fn the_help_goes_no_further_than_its_last_line() {
+        let mut state = State::new(ChildState::default(), false);
+        state.act(Action::Help);
+        let n_lines = state.keymap().help(state.at()).len();
+        for _ in 0..n_lines {
+            state.act(Action::Page(1));
+        }
+        assert_eq!(state.overlay(), Some(&Overlay::Help(n_lines - 1)));
+        state.act(Action::Page(isize::MIN));
+        assert_eq!(state.overlay(), Some(&Overlay::Help(0)));
+    }
+
+    #[test]
+    fn at_its_end_a_replay_begins_again_and_before_it_pauses() {
+        let playback = Playback::new(1.0, false);
+        let mut state = State::new(ChildState::default(), false).replayed(playback.clone());
+        assert_eq!(state.act(Action::Freeze), None);
+        assert!(state.playback().is_some_and(|playback| playback.is_paused));
+        let at_end = Playback { is_at_end: true, is_paused: true, ..playback };
+        let mut state = State::new(ChildState::default(), false).replayed(at_end);
+        assert_eq!(state.act(Action::Freeze), Some(Effect::Restart));
+        assert!(state.playback().is_some_and(|playback| !playback.is_paused));
+    }
+
+    #[test]
+    fn ranks_are_scrolled_only_where_they_are_seen() {
+        let log = include_bytes!("../../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
+        let mut state = State::new(ChildState::default(), false);
+        for line in log.split(|&byte| byte == b'\n') {
+            if let Ok(pp_telemetry::Line::Event(event)) = pp_telemetry::Event::parse(line) {
+                state.apply(&event);
+            }
+        }
+        for (view, first) in [(View::Loss, 0), (View::Timeline, 0), (View::Bubble, 1)] {
+            state.act(Action::Show(view));
+            state.act(Action::Scroll(1));
+            assert_eq!(state.first_rank(1), first, "{view:?}");
+        }
     }
 }

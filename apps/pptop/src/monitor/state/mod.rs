@@ -63,6 +63,8 @@ pub enum Effect {
     Ask(Request),
     /// Go to a step of a replay.
     Seek(u64),
+    /// Play a replay from its beginning.
+    Restart,
     /// Write the screen into a file.
     Snapshot,
     /// Write the step of the timeline as a trace.
@@ -213,7 +215,12 @@ impl State {
 
     /// What the user looks at, as far as keys depend on it.
     pub(crate) fn at(&self) -> Where {
-        Where { view: self.view, is_replay: self.playback.is_some(), has_runs: self.place.1 > 1 }
+        Where {
+            view: self.view,
+            is_replay: self.playback.is_some(),
+            has_runs: self.place.1 > 1,
+            is_over: self.is_over(),
+        }
     }
 
     pub(crate) fn view(&self) -> View {

@@ -20,6 +20,8 @@ pub struct ChildState {
     pub is_gone: bool,
     /// Its exit code, once it has ended; 128 and the signal for one that was killed.
     pub code: Option<i32>,
+    /// The machine it runs on, where that is another: whether it is alive is not known here.
+    pub host: Option<String>,
     /// The last line that it wrote to its standard error.
     pub last_error: Option<String>,
 }

@@ -8,6 +8,7 @@ use ratatui::style::Style;
 use super::format;
 use super::paint::{Pen, panel};
 use super::theme::{STRONG, Theme, letter};
+use crate::monitor::input::Action;
 use crate::monitor::state::State;
 
 const UTIL_BAR: usize = 8;
@@ -171,7 +172,11 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     let n_rows = area.height.saturating_sub(3) as usize;
     let first = state.first_rank(n_rows);
     let right = if n_ranks > n_rows {
-        format!("{} to {} of {n_ranks}, up down", first + 1, (first + n_rows).min(n_ranks))
+        let last = (first + n_rows).min(n_ranks);
+        let keys = [1, -1].map(|by| state.keymap().key_of(Action::Scroll(by)));
+        let keys: Vec<String> = keys.into_iter().flatten().collect();
+        let comma = if keys.is_empty() { "" } else { ", " };
+        format!("{} to {last} of {n_ranks}{comma}{}", first + 1, keys.join(" "))
     } else {
         String::new()
     };

@@ -2,8 +2,10 @@
 
 use ratatui::style::Style;
 
+use super::format;
 use super::paint::Pen;
 use super::theme::STRONG;
+use crate::monitor::input::Action;
 use crate::monitor::state::{State, Status};
 
 /// Share of the time without a core above which one should know.
@@ -30,11 +32,17 @@ pub(crate) fn draw_keys(pen: &mut Pen<'_>, state: &State) {
     }
 }
 
+/// Which key leaves; Ctrl-c does whatever is configured.
+fn leaves(state: &State) -> String {
+    let key = state.keymap().key_of(Action::Quit);
+    format!("{} leaves", key.as_deref().unwrap_or("Ctrl-c"))
+}
+
 /// What has to be said, the most serious first.
 pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     if let Some(failure) = state.failure().filter(|_| state.playback().is_none()) {
         return Some(match state.status() {
-            Status::Stopped => (Weight::Notice, format!("{failure}; q leaves")),
+            Status::Stopped => (Weight::Notice, format!("{failure}; {}", leaves(state))),
             _ => (Weight::Bad, format!("failed: {failure}")),
         });
     }
@@ -51,13 +59,20 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
         ));
     }
     if matches!(state.status(), Status::Ended(_)) {
-        return Some((Weight::Notice, "the run has ended; q leaves".to_owned()));
+        return Some((Weight::Notice, format!("the run has ended; {}", leaves(state))));
     }
     if let Status::Stale(seconds) = state.status() {
         let pid = state.child().pid;
         if pid == 0 {
             let text = "the log has no end, and nothing is known of its process";
             return Some((Weight::Notice, text.to_owned()));
+        }
+        if let Some(host) = &state.child().host {
+            let silent = format!("nothing was written for {seconds:.0} s");
+            let host = format::plain(host);
+            let text =
+                format!("{silent}; it runs on {host}; whether it is alive is not known here");
+            return Some((Weight::Notice, text));
         }
         return Some((
             Weight::Bad,
@@ -92,4 +107,31 @@ pub(crate) fn draw_notice(pen: &mut Pen<'_>, (weight, text): &(Weight, String)) 
         Weight::Notice => pen.theme.notice(),
     };
     pen.text(" ").put(text, style);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::state::ChildState;
+
+    #[test]
+    fn of_a_silent_run_elsewhere_no_more_is_said_than_is_known() {
+        let log = include_bytes!("../../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
+        let said = |host: Option<&str>| {
+            let mut state = State::new(ChildState::default(), false);
+            for line in log.split(|&byte| byte == b'\n') {
+                if let Ok(pp_telemetry::Line::Event(event)) = pp_telemetry::Event::parse(line)
+                    && !matches!(event, pp_telemetry::Event::End(_))
+                {
+                    state.apply(&event);
+                }
+            }
+            let host = host.map(ToOwned::to_owned);
+            state.observe(ChildState { pid: 7, host, ..ChildState::default() }, 60.0, 0);
+            notice(&state).map(|(_, text)| text).unwrap_or_default()
+        };
+        assert_eq!(said(None), "process 7 is alive, but has written nothing for 60 s");
+        let text = said(Some("far"));
+        assert!(text.contains("it runs on far; whether it is alive is not known here"), "{text}");
+    }
 }

@@ -45,6 +45,18 @@ pub(crate) fn whole_bytes(value: u64) -> String {
     }
 }
 
+/// A number in a row: 1st, 2nd, 3rd, 4th, 11th, 21st.
+pub(crate) fn ordinal(number: u64) -> String {
+    let end = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{end}")
+}
+
 /// A text that cannot move the cursor of whoever reads it.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -111,6 +123,12 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_in_a_row_end_as_they_are_spoken() {
+        let said = [1, 2, 3, 4, 11, 12, 13, 21, 22, 111, 112].map(ordinal).join(" ");
+        assert_eq!(said, "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 111th 112th");
+    }
 
     #[test]
     fn sizes_take_the_unit_that_fits() {

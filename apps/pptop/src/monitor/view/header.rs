@@ -134,7 +134,8 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
         pen.put("   only looks", theme.dim());
     }
     if hello.span_every > 1 {
-        pen.put(format!("   spans of every {}th step are kept", hello.span_every), theme.dim());
+        let every = format::ordinal(hello.span_every);
+        pen.put(format!("   spans of every {every} step are kept"), theme.dim());
     }
 }
 

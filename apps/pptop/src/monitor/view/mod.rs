@@ -80,7 +80,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
     }
     match state.overlay() {
         Some(Overlay::Help(first)) => overlay::draw_help(buffer, area, state, theme, *first),
-        Some(Overlay::Ask(dialog)) => overlay::draw_dialog(buffer, area, theme, *dialog),
+        Some(Overlay::Ask(dialog)) => overlay::draw_dialog(buffer, area, state, theme, *dialog),
         Some(Overlay::Prompt(prompt)) => overlay::draw_prompt(buffer, area, theme, prompt),
         None => {}
     }

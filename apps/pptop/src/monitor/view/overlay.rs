@@ -7,14 +7,15 @@ use ratatui::widgets::{Clear, Widget as _};
 
 use super::paint::{Pen, panel, slice_bottom};
 use super::theme::{STRONG, Theme};
+use crate::monitor::input::Action;
 use crate::monitor::state::{Dialog, Prompt, State};
 
-/// An empty panel in the middle of the screen, as large as there is room for.
+/// An empty panel in the middle of the screen, as large as there is room for; `key` closes it.
 fn window(
     buffer: &mut Buffer,
     area: Rect,
     theme: Theme,
-    title: &str,
+    (title, key): (&str, &str),
     width: usize,
     height: usize,
 ) -> Rect {
@@ -27,7 +28,7 @@ fn window(
         height,
     };
     Clear.render(window, buffer);
-    panel(buffer, window, theme, title, "Esc closes")
+    panel(buffer, window, theme, title, &format!("{key} closes"))
 }
 
 /// Draws the keys: what means something in this view first, the rest dim.
@@ -41,7 +42,9 @@ pub(crate) fn draw_help(
     let lines = state.keymap().help(state.at());
     let names = lines.iter().map(|line| line.keys.chars().count()).max().unwrap_or(0);
     let texts = lines.iter().map(|line| line.text.len()).max().unwrap_or(0);
-    let inside = window(buffer, area, theme, "keys", names + texts + 4, lines.len());
+    let of = |action| state.keymap().key_of(action);
+    let key = of(Action::Back).or_else(|| of(Action::Help)).unwrap_or_default();
+    let inside = window(buffer, area, theme, ("keys", &key), names + texts + 4, lines.len());
     let first = first.min(lines.len().saturating_sub(inside.height as usize));
     let mut pen = Pen::new(buffer, inside, theme);
     for line in lines.iter().skip(first) {
@@ -62,9 +65,18 @@ pub(crate) fn draw_prompt(buffer: &mut Buffer, area: Rect, theme: Theme, prompt:
 }
 
 /// Draws a question with its answers.
-pub(crate) fn draw_dialog(buffer: &mut Buffer, area: Rect, theme: Theme, dialog: Dialog) {
+pub(crate) fn draw_dialog(
+    buffer: &mut Buffer,
+    area: Rect,
+    state: &State,
+    theme: Theme,
+    dialog: Dialog,
+) {
+    // Ctrl-c closes it, whatever is configured.
+    let key = state.keymap().key_of(Action::Back).unwrap_or_else(|| "Ctrl-c".to_owned());
     let width = dialog.answers().iter().map(|answer| answer.text.len()).max().unwrap_or(0) + 8;
-    let inside = window(buffer, area, theme, dialog.title(), width, dialog.answers().len() + 2);
+    let inside =
+        window(buffer, area, theme, (dialog.title(), &key), width, dialog.answers().len() + 2);
     let mut pen = Pen::new(buffer, inside, theme);
     // Where there is room, an empty line above.
     if pen.height() as usize > dialog.answers().len() {

@@ -101,13 +101,8 @@ impl Theme {
         Self { palette: LIGHT, ..self }
     }
 
-    /// What the terminal can show: `NO_COLOR` with any value turns colours off, `TERM=dumb` also everything but ASCII.
-    pub fn from_env(ascii: bool) -> Self {
-        let variable = |name: &str| env::var_os(name);
-        Self::of(ThemeName::Auto, ColorMode::Auto, ascii, &variable)
-    }
-
-    /// What the configuration wants, as far as the terminal can show it.
+    /// What the configuration wants, as far as the terminal can show it: `NO_COLOR` with any value turns colours off, `TERM=dumb` also
+    /// everything but ASCII.
     pub fn from_config(config: &Config) -> Self {
         Self::from_settings(config, &|name| env::var_os(name))
     }

@@ -9,6 +9,7 @@ use super::super::devices::rank_name;
 use super::super::format;
 use super::super::paint::{Pen, panel, slice_top};
 use super::super::theme::{STRONG, Theme, letter};
+use crate::monitor::input::Action;
 use crate::monitor::state::{Found, State};
 
 /// Cells of a part's name.
@@ -183,8 +184,9 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
         1 => format!("where the time goes  step {last}"),
         _ => format!("where the time goes  {n_steps} recorded steps, {first} to {last}"),
     };
-    let right = if state.bubble().defines() { "b numbers" } else { "b meaning" };
-    let inside = panel(buffer, area, theme, &title, right);
+    let what = if state.bubble().defines() { "numbers" } else { "meaning" };
+    let right = state.keymap().hint(Action::Definition, what);
+    let inside = panel(buffer, area, theme, &title, &right);
     let mut pen = Pen::new(buffer, inside, theme);
     if state.bubble().defines() {
         for part in Part::ALL {

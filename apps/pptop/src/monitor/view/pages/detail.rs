@@ -11,6 +11,7 @@ use super::super::format;
 use super::super::paint::{Pen, panel, slice_left, slice_top};
 use super::super::theme::{STRONG, Theme};
 use super::devices::memory_bar;
+use crate::monitor::input::Action;
 use crate::monitor::state::State;
 use crate::monitor::words;
 
@@ -55,8 +56,11 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, framed: bool, state: &State,
         String::new()
     };
     let mut inside = if framed {
-        let hint = if state.devices().is_detail() { "Esc back" } else { "Enter alone" };
-        let more = if more.is_empty() { hint.to_owned() } else { format!("{more}  {hint}") };
+        let is_alone = state.devices().is_detail();
+        let (action, what) =
+            if is_alone { (Action::Back, "back") } else { (Action::Enter, "alone") };
+        let hint = state.keymap().hint(action, what);
+        let more = if more.is_empty() { hint } else { format!("{more}  {hint}") };
         panel(buffer, area, theme, &title, &more)
     } else {
         let (line, rest) = slice_top(area, 1);

@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use super::super::format;
 use super::super::paint::{Pen, panel, slice_top};
 use super::super::theme::{STRONG, Theme};
+use crate::monitor::input::Action;
 use crate::monitor::state::{Entry, LogState, Overlay, Prompt, PromptKind, State};
 use crate::monitor::words;
 
@@ -83,7 +84,13 @@ fn titles(
         parts.push(format!("/{}", log.filter()));
     }
     if let Some(at) = held {
-        parts.push(format!("held {} above the newest, G follows", entries.len() - 1 - at));
+        let mut text = format!("held {} above the newest", entries.len() - 1 - at);
+        let hint = state.keymap().hint(Action::Edge { last: true }, "follows");
+        if !hint.is_empty() {
+            text.push_str(", ");
+            text.push_str(&hint);
+        }
+        parts.push(text);
     }
     let lines = match entries.len() {
         1 => "1 line".to_owned(),

@@ -224,7 +224,7 @@ impl Page<'_> {
         if every <= 1 || steps.is_empty() {
             return;
         }
-        let head = format!(" every {every}th step is recorded; at hand: ");
+        let head = format!(" every {} step is recorded; at hand: ", format::ordinal(every));
         let room = (pen.left() as usize).saturating_sub(head.len() + 1);
         pen.put(head, theme.dim());
         let mut ranges = ranges(&steps);
