@@ -18,7 +18,6 @@ use pp_telemetry::{
     StepEvent, Warn,
 };
 
-use safetensors::tensor::{Metadata, TensorInfo, View};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::CliError;
