@@ -5,38 +5,20 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::format;
 use super::paint::{Pen, panel};
+use super::rank_table::{Column, Placed, Room, draw_heads, draw_row, drop_columns, place};
 use super::theme::{STRONG, Theme, letter};
 use crate::monitor::input::Action;
 use crate::monitor::state::State;
 
-const UTIL_BAR: usize = 8;
-const MEM_BAR: usize = 6;
-const CHART_CELLS: usize = 24;
+/// Cells of the chart, and the one behind it.
+const CHART_CELLS: u16 = 25;
 /// How far above the closed form the bubble of a rank may be before it is pointed out.
 const BUBBLE_NOTICE: f64 = 0.05;
 const BUBBLE_BAD: f64 = 0.20;
 
-/// A column of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Column {
-    Rank,
-    Stages,
-    Layers,
-    Device,
-    State,
-    Util,
-    Mem,
-    Peak,
-    Busy,
-    Bubble,
-    Starved,
-    Chart,
-}
-
-/// In the order of the screen.
-const COLUMNS: [Column; 12] = [
+/// What the overview shows of the table.
+const SHOWN: [Column; 12] = [
     Column::Rank,
     Column::Stages,
     Column::Layers,
@@ -64,42 +46,10 @@ const DROPPED_FIRST: [Column; 9] = [
     Column::Bubble,
 ];
 
-impl Column {
-    fn width(self, wide: bool) -> u16 {
-        match self {
-            Self::Rank => 4,
-            Self::Stages => 6,
-            Self::State if wide => 20,
-            Self::Layers | Self::State => 9,
-            Self::Util => 15,
-            Self::Mem => 14,
-            Self::Peak | Self::Busy => 7,
-            Self::Device | Self::Bubble | Self::Starved => 8,
-            Self::Chart => CHART_CELLS as u16,
-        }
-    }
-
-    fn title(self) -> &'static str {
-        match self {
-            Self::Rank => "#",
-            Self::Stages => "STG",
-            Self::Layers => "LAYERS",
-            Self::Device => "DEVICE",
-            Self::State => "STATE",
-            Self::Util => "UTIL",
-            Self::Mem => "MEM",
-            Self::Peak => "  PEAK",
-            Self::Busy => "  BUSY",
-            Self::Bubble => " BUBBLE",
-            Self::Starved => "STARVED",
-            Self::Chart => "util, last steps",
-        }
-    }
-}
-
-/// The columns for a width, each with the cell where it begins.
-fn columns(width: u16, wide: bool, model: &Model) -> Vec<(Column, u16)> {
-    let mut kept: Vec<Column> = COLUMNS.to_vec();
+/// The columns for a width.
+fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
+    let room = Room { long: wide, chart: (CHART_CELLS, CHART_CELLS), ..Room::default() };
+    let mut kept: Vec<Column> = SHOWN.to_vec();
     if model.ranks_over_cores().is_none()
         && model.steps().starved_ratio().is_none_or(|ratio| ratio.mean < 0.005)
     {
@@ -108,21 +58,8 @@ fn columns(width: u16, wide: bool, model: &Model) -> Vec<(Column, u16)> {
     if !wide {
         kept.retain(|&column| column != Column::Chart && column != Column::Device);
     }
-    let needed = |kept: &[Column]| kept.iter().map(|column| column.width(wide)).sum::<u16>();
-    for dropped in DROPPED_FIRST {
-        if needed(&kept) <= width {
-            break;
-        }
-        kept.retain(|&column| column != dropped);
-    }
-    let mut x = 0;
-    kept.into_iter()
-        .map(|column| {
-            let begins = x;
-            x += column.width(wide);
-            (column, begins)
-        })
-        .collect()
+    drop_columns(&mut kept, &DROPPED_FIRST, width, room);
+    (room, place(kept, width, room))
 }
 
 /// The name of a rank on this screen: with replicas, `rank.replica`.
@@ -184,77 +121,14 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     let title = if replicas { "devices  rank.replica" } else { "devices" };
     let inside = panel(buffer, area, theme, title, &right);
     let mut pen = Pen::new(buffer, inside, theme);
-    let columns = columns(pen.width().saturating_sub(1), wide, model);
-    for &(column, x) in &columns {
-        pen.column(x + 1).put(column.title(), theme.dim());
-    }
+    let (room, columns) = columns(pen.width().saturating_sub(1), wide, model);
+    draw_heads(&mut pen, &columns, None);
     for (index, rank) in model.ranks().iter().enumerate().skip(first).take(n_rows) {
         pen.next_line();
         if state.devices().is_chosen(index) {
             pen.put(">", STRONG);
         }
-        for &(column, x) in &columns {
-            pen.column(x + 1);
-            draw_cell(&mut pen, model, rank, column, wide);
-        }
-    }
-}
-
-fn draw_cell(pen: &mut Pen<'_>, model: &Model, rank: &RankState, column: Column, wide: bool) {
-    let theme = pen.theme;
-    let width = column.width(wide) as usize - 1;
-    let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), format::percent);
-    match column {
-        Column::Rank => {
-            pen.put(rank_name(model, rank.replica, rank.rank), STRONG);
-        }
-        Column::Stages => {
-            let stages: Vec<_> = rank.stages.iter().map(u32::to_string).collect();
-            pen.text(format::cut(&format!("s{}", stages.join(",")), width));
-        }
-        Column::Layers => {
-            pen.text(format::cut(&layers_text(rank), width));
-        }
-        Column::Device => {
-            pen.text(format::cut(&rank.device, width));
-        }
-        Column::State => {
-            let (text, style) = activity_text(model, rank, theme, wide);
-            pen.put(format::cut(&text, width), style);
-        }
-        Column::Util => {
-            let busy = rank.busy_of_step();
-            pen.put(theme.gauge(busy.unwrap_or(0.0), UTIL_BAR), theme.bar());
-            pen.text(
-                busy.map_or_else(|| "    -".to_owned(), |busy| format!("{:>4.0}%", busy * 100.0)),
-            );
-        }
-        Column::Mem => {
-            let (live, most) = memory(model, rank);
-            pen.put(
-                theme.gauge(live.map_or(0.0, |live| live as f64 / most.max(1) as f64), MEM_BAR),
-                theme.bar(),
-            );
-            pen.text(format!("{:>7}", live.map_or_else(|| "-".to_owned(), format::bytes)));
-        }
-        Column::Peak => {
-            let peak = rank.memory.map(|memory| format::bytes(memory.peak_bytes));
-            pen.text(format!("{:>6}", peak.unwrap_or_else(|| "-".to_owned())));
-        }
-        Column::Busy => {
-            pen.text(format!("{:>6}", share(rank.busy_of_window())));
-        }
-        Column::Bubble => {
-            let bubble = rank.busy_of_window().map(|busy| 1.0 - busy);
-            pen.put(format!("{:>7}", share(bubble)), bubble_style(model, bubble, theme));
-        }
-        Column::Starved => {
-            pen.text(format!("{:>7}", share(rank.starved_of_window())));
-        }
-        Column::Chart => {
-            let skip = rank.history().len().saturating_sub(CHART_CELLS);
-            pen.put(theme.columns(rank.history().skip(skip)), theme.bar());
-        }
+        draw_row(&mut pen, model, rank, &columns, room);
     }
 }
 

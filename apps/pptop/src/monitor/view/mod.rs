@@ -13,6 +13,7 @@ mod overlay;
 mod pages;
 mod paint;
 mod pipeline;
+mod rank_table;
 mod scrubber;
 mod theme;
 mod timeline;

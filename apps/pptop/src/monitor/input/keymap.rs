@@ -1,0 +1,264 @@
+//! Which key does what: the table, with what the configuration says otherwise.
+
+use std::collections::BTreeMap;
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
+
+use super::Action;
+use super::table::{Binding, Entry, Place, TABLE, Where};
+use crate::config::Key;
+use crate::monitor::state::Overlay;
+
+/// A line of the help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HelpLine {
+    pub(crate) keys: String,
+    pub(crate) text: &'static str,
+    /// Whether it means something where one is.
+    pub(crate) is_here: bool,
+}
+
+/// A key of the bottom line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hint {
+    pub(crate) keys: String,
+    pub(crate) what: &'static str,
+}
+
+/// Which key does what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Keymap {
+    /// By entry of the table and by binding: its keys.
+    keys: Vec<Vec<Vec<Key>>>,
+}
+
+impl Default for Keymap {
+    fn default() -> Self {
+        Self::new(&BTreeMap::new())
+    }
+}
+
+impl Keymap {
+    /// The keys of the table, but for those that `other` gives to an action of this name. A key that was given away is no longer that of
+    /// the action which has it otherwise.
+    pub fn new(other: &BTreeMap<String, Vec<Key>>) -> Self {
+        let is_taken = |key: &Key| other.values().flatten().any(|taken| taken == key);
+        let usual = |binding: &Binding| {
+            let parsed = binding.keys.iter().filter_map(|key| key.parse().ok());
+            parsed.filter(|key| !is_taken(key)).collect()
+        };
+        let of_binding =
+            |binding: &Binding| other.get(binding.name).cloned().unwrap_or_else(|| usual(binding));
+        let keys =
+            TABLE.iter().map(|entry| entry.bindings.iter().map(of_binding).collect()).collect();
+        Self { keys }
+    }
+
+    fn bound(&self) -> impl Iterator<Item = (Key, Action, Place)> {
+        let bindings =
+            TABLE.iter().flat_map(|entry| entry.bindings.iter().map(|b| (b.action, entry.place)));
+        bindings
+            .zip(self.keys.iter().flatten())
+            .flat_map(|((action, place), keys)| keys.iter().map(move |&key| (key, action, place)))
+    }
+
+    /// The first key of an action, for a hint.
+    pub(crate) fn key_of(&self, action: Action) -> Option<String> {
+        self.bound().find(|(_, bound, _)| *bound == action).map(|(key, ..)| key.to_string())
+    }
+
+    /// The first key of an action and what it does; nothing where it has none.
+    pub(crate) fn hint(&self, action: Action, what: &str) -> String {
+        self.key_of(action).map_or_else(String::new, |key| format!("{key} {what}"))
+    }
+
+    /// What a key asks for where one is, and while `overlay` lies over the screen.
+    pub(crate) fn action_of(
+        &self,
+        event: KeyEvent,
+        at: Where,
+        overlay: Option<&Overlay>,
+    ) -> Option<Action> {
+        if event.kind == KeyEventKind::Release {
+            return None;
+        }
+        let key = Key::of(event)?;
+        // Whatever is configured, there is a way out.
+        if "Ctrl-c".parse() == Ok(key) {
+            let asks = matches!(overlay, Some(Overlay::Ask(_)));
+            return Some(if asks { Action::Back } else { Action::Quit });
+        }
+        let typed = match event.code {
+            KeyCode::Char(letter) if key.is_plain() => Some(letter),
+            _ => None,
+        };
+        match overlay {
+            Some(Overlay::Ask(dialog)) if typed.is_some() => {
+                return dialog.choice_of(typed?).map(Action::Choose);
+            }
+            Some(Overlay::Prompt(_)) => match (event.code, typed) {
+                (KeyCode::Enter, _) => return Some(Action::Accept),
+                (KeyCode::Backspace, _) => return Some(Action::Erase),
+                (KeyCode::Esc, _) => return Some(Action::Back),
+                (_, Some(letter)) => return Some(Action::Type(letter)),
+                _ => {}
+            },
+            _ => {}
+        }
+        // What lies over the screen is the same everywhere.
+        self.bound_at(key, overlay.is_none().then_some(at))
+    }
+
+    /// What a key asks for in a place; `None` for any.
+    fn bound_at(&self, key: Key, at: Option<Where>) -> Option<Action> {
+        self.bound()
+            .find(|(bound, _, place)| *bound == key && at.is_none_or(|at| place.contains(at)))
+            .map(|(_, action, _)| action)
+    }
+
+    fn names(&self, at: usize) -> impl Iterator<Item = String> {
+        self.keys[at].iter().flatten().map(ToString::to_string)
+    }
+
+    /// The help: first what means something where one is.
+    pub(crate) fn help(&self, at: Where) -> Vec<HelpLine> {
+        let line = |(index, entry): (usize, &'static Entry)| HelpLine {
+            keys: self.names(index).collect::<Vec<_>>().join(" "),
+            text: entry.help,
+            is_here: entry.place.contains(at),
+        };
+        let mut lines: Vec<HelpLine> = TABLE.iter().enumerate().map(line).collect();
+        lines.sort_by_key(|line| !line.is_here);
+        lines
+    }
+
+    /// The bottom line: what belongs to this view alone comes behind the first four.
+    pub(crate) fn hints(&self, at: Where) -> Vec<Hint> {
+        let mut hints: Vec<(bool, Hint)> = Vec::new();
+        for (index, entry) in TABLE.iter().enumerate().filter(|(_, e)| e.place.contains(at)) {
+            let Some(what) = entry.hint else { continue };
+            let firsts: Vec<String> = self.keys[index]
+                .iter()
+                .filter_map(|keys| keys.first().map(ToString::to_string))
+                .collect();
+            let keys = match firsts.as_slice() {
+                [] => continue,
+                [first, .., last] if firsts.len() > 3 => format!("{first}-{last}"),
+                _ => firsts.join(" "),
+            };
+            hints.push((entry.place.is_about_steps(), Hint { keys, what }));
+        }
+        // What is for every step gives way to what is for this view.
+        hints.sort_by_key(|(is_late, _)| *is_late);
+        hints.into_iter().map(|(_, hint)| hint).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::crossterm::event::KeyModifiers;
+
+    use super::*;
+    use crate::monitor::action_names;
+    use crate::monitor::state::{Choice, Dialog, View};
+
+    const AT: Where =
+        Where { view: View::Overview, is_replay: false, has_runs: false, is_over: false };
+
+    fn press(code: KeyCode, modifiers: KeyModifiers, overlay: Option<&Overlay>) -> Option<Action> {
+        Keymap::default().action_of(KeyEvent::new(code, modifiers), AT, overlay)
+    }
+
+    #[test]
+    fn a_key_means_something_where_the_help_says_so() {
+        let keymap = Keymap::default();
+        let views = View::ALL.into_iter();
+        let all = views.flat_map(|view| {
+            [(false, false), (false, true), (true, true)].map(|(is_replay, is_over)| Where {
+                view,
+                is_replay,
+                is_over,
+                ..AT
+            })
+        });
+        for at in all {
+            for line in keymap.help(at) {
+                for key in line.keys.split(' ') {
+                    let action = keymap.bound_at(key.parse().unwrap(), Some(at));
+                    assert_eq!(action.is_some(), line.is_here, "{key} at {at:?}");
+                }
+            }
+        }
+        let at = |view, is_replay| Where { view, is_replay, is_over: is_replay, ..AT };
+        let is_there = |letter, at| {
+            let event = KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE);
+            keymap.action_of(event, at, None).is_some()
+        };
+        for (letter, view, live, replayed) in [
+            ('x', View::Loss, true, false),
+            ('[', View::Loss, false, true),
+            ('[', View::Overview, true, true),
+            (':', View::Log, false, true),
+            ('j', View::Loss, false, false),
+            ('b', View::Overview, false, false),
+            ('b', View::Bubble, true, true),
+            ('e', View::Overview, false, false),
+            ('e', View::Timeline, true, true),
+        ] {
+            let found = (is_there(letter, at(view, false)), is_there(letter, at(view, true)));
+            assert_eq!(found, (live, replayed), "{letter} in {view:?}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_one_and_stands_there_once() {
+        let keymap = Keymap::default();
+        let n_written: usize = TABLE.iter().flat_map(|e| e.bindings).map(|b| b.keys.len()).sum();
+        let keys: Vec<_> = keymap.bound().map(|(key, ..)| key).collect();
+        assert_eq!(keys.len(), n_written);
+        for (at, one) in keys.iter().enumerate() {
+            assert!(!keys[at + 1..].contains(one), "{one} stands twice");
+        }
+        let mut names: Vec<_> = action_names().collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), action_names().count());
+    }
+
+    #[test]
+    fn control_makes_another_key() {
+        let letter = KeyCode::Char('l');
+        assert_eq!(press(letter, KeyModifiers::CONTROL, None), Some(Action::Redraw));
+        assert_eq!(press(letter, KeyModifiers::NONE, None), Some(Action::Pan(1.0)));
+        assert_eq!(press(KeyCode::Char('!'), KeyModifiers::NONE, None), None);
+    }
+
+    #[test]
+    fn a_question_takes_only_its_answers() {
+        let asked = Overlay::Ask(Dialog::Quit);
+        let press = |code| press(code, KeyModifiers::NONE, Some(&asked));
+        assert_eq!(press(KeyCode::Char('D')), Some(Action::Choose(Choice::Detach)));
+        assert_eq!(press(KeyCode::Char('k')), None);
+        assert_eq!(press(KeyCode::Char('x')), None);
+        assert_eq!(press(KeyCode::Esc), Some(Action::Back));
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        let keymap = Keymap::new(&BTreeMap::from([("back".to_owned(), vec![])]));
+        assert_eq!(keymap.action_of(control_c, AT, Some(&asked)), Some(Action::Back));
+        assert_eq!(keymap.action_of(control_c, AT, None), Some(Action::Quit));
+    }
+
+    #[test]
+    fn the_configuration_has_the_last_word_but_for_the_way_out() {
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        let other = BTreeMap::from([
+            ("quit".to_owned(), vec![]),
+            ("freeze".to_owned(), vec![key("q"), key("F5")]),
+        ]);
+        let keymap = Keymap::new(&other);
+        let press = |code, modifiers| keymap.action_of(KeyEvent::new(code, modifiers), AT, None);
+        assert_eq!(press(KeyCode::Char('q'), KeyModifiers::NONE), Some(Action::Freeze));
+        assert_eq!(press(KeyCode::Char(' '), KeyModifiers::NONE), None);
+        assert_eq!(press(KeyCode::Char('c'), KeyModifiers::CONTROL), Some(Action::Quit));
+        assert!(keymap.help(AT).iter().any(|line| line.keys == "q F5"));
+    }
+}

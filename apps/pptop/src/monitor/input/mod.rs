@@ -1,0 +1,94 @@
+//! Keys: one table from which the handler, the help, the bottom line and the names of the configuration are made.
+
+mod keymap;
+mod table;
+
+pub use keymap::Keymap;
+pub(crate) use table::Where;
+pub use table::action_names;
+
+use super::state::{Choice, View};
+
+/// What a key asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Leave.
+    Quit,
+    /// Ask how to end the run.
+    Stop,
+    /// Show or hide the keys.
+    Help,
+    /// Close what lies over the screen, or go back to the overview.
+    Back,
+    /// Answer a question.
+    Choose(Choice),
+    /// Type a character into a prompt.
+    Type(char),
+    /// Take back the last character of a prompt.
+    Erase,
+    /// Do what a prompt says.
+    Accept,
+    /// Show another view.
+    Show(View),
+    /// Choose another panel: the next, or the one before.
+    Panel(i8),
+    /// Show more of what is chosen.
+    Enter,
+    /// Show the chosen panel alone.
+    Full,
+    /// Let the screen stand still, or go on.
+    Freeze,
+    /// Show another recorded step.
+    StepBy(i64),
+    /// Show the newest recorded step.
+    NewestStep,
+    /// Ask for a step to go to.
+    GoTo,
+    /// Ask for a text to look for.
+    Filter,
+    /// Show less of the step, larger.
+    ZoomIn,
+    /// Show more of the step.
+    ZoomOut,
+    /// Show the whole step.
+    ZoomFit,
+    /// Move along the step, or the cursor on it.
+    Pan(f64),
+    /// Choose another rank or line.
+    Scroll(isize),
+    /// The same by a screen.
+    Page(isize),
+    /// To the first or to the last.
+    Edge {
+        /// Whether the last is meant.
+        last: bool,
+    },
+    /// How the timeline shows its step: measured, planned under it, laid over others.
+    Mode,
+    /// Write a trace of what the timeline shows.
+    ExportTrace,
+    /// Sort the devices by another column.
+    Sort,
+    /// Another number in the chart.
+    Metric,
+    /// A logarithmic axis, or not.
+    LogScale,
+    /// Another part of the run in the chart.
+    Range,
+    /// What the numbers mean.
+    Definition,
+    /// Warnings alone, or everything.
+    Warnings,
+    /// Write the screen into a file.
+    Snapshot,
+    /// Another run of those that are watched.
+    Run(i8),
+    /// Slower or faster.
+    Speed(i8),
+    /// Begin again at the end of a replay, or not.
+    Loop,
+    /// Draw everything anew.
+    Redraw,
+    /// Give the terminal back to the shell for a while.
+    Suspend,
+}
