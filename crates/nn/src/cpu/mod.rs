@@ -1,0 +1,53 @@
+//! The few kernels of the CPU path, on slices. Everything above them is bounds-checked here once.
+
+mod math;
+mod matrix;
+mod product;
+
+use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
+use pulp::{Arch, WithSimd};
+
+/// The elements of a contiguous tensor.
+pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!(
+            "expected a contiguous tensor, got strides {:?} for shape {:?}",
+            layout.stride(),
+            layout.shape()
+        );
+    };
+    Ok(&storage.as_slice::<T>()?[start..end])
+}
+
+/// The elements of a contiguous `f32` tensor, to be changed.
+pub(crate) fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        bail!(
+            "expected a contiguous tensor, got strides {:?} for shape {:?}",
+            layout.stride(),
+            layout.shape()
+        );
+    };
+    match storage {
+        CpuStorage::F32(values) => Ok(&mut values[start..end]),
+        other => {
+            bail!("expected f32, got {:?}", candle_core::backend::BackendStorage::dtype(other))
+        }
+    }
+}
+
+/// Copies a contiguous `f32` tensor of the CPU into a vector.
+pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+pub(crate) use math::{exp, tanh};
+pub(crate) use matrix::{View, gemm};
+
+/// Runs `work`, compiled for the widest vectors that this processor has (AVX-512, AVX2, or what every processor has).
+///
+/// Loops become vector code only where they are inlined into it: `work` and what it calls say `#[inline(always)]`.
+#[inline]
+pub(crate) fn vectorized<W: WithSimd>(work: W) -> W::Output {
+    Arch::new().dispatch(work)
+}
