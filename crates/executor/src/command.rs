@@ -130,4 +130,6 @@ pub struct RankMemory {
     pub optimizer_bytes: u64,
     /// The most that the step added to what stays: activations, residues, messages, temporaries.
     pub stash_bytes: u64,
+    /// Large blocks that the rank had to get from the allocator since the last report: none, once it has seen its sizes.
+    pub fresh_blocks: u64,
 }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pp_nn::memory;
 use pp_schedule::{
     Instruction, LoweredPlan, Rank, Replica, ScheduleError, ValidPlan, forward_only, lower,
 };
@@ -226,6 +227,8 @@ fn serve(
     // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
     // it cannot be changed, they stay.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    // Every micro-batch asks for the same sizes again. Declared before the worker, so that it outlives it.
+    let _keep = memory::KeepBlocks::new();
     let mut worker = match catch_unwind(AssertUnwindSafe(make)) {
         Ok(Ok(worker)) => worker,
         Ok(Err(error)) => return fail(0, None, error),

@@ -46,6 +46,8 @@ pub(crate) struct Worker {
     spans: Vec<Span>,
     /// Sums that other copies of the model may still read.
     shared: Vec<Tensor>,
+    /// Large blocks fetched until the last report.
+    fresh_blocks: u64,
     pub(crate) step: u64,
     pub(crate) op: Option<Op>,
 }
@@ -102,6 +104,7 @@ impl Worker {
             stash: Stash::default(),
             spans: Vec::new(),
             shared: Vec::new(),
+            fresh_blocks: 0,
             step: 0,
             op: None,
         })
@@ -528,7 +531,7 @@ impl Worker {
         Ok(found)
     }
 
-    fn memory(&self) -> RankMemory {
+    fn memory(&mut self) -> RankMemory {
         let sum =
             |f: &dyn Fn(&StageRun) -> usize| self.stages.values().map(f).sum::<usize>() as u64;
         let gradient_bytes = sum(&|run| run.gradients.bytes());
@@ -542,6 +545,8 @@ impl Worker {
         } else {
             (fixed, fixed)
         };
+        let so_far = memory::fresh_blocks();
+        let fresh_blocks = so_far - std::mem::replace(&mut self.fresh_blocks, so_far);
         let stash_bytes = peak_bytes.saturating_sub(fixed);
         RankMemory {
             live_bytes,
@@ -550,6 +555,7 @@ impl Worker {
             gradient_bytes,
             optimizer_bytes,
             stash_bytes,
+            fresh_blocks,
         }
     }
 }

@@ -8,7 +8,7 @@ use pp_executor::{
     Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageGradients,
     StageParameters, What,
 };
-use pp_nn::{LearningRate, clip_factor, global_norm};
+use pp_nn::{LearningRate, clip_factor, global_norm, memory};
 use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Replica, Stage};
 use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
 
@@ -168,12 +168,13 @@ impl Trainer {
         let grad_norm = global_norm(sums.into_iter().flat_map(|(_, of_stage)| of_stage));
         let clip = clip_factor(grad_norm, self.config.clip_norm);
         let lr = self.config.rate.at(step, self.config.steps);
-        let mut memory = Vec::new();
+        let mut memories = Vec::new();
         for reply in self.ranks.all(|_, _| Command::Update { lr, clip })? {
             let Reply::Updated(of_rank, of_update) = reply else { continue };
-            memory.push(of_rank);
+            memories.push(of_rank);
             spans.extend(of_update);
         }
+        memory::trim();
         // In the order of the whole batch, wherever and whenever each micro-batch ended.
         losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
         let mean = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>() / losses.len() as f64;
@@ -187,7 +188,7 @@ impl Trainer {
             seconds: elapsed.as_secs_f64(),
             bubble,
             spans,
-            memory,
+            memory: memories,
             stash_peaks,
             residue_peaks,
             mailbox_peaks,
