@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use pp_nn::{Dropout, Linear, hash, relu, uniform};
+use pp_nn::{Dropout, Linear, hash, uniform};
 use pp_partition::{LayerStack, single};
 
 use crate::data::{DataSet, Samples};
@@ -28,7 +28,7 @@ fn stack(layers: Vec<Dense>) -> std::result::Result<LayerStack, ModelError> {
             let linear = Linear::new(inputs, outputs, builder.pp(&name))?;
             Ok(single(move |x, context| {
                 let y = linear.forward(x, context)?;
-                if i == last { Ok(y) } else { dropout.forward(&relu(&y)?, context) }
+                if i == last { Ok(y) } else { dropout.after_relu(&y, context) }
             }))
         });
     }

@@ -2,10 +2,13 @@
 //!
 //! Source: Srivastava et al. 2014; the counter-based mask: Salmon et al. 2011, "Parallel random
 //! numbers: as easy as 1, 2, 3". The mask is drawn again in the backward instead of being kept.
+#![expect(clippy::inline_always, reason = "loops compiled for each processor")]
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use pulp::{Simd, WithSimd};
 
 use crate::context::ForwardContext;
+use crate::relu::{ReluGradient, relu};
 use crate::{cpu, random};
 
 /// Sets elements to zero with probability `rate` while training, and scales the others by
@@ -33,18 +36,37 @@ impl Dropout {
     /// # Errors
     /// If the input has no dimension, or a kernel fails.
     pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        if !context.is_training() || self.rate == 0.0 {
-            return Ok(x.clone());
-        }
-        let keys =
-            (0..x.dim(0)? as u64).map(|sample| context.sample_key(self.site, sample)).collect();
-        let op = DropoutOp::new(self.rate, keys);
+        let Some(op) = self.op(x, context, false)? else { return Ok(x.clone()) };
         if !x.device().is_cpu() || x.dtype() != DType::F32 {
             let ones = vec![1.0; x.elem_count()];
             let mask = Tensor::from_vec(op.apply(&ones), x.shape(), x.device())?;
             return x.mul(&mask.to_dtype(x.dtype())?);
         }
         x.contiguous()?.apply_op1(op)
+    }
+
+    /// The same of [`relu`] of `x`, in one pass: `(b, …)` → the same shape.
+    ///
+    /// # Errors
+    /// If the input has no dimension, or a kernel fails.
+    pub fn after_relu(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        if !x.device().is_cpu() || x.dtype() != DType::F32 {
+            return self.forward(&relu(x)?, context);
+        }
+        match self.op(x, context, true)? {
+            Some(op) => x.contiguous()?.apply_op1(op),
+            None => relu(x),
+        }
+    }
+
+    /// `None` where nothing is dropped.
+    fn op(&self, x: &Tensor, context: &ForwardContext, relu: bool) -> Result<Option<DropoutOp>> {
+        if !context.is_training() || self.rate == 0.0 {
+            return Ok(None);
+        }
+        let samples = 0..x.dim(0)? as u64;
+        let keys = samples.map(|sample| context.sample_key(self.site, sample)).collect();
+        Ok(Some(DropoutOp::new(self.rate, keys, relu)))
     }
 }
 
@@ -55,27 +77,57 @@ struct DropoutOp {
     scale: f32,
     /// One stream of random numbers a sample.
     keys: Vec<u64>,
+    /// Whether numbers below zero become zero first.
+    relu: bool,
 }
 
 impl DropoutOp {
-    fn new(rate: f64, keys: Vec<u64>) -> Self {
+    fn new(rate: f64, keys: Vec<u64>, relu: bool) -> Self {
         let threshold = (rate * (1u64 << 32) as f64) as u32;
-        Self { threshold, scale: (1.0 / (1.0 - rate)) as f32, keys }
+        Self { threshold, scale: (1.0 / (1.0 - rate)) as f32, keys, relu }
     }
 
     fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = Vec::with_capacity(x.len());
-        let sample = x.len() / self.keys.len().max(1);
-        for (&key, row) in self.keys.iter().zip(x.chunks_exact(sample.max(1))) {
-            for (position, pair) in row.chunks(2).enumerate() {
+        let mut y = vec![0.0; x.len()];
+        cpu::vectorized(DropoutLoop { op: self, x, y: &mut y });
+        y
+    }
+}
+
+/// Pairs of elements whose random bits are made at once.
+const PAIRS: usize = 32;
+
+struct DropoutLoop<'a> {
+    op: &'a DropoutOp,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for DropoutLoop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let DropoutOp { threshold, scale, ref keys, relu } = *self.op;
+        let sample = (self.x.len() / keys.len().max(1)).max(1);
+        let rows = self.x.chunks_exact(sample).zip(self.y.chunks_exact_mut(sample));
+        for (&key, (x, y)) in keys.iter().zip(rows) {
+            let mut position = 0;
+            for (x, y) in x.chunks(2 * PAIRS).zip(y.chunks_mut(2 * PAIRS)) {
                 // One hash serves two elements, 32 bits each.
-                let bits = random::at(key, position as u64);
-                for (&v, bits) in pair.iter().zip([bits as u32, (bits >> 32) as u32]) {
-                    y.push(if bits < self.threshold { 0.0 } else { v * self.scale });
+                let mut bits = [0u32; 2 * PAIRS];
+                for (i, bits) in bits.chunks_exact_mut(2).enumerate() {
+                    let both = random::at(key, position + i as u64);
+                    bits[0] = both as u32;
+                    bits[1] = (both >> 32) as u32;
                 }
+                for ((y, &x), bits) in y.iter_mut().zip(x).zip(bits) {
+                    let x = if relu && x <= 0.0 { 0.0 } else { x };
+                    *y = if bits < threshold { 0.0 } else { x * scale };
+                }
+                position += PAIRS as u64;
             }
         }
-        y
     }
 }
 
@@ -88,8 +140,13 @@ impl CustomOp1 for DropoutOp {
         Ok((CpuStorage::F32(self.apply(cpu::slice(x, xl)?)), xl.shape().clone()))
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(gy.contiguous()?.apply_op1_no_bwd(self)?))
+    fn bwd(&self, _: &Tensor, y: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
+        let gy = gy.contiguous()?;
+        if self.relu {
+            // What is not zero was above zero and was kept.
+            return Ok(Some(y.apply_op2_no_bwd(&gy, &ReluGradient { scale: self.scale })?));
+        }
+        Ok(Some(gy.apply_op1_no_bwd(self)?))
     }
 }
 

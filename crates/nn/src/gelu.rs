@@ -1,4 +1,5 @@
 //! The Gaussian error linear unit, in its tanh form (Hendrycks, Gimpel 2016, arXiv:1606.08415).
+#![expect(clippy::inline_always, reason = "inlined into loops for each processor")]
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
@@ -21,16 +22,20 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 struct GeluOp;
 
+impl cpu::Unary for GeluOp {
+    #[inline(always)]
+    fn at(&self, x: f32) -> f32 {
+        0.5 * x * (1.0 + cpu::tanh(SCALE * (x + CUBIC * x * x * x)))
+    }
+}
+
 impl CustomOp1 for GeluOp {
     fn name(&self) -> &'static str {
         "gelu"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = cpu::slice::<f32>(x, xl)?
-            .iter()
-            .map(|&v| 0.5 * v * (1.0 + cpu::tanh(SCALE * (v + CUBIC * v * v * v))))
-            .collect();
+        let y = cpu::unary(&GeluOp, cpu::slice(x, xl)?);
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
@@ -40,6 +45,15 @@ impl CustomOp1 for GeluOp {
 }
 
 struct GeluGradient;
+
+impl cpu::Binary for GeluGradient {
+    #[inline(always)]
+    fn at(&self, x: f32, gy: f32) -> f32 {
+        let t = cpu::tanh(SCALE * (x + CUBIC * x * x * x));
+        let slope = SCALE * (1.0 + 3.0 * CUBIC * x * x);
+        gy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+    }
+}
 
 impl CustomOp2 for GeluGradient {
     fn name(&self) -> &'static str {
@@ -53,15 +67,7 @@ impl CustomOp2 for GeluGradient {
         gy: &CpuStorage,
         gl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let gx = cpu::slice::<f32>(x, xl)?
-            .iter()
-            .zip(cpu::slice::<f32>(gy, gl)?)
-            .map(|(&v, &g)| {
-                let t = cpu::tanh(SCALE * (v + CUBIC * v * v * v));
-                let slope = SCALE * (1.0 + 3.0 * CUBIC * v * v);
-                g * (0.5 * (1.0 + t) + 0.5 * v * (1.0 - t * t) * slope)
-            })
-            .collect();
+        let gx = cpu::binary(&GeluGradient, cpu::slice(x, xl)?, cpu::slice(gy, gl)?);
         Ok((CpuStorage::F32(gx), xl.shape().clone()))
     }
 }

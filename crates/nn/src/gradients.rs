@@ -167,13 +167,7 @@ impl Gradients {
                 }
                 let (storage, layout) = sum.storage_and_layout();
                 let candle_core::Storage::Cpu(storage) = &*storage else { bail!("not on the cpu") };
-                let mut lanes = [0.0f64; 8];
-                for chunk in cpu::slice::<f32>(storage, layout)?.chunks(8) {
-                    for (lane, &g) in lanes.iter_mut().zip(chunk) {
-                        *lane += f64::from(g) * f64::from(g);
-                    }
-                }
-                Ok(lanes.iter().sum())
+                Ok(cpu::square_sum(cpu::slice(storage, layout)?))
             })
             .collect()
     }
@@ -294,11 +288,7 @@ impl InplaceOp2 for AddColumns {
         if !self.add {
             sum.fill(0.0);
         }
-        for row in cpu::slice::<f32>(source, layout)?.chunks_exact(sum.len()) {
-            for (sum, g) in sum.iter_mut().zip(row) {
-                *sum += g;
-            }
-        }
+        cpu::add_columns(sum, cpu::slice(source, layout)?);
         Ok(())
     }
 }
@@ -350,9 +340,7 @@ impl InplaceOp2 for Add {
     ) -> Result<()> {
         let (sum, gradient) = (cpu::slice_mut(sum, sl)?, cpu::slice::<f32>(source, layout)?);
         if self.add {
-            for (sum, g) in sum.iter_mut().zip(gradient) {
-                *sum += g;
-            }
+            cpu::add(sum, gradient);
         } else {
             sum.copy_from_slice(gradient);
         }

@@ -2,8 +2,11 @@
 //!
 //! Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450. Shapes: `r` rows, `d` features.
 
+#![expect(clippy::inline_always, reason = "loops compiled for each processor")]
+
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
+use pulp::{Simd, WithSimd};
 
 use crate::context::ForwardContext;
 use crate::cpu;
@@ -105,11 +108,12 @@ pub struct NormRows {
 }
 
 impl NormRows {
-    /// Mean and 1/deviation of a row, summed in eight lanes so that the loop becomes vector code.
+    /// Mean and 1/deviation of a row.
+    #[inline(always)]
     fn statistics(self, row: &[f32]) -> (f32, f32) {
         let n = row.len() as f32;
-        let mean = lanes(row, |v| v) / n;
-        let variance = lanes(row, |v| (v - mean) * (v - mean)) / n;
+        let mean = cpu::sum_of(row, |v| v) / n;
+        let variance = cpu::sum_of(row, |v| (v - mean) * (v - mean)) / n;
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }
 
@@ -124,16 +128,39 @@ impl NormRows {
             let sum = |t: &Tensor| t.reshape(((), d))?.sum(0);
             return Ok((sum(&(gy * normal)?)?, sum(gy)?));
         }
-        let (xs, gys) = (cpu::to_vec(x)?, cpu::to_vec(gy)?);
         let (mut gw, mut gb) = (vec![0.0f32; d], vec![0.0f32; d]);
-        for (row, gy) in xs.chunks_exact(d).zip(gys.chunks_exact(d)) {
-            let (mean, scale) = self.statistics(row);
-            for i in 0..d {
-                gw[i] += gy[i] * ((row[i] - mean) * scale);
-                gb[i] += gy[i];
+        cpu::read(x, |x| {
+            cpu::read(gy, |gy| {
+                cpu::vectorized(WeightGradients { norm: self, x, gy, gw: &mut gw, gb: &mut gb });
+                Ok(())
+            })
+        })?;
+        Ok((Tensor::from_vec(gw, d, x.device())?, Tensor::from_vec(gb, d, x.device())?))
+    }
+}
+
+struct WeightGradients<'a> {
+    norm: NormRows,
+    x: &'a [f32],
+    gy: &'a [f32],
+    gw: &'a mut [f32],
+    gb: &'a mut [f32],
+}
+
+impl WithSimd for WeightGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let d = self.gw.len();
+        for (row, gy) in self.x.chunks_exact(d).zip(self.gy.chunks_exact(d)) {
+            let (mean, scale) = self.norm.statistics(row);
+            let sums = self.gw.iter_mut().zip(self.gb.iter_mut());
+            for ((gw, gb), (&x, &gy)) in sums.zip(row.iter().zip(gy)) {
+                *gw += gy * ((x - mean) * scale);
+                *gb += gy;
             }
         }
-        Ok((Tensor::from_vec(gw, d, x.device())?, Tensor::from_vec(gb, d, x.device())?))
     }
 }
 
@@ -145,51 +172,75 @@ struct LayerNormOp {
 impl LayerNormOp {
     /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`.
     fn input_gradient(&self, x: &Tensor, weight: &Tensor, gy: &Tensor) -> Result<Tensor> {
-        let (xs, gys, ws) = (cpu::to_vec(x)?, cpu::to_vec(gy)?, cpu::to_vec(weight)?);
-        let d = ws.len();
+        let mut gx = vec![0.0f32; x.elem_count()];
         let norm = NormRows { epsilon: self.epsilon };
-        let mut gx = vec![0.0f32; xs.len()];
-        let (mut normal, mut g) = (vec![0.0f32; d], vec![0.0f32; d]);
-        for ((row, gy), out) in
-            xs.chunks_exact(d).zip(gys.chunks_exact(d)).zip(gx.chunks_exact_mut(d))
-        {
-            let (mean, scale) = norm.statistics(row);
-            for i in 0..d {
-                normal[i] = (row[i] - mean) * scale;
-                g[i] = gy[i] * ws[i];
-            }
-            let mean_g = lanes(&g, |v| v) / d as f32;
-            let mean_gn = lanes2(&g, &normal) / d as f32;
-            for i in 0..d {
-                out[i] = (g[i] - mean_g - normal[i] * mean_gn) * scale;
-            }
-        }
+        cpu::read(x, |x| {
+            cpu::read(gy, |gy| {
+                cpu::read(weight, |weight| {
+                    cpu::vectorized(InputGradient { norm, x, gy, weight, gx: &mut gx });
+                    Ok(())
+                })
+            })
+        })?;
         Tensor::from_vec(gx, x.shape(), x.device())
     }
 }
 
-fn lanes(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let chunks = row.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().map(|&v| f(v)).sum();
-    for chunk in chunks {
-        for (sum, &v) in sums.iter_mut().zip(chunk) {
-            *sum += f(v);
-        }
-    }
-    sums.iter().sum::<f32>() + rest
+struct InputGradient<'a> {
+    norm: NormRows,
+    x: &'a [f32],
+    gy: &'a [f32],
+    weight: &'a [f32],
+    gx: &'a mut [f32],
 }
 
-fn lanes2(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (ca, cb) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = ca.remainder().iter().zip(cb.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in ca.zip(cb) {
-        for i in 0..8 {
-            sums[i] += x[i] * y[i];
+impl WithSimd for InputGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let d = self.weight.len();
+        let (mut normal, mut g) = (vec![0.0f32; d], vec![0.0f32; d]);
+        let rows = self.x.chunks_exact(d).zip(self.gy.chunks_exact(d));
+        for ((row, gy), out) in rows.zip(self.gx.chunks_exact_mut(d)) {
+            let (mean, scale) = self.norm.statistics(row);
+            for (normal, &x) in normal.iter_mut().zip(row) {
+                *normal = (x - mean) * scale;
+            }
+            for (g, (&gy, &weight)) in g.iter_mut().zip(gy.iter().zip(self.weight)) {
+                *g = gy * weight;
+            }
+            let mean_g = cpu::sum_of(&g, |v| v) / d as f32;
+            let mean_gn = cpu::sum_of_pairs(&g, &normal, |g, normal| g * normal) / d as f32;
+            for (out, (&g, &normal)) in out.iter_mut().zip(g.iter().zip(&normal)) {
+                *out = (g - mean_g - normal * mean_gn) * scale;
+            }
         }
     }
-    sums.iter().sum::<f32>() + rest
+}
+
+struct Forward<'a> {
+    norm: NormRows,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let d = self.weight.len();
+        for (row, y) in self.x.chunks_exact(d).zip(self.y.chunks_exact_mut(d)) {
+            let (mean, scale) = self.norm.statistics(row);
+            let parameters = self.weight.iter().zip(self.bias);
+            for ((y, &x), (&weight, &bias)) in y.iter_mut().zip(row).zip(parameters) {
+                *y = (x - mean) * scale * weight + bias;
+            }
+        }
+    }
 }
 
 impl CustomOp3 for LayerNormOp {
@@ -216,13 +267,8 @@ impl CustomOp3 for LayerNormOp {
             );
         }
         let norm = NormRows { epsilon: self.epsilon };
-        let mut y = Vec::with_capacity(xs.len());
-        for row in xs.chunks_exact(ws.len()) {
-            let (mean, scale) = norm.statistics(row);
-            y.extend(
-                row.iter().zip(ws.iter().zip(bs)).map(|(&v, (&w, &b))| (v - mean) * scale * w + b),
-            );
-        }
+        let mut y = vec![0.0; xs.len()];
+        cpu::vectorized(Forward { norm, x: xs, weight: ws, bias: bs, y: &mut y });
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 

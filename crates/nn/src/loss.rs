@@ -48,19 +48,13 @@ impl CustomOp2 for CrossEntropyOp {
         let (rows, classes) = ll.shape().dims2()?;
         let (logits, targets): (&[f32], &[u32]) =
             (cpu::slice(logits, ll)?, cpu::slice(targets, tl)?);
-        let mut softmax = Vec::with_capacity(logits.len());
+        if let Some(target) = targets.iter().find(|&&target| target as usize >= classes) {
+            bail!("target {target} is not one of {classes} classes");
+        }
+        let mut softmax = logits.to_vec();
         let mut total = 0.0f64;
-        for (row, &target) in logits.chunks_exact(classes).zip(targets) {
-            let Some(&picked) = row.get(target as usize) else {
-                bail!("target {target} is not one of {classes} classes");
-            };
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let start = softmax.len();
-            softmax.extend(row.iter().map(|&v| cpu::exp(v - max)));
-            let sum: f32 = softmax[start..].iter().sum();
-            for p in &mut softmax[start..] {
-                *p /= sum;
-            }
+        for (row, (max, sum)) in cpu::softmax(&mut softmax, classes).into_iter().enumerate() {
+            let picked = logits[row * classes + targets[row] as usize];
             total += f64::from(sum).ln() - f64::from(picked - max);
         }
         *self.softmax.lock().unwrap_or_else(PoisonError::into_inner) = softmax;

@@ -1,9 +1,13 @@
 //! SGD, Adam and AdamW, in place.
 
+#![expect(clippy::inline_always, reason = "loops compiled for each processor")]
+
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use pulp::{Simd, WithSimd};
 
 use crate::cpu;
 use crate::gradients::{Gradients, in_place};
@@ -55,8 +59,34 @@ impl fmt::Display for OptimizerKind {
 pub struct Optimizer {
     kind: OptimizerKind,
     step: i32,
-    /// First and second moments of each parameter, (2, elements); empty for SGD.
-    moments: Vec<Tensor>,
+    /// Of each parameter; empty for SGD.
+    moments: Vec<Moments>,
+}
+
+/// First and second moments of one parameter.
+#[derive(Debug)]
+enum Moments {
+    /// For the kernel, which changes them and the weight in one pass.
+    Host { m: Vec<f32>, v: Vec<f32> },
+    /// As one tensor (2, elements), for candle's operations.
+    Device(Tensor),
+}
+
+impl Moments {
+    fn zeros(weight: &Tensor) -> Result<Self> {
+        let n = weight.elem_count();
+        if in_place(weight) {
+            return Ok(Self::Host { m: vec![0.0; n], v: vec![0.0; n] });
+        }
+        Ok(Self::Device(Tensor::zeros((2, n), weight.dtype(), weight.device())?))
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Host { m, v } => size_of_val(m.as_slice()) + size_of_val(v.as_slice()),
+            Self::Device(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+        }
+    }
 }
 
 /// The numbers of one step.
@@ -81,7 +111,7 @@ impl Optimizer {
 
     /// Bytes of the state.
     pub fn bytes(&self) -> usize {
-        self.moments.iter().map(|t| t.elem_count() * t.dtype().size_in_bytes()).sum()
+        self.moments.iter().map(Moments::bytes).sum()
     }
 
     /// Changes each parameter of `gradients` by its sum times `clip`, at learning rate `lr`.
@@ -111,25 +141,24 @@ impl Optimizer {
                 continue;
             }
             if self.moments.len() == i {
-                self.moments.push(Tensor::zeros(
-                    (2, weight.elem_count()),
-                    weight.dtype(),
-                    weight.device(),
-                )?);
+                self.moments.push(Moments::zeros(weight)?);
             }
-            if in_place(weight) {
-                self.moments[i].inplace_op2(gradient, &MomentsOp(rates))?;
-                weight.inplace_op2(&self.moments[i], &AdamOp(rates))?;
-            } else {
-                let g = (gradient.flatten_all()? * f64::from(clip))?;
-                let (m, v) = (self.moments[i].get(0)?, self.moments[i].get(1)?);
-                let m = ((m * BETA1)? + (&g * (1.0 - BETA1))?)?;
-                let v = ((v * BETA2)? + (g.sqr()? * (1.0 - BETA2))?)?;
-                let denominator = ((v.sqrt()? * f64::from(rates.root))? + EPSILON)?;
-                let change =
-                    ((&m / denominator)? * f64::from(rates.step_size))?.reshape(weight.shape())?;
-                parameter.var.set(&((weight * f64::from(rates.keep))? - change)?)?;
-                self.moments[i] = Tensor::stack(&[m, v], 0)?;
+            match &mut self.moments[i] {
+                Moments::Host { m, v } => {
+                    weight
+                        .inplace_op2(gradient, &AdamOp { rates, moments: RefCell::new((m, v)) })?;
+                }
+                Moments::Device(moments) => {
+                    let g = (gradient.flatten_all()? * f64::from(clip))?;
+                    let (m, v) = (moments.get(0)?, moments.get(1)?);
+                    let m = ((m * BETA1)? + (&g * (1.0 - BETA1))?)?;
+                    let v = ((v * BETA2)? + (g.sqr()? * (1.0 - BETA2))?)?;
+                    let denominator = ((v.sqrt()? * f64::from(rates.root))? + EPSILON)?;
+                    let change = ((&m / denominator)? * f64::from(rates.step_size))?
+                        .reshape(weight.shape())?;
+                    parameter.var.set(&((weight * f64::from(rates.keep))? - change)?)?;
+                    *moments = Tensor::stack(&[m, v], 0)?;
+                }
             }
         }
         Ok(())
@@ -150,47 +179,36 @@ impl InplaceOp2 for SgdOp {
         source: &CpuStorage,
         layout: &Layout,
     ) -> Result<()> {
-        let Rates { lr, clip, .. } = self.0;
-        let gradient: &[f32] = cpu::slice(source, layout)?;
-        for (w, &g) in cpu::slice_mut(weight, wl)?.iter_mut().zip(gradient) {
+        let (weight, gradient) = (cpu::slice_mut(weight, wl)?, cpu::slice(source, layout)?);
+        cpu::vectorized(SgdLoop { rates: self.0, weight, gradient });
+        Ok(())
+    }
+}
+
+struct SgdLoop<'a> {
+    rates: Rates,
+    weight: &'a mut [f32],
+    gradient: &'a [f32],
+}
+
+impl WithSimd for SgdLoop<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Rates { lr, clip, .. } = self.rates;
+        for (w, &g) in self.weight.iter_mut().zip(self.gradient) {
             *w -= lr * (clip * g);
         }
-        Ok(())
     }
 }
 
-/// `m = β₁·m + (1−β₁)·g`, `v = β₂·v + (1−β₂)·g²`.
-struct MomentsOp(Rates);
-
-impl InplaceOp2 for MomentsOp {
-    fn name(&self) -> &'static str {
-        "adam moments"
-    }
-
-    fn cpu_fwd(
-        &self,
-        moments: &mut CpuStorage,
-        ml: &Layout,
-        source: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<()> {
-        let (b1, b2, clip) = (BETA1 as f32, BETA2 as f32, self.0.clip);
-        let (c1, c2) = ((1.0 - BETA1) as f32, (1.0 - BETA2) as f32);
-        let gradient: &[f32] = cpu::slice(source, layout)?;
-        let (m, v) = cpu::slice_mut(moments, ml)?.split_at_mut(gradient.len());
-        for ((m, v), &g) in m.iter_mut().zip(v).zip(gradient) {
-            let g = clip * g;
-            *m = b1 * *m + c1 * g;
-            *v = b2 * *v + c2 * (g * g);
-        }
-        Ok(())
-    }
+struct AdamOp<'a> {
+    rates: Rates,
+    moments: RefCell<(&'a mut Vec<f32>, &'a mut Vec<f32>)>,
 }
 
-/// `w = keep·w − step_size · m / (√v·root + ε)`.
-struct AdamOp(Rates);
-
-impl InplaceOp2 for AdamOp {
+impl InplaceOp2 for AdamOp<'_> {
     fn name(&self) -> &'static str {
         "adam"
     }
@@ -202,12 +220,57 @@ impl InplaceOp2 for AdamOp {
         source: &CpuStorage,
         layout: &Layout,
     ) -> Result<()> {
-        let Rates { step_size, root, keep, .. } = self.0;
-        let weight = cpu::slice_mut(weight, wl)?;
-        let (m, v) = cpu::slice::<f32>(source, layout)?.split_at(weight.len());
-        for (w, (m, v)) in weight.iter_mut().zip(m.iter().zip(v)) {
-            *w = keep * *w - step_size * m / (v.sqrt() * root + EPSILON as f32);
-        }
+        let (m, v) = &mut *self.moments.borrow_mut();
+        let (weight, gradient) = (cpu::slice_mut(weight, wl)?, cpu::slice(source, layout)?);
+        cpu::vectorized(AdamLoop { rates: self.rates, weight, gradient, m, v });
         Ok(())
+    }
+}
+
+/// `m = β₁·m + (1−β₁)·g`, `v = β₂·v + (1−β₂)·g²`, `w = keep·w − step_size · m / (√v·root + ε)`, in one pass.
+struct AdamLoop<'a> {
+    rates: Rates,
+    weight: &'a mut [f32],
+    gradient: &'a [f32],
+    m: &'a mut [f32],
+    v: &'a mut [f32],
+}
+
+impl WithSimd for AdamLoop<'_> {
+    type Output = ();
+
+    // Vectors by hand: of this loop the compiler makes shorter ones, which take 9.5 ms for 11.1 M parameters instead of 7.0.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Rates { clip, step_size, root, keep, .. } = self.rates;
+        let (b1, b2) = (BETA1 as f32, BETA2 as f32);
+        let (c1, c2) = ((1.0 - BETA1) as f32, (1.0 - BETA2) as f32);
+        let epsilon = EPSILON as f32;
+        let (weights, weight_rest) = S::as_mut_simd_f32s(self.weight);
+        let n = weights.len();
+        let (gradients, gradient_rest) = S::as_simd_f32s(self.gradient);
+        let (ms, m_rest) = S::as_mut_simd_f32s(self.m);
+        let (vs, v_rest) = S::as_mut_simd_f32s(self.v);
+        let (gradients, ms, vs) = (&gradients[..n], &mut ms[..n], &mut vs[..n]);
+        let all = |value: f32| simd.splat_f32s(value);
+        let (b1s, b2s, c1s, c2s) = (all(b1), all(b2), all(c1), all(c2));
+        let (clips, steps, roots) = (all(clip), all(-step_size), all(root));
+        let (keeps, epsilons) = (all(keep), all(epsilon));
+        for i in 0..n {
+            let g = simd.mul_f32s(clips, gradients[i]);
+            let m = simd.mul_add_f32s(b1s, ms[i], simd.mul_f32s(c1s, g));
+            let v = simd.mul_add_f32s(b2s, vs[i], simd.mul_f32s(c2s, simd.mul_f32s(g, g)));
+            (ms[i], vs[i]) = (m, v);
+            let denominator = simd.mul_add_f32s(simd.sqrt_f32s(v), roots, epsilons);
+            let change = simd.mul_f32s(steps, simd.div_f32s(m, denominator));
+            weights[i] = simd.mul_add_f32s(keeps, weights[i], change);
+        }
+        let moments = m_rest.iter_mut().zip(v_rest);
+        for ((w, &g), (m, v)) in weight_rest.iter_mut().zip(gradient_rest).zip(moments) {
+            let g = clip * g;
+            *m = b1 * *m + c1 * g;
+            *v = b2 * *v + c2 * (g * g);
+            *w = keep * *w - step_size * (*m / (v.sqrt() * root + epsilon));
+        }
     }
 }

@@ -5,11 +5,13 @@
 //! the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
 //! generators", section 5).
 
+#![expect(clippy::inline_always, reason = "loops over them become vector code")]
+
 /// The stream's step, an odd constant from the golden ratio, as in the paper.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Mixes 64 bits so that each input bit flips about half of the output bits.
-#[inline]
+#[inline(always)]
 fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -17,7 +19,7 @@ fn mix(mut z: u64) -> u64 {
 }
 
 /// The number at `position` of stream `key`.
-#[inline]
+#[inline(always)]
 pub(crate) fn at(key: u64, position: u64) -> u64 {
     mix(key.wrapping_add(position.wrapping_add(1).wrapping_mul(STEP)))
 }

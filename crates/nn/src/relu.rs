@@ -1,4 +1,5 @@
 //! The rectifier.
+#![expect(clippy::inline_always, reason = "inlined into loops for each processor")]
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor};
 
@@ -17,22 +18,38 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
 
 struct ReluOp;
 
+impl cpu::Unary for ReluOp {
+    #[inline(always)]
+    fn at(&self, x: f32) -> f32 {
+        if x <= 0.0 { 0.0 } else { x }
+    }
+}
+
 impl CustomOp1 for ReluOp {
     fn name(&self) -> &'static str {
         "relu"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
-        let y = cpu::slice::<f32>(x, xl)?.iter().map(|&v| if v <= 0.0 { 0.0 } else { v }).collect();
-        Ok((CpuStorage::F32(y), xl.shape().clone()))
+        Ok((CpuStorage::F32(cpu::unary(&ReluOp, cpu::slice(x, xl)?)), xl.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, y: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(y.apply_op2_no_bwd(&gy.contiguous()?, &ReluGradient)?))
+        Ok(Some(y.apply_op2_no_bwd(&gy.contiguous()?, &ReluGradient { scale: 1.0 })?))
     }
 }
 
-struct ReluGradient;
+/// Through what the output let pass, times `scale`.
+pub(crate) struct ReluGradient {
+    pub(crate) scale: f32,
+}
+
+impl cpu::Binary for ReluGradient {
+    #[inline(always)]
+    fn at(&self, y: f32, gy: f32) -> f32 {
+        if y == 0.0 { 0.0 } else { gy * self.scale }
+    }
+}
 
 impl CustomOp2 for ReluGradient {
     fn name(&self) -> &'static str {
@@ -46,11 +63,7 @@ impl CustomOp2 for ReluGradient {
         gy: &CpuStorage,
         gl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let gx = cpu::slice::<f32>(y, yl)?
-            .iter()
-            .zip(cpu::slice::<f32>(gy, gl)?)
-            .map(|(&v, &g)| if v == 0.0 { 0.0 } else { g })
-            .collect();
+        let gx = cpu::binary(self, cpu::slice(y, yl)?, cpu::slice(gy, gl)?);
         Ok((CpuStorage::F32(gx), yl.shape().clone()))
     }
 }

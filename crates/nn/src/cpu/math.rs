@@ -13,7 +13,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x < -87.3 { -87.3 } else { x };
     let clamped = if clamped > 88.7 { 88.7 } else { clamped };
-    let n = (clamped * LOG2_E + ROUND) - ROUND;
+    let shifted = clamped * LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = clamped - n * LN2_HIGH - n * LN2_LOW;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_199_9e-3;
@@ -23,8 +24,10 @@ pub(crate) fn exp(x: f32) -> f32 {
     let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
     // 2^n in two factors, so that n = 128 does not overflow the exponent field.
-    let half = (n as i32) >> 1;
-    let rest = (n as i32) - half;
+    // The last bits of the shifted number are n itself, which costs less than a conversion.
+    let n = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
+    let half = n >> 1;
+    let rest = n - half;
     let power = |e: i32| f32::from_bits(((e + 127) << 23) as u32);
     let y = p * power(half) * power(rest);
     let y = if x < -87.3 { 0.0 } else { y };

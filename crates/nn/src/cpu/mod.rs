@@ -1,10 +1,12 @@
 //! The few kernels of the CPU path, on slices. Everything above them is bounds-checked here once.
 
+mod elementwise;
 mod math;
 mod matrix;
 mod product;
+mod softmax;
 
-use candle_core::{CpuStorage, Layout, Result, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 use pulp::{Arch, WithSimd};
 
 /// The elements of a contiguous tensor.
@@ -41,8 +43,22 @@ pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
+pub(crate) use elementwise::{
+    Binary, Unary, add, add_columns, binary, max_of, square_sum, sum_of, sum_of_pairs, unary,
+};
 pub(crate) use math::{exp, tanh};
 pub(crate) use matrix::{View, gemm};
+pub(crate) use softmax::softmax;
+
+/// Lets `with` see the elements of a contiguous `f32` tensor of the CPU, or of a copy where it is not contiguous.
+pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => with(slice(storage, layout)?),
+        _ => bail!("expected a tensor of the cpu"),
+    }
+}
 
 /// Runs `work`, compiled for the widest vectors that this processor has (AVX-512, AVX2, or what every processor has).
 ///

@@ -77,6 +77,7 @@ fn lists() -> MutexGuard<'static, Lists> {
 }
 
 impl Lists {
+    #[expect(clippy::cast_ptr_alignment, reason = "every block of a class is aligned to ALIGN")]
     fn put(&mut self, class: usize, block: *mut u8) {
         let block = block.cast::<Free>();
         let list = &mut self.of_class[class];
