@@ -1,11 +1,18 @@
 //! Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), heads read in place.
 //!
+//! Weights are never kept (Dao et al. 2022, arXiv:2205.14135): scores exist for a block of queries at a time, against the keys that
+//! these see, and the backward makes them again from the logarithm of each row's sum.
+//!
 //! Shapes: `b` samples, `t` positions, `w` width = `h` heads × `d` features. Queries, keys and
 //! values arrive as one tensor `(b, t, 3w)`, stacked in that order, heads contiguous inside `w`.
 
+#![expect(clippy::inline_always, reason = "loops compiled for each processor")]
+
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use pulp::{Simd, WithSimd};
 
 use crate::cpu::{self, View};
 
@@ -34,7 +41,7 @@ impl CausalSelfAttention {
             return self.forward_composed(qkv);
         }
         qkv.contiguous()?
-            .apply_op1(AttentionOp { heads: self.heads, weights: Mutex::new(Vec::new()) })
+            .apply_op1(AttentionOp { heads: self.heads, log_sums: Mutex::new(Vec::new()) })
     }
 
     /// The same from candle's own operations: for devices without our kernels, and for the tests.
@@ -61,8 +68,8 @@ impl CausalSelfAttention {
 
 struct AttentionOp {
     heads: usize,
-    /// The attention weights of the forward, (b, h, t, t), for the backward.
-    weights: Mutex<Vec<f32>>,
+    /// Of each row of scores the logarithm of what its weights were divided by, (b, h, t), for the backward.
+    log_sums: Mutex<Vec<f32>>,
 }
 
 /// Where one head of one sample lies inside its tensors.
@@ -89,6 +96,53 @@ impl AttentionOp {
             Head { q: part(0), k: part(1), v: part(2), out }
         })
     }
+
+    fn scale(&self, w: usize) -> f32 {
+        1.0 / ((w / self.heads) as f32).sqrt()
+    }
+}
+
+/// Queries that are looked at together. Their scores, against all keys that they see, are all that is ever written down.
+const QUERIES: usize = 32;
+
+/// Some queries of one head, and as many keys as the last of them sees.
+struct Block {
+    queries: Range<usize>,
+}
+
+fn blocks(t: usize) -> impl Iterator<Item = Block> {
+    (0..t).step_by(QUERIES).map(move |first| Block { queries: first..(first + QUERIES).min(t) })
+}
+
+impl Block {
+    fn queries(&self, view: View) -> View {
+        view.rows(self.queries.clone())
+    }
+
+    fn keys(&self, view: View) -> View {
+        view.rows(0..self.queries.end)
+    }
+
+    /// The same keys, of a transposed copy (d, t).
+    fn transposed_keys(&self, view: View) -> View {
+        View { columns: self.queries.end, ..view }
+    }
+
+    /// Scores: rows queries, columns keys.
+    fn scores(&self) -> View {
+        View::row_major(self.queries.len(), self.queries.end)
+    }
+}
+
+/// Copies one head (t, d) into `copy` as (d, t), whose rows the scores are made from.
+fn transpose(x: &[f32], head: View, copy: &mut [f32]) -> View {
+    for row in 0..head.rows {
+        let start = head.offset + row * head.row_stride;
+        for (feature, &x) in x[start..start + head.columns].iter().enumerate() {
+            copy[feature * head.rows + row] = x;
+        }
+    }
+    View::row_major(head.columns, head.rows)
 }
 
 impl CustomOp1 for AttentionOp {
@@ -99,70 +153,156 @@ impl CustomOp1 for AttentionOp {
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (b, t, three_w) = layout.shape().dims3()?;
         let w = three_w / 3;
-        let scale = 1.0 / ((w / self.heads) as f32).sqrt();
+        let scale = self.scale(w);
         let qkv: &[f32] = cpu::slice(qkv, layout)?;
         let mut out = vec![0.0; b * t * w];
-        let mut weights = vec![0.0; b * self.heads * t * t];
-        let square = View::row_major(t, t);
-        for (head, p) in self.heads(b, t, w).zip(weights.chunks_exact_mut((t * t).max(1))) {
-            cpu::gemm((p, square), (qkv, head.q), (qkv, head.k.transposed()), scale, false);
-            for (position, row) in p.chunks_exact_mut(t).enumerate() {
-                let (past, future) = row.split_at_mut(position + 1);
-                let max = past.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                for s in past.iter_mut() {
-                    *s = cpu::exp(*s - max);
-                }
-                let sum: f32 = past.iter().sum();
-                for s in past.iter_mut() {
-                    *s /= sum;
-                }
-                future.fill(0.0);
+        let mut log_sums = vec![0.0; b * self.heads * t];
+        let (mut keys, mut p) = (vec![0.0; t * w / self.heads], vec![0.0; QUERIES * t]);
+        for (head, log_sums) in self.heads(b, t, w).zip(log_sums.chunks_exact_mut(t.max(1))) {
+            let k = transpose(qkv, head.k, &mut keys);
+            for block in blocks(t) {
+                let scores = block.scores();
+                let (q, k) = ((qkv, block.queries(head.q)), (&keys[..], block.transposed_keys(k)));
+                cpu::panel((&mut p, scores), q, k, scale, false);
+                let log_sums = &mut log_sums[block.queries.clone()];
+                let first = block.queries.start;
+                cpu::vectorized(CausalSoftmax { scores: &mut p, first, log_sums });
+                let v = (qkv, block.keys(head.v));
+                cpu::panel((&mut out, block.queries(head.out)), (&p, scores), v, 1.0, false);
             }
-            cpu::gemm((&mut out, head.out), (p, square), (qkv, head.v), 1.0, false);
         }
-        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights;
+        *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
         Ok((CpuStorage::F32(out), (b, t, w).into()))
     }
 
-    /// With P the weights and gP = gO·vᵀ: `gv = Pᵀ·gO`, `gS = P·(gP − rowsum(gP·P))`,
-    /// `gq = gS·k/√d`, `gk = gSᵀ·q/√d`.
-    fn bwd(&self, qkv: &Tensor, _: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
-        let (b, t, three_w) = qkv.dims3()?;
-        let w = three_w / 3;
-        let scale = 1.0 / ((w / self.heads) as f32).sqrt();
-        let (inputs, gys) = (cpu::to_vec(qkv)?, cpu::to_vec(gy)?);
-        let weights =
-            std::mem::take(&mut *self.weights.lock().unwrap_or_else(PoisonError::into_inner));
-        if weights.len() != b * self.heads * t * t {
-            bail!("the graph of an attention was walked twice");
-        }
-        let mut g = vec![0.0; inputs.len()];
-        let mut gs = vec![0.0; t * t];
-        let square = View::row_major(t, t);
-        for (head, p) in self.heads(b, t, w).zip(weights.chunks_exact((t * t).max(1))) {
-            cpu::gemm((&mut g, head.v), (p, square.transposed()), (&gys, head.out), 1.0, false);
-            cpu::gemm(
-                (&mut gs, square),
-                (&gys, head.out),
-                (&inputs, head.v.transposed()),
-                1.0,
-                false,
-            );
-            for (row, p) in gs.chunks_exact_mut(t).zip(p.chunks_exact(t)) {
-                let dot: f32 = row.iter().zip(p).map(|(g, p)| g * p).sum();
-                for (g, p) in row.iter_mut().zip(p) {
-                    *g = p * (*g - dot);
-                }
-            }
-            cpu::gemm((&mut g, head.q), (&gs, square), (&inputs, head.k), scale, false);
-            cpu::gemm(
-                (&mut g, head.k),
-                (&gs, square.transposed()),
-                (&inputs, head.q),
-                scale,
-                false,
-            );
-        }
+    fn bwd(&self, qkv: &Tensor, out: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
+        let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let (b, t, _) = qkv.dims3()?;
+        let mut g = vec![0.0; qkv.elem_count()];
+        cpu::read(qkv, |qkv| {
+            cpu::read(out, |out| {
+                cpu::read(gy, |gy| {
+                    self.backward((b, t), Known { qkv, out, gy, log_sums: &log_sums }, &mut g);
+                    Ok(())
+                })
+            })
+        })?;
         Ok(Some(Tensor::from_vec(g, qkv.shape(), qkv.device())?))
     }
+}
+
+/// What the backward starts from.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    qkv: &'a [f32],
+    out: &'a [f32],
+    gy: &'a [f32],
+    log_sums: &'a [f32],
+}
+
+impl AttentionOp {
+    /// With P the weights, made again from the scores, and gP = gO·vᵀ: `gv = Pᵀ·gO`, `gS = P·(gP − rowsum(gO·O))`,
+    /// `gq = gS·k/√d`, `gk = gSᵀ·q/√d` (Dao et al. 2022, arXiv:2205.14135, algorithm 4).
+    fn backward(&self, (b, t): (usize, usize), known: Known<'_>, g: &mut [f32]) {
+        let Known { qkv, out, gy, log_sums } = known;
+        let w = qkv.len() / (3 * b * t).max(1);
+        let scale = self.scale(w);
+        let d = w / self.heads;
+        let (mut keys, mut values) = (vec![0.0; t * d], vec![0.0; t * d]);
+        let (mut p, mut gs) = (vec![0.0; QUERIES * t], vec![0.0; QUERIES * t]);
+        for (head, log_sums) in self.heads(b, t, w).zip(log_sums.chunks_exact(t.max(1))) {
+            let k = transpose(qkv, head.k, &mut keys);
+            let v = transpose(qkv, head.v, &mut values);
+            for block in blocks(t) {
+                let scores = block.scores();
+                let (q, gy_block) = ((qkv, block.queries(head.q)), (gy, block.queries(head.out)));
+                let k = (&keys[..], block.transposed_keys(k));
+                let v = (&values[..], block.transposed_keys(v));
+                cpu::panel((&mut p, scores), q, k, scale, false);
+                cpu::panel((&mut gs, scores), gy_block, v, 1.0, false);
+                cpu::vectorized(ScoreGradients {
+                    p: &mut p,
+                    gs: &mut gs,
+                    first: block.queries.start,
+                    log_sums: &log_sums[block.queries.clone()],
+                    out: (out, block.queries(head.out)),
+                    gy: gy_block,
+                });
+                let keys = (qkv, block.keys(head.k));
+                cpu::panel((g, block.queries(head.q)), (&gs, scores), keys, scale, false);
+                let gs = (&gs[..], scores.transposed());
+                cpu::panel((g, block.keys(head.k)), gs, q, scale, true);
+                let p = (&p[..], scores.transposed());
+                cpu::panel((g, block.keys(head.v)), p, gy_block, 1.0, true);
+            }
+        }
+    }
+}
+
+/// Turns rows of scores into weights: of each row as many as there are positions before it, and its own; the others become zero.
+struct CausalSoftmax<'a> {
+    scores: &'a mut [f32],
+    /// The position of the first row.
+    first: usize,
+    log_sums: &'a mut [f32],
+}
+
+impl WithSimd for CausalSoftmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let width = self.first + self.log_sums.len();
+        let rows = self.scores.chunks_exact_mut(width).zip(self.log_sums);
+        for (position, (row, log_sum)) in (self.first..).zip(rows) {
+            let (past, future) = row.split_at_mut(position + 1);
+            let max = cpu::max_of(past);
+            for s in past.iter_mut() {
+                *s = cpu::exp(*s - max);
+            }
+            let sum = cpu::sum_of(past, |s| s);
+            for s in past {
+                *s /= sum;
+            }
+            future.fill(0.0);
+            *log_sum = max + sum.ln();
+        }
+    }
+}
+
+/// Turns scores into weights again, and gradients of weights into those of scores.
+struct ScoreGradients<'a> {
+    p: &'a mut [f32],
+    gs: &'a mut [f32],
+    first: usize,
+    log_sums: &'a [f32],
+    out: (&'a [f32], View),
+    gy: (&'a [f32], View),
+}
+
+impl WithSimd for ScoreGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let width = self.first + self.log_sums.len();
+        let rows = self.p.chunks_exact_mut(width).zip(self.gs.chunks_exact_mut(width));
+        for (i, ((p, gs), &log_sum)) in rows.zip(self.log_sums).enumerate() {
+            let dot = cpu::sum_of_pairs(row(self.gy, i), row(self.out, i), |g, o| g * o);
+            let (past, future) = p.split_at_mut(self.first + i + 1);
+            let (past_gs, future_gs) = gs.split_at_mut(self.first + i + 1);
+            for (p, gs) in past.iter_mut().zip(past_gs) {
+                *p = cpu::exp(*p - log_sum);
+                *gs = *p * (*gs - dot);
+            }
+            future.fill(0.0);
+            future_gs.fill(0.0);
+        }
+    }
+}
+
+#[inline(always)]
+fn row((data, view): (&[f32], View), row: usize) -> &[f32] {
+    let start = view.offset + row * view.row_stride;
+    &data[start..start + view.columns]
 }

@@ -1,5 +1,6 @@
 //! Matrices inside slices, and their product.
 
+use super::panel::Panel;
 use super::product::{Combine, Dots};
 use super::vectorized;
 
@@ -29,6 +30,12 @@ impl View {
         }
     }
 
+    /// Some of its rows.
+    pub(crate) fn rows(self, rows: std::ops::Range<usize>) -> Self {
+        debug_assert!(rows.end <= self.rows);
+        Self { offset: self.offset + rows.start * self.row_stride, rows: rows.len(), ..self }
+    }
+
     /// One past the last position that the matrix touches.
     fn end(&self) -> usize {
         if self.rows == 0 || self.columns == 0 {
@@ -43,9 +50,27 @@ impl View {
 
 /// With as many rows of the result as this, `dots` is as fast as a packed product (`just bench`, products).
 const DOTS_ROWS: usize = 64;
-/// The same for `combine`, by rows of the result and by terms of the sum.
+/// The same for `combine`.
 const COMBINE_ROWS: usize = 32;
-const COMBINE_TERMS: usize = 8;
+/// With as many terms as this `panel` is as fast.
+const PANEL_TERMS: usize = 16;
+
+/// `c (+)= scale·a·b` of matrices that lie in the cache, rows of `b` and `c` contiguous.
+///
+/// # Panics
+/// If the shapes do not fit each other, rows are not contiguous, or a matrix reaches outside its slice: our own bug.
+pub(crate) fn panel(
+    c: (&mut [f32], View),
+    a: (&[f32], View),
+    b: (&[f32], View),
+    scale: f32,
+    accumulate: bool,
+) {
+    let shapes = (c.1.rows, c.1.columns, a.1.columns);
+    assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
+    assert!(c.1.column_stride == 1 && b.1.column_stride == 1, "rows are contiguous");
+    vectorized(Panel { c, a, b, scale, accumulate });
+}
 
 /// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`.
 ///
@@ -80,11 +105,14 @@ pub(crate) fn gemm(
         let (c, a, b) = ((c, cv), (a, av), (b, bv.transposed()));
         return vectorized(Dots { c, a, b, scale, accumulate });
     }
-    if cv.column_stride == 1
-        && bv.column_stride == 1
-        && (few(cv.rows, COMBINE_ROWS) || few(av.columns, COMBINE_TERMS))
-    {
-        return vectorized(Combine { c: (c, cv), a: (a, av), b: (b, bv), scale, accumulate });
+    if cv.column_stride == 1 && bv.column_stride == 1 {
+        let (c, a, b) = ((&mut *c, cv), (a, av), (b, bv));
+        if few(av.columns, PANEL_TERMS) {
+            return vectorized(Panel { c, a, b, scale, accumulate });
+        }
+        if few(cv.rows, COMBINE_ROWS) {
+            return vectorized(Combine { c, a, b, scale, accumulate });
+        }
     }
     // SAFETY: the assertions above show that every element that gemm reads or writes, at
     // offset + r·row_stride + c·column_stride, lies inside its slice, that no two elements of `c`

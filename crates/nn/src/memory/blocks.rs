@@ -288,7 +288,9 @@ mod tests {
             assert_eq!((fresh_blocks() - fresh, kept_bytes()), (1, 0));
             dealloc(&System, second, other);
             let blocks: Vec<_> = (0..5).map(|_| alloc(&System, layout, false)).collect();
-            blocks.into_iter().for_each(|block| dealloc(&System, block, layout));
+            for block in blocks {
+                dealloc(&System, block, layout);
+            }
             (0..TRIMS).for_each(|_| trim());
             assert!(kept_bytes() > 500_000, "needed in these steps");
             for _ in 0..TRIMS {

@@ -1,0 +1,168 @@
+"""Trains seed-mlp or gpt with torch.distributed.pipelining on CPU ranks of one thread each, and prints the seconds of each step.
+
+    pipeline.py --job seed-mlp --schedule 1f1b --cut 4,4 --steps 6
+
+One JSON object on standard output: {"seconds": [...], "loss": ...}. Layers, batch, micro-batches, loss, clipping and optimizer are
+those of `pptop train`; ranks are processes that talk over gloo; Adam is the fused one.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.distributed.pipelining import PipelineStage, schedules
+
+SCHEDULES = {
+    "gpipe": schedules.ScheduleGPipe,
+    "1f1b": schedules.Schedule1F1B,
+    "interleaved-1f1b": schedules.ScheduleInterleaved1F1B,
+    "looped-bfs": schedules.ScheduleLoopedBFS,
+    "interleaved-zb": schedules.ScheduleInterleavedZeroBubble,
+    "zb-v": schedules.ScheduleZBVZeroBubble,
+    "dualpipe-v": schedules.ScheduleDualPipeV,
+}
+ONE_STAGE_A_RANK = {"gpipe", "1f1b"}
+V_SHAPED = {"zb-v", "dualpipe-v"}
+
+
+def seed_mlp() -> list[nn.Module]:
+    widths = [100, 1024, 1024, 2048, 2048, 1024, 1024, 512, 10]
+    rates = [0.0, 0.3, 0.0, 0.4, 0.0, 0.3, 0.2]
+    layers = []
+    for index, (inputs, outputs) in enumerate(zip(widths, widths[1:])):
+        parts = [nn.Linear(inputs, outputs)]
+        if index < len(rates):
+            parts.append(nn.ReLU())
+            if rates[index] > 0:
+                parts.append(nn.Dropout(rates[index]))
+        layers.append(nn.Sequential(*parts))
+    return layers
+
+
+class Tokens(nn.Module):
+    def __init__(self, width: int, context: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(256, width)
+        self.position = nn.Embedding(context, width)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.token(ids) + self.position(torch.arange(ids.shape[1]))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc, self.mlp_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        b, t, w = x.shape
+        q, k, v = self.qkv(self.ln1(x)).view(b, t, 3, self.heads, w // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.proj(mixed.transpose(1, 2).reshape(b, t, w))
+        return x + self.mlp_proj(nn.functional.gelu(self.fc(self.ln2(x)), approximate="tanh"))
+
+
+def gpt(layers: int, width: int, heads: int, context: int) -> list[nn.Module]:
+    head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 256, bias=False))
+    return [Tokens(width, context), *[Block(width, heads) for _ in range(layers)], head]
+
+
+def loss_of(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+
+
+def batch_of(job: argparse.Namespace, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    if job.job == "seed-mlp":
+        inputs = torch.randn(job.batch_size, 100, generator=generator)
+        return inputs, torch.randint(0, 10, (job.batch_size,), generator=generator)
+    shape = (job.batch_size, job.context)
+    return torch.randint(0, 256, shape, generator=generator), torch.randint(0, 256, shape, generator=generator)
+
+
+def stages_of(job: argparse.Namespace, rank: int, n_stages: int) -> list[int]:
+    if job.schedule in V_SHAPED:
+        return [rank, n_stages - 1 - rank]
+    return list(range(rank, n_stages, job.pp))
+
+
+def clip(parameters: list[nn.Parameter], most: float) -> None:
+    """The norm is that of the whole model, over all ranks."""
+    squares = torch.stack(torch._foreach_norm([p.grad for p in parameters])).square().sum()
+    dist.all_reduce(squares)
+    factor = min(1.0, most / (squares.sqrt().item() + 1e-6))
+    if factor < 1.0:
+        torch._foreach_mul_([p.grad for p in parameters], factor)
+
+
+def train(rank: int, job: argparse.Namespace, port_file: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=job.pp)
+    torch.manual_seed(1)
+    layers = seed_mlp() if job.job == "seed-mlp" else gpt(job.layers, job.width, job.heads, job.context)
+    cut = [int(n) for n in job.cut.split(",")]
+    assert sum(cut) == len(layers), f"{cut} are not {len(layers)} layers"
+    starts = [sum(cut[:i]) for i in range(len(cut))]
+    mine = [
+        PipelineStage(nn.Sequential(*layers[starts[s] : starts[s] + cut[s]]), s, len(cut), torch.device("cpu"))
+        for s in stages_of(job, rank, len(cut))
+    ]
+    parameters = [p for stage in mine for p in stage.submod.parameters()]
+    schedule_of = SCHEDULES[job.schedule]
+    stages = mine[0] if job.schedule in ONE_STAGE_A_RANK else mine
+    schedule = schedule_of(stages, job.micro_batches, loss_fn=loss_of)
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    is_first, is_last = any(s.is_first for s in mine), any(s.is_last for s in mine)
+    seconds, loss = [], float("nan")
+    for step in range(job.steps):
+        inputs, targets = batch_of(job, step)
+        dist.barrier()
+        begun = time.perf_counter()
+        losses: list[torch.Tensor] = []
+        arguments = (inputs,) if is_first else ()
+        if is_last:
+            schedule.step(*arguments, target=targets, losses=losses)
+        else:
+            schedule.step(*arguments)
+        if job.clip_norm:
+            clip(parameters, job.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        dist.barrier()
+        seconds.append(time.perf_counter() - begun)
+        if losses:
+            loss = torch.stack(losses).mean().item()
+    if is_last and not is_first or job.pp == 1 or rank == 0 and is_first and is_last:
+        print(json.dumps({"seconds": seconds, "loss": loss}), flush=True)
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", choices=["seed-mlp", "gpt"], required=True)
+    parser.add_argument("--schedule", choices=SCHEDULES, required=True)
+    parser.add_argument("--cut", required=True, help="layers of each stage")
+    parser.add_argument("--pp", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, required=True)
+    parser.add_argument("--micro-batches", type=int, required=True)
+    parser.add_argument("--clip-norm", type=float)
+    parser.add_argument("--steps", type=int, default=6)
+    for flag, value in (("--layers", 8), ("--width", 256), ("--heads", 8), ("--context", 128)):
+        parser.add_argument(flag, type=int, default=value)
+    job = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(train, args=(job, os.path.join(folder, "store")), nprocs=job.pp)
+
+
+if __name__ == "__main__":
+    main()
