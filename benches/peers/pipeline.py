@@ -141,16 +141,46 @@ def train(rank: int, job: argparse.Namespace, port_file: str) -> None:
         seconds.append(time.perf_counter() - begun)
         if losses:
             loss = torch.stack(losses).mean().item()
-    if is_last and not is_first or job.pp == 1 or rank == 0 and is_first and is_last:
+    if is_last:
         print(json.dumps({"seconds": seconds, "loss": loss}), flush=True)
     dist.destroy_process_group()
+
+
+def train_alone(job: argparse.Namespace) -> None:
+    """One rank, no pipeline: micro-batches one after another."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    layers = seed_mlp() if job.job == "seed-mlp" else gpt(job.layers, job.width, job.heads, job.context)
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    seconds: dict[str, list[float]] = {"seconds": [], "compute_seconds": [], "optimizer_seconds": []}
+    loss = float("nan")
+    for step in range(job.steps):
+        inputs, targets = batch_of(job, step)
+        begun = time.perf_counter()
+        losses = []
+        for x, y in zip(inputs.chunk(job.micro_batches), targets.chunk(job.micro_batches)):
+            losses.append(loss_of(model(x), y))
+            (losses[-1] / job.micro_batches).backward()
+        computed = time.perf_counter()
+        if job.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), job.clip_norm)
+        clipped = time.perf_counter()
+        optimizer.step()
+        updated = time.perf_counter()
+        optimizer.zero_grad(set_to_none=False)
+        seconds["seconds"].append(time.perf_counter() - begun)
+        seconds["compute_seconds"].append(computed - begun)
+        seconds["optimizer_seconds"].append(updated - clipped)
+        loss = torch.stack(losses).mean().item()
+    print(json.dumps({**seconds, "loss": loss}), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--job", choices=["seed-mlp", "gpt"], required=True)
-    parser.add_argument("--schedule", choices=SCHEDULES, required=True)
-    parser.add_argument("--cut", required=True, help="layers of each stage")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="1f1b")
+    parser.add_argument("--cut", help="layers of each stage; not with --pp 1, which is a plain loop")
     parser.add_argument("--pp", type=int, default=2)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--micro-batches", type=int, required=True)
@@ -160,6 +190,9 @@ def main() -> None:
         parser.add_argument(flag, type=int, default=value)
     job = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    if job.pp == 1:
+        train_alone(job)
+        return
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(train, args=(job, os.path.join(folder, "store")), nprocs=job.pp)
 
