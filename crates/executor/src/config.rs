@@ -35,6 +35,8 @@ pub struct RankConfig {
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
     /// How long every message takes, beyond what it really takes.
     pub link_delay: Duration,
+    /// Keeps each CPU rank on a core of its own, where this process may use as many.
+    pub pinned: bool,
     /// The layers sleep instead of computing: a span that used no processor was not starved.
     pub sleeps: bool,
     /// Where spans go while the step still runs.
@@ -65,6 +67,7 @@ impl RankConfig {
             n_replicas: 1,
             devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
             link_delay: Duration::ZERO,
+            pinned: false,
             sleeps: false,
             recorder: Recorder::disabled(),
             origin: Instant::now(),

@@ -74,6 +74,7 @@ impl Ranks {
         if (0..config.n_replicas).any(|replica| (0..n_ranks).any(|rank| is_cpu(rank, replica))) {
             check_threads()?;
         }
+        let cores = if config.pinned { cores_for(n_ranks * config.n_replicas) } else { None };
         let lowered = Arc::new(lower(&config.plan));
         let (reply, replies) = channel();
         let mut threads = Vec::new();
@@ -86,7 +87,11 @@ impl Ranks {
                 let (config, lowered, reply) =
                     (config.clone(), Arc::clone(&lowered), reply.clone());
                 let (address, addresses) = (addresses[rank.idx()].clone(), addresses.clone());
+                let core = cores.as_ref().map(|cores| cores[index]);
                 let body = move || {
+                    if let Some(core) = core {
+                        pin(core);
+                    }
                     let make = || Worker::new(config, lowered, (rank, replica), addresses, mailbox);
                     serve(index, (rank, replica), make, &orders, &reply);
                 };
@@ -200,6 +205,23 @@ impl Drop for Ranks {
             }
         }
     }
+}
+
+/// A core for each of `n` threads; `None` where this process may not use as many.
+fn cores_for(n: u32) -> Option<Vec<usize>> {
+    let allowed = rustix::thread::sched_getaffinity(None).ok()?;
+    let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|&core| allowed.is_set(core))
+        .take(n as usize)
+        .collect();
+    (cores.len() == n as usize).then_some(cores)
+}
+
+/// Keeps this thread on `core`. Where the system refuses, it runs where it is put.
+fn pin(core: usize) {
+    let mut only = rustix::thread::CpuSet::new();
+    only.set(core);
+    let _ = rustix::thread::sched_setaffinity(None, &only);
 }
 
 /// How many micro-batches the ops of a plan speak of.

@@ -54,6 +54,7 @@ mod residue;
 
 pub use attention::CausalSelfAttention;
 pub use context::ForwardContext;
+pub use cpu::{View, gemm};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gelu::gelu;

@@ -6,21 +6,28 @@ use super::vectorized;
 
 /// A matrix inside a slice: element (r, c) stands at `offset + r·row_stride + c·column_stride`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct View {
-    pub(crate) offset: usize,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    pub(crate) row_stride: usize,
-    pub(crate) column_stride: usize,
+pub struct View {
+    /// Where its first element stands.
+    pub offset: usize,
+    /// Its rows.
+    pub rows: usize,
+    /// Its columns.
+    pub columns: usize,
+    /// From one row to the next, in elements.
+    pub row_stride: usize,
+    /// From one column to the next, in elements.
+    pub column_stride: usize,
 }
 
 impl View {
     /// A whole row-major matrix.
-    pub(crate) fn row_major(rows: usize, columns: usize) -> Self {
+    pub fn row_major(rows: usize, columns: usize) -> Self {
         Self { offset: 0, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    pub(crate) fn transposed(self) -> Self {
+    /// The same elements, rows and columns exchanged.
+    #[must_use]
+    pub fn transposed(self) -> Self {
         Self {
             rows: self.columns,
             columns: self.rows,
@@ -76,9 +83,11 @@ pub(crate) fn panel(
 ///
 /// Which kernel is used, and so how sums round, depends on the shapes and the processor alone.
 ///
+/// One thread does it; what is not contiguous in a way that a kernel of ours wants is packed by the `gemm` crate.
+///
 /// # Panics
-/// If the shapes do not fit each other, or a matrix reaches outside its slice: our own bug.
-pub(crate) fn gemm(
+/// If the shapes do not fit each other, a matrix reaches outside its slice, or two elements of `c` are one.
+pub fn gemm(
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
     (b, bv): (&[f32], View),
