@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{DType, Device, Tensor, Var};
-use pp_executor::RankConfig;
+use pp_executor::{RankConfig, Recompute};
 use pp_hybrid::{Trainer, TrainerConfig, weights_hash};
 use pp_models::{GptConfig, Job, gpt, seed_mlp};
 use pp_nn::{ParameterStore, clip_factor, global_norm};
@@ -25,10 +25,22 @@ fn plan(schedule: ScheduleName, pp: u32, micro_batches: usize) -> ValidPlan {
 }
 
 fn trainer(job: &Job, run: Run, plan: ValidPlan, partition: Partition, replicas: u32) -> Trainer {
+    trainer_with(job, run, plan, partition, replicas, Recompute::Never)
+}
+
+fn trainer_with(
+    job: &Job,
+    run: Run,
+    plan: ValidPlan,
+    partition: Partition,
+    replicas: u32,
+    recompute: Recompute,
+) -> Trainer {
     let mut ranks =
         RankConfig::new(plan, partition, job.stack.clone(), job.objective.clone(), OPTIMIZER);
     ranks.seed = run.seed;
     ranks.n_replicas = replicas;
+    ranks.recompute = recompute;
     Trainer::new(TrainerConfig { ranks, clip_norm: CLIP, rate: rate(), steps: run.steps }).unwrap()
 }
 
@@ -199,6 +211,35 @@ fn any_order_of_backwards_and_split_backwards() {
         let plan = draft.validate().unwrap();
         let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();
         assert_eq!(pipeline(&job, GPT, plan, partition), want, "split: {split}");
+    }
+}
+
+/// A forward that runs once more draws the same dropout and gives the same gradients, on all stages or on one.
+#[test]
+fn recompute_keeps_the_bits() {
+    for (job, run) in [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT)] {
+        let (losses, weights) = plain_loop::train(&job, run);
+        let want = (losses, weights_hash(&weights).unwrap());
+        for schedule in [
+            ScheduleName::OneFOneB,
+            ScheduleName::Gpipe,
+            ScheduleName::ZbH1,
+            ScheduleName::InterleavedOneFOneB,
+        ] {
+            for recompute in [Recompute::Always, Recompute::Stages([1].into())] {
+                let plan = plan(schedule, 2, run.micro_batches);
+                let partition =
+                    Cut::Uniform.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
+                let mut trainer = trainer_with(&job, run, plan, partition, 1, recompute.clone());
+                let step = |step| {
+                    let outcome = trainer.step(step, || job.data.batch(step, run.batch)).unwrap();
+                    outcome.loss.to_bits()
+                };
+                let losses = (1..=run.steps).map(step).collect();
+                let got = (losses, weights_hash(&trainer.weights().unwrap()).unwrap());
+                assert_eq!(got, want, "{schedule}, {recompute:?}");
+            }
+        }
     }
 }
 

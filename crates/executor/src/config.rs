@@ -11,6 +11,7 @@ use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use pp_telemetry::Recorder;
 
 use crate::device::DeviceSpec;
+use crate::recompute::Recompute;
 
 /// The same for all ranks; each picks its part.
 #[derive(Clone)]
@@ -33,6 +34,8 @@ pub struct RankConfig {
     pub n_replicas: u32,
     /// Where each rank computes, by rank and replica.
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
+    /// Which stages run their forward again instead of keeping what it made.
+    pub recompute: Recompute,
     /// How long every message takes, beyond what it really takes.
     pub link_delay: Duration,
     /// Keeps each CPU rank on a core of its own, where this process may use as many.
@@ -66,6 +69,7 @@ impl RankConfig {
             initial: None,
             n_replicas: 1,
             devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
+            recompute: Recompute::Never,
             link_delay: Duration::ZERO,
             pinned: false,
             sleeps: false,

@@ -16,6 +16,8 @@ pub(crate) struct StageRun {
     pub(crate) gradients: Gradients,
     pub(crate) optimizer: Optimizer,
     queue: ResidueQueue,
+    /// Whether the backward begins with the forward once more.
+    recompute: bool,
     saved: HashMap<MicroBatch, Saved>,
     /// Backwards whose weight gradients are not summed yet, by micro-batch.
     pending: BTreeMap<u32, Pending>,
@@ -27,9 +29,28 @@ pub(crate) struct StageRun {
 
 /// What the backward of a micro-batch needs.
 struct Saved {
+    forward: Forward,
+    held: Held,
+}
+
+enum Forward {
+    /// All that it made.
+    Kept(Graph),
+    /// What it started from.
+    Again { inputs: Inputs, targets: Option<Tensor>, context: ForwardContext },
+}
+
+/// What a stage starts from.
+struct Inputs {
+    tensors: Vec<Tensor>,
+    /// Whether another stage made them, and wants their gradients.
+    arrived: bool,
+}
+
+/// A forward from its leaves to its outputs, with everything between them.
+struct Graph {
     leaves: Vec<Tensor>,
     outputs: Outputs,
-    held: Held,
 }
 
 enum Outputs {
@@ -56,13 +77,19 @@ pub(crate) enum Forwarded {
 
 impl StageRun {
     /// `first` is the first micro-batch that the plan sends through this copy of the stage.
-    pub(crate) fn new(stage: Stage, optimizer: Optimizer, first: MicroBatch) -> Result<Self> {
+    pub(crate) fn new(
+        stage: Stage,
+        optimizer: Optimizer,
+        first: MicroBatch,
+        recompute: bool,
+    ) -> Result<Self> {
         let gradients = Gradients::new(stage.parameters().to_vec())?;
         Ok(Self {
             stage,
             gradients,
             optimizer,
             queue: ResidueQueue::default(),
+            recompute,
             saved: HashMap::new(),
             pending: BTreeMap::new(),
             first: first.0,
@@ -89,22 +116,43 @@ impl StageRun {
         context: ForwardContext,
         held: Held,
     ) -> Result<Forwarded> {
-        // The batch itself needs no gradient; what another stage made does.
-        let leaves = if arrived { boundary::leaves(inputs)? } else { inputs.to_vec() };
-        let outputs = self.stage.forward(&leaves, &context.with_residues(self.queue.clone()))?;
-        let (outputs, forwarded) = match last {
-            None => {
-                let tensors = outputs.iter().map(|t| Some(t.detach())).collect();
-                (Outputs::Boundary(outputs), Forwarded::Boundary(tensors))
+        let inputs = Inputs { tensors: inputs.to_vec(), arrived };
+        let graph = self.graph(&inputs, last, &context)?;
+        let forwarded = match &graph.outputs {
+            Outputs::Boundary(outputs) => {
+                Forwarded::Boundary(outputs.iter().map(|t| Some(t.detach())).collect())
             }
-            Some((objective, targets)) => {
-                let loss = objective.loss(&outputs, targets)?;
-                let value = loss.to_scalar::<f32>()?;
-                (Outputs::Loss(loss), Forwarded::Loss(value))
-            }
+            Outputs::Loss(loss) => Forwarded::Loss(loss.to_scalar::<f32>()?),
         };
-        self.saved.insert(micro_batch, Saved { leaves, outputs, held });
+        let forward = if self.recompute {
+            Forward::Again { inputs, targets: last.map(|(_, targets)| targets.clone()), context }
+        } else {
+            Forward::Kept(graph)
+        };
+        self.saved.insert(micro_batch, Saved { forward, held });
         Ok(forwarded)
+    }
+
+    /// The forward itself.
+    fn graph(
+        &self,
+        inputs: &Inputs,
+        last: Option<(&dyn Objective, &Tensor)>,
+        context: &ForwardContext,
+    ) -> Result<Graph> {
+        // The batch itself needs no gradient; what another stage made does.
+        let leaves = if inputs.arrived {
+            boundary::leaves(&inputs.tensors)?
+        } else {
+            inputs.tensors.clone()
+        };
+        let context = context.clone().with_residues(self.queue.clone());
+        let outputs = self.stage.forward(&leaves, &context)?;
+        let outputs = match last {
+            None => Outputs::Boundary(outputs),
+            Some((objective, targets)) => Outputs::Loss(objective.loss(&outputs, targets)?),
+        };
+        Ok(Graph { leaves, outputs })
     }
 
     /// `I`: the gradients of the inputs. What the weights need is put aside.
@@ -115,10 +163,18 @@ impl StageRun {
         micro_batch: MicroBatch,
         gradients: &[Option<Tensor>],
         share: f64,
+        objective: &dyn Objective,
         stash: &Stash,
     ) -> Result<Tensors> {
-        let Some(Saved { leaves, outputs, held }) = self.saved.remove(&micro_batch) else {
+        let Some(Saved { forward, held }) = self.saved.remove(&micro_batch) else {
             candle_core::bail!("micro-batch {micro_batch} has no saved forward");
+        };
+        let Graph { leaves, outputs } = match forward {
+            Forward::Kept(graph) => graph,
+            Forward::Again { inputs, targets, context } => {
+                let last = targets.as_ref().map(|targets| (objective, targets));
+                self.graph(&inputs, last, &context)?
+            }
         };
         let store = match &outputs {
             Outputs::Boundary(outputs) => boundary::backward(outputs, gradients)?,

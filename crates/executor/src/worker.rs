@@ -86,7 +86,8 @@ impl Worker {
             let layers = config.partition.layers(stage.idx());
             let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &device)?;
             let first = MicroBatch(pipe.0 * n_per_pipe);
-            let run = StageRun::new(built, Optimizer::new(config.optimizer), first)?;
+            let recompute = config.recompute.is_for(stage);
+            let run = StageRun::new(built, Optimizer::new(config.optimizer), first, recompute)?;
             stages.insert((pipe, stage), run);
         }
         let clock = HostClock::new(config.origin, device.clone());
@@ -370,9 +371,14 @@ impl Worker {
         // Each copy of the model takes the mean over its own micro-batches.
         let n_pipes = self.config.plan.n_pipes() as usize;
         let share = 1.0 / (batch.micro_batches.len() / n_pipes) as f64;
-        let stash = self.stash.clone();
-        let back =
-            self.run(stage, micro_batch)?.input_gradient(micro_batch, &gradients, share, &stash)?;
+        let (stash, objective) = (self.stash.clone(), Arc::clone(&self.config.objective));
+        let back = self.run(stage, micro_batch)?.input_gradient(
+            micro_batch,
+            &gradients,
+            share,
+            objective.as_ref(),
+            &stash,
+        )?;
         if stage.0 > 0 {
             self.hand_on(Payload::Gradient, stage.0 - 1, micro_batch, back);
         }

@@ -118,6 +118,16 @@ enum PerRank {
 }
 
 impl Costs {
+    /// `stage` runs its forward once more at the beginning of its backward: of a micro-batch it holds no more than `kept`, its input,
+    /// until then, and its I takes as much longer as its F takes (Chen et al. 2016, arXiv:1604.06174).
+    ///
+    /// # Panics
+    /// If there is no such stage.
+    pub fn recompute(&mut self, stage: Stage, kept: f64) {
+        self.input_grad[stage.idx()] += self.forward[stage.idx()];
+        self.activation[stage.idx()] = kept;
+    }
+
     /// The same costs on every stage; an activation takes 1 and stays whole until W.
     pub fn uniform(
         n_stages: u32,

@@ -34,6 +34,15 @@ fn cut(text: &str) -> Result<pp_partition::Cut, String> {
     text.parse().map_err(refused)
 }
 
+fn recompute(text: &str) -> Result<pp_executor::Recompute, String> {
+    if text == "all" {
+        return Ok(pp_executor::Recompute::Always);
+    }
+    let stages = text.split(',').map(str::parse).collect::<Result<_, _>>();
+    let refused = |_| "accepted: all, or stages such as 0,1".to_owned();
+    stages.map(pp_executor::Recompute::Stages).map_err(refused)
+}
+
 /// A rate in `[0, 1)`.
 fn rate(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|n| (0.0..1.0).contains(n));
@@ -178,6 +187,9 @@ pub(crate) struct JobArgs {
     /// The largest norm of the gradient of the whole model
     #[arg(long, value_name = "NORM", value_parser = positive)]
     pub(crate) clip_norm: Option<f64>,
+    /// Stages that run their forward again in the backward instead of keeping what it made: all, or those that are named (0,1)
+    #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute)]
+    pub(crate) recompute: Option<pp_executor::Recompute>,
     /// Replaces every dropout rate of the model
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(crate) dropout: Option<f64>,

@@ -140,11 +140,13 @@ impl Session {
             }
         }
         let n_stages = plan.n_stages() as usize;
+        spec.refuse_absent_stages(plan.n_stages())?;
+        let profile = profile.map(|profile| spec.profile_to_cut(profile));
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
         let partition = match made_for {
             Some(partition) => partition,
             None => cut
-                .solve(&job.stack, n_stages, profile)
+                .solve(&job.stack, n_stages, profile.as_deref())
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
         Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, initial })
@@ -163,6 +165,7 @@ impl Session {
             initial: self.initial.clone(),
             n_replicas: self.spec.dp,
             devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
+            recompute: self.spec.recompute.clone(),
             link_delay: link,
             sleeps: matches!(self.spec.model, ModelSpec::Sleep { .. }),
             recorder,

@@ -1,12 +1,13 @@
 //! What the flags of a job mean together: every size known, every contradiction refused.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pp_executor::Fault;
+use pp_executor::{Fault, Recompute};
 use pp_models::GptConfig;
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
-use pp_partition::Cut;
+use pp_partition::{Cut, Profile};
 use pp_schedule::{ScheduleName, Sizes, ValidPlan};
 use pp_telemetry::SpanPolicy;
 
@@ -71,6 +72,7 @@ pub(crate) struct Spec {
     pub(crate) optimizer: OptimizerKind,
     pub(crate) clip_norm: Option<f64>,
     pub(crate) dropout: Option<f64>,
+    pub(crate) recompute: Recompute,
     pub(crate) device: DeviceArg,
     pub(crate) cut: Cut,
     pub(crate) eval_every: Option<u64>,
@@ -119,6 +121,7 @@ impl Spec {
             optimizer: args.optimizer.unwrap_or(defaults.optimizer),
             clip_norm: args.clip_norm.or(defaults.clip_norm).or(preset.then_some(1.0)),
             dropout: args.dropout,
+            recompute: args.recompute.clone().unwrap_or_default(),
             device: args.device.unwrap_or(DeviceArg::Auto),
             cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep {
                 Cut::Uniform
@@ -131,6 +134,33 @@ impl Spec {
             fault: args.inject_fault,
             log_every: if preset { 10 } else { 1 },
         })
+    }
+
+    /// What a cut by time balances: a layer that runs its forward again takes as much longer. Which layers these are is open before the
+    /// cut where stages are named.
+    pub(crate) fn profile_to_cut<'a>(&self, profile: &'a Profile) -> Cow<'a, Profile> {
+        let mut profile = Cow::Borrowed(profile);
+        if self.recompute == Recompute::Always {
+            for layer in &mut profile.to_mut().layers {
+                layer.input_grad_seconds += layer.forward_seconds;
+            }
+        }
+        profile
+    }
+
+    /// A stage that is to run its forward again has to exist.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`].
+    pub(crate) fn refuse_absent_stages(&self, n_stages: u32) -> Result<(), CliError> {
+        let Recompute::Stages(stages) = &self.recompute else { return Ok(()) };
+        match stages.iter().find(|&&stage| stage >= n_stages) {
+            None => Ok(()),
+            Some(stage) => Err(CliError::Usage(format!(
+                "--recompute names stage {stage}, the plan has {n_stages}; accepted: 0 to {}, or all",
+                n_stages - 1
+            ))),
+        }
     }
 
     /// Whether the model makes text.

@@ -3,8 +3,8 @@
 use pp_models::Job;
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
-    Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, Topology,
-    ValidPlan, simulate,
+    Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, Stage,
+    Topology, ValidPlan, simulate,
 };
 
 use super::super::CliError;
@@ -67,7 +67,7 @@ pub(crate) fn make(
             (_, Some(profile)) => {
                 let partition = spec
                     .cut
-                    .solve(&job.stack, n_stages, Some(profile))
+                    .solve(&job.stack, n_stages, Some(&spec.profile_to_cut(profile)))
                     .map_err(|e| refused_cut(&e, job, n_stages))?;
                 let costs_of = |topology: &Topology| measured(spec, topology, &partition, profile);
                 let plan = name.generate_for(&sizes, &costs_of)?;
@@ -106,6 +106,9 @@ fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
         ..RankShare::default()
     };
     let mut costs = Costs::per_rank_share(topology, &share);
+    for stage in (0..topology.n_stages()).map(Stage).filter(|&stage| spec.recompute.is_for(stage)) {
+        costs.recompute(stage, costs.activation[stage.idx()]);
+    }
     for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
         let Some((_, factor)) = slow_rank.filter(|&(slow, _)| slow == rank.0) else { continue };
         for list in [&mut costs.forward, &mut costs.input_grad, &mut costs.weight_grad] {
@@ -141,6 +144,15 @@ fn measured(
         if share > 0.0 {
             costs.activation[stage] /= share;
             costs.residue[stage] /= share;
+        }
+    }
+    for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
+        if spec.recompute.is_for(Stage(stage as u32)) {
+            // What the stage before hands over; the batch itself is the trainer's.
+            let before = partition.layers(stage).start.checked_sub(1);
+            let kept = before.map_or(0.0, |layer| profile.layers[layer].boundary_bytes as f64);
+            let share = shares[rank.idx()];
+            costs.recompute(Stage(stage as u32), if share > 0.0 { kept / share } else { kept });
         }
     }
     costs.memory_limit = spec.memory_limit.map(|limit| vec![limit; shares.len()]);
