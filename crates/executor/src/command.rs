@@ -128,8 +128,10 @@ pub struct RankMemory {
     pub gradient_bytes: u64,
     /// State of the optimizer.
     pub optimizer_bytes: u64,
-    /// The most that the step added to what stays: activations, residues, messages, temporaries.
+    /// The most between two ops beyond what stays: activations, residues, messages.
     pub stash_bytes: u64,
+    /// What ops needed beyond that while they ran, where the whole was largest.
+    pub temporary_bytes: u64,
     /// Large blocks that the rank had to get from the allocator since the last report: none, once it has seen its sizes.
     pub fresh_blocks: u64,
 }

@@ -21,7 +21,7 @@ use crate::worker::Worker;
 
 /// candle walks its graph by recursion, so a deep stage needs a deep stack. Only pages that are
 /// touched cost memory.
-const STACK_BYTES: usize = 256 << 20;
+pub(crate) const STACK_BYTES: usize = 256 << 20;
 
 /// After the first error the others get this long to stop, which they do at their next message.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -275,7 +275,7 @@ fn serve(
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "without a message".to_owned())

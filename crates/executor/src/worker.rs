@@ -46,6 +46,9 @@ pub(crate) struct Worker {
     spans: Vec<Span>,
     /// Sums that other copies of the model may still read.
     shared: Vec<Tensor>,
+    /// Bytes held when the step began, and the most held beyond them between two ops.
+    live_before: i64,
+    live_between: i64,
     /// Large blocks fetched until the last report.
     fresh_blocks: u64,
     pub(crate) step: u64,
@@ -105,6 +108,8 @@ impl Worker {
             stash: Stash::default(),
             spans: Vec::new(),
             shared: Vec::new(),
+            live_before: 0,
+            live_between: 0,
             fresh_blocks: 0,
             step: 0,
             op: None,
@@ -204,6 +209,7 @@ impl Worker {
         self.step = step;
         self.stages.values_mut().for_each(StageRun::begin);
         memory::reset_peak();
+        (self.live_before, self.live_between) = (memory::live_bytes(), 0);
         let mut report = StepReport::default();
         let lowered = Arc::clone(&self.lowered);
         for instruction in &lowered.rows[self.rank.idx()] {
@@ -223,6 +229,8 @@ impl Worker {
                             micro_batch: op.micro_batch,
                         };
                         self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
+                        let held = memory::live_bytes() - self.live_before;
+                        self.live_between = self.live_between.max(held);
                     }
                 }
                 Instruction::Send(transfer) => {
@@ -296,8 +304,12 @@ impl Worker {
         let start_ns = self.clock.now_ns()?;
         let tensors = self.local.remove(&key).ok_or(RankError::Missing("a message to send"))?;
         let bytes = link::bytes(&tensors) as u64;
-        // A forward's output stays in the stash too; a gradient is the receiver's alone.
-        self.addresses[to.idx()].send(key, tensors, key.payload == Payload::Gradient);
+        // A forward's output stays in the stash too, unless it will be made again; a gradient is the receiver's alone.
+        let given = match key.payload {
+            Payload::Gradient => true,
+            Payload::Activation => self.config.recompute.is_for(Stage(key.to_stage.0 - 1)),
+        };
+        self.addresses[to.idx()].send(key, tensors, given);
         let end_ns = self.clock.now_ns()?;
         self.push_span(Span { dur_ns: end_ns - start_ns, bytes, ..self.span(place, start_ns) });
         Ok(())
@@ -553,7 +565,8 @@ impl Worker {
         };
         let so_far = memory::fresh_blocks();
         let fresh_blocks = so_far - std::mem::replace(&mut self.fresh_blocks, so_far);
-        let stash_bytes = peak_bytes.saturating_sub(fixed);
+        let beyond = peak_bytes.saturating_sub(fixed);
+        let stash_bytes = if counted { beyond.min(self.live_between.max(0) as u64) } else { 0 };
         RankMemory {
             live_bytes,
             peak_bytes,
@@ -561,6 +574,7 @@ impl Worker {
             gradient_bytes,
             optimizer_bytes,
             stash_bytes,
+            temporary_bytes: beyond - stash_bytes,
             fresh_blocks,
         }
     }

@@ -31,6 +31,16 @@ pub enum OptimizerKind {
     },
 }
 
+impl OptimizerKind {
+    /// Bytes of its state for parameters of so many bytes.
+    pub fn state_bytes(self, parameter_bytes: u64) -> u64 {
+        match self {
+            Self::Sgd => 0,
+            Self::Adam | Self::AdamW { .. } => 2 * parameter_bytes,
+        }
+    }
+}
+
 impl FromStr for OptimizerKind {
     type Err = String;
 

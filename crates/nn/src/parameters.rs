@@ -38,6 +38,7 @@ struct Inner {
 #[derive(Debug)]
 enum Source {
     Seed(u64),
+    Zeros,
     /// Values by name; a name that is absent is an error.
     Given(BTreeMap<String, Tensor>),
 }
@@ -46,6 +47,11 @@ impl ParameterStore {
     /// A store whose initial values come from `seed` and each parameter's name.
     pub fn seeded(seed: u64) -> Self {
         Self::from_source(Source::Seed(seed))
+    }
+
+    /// A store whose values are all zero: to see how much a model takes, without the time that initial values take.
+    pub fn zeroed() -> Self {
+        Self::from_source(Source::Zeros)
     }
 
     /// A store whose initial values are given by name (`--init`).
@@ -93,6 +99,7 @@ impl SimpleBackend for Backend {
             Source::Seed(seed) => {
                 initial_value(*seed, name, &shape, init, device)?.to_dtype(dtype)?
             }
+            Source::Zeros => Tensor::zeros(&shape, dtype, device)?,
             Source::Given(values) => {
                 let Some(value) = values.get(name) else {
                     bail!(
@@ -123,7 +130,7 @@ impl SimpleBackend for Backend {
 
     fn contains_tensor(&self, name: &str) -> bool {
         match &self.0.source {
-            Source::Seed(_) => true,
+            Source::Seed(_) | Source::Zeros => true,
             Source::Given(values) => values.contains_key(name),
         }
     }

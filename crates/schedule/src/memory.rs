@@ -116,7 +116,7 @@ fn released(plan: &ValidPlan, costs: &Costs, op: Op, turns: &mut Turns<'_>) -> f
 }
 
 /// Whose weight gradient is summed next, stage by stage, in each copy of the model.
-struct Turns<'a> {
+pub(crate) struct Turns<'a> {
     places: Places<'a>,
     n_pipes: usize,
     n_micro_batches: usize,
@@ -127,7 +127,7 @@ struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    fn new(plan: &'a ValidPlan) -> Self {
+    pub(crate) fn new(plan: &'a ValidPlan) -> Self {
         let places = plan.places();
         let n_pipes = plan.n_pipes();
         let first = (0..n_pipes).map(|pipe| pipe * places.n_per_pipe());
@@ -137,7 +137,7 @@ impl<'a> Turns<'a> {
     }
 
     /// A weight gradient is due. How many can be summed now: it, and those that waited for it.
-    fn sum(&mut self, stage: Stage, micro_batch: MicroBatch) -> u32 {
+    pub(crate) fn sum(&mut self, stage: Stage, micro_batch: MicroBatch) -> u32 {
         let pipe = self.places.pipe_of(micro_batch);
         let end = (pipe.0 + 1) * self.places.n_per_pipe();
         let next = &mut self.next[stage.idx() * self.n_pipes + pipe.idx()];

@@ -1,0 +1,222 @@
+//! One micro-batch through every stage, before the run: how many bytes it takes where.
+
+use candle_core::{DType, Device, Tensor};
+use pp_nn::{ForwardContext, Optimizer, ParameterStore, memory};
+use pp_partition::Stage as BuiltStage;
+use pp_schedule::{MicroBatch, Stage, StageBytes, footprints};
+
+use crate::config::RankConfig;
+use crate::error::RankError;
+use crate::link::{self, Tensors};
+use crate::ranks::{STACK_BYTES, panic_text};
+use crate::stage_run::{Forwarded, StageRun};
+use crate::stash::Stash;
+
+/// What a rank will hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlannedMemory {
+    /// Parameters.
+    pub parameter_bytes: u64,
+    /// Sums of gradients.
+    pub gradient_bytes: u64,
+    /// State of the optimizer.
+    pub optimizer_bytes: u64,
+    /// The most between two ops: activations, residues, messages.
+    pub stash_bytes: u64,
+    /// What an op needs beyond that while it runs, where the whole is largest.
+    pub temporary_bytes: u64,
+}
+
+impl PlannedMemory {
+    /// The most of all together.
+    pub fn peak_bytes(&self) -> u64 {
+        self.parameter_bytes
+            + self.gradient_bytes
+            + self.optimizer_bytes
+            + self.stash_bytes
+            + self.temporary_bytes
+    }
+}
+
+/// The bytes that each CPU rank will hold: one micro-batch of `inputs` and `targets` is sent through the stages, one after
+/// another in a thread of its own, and the plan says how many of them there are where at once.
+///
+/// `None` without [`memory::CountingAllocator`]: nobody pretends to know. Averaging gradients over copies of the model is not a part
+/// of it.
+///
+/// # Errors
+/// If a stage cannot be built, or a kernel fails.
+pub fn rehearse(
+    config: &RankConfig,
+    inputs: &[Tensor],
+    targets: &Tensor,
+) -> Result<Option<Vec<PlannedMemory>>, RankError> {
+    if !memory::is_counted() {
+        return Ok(None);
+    }
+    // What kernels keep for their thread is a part of what a rank holds, and must not be there yet.
+    let found = std::thread::scope(|scope| {
+        let body = || rehearse_here(config, inputs, targets);
+        let thread = std::thread::Builder::new().name("rehearsal".to_owned());
+        match thread.stack_size(STACK_BYTES).spawn_scoped(scope, body) {
+            Ok(thread) => thread.join().map_err(|panic| RankError::Panic(panic_text(&*panic))),
+            Err(error) => Err(candle_core::Error::from(error).into()),
+        }
+    });
+    found?.map(Some)
+}
+
+fn rehearse_here(
+    config: &RankConfig,
+    inputs: &[Tensor],
+    targets: &Tensor,
+) -> Result<Vec<PlannedMemory>, RankError> {
+    let plan = &config.plan;
+    let n_stages = plan.n_stages();
+    let mut stages = Vec::with_capacity(n_stages as usize);
+    let mut fixed = Vec::with_capacity(n_stages as usize);
+    let mut arriving = inputs.to_vec();
+    let mut of_thread = 0;
+    for stage in (0..n_stages).map(Stage) {
+        let mut rehearsed = Rehearsed::new(config, stage)?;
+        let last = (stage.0 + 1 == n_stages).then_some(targets);
+        // Once for what the kernels keep, then again to count.
+        let looks = Looks::start();
+        rehearsed.micro_batch(config, &arriving, last)?;
+        of_thread += looks.held();
+        let (bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
+        stages.push(bytes);
+        fixed.push(rehearsed.parameter_bytes);
+        arriving = outputs;
+    }
+    let of_thread = of_thread.max(0) as u64;
+    let mut planned: Vec<PlannedMemory> = footprints(plan, &stages)
+        .into_iter()
+        .map(|found| PlannedMemory {
+            stash_bytes: found.stash,
+            temporary_bytes: found.peak - found.stash + of_thread,
+            ..PlannedMemory::default()
+        })
+        .collect();
+    for pipe in plan.topology().pipes() {
+        for (rank, &parameters) in plan.topology().ranks(pipe).iter().zip(&fixed) {
+            let rank = &mut planned[rank.idx()];
+            rank.parameter_bytes += parameters;
+            rank.gradient_bytes += parameters;
+            rank.optimizer_bytes += config.optimizer.state_bytes(parameters);
+        }
+    }
+    Ok(planned)
+}
+
+/// A stage of zeros: as large as the real one, and made at once.
+struct Rehearsed {
+    run: StageRun,
+    stage: Stage,
+    recompute: bool,
+    parameter_bytes: u64,
+}
+
+impl Rehearsed {
+    fn new(config: &RankConfig, stage: Stage) -> Result<Self, RankError> {
+        let store = ParameterStore::zeroed();
+        let layers = config.partition.layers(stage.idx());
+        let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &Device::Cpu)?;
+        let parameters = built.parameters().iter();
+        let bytes = parameters.map(|p| p.var.elem_count() * p.var.dtype().size_in_bytes());
+        let parameter_bytes = bytes.sum::<usize>() as u64;
+        let recompute = config.recompute.is_for(stage);
+        let run = StageRun::new(built, Optimizer::new(config.optimizer), MicroBatch(0), recompute)?;
+        Ok(Self { run, stage, recompute, parameter_bytes })
+    }
+
+    /// F, I and W, each between two looks at what this thread holds. Returns what the next stage gets, as well.
+    fn micro_batch(
+        &mut self,
+        config: &RankConfig,
+        inputs: &[Tensor],
+        targets: Option<&Tensor>,
+    ) -> Result<(StageBytes, Vec<Tensor>), RankError> {
+        self.run.begin();
+        let (objective, stash) = (config.objective.as_ref(), Stash::default());
+        let context = ForwardContext::training(config.seed, 1);
+        let arrived = self.stage.0 > 0;
+        // Where both this stage and the one before run again, the message is nobody else's, and goes while I runs.
+        let owned = arrived && self.recompute && config.recompute.is_for(Stage(self.stage.0 - 1));
+        let copies = inputs.iter().map(|t| if owned { t.copy() } else { Ok(t.clone()) });
+        let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;
+        let size = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as i64;
+        let message = if owned { inputs.iter().map(size).sum() } else { 0 };
+        let looks = Looks::start();
+        let last = targets.map(|targets| (objective, targets));
+        let held = stash.hold();
+        let forwarded = self.run.forward(MicroBatch(0), &inputs, arrived, last, context, held)?;
+        drop(inputs);
+        let forward_peak = looks.peak();
+        let outputs: Tensors = match forwarded {
+            Forwarded::Boundary(tensors) => tensors,
+            Forwarded::Loss(_) => Vec::new(),
+        };
+        let output = link::bytes(&outputs) as u64;
+        // Where the forward runs again, what is there now is the message.
+        let kept = looks.held() - if self.recompute { output as i64 } else { 0 };
+
+        // As large as what will come back. A tensor that is no float gets no gradient.
+        let ones = |t: &Option<Tensor>| {
+            let float = t.as_ref().filter(|t| t.dtype().is_float());
+            float.map(Tensor::ones_like).transpose()
+        };
+        let gradients = outputs.iter().map(ones).collect::<candle_core::Result<Tensors>>()?;
+        let next: Vec<Tensor> = outputs.into_iter().flatten().collect();
+        let looks = Looks::start();
+        let back = self.run.input_gradient(MicroBatch(0), &gradients, 1.0, objective, &stash)?;
+        let input_grad_peak = looks.peak();
+        let gradient_bytes = link::bytes(&gradients) as i64;
+        drop(gradients);
+        let input_gradient = link::bytes(&back) as u64;
+        let change = looks.held();
+        // What was there and is gone counts, and so does the gradient that arrived; the output is still held here, for the next stage.
+        let freed =
+            kept + message + gradient_bytes - if self.recompute { 0 } else { output as i64 };
+        let residue = change + freed - input_gradient as i64;
+        drop(back);
+
+        let looks = Looks::start();
+        self.run.weight_gradient(MicroBatch(0))?;
+        let weight_grad_peak = looks.peak();
+        let bytes = StageBytes {
+            forward_peak,
+            kept: kept.max(0) as u64,
+            output,
+            keeps_output: !self.recompute,
+            keeps_input: self.recompute,
+            input_grad_peak,
+            residue: residue.max(0) as u64,
+            input_gradient,
+            weight_grad_peak,
+        };
+        Ok((bytes, next))
+    }
+}
+
+/// What this thread held when it was started.
+struct Looks {
+    before: i64,
+}
+
+impl Looks {
+    fn start() -> Self {
+        memory::reset_peak();
+        Self { before: memory::live_bytes() }
+    }
+
+    /// The most since then.
+    fn peak(&self) -> u64 {
+        (memory::peak_bytes() - self.before).max(0) as u64
+    }
+
+    /// More than then, or less.
+    fn held(&self) -> i64 {
+        memory::live_bytes() - self.before
+    }
+}

@@ -1,0 +1,111 @@
+//! What a rank will hold is known before the run.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::alloc::System;
+
+use pp_executor::{PlannedMemory, RankConfig, RankMemory, Recompute, rehearse};
+use pp_hybrid::{Trainer, TrainerConfig};
+use pp_models::{GptConfig, Job, gpt, seed_mlp};
+use pp_nn::memory::CountingAllocator;
+use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
+use pp_partition::Cut;
+use pp_schedule::{ScheduleName, Sizes};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator<System> = CountingAllocator(System);
+
+const SCHEDULES: [ScheduleName; 4] = [
+    ScheduleName::OneFOneB,
+    ScheduleName::Gpipe,
+    ScheduleName::ZbH1,
+    ScheduleName::InterleavedOneFOneB,
+];
+
+/// What is planned for each rank, and what it held in the third step.
+fn planned_and_held(
+    job: &Job,
+    schedule: ScheduleName,
+    batch: usize,
+    recompute: Recompute,
+) -> Vec<(PlannedMemory, RankMemory)> {
+    const MICRO_BATCHES: usize = 8;
+    let sizes = Sizes {
+        n_ranks: 2,
+        n_micro_batches: MICRO_BATCHES as u32,
+        n_virtual_stages: schedule.default_virtual_stages(),
+        interleave_group: None,
+    };
+    let plan = schedule.generate(&sizes).unwrap();
+    let partition = Cut::Uniform.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
+    let mut ranks = RankConfig::new(
+        plan,
+        partition,
+        job.stack.clone(),
+        job.objective.clone(),
+        OptimizerKind::Adam,
+    );
+    ranks.recompute = recompute;
+    let (inputs, targets) = job.data.batch(1, batch / MICRO_BATCHES).unwrap();
+    let planned = rehearse(&ranks, &inputs, &targets).unwrap().unwrap();
+    let rate = LearningRate { peak: 1e-3, curve: LearningRateCurve::Constant, warmup: 0 };
+    let config = TrainerConfig { ranks, clip_norm: Some(1.0), rate, steps: 3 };
+    let mut trainer = Trainer::new(config).unwrap();
+    let mut held = Vec::new();
+    for step in 1..=3 {
+        held = trainer.step(step, || job.data.batch(step, batch)).unwrap().memory;
+    }
+    planned.into_iter().zip(held).collect()
+}
+
+fn jobs() -> [(&'static str, Job, usize); 2] {
+    let config = GptConfig { layers: 6, width: 64, heads: 4, context: 64, dropout: 0.1 };
+    [
+        // So many rows that activations matter beside 11 million parameters.
+        ("seed-mlp", seed_mlp(None, 1).unwrap(), 1024),
+        ("gpt", gpt(config, None, 1).unwrap(), 32),
+    ]
+}
+
+#[test]
+fn the_measured_peak_is_within_5_percent_of_the_planned_one() {
+    for (name, job, batch) in jobs() {
+        for schedule in SCHEDULES {
+            for recompute in [Recompute::Never, Recompute::Always] {
+                let ranks = planned_and_held(&job, schedule, batch, recompute.clone());
+                for (rank, (planned, held)) in ranks.into_iter().enumerate() {
+                    let what = format!("{name}, {schedule}, {recompute:?}, rank {rank}");
+                    let exact = (held.parameter_bytes, held.gradient_bytes, held.optimizer_bytes);
+                    let want =
+                        (planned.parameter_bytes, planned.gradient_bytes, planned.optimizer_bytes);
+                    assert_eq!(exact, want, "{what}");
+                    let near = |got: u64, want: u64, of: u64| got.abs_diff(want) * 20 <= of;
+                    let peak = planned.peak_bytes();
+                    assert!(near(held.peak_bytes, peak, peak), "{what}: {held:?}, {planned:?}");
+                    // The parts that the plan decides, of what it decides.
+                    let beyond = planned.stash_bytes + planned.temporary_bytes;
+                    let got = held.stash_bytes + held.temporary_bytes;
+                    assert!(near(got, beyond, beyond), "{what}: {held:?}, {planned:?}");
+                    assert!(
+                        near(held.stash_bytes, planned.stash_bytes, beyond),
+                        "{what}: {held:?}, {planned:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn recompute_lowers_the_peak_as_planned() {
+    for (name, job, batch) in jobs() {
+        let of = |recompute| planned_and_held(&job, ScheduleName::Gpipe, batch, recompute);
+        for ((planned, held), (planned_again, held_again)) in
+            of(Recompute::Never).into_iter().zip(of(Recompute::Always))
+        {
+            let saved = held.peak_bytes as f64 - held_again.peak_bytes as f64;
+            let promised = planned.peak_bytes() as f64 - planned_again.peak_bytes() as f64;
+            assert!(promised > 0.1 * held.stash_bytes as f64, "{name}: {planned:?}");
+            assert!((saved / promised - 1.0).abs() < 0.05, "{name}: {saved} saved, {promised}");
+        }
+    }
+}
