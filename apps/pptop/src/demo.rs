@@ -328,6 +328,7 @@ fn device_events(job: &Job, step: u64, now_ns: u64, noise: &mut Noise) -> Vec<Ev
                 gradient_bytes: PARAMETER_BYTES,
                 optimizer_bytes: 2 * PARAMETER_BYTES,
                 stash_bytes,
+                temporary_bytes: 0,
             }));
             let (uuid, pci) = device(replica, rank);
             events.push(Event::Gpu(Box::new(Gpu {

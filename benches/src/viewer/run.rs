@@ -194,6 +194,7 @@ impl Simulated {
                 gradient_bytes: 9 << 30,
                 optimizer_bytes: 18 << 30,
                 stash_bytes: 8 << 30,
+                temporary_bytes: 0,
             }));
             if step.is_multiple_of(5) {
                 events.push(Event::Gpu(Box::new(Gpu {

@@ -82,7 +82,9 @@ fn check(
 fn each_shape(mut f: impl FnMut(usize, usize, Special)) {
     for rows in ROWS {
         for width in WIDTHS {
-            SPECIALS.into_iter().for_each(|special| f(rows, width, special));
+            for special in SPECIALS {
+                f(rows, width, special);
+            }
         }
     }
 }

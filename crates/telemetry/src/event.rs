@@ -102,6 +102,29 @@ pub struct Hello {
     pub theory: Option<f64>,
     /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
     pub span_every: u64,
+    /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub memory_plan: Vec<PlannedMem>,
+}
+
+/// What a rank will hold at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlannedMem {
+    /// The rank.
+    pub rank: u32,
+    /// All of it, at the worst moment.
+    pub peak_bytes: u64,
+    /// Bytes of parameters.
+    pub parameter_bytes: u64,
+    /// Bytes of gradients.
+    pub gradient_bytes: u64,
+    /// Bytes of the optimizer's state.
+    pub optimizer_bytes: u64,
+    /// Bytes that wait between ops: activations, residues of weight gradients, messages.
+    pub stash_bytes: u64,
+    /// What an op needs beyond that while it runs.
+    pub temporary_bytes: u64,
 }
 
 impl Hello {
@@ -177,8 +200,10 @@ pub struct Mem {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
-    /// Bytes of activations that wait for their backward.
+    /// Most bytes that wait between ops: activations, residues of weight gradients, messages.
     pub stash_bytes: u64,
+    /// What ops needed beyond that while they ran.
+    pub temporary_bytes: u64,
 }
 
 /// Something worth knowing.

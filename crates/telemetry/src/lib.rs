@@ -59,7 +59,8 @@ pub use control::{
 pub use device::{Cpu, Gpu, Unavailable};
 pub use error::TelemetryError;
 pub use event::{
-    DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, SCHEMA, StageInfo, Warn,
+    DeviceMapEntry, Dropped, End, Event, Hello, Line, LineError, Log, Mem, PlannedMem, SCHEMA,
+    StageInfo, Warn,
 };
 pub use export::{
     Export, ExportError, ExportFormat, STEPS_DRAWN_MAX, StepRange, StepRangeError, export,

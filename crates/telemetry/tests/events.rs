@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pp_telemetry::{
-    DeviceMapEntry, Dropped, End, Eval, Event, Hello, Line, LineError, Log, Mem, Span, SpanKind,
-    StageInfo, StepEvent, Warn,
+    DeviceMapEntry, Dropped, End, Eval, Event, Hello, Line, LineError, Log, Mem, PlannedMem, Span,
+    SpanKind, StageInfo, StepEvent, Warn,
 };
 use proptest::prelude::*;
 
@@ -224,30 +224,40 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 tokens_per_sample: large[5],
                 theory,
                 span_every: 1,
+                memory_plan: vec![PlannedMem {
+                    rank: 1,
+                    peak_bytes: large[3],
+                    parameter_bytes: large[2],
+                    gradient_bytes: 3,
+                    optimizer_bytes: 4,
+                    stash_bytes: 5,
+                    temporary_bytes: 6,
+                }],
             }))
         });
-    let mem =
-        any::<(u64, u32, u32, [u64; 6])>().prop_map(|(step, replica, rank, bytes)| {
-            let [
-                live_bytes,
-                peak_bytes,
-                parameter_bytes,
-                gradient_bytes,
-                optimizer_bytes,
-                stash_bytes,
-            ] = bytes;
-            Event::Mem(Mem {
-                step,
-                replica,
-                rank,
-                live_bytes,
-                peak_bytes,
-                parameter_bytes,
-                gradient_bytes,
-                optimizer_bytes,
-                stash_bytes,
-            })
-        });
+    let mem = any::<(u64, u32, u32, [u64; 7])>().prop_map(|(step, replica, rank, bytes)| {
+        let [
+            live_bytes,
+            peak_bytes,
+            parameter_bytes,
+            gradient_bytes,
+            optimizer_bytes,
+            stash_bytes,
+            temporary_bytes,
+        ] = bytes;
+        Event::Mem(Mem {
+            step,
+            replica,
+            rank,
+            live_bytes,
+            peak_bytes,
+            parameter_bytes,
+            gradient_bytes,
+            optimizer_bytes,
+            stash_bytes,
+            temporary_bytes,
+        })
+    });
     let eval = (any::<u64>(), any::<f32>(), prop::option::of(0.0..1.0_f64))
         .prop_map(|(step, loss, accuracy)| Event::Eval(Eval { step, loss, accuracy }));
     let log = (any::<u64>(), any::<Option<u64>>(), text())

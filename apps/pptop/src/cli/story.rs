@@ -20,6 +20,8 @@ pub(crate) struct Story {
     seconds: Vec<f64>,
     bubbles: Vec<f64>,
     peak_bytes: Vec<u64>,
+    /// What was planned for each rank, where it is known.
+    planned_bytes: Vec<u64>,
     validation: Vec<(u64, f64, Option<f64>)>,
     majority: Option<f64>,
 }
@@ -99,6 +101,7 @@ impl Story {
             seconds: Vec::new(),
             bubbles: Vec::new(),
             peak_bytes: vec![0; n_ranks as usize],
+            planned_bytes: hello.memory_plan.iter().map(|planned| planned.peak_bytes).collect(),
             validation: Vec::new(),
             majority: session.job.data.majority_accuracy(),
         }
@@ -145,6 +148,12 @@ impl Story {
         )
     }
 
+    fn planned(&self) -> String {
+        let planned: Vec<String> =
+            self.planned_bytes.iter().map(|&b| format!("{:.1}", mib(b))).collect();
+        if planned.is_empty() { String::new() } else { format!(", planned {}", planned.join(" ")) }
+    }
+
     /// The notebook's summary, with our numbers.
     pub(crate) fn closing(&self) -> String {
         let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) else {
@@ -158,7 +167,7 @@ impl Story {
             "devices {}  stages {}  micro-batches {}\n\
              bubble_ratio {:.4} measured (median), {theory}\n\
              step {:.1} ms mean, {:.1} ms median, {:.1} ms p95\n\
-             memory by rank, peak MiB: {}\n\
+             memory by rank, peak MiB: {}{}\n\
              loss {first:.4} first, {last:.4} last: {}",
             self.devices,
             self.stages,
@@ -168,6 +177,7 @@ impl Story {
             1000.0 * median(&self.seconds),
             1000.0 * quantile(&self.seconds, 0.95),
             peaks.join(" "),
+            self.planned(),
             match verdict(*first, *last) {
                 "converged" => "converged",
                 "partly" => "partly converged",

@@ -90,8 +90,11 @@ impl Run {
         let origin = Instant::now();
         let stop = Arc::new(AtomicUsize::new(0));
         listen(&stop).map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
-        let trainer = match session.trainer(recorder.clone(), origin) {
-            Ok(trainer) => trainer,
+        let started = session
+            .memory_plan()
+            .and_then(|plan| Ok((session.trainer(recorder.clone(), origin)?, plan)));
+        let (trainer, memory_plan) = match started {
+            Ok(started) => started,
             Err(error) => {
                 let reason =
                     if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
@@ -112,7 +115,7 @@ impl Run {
             Err(error) => (None, Some(error)),
         };
         let socket = control.as_ref().map(ControlServer::path);
-        let hello = session.hello(&trainer, &recorder, id, socket);
+        let hello = session.hello(&trainer, &recorder, id, socket, memory_plan);
         let story = Story::new(&session, &hello);
         let dir = dir.to_owned();
         let mut run = Self {
@@ -342,6 +345,7 @@ impl Run {
                 gradient_bytes: memory.gradient_bytes,
                 optimizer_bytes: memory.optimizer_bytes,
                 stash_bytes: memory.stash_bytes,
+                temporary_bytes: memory.temporary_bytes,
             }));
         }
         self.story.stepped(outcome);

@@ -248,6 +248,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
         tokens_per_sample: 64,
         theory: Some((p - 1.0) / (work + p - 1.0)),
         span_every: job.span_every,
+        memory_plan: Vec::new(),
         host: "bench".to_owned(),
         host_memory_bytes: 0,
         socket: None,
@@ -294,6 +295,7 @@ pub(crate) fn run(job: &Job, times: Times) -> Vec<Event> {
                 gradient_bytes: 5_000_000,
                 optimizer_bytes: 10_000_000,
                 stash_bytes,
+                temporary_bytes: 0,
             }));
         }
         let progress = step as f64 / 25.0;

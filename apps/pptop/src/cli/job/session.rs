@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use candle_core::{Device, Tensor};
-use pp_executor::{DeviceSpec, RankConfig};
+use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_partition::{Cut, Partition, PartitionError, Profile, ProfileConfig, profile};
 use pp_schedule::{
     Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
 };
-use pp_telemetry::{DeviceMapEntry, Hello, LogSize, Recorder, SCHEMA, StageInfo};
+use pp_telemetry::{DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo};
 
 use super::super::CliError;
 use super::super::devices;
@@ -152,15 +152,52 @@ impl Session {
         Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, initial })
     }
 
+    /// What each rank will hold; nothing where it is not counted, or the gradients of several copies of the model pass through.
+    ///
+    /// # Errors
+    /// [`CliError::Failed`] if a stage cannot be built or run.
+    pub(crate) fn memory_plan(&self) -> Result<Vec<PlannedMem>, CliError> {
+        let on_cpu = self.mesh.places().all(|place| matches!(place.device, DeviceSpec::Cpu { .. }));
+        let has_copies = self.spec.dp > 1 || self.plan.n_pipes() > 1;
+        if !on_cpu || has_copies || matches!(self.spec.model, ModelSpec::Sleep { .. }) {
+            return Ok(Vec::new());
+        }
+        let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
+        let (inputs, targets) = self.job.data.batch(1, self.rows()).map_err(failed)?;
+        let config = self.ranks(Recorder::disabled(), Instant::now());
+        let planned =
+            rehearse(&config, &inputs, &targets).map_err(|e| CliError::Failed(chain(&e)))?;
+        let of_rank = |(rank, planned): (usize, PlannedMemory)| PlannedMem {
+            rank: rank as u32,
+            peak_bytes: planned.peak_bytes(),
+            parameter_bytes: planned.parameter_bytes,
+            gradient_bytes: planned.gradient_bytes,
+            optimizer_bytes: planned.optimizer_bytes,
+            stash_bytes: planned.stash_bytes,
+            temporary_bytes: planned.temporary_bytes,
+        };
+        Ok(planned.unwrap_or_default().into_iter().enumerate().map(of_rank).collect())
+    }
+
     /// Starts the ranks.
     ///
     /// # Errors
     /// [`CliError::Failed`] if a rank cannot start.
     pub(crate) fn trainer(&self, recorder: Recorder, origin: Instant) -> Result<Trainer, CliError> {
+        let config = TrainerConfig {
+            ranks: self.ranks(recorder, origin),
+            clip_norm: self.spec.clip_norm,
+            rate: self.spec.rate,
+            steps: self.spec.steps,
+        };
+        Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
+    }
+
+    fn ranks(&self, recorder: Recorder, origin: Instant) -> RankConfig {
         let mesh = self.mesh;
         let link =
             if let ModelSpec::Sleep { link, .. } = self.spec.model { link } else { Duration::ZERO };
-        let ranks = RankConfig {
+        RankConfig {
             seed: self.spec.seed,
             initial: self.initial.clone(),
             n_replicas: self.spec.dp,
@@ -178,14 +215,7 @@ impl Session {
                 Arc::clone(&self.job.objective),
                 self.spec.optimizer,
             )
-        };
-        let config = TrainerConfig {
-            ranks,
-            clip_norm: self.spec.clip_norm,
-            rate: self.spec.rate,
-            steps: self.spec.steps,
-        };
-        Trainer::new(config).map_err(|e| CliError::Failed(chain(&e)))
+        }
     }
 
     /// Parameters of all copies of the model.
@@ -235,6 +265,7 @@ impl Session {
         recorder: &Recorder,
         run: &str,
         socket: Option<&Path>,
+        memory_plan: Vec<PlannedMem>,
     ) -> Hello {
         let plan = &self.plan;
         let stages: Vec<StageInfo> = trainer
@@ -310,6 +341,7 @@ impl Session {
             },
             theory: self.theory(),
             span_every: recorder.set_span_policy(self.spec.spans, size),
+            memory_plan,
         }
     }
 }

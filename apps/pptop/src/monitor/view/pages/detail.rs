@@ -224,10 +224,21 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     let whole = total.max(1);
     text.name("memory").text("live ").put(format::bytes(memory.live_bytes), STRONG);
     text.text("  peak ").put(format::bytes(memory.peak_bytes), STRONG);
+    let plan = model.hello().map_or(&[][..], |hello| &hello.memory_plan);
+    if let Some(planned) = plan.iter().find(|planned| planned.rank == rank.rank) {
+        text.text(format!(" planned {}", format::bytes(planned.peak_bytes)));
+    }
     put_fit(text, room);
-    let Mem { parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes, peak_bytes, .. } =
-        memory;
-    let known = [parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes]
+    let Mem {
+        parameter_bytes,
+        gradient_bytes,
+        optimizer_bytes,
+        stash_bytes,
+        temporary_bytes,
+        peak_bytes,
+        ..
+    } = memory;
+    let known = [parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes, temporary_bytes]
         .into_iter()
         .fold(0, u64::saturating_add);
     for (name, bytes) in [
@@ -235,9 +246,10 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
         ("gradients", gradient_bytes),
         ("optimizer", optimizer_bytes),
         ("activations", stash_bytes),
+        ("temporary", temporary_bytes),
         ("other", peak_bytes.saturating_sub(known)),
     ] {
-        if name == "other" && bytes == 0 {
+        if matches!(name, "temporary" | "other") && bytes == 0 {
             continue;
         }
         text.name("").text(format!("{name:<12}"));
