@@ -56,11 +56,20 @@ picture *args:
 screens *args:
     ci/screens.sh {{ args }}
 
-# The strategies on seed-mlp and gpt, and how plans scale, into benches/results; then the micro-benchmarks
+# The strategies on seed-mlp and gpt, the account of a step, and how plans scale, into benches/results; then the micro-benchmarks
 bench *args:
     cargo run --release -p pp-benches --bin strategies -- {{ args }}
+    cargo run --release -p pp-benches --bin account
     cargo run --release -p pp-benches --bin scale
-    cargo bench --workspace --bench schedule --bench linear
+    cargo bench --workspace --bench ops --bench links --bench schedule
+
+# pptop, PyTorch's pipelines and plain candle on the same jobs, in turns (5 GB from PyPI)
+bench-peers *args:
+    benches/peers/run.sh {{ args }}
+
+# Puts benches/results/peers.json and account.json into the README
+tables:
+    cargo run --release -p pp-benches --bin tables
 
 # The timed promises: measured bubbles, speed-up, what is learned, what watching costs (wants a quiet machine)
 measure *args:

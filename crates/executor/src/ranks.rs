@@ -74,13 +74,15 @@ impl Ranks {
         if (0..config.n_replicas).any(|replica| (0..n_ranks).any(|rank| is_cpu(rank, replica))) {
             check_threads()?;
         }
-        let cores = if config.pinned { cores_for(n_ranks * config.n_replicas) } else { None };
+        let cores = cores_for(n_ranks * config.n_replicas);
+        let spins = cores.is_some();
+        let cores = cores.filter(|_| config.pinned);
         let lowered = Arc::new(lower(&config.plan));
         let (reply, replies) = channel();
         let mut threads = Vec::new();
         for replica in (0..config.n_replicas).map(Replica) {
             let (addresses, mailboxes): (Vec<Address>, Vec<Mailbox>) =
-                (0..n_ranks).map(|_| link::mailbox(config.link_delay)).unzip();
+                (0..n_ranks).map(|_| link::mailbox(config.link_delay, spins)).unzip();
             for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
                 let (commands, orders) = channel();
                 let index = threads.len();

@@ -126,7 +126,7 @@ impl Rehearsed {
         let bytes = parameters.map(|p| p.var.elem_count() * p.var.dtype().size_in_bytes());
         let parameter_bytes = bytes.sum::<usize>() as u64;
         let recompute = config.recompute.is_for(stage);
-        let run = StageRun::new(built, Optimizer::new(config.optimizer), MicroBatch(0), recompute)?;
+        let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute)?;
         Ok(Self { run, stage, recompute, parameter_bytes })
     }
 

@@ -1,6 +1,7 @@
 //! One stage in training: its saved forwards, and weight gradients that wait their turn.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use pp_nn::{ForwardContext, Gradients, Optimizer, Residue, ResidueQueue};
@@ -21,8 +22,8 @@ pub(crate) struct StageRun {
     saved: HashMap<MicroBatch, Saved>,
     /// Backwards whose weight gradients are not summed yet, by micro-batch.
     pending: BTreeMap<u32, Pending>,
-    /// The micro-batch that is summed first in each step.
-    first: u32,
+    /// The micro-batches that are summed in each step, in this order.
+    micro_batches: Range<u32>,
     /// The micro-batch whose weight gradient is summed next.
     next: u32,
 }
@@ -76,11 +77,11 @@ pub(crate) enum Forwarded {
 }
 
 impl StageRun {
-    /// `first` is the first micro-batch that the plan sends through this copy of the stage.
+    /// `micro_batches` are those that the plan sends through this copy of the stage.
     pub(crate) fn new(
         stage: Stage,
         optimizer: Optimizer,
-        first: MicroBatch,
+        micro_batches: Range<u32>,
         recompute: bool,
     ) -> Result<Self> {
         let gradients = Gradients::new(stage.parameters().to_vec())?;
@@ -92,8 +93,8 @@ impl StageRun {
             recompute,
             saved: HashMap::new(),
             pending: BTreeMap::new(),
-            first: first.0,
-            next: first.0,
+            next: micro_batches.start,
+            micro_batches,
         })
     }
 
@@ -103,7 +104,7 @@ impl StageRun {
         self.saved.clear();
         self.pending.clear();
         self.queue.take();
-        self.next = self.first;
+        self.next = self.micro_batches.start;
     }
 
     /// `F`: keeps what the backward needs, returns what the next stage needs, or the loss.
@@ -203,8 +204,13 @@ impl StageRun {
         pending.held = None;
         while self.pending.get(&self.next).is_some_and(|p| p.due) {
             if let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) {
+                let is_last = self.next + 1 == self.micro_batches.end;
                 for residue in residues {
-                    self.gradients.accumulate(residue)?;
+                    if is_last {
+                        self.gradients.accumulate_last(residue)?;
+                    } else {
+                        self.gradients.accumulate(residue)?;
+                    }
                 }
                 drop(kept);
             }

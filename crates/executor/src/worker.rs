@@ -88,9 +88,10 @@ impl Worker {
             };
             let layers = config.partition.layers(stage.idx());
             let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &device)?;
-            let first = MicroBatch(pipe.0 * n_per_pipe);
+            let micro_batches = pipe.0 * n_per_pipe..(pipe.0 + 1) * n_per_pipe;
             let recompute = config.recompute.is_for(stage);
-            let run = StageRun::new(built, Optimizer::new(config.optimizer), first, recompute)?;
+            let optimizer = Optimizer::new(config.optimizer);
+            let run = StageRun::new(built, optimizer, micro_batches, recompute)?;
             stages.insert((pipe, stage), run);
         }
         let clock = HostClock::new(config.origin, device.clone());

@@ -1,5 +1,6 @@
 //! The sums of gradients over micro-batches, in place.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use candle_core::backprop::GradStore;
@@ -26,6 +27,8 @@ struct Slot {
     sum: Tensor,
     /// Whether `sum` holds anything of this step.
     filled: bool,
+    /// `Σ sum²`, where the product that finished the sum has found it.
+    squares: Option<f64>,
 }
 
 impl Gradients {
@@ -39,7 +42,7 @@ impl Gradients {
             .into_iter()
             .map(|parameter| {
                 let sum = parameter.var.zeros_like()?;
-                Ok(Slot { parameter, sum, filled: false })
+                Ok(Slot { parameter, sum, filled: false, squares: None })
             })
             .collect::<Result<_>>()?;
         Ok(Self { slots, by_id })
@@ -49,6 +52,7 @@ impl Gradients {
     pub fn clear(&mut self) {
         for slot in &mut self.slots {
             slot.filled = false;
+            slot.squares = None;
         }
     }
 
@@ -64,11 +68,24 @@ impl Gradients {
     /// # Errors
     /// If the residue belongs to another stage, or a kernel fails.
     pub fn accumulate(&mut self, residue: Residue) -> Result<()> {
+        self.add_residue(residue, false)
+    }
+
+    /// The same of the last micro-batch of a step: what [`Self::square_sums`] will want is found on the way, while the sums are in the
+    /// cache.
+    ///
+    /// # Errors
+    /// As [`Self::accumulate`].
+    pub fn accumulate_last(&mut self, residue: Residue) -> Result<()> {
+        self.add_residue(residue, true)
+    }
+
+    fn add_residue(&mut self, residue: Residue, last: bool) -> Result<()> {
         match residue {
             Residue::Linear { weight, bias, x, gy } => {
                 let (outputs, inputs) = self.slot(weight)?.sum.dims2()?;
                 let (x, gy) = (x.reshape(((), inputs))?, gy.reshape(((), outputs))?);
-                self.slot(weight)?.add_product(&gy, &x)?;
+                self.slot(weight)?.add_product(&gy, &x, last)?;
                 match bias {
                     Some(bias) => self.slot(bias)?.add_columns(&gy),
                     None => Ok(()),
@@ -82,7 +99,7 @@ impl Gradients {
             }
             Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
             Residue::Deferred { run, .. } => {
-                run()?.into_iter().try_for_each(|r| self.accumulate(r))
+                run()?.into_iter().try_for_each(|r| self.add_residue(r, last))
             }
         }
     }
@@ -139,6 +156,7 @@ impl Gradients {
             }
             slot.sum = sum;
             slot.filled = true;
+            slot.squares = None;
         }
         Ok(())
     }
@@ -158,18 +176,8 @@ impl Gradients {
     /// # Errors
     /// If a kernel fails.
     pub fn square_sums(&mut self) -> Result<Vec<f64>> {
-        self.finished()?
-            .map(|(_, sum)| {
-                if !in_place(sum) {
-                    return Ok(f64::from(
-                        sum.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?,
-                    ));
-                }
-                let (storage, layout) = sum.storage_and_layout();
-                let candle_core::Storage::Cpu(storage) = &*storage else { bail!("not on the cpu") };
-                Ok(cpu::square_sum(cpu::slice(storage, layout)?))
-            })
-            .collect()
+        self.finished()?.for_each(drop);
+        self.slots.iter().map(Slot::square_sum).collect()
     }
 }
 
@@ -190,6 +198,19 @@ pub(crate) fn in_place(tensor: &Tensor) -> bool {
 }
 
 impl Slot {
+    fn square_sum(&self) -> Result<f64> {
+        if let Some(squares) = self.squares {
+            return Ok(squares);
+        }
+        let sum = &self.sum;
+        if !in_place(sum) {
+            let sum = sum.to_dtype(DType::F32)?.sqr()?.sum_all()?;
+            return Ok(f64::from(sum.to_scalar::<f32>()?));
+        }
+        let columns = sum.dims().last().copied().unwrap_or(1);
+        cpu::read(sum, |sum| Ok(cpu::square_sum(sum, columns)))
+    }
+
     /// Adds `gradient` by `op` in place, or through a new tensor where that cannot be.
     fn add_with(
         &mut self,
@@ -203,11 +224,21 @@ impl Slot {
             self.sum = if self.filled { (&self.sum + gradient)? } else { gradient };
         }
         self.filled = true;
+        self.squares = None;
         Ok(())
     }
 
-    fn add_product(&mut self, gy: &Tensor, x: &Tensor) -> Result<()> {
-        self.add_with(|sum, add| sum.inplace_op3(gy, x, &AddProduct { add }), || gy.t()?.matmul(x))
+    fn add_product(&mut self, gy: &Tensor, x: &Tensor, last: bool) -> Result<()> {
+        let squares = Cell::new(None);
+        self.add_with(
+            |sum, add| {
+                let op = AddProduct { add, squares: last.then_some(&squares) };
+                sum.inplace_op3(gy, x, &op)
+            },
+            || gy.t()?.matmul(x),
+        )?;
+        self.squares = squares.get();
+        Ok(())
     }
 
     fn add_columns(&mut self, gy: &Tensor) -> Result<()> {
@@ -237,11 +268,13 @@ impl Slot {
 }
 
 /// `sum (+)= gyᵀ·x`: sum (o, i), gy (r, o), x (r, i).
-struct AddProduct {
+struct AddProduct<'a> {
     add: bool,
+    /// Where the squares of the finished sum go, if anybody wants them.
+    squares: Option<&'a Cell<Option<f64>>>,
 }
 
-impl InplaceOp3 for AddProduct {
+impl InplaceOp3 for AddProduct<'_> {
     fn name(&self) -> &'static str {
         "linear weight gradient"
     }
@@ -256,13 +289,13 @@ impl InplaceOp3 for AddProduct {
         xl: &Layout,
     ) -> Result<()> {
         let ((rows, outputs), (_, inputs)) = (gl.shape().dims2()?, xl.shape().dims2()?);
-        cpu::gemm(
-            (cpu::slice_mut(sum, sl)?, View::row_major(outputs, inputs)),
-            (cpu::slice(gy, gl)?, View::row_major(rows, outputs).transposed()),
-            (cpu::slice(x, xl)?, View::row_major(rows, inputs)),
-            1.0,
-            self.add,
-        );
+        let sum = (cpu::slice_mut(sum, sl)?, View::row_major(outputs, inputs));
+        let gy = (cpu::slice(gy, gl)?, View::row_major(rows, outputs).transposed());
+        let x = (cpu::slice(x, xl)?, View::row_major(rows, inputs));
+        match self.squares {
+            Some(squares) => squares.set(Some(cpu::gemm_and_squares(sum, gy, x, self.add))),
+            None => cpu::gemm(sum, gy, x, 1.0, self.add),
+        }
         Ok(())
     }
 }

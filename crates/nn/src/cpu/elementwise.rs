@@ -44,9 +44,15 @@ pub(crate) fn add_columns(sum: &mut [f32], rows: &[f32]) {
     vectorized(Add { sum, rows });
 }
 
-/// `Σ x²`, in 16 sums of 64 bits.
-pub(crate) fn square_sum(x: &[f32]) -> f64 {
-    vectorized(SquareSum { x })
+/// `Σ x²` of a matrix of so many columns, in 16 sums of 64 bits for every four rows: as a product that has finished them sums them up.
+pub(crate) fn square_sum(x: &[f32], columns: usize) -> f64 {
+    x.chunks((4 * columns).max(1)).map(|x| vectorized(SquareSum { x })).sum()
+}
+
+/// The same of rows that are a part of it, inside of a loop.
+#[inline(always)]
+pub(super) fn square_sum_of_rows<S: Simd>(simd: S, x: &[f32]) -> f64 {
+    SquareSum { x }.with_simd(simd)
 }
 
 struct UnaryLoop<'a, F> {

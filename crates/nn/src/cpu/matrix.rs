@@ -1,5 +1,6 @@
 //! Matrices inside slices, and their product.
 
+use super::elementwise::square_sum;
 use super::panel::Panel;
 use super::product::{Combine, Dots};
 use super::vectorized;
@@ -76,7 +77,30 @@ pub(crate) fn panel(
     let shapes = (c.1.rows, c.1.columns, a.1.columns);
     assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
     assert!(c.1.column_stride == 1 && b.1.column_stride == 1, "rows are contiguous");
-    vectorized(Panel { c, a, b, scale, accumulate });
+    vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
+}
+
+/// [`gemm`] into a whole row-major matrix, and `Σ c²` of the result.
+pub(crate) fn gemm_and_squares(
+    (c, cv): (&mut [f32], View),
+    a: (&[f32], View),
+    b: (&[f32], View),
+    accumulate: bool,
+) -> f64 {
+    let fits = cv.rows > 0 && cv.columns > 0 && b.1.column_stride == 1;
+    if fits && cv.row_stride == cv.columns && takes_panel(a.1) {
+        let shapes = (cv.rows, cv.columns, a.1.columns);
+        assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
+        let c = (&mut *c, cv);
+        return vectorized(Panel { c, a, b, scale: 1.0, accumulate, wants_squares: true });
+    }
+    gemm((&mut *c, cv), a, b, 1.0, accumulate);
+    square_sum(c, cv.columns)
+}
+
+/// Whether a sum of so few terms is better off without packing.
+fn takes_panel(a: View) -> bool {
+    (2..=PANEL_TERMS).contains(&a.columns)
 }
 
 /// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`.
@@ -116,8 +140,9 @@ pub fn gemm(
     }
     if cv.column_stride == 1 && bv.column_stride == 1 {
         let (c, a, b) = ((&mut *c, cv), (a, av), (b, bv));
-        if few(av.columns, PANEL_TERMS) {
-            return vectorized(Panel { c, a, b, scale, accumulate });
+        if takes_panel(av) {
+            vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
+            return;
         }
         if few(cv.rows, COMBINE_ROWS) {
             return vectorized(Combine { c, a, b, scale, accumulate });

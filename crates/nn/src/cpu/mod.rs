@@ -48,8 +48,8 @@ pub(crate) use elementwise::{
     Binary, Unary, add, add_columns, binary, max_of, square_sum, sum_of, sum_of_pairs, unary,
 };
 pub(crate) use math::{exp, tanh};
-pub(crate) use matrix::panel;
 pub use matrix::{View, gemm};
+pub(crate) use matrix::{gemm_and_squares, panel};
 pub(crate) use softmax::softmax;
 
 /// Lets `with` see the elements of a contiguous `f32` tensor of the CPU, or of a copy where it is not contiguous.

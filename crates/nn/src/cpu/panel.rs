@@ -14,33 +14,45 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::elementwise::square_sum_of_rows;
 use super::matrix::View;
 
 /// Rows of a tile.
 const ROWS: usize = 4;
 
-/// `c (+)= scale·a·b`.
+/// `c (+)= scale·a·b`. Returns `Σ c²` where it is wanted: each row is in the cache when it is finished.
 pub(super) struct Panel<'a> {
     pub(super) c: (&'a mut [f32], View),
     pub(super) a: (&'a [f32], View),
     pub(super) b: (&'a [f32], View),
     pub(super) scale: f32,
     pub(super) accumulate: bool,
+    pub(super) wants_squares: bool,
 }
 
 impl WithSimd for Panel<'_> {
-    type Output = ();
+    type Output = f64;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) -> f64 {
         let rows = self.c.1.rows;
-        let whole = rows / ROWS * ROWS;
-        for r in (0..whole).step_by(ROWS) {
-            self.rows::<S, ROWS>(simd, r);
+        let mut squares = 0.0;
+        for first in (0..rows).step_by(ROWS) {
+            let end = (first + ROWS).min(rows);
+            if end == first + ROWS {
+                self.rows::<S, ROWS>(simd, first);
+            } else {
+                for r in first..end {
+                    self.rows::<S, 1>(simd, r);
+                }
+            }
+            if self.wants_squares {
+                // Only of a whole matrix, whose rows follow each other.
+                let finished = self.c_at(first, 0)..self.c_at(end - 1, self.c.1.columns);
+                squares += square_sum_of_rows(simd, &self.c.0[finished]);
+            }
         }
-        for r in whole..rows {
-            self.rows::<S, 1>(simd, r);
-        }
+        squares
     }
 }
 

@@ -203,6 +203,7 @@ impl Session {
             n_replicas: self.spec.dp,
             devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
             recompute: self.spec.recompute.clone(),
+            pinned: self.spec.pinned,
             link_delay: link,
             sleeps: matches!(self.spec.model, ModelSpec::Sleep { .. }),
             recorder,

@@ -73,6 +73,7 @@ pub(crate) struct Spec {
     pub(crate) clip_norm: Option<f64>,
     pub(crate) dropout: Option<f64>,
     pub(crate) recompute: Recompute,
+    pub(crate) pinned: bool,
     pub(crate) device: DeviceArg,
     pub(crate) cut: Cut,
     pub(crate) eval_every: Option<u64>,
@@ -122,6 +123,7 @@ impl Spec {
             clip_norm: args.clip_norm.or(defaults.clip_norm).or(preset.then_some(1.0)),
             dropout: args.dropout,
             recompute: args.recompute.clone().unwrap_or_default(),
+            pinned: args.pin,
             device: args.device.unwrap_or(DeviceArg::Auto),
             cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep {
                 Cut::Uniform

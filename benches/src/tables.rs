@@ -1,0 +1,143 @@
+//! Puts what `benches/results` holds into the README: each table stands between two markers and is made anew from its file.
+#![expect(clippy::print_stdout, reason = "it says what it did")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+fn main() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let path = root.join("README.md");
+    let mut page = std::fs::read_to_string(&path)?;
+    for (name, table) in
+        [("peers", peers as fn(&Value) -> anyhow::Result<String>), ("account", account)]
+    {
+        let file: PathBuf = root.join(format!("benches/results/{name}.json"));
+        let found: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)
+            .with_context(|| file.display().to_string())?;
+        page = replaced(&page, name, &table(&found)?)?;
+        println!("README.md: {name}");
+    }
+    Ok(std::fs::write(&path, page)?)
+}
+
+/// The page with another table between the markers of `name`.
+fn replaced(page: &str, name: &str, table: &str) -> anyhow::Result<String> {
+    let (begin, end) = (format!("<!-- table: {name} -->\n"), format!("<!-- end: {name} -->"));
+    let start = page.find(&begin).with_context(|| format!("no {begin}"))? + begin.len();
+    let stop = page.find(&end).with_context(|| format!("no {end}"))?;
+    ensure!(start <= stop, "the markers of {name} are exchanged");
+    Ok(format!("{}{table}{}", &page[..start], &page[stop..]))
+}
+
+fn number(value: &Value, key: &str) -> anyhow::Result<f64> {
+    value[key].as_f64().with_context(|| format!("no number {key}"))
+}
+
+fn list<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a Vec<Value>> {
+    value[key].as_array().with_context(|| format!("no list {key}"))
+}
+
+fn peers(found: &Value) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for job in list(found, "jobs")? {
+        let (name, rounds) = (job["job"].as_str().unwrap_or_default(), number(job, "rounds")?);
+        writeln!(
+            text,
+            "| {name}, {rounds} rounds in turns | median step | least to most | to pptop's, median and spread of the rounds |"
+        )?;
+        writeln!(text, "|---|---|---|---|")?;
+        for row in list(job, "rows")? {
+            let seconds: Vec<f64> =
+                list(row, "step_seconds")?.iter().filter_map(Value::as_f64).collect();
+            let least = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = seconds.iter().copied().fold(0.0, f64::max);
+            let way = row["way"].as_str().unwrap_or_default().trim();
+            let ratio = match number(row, "ratio")? {
+                ratio if (ratio - 1.0).abs() < 1e-12 => "–".to_owned(),
+                ratio => format!(
+                    "{ratio:.2}x, {:.2} to {:.2}",
+                    number(row, "ratio_least")?,
+                    number(row, "ratio_most")?
+                ),
+            };
+            writeln!(
+                text,
+                "| {way} | {:.0} ms | {:.0} to {:.0} ms | {ratio} |",
+                1e3 * number(row, "median")?,
+                1e3 * least,
+                1e3 * most
+            )?;
+        }
+        let alone = |key: &str| -> anyhow::Result<Vec<f64>> {
+            Ok(list(job, key)?.iter().filter_map(Value::as_f64).map(|s| 1e3 * s).collect())
+        };
+        let (compute, adam) = (alone("alone_compute_seconds")?, alone("alone_optimizer_seconds")?);
+        writeln!(
+            text,
+            "\nOn one rank forward and backward take {:.0} ms here, {:.0} ms there; Adam {:.1} and {:.1} ms.\n",
+            compute[0], compute[1], adam[0], adam[1]
+        )?;
+    }
+    Ok(text)
+}
+
+fn account(found: &Value) -> anyhow::Result<String> {
+    let core = &found["core"];
+    let mut text = format!(
+        "One core does {:.0} GFLOP/s in a product of 1024 x 1024, and reads {:.0} GB/s.\n\n",
+        number(core, "flops_per_second")? / 1e9,
+        number(core, "bytes_per_second")? / 1e9
+    );
+    writeln!(
+        text,
+        "| `zb-h1`, two ranks | F, I and W | their products alone | F / I / W by them | waiting | copying | optimizer | rest | window by the simulated one |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|---|")?;
+    for job in list(found, "accounts")? {
+        for rank in list(job, "ranks")? {
+            let ratios: Vec<String> = list(rank, "phases")?
+                .iter()
+                .map(|phase| Ok(format!("{:.2}", number(phase, "ratio")?)))
+                .collect::<anyhow::Result<_>>()?;
+            let ms = |key: &str| number(rank, key).map(|ms| format!("{ms:.1} ms"));
+            writeln!(
+                text,
+                "| {}, rank {} | {} | {} | {} | {} | {} | {} | {} | {:.3} |",
+                job["job"].as_str().unwrap_or_default(),
+                rank["rank"],
+                ms("compute_ms")?,
+                ms("products_ms")?,
+                ratios.join(" / "),
+                ms("wait_ms")?,
+                ms("copy_ms")?,
+                ms("optimizer_ms")?,
+                ms("rest_ms")?,
+                number(job, "window_by_simulated")?
+            )?;
+        }
+    }
+    writeln!(text)?;
+    for job in list(found, "pairs")? {
+        let mut parts = Vec::new();
+        for pair in list(job, "pairs")? {
+            let quartiles = list(pair, "quartiles")?;
+            parts.push(format!(
+                "{} {:.3} ({:.3} to {:.3})",
+                pair["what"].as_str().unwrap_or_default(),
+                number(pair, "median")?,
+                quartiles[0].as_f64().unwrap_or(f64::NAN),
+                quartiles[1].as_f64().unwrap_or(f64::NAN)
+            ));
+        }
+        writeln!(
+            text,
+            "{} by a plain run in turns, median and middle half of 20 pairs: {}.\n",
+            job["job"].as_str().unwrap_or_default(),
+            parts.join(", ")
+        )?;
+    }
+    Ok(text)
+}
