@@ -12,6 +12,8 @@
     reason = "rows, terms and columns are indices of several matrices"
 )]
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::elementwise::square_sum_of_rows;
@@ -57,7 +59,7 @@ impl WithSimd for Panel<'_> {
 }
 
 impl Panel<'_> {
-    /// R rows of the result, four vectors of columns at a time, then one, then what is less than one.
+    /// R rows of the result, four vectors of columns at a time, then fewer, then what is less than one.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, r: usize) {
         let columns = self.c.1.columns;
@@ -77,14 +79,39 @@ impl Panel<'_> {
             self.tile::<S, R, 1>(simd, r, column);
             column += S::F32_LANES;
         }
-        for column in column..columns {
-            for i in r..r + R {
-                let terms = 0..self.b.1.rows;
-                let sum: f32 = terms.map(|q| self.a(i, q) * self.b.0[self.b_at(q, column)]).sum();
-                let at = self.c_at(i, column);
-                let before = if self.accumulate { self.c.0[at] } else { 0.0 };
-                self.c.0[at] = before + self.scale * sum;
+        if column < columns {
+            self.part_of_a_vector::<S, R>(simd, r, column..columns);
+        }
+    }
+
+    /// R rows of columns that fill no vector.
+    #[inline(always)]
+    fn part_of_a_vector<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        r: usize,
+        columns: Range<usize>,
+    ) {
+        let n = columns.len();
+        let mut sums = [simd.splat_f32s(0.0); R];
+        for q in 0..self.b.1.rows {
+            let start = self.b_at(q, columns.start);
+            let b = simd.partial_load_f32s(&self.b.0[start..start + n]);
+            for i in 0..R {
+                let a = simd.splat_f32s(self.a(r + i, q));
+                sums[i] = simd.mul_add_f32s(a, b, sums[i]);
             }
+        }
+        let scale = simd.splat_f32s(self.scale);
+        for i in 0..R {
+            let start = self.c_at(r + i, columns.start);
+            let c = &mut self.c.0[start..start + n];
+            let finished = if self.accumulate {
+                simd.mul_add_f32s(scale, sums[i], simd.partial_load_f32s(c))
+            } else {
+                simd.mul_f32s(scale, sums[i])
+            };
+            simd.partial_store_f32s(c, finished);
         }
     }
 

@@ -12,6 +12,10 @@
 //! each instruction set and the best of this processor is taken at run time.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows, terms and columns are indices of several matrices"
+)]
 
 use pulp::{Simd, WithSimd};
 
@@ -72,11 +76,22 @@ impl Dots<'_> {
                 }
             }
         }
+        if k > vectors * S::F32_LANES {
+            let mut terms = [simd.splat_f32s(0.0); R];
+            for j in 0..R {
+                terms[j] = simd.partial_load_f32s(a[j].1);
+            }
+            for p in 0..Q {
+                let b = simd.partial_load_f32s(b[p].1);
+                for j in 0..R {
+                    sums[p][j] = simd.mul_add_f32s(terms[j], b, sums[p][j]);
+                }
+            }
+        }
         let (c, view) = (&mut *self.c.0, self.c.1);
-        for (j, (b, sums)) in b.iter().zip(&sums).enumerate() {
-            for (i, (a, &sum)) in a.iter().zip(sums).enumerate() {
-                let rest: f32 = a.1.iter().zip(b.1).map(|(a, b)| a * b).sum();
-                let dot = self.scale * (simd.reduce_sum_f32s(sum) + rest);
+        for (j, sums) in sums.iter().enumerate() {
+            for (i, &sum) in sums.iter().enumerate() {
+                let dot = self.scale * simd.reduce_sum_f32s(sum);
                 let c =
                     &mut c[view.offset + (r + i) * view.row_stride + (q + j) * view.column_stride];
                 *c = if self.accumulate { *c + dot } else { dot };
@@ -181,14 +196,12 @@ impl Combine<'_> {
     ) {
         let n = columns.len();
         let vectors = n / S::F32_LANES;
-        let mut a = [[0.0; Q]; R];
         let mut factors = [[simd.splat_f32s(0.0); Q]; R];
         for i in 0..R {
             for j in 0..Q {
                 let view = self.a.1;
                 let at = view.offset + (r + i) * view.row_stride + (q + j) * view.column_stride;
-                a[i][j] = self.scale * self.a.0[at];
-                factors[i][j] = simd.splat_f32s(a[i][j]);
+                factors[i][j] = simd.splat_f32s(self.scale * self.a.0[at]);
             }
         }
         let b = vectors_of::<S, Q>(self.b, q, columns.clone());
@@ -215,10 +228,18 @@ impl Combine<'_> {
                 c[i].0[v] = sum;
             }
         }
-        for (c, a) in c.iter_mut().zip(&a) {
-            for (i, c) in c.1.iter_mut().enumerate() {
-                let sum: f32 = a.iter().zip(&b).map(|(a, b)| a * b.1[i]).sum();
-                *c = if ADD { *c + sum } else { sum };
+        if n > vectors * S::F32_LANES {
+            let mut terms = [simd.splat_f32s(0.0); Q];
+            for j in 0..Q {
+                terms[j] = simd.partial_load_f32s(b[j].1);
+            }
+            for i in 0..R {
+                let rest = &mut *c[i].1;
+                let mut sum = if ADD { simd.partial_load_f32s(rest) } else { simd.splat_f32s(0.0) };
+                for j in 0..Q {
+                    sum = simd.mul_add_f32s(factors[i][j], terms[j], sum);
+                }
+                simd.partial_store_f32s(rest, sum);
             }
         }
     }
