@@ -23,7 +23,7 @@ struct Job {
     torch: &'static [&'static str],
     theirs: &'static [&'static [&'static str]],
     steps: usize,
-    /// Cuts for plain candle; none where it has no such job.
+    /// Cuts for plain candle.
     candle: &'static [&'static str],
 }
 
@@ -104,7 +104,7 @@ const JOBS: [Job; 2] = [
             &["--schedule", "dualpipe-v", "--cut", "3,2,2,3"],
         ],
         steps: 8,
-        candle: &[],
+        candle: &["5"],
     },
 ];
 
@@ -172,14 +172,8 @@ impl Programs {
             self.fastest(job, &ways("pptop", job.ours))?,
             self.fastest(job, &ways("pytorch", job.theirs))?,
         ];
-        if !job.candle.is_empty() {
-            let cuts: Vec<_> = job
-                .candle
-                .iter()
-                .map(|cut| Way { program: "candle", args: words(&[cut]) })
-                .collect();
-            chosen.push(self.fastest(job, &cuts)?);
-        }
+        let cut = |cut: &&str| Way { program: "candle", args: words(&[cut]) };
+        chosen.push(self.fastest(job, &job.candle.iter().map(cut).collect::<Vec<_>>())?);
         let alone = [
             Way { program: "pptop alone", args: Vec::new() },
             Way { program: "pytorch alone", args: Vec::new() },
@@ -276,7 +270,7 @@ impl Programs {
             }
             _ => {
                 let mut command = Command::new(&self.candle);
-                command.env("RAYON_NUM_THREADS", "1").arg(&steps).args(&way.args);
+                command.env("RAYON_NUM_THREADS", "1").arg(job.name).arg(&steps).args(&way.args);
                 Parts::read(&output(&mut command)?)
             }
         }

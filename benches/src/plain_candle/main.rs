@@ -1,62 +1,27 @@
-//! `seed-mlp` in 1F1B on two ranks, from candle's own layers, backward and optimizer: what pptop's would be without `pp-nn`.
+//! `seed-mlp` or `gpt` in 1F1B on two ranks, from candle's own layers, backward and optimizer: what pptop's would be without `pp-nn`.
 //!
 //! Prints `{"seconds": […], "loss": …}`. Threads, allocator, links (a channel each way), micro-batches and cut are those of pptop.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
-use std::collections::HashMap;
+mod model;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
-use candle_nn::{
-    AdamW, Dropout, Linear, Module as _, Optimizer as _, ParamsAdamW, VarBuilder, VarMap, linear,
-    loss,
-};
+use candle_nn::{AdamW, Optimizer as _, ParamsAdamW, loss};
+use model::{Job, Stage};
 
 #[global_allocator]
 static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> =
     pp_nn::memory::CountingAllocator(mimalloc::MiMalloc);
 
-const BATCH: usize = 256;
-const MICRO_BATCHES: usize = 32;
-const WIDTHS: [usize; 9] = [100, 1024, 1024, 2048, 2048, 1024, 1024, 512, 10];
-const RATES: [f32; 8] = [0.0, 0.3, 0.0, 0.4, 0.0, 0.3, 0.2, 0.0];
-const CLIP_NORM: f64 = 1.0;
-
-struct Stage {
-    layers: Vec<(usize, Linear)>,
-    variables: Vec<Var>,
-}
-
-impl Stage {
-    fn new(layers: std::ops::Range<usize>) -> candle_core::Result<Self> {
-        let map = VarMap::new();
-        let builder = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
-        let layers = layers
-            .map(|i| Ok((i, linear(WIDTHS[i], WIDTHS[i + 1], builder.pp(i.to_string()))?)))
-            .collect::<candle_core::Result<_>>()?;
-        Ok(Self { layers, variables: map.all_vars() })
-    }
-
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
-        for (i, layer) in &self.layers {
-            x = layer.forward(&x)?;
-            if i + 2 < WIDTHS.len() {
-                x = x.relu()?;
-            }
-            if RATES[*i] > 0.0 {
-                x = Dropout::new(RATES[*i]).forward(&x, true)?;
-            }
-        }
-        Ok(x)
-    }
-}
-
 /// What a rank needs for a run.
 struct Rank {
+    job: Arc<Job>,
     stage: Stage,
     inbox: Receiver<Tensor>,
     outbox: Sender<Tensor>,
@@ -95,7 +60,7 @@ impl Rank {
         }
         self.norms.0.send(square)?;
         let norm = (square + self.norms.1.recv()?).sqrt();
-        let factor = CLIP_NORM / (norm + 1e-6);
+        let factor = self.job.clip_norm.map_or(1.0, |most| most / (norm + 1e-6));
         // candle's optimizer takes a store of gradients, and only a backward makes one.
         let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
         for variable in &self.stage.variables {
@@ -113,15 +78,16 @@ impl Rank {
     fn first(&self, steps: usize) -> anyhow::Result<Vec<f64>> {
         let mut optimizer = self.optimizer()?;
         let mut seconds = Vec::new();
-        for _ in 0..steps {
-            let batch = Tensor::randn(0f32, 1f32, (BATCH, WIDTHS[0]), &Device::Cpu)?;
-            let rows = BATCH / MICRO_BATCHES;
+        let micro_batches = self.job.micro_batches;
+        let rows = self.job.batch / micro_batches;
+        for step in 0..steps {
+            let batch = self.job.inputs(step)?;
             self.barrier.wait();
             let begun = Instant::now();
             let mut sums = HashMap::new();
-            let mut saved = std::collections::VecDeque::new();
-            for i in 0..=MICRO_BATCHES {
-                if i < MICRO_BATCHES {
+            let mut saved = VecDeque::new();
+            for i in 0..=micro_batches {
+                if i < micro_batches {
                     let y = self.stage.forward(&batch.narrow(0, i * rows, rows)?)?;
                     self.outbox.send(y.detach())?;
                     saved.push_back(y);
@@ -142,20 +108,21 @@ impl Rank {
     fn last(&self, steps: usize) -> anyhow::Result<f64> {
         let mut optimizer = self.optimizer()?;
         let mut mean = 0.0;
+        let micro_batches = self.job.micro_batches;
+        let rows = self.job.batch / micro_batches;
         for step in 0..steps {
-            let rows = BATCH / MICRO_BATCHES;
-            let targets: Vec<u32> =
-                (0..BATCH).map(|i| ((i * 7919 + step * 104_729) % 10) as u32).collect();
-            let targets = Tensor::from_vec(targets, BATCH, &Device::Cpu)?;
+            let targets = self.job.targets(step)?;
             self.barrier.wait();
             let mut sums = HashMap::new();
             mean = 0.0;
-            for i in 0..MICRO_BATCHES {
+            for i in 0..micro_batches {
                 let leaf = Var::from_tensor(&self.inbox.recv()?)?;
                 let logits = self.stage.forward(leaf.as_tensor())?;
-                let loss = loss::cross_entropy(&logits, &targets.narrow(0, i * rows, rows)?)?;
-                mean += f64::from(loss.to_scalar::<f32>()?) / MICRO_BATCHES as f64;
-                let scalar = (loss / MICRO_BATCHES as f64)?;
+                let targets = targets.narrow(0, i * rows, rows)?.flatten_all()?;
+                let logits = logits.flatten_to(logits.rank() - 2)?;
+                let loss = loss::cross_entropy(&logits, &targets)?;
+                mean += f64::from(loss.to_scalar::<f32>()?) / micro_batches as f64;
+                let scalar = (loss / micro_batches as f64)?;
                 let back = self.backward(&scalar, Some(&leaf), &mut sums)?;
                 self.outbox.send(back.context("the input has no gradient")?)?;
             }
@@ -168,22 +135,27 @@ impl Rank {
 
 fn main() -> anyhow::Result<()> {
     ensure!(candle_core::utils::get_num_threads() == 1, "RAYON_NUM_THREADS must be 1");
-    let mut numbers = std::env::args().skip(1).map(|a| a.parse::<usize>());
-    let steps = numbers.next().context("steps, layers of the first rank")??;
-    let cut = numbers.next().context("layers of the first rank")??;
+    let mut args = std::env::args().skip(1);
+    let mut next =
+        || args.next().context("wanted: seed-mlp or gpt, steps, layers of the first rank");
+    let job = Arc::new(Job::of(&next()?).context("accepted: seed-mlp, gpt")?);
+    let steps = next()?.parse()?;
+    let cut = next()?.parse()?;
     let _keep = pp_nn::memory::KeepBlocks::new();
     let (activations, gradients) = (channel(), channel());
     let (up, down) = (channel(), channel());
     let barrier = Arc::new(Barrier::new(2));
     let first = Rank {
-        stage: Stage::new(0..cut)?,
+        job: Arc::clone(&job),
+        stage: Stage::new(&job, 0..cut)?,
         inbox: gradients.1,
         outbox: activations.0,
         norms: (up.0, down.1),
         barrier: Arc::clone(&barrier),
     };
     let last = Rank {
-        stage: Stage::new(cut..WIDTHS.len() - 1)?,
+        stage: Stage::new(&job, cut..job.layers)?,
+        job,
         inbox: activations.1,
         outbox: gradients.0,
         norms: (down.0, up.1),
