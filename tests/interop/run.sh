@@ -13,14 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-if [[ ! -x .venv/bin/python ]]; then
-  python3 -m venv .venv || {
-    rm -rf .venv
-    echo "interop: python3 made no virtual environment; on Debian: apt-get install python3-venv" >&2
-    exit 1
-  }
-fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/interop/requirements.txt
+source tests/interop/venv.sh interop
 .venv/bin/python tests/interop/self_test.py >/dev/null
 
 dumps=$(mktemp -d)

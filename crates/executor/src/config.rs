@@ -38,7 +38,7 @@ pub struct RankConfig {
     pub recompute: Recompute,
     /// How long every message takes, beyond what it really takes.
     pub link_delay: Duration,
-    /// Keeps each CPU rank on a core of its own, where this process may use as many.
+    /// Keeps each rank's thread on a core of its own; an error where this process may not use as many.
     pub pinned: bool,
     /// The layers sleep instead of computing: a span that used no processor was not starved.
     pub sleeps: bool,

@@ -17,6 +17,12 @@ pub enum ExecError {
         /// What candle says.
         threads: usize,
     },
+    /// Ranks were to have a core each, and there are not as many.
+    #[error("{ranks} ranks cannot be pinned to a core each: this process may not use as many")]
+    Cores {
+        /// Ranks of all replicas.
+        ranks: u32,
+    },
     /// The cut and the plan speak of different numbers of stages.
     #[error("the partition has {partition} stages, the plan {plan}")]
     Stages {
@@ -111,6 +117,14 @@ pub enum RankError {
     /// A layer cannot be built.
     #[error(transparent)]
     Partition(#[from] pp_partition::PartitionError),
+    /// The system did not let the rank's thread be pinned.
+    #[error("cannot be kept on core {core}: {source}")]
+    Pin {
+        /// The core.
+        core: usize,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The code of a layer panicked.
     #[error("panicked: {0}")]
     Panic(String),

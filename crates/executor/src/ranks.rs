@@ -74,8 +74,12 @@ impl Ranks {
         if (0..config.n_replicas).any(|replica| (0..n_ranks).any(|rank| is_cpu(rank, replica))) {
             check_threads()?;
         }
-        let cores = cores_for(n_ranks * config.n_replicas);
+        let n_threads = n_ranks * config.n_replicas;
+        let cores = cores_for(n_threads);
         let spins = cores.is_some();
+        if config.pinned && cores.is_none() {
+            return Err(ExecError::Cores { ranks: n_threads });
+        }
         let cores = cores.filter(|_| config.pinned);
         let lowered = Arc::new(lower(&config.plan));
         let (reply, replies) = channel();
@@ -91,10 +95,10 @@ impl Ranks {
                 let (address, addresses) = (addresses[rank.idx()].clone(), addresses.clone());
                 let core = cores.as_ref().map(|cores| cores[index]);
                 let body = move || {
-                    if let Some(core) = core {
-                        pin(core);
-                    }
-                    let make = || Worker::new(config, lowered, (rank, replica), addresses, mailbox);
+                    let make = || {
+                        core.map(pin).transpose()?;
+                        Worker::new(config, lowered, (rank, replica), addresses, mailbox)
+                    };
                     serve(index, (rank, replica), make, &orders, &reply);
                 };
                 let handle = std::thread::Builder::new()
@@ -219,11 +223,12 @@ fn cores_for(n: u32) -> Option<Vec<usize>> {
     (cores.len() == n as usize).then_some(cores)
 }
 
-/// Keeps this thread on `core`. Where the system refuses, it runs where it is put.
-fn pin(core: usize) {
+/// Keeps this thread on `core`.
+fn pin(core: usize) -> Result<(), RankError> {
     let mut only = rustix::thread::CpuSet::new();
     only.set(core);
-    let _ = rustix::thread::sched_setaffinity(None, &only);
+    rustix::thread::sched_setaffinity(None, &only)
+        .map_err(|errno| RankError::Pin { core, source: errno.into() })
 }
 
 /// How many micro-batches the ops of a plan speak of.

@@ -128,13 +128,17 @@ impl Gradients {
     /// # Errors
     /// If zeros cannot be written.
     pub fn finished(&mut self) -> Result<impl Iterator<Item = (&Parameter, &Tensor)>> {
-        for slot in &mut self.slots {
-            if !slot.filled {
-                slot.sum = slot.sum.zeros_like()?;
-                slot.filled = true;
-            }
-        }
+        self.fill()?;
         Ok(self.slots.iter().map(|s| (&s.parameter, &s.sum)))
+    }
+
+    /// A sum without a contribution is zero.
+    fn fill(&mut self) -> Result<()> {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.filled) {
+            slot.sum = slot.sum.zeros_like()?;
+            slot.filled = true;
+        }
+        Ok(())
     }
 
     /// Replaces each sum, in the order of [`Self::new`]: the mean over replicas, say.
@@ -176,7 +180,7 @@ impl Gradients {
     /// # Errors
     /// If a kernel fails.
     pub fn square_sums(&mut self) -> Result<Vec<f64>> {
-        self.finished()?.for_each(drop);
+        self.fill()?;
         self.slots.iter().map(Slot::square_sum).collect()
     }
 }

@@ -20,10 +20,9 @@ pub struct StageBytes {
     pub kept: u64,
     /// What goes to the next stage; 0 for the last.
     pub output: u64,
-    /// Whether the output is a part of what is kept. Not where the forward will run again.
-    pub keeps_output: bool,
-    /// Whether the input is needed until I. Else it is needed until F ends, and a copy of it may be among what is kept.
-    pub keeps_input: bool,
+    /// Whether the forward runs once more at the beginning of I. Then the input is needed until I, and the output is not a part of what
+    /// is kept; else the input is needed until F ends, and a copy of it may be among what is kept.
+    pub recompute: bool,
     /// The most that I needs while it runs, beyond what F left and the gradient that arrived.
     pub input_grad_peak: u64,
     /// What I leaves for W.
@@ -78,7 +77,8 @@ pub fn footprints(plan: &ValidPlan, stages: &[StageBytes]) -> Vec<Footprint> {
 /// A rank on its way through its row.
 struct Rank<'a> {
     stages: &'a [StageBytes],
-    held: u64,
+    /// Signed: what was measured of a layer that keeps something of its own need not add up.
+    held: i64,
     found: Footprint,
 }
 
@@ -86,7 +86,7 @@ impl Rank<'_> {
     /// The bytes of the input of `stage` that are not a part of what the stage before keeps.
     fn message_to(&self, stage: Stage) -> u64 {
         let before = stage.idx().checked_sub(1).map(|before| &self.stages[before]);
-        before.filter(|before| !before.keeps_output).map_or(0, |before| before.output)
+        before.filter(|before| before.recompute).map_or(0, |before| before.output)
     }
 
     /// The bytes of the gradient of the output of `stage`.
@@ -94,22 +94,26 @@ impl Rank<'_> {
         self.stages.get(stage.idx() + 1).map_or(0, |after| after.input_gradient)
     }
 
+    fn held(&self) -> u64 {
+        self.held.max(0) as u64
+    }
+
     fn hold(&mut self, bytes: u64) {
-        self.held += bytes;
-        self.found.peak = self.found.peak.max(self.held);
+        self.held += bytes as i64;
+        self.needs(0);
     }
 
     /// A cell of the row has ended.
     fn between(&mut self) {
-        self.found.stash = self.found.stash.max(self.held);
+        self.found.stash = self.found.stash.max(self.held());
     }
 
     fn drop(&mut self, bytes: u64) {
-        self.held -= bytes;
+        self.held -= bytes as i64;
     }
 
     fn needs(&mut self, bytes: u64) {
-        self.found.peak = self.found.peak.max(self.held + bytes);
+        self.found.peak = self.found.peak.max(self.held() + bytes);
     }
 
     fn run(&mut self, op: Op, turns: &mut Turns<'_>) {
@@ -128,17 +132,17 @@ impl Rank<'_> {
     fn forward(&mut self, stage: Stage) {
         let bytes = self.stages[stage.idx()];
         self.needs(bytes.forward_peak);
-        if !bytes.keeps_input {
+        if !bytes.recompute {
             self.drop(self.message_to(stage));
         }
-        self.hold(bytes.kept + if bytes.keeps_output { 0 } else { bytes.output });
+        self.hold(bytes.kept + if bytes.recompute { bytes.output } else { 0 });
     }
 
     fn input_gradient(&mut self, stage: Stage) {
         let bytes = self.stages[stage.idx()];
         self.needs(bytes.input_grad_peak);
         self.drop(bytes.kept + self.gradient_of(stage));
-        if bytes.keeps_input {
+        if bytes.recompute {
             self.drop(self.message_to(stage));
         }
         self.hold(bytes.residue + bytes.input_gradient);
@@ -167,8 +171,7 @@ mod tests {
             forward_peak: 150,
             kept: 100,
             output: if last { 0 } else { 10 },
-            keeps_output: true,
-            keeps_input: false,
+            recompute: false,
             input_grad_peak: 70,
             residue: 60,
             input_gradient: if first { 0 } else { 10 },
@@ -207,7 +210,7 @@ mod tests {
     fn a_message_counts_where_it_is() {
         // The first stage runs again, so that its output belongs to the message, and then to the second rank until its F has ended.
         let mut stages = [stage(true, false), stage(false, true)];
-        stages[0] = StageBytes { kept: 0, keeps_output: false, keeps_input: true, ..stages[0] };
+        stages[0] = StageBytes { kept: 0, recompute: true, ..stages[0] };
         let found = footprints(&plan(ScheduleName::OneFOneB, 2, 1), &stages);
         // F 150; then its output 10, or the gradient 10 that arrives, with I 70 while it runs.
         assert_eq!(found[0], Footprint { stash: 10, peak: 150 });

@@ -314,6 +314,10 @@ fn names_that_come_later_and_names_of_nothing() {
             ("compare --schedules 1f1b,best", &["`best`", "naive gpipe 1f1b interleaved-1f1b"]),
             ("train --model llama", &["'llama'", "seed-mlp, wine-mlp, gpt, sleep"]),
             ("train --recompute=9 --pp 2", &["--recompute names stage 9", "has 2", "0 to 1"]),
+            (
+                "train --model sleep --pp 900 --micro-batches 1 --pin",
+                &["--pin wants a core for each of 900 ranks", "at most", "without --pin"],
+            ),
             ("train --recompute=last", &["last", "all, or stages such as 0,1"]),
             ("train --transport mpi", &["'--transport'", "train --help"]),
             ("train --checkpoint-dir here", &["'--checkpoint-dir'", "train --help"]),

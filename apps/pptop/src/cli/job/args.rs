@@ -190,7 +190,7 @@ pub(crate) struct JobArgs {
     /// Stages that run their forward again in the backward instead of keeping what it made: all, or those that are named (0,1)
     #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute)]
     pub(crate) recompute: Option<pp_executor::Recompute>,
-    /// Keep each CPU rank on a core of its own, where there are as many; not for two runs at once on one machine
+    /// Keep each rank's thread on a core of its own; there must be as many, and two runs at once would share the first
     #[arg(long)]
     pub(crate) pin: bool,
     /// Replaces every dropout rate of the model

@@ -141,6 +141,7 @@ impl Session {
         }
         let n_stages = plan.n_stages() as usize;
         spec.refuse_absent_stages(plan.n_stages())?;
+        spec.refuse_too_few_cores(plan.n_ranks())?;
         let profile = profile.map(|profile| spec.profile_to_cut(profile));
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
         let partition = match made_for {

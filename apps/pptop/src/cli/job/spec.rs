@@ -150,6 +150,20 @@ impl Spec {
         profile
     }
 
+    /// Threads that are to have a core each need as many.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`].
+    pub(crate) fn refuse_too_few_cores(&self, n_ranks: u32) -> Result<(), CliError> {
+        let (threads, cores) = (n_ranks * self.dp, cores());
+        if !self.pinned || threads <= cores {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!(
+            "--pin wants a core for each of {threads} ranks, there are {cores}; accepted: at most {cores} ranks, or without --pin"
+        )))
+    }
+
     /// A stage that is to run its forward again has to exist.
     ///
     /// # Errors
