@@ -33,6 +33,22 @@ pub struct GptConfig {
     pub dropout: f64,
 }
 
+impl GptConfig {
+    /// Floating-point operations that training on one window of `context` tokens needs: 6 for each weight that is multiplied with and
+    /// each token, and 12 for each pair of tokens, feature and block, of which causality would need half (Chowdhery et al. 2022 count so).
+    pub fn flops_per_sample(&self) -> u64 {
+        let [layers, width, tokens] = [self.layers, self.width, self.context].map(|n| n as u64);
+        let weights = layers
+            .saturating_mul(12)
+            .saturating_mul(width)
+            .saturating_add(VOCABULARY as u64)
+            .saturating_mul(width);
+        let products = weights.saturating_mul(6);
+        let attention = layers.saturating_mul(12).saturating_mul(width).saturating_mul(tokens);
+        products.saturating_add(attention).saturating_mul(tokens)
+    }
+}
+
 /// The model on `text` (a file, or the embedded book).
 ///
 /// # Errors
@@ -70,7 +86,8 @@ pub fn gpt(
             Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
         Ok(single(move |x, c| linear.forward(&norm.forward(x, c)?, c)))
     });
-    Ok(Job { stack, objective: Arc::new(Classes), data: Box::new(data) })
+    let flops_per_sample = config.flops_per_sample();
+    Ok(Job { stack, objective: Arc::new(Classes), data: Box::new(data), flops_per_sample })
 }
 
 fn normal(stdev: f64) -> Init {

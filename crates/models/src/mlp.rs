@@ -18,6 +18,11 @@ struct Dense {
     dropout: f64,
 }
 
+/// Floating-point operations that training on one sample needs: 6 for each weight.
+fn flops(layers: &[Dense]) -> u64 {
+    layers.iter().map(|layer| 6 * layer.inputs as u64 * layer.outputs as u64).sum()
+}
+
 fn stack(layers: Vec<Dense>) -> std::result::Result<LayerStack, ModelError> {
     let mut stack = LayerStack::default();
     let last = layers.len() - 1;
@@ -56,7 +61,12 @@ pub fn seed_mlp(dropout: Option<f64>, seed: u64) -> std::result::Result<Job, Mod
         dense(1024, 512, 0.2),
         dense(512, 10, 0.0),
     ];
-    Ok(Job { stack: stack(layers)?, objective: Arc::new(Classes), data: Box::new(Noise { seed }) })
+    Ok(Job {
+        flops_per_sample: flops(&layers),
+        stack: stack(layers)?,
+        objective: Arc::new(Classes),
+        data: Box::new(Noise { seed }),
+    })
 }
 
 /// A classifier of wines by quality: 4 layers on 11 measured properties.
@@ -73,7 +83,12 @@ pub fn wine_mlp(dropout: Option<f64>, seed: u64) -> std::result::Result<Job, Mod
         Dense { inputs: width, outputs: width, dropout: rate },
         Dense { inputs: width, outputs: classes, dropout: 0.0 },
     ];
-    Ok(Job { stack: stack(layers)?, objective: Arc::new(Classes), data: Box::new(data) })
+    Ok(Job {
+        flops_per_sample: flops(&layers),
+        stack: stack(layers)?,
+        objective: Arc::new(Classes),
+        data: Box::new(data),
+    })
 }
 
 /// Inputs (b, 100) and labels 0..9 that have nothing to do with each other, new in every step.

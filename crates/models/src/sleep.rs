@@ -67,7 +67,7 @@ pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
             }))
         });
     }
-    Ok(Job { stack, objective: Arc::new(MeanSquare), data: Box::new(Ones) })
+    Ok(Job { stack, objective: Arc::new(MeanSquare), data: Box::new(Ones), flops_per_sample: 0 })
 }
 
 struct SleepOp {

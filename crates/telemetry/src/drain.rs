@@ -16,6 +16,11 @@ const BUFFER_BYTES: usize = 256 * 1024;
 /// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
 const MARK_BYTES: u64 = 16 << 20;
 
+/// Bytes of a summary at least: blanks fill it up.
+const STATUS_BYTES: usize = 2047;
+/// Characters of a reason in the summary at most.
+const REASON_CHARS: usize = 300;
+
 /// Turns events into lines of the log, and keeps the summary.
 #[derive(Debug)]
 pub(crate) struct Drain {
@@ -32,6 +37,8 @@ pub(crate) struct Drain {
     n_dropped_told: u64,
     began: Instant,
     ended: bool,
+    /// Whether the run has done anything since the last summary.
+    has_progressed: bool,
 }
 
 impl Drain {
@@ -50,11 +57,32 @@ impl Drain {
             n_dropped_told: 0,
             began: Instant::now(),
             ended: false,
+            has_progressed: true,
         }
     }
 
     /// Adds one event.
     pub(crate) fn push(&mut self, event: &Event) -> io::Result<()> {
+        self.note(event);
+        event.write_line(&mut self.buffer)?;
+        self.model.apply(event);
+        if matches!(event, Event::Step(_)) {
+            self.note_pace();
+            self.mark()?;
+        }
+        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    /// What the summary says of an event.
+    fn note(&mut self, event: &Event) {
+        // Looks at devices go on whatever the run does.
+        let is_look = matches!(
+            event,
+            Event::Gpu(_) | Event::Cpu(_) | Event::Mem(_) | Event::Dropped(_) | Event::Index(_)
+        );
+        if !is_look {
+            self.has_progressed = true;
+        }
         match event {
             Event::Hello(hello) => {
                 self.status.run.clone_from(&hello.run);
@@ -74,25 +102,39 @@ impl Drain {
             }
             Event::End(end) => {
                 self.status.code = Some(end.code);
+                self.status.reason = Some(end.reason.chars().take(REASON_CHARS).collect());
                 self.status.state = State::Ended;
                 self.ended = true;
             }
-            Event::Span(_)
-            | Event::Mem(_)
-            | Event::Eval(_)
-            | Event::Log(_)
-            | Event::Warn(_)
-            | Event::Gpu(_)
-            | Event::Cpu(_)
-            | Event::Dropped(_)
-            | Event::Index(_) => {}
+            _ => {}
         }
-        event.write_line(&mut self.buffer)?;
-        self.model.apply(event);
+    }
+
+    /// How long a step takes by now.
+    fn note_pace(&mut self) {
+        let pace = self.model.steps().seconds().map(|seconds| seconds.p50);
+        self.status.step_seconds = pace.filter(|seconds| seconds.is_finite());
+    }
+
+    /// From now on nothing is written into the log. The summary goes on: how the run ended must not be lost with its log.
+    pub(crate) fn give_up(&mut self, why: &io::Error) {
+        self.buffer = Vec::new();
+        let why: String = why.to_string().chars().take(REASON_CHARS).collect();
+        self.status.recording_failed = Some(why);
+    }
+
+    /// Takes an event after the log was given up.
+    pub(crate) fn push_given_up(&mut self, event: &Event) {
+        self.note(event);
         if matches!(event, Event::Step(_)) {
-            self.mark()?;
+            self.model.apply(event);
+            self.note_pace();
         }
-        if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
+        if matches!(event, Event::End(_)) {
+            // There may be room again by now. The line before may have been cut: a line feed ends it.
+            let mut line = vec![b'\n'];
+            let _ = event.write_line(&mut line).map(|()| self.events.write_all(&line));
+        }
     }
 
     /// Writes a mark, if the last one is far enough behind.
@@ -145,7 +187,12 @@ impl Drain {
     /// Renews the summary.
     pub(crate) fn write_status(&mut self) -> io::Result<()> {
         self.status.updated_unix_ms = unix_ms();
+        if std::mem::take(&mut self.has_progressed) {
+            self.status.progressed_unix_ms = self.status.updated_unix_ms;
+        }
         let mut text = serde_json::to_vec(&self.status)?;
+        // So long that what it may yet have to say has its room on the disk, should that be full by then.
+        text.resize(text.len().max(STATUS_BYTES), b' ');
         text.push(b'\n');
         self.dir.replace_status(&text)
     }

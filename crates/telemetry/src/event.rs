@@ -105,6 +105,19 @@ pub struct Hello {
     /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub memory_plan: Vec<PlannedMem>,
+    /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each stage such as `3,5`; empty where nobody
+    /// said so.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub partition: String,
+    /// What each layer was measured to take for a micro-batch, forward and backward, in seconds; empty where nothing was measured.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layer_seconds: Vec<f64>,
+    /// Floating-point operations that one sample needs, forward and backward; 0 where that is not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub flops_per_sample: u64,
+    /// What all devices of the run together could do in a second at most, where somebody said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_flops: Option<f64>,
 }
 
 /// What a rank will hold at most.
@@ -128,6 +141,25 @@ pub struct PlannedMem {
 }
 
 impl Hello {
+    /// How the layers were cut: what the log says, or for a log of before what follows from the command line; `None` where neither tells.
+    pub fn cut(&self) -> Option<&str> {
+        if !self.partition.is_empty() {
+            return Some(&self.partition);
+        }
+        let flag = "--partition";
+        let mut args = self.argv.iter().skip_while(|arg| !arg.starts_with(flag));
+        if let Some(given) = args.next() {
+            let given = given.strip_prefix(flag)?;
+            return given.strip_prefix('=').or_else(|| args.next().map(String::as_str));
+        }
+        match self.model.as_str() {
+            _ if self.argv.is_empty() => None,
+            "sleep" => Some("uniform"),
+            "gpt" | "seed-mlp" | "wine-mlp" => Some("time"),
+            _ => None,
+        }
+    }
+
     /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where the cores are not known.
     pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
         let n_ranks = u64::from(self.pp) * u64::from(self.dp);
@@ -172,6 +204,11 @@ pub struct StageInfo {
     pub parameters: u64,
     /// The bytes of its parameters.
     pub parameter_bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Nearly every schedule has one copy of the model, whose number goes without saying.

@@ -23,6 +23,9 @@ pub const COMPRESSED_FILE: &str = "events.jsonl.zst";
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 const STATUS_DRAFT: &str = ".status.json.new";
 
+/// Bytes that a summary is overwritten with at most.
+const STATUS_BYTES_MAX: u64 = 64 * 1024;
+
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -55,8 +58,16 @@ impl RunDir {
         Ok(File::from(fd))
     }
 
-    /// Replaces the summary in one step: a reader sees the old one or the new one.
+    /// Replaces the summary in one step: a reader sees the old one or the new one. On a disk without room for a second file the summary is
+    /// written over, in the room that it has.
     pub(crate) fn replace_status(&self, text: &[u8]) -> io::Result<()> {
+        self.renew_status(text).or_else(|error| {
+            let _ = unlinkat(&self.fd, STATUS_DRAFT, AtFlags::empty());
+            self.overwrite_status(text).map_err(|_| error)
+        })
+    }
+
+    fn renew_status(&self, text: &[u8]) -> io::Result<()> {
         match unlinkat(&self.fd, STATUS_DRAFT, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -68,5 +79,19 @@ impl RunDir {
         drop(draft);
         renameat(&self.fd, STATUS_DRAFT, &self.fd, STATUS_FILE)?;
         Ok(())
+    }
+
+    fn overwrite_status(&self, text: &[u8]) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut file = File::from(openat(&self.fd, STATUS_FILE, flags, Mode::empty())?);
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::Error::other("it is not the summary that was written before"));
+        }
+        // Blanks in place of what a longer one had there: a file that is cut first could lose its room.
+        let n_left = about.len().saturating_sub(text.len() as u64);
+        let mut text = text.to_vec();
+        text.resize(text.len().saturating_add(n_left.min(STATUS_BYTES_MAX) as usize), b' ');
+        file.write_all(&text)
     }
 }

@@ -25,6 +25,7 @@ mod event;
 mod index;
 mod number;
 mod span;
+mod standing;
 mod status;
 mod step;
 
@@ -80,11 +81,11 @@ pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use reader::{Follower, Poll, ReadError};
 pub use replay::{Replay, frame_before};
 pub use runs::{
-    FindError, Keep, Run, STDERR_FILE, Standing, Tidied, find_run, list_runs, remove, status_of,
-    tidy,
+    FindError, Keep, Run, STDERR_FILE, Tidied, find_run, list_runs, remove, status_of, tidy,
 };
 pub use source::log_of;
 pub use span::{Span, SpanKind};
-pub use status::{State, Status, host_memory_bytes, host_name};
+pub use standing::{Evidence, Process, Standing, StoppedBy};
+pub use status::{State, Status, host_memory_bytes, host_name, is_suspended};
 pub use step::{Eval, StepEvent};
 pub use writer::Recorder;

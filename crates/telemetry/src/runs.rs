@@ -1,6 +1,5 @@
 //! The runs that are kept: which there are, how they stand, which one is meant, and which have to go.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -11,7 +10,8 @@ use thiserror::Error;
 
 use crate::files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 use crate::source::{log_of, open_regular};
-use crate::status::{State, Status};
+use crate::standing::{Evidence, Standing};
+use crate::status::Status;
 
 /// What the trainer says on its standard error when it runs in the background.
 pub const STDERR_FILE: &str = "stderr.log";
@@ -36,31 +36,6 @@ pub struct Run {
     pub bytes: u64,
     /// When any of them was last written.
     pub modified: SystemTime,
-}
-
-/// How a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// Its process runs.
-    Live,
-    /// Its last line is written; its exit code, if the summary has one.
-    Ended(Option<i32>),
-    /// Its process is gone, and it never said how it ended.
-    Died,
-    /// It is of another machine, or has no summary: not known.
-    Unknown,
-}
-
-impl fmt::Display for Standing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Live => f.pad("live"),
-            Self::Ended(Some(code)) => f.pad(&format!("ended {code}")),
-            Self::Ended(None) => f.pad("ended"),
-            Self::Died => f.pad("died"),
-            Self::Unknown => f.pad("unknown"),
-        }
-    }
 }
 
 impl Run {
@@ -95,17 +70,14 @@ impl Run {
         }))
     }
 
-    /// How it stands.
+    /// How it stands, by its summary and its process.
     pub fn standing(&self) -> Standing {
-        match &self.status {
-            None => Standing::Unknown,
-            Some(Status { state: State::Ended, code, .. }) => Standing::Ended(*code),
-            Some(status) => match status.is_alive() {
-                None => Standing::Unknown,
-                Some(true) => Standing::Live,
-                Some(false) => Standing::Died,
-            },
-        }
+        self.evidence().standing()
+    }
+
+    /// What is known of how it stands; who has read its log knows more.
+    pub fn evidence(&self) -> Evidence<'_> {
+        self.status.as_ref().map(Evidence::of).unwrap_or_default()
     }
 }
 
@@ -194,8 +166,7 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
     }
     if let Ok(pid) = name.parse::<u32>() {
         let is_it = |run: &&Run| {
-            run.standing() == Standing::Live
-                && run.status.as_ref().is_some_and(|status| status.pid == pid)
+            run.standing().is_alive() && run.status.as_ref().is_some_and(|status| status.pid == pid)
         };
         if let Some(run) = runs.iter().find(is_it) {
             return Ok(run.clone());
@@ -311,8 +282,11 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
         let may_go = is_ours
             && !run.dir.join(CHECKPOINT_FILE).exists()
             && match run.standing() {
-                Standing::Live => false,
-                Standing::Ended(_) => true,
+                Standing::Starting
+                | Standing::Live
+                | Standing::Stalled(_)
+                | Standing::Suspended => false,
+                Standing::Finished | Standing::Stopped(_) | Standing::Failed(_) => true,
                 // Its process may be one that this machine's list of processes does not show.
                 Standing::Died => age > SILENT,
                 // A run of another machine may live; it is left alone until it is old.
@@ -323,7 +297,7 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
             continue;
         }
         let is_plain = run.log.file_name().is_some_and(|name| name == EVENTS_FILE);
-        let has_ended = matches!(run.standing(), Standing::Ended(_) | Standing::Died);
+        let has_ended = run.standing().is_over();
         if is_ours && has_ended && is_plain && age > COMPRESS_AFTER {
             match if dry { Ok(()) } else { compress(&run) } {
                 Ok(()) => tidied.compressed.push(run.id.clone()),

@@ -4,6 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::standing::Process;
+
 /// How far a run has come, by its own account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -49,6 +51,12 @@ pub struct Status {
     pub loss: Option<f32>,
     /// The exit code.
     pub code: Option<i32>,
+    /// How it ended, in a line.
+    pub reason: Option<String>,
+    /// Why nothing is written into the log any more, while the run goes on.
+    pub recording_failed: Option<String>,
+    /// How long a step takes: the median of the last ones.
+    pub step_seconds: Option<f64>,
     /// Events that were lost.
     pub dropped: u64,
     /// Bytes of the log.
@@ -59,6 +67,8 @@ pub struct Status {
     pub started_unix_ms: u64,
     /// When this was written, in milliseconds of Unix time.
     pub updated_unix_ms: u64,
+    /// When the run last did anything but look at its devices, in milliseconds of Unix time; 0 in a summary of an older version.
+    pub progressed_unix_ms: u64,
 }
 
 impl Status {
@@ -77,11 +87,31 @@ impl Status {
 
     /// Whether the process of the run is there, as far as this machine can tell: `None` for a run of another machine.
     pub fn is_alive(&self) -> Option<bool> {
-        if self.host != host_name() {
-            return None;
+        match self.process() {
+            Process::There | Process::Suspended => Some(true),
+            Process::Gone | Process::Unknown => Some(false),
+            Process::Elsewhere => None,
         }
-        Some(self.pid != 0 && process_began(self.pid) == Some(self.pid_began))
     }
+
+    /// How its process stands.
+    pub fn process(&self) -> Process {
+        if self.host != host_name() {
+            return Process::Elsewhere;
+        }
+        match look_at(self.pid) {
+            Some((began, letter)) if self.pid != 0 && began == self.pid_began => match letter {
+                'T' | 't' => Process::Suspended,
+                _ => Process::There,
+            },
+            _ => Process::Gone,
+        }
+    }
+}
+
+/// Whether a process that is known to be there is held by SIGSTOP or a debugger.
+pub fn is_suspended(pid: u32) -> bool {
+    look_at(pid).is_some_and(|(_, letter)| matches!(letter, 'T' | 't'))
 }
 
 /// Milliseconds of Unix time.
@@ -105,14 +135,19 @@ pub fn host_memory_bytes() -> Option<u64> {
 
 /// When a process began, in clock ticks since the machine did; `None` if it is gone, or has ended and nobody has asked how.
 pub(crate) fn process_began(pid: u32) -> Option<u64> {
+    look_at(pid).map(|(began, _)| began)
+}
+
+/// When a process began, and the letter of its state; `None` as for [`process_began`].
+fn look_at(pid: u32) -> Option<(u64, char)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program stands in brackets and may hold anything.
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
+    let state = fields.next()?.chars().next()?;
+    if matches!(state, 'Z' | 'X') {
         return None;
     }
-    fields.nth(18)?.parse().ok()
+    Some((fields.nth(18)?.parse().ok()?, state))
 }
 
 #[cfg(test)]
@@ -129,6 +164,28 @@ mod tests {
         );
         assert_eq!(Status { pid: u32::MAX, ..status.clone() }.is_alive(), Some(false));
         assert_eq!(Status { host: "elsewhere".to_owned(), ..status }.is_alive(), None);
+    }
+
+    #[test]
+    fn a_process_that_is_held_is_told_from_one_that_runs() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let status = Status {
+            pid: child.id(),
+            pid_began: process_began(child.id()).unwrap(),
+            ..Status::starting()
+        };
+        assert_eq!(status.process(), Process::There);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while status.process() != Process::Suspended {
+            assert!(std::time::Instant::now() < deadline, "it is not held");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(is_suspended(child.id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(status.process(), Process::Gone);
     }
 
     #[test]

@@ -106,6 +106,8 @@ impl Recorder {
                     for_writer.failed.store(true, Ordering::Release);
                     *Shared::lock(&for_writer.warning) =
                         Some(format!("recording has stopped, the run goes on: {error}"));
+                    drain.give_up(&error);
+                    summarize_until_closed(&receiver, &mut drain);
                 }
                 *Shared::lock(&for_writer.done) = true;
                 for_writer.done_changed.notify_all();
@@ -137,7 +139,9 @@ impl Recorder {
     /// Hands over an event. Never blocks: with a full queue the event is dropped and counted.
     pub fn record(&self, event: Event) {
         let (Some(queue), Some(inner)) = (&self.queue, &self.inner) else { return };
-        if !self.is_recording() {
+        // A log that cannot be written is one thing, the summary another: how far the run is, and how it ends.
+        let is_summed_up = matches!(event, Event::Hello(_) | Event::Step(_));
+        if inner.finished.load(Ordering::Relaxed) || !(self.is_recording() || is_summed_up) {
             return;
         }
         if let Err(TrySendError::Full(_)) = queue.try_send(event) {
@@ -279,6 +283,25 @@ fn write_until_closed(
         }
         if over {
             return Ok(());
+        }
+    }
+}
+
+/// The rest of the writer's life when the disk has failed: nothing is recorded, but the summary is renewed where that is possible.
+fn summarize_until_closed(queue: &Receiver<Event>, drain: &mut Drain) {
+    let mut next_status = Instant::now();
+    let mut open = true;
+    while open && !drain.has_ended() {
+        let wait = next_status.saturating_duration_since(Instant::now());
+        match queue.recv_timeout(wait) {
+            Ok(event) => drain.push_given_up(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => open = false,
+        }
+        if Instant::now() >= next_status || drain.has_ended() || !open {
+            // What cannot be written now may be a second later.
+            let _ = drain.write_status();
+            next_status = Instant::now() + STATUS_EVERY;
         }
     }
 }

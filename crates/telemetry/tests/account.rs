@@ -84,7 +84,7 @@ fn a_slow_rank_is_imbalance_on_that_rank() {
         let (slowest, its) = account.slowest_rank().unwrap();
         assert_eq!(slowest, rank);
         assert!(its >= 0.9 * extra);
-        assert!(account.share_of_rank(rank) > 1.3);
+        assert!(account.ratio_of_rank(rank) > 1.4);
         // Whoever is beside it waits for it most.
         for (other, time) in (0..4_u32).zip(&account.ranks) {
             let (waited_for, seconds) = time.waits_for.unwrap();
@@ -262,7 +262,7 @@ fn the_slow_rank_of_two_copies_is_named() {
         let account = account(&played(&job, time)).unwrap();
         assert_adds_up(&account);
         assert_eq!(account.slowest_rank().map(|(rank, _)| rank), Some(slow));
-        assert!(account.share_of_rank(slow) > 1.2);
+        assert!(account.ratio_of_rank(slow) > 1.2);
     }
 }
 

@@ -233,6 +233,10 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     stash_bytes: 5,
                     temporary_bytes: 6,
                 }],
+                partition: "3,5".to_owned(),
+                layer_seconds: vec![0.25, 0.5],
+                flops_per_sample: large[4],
+                peak_flops: theory,
             }))
         });
     let mem = any::<(u64, u32, u32, [u64; 7])>().prop_map(|(step, replica, rank, bytes)| {

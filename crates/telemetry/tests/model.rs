@@ -59,7 +59,7 @@ fn a_whole_run_shows_its_numbers() {
         assert!((state.busy_of_step().unwrap() - 24.0 / 33.5).abs() < 1e-9);
         assert_eq!(state.history().len(), 100);
     }
-    assert!(model.slowest().unwrap().imbalance.abs() < 1e-9);
+    assert!((model.slowest().unwrap().ratio - 1.0).abs() < 1e-9);
     let (state, bytes) = model.peak_memory().unwrap();
     assert_eq!((state.rank, bytes), (0, 27_600_000));
     assert_eq!(model.loss().trend(), Some(Trend::Falling));

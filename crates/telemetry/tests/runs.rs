@@ -78,16 +78,13 @@ fn a_run_is_found_by_all_its_names() {
     assert_eq!(dir.ids(), ["gpt-2", "mlp-1", "gpt-1"]);
     assert_eq!(find_run(&dir.0, "latest").unwrap().id, "gpt-2");
     assert_eq!(find_run(&dir.0, "m").unwrap().id, "mlp-1");
-    assert_eq!(find_run(&dir.0, "gpt-1").unwrap().standing(), Standing::Ended(Some(0)));
+    assert_eq!(find_run(&dir.0, "gpt-1").unwrap().standing(), Standing::Finished);
     let pid = std::process::id().to_string();
     assert_eq!(find_run(&dir.0, &pid).unwrap().standing(), Standing::Live);
     let folder = dir.0.join("gpt-1");
     assert_eq!(find_run(&dir.0, folder.to_str().unwrap()).unwrap().id, "gpt-1");
     let log = folder.join(EVENTS_FILE);
-    assert_eq!(
-        find_run(&dir.0, log.to_str().unwrap()).unwrap().standing(),
-        Standing::Ended(Some(0))
-    );
+    assert_eq!(find_run(&dir.0, log.to_str().unwrap()).unwrap().standing(), Standing::Finished);
 
     let refused = |name: &str| find_run(&dir.0, name).unwrap_err().to_string();
     let both = refused("gpt");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pp_telemetry::{Event, Follower, Run, Standing, StepEvent};
+use pp_telemetry::{End, Event, Evidence, Follower, Run, Standing, StepEvent};
 
 use super::standing::{Standing as Summary, not_a_run, unreadable};
 use super::{CliError, one_line, print, print_json};
@@ -31,10 +31,9 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
     loop {
         // Whether it is over is asked before the log is read: what is read then is all that there will be.
         let is_over = Run::of(&run.dir).ok().flatten().is_none_or(|run| match run.standing() {
-            Standing::Ended(_) | Standing::Died => true,
-            Standing::Live => false,
             // Of a process elsewhere nobody here knows; a log alone is all that there is.
             Standing::Unknown => run.status.is_none(),
+            standing => standing.is_over(),
         });
         let mut written = Ok(());
         let mut has_ended = false;
@@ -54,7 +53,11 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
             } else if has_ended || lines == Lines::Json {
                 Ok(())
             } else {
-                print("the log ends here, without a last word of the run\n")
+                // Asked again: its summary may tell what its log does not.
+                let standing = Run::of(&run.dir).ok().flatten().map(|run| run.standing());
+                let standing = standing.filter(|standing| *standing != Standing::Unknown);
+                let word = standing.map_or_else(String::new, |word| format!(": {word}"));
+                print(&format!("the log ends here, without a last word of the run{word}\n"))
             };
         }
         if poll.at_end {
@@ -89,6 +92,11 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
         (Lines::Plain, Event::Warn(warn)) => {
             print(&format!("warning: {}\n", one_line(&warn.message)))
         }
+        (Lines::Plain, Event::End(end)) if is_stopped(end) => print(&format!(
+            "{} after {} steps\n",
+            Evidence { end: Some(end), ..Evidence::default() }.standing(),
+            end.steps
+        )),
         (Lines::Plain, Event::End(end)) => print(&format!(
             "ended with exit code {} after {} steps: {}\n",
             end.code,
@@ -97,6 +105,12 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether somebody asked the run to end: then its exit code is for scripts.
+fn is_stopped(end: &End) -> bool {
+    let evidence = Evidence { end: Some(end), ..Evidence::default() };
+    matches!(evidence.standing(), Standing::Stopped(_))
 }
 
 fn step_line(step: &StepEvent) -> String {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Subcommand;
-use pp_telemetry::{Run, Standing, list_runs, runs_dir, tidy};
+use pp_telemetry::{Run, list_runs, runs_dir, tidy};
 use pptop::config::Config;
 use serde_json::json;
 
@@ -92,7 +92,7 @@ fn all() -> Result<(Vec<Run>, PathBuf), CliError> {
 /// The runs whose processes are there, the newest first.
 pub(crate) fn live() -> Result<Vec<Run>, CliError> {
     let (mut runs, _) = all()?;
-    runs.retain(|run| run.standing() == Standing::Live);
+    runs.retain(|run| run.standing().is_alive());
     Ok(runs)
 }
 
@@ -105,6 +105,9 @@ pub(crate) fn listed_with_hint() -> Result<(), CliError> {
     ))
 }
 
+/// Cells of how a run stands: `stopped (by request)` is the longest.
+const STATE: usize = 20;
+
 fn list(args: &ListArgs) -> Result<(), CliError> {
     let (runs, dir) = all()?;
     if args.json {
@@ -115,7 +118,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
     }
     let width = runs.iter().map(|run| run.id.chars().count()).max().unwrap_or(0).max(3);
     let mut text = format!(
-        "{:<width$}  {:<9} {:>13}  {:>8}  {:<16} {:>9}  {}\n",
+        "{:<width$}  {:<STATE$} {:>13}  {:>8}  {:<16} {:>9}  {}\n",
         "run", "state", "step", "loss", "schedule", "size", "last written"
     );
     for run in &runs {
@@ -130,7 +133,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "{:<width$}  {:<9} {steps:>13}  {loss:>8}  {schedule:<16} {:>9}  {}",
+            "{:<width$}  {:<STATE$} {steps:>13}  {loss:>8}  {schedule:<16} {:>9}  {}",
             one_line(&run.id),
             run.standing(),
             size(run.bytes),
@@ -143,7 +146,8 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
 fn of_run(run: &Run) -> serde_json::Value {
     json!({
         "id": run.id,
-        "state": run.standing().to_string(),
+        "state": run.standing().state(),
+        "standing": run.standing().name(),
         "dir": run.dir,
         "log": run.log,
         "bytes": run.bytes,

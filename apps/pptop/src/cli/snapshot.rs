@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     }
     let (model, _) = model_of(&run)?;
     let theme = Theme::plain(args.svg, args.ascii);
-    let screenshot = Screenshot::of(model, args.view, args.size, theme);
+    let screenshot = Screenshot::of(&run, model, args.view, args.size, theme);
     print(&if args.svg { screenshot.svg() } else { screenshot.text() })
 }
 

@@ -1,7 +1,8 @@
 //! How a run stands, in numbers.
 
 use pp_telemetry::{
-    Account, Advice, Follower, Model, Part, Rate, ReadError, Run, account, advice, what_if,
+    Account, Advice, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
+    what_if,
 };
 use serde::Serialize;
 
@@ -11,7 +12,15 @@ use super::{CliError, one_line};
 #[derive(Debug, Serialize)]
 pub(crate) struct Standing {
     pub(crate) run: String,
+    /// `live` while the process is there, `ended CODE`, `stopped`, `died` or `unknown`.
     pub(crate) state: String,
+    /// One word more precisely: starting, live, stalled, suspended, finished, stopped, failed, died or unknown.
+    pub(crate) standing: &'static str,
+    pub(crate) exit_code: Option<i32>,
+    /// How it ended, in its own words.
+    pub(crate) reason: Option<String>,
+    /// How long the rest will take; absent unless the run goes on.
+    pub(crate) eta_seconds: Option<f64>,
     pub(crate) model: String,
     pub(crate) schedule: String,
     pub(crate) pp: u32,
@@ -38,6 +47,8 @@ pub(crate) struct Standing {
     pub(crate) warnings: u64,
     pub(crate) slow_ops: u64,
     pub(crate) bad_lines: u64,
+    #[serde(skip)]
+    pub(crate) stands: pp_telemetry::Standing,
     #[serde(skip)]
     pub(crate) found: Option<(Account, Advice)>,
 }
@@ -139,12 +150,16 @@ impl Standing {
             live_bytes: rank.memory.map(|memory| memory.live_bytes),
             peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
         });
-        let state = match model.end() {
-            Some(end) => format!("ended {}", end.code),
-            None => run.standing().to_string(),
-        };
+        let evidence = Evidence { end: model.end(), ..run.evidence() };
+        let stands = evidence.standing();
+        let reason = model.end().map(|end| end.reason.as_str()).or(evidence.reason);
         Ok(Self {
-            state,
+            state: stands.state(),
+            standing: stands.name(),
+            exit_code: model.end().map(|end| end.code).or(evidence.code),
+            reason: reason.filter(|reason| !reason.is_empty()).map(one_line),
+            eta_seconds: model.eta_seconds().filter(|_| stands.has_rest()),
+            stands,
             step: model.step(),
             loss: model.loss().last().and_then(finite),
             validation_loss: model.loss().marks().last().and_then(|mark| finite(mark.loss)),
@@ -187,7 +202,7 @@ impl Standing {
         format!(
             "{}  {}  step {}/{}  loss {loss}  bubble {} (theory {})  step {step}\n",
             self.run,
-            self.state,
+            self.stands,
             self.step,
             self.steps,
             percent(self.bubble_ratio),

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use pp_telemetry::STDERR_FILE;
+use pp_telemetry::{STDERR_FILE, is_suspended};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::state::ChildState;
@@ -44,6 +44,8 @@ impl Trainer {
                 self.state.last_error = last_line(&self.stderr);
             }
             self.state.code = Some(code);
+        } else {
+            self.state.is_suspended = is_suspended(self.child.id());
         }
         Ok(())
     }

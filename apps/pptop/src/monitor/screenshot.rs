@@ -2,15 +2,16 @@
 
 use std::fmt::Write as _;
 
-use pp_telemetry::Model;
+use pp_telemetry::{Model, Run};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
 use super::input::Action;
-use super::state::{ChildState, State, View};
+use super::state::{State, View};
 use super::view::{Theme, draw};
+use super::watched::found;
 
 /// A screen that was drawn.
 #[derive(Debug)]
@@ -19,11 +20,18 @@ pub struct Screenshot {
 }
 
 impl Screenshot {
-    /// How a view of a run looks on so many columns and rows.
-    pub fn of(model: Model, view: View, (width, height): (u16, u16), theme: Theme) -> Self {
-        let child =
-            ChildState { pid: model.hello().map_or(0, |hello| hello.pid), ..ChildState::default() };
-        let mut state = State::of(model, child);
+    /// How a view of a run looks on so many columns and rows: `model` is what its log amounts to.
+    pub fn of(
+        run: &Run,
+        model: Model,
+        view: View,
+        (width, height): (u16, u16),
+        theme: Theme,
+    ) -> Self {
+        let child = found(&run.dir, run.status.as_ref());
+        let silent_seconds = child.silent_seconds.unwrap_or(0.0);
+        let mut state = State::of(model, child.clone());
+        state.observe(child, silent_seconds, 0);
         state.act(Action::Show(view));
         // It is simulated many times for that, and no other view shows it.
         if view == View::Bubble {

@@ -32,6 +32,11 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
             let host = state.child().host.as_deref().unwrap_or_default();
             writeln!(text, "{name} runs on {host}; step {step} of {n_steps} was seen")?;
         }
+        None if state.child().is_suspended => writeln!(
+            text,
+            "{name} is held as process {}; step {step} of {n_steps} is done",
+            state.child().pid
+        )?,
         None => writeln!(
             text,
             "{name} goes on as process {}; step {step} of {n_steps} is done",
@@ -44,6 +49,9 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
                 "{name} has ended after {step} of {n_steps} steps{}",
                 wall.unwrap_or_default()
             )?;
+        }
+        Some(_) if state.status() == Status::Died => {
+            writeln!(text, "{name} has died after {step} of {n_steps} steps")?;
         }
         Some(_) if state.status() == Status::Stopped => {
             writeln!(text, "{name} was stopped after {step} of {n_steps} steps")?;

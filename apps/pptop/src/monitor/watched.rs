@@ -6,7 +6,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{
-    Follower, Frame, Model, Replay, Run, frame_before, log_of, socket_place, status_of,
+    Evidence, Follower, Frame, Model, Process as Look, Replay, Run, frame_before, log_of,
+    socket_place, status_of,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -73,8 +74,10 @@ pub(crate) struct Watched {
     pub(crate) files: PathBuf,
     source: Source,
     process: Process,
-    /// When the log last had something new.
+    /// When the run last did something.
     heard: Instant,
+    /// Whether all of the log was read once: what comes later comes from a run that goes on.
+    caught_up: bool,
 }
 
 /// What a look at the log has brought.
@@ -101,6 +104,7 @@ impl Watched {
                     dir: run_dir,
                     log,
                     heard,
+                    caught_up: true,
                 }
             }
             Watch::Demo(run) => Self {
@@ -115,9 +119,14 @@ impl Watched {
                 dir: run.dir,
                 log: run.log,
                 heard,
+                caught_up: true,
             },
             Watch::Found(run) => {
                 let state = found(&run.dir, run.status.as_ref());
+                // It may have done nothing for long before anybody looked.
+                let silent = state.silent_seconds.map(Duration::try_from_secs_f64);
+                let silent = silent.and_then(Result::ok).unwrap_or_default();
+                let heard = heard.checked_sub(silent).unwrap_or(heard);
                 let process = match run.status {
                     Some(_) => {
                         Process::Found { dir: run.dir.clone(), state: state.clone(), looked: None }
@@ -132,6 +141,7 @@ impl Watched {
                     dir: run.dir,
                     log: run.log,
                     heard,
+                    caught_up: false,
                 }
             }
             Watch::Replay { run, speed, start, is_loop } => {
@@ -143,7 +153,8 @@ impl Watched {
                 let state = State::new(ChildState::default(), false).replayed(playback);
                 let (dir, log, files) = (run.dir.clone(), run.log, run.dir);
                 let process = Process::None;
-                let mut watched = Self { state, dir, log, files, source, process, heard };
+                let mut watched =
+                    Self { state, dir, log, files, source, process, heard, caught_up: false };
                 if let Some(step) = start {
                     watched.seek(step);
                 }
@@ -164,9 +175,11 @@ impl Watched {
             Source::Follow(follower) => follow(&mut self.state, follower),
             Source::Play { log, replay, at, .. } => play(&mut self.state, log, replay, at),
         };
-        if n_events > 0 {
+        if self.state.take_progress() && self.caught_up {
             self.heard = Instant::now();
+            self.state.set_grows();
         }
+        self.caught_up |= !more;
         let child = match self.process.state() {
             Some(child) if !more => child.clone(),
             _ => self.state.child().clone(),
@@ -318,15 +331,23 @@ fn outline(log: &Path) -> (Vec<Frame>, f64) {
 }
 
 /// What is known of the process of a run that was found.
-fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildState {
+pub(super) fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildState {
     let Some(status) = status else { return ChildState::default() };
-    let is_gone = status.code.is_none() && status.is_alive() == Some(false);
+    let evidence = Evidence::of(status);
+    let is_gone = evidence.code.is_none() && evidence.process == Look::Gone;
     let is_bad = is_gone || status.code.is_some_and(|code| code != 0);
     ChildState {
         pid: status.pid,
         is_gone,
-        code: status.code,
-        host: status.is_alive().is_none().then(|| status.host.clone()),
+        is_suspended: evidence.process == Look::Suspended,
+        code: evidence.code,
+        reason: status.reason.clone(),
+        host: (evidence.process == Look::Elsewhere).then(|| status.host.clone()),
+        silent_seconds: evidence.silent_seconds,
+        not_recorded: status.recording_failed.as_ref().map(|why| {
+            let (step, steps) = (status.step, status.steps);
+            format!("nothing is recorded any more ({why}); the run is at step {step} of {steps}")
+        }),
         last_error: if is_bad { last_line(&dir.join(pp_telemetry::STDERR_FILE)) } else { None },
     }
 }

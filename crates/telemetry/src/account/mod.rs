@@ -14,6 +14,7 @@
 //! took long, and the time between operations. It may be negative, when the ranks happened to be slow at moments where nobody waited.
 
 mod advice;
+mod recut;
 mod times;
 mod what_if;
 
@@ -359,14 +360,28 @@ impl Account {
         Some((rank as u32, *seconds))
     }
 
-    /// What a rank computes without the time in which it had no core, over that of the mean rank: 1 for all alike.
-    pub fn share_of_rank(&self, rank: u32) -> f64 {
-        let net = self.measured.net_of_ranks();
-        let mean = net.iter().sum::<f64>() / net.len().max(1) as f64;
-        match net.get(rank as usize) {
-            Some(own) if mean > 0.0 => own / mean,
+    /// What a rank computes without the time in which it had no core, over the median of the other ranks: 1 for all alike.
+    pub fn ratio_of_rank(&self, rank: u32) -> f64 {
+        let mut others = self.measured.net_of_ranks();
+        if rank as usize >= others.len() {
+            return 1.0;
+        }
+        let own = others.remove(rank as usize);
+        match median(others) {
+            Some(usual) if usual > 0.0 => own / usual,
             _ => 1.0,
         }
+    }
+
+    /// How much the windows of the steps differ, as a part of their median: what changes a step by less than that can't be told from
+    /// chance. It is the median of the distances from the median, scaled to a standard deviation, so that one odd step does not decide.
+    pub fn noise(&self) -> f64 {
+        self.measured.noise
+    }
+
+    /// Share of ranks x window in which a computing rank was ready but had no core.
+    pub fn starved_ratio(&self) -> f64 {
+        (self.measured.busy_seconds - self.measured.net_busy_seconds) / self.window_seconds
     }
 
     /// How many layers the model has, where the log says so.
@@ -378,6 +393,21 @@ impl Account {
     /// Whether there are more layers than stages, so that some could be moved.
     pub fn can_be_cut_otherwise(&self) -> bool {
         self.n_layers().is_none_or(|n_layers| n_layers > self.plan.n_stages())
+    }
+
+    /// The flag of another cut than the present one, where there is one to be tried: by what the layers take; or, where it was cut so
+    /// already, the layers of each stage that would take the ranks equally long.
+    pub fn other_cut(&self) -> Option<String> {
+        if !self.can_be_cut_otherwise() {
+            return None;
+        }
+        let other = || recut::recut(self).map(|other| other.flag());
+        match self.hello.cut() {
+            Some("time") => other(),
+            // Nothing is measured there.
+            _ if self.hello.model == "sleep" => other(),
+            _ => Some("--partition time".to_owned()),
+        }
     }
 
     /// The costs of each stage as measured, with messages: what a simulation of this run starts from.
@@ -398,6 +428,13 @@ impl Account {
 
 /// The kinds that a stage's times are kept for.
 pub(crate) const KINDS: [SpanKind; 4] = [SpanKind::F, SpanKind::B, SpanKind::I, SpanKind::W];
+
+/// The middle of some numbers, of two in the middle their mean.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let last = values.len().checked_sub(1)?;
+    Some(f64::midpoint(*values.get(last / 2)?, *values.get(last.div_ceil(2))?))
+}
 
 /// Latencies between ranks as a matrix.
 pub(crate) fn edges(latency: &[Vec<f64>]) -> PerEdge {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pp_schedule::{Costs, Pipe, ValidPlan};
 
-use super::{KINDS, RankTime, edges};
+use super::{KINDS, RankTime, edges, median};
 use crate::bubble::measure;
 use crate::model::{Model, RecordedStep};
 use crate::span::{Span, SpanKind};
@@ -123,6 +123,8 @@ pub(crate) struct Measured {
     pub(crate) net_busy_seconds: f64,
     pub(crate) ranks: Vec<RankTime>,
     pub(crate) halves_are_guessed: bool,
+    /// How much the windows of the steps differ, as a part of their median.
+    pub(crate) noise: f64,
     ops: OpTimes,
     /// Copies for one micro-batch, by stage.
     copies: Vec<f64>,
@@ -166,11 +168,13 @@ impl Measured {
             })
             .collect();
         let (mut step_seconds, mut window_seconds, mut bubble_ratio) = (0.0, 0.0, 0.0);
+        let mut windows = Vec::with_capacity(steps.len());
         for step in &steps {
             let step_ns = step.step_ns?;
             step_seconds += seconds(step_ns) / n_steps;
             let bubble = measure(&step.spans, hello.pp, step_ns);
             window_seconds += bubble.window_seconds / n_steps;
+            windows.push(bubble.window_seconds);
             bubble_ratio += bubble.bubble_ratio / n_steps;
             let made = made(&step.spans);
             let sent = sends(&step.spans);
@@ -234,6 +238,7 @@ impl Measured {
             net_busy_seconds: busy_seconds - starved,
             ranks,
             halves_are_guessed: !has_halves,
+            noise: noise(windows),
             ops,
             copies,
             latency,
@@ -327,11 +332,13 @@ impl Measured {
         all.get(all.len() / 2).copied().unwrap_or(0.0)
     }
 
-    /// F, I and W of all stages of a rank together, with their copies.
-    pub(crate) fn of_rank(&self, plan: &ValidPlan, rank: u32) -> [f64; 3] {
+    /// F, I and W of all stages of a rank together, with their copies; `factors` says for each stage how many times as long it takes.
+    pub(crate) fn of_rank(&self, plan: &ValidPlan, rank: u32, factors: Option<&[f64]>) -> [f64; 3] {
         let mut sum = [0.0; 3];
         for (_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank)) {
-            let [forward, input, weight] = self.ops.of_stage(stage.idx(), Share::Net);
+            let factor = factors.and_then(|all| all.get(stage.idx())).copied().unwrap_or(1.0);
+            let times = self.ops.of_stage(stage.idx(), Share::Net);
+            let [forward, input, weight] = times.map(|time| time * factor);
             let copy = self.copies[stage.idx()] / 2.0;
             sum = [sum[0] + forward + copy, sum[1] + input + copy, sum[2] + weight];
         }
@@ -344,6 +351,24 @@ impl Measured {
         });
         edges.max_by(|a, b| a.2.total_cmp(&b.2)).filter(|(.., delay)| *delay > 0.0)
     }
+}
+
+/// Fewer steps say nothing about how much steps differ.
+const STEPS_FOR_NOISE: usize = 4;
+/// What steps are taken to differ by where there are too few to tell.
+const NOISE_UNKNOWN: f64 = 0.05;
+/// The median of the distances from the median of a normal distribution, times this, is its standard deviation.
+const MEDIAN_TO_SD: f64 = 1.4826;
+
+fn noise(windows: Vec<f64>) -> f64 {
+    if windows.len() < STEPS_FOR_NOISE {
+        return NOISE_UNKNOWN;
+    }
+    let Some(middle) = median(windows.clone()).filter(|middle| *middle > 0.0) else {
+        return NOISE_UNKNOWN;
+    };
+    let distances = windows.iter().map(|window| (window - middle).abs()).collect();
+    median(distances).map_or(NOISE_UNKNOWN, |distance| MEDIAN_TO_SD * distance / middle)
 }
 
 /// What each op of a step has made for another stage.

@@ -1,11 +1,17 @@
 //! What another schedule, other micro-batches or another cut would bring: simulated from what this run's operations took.
 
+use std::fmt::Write as _;
+
 use pp_schedule::{Costs, Pipe, ScheduleName, Sizes, Topology, ValidPlan, simulate};
 
+use super::recut::recut;
 use super::{Account, edges};
 
 /// Operations of a plan that is tried at most.
 const OPS_MAX: u128 = 100_000;
+
+/// The name of the change that cuts by what the layers take.
+pub(crate) const EVEN_CUT: &str = "an even cut";
 
 /// Something that could be changed, and what it would bring.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,12 +30,24 @@ pub struct WhatIf {
     pub gain: f64,
 }
 
+/// What each rank takes.
+#[derive(Debug, Clone, Copy)]
+enum Shares<'a> {
+    /// What it took.
+    AsMeasured,
+    /// All the same.
+    Even,
+    /// So many times as long for each stage.
+    Times(&'a [f64]),
+}
+
 /// The costs of a rank's share on another placement: each rank keeps what it takes, spread evenly over the stages that it has there.
-fn costs_on(account: &Account, topology: &Topology, balanced: bool) -> Costs {
+fn costs_on(account: &Account, topology: &Topology, shares: Shares<'_>) -> Costs {
     let n_ranks = topology.n_ranks();
     let plan = account.plan();
+    let factors = if let Shares::Times(factors) = shares { Some(factors) } else { None };
     let of_rank: Vec<[f64; 3]> =
-        (0..n_ranks).map(|rank| account.measured.of_rank(plan, rank)).collect();
+        (0..n_ranks).map(|rank| account.measured.of_rank(plan, rank, factors)).collect();
     let mean =
         |at: usize| of_rank.iter().map(|times| times[at]).sum::<f64>() / f64::from(n_ranks.max(1));
     let even = [mean(0), mean(1), mean(2)];
@@ -40,7 +58,10 @@ fn costs_on(account: &Account, topology: &Topology, balanced: bool) -> Costs {
     }
     let mut costs = Costs::uniform(topology.n_stages(), 0.0, 0.0, 0.0, 0.0);
     for (stage, rank) in ranks.iter().enumerate() {
-        let times = if balanced { even } else { of_rank[rank.idx()] };
+        let times = match shares {
+            Shares::Even => even,
+            Shares::AsMeasured | Shares::Times(_) => of_rank[rank.idx()],
+        };
         let n = f64::from(n_held[rank.idx()].max(1));
         costs.forward[stage] = times[0] / n;
         costs.input_grad[stage] = times[1] / n;
@@ -60,12 +81,12 @@ fn costs_on(account: &Account, topology: &Topology, balanced: bool) -> Costs {
 fn tried(
     account: &Account,
     plan: &ValidPlan,
-    balanced: bool,
+    shares: Shares<'_>,
     change: String,
     flags: String,
     now: f64,
 ) -> Option<WhatIf> {
-    let costs = costs_on(account, plan.topology(), balanced);
+    let costs = costs_on(account, plan.topology(), shares);
     let simulation = simulate(plan, &costs).ok()?;
     let seconds_a_micro_batch = simulation.makespan / f64::from(plan.n_micro_batches());
     Some(WhatIf {
@@ -89,22 +110,45 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
     }
     let mut all = Vec::new();
     let name = hello.schedule.as_str();
-    let Some(as_it_is) =
-        tried(account, plan, false, format!("{name} m={m} as it is"), String::new(), 1.0)
-    else {
+    let Some(as_it_is) = tried(
+        account,
+        plan,
+        Shares::AsMeasured,
+        format!("{name} m={m} as it is"),
+        String::new(),
+        1.0,
+    ) else {
         return all;
     };
     let now = as_it_is.seconds_a_micro_batch;
     all.push(WhatIf { gain: 0.0, ..as_it_is });
-    let mut push = |plan: &ValidPlan, balanced, change, flags| {
-        all.extend(tried(account, plan, balanced, change, flags, now));
+    let mut push = |plan: &ValidPlan, shares: Shares<'_>, change, flags| {
+        all.extend(tried(account, plan, shares, change, flags, now));
     };
     // A stage has one layer at least.
     let n_layers = account.n_layers();
     let can_hold = |n_stages: u32| n_layers.is_none_or(|n_layers| n_layers >= n_stages);
-    if account.can_be_cut_otherwise() {
-        push(plan, true, "an even cut".to_owned(), "--partition time".to_owned());
+    let cut = hello.cut();
+    if let Some(flags) = account.other_cut() {
+        // What a cut by time found was to be even, and is not: then the layers that would make it so are known.
+        match recut(account).filter(|recut| recut.flag() == flags) {
+            Some(other) => {
+                let layers = flags.trim_start_matches("--partition ");
+                let shares = Shares::Times(&other.factor_of_stage);
+                push(plan, shares, format!("layers {layers}"), flags.clone());
+            }
+            None => push(plan, Shares::Even, EVEN_CUT.to_owned(), flags),
+        }
     }
+    // A cut that names the layers of each stage fits no other number of stages.
+    let cut_again = |n_stages: u32| match cut {
+        Some(cut)
+            if cut.starts_with(|c: char| c.is_ascii_digit()) && n_stages != plan.n_stages() =>
+        {
+            format!(" --partition {}", if hello.model == "sleep" { "uniform" } else { "time" })
+        }
+        _ => String::new(),
+    };
     let sizes =
         Sizes { n_ranks: p, n_micro_batches: m, n_virtual_stages: v, interleave_group: None };
     let named = ScheduleName::ALL.into_iter().find(|schedule| schedule.as_str() == name);
@@ -125,7 +169,7 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
                 let m = sizes.n_micro_batches;
                 push(
                     &plan,
-                    false,
+                    Shares::AsMeasured,
                     format!("m={m}"),
                     format!("--micro-batches {m} --batch-size {batch_size}"),
                 );
@@ -152,11 +196,12 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
                 1 => schedule.as_str().to_owned(),
                 v => format!("{schedule} v={v}"),
             };
-            let flags = match v {
-                1 => format!("--schedule {schedule}"),
-                v => format!("--schedule {schedule} --virtual-stages {v}"),
-            };
-            push(&plan, false, change, flags);
+            let mut flags = format!("--schedule {schedule}");
+            if v != 1 || hello.virtual_stages > 1 {
+                let _ = write!(flags, " --virtual-stages {v}");
+            }
+            flags += &cut_again(p.saturating_mul(v));
+            push(&plan, Shares::AsMeasured, change, flags);
         }
     }
     all

@@ -83,8 +83,8 @@ pub struct Slowest {
     pub replica: u32,
     /// The rank.
     pub rank: u32,
-    /// How much more than the mean it computes: 0.1 is a tenth more.
-    pub imbalance: f64,
+    /// How many times as long as the median of the other ranks it computes, the time without a core left out: 1 where all are alike.
+    pub ratio: f64,
 }
 
 /// Everything that a screen shows about a run.
@@ -114,6 +114,9 @@ pub struct Model {
     lost: VecDeque<Lost>,
     n_events: u64,
     end: Option<End>,
+    /// Whether the run is known to be over, although its log does not say so.
+    #[serde(skip)]
+    is_over: bool,
 }
 
 impl Model {
@@ -325,11 +328,16 @@ impl Model {
 
     /// What a rank is doing now, as far as the log tells.
     pub fn activity(&self, replica: u32, rank: u32) -> Activity {
-        if self.end.is_some() {
+        if self.is_over || self.end.is_some() {
             return Activity::Ended;
         }
         let all_recorded = self.hello.as_ref().is_some_and(|hello| hello.span_every <= 1);
         self.progress.activity(replica, rank, all_recorded)
+    }
+
+    /// The log does not say that a run was killed; who knows it says so here. Then no rank does anything any more.
+    pub fn set_over(&mut self, is_over: bool) {
+        self.is_over = is_over;
     }
 
     /// Numbers over the last steps.
@@ -399,14 +407,19 @@ impl Model {
 
     /// The rank that computes most in a step.
     pub fn slowest(&self) -> Option<Slowest> {
-        let busy: Vec<(f64, &RankState)> =
-            self.ranks.iter().filter_map(|state| Some((state.busy_seconds()?, state))).collect();
-        let mean = busy.iter().map(|(seconds, _)| seconds).sum::<f64>() / busy.len() as f64;
-        let (seconds, state) = busy.into_iter().max_by(|a, b| a.0.total_cmp(&b.0))?;
-        (mean > 0.0).then(|| Slowest {
+        let mut busy: Vec<(f64, &RankState)> = self
+            .ranks
+            .iter()
+            .filter_map(|state| Some((state.computing_seconds()?, state)))
+            .collect();
+        busy.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let (seconds, state) = busy.pop()?;
+        let last = busy.len().checked_sub(1)?;
+        let usual = f64::midpoint(busy.get(last / 2)?.0, busy.get(last.div_ceil(2))?.0);
+        (usual > 0.0).then(|| Slowest {
             replica: state.replica,
             rank: state.rank,
-            imbalance: seconds / mean - 1.0,
+            ratio: seconds / usual,
         })
     }
 

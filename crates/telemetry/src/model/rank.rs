@@ -162,6 +162,12 @@ impl RankState {
             .then(|| self.sum(|step| step.busy_ns) as f64 * 1e-9 / self.recent.len() as f64)
     }
 
+    /// Compute on a core in one step: mean over the last recorded steps, without the time in which it had no core.
+    pub fn computing_seconds(&self) -> Option<f64> {
+        let net = |step: &RankStep| step.busy_ns.saturating_sub(step.starved_ns);
+        (!self.recent.is_empty()).then(|| self.sum(net) as f64 * 1e-9 / self.recent.len() as f64)
+    }
+
     /// The busy share of each of the last recorded steps, oldest first.
     pub fn history(&self) -> impl ExactSizeIterator<Item = f64> {
         self.history.iter().copied()

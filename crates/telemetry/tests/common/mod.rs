@@ -248,10 +248,8 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
         tokens_per_sample: 64,
         theory: Some((p - 1.0) / (work + p - 1.0)),
         span_every: job.span_every,
-        memory_plan: Vec::new(),
         host: "bench".to_owned(),
-        host_memory_bytes: 0,
-        socket: None,
+        ..Hello::default()
     }
 }
 

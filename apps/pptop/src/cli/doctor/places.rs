@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn runs_that_died_are_named() {
         let run = |id: &str, standing| (id.to_owned(), standing);
-        let good = vec![run("a", Standing::Ended(Some(1))), run("b", Standing::Live)];
+        let good = vec![run("a", Standing::Failed(1)), run("b", Standing::Live)];
         assert_eq!(runs(Ok(good)).verdict, Verdict::Pass);
         assert_eq!(runs(Ok(Vec::new())).verdict, Verdict::Pass);
         let bad = ["a", "b", "c", "d"].map(|id| run(id, Standing::Died)).to_vec();

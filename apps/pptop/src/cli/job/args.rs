@@ -77,6 +77,20 @@ fn spans(text: &str) -> Result<pp_telemetry::SpanPolicy, String> {
     }
 }
 
+/// A number above zero, with K, M, G, T or P behind it for thousands, millions and so on.
+fn flops(text: &str) -> Result<f64, String> {
+    let (digits, factor) = match text.char_indices().next_back() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1e3),
+        Some((at, 'M')) => (&text[..at], 1e6),
+        Some((at, 'G')) => (&text[..at], 1e9),
+        Some((at, 'T')) => (&text[..at], 1e12),
+        Some((at, 'P')) => (&text[..at], 1e15),
+        _ => (text, 1.0),
+    };
+    let number = positive(digits).map(|number| number * factor).ok().filter(|n| n.is_finite());
+    number.ok_or_else(|| "use a number above 0, such as 1.5e11, 150G or 67T".to_owned())
+}
+
 fn fault(text: &str) -> Result<pp_executor::Fault, String> {
     let refused = || "accepted: RANK:STEP:OP:error|panic, for example 1:2:1F3:panic".to_owned();
     let parts: Vec<&str> = text.split(':').collect();
@@ -229,6 +243,9 @@ pub(crate) struct JobArgs {
     /// Which steps have their spans recorded: all, auto (a log under 256 MB), or every N-th [default: auto]
     #[arg(long, value_name = "WHICH", value_parser = spans)]
     pub(crate) spans: Option<pp_telemetry::SpanPolicy>,
+    /// Floating-point operations a second that the device of one rank can do at most, such as 1.5e11 or 67T: for the MFU
+    #[arg(long, value_name = "FLOPS", value_parser = flops)]
+    pub(crate) peak_flops: Option<f64>,
     /// Initial weights by name
     #[arg(long, value_name = "FILE.safetensors")]
     pub(crate) init: Option<PathBuf>,

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
-use pp_partition::{Cut, Partition, PartitionError, Profile, ProfileConfig, profile};
+use pp_partition::{Cut, LayerProfile, Partition, PartitionError, Profile, ProfileConfig, profile};
 use pp_schedule::{
     Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
 };
@@ -66,6 +66,8 @@ pub(crate) struct Session {
     mesh: Mesh,
     /// Of a plan that follows from costs.
     pub(crate) promise: Option<Promise>,
+    /// What each layer was measured to take for a micro-batch, where it was.
+    layer_seconds: Vec<f64>,
     initial: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
@@ -143,6 +145,10 @@ impl Session {
         spec.refuse_absent_stages(plan.n_stages())?;
         spec.refuse_too_few_cores(plan.n_ranks())?;
         let profile = profile.map(|profile| spec.profile_to_cut(profile));
+        let layer_seconds = profile.as_ref().map_or_else(Vec::new, |profile| {
+            let whole = |layer: &LayerProfile| layer.forward_seconds + layer.backward_seconds();
+            profile.layers.iter().map(whole).collect()
+        });
         let cut = if n_stages == 1 && spec.cut == Cut::Time { &Cut::Uniform } else { &spec.cut };
         let partition = match made_for {
             Some(partition) => partition,
@@ -150,7 +156,7 @@ impl Session {
                 .solve(&job.stack, n_stages, profile.as_deref())
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
-        Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, initial })
+        Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, layer_seconds, initial })
     }
 
     /// What each rank will hold; nothing where it is not counted, or the gradients of several copies of the model pass through.
@@ -231,6 +237,15 @@ impl Session {
     /// Samples of one micro-batch.
     pub(crate) fn rows(&self) -> usize {
         rows(self.batch_size, self.spec.dp, &self.plan)
+    }
+
+    /// How many devices compute at once: ranks on the processor have no more of them than there are cores.
+    fn n_devices(&self) -> f64 {
+        let on_gpus =
+            self.mesh.places().any(|place| !matches!(place.device, DeviceSpec::Cpu { .. }));
+        let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.spec.dp);
+        let n_devices = if on_gpus { n_ranks } else { n_ranks.min(u64::from(cores())) };
+        n_devices as f64
     }
 
     /// The sizes of the schedule, where it has a name.
@@ -344,6 +359,10 @@ impl Session {
             theory: self.theory(),
             span_every: recorder.set_span_policy(self.spec.spans, size),
             memory_plan,
+            partition: self.spec.cut.to_string(),
+            layer_seconds: self.layer_seconds.clone(),
+            flops_per_sample: self.job.flops_per_sample,
+            peak_flops: self.spec.peak_flops.map(|of_one| of_one * self.n_devices()),
         }
     }
 }

@@ -78,6 +78,8 @@ pub(crate) struct Spec {
     pub(crate) cut: Cut,
     pub(crate) eval_every: Option<u64>,
     pub(crate) spans: SpanPolicy,
+    /// What the device of one rank can do in a second, where somebody said so.
+    pub(crate) peak_flops: Option<f64>,
     pub(crate) init: Option<PathBuf>,
     pub(crate) fault: Option<Fault>,
     /// A plain line every so many steps.
@@ -132,6 +134,7 @@ impl Spec {
             }),
             eval_every: args.eval_every.or(defaults.eval_every),
             spans: args.spans.unwrap_or_default(),
+            peak_flops: args.peak_flops,
             init: args.init.clone(),
             fault: args.inject_fault,
             log_every: if preset { 10 } else { 1 },

@@ -103,6 +103,10 @@ pub struct State {
     /// What came of the last thing that was asked for.
     note: Option<String>,
     silent_seconds: f64,
+    /// Whether something has come into the log while it was watched.
+    grows: bool,
+    /// Whether the run has done something since that was last asked.
+    progressed: bool,
     n_bad_lines: u64,
     trouble: Option<String>,
 }
@@ -131,6 +135,8 @@ impl State {
             note: None,
             stopping: false,
             silent_seconds: 0.0,
+            grows: false,
+            progressed: false,
             n_bad_lines: 0,
             trouble: None,
         }
@@ -176,7 +182,21 @@ impl State {
     /// Takes one more event into account.
     pub fn apply(&mut self, event: &Event) {
         self.model.apply(event);
-        self.silent_seconds = 0.0;
+        // Looks at devices go on whatever the run does.
+        if !matches!(event, Event::Gpu(_) | Event::Cpu(_) | Event::Dropped(_) | Event::Index(_)) {
+            self.silent_seconds = 0.0;
+            self.progressed = true;
+        }
+    }
+
+    /// Whether the run has done something since this was last asked.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progressed)
+    }
+
+    /// The log has grown while it was watched.
+    pub(crate) fn set_grows(&mut self) {
+        self.grows = true;
     }
 
     /// Takes over what the process does, for how long the log has been silent, and how many of its lines were bad.
@@ -184,6 +204,7 @@ impl State {
         self.child = child;
         self.silent_seconds = silent_seconds;
         self.n_bad_lines = n_bad_lines;
+        self.model.set_over(self.standing().is_over());
     }
 
     /// Something is wrong with the monitor itself, such as a log that cannot be read.

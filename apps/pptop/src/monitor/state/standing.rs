@@ -1,32 +1,48 @@
 //! How the run stands: what its process, its log and its silence say together.
 
+use pp_telemetry::{Evidence, Process, Standing};
+
 use super::State;
 
-/// A run without a sign of life for this long, and for three steps, is called stale.
-const STALE_SECONDS_MIN: f64 = 5.0;
-
-/// Exit codes of a process that a signal has ended.
-const CODE_HUP: i32 = 129;
-const CODE_INT: i32 = 130;
+/// The exit code of a process that SIGKILL has ended.
 const CODE_KILL: i32 = 137;
-const CODE_TERM: i32 = 143;
 
 /// What is known of the process that trains.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChildState {
     /// Its process id; 0 where nothing is known of it, as of a log alone.
     pub pid: u32,
     /// Whether it is gone, and nobody knows its exit code.
     pub is_gone: bool,
+    /// Whether it is there and held, as by SIGSTOP.
+    pub is_suspended: bool,
     /// Its exit code, once it has ended; 128 and the signal for one that was killed.
     pub code: Option<i32>,
+    /// How it ended, by its summary.
+    pub reason: Option<String>,
     /// The machine it runs on, where that is another: whether it is alive is not known here.
     pub host: Option<String>,
+    /// For how long it has done nothing, by its summary.
+    pub silent_seconds: Option<f64>,
+    /// That nothing is recorded any more while the run goes on, and why.
+    pub not_recorded: Option<String>,
     /// The last line that it wrote to its standard error.
     pub last_error: Option<String>,
 }
 
-/// How the run stands.
+impl ChildState {
+    fn process(&self) -> Process {
+        match self {
+            Self { pid: 0, .. } => Process::Unknown,
+            Self { host: Some(_), .. } => Process::Elsewhere,
+            Self { is_gone: true, .. } => Process::Gone,
+            Self { is_suspended: true, .. } => Process::Suspended,
+            _ => Process::There,
+        }
+    }
+}
+
+/// How the run stands, and how it is shown.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Status {
     /// The process runs, but has not said yet what it trains.
@@ -37,12 +53,16 @@ pub(crate) enum Status {
     Frozen,
     /// Nothing was heard of it for so many seconds.
     Stale(f64),
+    /// Its process is held.
+    Suspended,
     /// Somebody ended it.
     Stopped,
     /// It has ended with this exit code.
     Ended(i32),
     /// Its process is gone without a last word.
     Died,
+    /// Nobody here can tell.
+    Unknown,
     /// A recorded run is played, so many times as fast.
     Replay(f64),
     /// A recorded run stands still.
@@ -68,6 +88,33 @@ impl State {
         self.child.code.or_else(|| self.model.end().map(|end| end.code))
     }
 
+    /// How the run stands, whatever the screen does.
+    pub(crate) fn standing(&self) -> Standing {
+        let silent = match self.child.silent_seconds {
+            Some(seconds) => seconds.min(self.silent_seconds),
+            None => self.silent_seconds,
+        };
+        let child = &self.child;
+        let evidence = Evidence {
+            // A process that was killed after its last line has gone to its end all the same.
+            end: self.model.end().filter(|end| end.code == child.code.unwrap_or(end.code)),
+            code: child.code,
+            reason: child.reason.as_deref(),
+            process: child.process(),
+            step: self.model.step(),
+            has_begun: self.model.hello().is_some(),
+            silent_seconds: Some(silent),
+            step_seconds: self.model.steps().seconds().map(|seconds| seconds.p50),
+        };
+        match evidence.standing() {
+            // A log that grows before one's eyes is one of a run that goes on, wherever that is.
+            Standing::Unknown if self.grows => {
+                Evidence { process: Process::There, ..evidence }.standing()
+            }
+            standing => standing,
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         if let Some(playback) = &self.playback {
             return if playback.is_paused {
@@ -76,27 +123,23 @@ impl State {
                 Status::Replay(playback.speed)
             };
         }
-        if let Some(code) = self.exit_code() {
-            return if self.was_stopped(code) { Status::Stopped } else { Status::Ended(code) };
-        }
-        if self.child.is_gone {
-            return if self.stopping { Status::Stopped } else { Status::Died };
-        }
-        if self.frozen.is_some() {
+        let standing = self.standing();
+        if !standing.is_over() && self.frozen.is_some() {
             return Status::Frozen;
         }
-        let step_seconds = self.model.steps().seconds().map_or(0.0, |seconds| seconds.p50);
-        // Until the first step is over nobody knows how long one takes.
-        if self.model.step() > 0 && self.silent_seconds > STALE_SECONDS_MIN.max(3.0 * step_seconds)
-        {
-            return Status::Stale(self.silent_seconds);
+        match standing {
+            Standing::Starting => Status::Starting,
+            Standing::Live => Status::Live,
+            Standing::Stalled(seconds) => Status::Stale(seconds),
+            Standing::Suspended => Status::Suspended,
+            Standing::Finished => Status::Ended(0),
+            Standing::Failed(code) => Status::Ended(code),
+            Standing::Stopped(_) => Status::Stopped,
+            // Killed from here, which was asked for.
+            Standing::Died if self.stopping => Status::Stopped,
+            Standing::Died => Status::Died,
+            Standing::Unknown => Status::Unknown,
         }
-        if self.model.hello().is_none() { Status::Starting } else { Status::Live }
-    }
-
-    /// Whether a run that ended with `code` was asked to: by one of the signals for that, or from here.
-    fn was_stopped(&self, code: i32) -> bool {
-        matches!(code, CODE_HUP | CODE_INT | CODE_TERM) || (self.stopping && code == CODE_KILL)
     }
 
     /// Why the run failed, or what ended it, in one line; `None` if it went to its end, or on.
@@ -104,11 +147,9 @@ impl State {
         if self.child.is_gone && self.stopping && self.exit_code().is_none() {
             return Some("the process was killed".to_owned());
         }
-        if self.status() == Status::Died {
+        if self.status() == Status::Died && self.exit_code().is_none() {
             let pid = self.child.pid;
-            return Some(format!(
-                "process {pid} is gone without a last word: killed, or its disk is full"
-            ));
+            return Some(format!("process {pid} is gone without a last word: it was killed"));
         }
         let code = self.exit_code().filter(|&code| code != 0)?;
         let Some(end) = self.model.end().filter(|end| end.code != 0) else {

@@ -61,23 +61,8 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     if matches!(state.status(), Status::Ended(_)) {
         return Some((Weight::Notice, format!("the run has ended; {}", leaves(state))));
     }
-    if let Status::Stale(seconds) = state.status() {
-        let pid = state.child().pid;
-        if pid == 0 {
-            let text = "the log has no end, and nothing is known of its process";
-            return Some((Weight::Notice, text.to_owned()));
-        }
-        if let Some(host) = &state.child().host {
-            let silent = format!("nothing was written for {seconds:.0} s");
-            let host = format::plain(host);
-            let text =
-                format!("{silent}; it runs on {host}; whether it is alive is not known here");
-            return Some((Weight::Notice, text));
-        }
-        return Some((
-            Weight::Bad,
-            format!("process {pid} is alive, but has written nothing for {seconds:.0} s"),
-        ));
+    if let Some(standing) = standing_notice(state) {
+        return Some(standing);
     }
     let model = state.shown();
     let Some((n_ranks, n_cores)) = model.ranks_over_cores() else {
@@ -98,6 +83,46 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
             "{n_ranks} ranks share {n_cores} {cores}: time without a core is starved, not the schedule's"
         ),
     ))
+}
+
+/// What has to be said of how the run stands.
+fn standing_notice(state: &State) -> Option<(Weight, String)> {
+    let pid = state.child().pid;
+    if let Some(not_recorded) = &state.child().not_recorded {
+        return Some((Weight::Bad, format::plain(not_recorded)));
+    }
+    match state.status() {
+        Status::Suspended => Some((
+            Weight::Bad,
+            format!("process {pid} is held, as by SIGSTOP: kill -CONT {pid} lets it go on"),
+        )),
+        Status::Unknown | Status::Stale(_) if pid == 0 => {
+            let text = "the log has no end, and nothing is known of its process";
+            Some((Weight::Notice, text.to_owned()))
+        }
+        Status::Unknown => {
+            let host = format::plain(state.child().host.as_deref().unwrap_or("another machine"));
+            let text = format!("it runs on {host}; whether it is alive is not known here");
+            Some((Weight::Notice, text))
+        }
+        Status::Stale(seconds) => {
+            let silent = format!("nothing was written for {seconds:.0} s");
+            Some(match &state.child().host {
+                Some(host) => {
+                    let host = format::plain(host);
+                    let text = format!(
+                        "{silent}; it runs on {host}; whether it is alive is not known here"
+                    );
+                    (Weight::Notice, text)
+                }
+                None => (
+                    Weight::Bad,
+                    format!("process {pid} is alive, but has written nothing for {seconds:.0} s"),
+                ),
+            })
+        }
+        _ => None,
+    }
 }
 
 /// Draws it.

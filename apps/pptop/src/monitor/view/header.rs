@@ -20,7 +20,9 @@ fn status_text(state: &State, theme: Theme) -> (String, Style) {
         Status::Live => (format!("{dot} LIVE"), theme.good()),
         Status::Frozen => ("FROZEN".to_owned(), theme.notice()),
         Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
+        Status::Suspended => ("SUSPENDED".to_owned(), theme.notice()),
         Status::Died => ("DIED".to_owned(), theme.bad()),
+        Status::Unknown => ("UNKNOWN".to_owned(), theme.notice()),
         Status::Paused => ("PAUSED".to_owned(), theme.notice()),
         Status::Replay(speed) => (format!("REPLAY {speed}x"), theme.good()),
         Status::Stopped => ("STOPPED".to_owned(), theme.notice()),
@@ -43,7 +45,8 @@ fn name(state: &State) -> &str {
 }
 
 fn put_eta(pen: &mut Pen<'_>, state: &State, prefix: &str) {
-    if state.is_over() {
+    let is_going_on = state.standing().has_rest() && !state.is_stopping();
+    if !is_going_on || state.playback().is_some() || state.child().not_recorded.is_some() {
         return;
     }
     if let Some(seconds) = state.shown().eta_seconds() {

@@ -155,11 +155,7 @@ fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
         format!("{} r{name}{left}", format::bytes(bytes))
     });
     let slowest = model.slowest().map(|slowest| {
-        format!(
-            "r{} {:.0}%",
-            rank_name(model, slowest.replica, slowest.rank),
-            slowest.imbalance * 100.0
-        )
+        format!("r{} {:.1}x", rank_name(model, slowest.replica, slowest.rank), slowest.ratio)
     });
     // Where there is but one line, both stand in it.
     let together = pen.lines_left() < 2;
@@ -177,7 +173,7 @@ fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
             }
         } else {
             name(pen, "slowest");
-            pen.text(slowest).text(" over the mean");
+            pen.text(slowest).text(" the others");
         }
         pen.next_line();
     }
