@@ -3,4 +3,5 @@
 pub mod config;
 pub mod demo;
 pub mod monitor;
+pub mod signals;
 pub mod whole_file;

@@ -265,14 +265,35 @@ impl Trainer {
         &mut self,
         pieces: &[(Vec<Tensor>, Tensor)],
     ) -> Result<Evaluation, TrainerError> {
+        match self.evaluate_while(pieces, |_| true)? {
+            Some(found) => Ok(found),
+            // Nobody wanted it to stop.
+            None => Err(TrainerError::NoSamples),
+        }
+    }
+
+    /// The same, some pieces at a time: `goes_on` is told how many are done and says whether to go on. `None` where it does not.
+    ///
+    /// # Errors
+    /// As [`Trainer::evaluate`].
+    pub fn evaluate_while(
+        &mut self,
+        pieces: &[(Vec<Tensor>, Tensor)],
+        mut goes_on: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Evaluation>, TrainerError> {
         if pieces.is_empty() {
             return Err(TrainerError::NoSamples);
         }
         // A rank's mailbox holds what the ranks before it have finished: some pieces at a time.
         let group = PIECES_AT_ONCE * self.config.ranks.n_replicas as usize;
         let (mut losses, mut correct) = (Vec::new(), None);
+        let mut n_done = 0;
         for group in pieces.chunks(group) {
+            if !goes_on(n_done) {
+                return Ok(None);
+            }
             self.evaluate_group(group, &mut losses, &mut correct)?;
+            n_done += group.len();
         }
         let rows = pieces.iter().map(|(_, targets)| targets.dim(0).unwrap_or(0) as f64);
         let (mut sum, mut count) = (0.0, 0.0);
@@ -281,7 +302,7 @@ impl Trainer {
             count += rows;
         }
         let accuracy = correct.map(|(right, all): (u64, u64)| right as f64 / all as f64);
-        Ok(Evaluation { loss: sum / count, accuracy })
+        Ok(Some(Evaluation { loss: sum / count, accuracy }))
     }
 
     /// Adds the losses and the right predictions of some pieces, in their order.

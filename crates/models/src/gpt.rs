@@ -180,10 +180,28 @@ pub fn sample(
     bytes: usize,
     seed: u64,
 ) -> Result<Vec<u8>> {
+    sample_while(model, context, prompt, bytes, seed, |_| true)
+}
+
+/// The same, byte by byte: `goes_on` is told how many there are and says whether there shall be more.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_while(
+    model: &Stage,
+    context: usize,
+    prompt: &[u8],
+    bytes: usize,
+    seed: u64,
+    mut goes_on: impl FnMut(usize) -> bool,
+) -> Result<Vec<u8>> {
     let mut text = if prompt.is_empty() { vec![b'\n'] } else { prompt.to_vec() };
     let start = text.len();
     let key = hash(&[seed, 3]);
     for position in 0..bytes as u64 {
+        if !goes_on(text.len() - start) {
+            break;
+        }
         let window = &text[text.len().saturating_sub(context)..];
         let ids: Vec<u32> = window.iter().map(|&b| u32::from(b)).collect();
         let ids = Tensor::from_vec(ids, (1, window.len()), &Device::Cpu)?;

@@ -27,7 +27,7 @@ mod wine;
 
 pub use data::{DataSet, Samples};
 pub use error::ModelError;
-pub use gpt::{GptConfig, gpt, sample};
+pub use gpt::{GptConfig, gpt, sample, sample_while};
 pub use job::{Classes, Job};
 pub use mlp::{seed_mlp, wine_mlp};
 pub use sleep::{SleepConfig, sleep};

@@ -39,6 +39,6 @@ mod stage;
 pub use cut::{Cut, Partition};
 pub use error::PartitionError;
 pub use layer::{Layer, Objective, single};
-pub use profile::{LayerProfile, Profile, ProfileConfig, profile};
+pub use profile::{LayerProfile, Profile, ProfileConfig, profile, profile_with};
 pub use stack::LayerStack;
 pub use stage::Stage;

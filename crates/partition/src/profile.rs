@@ -81,6 +81,23 @@ pub fn profile(
     device: &Device,
     config: ProfileConfig,
 ) -> Result<Profile, PartitionError> {
+    profile_with(stack, objective, inputs, targets, device, config, |_| {})
+}
+
+/// The same, and says how many layers are measured: before the first, and after each.
+///
+/// # Errors
+/// As [`profile`].
+pub fn profile_with(
+    stack: &LayerStack,
+    objective: &dyn Objective,
+    inputs: &[Tensor],
+    targets: &Tensor,
+    device: &Device,
+    config: ProfileConfig,
+    mut on_layer: impl FnMut(usize),
+) -> Result<Profile, PartitionError> {
+    on_layer(0);
     let here = |t: &Tensor| t.to_device(device).map_err(PartitionError::Tensor);
     let mut tensors = inputs.iter().map(here).collect::<Result<Vec<_>, _>>()?;
     let targets = &here(targets)?;
@@ -105,6 +122,7 @@ pub fn profile(
             boundary_bytes: bytes(&measured.outputs),
         });
         tensors = measured.outputs;
+        on_layer(layer + 1);
     }
     Ok(Profile { layers })
 }

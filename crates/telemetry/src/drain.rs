@@ -8,6 +8,7 @@ use crate::event::{Dropped, Event};
 use crate::files::RunDir;
 use crate::index::{Frame, Index};
 use crate::model::Model;
+use crate::phase::PhaseEvent;
 use crate::status::{State, Status, unix_ms};
 
 /// Bytes that gather before they are written without waiting for more.
@@ -66,6 +67,7 @@ impl Drain {
         self.note(event);
         event.write_line(&mut self.buffer)?;
         self.model.apply(event);
+        self.note_course(event);
         if matches!(event, Event::Step(_)) {
             self.note_pace();
             self.mark()?;
@@ -110,6 +112,15 @@ impl Drain {
         }
     }
 
+    /// What goes on beside the steps, and whether the training goes wrong.
+    fn note_course(&mut self, event: &Event) {
+        if matches!(event, Event::Span(_)) {
+            return;
+        }
+        self.status.phase = self.model.phase().map(PhaseEvent::text);
+        self.status.alarm = self.model.alarm().map(|alarm| alarm.to_string());
+    }
+
     /// How long a step takes by now.
     fn note_pace(&mut self) {
         let pace = self.model.steps().seconds().map(|seconds| seconds.p50);
@@ -126,8 +137,9 @@ impl Drain {
     /// Takes an event after the log was given up.
     pub(crate) fn push_given_up(&mut self, event: &Event) {
         self.note(event);
-        if matches!(event, Event::Step(_)) {
+        if matches!(event, Event::Step(_) | Event::Phase(_)) {
             self.model.apply(event);
+            self.note_course(event);
             self.note_pace();
         }
         if matches!(event, Event::End(_)) {

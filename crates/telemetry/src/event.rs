@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::device::{Cpu, Gpu};
 use crate::index::Index;
+use crate::phase::PhaseEvent;
 use crate::span::Span;
 use crate::step::{Eval, StepEvent};
 
@@ -33,6 +34,8 @@ pub enum Event {
     Cpu(Cpu),
     /// A validation.
     Eval(Eval),
+    /// Something that lasts and is no step.
+    Phase(PhaseEvent),
     /// Something worth knowing.
     Log(Log),
     /// Something that may be wrong.
@@ -73,6 +76,9 @@ pub struct Hello {
     pub batch_size: u64,
     /// Steps that are planned.
     pub steps: u64,
+    /// After every so many steps the held-out samples are looked at, and after the last one; 0 where that is not known or not done.
+    #[serde(skip_serializing_if = "is_none")]
+    pub eval_every: u64,
     /// Cores that the process may use.
     pub cores: u32,
     /// The machine.
@@ -217,6 +223,11 @@ fn is_first(copy: &u32) -> bool {
     *copy == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
 /// The memory of one rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -352,6 +363,7 @@ impl Event {
             Self::Span(span) => Some(span.end_ns()),
             Self::Gpu(gpu) => Some(gpu.elapsed_ns),
             Self::Cpu(cpu) => Some(cpu.elapsed_ns),
+            Self::Phase(phase) => Some(phase.elapsed_ns),
             Self::Log(log) => Some(log.elapsed_ns),
             Self::Warn(warn) => Some(warn.elapsed_ns),
             Self::End(end) => {
@@ -410,6 +422,7 @@ impl Event {
             "span" => Self::Span(serde_json::from_slice(line)?),
             "mem" => Self::Mem(serde_json::from_slice(line)?),
             "eval" => Self::Eval(serde_json::from_slice(line)?),
+            "phase" => Self::Phase(serde_json::from_slice(line)?),
             "log" => Self::Log(serde_json::from_slice(line)?),
             "warn" => Self::Warn(serde_json::from_slice(line)?),
             "dropped" => Self::Dropped(serde_json::from_slice(line)?),

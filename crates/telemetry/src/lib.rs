@@ -24,6 +24,7 @@ mod device;
 mod event;
 mod index;
 mod number;
+mod phase;
 mod span;
 mod standing;
 mod status;
@@ -70,13 +71,14 @@ pub use files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 pub use index::{Frame, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
-    Activity, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket, LossHistory,
-    Lost, Mark, Message, Metrics, Model, RECENT_STEPS, RECENT_VALUES, RankState, Rate, Reason,
-    RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow, Slowest, Spread, StepSeconds, Thread,
-    Trend, Wait,
+    Activity, Alarm, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket,
+    LossHistory, Lost, Mark, Message, Metrics, Model, PhaseCost, RECENT_STEPS, RECENT_VALUES,
+    RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow, SlowGroup,
+    Slowest, Spread, StepSeconds, Thread, Trend, Wait, Watchdog,
 };
 pub use number::Nonfinite;
 pub use paths::{new_run_dir, runs_dir, state_dir};
+pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use reader::{Follower, Poll, ReadError};
 pub use replay::{Replay, frame_before};

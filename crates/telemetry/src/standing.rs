@@ -11,6 +11,8 @@ use crate::status::{State, Status};
 /// A run whose process is there and that has done nothing for so long, and for three steps, has stalled.
 const STALLED_SECONDS: f64 = 5.0;
 const STALLED_STEPS: f64 = 3.0;
+/// What lasts and is no step, such as an evaluation, says how far it is only now and then.
+const STALLED_SECONDS_OF_PHASE: f64 = 120.0;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -86,6 +88,8 @@ pub struct Evidence<'a> {
     pub silent_seconds: Option<f64>,
     /// How long a step takes.
     pub step_seconds: Option<f64>,
+    /// Whether it does something that lasts and is no step.
+    pub is_in_phase: bool,
 }
 
 impl<'a> Evidence<'a> {
@@ -105,6 +109,7 @@ impl<'a> Evidence<'a> {
             has_begun: status.state != State::Starting,
             silent_seconds: silent_ms.filter(|_| has_clock).map(|ms| ms as f64 * 1e-3),
             step_seconds: status.step_seconds,
+            is_in_phase: status.phase.is_some(),
         }
     }
 
@@ -133,7 +138,8 @@ impl<'a> Evidence<'a> {
 
     /// How long it may do nothing. Until the first step is over nobody knows how long one takes.
     fn patience(&self) -> f64 {
-        STALLED_SECONDS.max(STALLED_STEPS * self.step_seconds.unwrap_or(0.0))
+        let least = if self.is_in_phase { STALLED_SECONDS_OF_PHASE } else { STALLED_SECONDS };
+        least.max(STALLED_STEPS * self.step_seconds.unwrap_or(0.0))
     }
 }
 

@@ -49,6 +49,12 @@ pub struct Status {
     pub steps: u64,
     /// The last loss.
     pub loss: Option<f32>,
+    /// What goes on that is no step, and how far it is: `evaluating 3/12`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// What is wrong with the training, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
     /// The exit code.
     pub code: Option<i32>,
     /// How it ended, in a line.

@@ -23,6 +23,8 @@ mod job;
 mod lines;
 mod man;
 mod output;
+#[cfg(feature = "train")]
+mod phases;
 mod refusal;
 mod replay;
 mod report;
@@ -32,6 +34,8 @@ mod settings;
 mod sizes;
 mod snapshot;
 mod standing;
+#[cfg(feature = "train")]
+mod stopping;
 #[cfg(feature = "train")]
 mod story;
 #[cfg(feature = "train")]
@@ -168,6 +172,8 @@ fn program() -> clap::Command {
 
 /// Reads the command line, runs the command and says how it ended.
 pub(crate) fn main() -> ExitCode {
+    // Without the handler such a limit ends the program as it does any other.
+    let _ = pptop::signals::survive_file_size_limit();
     let args: Vec<OsString> = std::env::args_os().collect();
     if args.len() <= 1 && has_screen() {
         return exit(attach::alone());

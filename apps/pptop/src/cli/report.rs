@@ -88,9 +88,14 @@ fn text(standing: &Standing) -> String {
 }
 
 fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
+    if let Some(alarm) = &standing.alarm {
+        writeln!(text, "ALARM  {alarm}")?;
+    }
     write!(text, "{}", standing.line())?;
     let Some((account, advice)) = &standing.found else {
-        return writeln!(text, "no step with its operations is over: nothing more can be said");
+        writeln!(text, "no step with its operations is over: nothing more can be said")?;
+        write_phases(text, standing)?;
+        return write_rest(text, standing);
     };
     writeln!(text)?;
     writeln!(text, "what  {}", advice.what)?;
@@ -138,8 +143,42 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
             writeln!(text, "{name} waits {:.1} ms of a step for rank {other}", seconds * 1e3)?;
         }
     }
+    write_phases(text, standing)?;
+    write_rest(text, standing)
+}
+
+/// What took time beside the steps.
+fn write_phases(text: &mut String, standing: &Standing) -> std::fmt::Result {
+    if let Some(phase) = &standing.phase {
+        writeln!(text, "now     {phase}")?;
+    }
+    for phase in &standing.phases {
+        write!(text, "beside the steps: {} took {:.2} s", phase.phase, phase.seconds)?;
+        if phase.count > 1 {
+            write!(text, ", {} times", phase.count)?;
+            if let Some(median) = phase.median_seconds {
+                write!(text, ", median {median:.2} s")?;
+            }
+        }
+        if let Some(share) = phase.share_of_run {
+            write!(text, ", {:.1} % of the run", share * 100.0)?;
+        }
+        writeln!(text)?;
+    }
+    Ok(())
+}
+
+/// Slow operations that are named at most, the newest.
+const SLOW_MAX: usize = 8;
+
+fn write_rest(text: &mut String, standing: &Standing) -> std::fmt::Result {
+    let n_left_out = standing.slow.len().saturating_sub(SLOW_MAX);
+    for line in standing.slow.iter().skip(n_left_out) {
+        writeln!(text, "slow    {line}")?;
+    }
     for (count, what) in [
         (standing.slow_ops, "operations were slower than usual"),
+        (standing.spikes, "jumps of the loss or of the gradient norm"),
         (standing.lost_events, "events were lost"),
         (standing.bad_lines, "lines of the log are none"),
         (standing.warnings, "warnings"),

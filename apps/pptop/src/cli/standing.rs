@@ -1,8 +1,10 @@
 //! How a run stands, in numbers.
 
 use pp_telemetry::{
-    Account, Advice, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
+use pp_telemetry::{
+    Account, Advice, Alarm, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
     what_if,
+};
 };
 use serde::Serialize;
 
@@ -43,6 +45,19 @@ pub(crate) struct Standing {
     /// Where the compute window of a step goes; absent where no spans are at hand.
     pub(crate) window: Option<Window>,
     pub(crate) ranks: Vec<RankStanding>,
+    /// What is wrong with the training now, in one line; nothing where nothing is.
+    pub(crate) alarm: Option<String>,
+    pub(crate) alarm_kind: Option<&'static str>,
+    /// The step at which that began.
+    pub(crate) alarm_step: Option<u64>,
+    /// Jumps of the loss and of the gradient norm so far.
+    pub(crate) spikes: u64,
+    /// What goes on that is no step, such as `evaluating 3/12`.
+    pub(crate) phase: Option<String>,
+    /// What took time beside the steps.
+    pub(crate) phases: Vec<PhaseStanding>,
+    /// Slow operations, one line for each rank, cause and span of steps.
+    pub(crate) slow: Vec<String>,
     pub(crate) lost_events: u64,
     pub(crate) warnings: u64,
     pub(crate) slow_ops: u64,
@@ -51,6 +66,17 @@ pub(crate) struct Standing {
     pub(crate) stands: pp_telemetry::Standing,
     #[serde(skip)]
     pub(crate) found: Option<(Account, Advice)>,
+}
+
+/// What took time beside the steps, all of one name.
+#[derive(Debug, Serialize)]
+pub(crate) struct PhaseStanding {
+    pub(crate) phase: String,
+    pub(crate) count: u64,
+    pub(crate) seconds: f64,
+    pub(crate) median_seconds: Option<f64>,
+    /// Of the time of the run so far.
+    pub(crate) share_of_run: Option<f64>,
 }
 
 /// Where the compute window of a step goes.
@@ -150,6 +176,19 @@ impl Standing {
             live_bytes: rank.memory.map(|memory| memory.live_bytes),
             peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
         });
+        let run_seconds = model
+            .end()
+            .map(|end| end.wall_seconds)
+            .or_else(|| steps.last().map(|step| step.elapsed_seconds))
+            .filter(|seconds| seconds.is_finite() && *seconds > 0.0);
+        let phases = model.phase_costs().map(|(name, cost)| PhaseStanding {
+            phase: one_line(name),
+            count: cost.count,
+            seconds: cost.seconds(),
+            median_seconds: cost.median_seconds(),
+            share_of_run: run_seconds.map(|whole| cost.seconds() / whole),
+        });
+        let slow = model.slow_groups().map(|group| one_line(&pptop::monitor::slow_line(group)));
         let evidence = Evidence { end: model.end(), ..run.evidence() };
         let stands = evidence.standing();
         let reason = model.end().map(|end| end.reason.as_str()).or(evidence.reason);
@@ -160,6 +199,13 @@ impl Standing {
             reason: reason.filter(|reason| !reason.is_empty()).map(one_line),
             eta_seconds: model.eta_seconds().filter(|_| stands.has_rest()),
             stands,
+            alarm: model.alarm().map(|alarm| alarm.to_string()),
+            alarm_kind: model.alarm().map(Alarm::kind),
+            alarm_step: model.alarm().map(Alarm::step),
+            spikes: model.n_spikes(),
+            phase: model.phase().map(|phase| one_line(&phase.text())),
+            phases: phases.collect(),
+            slow: slow.collect(),
             step: model.step(),
             loss: model.loss().last().and_then(finite),
             validation_loss: model.loss().marks().last().and_then(|mark| finite(mark.loss)),

@@ -12,9 +12,10 @@ use std::process::{Command, Stdio};
 use pp_telemetry::{COMPRESSED_FILE, EVENTS_FILE, Event, Keep, Line, Recorder};
 
 use super::gpus::NvmlArgs;
-use super::job::{JobArgs, Session, Spec};
+use super::job::{JobArgs, Prepared, Spec};
 use super::refusal::excerpt;
 use super::settings::{Look, ScreenFlags};
+use super::stopping::Stop;
 use super::training::{Flags, Output, Run, SAMPLE};
 use super::{CliError, print};
 use pptop::monitor::Watch;
@@ -77,17 +78,21 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     }
     let config = args.screen.config()?;
     let look = Look::of(&config);
-    let session = Session::new(spec)?;
+    let model = spec.name.as_str();
+    let prepared = Prepared::new(spec)?;
     if args.run_dir.is_none() {
         tidy_up(config.keep());
     }
     if !args.headless && !args.json && super::has_screen() {
-        return watch(&args, &session, look);
+        drop(prepared);
+        return watch(&args, model, look);
     }
-    let (id, dir) = run_dir(args.run_dir.as_deref(), &session)?;
+    let (id, dir) = run_dir(args.run_dir.as_deref(), model)?;
     let output = if args.json { Output::Json } else { Output::Plain };
     let library = args.nvml.library(&config);
     let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step, library };
+    let stop =
+        Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!(
             "--run-dir: {}; accepted: a folder that can be made or written",
@@ -95,7 +100,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         )),
         None => CliError::Failed(super::job::chain(&e)),
     })?;
-    Run::start(session, &id, &dir, recorder, output, flags)?.finish()
+    Run::start(prepared, &id, &dir, (recorder, stop), output, flags)?.finish()
 }
 
 /// Compresses and removes earlier runs, beside everything else. What cannot be done is told by `pptop runs prune`.
@@ -107,10 +112,11 @@ fn tidy_up(keep: Keep) {
 }
 
 /// The id and the folder of a new run.
-fn run_dir(given: Option<&Path>, session: &Session) -> Result<(String, PathBuf), CliError> {
+fn run_dir(given: Option<&Path>, model: &str) -> Result<(String, PathBuf), CliError> {
     match given {
-        None => pp_telemetry::new_run_dir(session.spec.name.as_str())
-            .map_err(|e| CliError::Failed(super::job::chain(&e))),
+        None => {
+            pp_telemetry::new_run_dir(model).map_err(|e| CliError::Failed(super::job::chain(&e)))
+        }
         Some(dir) => {
             // A log that is compressed is a run as well.
             if [EVENTS_FILE, COMPRESSED_FILE].iter().any(|log| dir.join(log).exists()) {
@@ -137,11 +143,11 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
     })
 }
 
-/// Starts the run as a process of its own and watches it.
-fn watch(args: &Args, session: &Session, look: Look) -> Result<(), CliError> {
+/// Starts the run as a process of its own and watches it: also while it measures and cuts the model.
+fn watch(args: &Args, model: &str, look: Look) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
-    let (_, dir) = run_dir(args.run_dir.as_deref(), session)?;
+    let (_, dir) = run_dir(args.run_dir.as_deref(), model)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -154,16 +160,8 @@ fn watch(args: &Args, session: &Session, look: Look) -> Result<(), CliError> {
         .open(dir.join(pp_telemetry::STDERR_FILE))
         .map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
-    // The cut is measured once; the run takes it as it is.
-    let cut: Vec<String> = session.partition.sizes().iter().map(ToString::to_string).collect();
     let mut command = Command::new(program);
-    command
-        .args(own_args())
-        .arg("--headless")
-        .arg("--run-dir")
-        .arg(&dir)
-        .arg("--partition")
-        .arg(cut.join(","));
+    command.args(own_args()).arg("--headless").arg("--run-dir").arg(&dir);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
     // Out of reach of this terminal's Ctrl-C and of its end: watching never touches training.
     command.process_group(0);
@@ -194,9 +192,9 @@ fn own_args() -> Vec<std::ffi::OsString> {
     let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
         let text = arg.to_string_lossy();
-        if text == "--run-dir" || text == "--partition" {
+        if text == "--run-dir" {
             args.next();
-        } else if !text.starts_with("--run-dir=") && !text.starts_with("--partition=") {
+        } else if !text.starts_with("--run-dir=") {
             kept.push(arg);
         }
     }

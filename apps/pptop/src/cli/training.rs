@@ -3,25 +3,26 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use candle_core::{DType, Device, Tensor};
 use pp_devices::{Library, Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
+use pp_models::{Samples, sample_while};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_telemetry::{
-    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, Recorder, Request,
-    StepEvent, Warn,
+    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, PhaseEvent, PlannedMem,
+    Recorder, Request, StepEvent, Warn, Watchdog,
 };
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::SIGTERM;
 
 use super::CliError;
-use super::job::{ModelSpec, Session, chain, devices_line};
+use super::job::{ModelSpec, Prepared, Preparing, Profiles, Session, chain, devices_line};
+use super::phases::Phases;
+use super::stopping::{self, Starting, Stop};
 use super::story::Story;
 
 /// How the log's line with a sample begins.
@@ -29,6 +30,9 @@ pub(crate) const SAMPLE: &str = "sample: ";
 
 /// Held-out samples that are evaluated together.
 const EVALUATION_ROWS: usize = 16;
+
+/// A phase that lasts longer says how far it is, once in such a time.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// How the run talks on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +60,9 @@ pub(crate) struct Run {
     output: Output,
     flags: Flags,
     story: Story,
-    stop: Arc<AtomicUsize>,
+    stop: Stop,
+    phases: Phases,
+    watchdog: Watchdog,
     /// Where a monitor may ask for something; `None` where no socket could be made.
     control: Option<ControlServer>,
     /// What looks at devices and threads while the run goes on.
@@ -69,7 +75,7 @@ pub(crate) struct Run {
 /// Why a run ended before its last step.
 enum Early {
     /// A signal asked for it.
-    Signal(usize),
+    Signal(i32),
     /// Somebody asked for it over the socket.
     Asked,
     Failed(TrainerError),
@@ -77,37 +83,88 @@ enum Early {
     Result(String),
 }
 
+/// What a run has before its first step.
+struct Ready {
+    session: Session,
+    trainer: Trainer,
+    memory_plan: Vec<PlannedMem>,
+    /// What was done for it, and how many seconds that took.
+    took: Vec<(&'static str, f64)>,
+}
+
+/// Measures, cuts, rehearses and builds; each of it is a phase in the log.
+fn make_ready(
+    prepared: Prepared,
+    recorder: &Recorder,
+    origin: Instant,
+    phases: &Phases,
+) -> Result<Ready, CliError> {
+    let mut took = Vec::new();
+    let mut phase = None;
+    let session = prepared.cut(&mut Profiles::default(), |now| match now {
+        Preparing::Profiling(done, total) => phase
+            .get_or_insert_with(|| phases.begin(PhaseEvent::PROFILING, None, total))
+            .at(done, total),
+        Preparing::Cutting => {
+            took.extend(phase.take().map(|phase| (PhaseEvent::PROFILING, phase.end())));
+            phase = Some(phases.begin(PhaseEvent::CUTTING, None, 0));
+        }
+    })?;
+    took.extend(phase.map(|phase| (PhaseEvent::CUTTING, phase.end())));
+    let phase = phases.begin(PhaseEvent::REHEARSING, None, 0);
+    let memory_plan = session.memory_plan()?;
+    took.push((PhaseEvent::REHEARSING, phase.end()));
+    let phase = phases.begin(PhaseEvent::BUILDING, None, 0);
+    let trainer = session.trainer(recorder.clone(), origin)?;
+    took.push((PhaseEvent::BUILDING, phase.end()));
+    Ok(Ready { session, trainer, memory_plan, took })
+}
+
+/// The log of a run that did not come as far as its first step, and what standard output is told of it.
+fn never_began(error: &CliError, recorder: &Recorder, origin: Instant, output: Output) {
+    let (code, reason) = match error {
+        CliError::Usage(text) => (2, text.clone()),
+        CliError::Failed(text) => (1, text.clone()),
+        CliError::Code(code) => (i32::from(*code), String::new()),
+    };
+    let wall_seconds = origin.elapsed().as_secs_f64();
+    let end = End { code, reason, wall_seconds, ..End::default() };
+    if output == Output::Json
+        && let Ok(json) = Event::End(end.clone()).to_json()
+    {
+        // What went wrong is told by the exit code as well.
+        let _ = super::print(&format!("{json}\n"));
+    }
+    recorder.finish(end);
+}
+
 impl Run {
-    /// Starts recording and the ranks, and says hello.
+    /// Records from now on: measures and cuts the model, starts the ranks, and says hello.
+    ///
+    /// # Errors
+    /// The job cannot be started; the log says so as well.
     pub(crate) fn start(
-        session: Session,
+        prepared: Prepared,
         id: &str,
         dir: &Path,
-        recorder: Recorder,
+        (recorder, stop): (Recorder, Stop),
         output: Output,
         flags: Flags,
     ) -> Result<Self, CliError> {
-        let origin = Instant::now();
-        let stop = Arc::new(AtomicUsize::new(0));
-        listen(&stop).map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
-        let started = session
-            .memory_plan()
-            .and_then(|plan| Ok((session.trainer(recorder.clone(), origin)?, plan)));
-        let (trainer, memory_plan) = match started {
-            Ok(started) => started,
+        let (origin, started) = (Instant::now(), SystemTime::now());
+        let phases = Phases::new(recorder.clone(), origin);
+        let starting = Starting::watch(&stop, &recorder, origin, output, &phases.now)
+            .map_err(|e| CliError::Failed(format!("cannot look for signals: {e}")))?;
+        let ready = match make_ready(prepared, &recorder, origin, &phases) {
+            Ok(ready) => ready,
             Err(error) => {
-                let reason =
-                    if let CliError::Failed(text) = &error { text.clone() } else { String::new() };
-                let end = End { code: 1, reason, ..End::default() };
-                if output == Output::Json
-                    && let Ok(json) = Event::End(end.clone()).to_json()
-                {
-                    super::print(&format!("{json}\n"))?;
-                }
-                recorder.finish(end);
+                drop(starting);
+                never_began(&error, &recorder, origin, output);
                 return Err(error);
             }
         };
+        drop(starting);
+        let Ready { session, trainer, memory_plan, took } = ready;
         let control = pp_telemetry::socket_dir()
             .and_then(|dir| ControlServer::listen(&dir, &std::process::id().to_string(), id));
         let (control, no_control) = match control {
@@ -115,7 +172,7 @@ impl Run {
             Err(error) => (None, Some(error)),
         };
         let socket = control.as_ref().map(ControlServer::path);
-        let hello = session.hello(&trainer, &recorder, id, socket, memory_plan);
+        let hello = session.hello(&trainer, &recorder, id, socket, memory_plan, started);
         let story = Story::new(&session, &hello);
         let dir = dir.to_owned();
         let mut run = Self {
@@ -127,6 +184,8 @@ impl Run {
             flags,
             story,
             stop,
+            phases,
+            watchdog: Watchdog::default(),
             control,
             samplers: None,
             dir: dir.clone(),
@@ -139,8 +198,14 @@ impl Run {
         }
         run.plain(&format!("{}\n{}", run.story.opening(), devices_line(&hello)));
         run.plain(&format!("run {id} in {}", dir.display()));
+        let took: Vec<String> =
+            took.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
+        let took =
+            format!("ready after {:.2} s: {}", origin.elapsed().as_secs_f64(), took.join(", "));
+        run.plain(&took);
         let opening = run.story.opening().to_owned();
         opening.lines().for_each(|line| run.log(line.to_owned()));
+        run.log(took);
         Ok(run)
     }
 
@@ -177,14 +242,8 @@ impl Run {
                 Ok(())
             }
             Err(Early::Signal(signal)) => {
-                end.code = 128 + signal as i32;
-                let name = if signal == SIGHUP as usize {
-                    "SIGHUP"
-                } else if signal == SIGINT as usize {
-                    "SIGINT"
-                } else {
-                    "SIGTERM"
-                };
+                end.code = 128 + signal;
+                let name = stopping::name(signal);
                 end.reason = format!("stopped by {name} after step {}", end.steps);
                 Err(CliError::Code(end.code as u8))
             }
@@ -239,28 +298,21 @@ impl Run {
             let outcome =
                 self.trainer.step(step, || data.batch(step, batch)).map_err(Early::Failed)?;
             if step == 1 && self.flags.dump_step.is_some() {
+                let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
                 self.dump(&outcome, before)?;
+                phase.end();
             }
             self.stepped(&outcome);
             let due = self.session.spec.eval_every.is_some_and(|every| step.is_multiple_of(every));
             if !pieces.is_empty() && (due || step == steps) {
-                let found = self.trainer.evaluate(&pieces).map_err(Early::Failed)?;
-                self.story.evaluated(step, &found);
-                self.emit(Event::Eval(Eval {
-                    step,
-                    loss: found.loss as f32,
-                    accuracy: found.accuracy,
-                }));
-                let accuracy = found
-                    .accuracy
-                    .map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
-                self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
+                self.evaluate(step, &pieces)?;
             }
             if self.requests(step) && step < steps {
                 return Err(Early::Asked);
             }
-            let signal = self.stop.load(Ordering::Relaxed);
-            if signal != 0 && step < steps {
+            if step < steps
+                && let Some(signal) = self.stop.signal()
+            {
                 return Err(Early::Signal(signal));
             }
         }
@@ -270,10 +322,41 @@ impl Run {
             self.sample(&weights, bytes as usize)
                 .map_err(|e| Early::Result(format!("no sample: {e}")))?;
         }
+        // What was trained to the end is written, whatever else was asked for meanwhile.
         if let Some(path) = &self.flags.save {
+            let phase = self.phases.begin(PhaseEvent::SAVING, Some(steps), 0);
             save(path, weights, HashMap::new()).map_err(Early::Result)?;
+            phase.end();
         }
-        Ok(hash)
+        match self.stop.signal() {
+            Some(signal) => Err(Early::Signal(signal)),
+            None => Ok(hash),
+        }
+    }
+
+    /// Looks at the held-out samples; a signal ends that early, and then nothing is said of it.
+    fn evaluate(&mut self, step: u64, pieces: &[Samples]) -> Result<(), Early> {
+        let mut phase = self.phases.begin(PhaseEvent::EVALUATING, Some(step), pieces.len());
+        let (stop, output) = (self.stop.clone(), self.output);
+        let mut said = Instant::now();
+        let goes_on = |done| {
+            phase.at(done, pieces.len());
+            if output == Output::Plain && said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                // A reader that has gone away is noticed with the next step.
+                let _ = super::print(&format!("evaluating {done}/{}\n", pieces.len()));
+            }
+            stop.signal().is_none()
+        };
+        let found = self.trainer.evaluate_while(pieces, goes_on).map_err(Early::Failed)?;
+        phase.end();
+        let Some(found) = found else { return Ok(()) };
+        self.story.evaluated(step, &found);
+        self.emit(Event::Eval(Eval { step, loss: found.loss as f32, accuracy: found.accuracy }));
+        let accuracy =
+            found.accuracy.map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
+        self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
+        Ok(())
     }
 
     /// Does what was asked for during the step; tells whether the run has to end.
@@ -297,7 +380,7 @@ impl Run {
 
     /// Writes the weights into the folder of the run, in the place of those written before.
     fn checkpoint(&mut self, step: u64) -> Result<String, String> {
-        let began = Instant::now();
+        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
         let path = self.dir.join(CHECKPOINT_FILE);
         let failed = |why: String| format!("no checkpoint of step {step}: {why}");
         let weights = self.trainer.weights().map_err(|e| failed(chain(&e)))?;
@@ -308,7 +391,7 @@ impl Run {
             "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
             path.display(),
             bytes as f64 / 1e6,
-            began.elapsed().as_secs_f64()
+            phase.end()
         ))
     }
 
@@ -355,6 +438,10 @@ impl Run {
             let line = self.story.step_line(outcome);
             self.plain(&line);
         }
+        let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
+        if let Some(alarm) = self.watchdog.step(outcome.step, loss, grad_norm) {
+            self.warn(Some(outcome.step), alarm.to_string());
+        }
         if let Some(message) = self.recorder.take_warning() {
             self.warn(Some(outcome.step), message);
         }
@@ -374,7 +461,14 @@ impl Run {
         let store = ParameterStore::given(weights.iter().cloned().collect());
         let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
             .map_err(|e| candle_core::Error::Msg(chain(&e)))?;
-        let text = pp_models::sample(&model, config.context, b"", bytes, self.session.spec.seed)?;
+        let (seed, step) = (self.session.spec.seed, self.session.spec.steps);
+        let mut phase = self.phases.begin(PhaseEvent::SAMPLING, Some(step), bytes);
+        let goes_on = |done| {
+            phase.at(done, bytes);
+            self.stop.signal().is_none()
+        };
+        let text = sample_while(&model, config.context, b"", bytes, seed, goes_on)?;
+        phase.end();
         // A model may say anything, also what a terminal would obey.
         let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
         let text: String = String::from_utf8_lossy(&text).chars().map(shown).collect();
@@ -470,18 +564,6 @@ impl Run {
             );
         }
     }
-}
-
-/// The first signal ends the run after its step, a second one at once.
-fn listen(stop: &Arc<AtomicUsize>) -> std::io::Result<()> {
-    let again = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        // In this order: a signal looks whether it is the second before it counts as the first.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&again))?;
-        signal_hook::flag::register(signal, Arc::clone(&again))?;
-        signal_hook::flag::register_usize(signal, Arc::clone(stop), signal as usize)?;
-    }
-    Ok(())
 }
 
 /// Writes tensors by name. The library writes a file for its owner beside it first: one that is there is whole.

@@ -27,3 +27,8 @@ pub use screenshot::Screenshot;
 pub use state::{ChildState, Choice, Effect, Playback, State, Target, View};
 pub use view::{Theme, draw, target};
 pub use watched::Watch;
+
+/// Slow operations of one rank and cause in one line, as the log has it.
+pub fn slow_line(group: &pp_telemetry::SlowGroup) -> String {
+    words::slow_group(group)
+}

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use pp_telemetry::{Lost, Reason, Slow};
+use pp_telemetry::{Lost, Reason, Slow, SlowGroup};
 
 use super::view::{format, letter};
 
@@ -14,16 +14,50 @@ pub(crate) fn slow(slow: &Slow) -> String {
     format!("rank {}{replica} {}", slow.rank, slow_op(slow))
 }
 
+/// Several of one rank and cause: `rank 2: 14 slow B in steps 100 to 180, up to 3.1x their median: no core for most of it`.
+pub(crate) fn slow_group(group: &SlowGroup) -> String {
+    if group.count <= 1 {
+        return slow(&group.last);
+    }
+    let last = &group.last;
+    let replica =
+        if last.replica > 0 { format!(" of replica {}", last.replica) } else { String::new() };
+    format!("rank {}{replica}: {}", last.rank, slow_ops(group))
+}
+
 /// The same without its rank.
+pub(crate) fn slow_ops(group: &SlowGroup) -> String {
+    if group.count <= 1 {
+        return slow_op(&group.last);
+    }
+    let ops: Vec<String> = group.ops.iter().map(|op| letter(*op).to_string()).collect();
+    let steps = match (group.first_step, group.last.step) {
+        (first, last) if first < last => format!("steps {first} to {last}"),
+        (first, _) => format!("step {first}"),
+    };
+    format!(
+        "{} slow {} in {steps}, up to {:.1}x their median: {}",
+        group.count,
+        ops.join(" "),
+        group.worst,
+        why(&group.last.reason)
+    )
+}
+
+fn why(reason: &Reason) -> String {
+    match reason {
+        Reason::Starved(_) => "no core for most of it".to_owned(),
+        Reason::Throttled(why) => format!("the GPU was throttled: {}", why.join(", ")),
+        Reason::Unknown => "nothing known explains it".to_owned(),
+    }
+}
+
+/// One of them without its rank.
 pub(crate) fn slow_op(slow: &Slow) -> String {
     let op = letter(slow.op);
     let op = slow.mb.map_or_else(|| format!("every {op}"), |mb| format!("{op}{mb}"));
     let beyond = (slow.seconds / slow.usual_seconds.max(1e-12) - 1.0) * 100.0;
-    let why = match &slow.reason {
-        Reason::Starved(_) => "no core for most of it".to_owned(),
-        Reason::Throttled(why) => format!("the GPU was throttled: {}", why.join(", ")),
-        Reason::Unknown => "nothing known explains it".to_owned(),
-    };
+    let why = why(&slow.reason);
     let usual = format::duration(slow.usual_seconds);
     format!("{op} +{beyond:.0}% over its usual {usual}: {why}")
 }
@@ -31,7 +65,11 @@ pub(crate) fn slow_op(slow: &Slow) -> String {
 /// Events that the recorder has lost.
 pub(crate) fn lost(lost: &Lost) -> String {
     let events = if lost.count == 1 { "event" } else { "events" };
-    format!("{} {events} lost: the recorder could not keep up", lost.count)
+    let steps = match lost.first_step.zip(lost.step) {
+        Some((first, last)) if first < last => format!(" in steps {first} to {last}"),
+        _ => String::new(),
+    };
+    format!("{} {events} lost{steps}: the recorder could not keep up", lost.count)
 }
 
 /// A text without anything that moves the cursor, nor spaces at its ends.
@@ -91,6 +129,17 @@ mod tests {
         assert_eq!(
             slow(&all),
             "rank 2 of replica 1 every B +41% over its usual 24.7 ms: the GPU was throttled: SW power cap, heat"
+        );
+    }
+
+    #[test]
+    fn events_that_are_lost_step_after_step_are_one_line() {
+        let lost = |step, count, first_step| Lost { elapsed_ns: 1, step, count, first_step };
+        let say = super::lost;
+        assert_eq!(say(&lost(Some(7), 1, None)), "1 event lost: the recorder could not keep up");
+        assert_eq!(
+            say(&lost(Some(9), 12, Some(3))),
+            "12 events lost in steps 3 to 9: the recorder could not keep up"
         );
     }
 

@@ -14,6 +14,7 @@ use super::untimed::Untimed;
 use super::{ExportError, Writer};
 use crate::event::{Event, Hello, Mem};
 use crate::number::Nonfinite;
+use crate::phase::PhaseEvent;
 use crate::span::{Span, SpanKind};
 use crate::step::StepEvent;
 
@@ -21,6 +22,8 @@ use crate::step::StepEvent;
 const NAMED_MAX: u64 = 65_536;
 /// Ends of arrows that wait for their other end at most; a log with more in one step is broken.
 const HALVES_MAX: usize = 1 << 20;
+/// Phases before the first step that wait for it at most.
+const PHASES_MAX: usize = 1024;
 
 /// Nanoseconds, as the microseconds of the format.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +65,9 @@ pub(super) struct ChromeTrace {
     untimed: Untimed,
     halves: HashMap<Tensor, ArrowEnd>,
     n_arrows: u64,
+    /// Phases that are over and came before the first event of a step.
+    phases: Vec<PhaseEvent>,
+    names_driver: bool,
 }
 
 impl ChromeTrace {
@@ -90,7 +96,37 @@ impl ChromeTrace {
                 }
             }
         }
+        for phase in std::mem::take(&mut self.phases) {
+            self.phase(&phase, out)?;
+        }
         Ok(())
+    }
+
+    /// What the driver did that was no step: a track of its own, in a process after those of the replicas.
+    fn phase(&mut self, phase: &PhaseEvent, out: &mut dyn Write) -> Result<(), ExportError> {
+        let Some(dur_ns) = phase.dur_ns else { return Ok(()) };
+        let pid = self.hello.as_ref().map_or(u32::MAX, |hello| hello.dp);
+        if !std::mem::replace(&mut self.names_driver, true) {
+            self.object(
+                out,
+                format_args!(
+                    r#""name":"process_name","ph":"M","pid":{pid},"args":{{"name":"driver"}}"#
+                ),
+            )?;
+            self.object(out, format_args!(r#""name":"process_sort_index","ph":"M","pid":{pid},"args":{{"sort_index":{pid}}}"#))?;
+            self.object(out, format_args!(r#""name":"thread_name","ph":"M","pid":{pid},"tid":0,"args":{{"name":"driver"}}"#))?;
+        }
+        let (name, step) = (json!(phase.phase), json!(phase.step));
+        self.object(
+            out,
+            format_args!(
+                r#""name":{name},"cat":"phase","ph":"X","pid":{pid},"tid":0,"ts":{},"dur":{},"args":{{"step":{step},"done":{},"total":{}}}"#,
+                Micros(phase.start_ns),
+                Micros(dur_ns),
+                phase.done,
+                phase.total,
+            ),
+        )
     }
 
     /// Names a track and its process, the first time that they are seen.
@@ -273,6 +309,12 @@ impl Writer for ChromeTrace {
         self.untimed.see(event);
         match event {
             Event::Hello(hello) => self.hello = Some(hello.clone()),
+            Event::Phase(phase) if self.has_begun => self.phase(phase, out)?,
+            Event::Phase(phase) => {
+                if phase.dur_ns.is_some() && self.phases.len() < PHASES_MAX {
+                    self.phases.push(phase.clone());
+                }
+            }
             Event::Span(span) => {
                 self.begin(out)?;
                 self.slice(span, out)?;

@@ -166,6 +166,12 @@ impl Export {
     /// # Errors
     /// It cannot be written, or there is more than the format holds.
     pub fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
+        // What lies between steps belongs to the one before it, and makes none known.
+        if let Event::Phase(phase) = event
+            && self.steps.is_some_and(|steps| !phase.step.is_some_and(|step| steps.contains(step)))
+        {
+            return Ok(());
+        }
         if let Some(step) = step_of(event) {
             let (first, last) = self.found.unwrap_or((step, step));
             self.found = Some((first.min(step), last.max(step)));
@@ -204,6 +210,7 @@ fn step_of(event: &Event) -> Option<u64> {
         Event::Mem(memory) => Some(memory.step),
         Event::Eval(eval) => Some(eval.step),
         Event::Hello(_)
+        | Event::Phase(_)
         | Event::Gpu(_)
         | Event::Cpu(_)
         | Event::Log(_)

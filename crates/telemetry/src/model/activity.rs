@@ -36,6 +36,8 @@ pub enum Activity {
     Done,
     /// It takes part in the mean of the gradients, or runs the optimizer.
     Updating,
+    /// The run does something that is no step, as [`Model::phase`](crate::Model::phase) says.
+    Phase,
     /// The run is over.
     Ended,
 }

@@ -4,9 +4,11 @@
 //! came late and one that looks back show the same for the same events. Its memory is bounded, however long the run.
 
 mod activity;
+mod alarm;
 mod gpus;
 mod loss;
 mod metrics;
+mod phases;
 mod rank;
 mod recorded;
 mod slow;
@@ -17,21 +19,25 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 pub use activity::{Activity, Wait};
+pub use alarm::{Alarm, Watchdog};
 pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
 pub use metrics::Metrics;
+pub use phases::PhaseCost;
 pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS, Thread};
 pub use recorded::{Recorded, RecordedStep};
-pub use slow::{Reason, Slow};
+pub use slow::{Reason, Slow, SlowGroup};
 pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds};
 
 use crate::event::{DeviceMapEntry, End, Event, Hello, Mem};
 use crate::index::{Frame, Index};
+use crate::phase::PhaseEvent;
 use crate::span::Span;
 use crate::step::StepEvent;
 
 use activity::Progress;
 use gpus::Gpus;
+use phases::Phases;
 use rank::RankStep;
 use slow::SlowOps;
 
@@ -39,6 +45,10 @@ use slow::SlowOps;
 const MESSAGES_MAX: usize = 500;
 /// Times at which events were lost that are kept at most.
 const LOST_MAX: usize = 64;
+/// Steps without a loss of events, after which the next one is told anew.
+const LOST_PAUSE: u64 = 50;
+/// Alarms that are kept at most.
+const ALARMS_MAX: usize = 64;
 /// Ranks, over all replicas, that are shown at most.
 const RANKS_MAX: u64 = 65_536;
 
@@ -52,28 +62,100 @@ pub enum Level {
     Warn,
 }
 
-/// A message of the run.
+/// A message of the run; one that comes again and again is one message with a count.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// Time since the run began.
+    /// Time since the run began, of the last of them.
     pub elapsed_ns: u64,
-    /// The step that it belongs to, if any.
+    /// The step that it belongs to, if any; of several the last.
     pub step: Option<u64>,
     /// How serious it is.
     pub level: Level,
-    /// One line of text.
+    /// One line of text, as it was the last time.
     pub text: String,
+    /// The rank that it belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// How often it came.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub count: u64,
+    /// The step of the first of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_step: Option<u64>,
 }
 
-/// Events that the recorder has lost, as it was told at one time.
+fn once() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_once(count: &u64) -> bool {
+    *count <= 1
+}
+
+impl Message {
+    /// Whether both say the same: letter for letter, but for the number of the step in a warning.
+    fn is_again(&self, other: &Self) -> bool {
+        (self.level, self.rank) == (other.level, other.rank)
+            && match self.level {
+                Level::Info => self.text == other.text,
+                Level::Warn => says_the_same(&self.text, &other.text),
+            }
+    }
+
+    /// The text, with how often it came and in which steps where that was more than once.
+    pub fn line(&self) -> String {
+        if self.count <= 1 {
+            return self.text.clone();
+        }
+        match self.first_step.zip(self.step) {
+            Some((first, last)) if first < last => {
+                format!("{} ({} times, steps {first} to {last})", self.text, self.count)
+            }
+            Some((first, _)) => format!("{} ({} times, step {first})", self.text, self.count),
+            None => format!("{} ({} times)", self.text, self.count),
+        }
+    }
+}
+
+/// Whether two texts differ in nothing but the number after the word "step".
+fn says_the_same(a: &str, b: &str) -> bool {
+    const STEP: &str = "step ";
+    if a == b {
+        return true;
+    }
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (Some(at), Some(other)) = (a.find(STEP), b.find(STEP)) else { return a == b };
+        let (at, other) = (at + STEP.len(), other + STEP.len());
+        if a.get(..at) != b.get(..other) {
+            return false;
+        }
+        let rest = |text: &'_ str, from: usize| {
+            let rest = text.get(from..).unwrap_or_default();
+            rest.len() - rest.trim_start_matches(|letter: char| letter.is_ascii_digit()).len()
+        };
+        let (n_a, n_b) = (rest(a, at), rest(b, other));
+        if (n_a == 0) != (n_b == 0) {
+            return false;
+        }
+        a = a.get(at + n_a..).unwrap_or_default();
+        b = b.get(other + n_b..).unwrap_or_default();
+    }
+}
+
+/// Events that the recorder has lost, over some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// Time since the run began.
+    /// Time since the run began, when it was last told.
     pub elapsed_ns: u64,
-    /// The step after which it was told, if any.
+    /// The step after which it was last told, if any.
     pub step: Option<u64>,
     /// How many more than before.
     pub count: u64,
+    /// The step after which it was first told, if that was another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_step: Option<u64>,
 }
 
 /// The rank that computes most, and by how much.
@@ -107,6 +189,12 @@ pub struct Model {
     loss: LossHistory,
     #[serde(default)]
     metrics: Metrics,
+    #[serde(default)]
+    phases: Phases,
+    #[serde(default)]
+    watchdog: Watchdog,
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    alarms: VecDeque<(u64, Alarm)>,
     messages: VecDeque<Message>,
     n_warnings: u64,
     n_dropped: u64,
@@ -139,8 +227,15 @@ impl Model {
             Event::Hello(hello) => {
                 let recorded =
                     if self.recorded.is_brief() { Recorded::brief() } else { Recorded::default() };
-                *self = Self { n_events: self.n_events, recorded, ..Self::with_hello(hello) };
+                // What was said while it started belongs to the run as well.
+                let before = std::mem::take(self);
+                *self = Self { n_events: before.n_events, recorded, ..Self::with_hello(hello) };
+                if before.hello.is_none() {
+                    (self.phases, self.messages) = (before.phases, before.messages);
+                    self.n_warnings = before.n_warnings;
+                }
             }
+            Event::Phase(phase) => self.phases.push(phase),
             Event::Index(index) => self.apply_index(index),
             Event::Step(step) => self.apply_step(step),
             Event::Span(span) => self.apply_span(span),
@@ -150,10 +245,12 @@ impl Model {
                     Mark { step: eval.step, loss: f64::from(eval.loss), accuracy: eval.accuracy };
                 self.loss.mark(mark);
             }
-            Event::Log(log) => self.message(log.elapsed_ns, log.step, Level::Info, &log.message),
+            Event::Log(log) => {
+                self.message(log.elapsed_ns, log.step, None, Level::Info, &log.message);
+            }
             Event::Warn(warn) => {
                 self.n_warnings += 1;
-                self.message(warn.elapsed_ns, warn.step, Level::Warn, &warn.message);
+                self.message(warn.elapsed_ns, warn.step, warn.rank, Level::Warn, &warn.message);
             }
             Event::Gpu(gpu) => self.gpus.push(gpu),
             Event::Cpu(cpu) => {
@@ -162,7 +259,10 @@ impl Model {
                 }
             }
             Event::Dropped(dropped) => self.lose(dropped.elapsed_ns, None, dropped.count),
-            Event::End(end) => self.end = Some(end.clone()),
+            Event::End(end) => {
+                self.phases.step_is_over();
+                self.end = Some(end.clone());
+            }
         }
     }
 
@@ -219,10 +319,18 @@ impl Model {
     fn apply_step(&mut self, step: &StepEvent) {
         self.loss.push(step.step, f64::from(step.loss));
         self.metrics.push(step);
+        self.phases.step_is_over();
         // A float beyond the range of the integer becomes its largest value, and not a number becomes 0.
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let elapsed_ns = (step.elapsed_seconds * 1e9) as u64;
         self.lose(elapsed_ns, Some(step.step), step.dropped);
+        let loss = f64::from(step.loss);
+        if let Some(alarm) = self.watchdog.step(step.step, loss, step.grad_norm) {
+            if self.alarms.len() >= ALARMS_MAX {
+                self.alarms.pop_front();
+            }
+            self.alarms.push_back((elapsed_ns, alarm));
+        }
         self.progress.end_step(step.step);
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let step_ns = (step.seconds * 1e9) as u64;
@@ -246,10 +354,20 @@ impl Model {
             return;
         };
         self.n_dropped = n_dropped;
+        // The same cause, as long as there is no pause.
+        let now = step.unwrap_or_else(|| self.step());
+        if let Some(last) = self.lost.back_mut()
+            && last.step.is_none_or(|step| now <= step.saturating_add(LOST_PAUSE))
+        {
+            last.first_step = last.first_step.or(last.step).or(step);
+            last.count = last.count.saturating_add(count);
+            (last.elapsed_ns, last.step) = (elapsed_ns, step.or(last.step));
+            return;
+        }
         if self.lost.len() >= LOST_MAX {
             self.lost.pop_front();
         }
-        self.lost.push_back(Lost { elapsed_ns, step, count });
+        self.lost.push_back(Lost { elapsed_ns, step, count, first_step: None });
     }
 
     fn find_slow(&mut self, step: u64, elapsed_ns: u64) {
@@ -279,14 +397,33 @@ impl Model {
         self.ranks.len() as u64 == n_expected
             && self.messages.len() <= MESSAGES_MAX
             && self.lost.len() <= LOST_MAX
+            && self.alarms.len() <= ALARMS_MAX
+            && self.phases.is_bounded()
+            && self.watchdog.is_bounded()
             && self.loss.is_bounded()
     }
 
-    fn message(&mut self, elapsed_ns: u64, step: Option<u64>, level: Level, text: &str) {
+    /// The same once more is no new message: the one that is there moves to the end, and counts.
+    fn message(
+        &mut self,
+        elapsed_ns: u64,
+        step: Option<u64>,
+        rank: Option<u32>,
+        level: Level,
+        text: &str,
+    ) {
+        let text = text.to_owned();
+        let mut new = Message { elapsed_ns, step, level, text, rank, count: 1, first_step: None };
+        let again = self.messages.iter().rposition(|message| message.is_again(&new));
+        if let Some(before) = again.and_then(|at| self.messages.remove(at)) {
+            new.count = before.count.saturating_add(1);
+            new.first_step = before.first_step.or(before.step);
+            new.step = new.step.or(before.step);
+        }
         if self.messages.len() >= MESSAGES_MAX {
             self.messages.pop_front();
         }
-        self.messages.push_back(Message { elapsed_ns, step, level, text: text.to_owned() });
+        self.messages.push_back(new);
     }
 
     /// What is run, once that is known.
@@ -321,6 +458,41 @@ impl Model {
         self.slow.n_found()
     }
 
+    /// The same as one line for each rank, cause and span of steps, the one that came last at the end.
+    pub fn slow_groups(&self) -> impl DoubleEndedIterator<Item = &SlowGroup> {
+        self.slow.groups()
+    }
+
+    /// What goes on now that is no step, such as an evaluation.
+    pub fn phase(&self) -> Option<&PhaseEvent> {
+        self.phases.running().filter(|_| self.end.is_none())
+    }
+
+    /// The last phases that are over, oldest first.
+    pub fn phases(&self) -> impl DoubleEndedIterator<Item = &PhaseEvent> {
+        self.phases.over()
+    }
+
+    /// What phases have cost so far, by name.
+    pub fn phase_costs(&self) -> impl Iterator<Item = (&str, &PhaseCost)> {
+        self.phases.costs()
+    }
+
+    /// What is wrong with the training now, if anything is.
+    pub fn alarm(&self) -> Option<Alarm> {
+        self.watchdog.alarm()
+    }
+
+    /// What was wrong with the training, oldest first, with the time at which it was seen.
+    pub fn alarms(&self) -> impl DoubleEndedIterator<Item = (u64, Alarm)> {
+        self.alarms.iter().copied()
+    }
+
+    /// Jumps of the loss and of the norm of the gradients so far.
+    pub fn n_spikes(&self) -> u64 {
+        self.watchdog.n_spikes()
+    }
+
     /// Where in the log one can begin to read.
     pub fn frames(&self) -> &[Frame] {
         &self.frames
@@ -330,6 +502,9 @@ impl Model {
     pub fn activity(&self, replica: u32, rank: u32) -> Activity {
         if self.is_over || self.end.is_some() {
             return Activity::Ended;
+        }
+        if self.phase().is_some() {
+            return Activity::Phase;
         }
         let all_recorded = self.hello.as_ref().is_some_and(|hello| hello.span_every <= 1);
         self.progress.activity(replica, rank, all_recorded)
@@ -395,9 +570,39 @@ impl Model {
         self.steps.last().map_or(0, |step| step.step)
     }
 
-    /// How long the rest of the run will take.
+    /// How long the rest of the run will take: its steps, and the evaluations between them as far as one knows what they cost.
     pub fn eta_seconds(&self) -> Option<f64> {
-        self.steps.eta_seconds(self.hello.as_ref()?.steps)
+        let hello = self.hello.as_ref()?;
+        let steps = self.steps.eta_seconds(hello.steps)?;
+        let seconds = self.phases.cost(PhaseEvent::EVALUATING).and_then(PhaseCost::median_seconds);
+        let evaluations = seconds.unwrap_or(0.0) * self.n_evaluations_left() as f64;
+        // Of what goes on, that is over which has been seen.
+        let passed = self.phase().filter(|phase| phase.phase == PhaseEvent::EVALUATING);
+        let passed = passed
+            .map_or(0.0, |phase| phase.elapsed_ns.saturating_sub(phase.start_ns) as f64 * 1e-9);
+        Some(steps + (evaluations - passed.min(seconds.unwrap_or(0.0))).max(0.0))
+    }
+
+    /// Evaluations that are still to come, the one that goes on included.
+    fn n_evaluations_left(&self) -> u64 {
+        let Some(hello) = &self.hello else { return 0 };
+        let n_until = |step: u64| {
+            let regular = step.checked_div(hello.eval_every).unwrap_or(0);
+            // One more after the last step, where that is none of the others.
+            let is_last =
+                step >= hello.steps && !hello.steps.is_multiple_of(hello.eval_every.max(1));
+            regular + u64::from(is_last)
+        };
+        if hello.eval_every == 0 || hello.steps == 0 {
+            return u64::from(self.phase().is_some_and(|p| p.phase == PhaseEvent::EVALUATING));
+        }
+        // That of the last step is over when it is told so.
+        let is_over = self.phases.over().next_back().is_some_and(|phase| {
+            phase.phase == PhaseEvent::EVALUATING && phase.step == Some(self.step())
+        });
+        let is_due = self.step() > 0
+            && (self.step().is_multiple_of(hello.eval_every) || self.step() >= hello.steps);
+        n_until(hello.steps).saturating_sub(n_until(self.step())) + u64::from(is_due && !is_over)
     }
 
     /// Ranks over all replicas, and cores, when there are more ranks than cores.

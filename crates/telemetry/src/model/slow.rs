@@ -19,6 +19,8 @@ const STEPS: usize = 50;
 const STEPS_ENOUGH: usize = 8;
 /// Slow operations that are kept.
 const KEPT: usize = 64;
+/// Recorded steps without a slow operation of a rank and cause, after which the next one is told anew.
+const PAUSE: u64 = 30;
 /// Kinds that are followed at most.
 const KINDS_MAX: usize = 65_536;
 
@@ -47,6 +49,69 @@ pub struct Slow {
     pub reason: Reason,
 }
 
+/// Slow operations of one rank that have the same cause, over some steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlowGroup {
+    /// How many.
+    pub count: u64,
+    /// The step of the first.
+    pub first_step: u64,
+    /// What was slow, in the order in which it was first seen.
+    pub ops: Vec<SpanKind>,
+    /// The highest ratio of what one took to what it usually takes.
+    pub worst: f64,
+    /// The last of them.
+    pub last: Slow,
+    /// The look at which that was.
+    last_look: u64,
+}
+
+impl SlowGroup {
+    fn new(slow: Slow, look: u64) -> Self {
+        Self {
+            count: 1,
+            first_step: slow.step,
+            ops: vec![slow.op],
+            worst: slow.ratio(),
+            last: slow,
+            last_look: look,
+        }
+    }
+
+    /// Whether that is one more of them.
+    fn takes(&self, slow: &Slow, look: u64) -> bool {
+        (self.last.replica, self.last.rank) == (slow.replica, slow.rank)
+            && self.last.reason.is_like(&slow.reason)
+            && look.saturating_sub(self.last_look) <= PAUSE
+    }
+
+    fn add(&mut self, slow: Slow, look: u64) {
+        self.count += 1;
+        if !self.ops.contains(&slow.op) {
+            self.ops.push(slow.op);
+        }
+        self.worst = self.worst.max(slow.ratio());
+        (self.last, self.last_look) = (slow, look);
+    }
+}
+
+impl Slow {
+    /// How many times as long as usual it took.
+    pub fn ratio(&self) -> f64 {
+        self.seconds / self.usual_seconds.max(1e-12)
+    }
+}
+
+impl Reason {
+    /// Whether it is the same cause: how much there was of it does not matter.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Throttled(these), Self::Throttled(others)) => these == others,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}
+
 /// Why something may have taken long.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
@@ -72,7 +137,9 @@ struct Usual {
 pub(crate) struct SlowOps {
     usual: BTreeMap<Kind, Usual>,
     found: VecDeque<Slow>,
+    groups: VecDeque<SlowGroup>,
     n_found: u64,
+    n_looks: u64,
 }
 
 impl SlowOps {
@@ -84,6 +151,7 @@ impl SlowOps {
         spans: &[Span],
         gpu_of: impl Fn(u32, u32) -> Option<&'a GpuState>,
     ) {
+        self.n_looks += 1;
         let mut kinds: BTreeMap<Kind, Vec<&Span>> = BTreeMap::new();
         for span in spans.iter().filter(|span| span.op.is_compute()) {
             kinds.entry((span.replica, span.rank, span.stage, span.op)).or_default().push(span);
@@ -145,9 +213,31 @@ impl SlowOps {
                 if self.found.len() >= KEPT {
                     self.found.pop_front();
                 }
-                self.found.push_back(found);
+                self.found.push_back(found.clone());
+                self.join(found);
             }
         }
+    }
+
+    /// Adds to the group of its rank and cause, which becomes the newest.
+    fn join(&mut self, slow: Slow) {
+        let look = self.n_looks;
+        let at = self.groups.iter().rposition(|group| group.takes(&slow, look));
+        let group = match at.and_then(|at| self.groups.remove(at)) {
+            Some(mut group) => {
+                group.add(slow, look);
+                group
+            }
+            None => SlowGroup::new(slow, look),
+        };
+        if self.groups.len() >= KEPT {
+            self.groups.pop_front();
+        }
+        self.groups.push_back(group);
+    }
+
+    pub(crate) fn groups(&self) -> impl DoubleEndedIterator<Item = &SlowGroup> {
+        self.groups.iter()
     }
 
     pub(crate) fn found(&self) -> impl DoubleEndedIterator<Item = &Slow> {
@@ -229,6 +319,33 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].rank, found[0].op, found[0].mb), (2, SpanKind::B, Some(3)));
         assert!(matches!(found[0].reason, Reason::Starved(part) if part > 0.7));
+    }
+
+    #[test]
+    fn one_that_is_slow_again_and_again_is_one_line_with_a_count() {
+        let mut slow = settled();
+        let mut look = |step: u64, dur_ns: u64, starved_ns: u64| {
+            let mut spans: Vec<Span> = (0..4).map(|mb| span(step, mb, 1_000_000, 0)).collect();
+            spans[1] = span(step, 1, dur_ns, starved_ns);
+            slow.step(step, 0, &spans, |_, _| None);
+        };
+        (100..=180)
+            .for_each(|step| look(step, if step % 6 == 4 { 3_100_000 } else { 1_000_000 }, 0));
+        look(181, 2_000_000, 1_000_000);
+        (182..=220).for_each(|step| look(step, 1_000_000, 0));
+        look(221, 2_000_000, 0);
+        let groups: Vec<_> = slow.groups().collect();
+        let told = |group: &SlowGroup| (group.count, group.first_step, group.last.step);
+        assert_eq!(
+            groups.iter().map(|g| told(g)).collect::<Vec<_>>(),
+            [(14, 100, 178), (1, 181, 181), (1, 221, 221)]
+        );
+        assert!((groups[0].worst - 3.1).abs() < 0.05, "{}", groups[0].worst);
+        assert!(
+            matches!(groups[1].last.reason, Reason::Starved(_)),
+            "another cause is another line"
+        );
+        assert_eq!(slow.n_found(), 16);
     }
 
     #[test]

@@ -237,6 +237,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
         micro_batches: job.micro_batches,
         batch_size: u64::from(job.micro_batches * job.dp) * 2,
         steps: job.steps,
+        eval_every: 20,
         cores: job.cores,
         seed: 1,
         parameters: u64::from(n_stages) * 1_250_000,

@@ -8,5 +8,5 @@ mod spec;
 mod synthesis;
 
 pub(crate) use args::JobArgs;
-pub(crate) use session::{Profiles, Session, chain, cores, devices_line};
+pub(crate) use session::{Prepared, Preparing, Profiles, Session, chain, cores, devices_line};
 pub(crate) use spec::{ModelSpec, Spec};

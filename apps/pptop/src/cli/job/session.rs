@@ -10,7 +10,9 @@ use candle_core::{Device, Tensor};
 use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
-use pp_partition::{Cut, LayerProfile, Partition, PartitionError, Profile, ProfileConfig, profile};
+use pp_partition::{
+    Cut, LayerProfile, Partition, PartitionError, Profile, ProfileConfig, profile_with,
+};
 use pp_schedule::{
     Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
 };
@@ -40,6 +42,7 @@ impl Profiles {
         job: &Job,
         rows: usize,
         place: DeviceSpec,
+        on_layer: impl FnMut(usize),
     ) -> Result<&Profile, CliError> {
         match self.0.entry(rows) {
             Entry::Occupied(found) => Ok(found.into_mut()),
@@ -48,12 +51,33 @@ impl Profiles {
                 let (inputs, targets) = job.data.batch(1, rows).map_err(failed)?;
                 let device = place.make().map_err(failed)?;
                 let config = ProfileConfig::default();
-                let found =
-                    profile(&job.stack, job.objective.as_ref(), &inputs, &targets, &device, config);
+                let objective = job.objective.as_ref();
+                let found = profile_with(
+                    &job.stack, objective, &inputs, &targets, &device, config, on_layer,
+                );
                 Ok(absent.insert(found.map_err(|e| CliError::Failed(chain(&e)))?))
             }
         }
     }
+}
+
+/// What is done between a job that can be started and one that is ready: with how much of it, and of how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preparing {
+    /// So many of so many layers are measured.
+    Profiling(usize, usize),
+    /// A plan and a cut are looked for.
+    Cutting,
+}
+
+/// A job that can be started: what can be told without measuring anything has been found right.
+pub(crate) struct Prepared {
+    spec: Spec,
+    job: Job,
+    plan: ValidPlan,
+    batch_size: u64,
+    mesh: Mesh,
+    initial: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
 /// A job that is ready to start: everything that can be wrong with its flags has been found.
@@ -71,21 +95,12 @@ pub(crate) struct Session {
     initial: Option<Arc<BTreeMap<String, Tensor>>>,
 }
 
-impl Session {
-    /// Sets the job up: plan, data, cut. Nothing is written anywhere.
+impl Prepared {
+    /// Looks at everything that does not have to be measured: sizes, plan, files. Nothing is written anywhere.
     ///
     /// # Errors
     /// [`CliError::Usage`] for everything that the flags or the files that they name get wrong.
     pub(crate) fn new(spec: Spec) -> Result<Self, CliError> {
-        Self::with_profiles(spec, &mut Profiles::default())
-    }
-
-    /// The same for one of several jobs with one model: what one of them has measured the others take as it is, so that they are cut
-    /// alike.
-    ///
-    /// # Errors
-    /// As [`Session::new`].
-    pub(crate) fn with_profiles(spec: Spec, profiles: &mut Profiles) -> Result<Self, CliError> {
         let usage = |text: String| CliError::Usage(text);
         let plan = spec.plan()?;
         let batch_size = spec.batch_size(&plan)?;
@@ -111,8 +126,7 @@ impl Session {
             }
         };
         let mesh = Mesh::new(plan.n_ranks(), spec.dp, kind).map_err(|e| usage(e.to_string()))?;
-        let mut job = build(&spec, &plan)?;
-        let n_stages = plan.n_stages() as usize;
+        let job = build(&spec, &plan)?;
         spec.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
         let counts = job.stack.parameter_counts().map_err(|e| CliError::Failed(chain(&e)))?;
         let n_copies = spec.dp.saturating_mul(plan.n_pipes());
@@ -122,16 +136,47 @@ impl Session {
             limits::activations_of_gpt(config, rows(batch_size, spec.dp, &plan) as u64)?;
         }
         let initial = spec.init.as_deref().map(|path| load(path, &job)).transpose()?.map(Arc::new);
+        if spec.synthesised().is_some() {
+            synthesis::refuse_wrong_sizes(&spec, &plan, &job)?;
+        } else {
+            spec.refuse_absent_stages(plan.n_stages())?;
+            let n_stages = plan.n_stages() as usize;
+            // What needs no profile can be refused without one.
+            if spec.cut != Cut::Time {
+                spec.cut
+                    .solve(&job.stack, n_stages, None)
+                    .map_err(|e| refused_cut(&e, &job, n_stages))?;
+            }
+        }
+        spec.refuse_too_few_cores(plan.n_ranks())?;
+        Ok(Self { spec, job, plan, batch_size, mesh, initial })
+    }
+
+    /// Measures what has to be measured, and cuts the model. `on_progress` is told what goes on.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`], where a flag turns out wrong with what was measured; [`CliError::Failed`] where measuring fails.
+    pub(crate) fn cut(
+        self,
+        profiles: &mut Profiles,
+        mut on_progress: impl FnMut(Preparing),
+    ) -> Result<Session, CliError> {
+        let Self { spec, mut job, plan, batch_size, mesh, initial } = self;
+        let sleeps = matches!(spec.model, ModelSpec::Sleep { .. });
+        let n_stages = plan.n_stages() as usize;
         let rows = rows(batch_size, spec.dp, &plan);
         let synthesised = spec.synthesised();
         let wants_profile = (spec.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
         let profile = if wants_profile && !sleeps {
             // On the kind of device that will train.
             let place = mesh.device(Rank(0), Replica(0));
-            Some(profiles.measured(&job, rows, place)?)
+            let n_layers = job.stack.len();
+            let on_layer = |done| on_progress(Preparing::Profiling(done, n_layers));
+            Some(profiles.measured(&job, rows, place, on_layer)?)
         } else {
             None
         };
+        on_progress(Preparing::Cutting);
         let (mut plan, mut made_for, mut promise) = (plan, None, None);
         if let Some(name) = synthesised {
             let made = synthesis::make(&spec, name, &plan, &job, profile)?;
@@ -156,7 +201,17 @@ impl Session {
                 .solve(&job.stack, n_stages, profile.as_deref())
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
-        Ok(Self { spec, job, plan, partition, batch_size, mesh, promise, layer_seconds, initial })
+        Ok(Session { spec, job, plan, partition, batch_size, mesh, promise, layer_seconds, initial })
+    }
+}
+
+impl Session {
+    /// Sets up one of several jobs with one model: what one of them has measured the others take as it is, so that they are cut alike.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`] and [`Prepared::cut`].
+    pub(crate) fn with_profiles(spec: Spec, profiles: &mut Profiles) -> Result<Self, CliError> {
+        Prepared::new(spec)?.cut(profiles, |_| {})
     }
 
     /// What each rank will hold; nothing where it is not counted, or the gradients of several copies of the model pass through.
@@ -283,6 +338,7 @@ impl Session {
         run: &str,
         socket: Option<&Path>,
         memory_plan: Vec<PlannedMem>,
+        started: SystemTime,
     ) -> Hello {
         let plan = &self.plan;
         let stages: Vec<StageInfo> = trainer
@@ -338,6 +394,7 @@ impl Session {
             micro_batches: plan.n_micro_batches(),
             batch_size: self.batch_size,
             steps: self.spec.steps,
+            eval_every: self.spec.eval_every.unwrap_or(0),
             cores: cores(),
             host: pp_telemetry::host_name(),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
@@ -347,9 +404,7 @@ impl Session {
             device_map,
             stages,
             plan: plan.to_text_rows(),
-            started_unix_ms: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_millis() as u64),
+            started_unix_ms: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
             clock: "host".to_owned(),
             tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) {
                 self.job.data.tokens_per_sample()

@@ -30,6 +30,45 @@ pub(crate) struct Promise {
     pub(crate) gap: f64,
 }
 
+/// The numbers of stages a rank that are tried.
+fn tried(spec: &Spec, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
+    let layers = spec.layers().unwrap_or(usize::MAX);
+    let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
+    match (spec.virtual_stages, &spec.cut) {
+        (Some(v), _) => vec![v],
+        (None, Cut::Explicit(sizes)) if name == ScheduleName::Auto => {
+            vec![(sizes.len() as u32 / n_ranks).max(1)]
+        }
+        (None, _) if name == ScheduleName::Auto => [1, 2].into_iter().filter(fits).collect(),
+        (None, _) => vec![1],
+    }
+}
+
+/// What can be refused before anything is measured: sizes that the schedule does not take, and a cut by hand that does not fit.
+///
+/// # Errors
+/// [`CliError::Usage`] says which it is.
+pub(crate) fn refuse_wrong_sizes(
+    spec: &Spec,
+    outline: &ValidPlan,
+    job: &Job,
+) -> Result<(), CliError> {
+    let Some(name) = spec.synthesised() else { return Ok(()) };
+    let (n_ranks, n_micro_batches) = (outline.n_ranks(), outline.n_micro_batches());
+    let tried = tried(spec, name, n_ranks);
+    for &n_virtual_stages in &tried {
+        let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
+        name.check(&sizes)?;
+        let n_stages = (n_ranks * n_virtual_stages) as usize;
+        if matches!(spec.cut, Cut::Explicit(_)) && !matches!(spec.model, ModelSpec::Sleep { .. }) {
+            let refused = |e| refused_cut(&e, job, n_stages);
+            spec.cut.solve(&job.stack, n_stages, None).map_err(refused)?;
+        }
+    }
+    let most = tried.iter().max().map_or(1, |v| n_ranks * v);
+    spec.refuse_absent_stages(most)
+}
+
 /// The plan for these costs: where the number of stages a rank is left open, the faster of one and two.
 ///
 /// # Errors
@@ -43,17 +82,8 @@ pub(crate) fn make(
 ) -> Result<Made, CliError> {
     let (n_ranks, n_micro_batches) = (outline.n_ranks(), outline.n_micro_batches());
     let layers = spec.layers().unwrap_or(usize::MAX);
-    let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
-    let tried: Vec<u32> = match (spec.virtual_stages, &spec.cut) {
-        (Some(v), _) => vec![v],
-        (None, Cut::Explicit(sizes)) if name == ScheduleName::Auto => {
-            vec![(sizes.len() as u32 / n_ranks).max(1)]
-        }
-        (None, _) if name == ScheduleName::Auto => [1, 2].into_iter().filter(fits).collect(),
-        (None, _) => vec![1],
-    };
     let mut best: Option<Made> = None;
-    for n_virtual_stages in tried {
+    for n_virtual_stages in tried(spec, name, n_ranks) {
         let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
         name.check(&sizes)?;
         let n_stages = (n_ranks * n_virtual_stages) as usize;

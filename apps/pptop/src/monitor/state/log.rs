@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use pp_telemetry::{Level, Lost, Message, Model, Slow};
+use pp_telemetry::{Alarm, Level, Lost, Message, Model, SlowGroup};
 
 use super::super::input::Action;
 use super::super::words;
@@ -15,8 +15,10 @@ const PAGE: isize = 10;
 pub(crate) enum Entry<'a> {
     /// The run has said it.
     Message(&'a Message),
-    /// Something took longer than usual.
-    Slow(&'a Slow),
+    /// Something took longer than usual, once or again and again.
+    Slow(&'a SlowGroup),
+    /// The training goes wrong, and since when that is known.
+    Alarm(u64, Alarm),
     /// The recorder could not keep up.
     Lost(&'a Lost),
 }
@@ -25,8 +27,10 @@ impl<'a> Entry<'a> {
     /// What is drawn, and searched.
     pub(crate) fn text(self) -> Cow<'a, str> {
         match self {
-            Self::Message(message) => words::clean(&message.text),
-            Self::Slow(slow) => words::clean(&words::slow(slow)).into_owned().into(),
+            Self::Message(message) if message.count <= 1 => words::clean(&message.text),
+            Self::Message(message) => words::clean(&message.line()).into_owned().into(),
+            Self::Slow(slow) => words::clean(&words::slow_group(slow)).into_owned().into(),
+            Self::Alarm(_, alarm) => alarm.to_string().into(),
             Self::Lost(lost) => words::lost(lost).into(),
         }
     }
@@ -35,7 +39,8 @@ impl<'a> Entry<'a> {
     pub(crate) fn step(self) -> Option<u64> {
         match self {
             Self::Message(message) => message.step,
-            Self::Slow(slow) => Some(slow.step),
+            Self::Slow(slow) => Some(slow.last.step),
+            Self::Alarm(_, alarm) => Some(alarm.step()),
             Self::Lost(lost) => lost.step,
         }
     }
@@ -44,7 +49,8 @@ impl<'a> Entry<'a> {
     pub(crate) fn elapsed_ns(self) -> u64 {
         match self {
             Self::Message(message) => message.elapsed_ns,
-            Self::Slow(slow) => slow.elapsed_ns,
+            Self::Slow(slow) => slow.last.elapsed_ns,
+            Self::Alarm(elapsed_ns, _) => elapsed_ns,
             Self::Lost(lost) => lost.elapsed_ns,
         }
     }
@@ -111,7 +117,14 @@ impl LogState {
     /// The lines that are wanted, oldest first.
     pub(crate) fn entries<'a>(&self, model: &'a Model) -> Vec<Entry<'a>> {
         let mut entries: Vec<Entry<'a>> = model.messages().map(Entry::Message).collect();
-        entries.extend(model.slow_ops().map(Entry::Slow));
+        entries.extend(model.slow_groups().map(Entry::Slow));
+        // A trainer that warns of it itself has said the same.
+        let is_told = |alarm: &Alarm| {
+            let text = alarm.to_string();
+            model.messages().any(|message| message.text == text)
+        };
+        let alarms = model.alarms().filter(|(_, alarm)| !is_told(alarm));
+        entries.extend(alarms.map(|(elapsed_ns, alarm)| Entry::Alarm(elapsed_ns, alarm)));
         entries.extend(model.lost().map(Entry::Lost));
         entries.retain(|entry| {
             (!self.warnings_only || entry.is_warning())

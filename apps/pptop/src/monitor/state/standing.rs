@@ -105,6 +105,7 @@ impl State {
             has_begun: self.model.hello().is_some(),
             silent_seconds: Some(silent),
             step_seconds: self.model.steps().seconds().map(|seconds| seconds.p50),
+            is_in_phase: self.model.phase().is_some(),
         };
         match evidence.standing() {
             // A log that grows before one's eyes is one of a run that goes on, wherever that is.

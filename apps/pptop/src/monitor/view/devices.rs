@@ -1,10 +1,11 @@
 //! The devices: what each rank does, how busy it is, what it holds.
 
-use pp_telemetry::{Activity, Model, RankState, SpanKind};
+use pp_telemetry::{Activity, Model, PhaseEvent, RankState, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
+use super::format;
 use super::paint::{Pen, panel};
 use super::rank_table::{Column, Placed, Room, draw_heads, draw_row, drop_columns, place};
 use super::theme::{STRONG, Theme, letter};
@@ -98,6 +99,15 @@ pub(crate) fn activity_text(
         Activity::Waiting(wait) => (format!("wait r{}", wait.for_rank), theme.dim()),
         Activity::Done => ("done".to_owned(), theme.dim()),
         Activity::Updating => ("optim".to_owned(), theme.op(SpanKind::Optim)),
+        Activity::Phase => {
+            let phase = model.phase().map_or("", |phase| phase.phase.as_str());
+            let short = match phase {
+                PhaseEvent::EVALUATING if !long => "eval",
+                PhaseEvent::CHECKPOINT if !long => "ckpt",
+                _ => phase,
+            };
+            (format::plain(short).chars().take(if long { 32 } else { 8 }).collect(), theme.dim())
+        }
         Activity::Ended => ("ended".to_owned(), theme.dim()),
     }
 }

@@ -14,7 +14,18 @@ const ETA_CELLS: usize = 15;
 
 fn status_text(state: &State, theme: Theme) -> (String, Style) {
     let dot = if theme.ascii { "*" } else { "●" };
-    match state.status() {
+    let phase = state.shown().phase().map(|phase| format::plain(&phase.text()));
+    match (state.status(), phase) {
+        (Status::Starting, Some(phase)) => (format!("{dot} STARTING {phase}"), theme.notice()),
+        (Status::Live, Some(phase)) if !state.is_stopping() => {
+            (format!("{dot} {phase}"), theme.good())
+        }
+        (status, _) => status_word(state, status, dot, theme),
+    }
+}
+
+fn status_word(state: &State, status: Status, dot: &str, theme: Theme) -> (String, Style) {
+    match status {
         Status::Starting => (format!("{dot} STARTING"), theme.notice()),
         Status::Live if state.is_stopping() => (format!("{dot} STOPPING"), theme.notice()),
         Status::Live => (format!("{dot} LIVE"), theme.good()),
@@ -67,7 +78,8 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
         return;
     }
     // The bar gives way first, then the name: neither changes anything, and what changes has to be seen.
-    let texts = [status.as_str(), &steps, &percent];
+    let alarm = state.shown().alarm().map(|alarm| format!("  {}", alarm.short()));
+    let texts = [status.as_str(), &steps, &percent, alarm.as_deref().unwrap_or("")];
     let fixed = texts.iter().map(|text| text.chars().count()).sum::<usize>() + 4 + ETA_CELLS;
     let room = (pen.left() as usize).saturating_sub(fixed);
     let bar_cells =
@@ -79,6 +91,7 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
         .put(theme.gauge(share, bar_cells), theme.bar())
         .put(close, theme.dim());
     pen.text(percent);
+    pen.put(alarm.as_deref().unwrap_or(""), theme.bad());
     let n_dropped = state.shown().n_dropped();
     if n_dropped > 0 {
         pen.put(format!("  lost {n_dropped}"), theme.bad());
@@ -155,6 +168,9 @@ pub(crate) fn draw_compact(pen: &mut Pen<'_>, state: &State) {
     }
     if n_steps > 0 {
         pen.text(format!("{step}/{n_steps} {:.0}%", (share * 100.0).floor()));
+    }
+    if let Some(alarm) = state.shown().alarm() {
+        pen.put(format!(" {}", alarm.short()), theme.bad());
     }
     put_eta(pen, state, " ");
 }

@@ -3,6 +3,7 @@
 use pp_telemetry::{LossHistory, Trend};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 
 use super::chart::{Chart, Scale, Series};
 use super::format;
@@ -16,7 +17,14 @@ const LABEL_CELLS: u16 = 6;
 /// Draws the panel.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let history = state.shown().loss();
-    let inside = panel(buffer, area, theme, &title(history, theme, area.width), "");
+    let alarm = state.shown().alarm();
+    let right = alarm.map_or("", pp_telemetry::Alarm::short);
+    let room = area.width.saturating_sub(if right.is_empty() { 0 } else { right.len() as u16 + 3 });
+    let inside = panel(buffer, area, theme, &title(history, theme, room), right);
+    if !right.is_empty() {
+        // The words on the frame stand out, and what is drawn below them.
+        mark_right(buffer, area, right.len() as u16, theme.bad());
+    }
     let mut pen = Pen::new(buffer, inside, theme);
     if history.last().is_none() {
         pen.put(" no step is over yet", theme.dim());
@@ -32,6 +40,13 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     draw_axes(&mut pen, history, &scale, n_columns, n_rows);
     let origin = (LABEL_CELLS + 1, 0);
     Chart::new(origin, n_columns as usize, n_rows as usize, theme).draw(&mut pen, &series, &scale);
+}
+
+/// Colours the last words of the upper frame.
+fn mark_right(buffer: &mut Buffer, area: Rect, n_cells: u16, style: Style) {
+    let from = area.right().saturating_sub(n_cells + 3).max(area.left());
+    let width = (n_cells + 2).min(area.right().saturating_sub(from));
+    buffer.set_style(Rect::new(from, area.y, width, 1), style);
 }
 
 /// The way the loss goes, in one character or word.

@@ -9,6 +9,9 @@ use super::paint::{Pen, panel};
 use super::theme::{STRONG, Theme};
 use crate::monitor::state::State;
 
+/// Cells of the bar of a phase.
+const PHASE_CELLS: usize = 20;
+
 fn draw_message(pen: &mut Pen<'_>, message: &Message) {
     let theme = pen.theme;
     let (word, style) = match message.level {
@@ -16,7 +19,7 @@ fn draw_message(pen: &mut Pen<'_>, message: &Message) {
         Level::Warn => ("WARN", theme.notice()),
     };
     pen.put(format!(" {} ", format::clock(message.elapsed_ns as f64 * 1e-9)), theme.dim());
-    pen.put(word, style).text(" ").text(&message.text);
+    pen.put(word, style).text(" ").text(message.line());
     pen.next_line();
 }
 
@@ -53,6 +56,20 @@ pub(crate) fn draw_waiting(buffer: &mut Buffer, area: Rect, state: &State, theme
         );
     }
     pen.next_line().next_line();
+    for phase in state.shown().phases() {
+        let seconds = phase.dur_ns.unwrap_or(0) as f64 * 1e-9;
+        pen.put(format!("  {:<16}", format::plain(&phase.phase)), theme.dim());
+        pen.text(format::duration(seconds)).next_line();
+    }
+    if let Some(phase) = state.shown().phase() {
+        pen.put(format!("  {:<16}", format::plain(&phase.phase)), STRONG);
+        if phase.total > 0 {
+            let share = phase.done as f64 / phase.total as f64;
+            pen.put(theme.gauge(share.clamp(0.0, 1.0), PHASE_CELLS), theme.bar());
+            pen.text(format!(" {}/{}", phase.done, phase.total));
+        }
+        pen.next_line();
+    }
     for message in state.shown().messages() {
         draw_message(&mut pen, message);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use pp_telemetry::{Model, Rate, RecordedStep, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
+use ratatui::style::Style;
 
 use super::devices::{rank_name, room_of};
 use super::format;
@@ -26,6 +27,15 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     if model.step() == 0 {
         pen.put(" no step is over yet", theme.dim());
         return;
+    }
+    if let Some(alarm) = model.alarm() {
+        let text = format!(" {alarm}");
+        let text = if text.chars().count() > pen.width() as usize {
+            format!(" {} since step {}", alarm.short(), alarm.step())
+        } else {
+            text
+        };
+        pen.put(text, theme.bad()).next_line();
     }
     draw_bubble(&mut pen, model);
     draw_gap(&mut pen, model);
@@ -182,11 +192,10 @@ fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
 fn draw_training(pen: &mut Pen<'_>, model: &Model) {
     if let Some(step) = model.steps().last() {
         name(pen, "training");
-        pen.text(format!(
-            "lr {}  grad norm {}",
-            format::number(step.lr),
-            format::number(step.grad_norm)
-        ));
+        let text =
+            format!("lr {}  grad norm {}", format::number(step.lr), format::number(step.grad_norm));
+        let style = if model.alarm().is_some() { pen.theme.bad() } else { Style::new() };
+        pen.put(text, style);
         pen.next_line();
     }
     if let Some(mark) = model.loss().marks().last() {

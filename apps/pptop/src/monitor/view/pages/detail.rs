@@ -1,6 +1,6 @@
 //! All about one rank: what it does, what it holds and whether that fits, its thread, its GPU, what was slow.
 
-use pp_telemetry::{Activity, Gpu, GpuState, Mem, Model, RankState, SHARE_STEPS, Slow};
+use pp_telemetry::{Activity, Gpu, GpuState, Mem, Model, RankState, SHARE_STEPS, SlowGroup};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -26,7 +26,7 @@ const WIDE_CELLS: usize = 56;
 const MEM_BAR: usize = 12;
 /// Cells of a chart within a line.
 const LINE_CHART: usize = 60;
-/// Slow operations that are named.
+/// SlowGroup operations that are named.
 const SLOW_MAX: usize = 4;
 /// Below this share of the device that is left, one should know.
 const LEFT_NOTICE: f64 = 0.1;
@@ -391,11 +391,15 @@ fn absence(gpu: &Gpu, what: &str) -> String {
 /// What was slow lately, the newest first.
 fn put_slow(text: &mut Text, model: &Model, rank: &RankState) {
     let theme = text.theme;
-    let is_its = |slow: &&Slow| slow.replica == rank.replica && slow.rank == rank.rank;
+    let is_its =
+        |slow: &&SlowGroup| (slow.last.replica, slow.last.rank) == (rank.replica, rank.rank);
     let mut name = "slow";
-    for slow in model.slow_ops().rev().filter(is_its).take(SLOW_MAX) {
-        text.name(name).put(format!("step {} ", slow.step), theme.dim());
-        text.put(words::clean(&words::slow_op(slow)).into_owned(), theme.notice());
+    for slow in model.slow_groups().rev().filter(is_its).take(SLOW_MAX) {
+        text.name(name);
+        if slow.count <= 1 {
+            text.put(format!("step {} ", slow.first_step), theme.dim());
+        }
+        text.put(words::clean(&words::slow_ops(slow)).into_owned(), theme.notice());
         name = "";
     }
 }

@@ -104,6 +104,13 @@ fn titles(
     (parts.join("  "), right)
 }
 
+/// Whether it says that the training goes wrong: in the words of an alarm.
+fn is_alarm(message: &Message) -> bool {
+    ["the loss ", "the gradient norm ", "loss spike ", "gradient norm spike "]
+        .iter()
+        .any(|beginning| message.text.starts_with(beginning))
+}
+
 /// Puts lines of the log on the screen.
 struct Writer<'a> {
     theme: Theme,
@@ -149,7 +156,9 @@ impl Writer<'_> {
         let theme = self.theme;
         let (word, style) = match entry {
             Entry::Message(Message { level: Level::Info, .. }) => ("info", theme.dim()),
+            Entry::Message(message) if is_alarm(message) => ("WARN", theme.bad()),
             Entry::Message(_) => ("WARN", theme.notice()),
+            Entry::Alarm(..) => ("WARN", theme.bad()),
             Entry::Slow(_) => ("SLOW", theme.notice()),
             Entry::Lost(_) => ("LOST", theme.bad()),
         };

@@ -1,6 +1,6 @@
 //! The loss and other numbers of the steps, over the whole run or a part of it.
 
-use pp_telemetry::{LossBucket, LossHistory, Mark, Model, Rate, Trend};
+use pp_telemetry::{Alarm, LossBucket, LossHistory, Mark, Model, Rate, Trend};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -226,6 +226,11 @@ impl<'a> Plot<'a> {
     /// Whether the model learns, in words: at length, in short, and whether that is well.
     fn verdict(&self) -> Option<(&'static str, &'static str, bool)> {
         let trend = self.history.trend();
+        if self.metric == Metric::GradNorm
+            && let Some(alarm) = self.model.alarm()
+        {
+            return Some((alarm_words(alarm), alarm.short(), false));
+        }
         if !matches!(self.metric, Metric::Loss | Metric::Validation) {
             let word = match trend? {
                 Trend::Falling => "falling",
@@ -236,6 +241,9 @@ impl<'a> Plot<'a> {
         }
         if self.history.last().is_some_and(|last| !last.is_finite()) {
             return Some(("the last loss is no number", "no number", false));
+        }
+        if let Some(alarm) = self.model.alarm() {
+            return Some((alarm_words(alarm), alarm.short(), false));
         }
         let validation_rises = || {
             // One alone may be chance.
@@ -268,7 +276,10 @@ impl<'a> Plot<'a> {
         if let Some((long, short, is_good)) = self.verdict() {
             let fits = |words: &&str| words.len() < pen.left() as usize;
             let words = [long, short].into_iter().find(fits).unwrap_or("");
-            pen.put(words, if is_good { STRONG } else { theme.notice() });
+            let is_alarm = self.model.alarm().is_some()
+                && matches!(self.metric, Metric::Loss | Metric::Validation | Metric::GradNorm);
+            let bad = if is_alarm { theme.bad() } else { theme.notice() };
+            pen.put(words, if is_good { STRONG } else { bad });
         }
     }
 
@@ -443,6 +454,17 @@ impl<'a> Plot<'a> {
         for step in &self.checkpoints {
             pen.cell(x0 + scale.x(*step, n) as u16, y, 'K', theme.notice());
         }
+    }
+}
+
+/// An alarm in as many words as there is room for beside the values.
+fn alarm_words(alarm: Alarm) -> &'static str {
+    match alarm {
+        Alarm::LossNotFinite { .. } => "the loss is not finite",
+        Alarm::NormNotFinite { .. } => "the gradient norm is not finite",
+        Alarm::Diverging { .. } => "the loss diverges: try a lower --lr",
+        Alarm::LossSpike { .. } => "the loss has jumped",
+        Alarm::NormSpike { .. } => "the gradient norm has jumped",
     }
 }
 

@@ -1,0 +1,126 @@
+//! How a run is asked to end by a signal.
+//!
+//! While it starts there is no step to wait for: the run ends at once, and its log says so. Afterwards the first signal ends it after its
+//! step, and a second one at once.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use pp_telemetry::{End, Event, Recorder};
+use pptop::signals::is_ignored;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::phases::Now;
+use super::training::Output;
+
+/// How often one looks for a signal while the run starts.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The signals that ask a run to end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop(Arc<AtomicUsize>);
+
+impl Stop {
+    /// From now on signals are counted. One that was ignored when the program started stays ignored.
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicUsize::new(0));
+        let again = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)) {
+            // In this order: a signal looks whether it is the second before it counts as the first.
+            let code = 128 + signal;
+            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&again))?;
+            signal_hook::flag::register(signal, Arc::clone(&again))?;
+            let number = usize::try_from(signal).unwrap_or(0);
+            signal_hook::flag::register_usize(signal, Arc::clone(&stop), number)?;
+        }
+        Ok(Self(stop))
+    }
+
+    /// The last signal that came.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        i32::try_from(self.0.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
+    }
+}
+
+/// The name of one of the signals that end a run.
+pub(crate) fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGHUP => "SIGHUP",
+        SIGINT => "SIGINT",
+        _ => "SIGTERM",
+    }
+}
+
+/// Looks for signals while the run starts.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    is_over: Arc<Mutex<bool>>,
+    looks: Option<(Thread, JoinHandle<()>)>,
+}
+
+impl Starting {
+    /// Ends the process, with a last line in its log, when a signal comes.
+    pub(crate) fn watch(
+        stop: &Stop,
+        recorder: &Recorder,
+        origin: Instant,
+        output: Output,
+        now: &Now,
+    ) -> std::io::Result<Self> {
+        let is_over = Arc::new(Mutex::new(false));
+        let (stop, recorder, now) = (stop.clone(), recorder.clone(), now.clone());
+        let looks_at = Arc::clone(&is_over);
+        let look = move || {
+            loop {
+                // Held until the process has ended: the run does not begin to train meanwhile.
+                let is_over = looks_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if *is_over {
+                    return;
+                }
+                if let Some(signal) = stop.signal() {
+                    end(signal, &recorder, origin, output, &now);
+                }
+                drop(is_over);
+                std::thread::park_timeout(LOOK_EVERY);
+            }
+        };
+        let handle = std::thread::Builder::new().name("starting".to_owned()).spawn(look)?;
+        Ok(Self { is_over, looks: Some((handle.thread().clone(), handle)) })
+    }
+}
+
+impl Drop for Starting {
+    /// From here on the run looks for signals itself.
+    fn drop(&mut self) {
+        *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        if let Some((thread, handle)) = self.looks.take() {
+            thread.unpark();
+            // It does not panic; if it did, there would be no more to look for.
+            let _ = handle.join();
+        }
+    }
+}
+
+fn end(signal: i32, recorder: &Recorder, origin: Instant, output: Output, now: &Now) -> ! {
+    let code = 128 + signal;
+    let doing = now.text().unwrap_or_else(|| "starting".to_owned());
+    let end = End {
+        code,
+        reason: format!("stopped by {} while {doing}, before the first step", name(signal)),
+        wall_seconds: origin.elapsed().as_secs_f64(),
+        ..End::default()
+    };
+    if output == Output::Json
+        && let Ok(json) = Event::End(end.clone()).to_json()
+    {
+        let mut stdout = std::io::stdout();
+        // Nobody may be there any more to read it.
+        let _ = writeln!(stdout, "{json}").and_then(|()| stdout.flush());
+    }
+    recorder.finish(end);
+    // The threads that build and measure are not waited for.
+    signal_hook::low_level::exit(code)
+}
