@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use pp_telemetry::{End, Event, Evidence, Follower, Run, Standing, StepEvent};
+use pp_telemetry::{End, Event, Evidence, Follower, Level, Model, Run, Standing, StepEvent};
+use pptop::monitor::{lost_line, slow_line};
 
 use super::standing::{Standing as Summary, not_a_run, unreadable};
 use super::{CliError, one_line, print, print_json};
@@ -28,6 +29,7 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
     }
     let mut follower = Follower::new(&run.log);
     let mut has_begun = false;
+    let mut teller = Teller { lines, model: Model::new() };
     loop {
         // Whether it is over is asked before the log is read: what is read then is all that there will be.
         let is_over = Run::of(&run.dir).ok().flatten().is_none_or(|run| match run.standing() {
@@ -39,10 +41,10 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
         let mut has_ended = false;
         let poll = follower
             .poll(|event| {
-                has_begun |= matches!(event, Event::Hello(_) | Event::Index(_));
+                has_begun |= matches!(event, Event::Hello(_) | Event::Index(_) | Event::Phase(_));
                 has_ended |= matches!(event, Event::End(_));
                 if written.is_ok() {
-                    written = line(&event, lines);
+                    written = teller.tell(&event);
                 }
             })
             .map_err(|error| unreadable(&error))?;
@@ -53,6 +55,7 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
             } else if has_ended || lines == Lines::Json {
                 Ok(())
             } else {
+                teller.sum_up()?;
                 // Asked again: its summary may tell what its log does not.
                 let standing = Run::of(&run.dir).ok().flatten().map(|run| run.standing());
                 let standing = standing.filter(|standing| *standing != Standing::Unknown);
@@ -64,6 +67,65 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
             std::thread::sleep(LOOK_EVERY);
         }
     }
+}
+
+/// Turns events into lines. What comes again and again is one line with a count.
+struct Teller {
+    lines: Lines,
+    model: Model,
+}
+
+impl Teller {
+    fn tell(&mut self, event: &Event) -> Result<(), CliError> {
+        if self.lines == Lines::Json {
+            return line(event, self.lines);
+        }
+        if matches!(event, Event::End(_)) {
+            self.sum_up()?;
+        }
+        self.model.apply(event);
+        let Event::Warn(_) = event else { return line(event, self.lines) };
+        match self.model.messages().next_back() {
+            // The first of them, and then ever more of them at a time.
+            Some(message) if is_power_of_ten(message.count) => {
+                print(&format!("warning: {}\n", one_line(&message.line())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What one knows only when all of it is there.
+    fn sum_up(&self) -> Result<(), CliError> {
+        let again = self
+            .model
+            .messages()
+            .filter(|message| message.level == Level::Warn && !is_power_of_ten(message.count));
+        for message in again {
+            print(&format!("warning: {}\n", one_line(&message.line())))?;
+        }
+        for (_, alarm) in self.model.alarms() {
+            // The trainer of an older version did not warn itself.
+            let text = alarm.to_string();
+            if !self.model.messages().any(|message| message.text == text) {
+                print(&format!("warning: {text}\n"))?;
+            }
+        }
+        for group in self.model.slow_groups() {
+            print(&format!("slow: {}\n", one_line(&slow_line(group))))?;
+        }
+        for lost in self.model.lost() {
+            print(&format!("lost: {}\n", lost_line(lost)))?;
+        }
+        Ok(())
+    }
+}
+
+/// 1, 10, 100, and so on.
+fn is_power_of_ten(mut count: u64) -> bool {
+    while count >= 10 && count.is_multiple_of(10) {
+        count /= 10;
+    }
+    count == 1
 }
 
 fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
@@ -89,9 +151,16 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
                 .map_or_else(String::new, |share| format!("  accuracy {:.1} %", share * 100.0));
             print(&format!("step {}  validation loss {:.4}{accuracy}\n", eval.step, eval.loss))
         }
-        (Lines::Plain, Event::Warn(warn)) => {
-            print(&format!("warning: {}\n", one_line(&warn.message)))
-        }
+        (Lines::Plain, Event::Phase(phase)) => match (phase.dur_ns, phase.step) {
+            (Some(ns), Some(step)) => {
+                let name = one_line(&phase.phase);
+                print(&format!("{name} after step {step}: {:.2} s\n", ns as f64 * 1e-9))
+            }
+            (Some(ns), None) => {
+                print(&format!("{}: {:.2} s\n", one_line(&phase.phase), ns as f64 * 1e-9))
+            }
+            (None, _) => Ok(()),
+        },
         (Lines::Plain, Event::End(end)) if is_stopped(end) => print(&format!(
             "{} after {} steps\n",
             Evidence { end: Some(end), ..Evidence::default() }.standing(),

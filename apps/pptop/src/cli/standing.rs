@@ -1,10 +1,8 @@
 //! How a run stands, in numbers.
 
 use pp_telemetry::{
-use pp_telemetry::{
     Account, Advice, Alarm, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
     what_if,
-};
 };
 use serde::Serialize;
 

@@ -32,3 +32,8 @@ pub use watched::Watch;
 pub fn slow_line(group: &pp_telemetry::SlowGroup) -> String {
     words::slow_group(group)
 }
+
+/// Events that were lost, in one line.
+pub fn lost_line(lost: &pp_telemetry::Lost) -> String {
+    words::lost(lost)
+}

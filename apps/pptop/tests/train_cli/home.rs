@@ -70,7 +70,7 @@ impl Home {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pptop"));
+        let mut command = program();
         command.args(args).current_dir(&self.dir).env("PPTOP_STATE_DIR", self.path("state"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -98,12 +98,37 @@ impl Home {
         Events::of(&self.stdout(&format!("train --headless --json {flags}")))
     }
 
+    /// Starts it through another program, such as `env` or `sh`, whose last arguments are it and its own.
+    pub(crate) fn start_through(&self, wrapper: &[&str], args: &[&str]) -> Running {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_pptop")).args(args);
+        command.current_dir(&self.dir).env("PPTOP_STATE_DIR", self.path("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Running { child, stdout }
+    }
+
     /// Starts a program that goes on for a while.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
         let mut child = self.command(args).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Running { child, stdout }
     }
+}
+
+/// The program, with the default for signals that this test was started to ignore, as under `nohup`: it leaves them ignored.
+fn program() -> Command {
+    let ends = [("HUP", 1), ("INT", 2), ("TERM", 15)];
+    let ignored = ends.into_iter().filter(|&(_, signal)| pptop::signals::is_ignored(signal));
+    let names: Vec<&str> = ignored.map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return Command::new(env!("CARGO_BIN_EXE_pptop"));
+    }
+    let mut command = Command::new("env");
+    command.arg(format!("--default-signal={}", names.join(",")));
+    command.arg(env!("CARGO_BIN_EXE_pptop"));
+    command
 }
 
 impl Drop for Home {

@@ -8,5 +8,7 @@ mod files;
 mod gpus;
 mod home;
 mod learning;
+mod phases;
 mod refusals;
 mod requests;
+mod signals;

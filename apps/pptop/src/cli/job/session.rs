@@ -201,7 +201,17 @@ impl Prepared {
                 .solve(&job.stack, n_stages, profile.as_deref())
                 .map_err(|e| refused_cut(&e, &job, n_stages))?,
         };
-        Ok(Session { spec, job, plan, partition, batch_size, mesh, promise, layer_seconds, initial })
+        Ok(Session {
+            spec,
+            job,
+            plan,
+            partition,
+            batch_size,
+            mesh,
+            promise,
+            layer_seconds,
+            initial,
+        })
     }
 }
 
