@@ -196,6 +196,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 micro_batches: small[4],
                 batch_size: large[0],
                 steps: large[1],
+                eval_every: large[4],
                 cores: small[5],
                 host: name.clone(),
                 host_memory_bytes: large[5],
