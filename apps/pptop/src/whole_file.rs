@@ -36,7 +36,7 @@ pub struct NotWritten {
     pub path: PathBuf,
     /// Why not.
     pub why: String,
-    /// What would be accepted; nothing where the place is a good one and writing failed.
+    /// What to use instead; nothing where the place is a good one and writing failed.
     pub accepted: Option<&'static str>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for NotWritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display().to_string().replace(char::is_control, "\u{fffd}");
         write!(f, "cannot write {path}: {}", self.why)?;
-        self.accepted.map_or(Ok(()), |accepted| write!(f, "; accepted: {accepted}"))
+        self.accepted.map_or(Ok(()), |accepted| write!(f, "; use {accepted}"))
     }
 }
 
@@ -229,9 +229,7 @@ mod tests {
         let link = folder.0.join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         let why = |path: &Path| WholeFile::create(path).unwrap_err().to_string();
-        assert!(
-            why(&link).ends_with("symbolic link and no regular file; accepted: the file itself")
-        );
+        assert!(why(&link).ends_with("symbolic link and no regular file; use the file itself"));
         assert!(why(&folder.0).contains("it is a folder"));
         assert!(why(Path::new("/dev/null")).contains("no regular file"));
         assert!(why(&folder.0.join("no/a")).contains("No such file"));

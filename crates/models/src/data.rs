@@ -5,6 +5,13 @@ use candle_core::{Result, Tensor};
 /// Inputs and targets of some samples; the first dimension of each tensor counts them.
 pub type Samples = (Vec<Tensor>, Tensor);
 
+/// The entropy of what was counted, in nats; nothing where nothing was.
+pub(crate) fn entropy(counts: impl Iterator<Item = usize> + Clone) -> Option<f64> {
+    let all = counts.clone().sum::<usize>() as f64;
+    let shares = counts.filter(|&count| count > 0).map(|count| count as f64 / all);
+    (all > 0.0).then(|| -shares.map(|share| share * share.ln()).sum::<f64>())
+}
+
 /// Training batches by step, and a held-out part. Tensors are on the CPU.
 pub trait DataSet: Send {
     /// The whole batch of a step, counted from 1. The same step and size give the same batch.
@@ -25,6 +32,16 @@ pub trait DataSet: Send {
     /// Predictions in one sample.
     fn tokens_per_sample(&self) -> u64 {
         1
+    }
+
+    /// The cross-entropy of the best guess that ignores the inputs: that of the targets' frequencies in the training part.
+    fn blind_loss(&self) -> Option<f64> {
+        None
+    }
+
+    /// Whether the inputs say anything about the targets. Where they do not, no loss stays below [`DataSet::blind_loss`].
+    fn is_learnable(&self) -> bool {
+        true
     }
 
     /// The accuracy of always guessing the most frequent class of the training part, on the

@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{Device, Result, Tensor};
 use pp_nn::{hash, uniform};
 
-use crate::data::{DataSet, Samples};
+use crate::data::{DataSet, Samples, entropy};
 use crate::error::ModelError;
 
 /// A text whose last tenth is held out.
@@ -73,6 +73,12 @@ impl DataSet for Text {
     fn tokens_per_sample(&self) -> u64 {
         self.context as u64
     }
+
+    fn blind_loss(&self) -> Option<f64> {
+        let mut counts = [0_usize; 256];
+        self.train.iter().for_each(|&byte| counts[usize::from(byte)] += 1);
+        entropy(counts.into_iter())
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +97,9 @@ mod tests {
         let windows: usize = pieces.iter().map(|(_, y)| y.dim(0).unwrap()).sum();
         assert_eq!(windows, (text.held_out.len() - 1) / 32);
         assert!(Text::load(None, 5000, 1).err().unwrap().to_string().contains("at least 50010"));
+        // English and Latin letters have about three nats each; 256 equally frequent bytes would have 5.5.
+        let blind = text.blind_loss().unwrap();
+        assert!((2.5..3.5).contains(&blind), "{blind}");
         let missing = Text::load(Some(Path::new("/no/such/file")), 8, 1).err().unwrap();
         assert!(missing.to_string().contains("/no/such/file"));
     }

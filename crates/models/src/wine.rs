@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::{Device, Result, Tensor};
 use pp_nn::hash;
 
-use crate::data::{DataSet, Samples};
+use crate::data::{DataSet, Samples, entropy};
 
 /// The data set without duplicates, a fifth of it held out, scaled by the training part.
 pub(crate) struct Wine {
@@ -118,6 +118,11 @@ impl DataSet for Wine {
         all.chunks(rows.max(1)).map(|chunk| self.held_out.samples(chunk)).collect()
     }
 
+    fn blind_loss(&self) -> Option<f64> {
+        let count = |class| self.train.classes.iter().filter(|&&c| c == class).count();
+        entropy((0..self.n_classes as u32).map(count))
+    }
+
     fn majority_accuracy(&self) -> Option<f64> {
         let count = |part: &Part, class| part.classes.iter().filter(|&&c| c == class).count();
         let majority = (0..self.n_classes as u32).max_by_key(|&class| count(&self.train, class))?;
@@ -144,6 +149,8 @@ mod tests {
         labels.sort_unstable();
         want.sort_unstable();
         assert_eq!(labels, want);
+        let blind = wine.blind_loss().unwrap();
+        assert!((0.8..(wine.n_classes as f64).ln()).contains(&blind), "{blind}");
         let majority = wine.majority_accuracy().unwrap();
         assert!((0.3..0.6).contains(&majority), "{majority}");
     }

@@ -1,4 +1,4 @@
-//! Everything that this crate refuses, each with both sides and what would be accepted.
+//! Everything that this crate refuses, each with both sides and what to do about it.
 
 use std::fmt;
 
@@ -13,13 +13,13 @@ use crate::schedule_name::ScheduleName;
 #[non_exhaustive]
 pub enum ScheduleError {
     /// A count that must be at least one is zero.
-    #[error("the number of {what} is 0; accepted: 1 or more")]
+    #[error("the number of {what} is 0; use 1 or more")]
     Zero {
         /// What was counted.
         what: &'static str,
     },
     /// A count is beyond what a plan can number or hold.
-    #[error("{value} {what} are too many for a plan; accepted: at most {limit}")]
+    #[error("{value} {what} are too many for a plan; use at most {limit}")]
     TooLarge {
         /// What was counted.
         what: &'static str,
@@ -30,7 +30,7 @@ pub enum ScheduleError {
     },
     /// A rank would hold no stage.
     #[error(
-        "rank {rank} holds no stage ({n_stages} stages were given); accepted: at least one stage on every rank"
+        "rank {rank} holds no stage ({n_stages} stages were given); give every rank at least one"
     )]
     IdleRank {
         /// The rank that would be idle for ever.
@@ -40,7 +40,7 @@ pub enum ScheduleError {
     },
     /// Copies of the model that differ in their number of stages.
     #[error(
-        "one copy of the model has {first} stages and another {other}; accepted: as many in each"
+        "one copy of the model has {first} stages and another {other}; give each copy the same number"
     )]
     Pipes {
         /// Stages of the first copy.
@@ -50,7 +50,8 @@ pub enum ScheduleError {
     },
     /// Micro-batches that cannot be shared out among the copies of the model.
     #[error(
-        "{n_micro_batches} micro-batches do not divide over {n_pipes} copies of the model; accepted: a multiple of {n_pipes}"
+        "{n_micro_batches} micro-batches do not divide over {n_pipes} copies of the model; use {}",
+        near_multiples(*.n_micro_batches, *.n_pipes)
     )]
     UnevenPipes {
         /// The copies.
@@ -59,37 +60,37 @@ pub enum ScheduleError {
         n_micro_batches: u32,
     },
     /// The name of a schedule that does not exist.
-    #[error("unknown schedule `{name}`; accepted: {accepted}")]
+    #[error("unknown schedule `{name}`; {remedy}")]
     UnknownSchedule {
         /// The name as given, cut to what fits on a line.
         name: String,
-        /// The names that exist.
-        accepted: String,
+        /// The name that was probably meant, and the names that exist.
+        remedy: String,
     },
     /// A number of virtual stages that the schedule does not take.
-    #[error("{schedule} does not run v={given} virtual stages on each rank; accepted: {accepted}")]
+    #[error("{schedule} does not run v={given} virtual stages on each rank; {remedy}")]
     VirtualStages {
         /// The schedule that was asked.
         schedule: ScheduleName,
         /// How many virtual stages were asked for.
         given: u32,
-        /// What would be accepted, as a phrase.
-        accepted: &'static str,
+        /// What to do, as a phrase.
+        remedy: String,
     },
     /// A number of ranks that the schedule does not take.
-    #[error("{schedule} does not run on p={given} ranks; accepted: {accepted}")]
+    #[error("{schedule} does not run on p={given} ranks{why}; {remedy}")]
     Ranks {
         /// The schedule that was asked.
         schedule: ScheduleName,
         /// p.
         given: u32,
-        /// What would be accepted, as a phrase.
-        accepted: String,
+        /// The reason, with a comma before it.
+        why: &'static str,
+        /// What to do, as a phrase.
+        remedy: String,
     },
     /// A number of micro-batches that the schedule does not take.
-    #[error(
-        "{schedule} with p={n_ranks} does not run m={given} micro-batches{why}; accepted: {accepted}"
-    )]
+    #[error("{schedule} with p={n_ranks} does not run m={given} micro-batches{why}; {remedy}")]
     MicroBatches {
         /// The schedule that was asked.
         schedule: ScheduleName,
@@ -99,12 +100,12 @@ pub enum ScheduleError {
         given: u32,
         /// The reason, with a colon before it, or nothing.
         why: String,
-        /// What would be accepted, as a phrase.
-        accepted: String,
+        /// What to do, as a phrase.
+        remedy: String,
     },
     /// A memory limit under which no step can be run.
     #[error(
-        "{schedule}: rank {rank} may hold {limit}, but {what} takes {needed}; accepted: a higher memory limit, such as {needed}"
+        "{schedule}: rank {rank} may hold {limit}, but {what} takes {needed}; raise the memory limit to {needed}"
     )]
     MemoryLimit {
         /// The schedule that was asked.
@@ -120,7 +121,7 @@ pub enum ScheduleError {
     },
     /// An interleave group was given to a schedule that does not interleave.
     #[error(
-        "{schedule} has no interleave group, but {given} was given; accepted: none (interleaved-1f1b takes one)"
+        "{schedule} has no interleave group, but {given} was given; leave it out, or use interleaved-1f1b"
     )]
     GroupUnused {
         /// The schedule that was asked.
@@ -131,7 +132,7 @@ pub enum ScheduleError {
     /// An explicit interleave group that Megatron's table refuses.
     #[error(
         "an interleave group of N={group} does not fit p={n_ranks} ranks and m={n_micro_batches} micro-batches: Megatron's \
-         table needs p <= N <= m, and m mod N to be 0 or at least p; {accepted}"
+         table needs p <= N <= m, and m mod N to be 0 or at least p; {remedy}"
     )]
     InterleaveGroup {
         /// The group size that was given.
@@ -140,13 +141,13 @@ pub enum ScheduleError {
         n_ranks: u32,
         /// m.
         n_micro_batches: u32,
-        /// What would be accepted, as a phrase.
-        accepted: String,
+        /// What to do, as a phrase.
+        remedy: String,
     },
     /// A number of micro-batches that neither rule for interleaving takes.
     #[error(
         "interleaved-1f1b with p={n_ranks} refuses m={n_micro_batches}: Megatron's table needs a multiple of p={n_ranks}, \
-         PyTorch's rounds need a multiple of m/p rounded down, here {rounds}; accepted: {accepted}"
+         PyTorch's rounds need a multiple of m/p rounded down, here {rounds}; {remedy}"
     )]
     InterleavedSize {
         /// p.
@@ -155,8 +156,8 @@ pub enum ScheduleError {
         n_micro_batches: u32,
         /// The rounds that `PyTorch`'s rule would make.
         rounds: u32,
-        /// Nearby sizes that are accepted, as a phrase.
-        accepted: String,
+        /// Nearby sizes that work, as a phrase.
+        remedy: String,
     },
     /// A text that is not an op.
     #[error(transparent)]
@@ -189,18 +190,18 @@ pub enum ScheduleError {
 #[non_exhaustive]
 pub enum CsvFault {
     /// Larger than any plan that could be run.
-    #[error("{bytes} bytes or more; accepted: at most {limit} bytes")]
+    #[error("{bytes} bytes or more; use a file of at most {limit} bytes")]
     TooLong {
         /// Its length.
         bytes: usize,
-        /// What is accepted.
+        /// The most that is read.
         limit: usize,
     },
     /// Nothing to run.
-    #[error("it holds no op; accepted: a line a rank, of cells such as 0F0,0F1,0B0")]
+    #[error("it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0")]
     Empty,
     /// A line without an op.
-    #[error("row {row} holds no op; accepted: at least one stage on every row")]
+    #[error("row {row} holds no op; give every row at least one stage")]
     EmptyRow {
         /// The row, from 0.
         row: usize,
@@ -213,12 +214,12 @@ pub enum CsvFault {
 pub enum CellFault {
     /// It is not an op.
     #[error(
-        "is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+        "is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
     )]
     NotAnOp,
     /// A byte that no text has.
     #[error(
-        "holds the byte 0x{byte:02x}, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+        "holds the byte 0x{byte:02x}, which is not text; use a text file of cells such as 0F0,0F1,0B0"
     )]
     Binary {
         /// The byte.
@@ -226,7 +227,7 @@ pub enum CellFault {
     },
     /// A stage below the one that it names has no op.
     #[error(
-        "names stage {highest}, but stage {absent} has no op on any row; accepted: stages 0 to {highest} without a gap"
+        "names stage {highest}, but stage {absent} has no op on any row; number the stages from 0 to {highest} without a gap"
     )]
     StageAbsent {
         /// The stage that is missing.
@@ -236,7 +237,7 @@ pub enum CellFault {
     },
     /// Its number cannot belong to a complete plan of this many ops.
     #[error(
-        "names {what} {number}, but the file has only {n_ops} ops, and each {what} needs one; accepted: below {n_ops}"
+        "names {what} {number}, but the file has only {n_ops} ops, and each {what} needs one; use a number below {n_ops}"
     )]
     Beyond {
         /// `stage` or `micro-batch`.
@@ -364,6 +365,13 @@ impl ScheduleError {
     pub fn headline(&self) -> String {
         self.to_string().lines().next().unwrap_or_default().to_owned()
     }
+}
+
+/// The multiples of `unit` on both sides of a number that is none, as text.
+fn near_multiples(number: u32, unit: u32) -> String {
+    let below = number / unit * unit;
+    let above = below.saturating_add(unit);
+    if below == 0 { above.to_string() } else { format!("{below} or {above}") }
 }
 
 /// A foreign text on one line, without control characters, cut to what leaves room for the rest of the message.

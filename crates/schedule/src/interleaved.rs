@@ -60,13 +60,13 @@ pub(crate) fn group(
         if megatron_accepts(n_ranks, n_micro_batches, group) {
             return Ok(group);
         }
-        let accepted = match smallest_group(n_ranks, n_micro_batches) {
-            Some(group) => format!("accepted: N={group}, for example"),
-            None => format!(
-                "accepted: no N, because m={n_micro_batches} is below p={n_ranks}; leave N out"
-            ),
+        let remedy = match smallest_group(n_ranks, n_micro_batches) {
+            Some(group) => format!("use N={group}, for example"),
+            None => {
+                format!("leave N out, because no N fits m={n_micro_batches} below p={n_ranks}")
+            }
         };
-        return Err(ScheduleError::InterleaveGroup { group, n_ranks, n_micro_batches, accepted });
+        return Err(ScheduleError::InterleaveGroup { group, n_ranks, n_micro_batches, remedy });
     }
     if megatron_accepts(n_ranks, n_micro_batches, n_ranks) {
         return Ok(n_ranks);
@@ -74,24 +74,25 @@ pub(crate) fn group(
     if rounds_accept(n_ranks, n_micro_batches) {
         return Ok(n_micro_batches / rounds(n_ranks, n_micro_batches));
     }
-    let mut accepted = near_rounds(n_ranks, n_micro_batches);
-    accepted.extend(
-        smallest_group(n_ranks, n_micro_batches)
-            .map(|group| format!("an interleave group of {group}")),
-    );
+    let near = near_rounds(n_ranks, n_micro_batches);
+    let remedy = match smallest_group(n_ranks, n_micro_batches) {
+        Some(group) => format!("use {near}, or an interleave group of {group}"),
+        None => format!("use {near}"),
+    };
     Err(ScheduleError::InterleavedSize {
         n_ranks,
         n_micro_batches,
         rounds: rounds(n_ranks, n_micro_batches),
-        accepted: accepted.join(", or "),
+        remedy,
     })
 }
 
 /// The sizes nearest to one that the rounds do not take, as text.
-pub(crate) fn near_rounds(n_ranks: u32, n_micro_batches: u32) -> Vec<String> {
+pub(crate) fn near_rounds(n_ranks: u32, n_micro_batches: u32) -> String {
     let below = (1..n_micro_batches).rev().find(|&m| rounds_accept(n_ranks, m));
     let above = (n_micro_batches..u32::MAX).skip(1).find(|&m| rounds_accept(n_ranks, m));
-    below.into_iter().chain(above).map(|m| format!("m={m}")).collect()
+    let near: Vec<String> = below.into_iter().chain(above).map(|m| format!("m={m}")).collect();
+    near.join(" or ")
 }
 
 fn megatron_accepts(n_ranks: u32, n_micro_batches: u32, group: u32) -> bool {
@@ -131,8 +132,8 @@ mod tests {
             assert!(refused.contains(part), "{part} is not in: {refused}");
         }
         let refused = group(4, 9, Some(3)).unwrap_err().to_string();
-        assert!(refused.contains("N=3") && refused.contains("accepted: N=5"), "{refused}");
+        assert!(refused.contains("N=3") && refused.contains("use N=5"), "{refused}");
         let refused = group(4, 3, Some(4)).unwrap_err().to_string();
-        assert!(refused.contains("accepted: no N"), "{refused}");
+        assert!(refused.contains("leave N out"), "{refused}");
     }
 }

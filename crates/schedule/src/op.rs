@@ -117,7 +117,7 @@ impl fmt::Display for Op {
 /// A text that is not an op.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{text}` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, or a pair such as \
+    "`{text}` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, or a pair such as \
      (0F7;7B3)OVERLAP_F_B"
 )]
 pub struct ParseOpError {

@@ -9,6 +9,7 @@ use crate::action::Action;
 use crate::costs::{Costs, RankShare};
 use crate::error::{ScheduleError, excerpt};
 use crate::ids::Rank;
+use crate::meant::did_you_mean;
 use crate::plan::{Draft, ValidPlan};
 use crate::topology::{Placement, Topology, n_stages};
 use crate::v_block::Block;
@@ -152,7 +153,7 @@ impl ScheduleName {
     }
 
     /// Every name, separated by blanks, for messages.
-    pub fn accepted() -> String {
+    pub fn all_names() -> String {
         Self::ALL.map(Self::as_str).join(" ")
     }
 
@@ -178,7 +179,7 @@ impl ScheduleName {
     ///
     /// # Errors
     /// A size of zero, more ops than a plan holds, or a number of ranks, of micro-batches, of virtual stages or an interleave group
-    /// that the schedule does not take; each with what would be accepted.
+    /// that the schedule does not take; each with what to do about it.
     pub fn generate(self, sizes: &Sizes) -> Result<ValidPlan, ScheduleError> {
         let unit = |topology: &Topology| Ok(Costs::per_rank_share(topology, &RankShare::default()));
         self.generate_for(sizes, &unit)
@@ -255,14 +256,20 @@ impl ScheduleName {
         if n_ops > OPS_MAX {
             return Err(ScheduleError::TooLarge { what: "ops", value: n_ops, limit: OPS_MAX });
         }
-        let accepted = match self.chunks() {
-            Chunks::One if v != 1 => "1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)",
-            Chunks::Two if v != 2 => "2",
-            Chunks::Even if !v.is_multiple_of(2) => "an even number, two for each wave",
-            _ => "",
+        let remedy = match self.chunks() {
+            Chunks::One if v != 1 => {
+                "use v=1, or a schedule that takes any: interleaved-1f1b, looped-bfs, interleaved-zb"
+                    .to_owned()
+            }
+            Chunks::Two if v != 2 => "use v=2".to_owned(),
+            Chunks::Even if v == 1 => "use v=2: every wave takes two".to_owned(),
+            Chunks::Even if !v.is_multiple_of(2) => {
+                format!("use v={} or v={}: every wave takes two", v - 1, v.saturating_add(1))
+            }
+            _ => String::new(),
         };
-        if !accepted.is_empty() {
-            return Err(ScheduleError::VirtualStages { schedule: self, given: v, accepted });
+        if !remedy.is_empty() {
+            return Err(ScheduleError::VirtualStages { schedule: self, given: v, remedy });
         }
         if self == Self::InterleavedOneFOneB {
             return interleaved::group(p, m, interleave_group);
@@ -270,34 +277,40 @@ impl ScheduleName {
         if let Some(given) = interleave_group {
             return Err(ScheduleError::GroupUnused { schedule: self, given });
         }
-        let micro_batches = |why: &str, accepted: String| {
+        let micro_batches = |why: &str, remedy: String| {
             Err(ScheduleError::MicroBatches {
                 schedule: self,
                 n_ranks: p,
                 given: m,
                 why: why.to_owned(),
-                accepted,
+                remedy,
             })
         };
         match self {
             Self::InterleavedZb if !interleaved::rounds_accept(p, m) => micro_batches(
                 ": it runs max(1, m/p) rounds of equal length",
-                interleaved::near_rounds(p, m).join(", or "),
+                format!("use {}", interleaved::near_rounds(p, m)),
             ),
             Self::InterleavedZb => Ok(m / interleaved::rounds(p, m)),
             Self::DualPipeV if u64::from(m) < 2 * u64::from(p) => {
-                micro_batches("", format!("m={} or more", 2 * u64::from(p)))
+                micro_batches("", format!("use m={} or more", 2 * u64::from(p)))
             }
             Self::Chimera if !p.is_multiple_of(2) => {
                 let above = p.saturating_add(1);
-                let accepted = match p - 1 {
-                    0 => format!("an even number, such as {above}"),
-                    below => format!("an even number, such as {below} or {above}"),
+                let remedy = match p - 1 {
+                    0 => format!("use p={above}"),
+                    below => format!("use p={below} or p={above}"),
                 };
-                Err(ScheduleError::Ranks { schedule: self, given: p, accepted })
+                let why = ", an odd number";
+                Err(ScheduleError::Ranks { schedule: self, given: p, why, remedy })
             }
             Self::Chimera if !m.is_multiple_of(2) => {
-                micro_batches(": half of them go each way", format!("m={}", m.saturating_add(1)))
+                let above = m.saturating_add(1);
+                let remedy = match m - 1 {
+                    0 => format!("use m={above}"),
+                    below => format!("use m={below} or m={above}"),
+                };
+                micro_batches(": half of them go each way", remedy)
             }
             _ => Ok(m),
         }
@@ -370,8 +383,14 @@ impl FromStr for ScheduleName {
     type Err = ScheduleError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let unknown =
-            || ScheduleError::UnknownSchedule { name: excerpt(name), accepted: Self::accepted() };
+        let unknown = || {
+            let all = format!("the schedules are {}", Self::all_names());
+            let remedy = match did_you_mean(name, Self::ALL.map(Self::as_str)) {
+                Some(meant) => format!("{meant} {all}"),
+                None => all,
+            };
+            ScheduleError::UnknownSchedule { name: excerpt(name), remedy }
+        };
         Self::ALL.into_iter().find(|schedule| schedule.as_str() == name).ok_or_else(unknown)
     }
 }

@@ -107,13 +107,12 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
     let total_busy: f64 = busy.iter().sum();
     if total_busy <= 0.0 {
         return Err(ScheduleError::Costs(
-            "every op of the plan takes 0; accepted: at least one cost above 0".to_owned(),
+            "every op of the plan takes 0; give at least one cost above 0".to_owned(),
         ));
     }
     if !(makespan * f64::from(plan.n_ranks())).is_finite() || !total_busy.is_finite() {
         return Err(ScheduleError::Costs(
-            "the costs of the plan sum to more than a number holds; accepted: smaller costs"
-                .to_owned(),
+            "the costs of the plan sum to more than a number holds; use smaller costs".to_owned(),
         ));
     }
     let idle: Vec<f64> = busy.iter().map(|busy| (makespan - busy).max(0.0)).collect();

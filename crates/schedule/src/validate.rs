@@ -74,7 +74,7 @@ fn one_row_a_rank(draft: &Draft) -> Result<(), ScheduleError> {
     }
     let rank = Rank(n_ranks.min(n_rows as u32));
     let message = format!(
-        "the plan has {n_rows} rows and its topology {n_ranks} ranks; accepted: a row for every rank"
+        "the plan has {n_rows} rows and its topology {n_ranks} ranks; write one row for each rank"
     );
     Err(violation(&draft.rows, Rule::Rows, rank, 0, None, message))
 }
@@ -90,8 +90,11 @@ fn in_range(draft: &Draft) -> Result<(), ScheduleError> {
         } else {
             continue;
         };
-        let message =
-            format!("{op} names {what} {number} of {count}; accepted: 0 to {}", count - 1);
+        let fits = match count {
+            1 => "0, the only one".to_owned(),
+            _ => format!("one from 0 to {}", count - 1),
+        };
+        let message = format!("{op} names {what} {number} of {count}; use {fits}");
         return Err(violation(&draft.rows, Rule::Range, rank, cell, Some(op), message));
     }
     Ok(())
@@ -117,7 +120,7 @@ pub(crate) fn stage_on_two_rows(
     owner: Rank,
 ) -> ScheduleError {
     let message = format!(
-        "{op} stands on row {rank}, but stage {} is on row {owner}; accepted: a stage on one row",
+        "{op} stands on row {rank}, but stage {} is on row {owner}; keep a stage on one row",
         op.stage
     );
     violation(rows, Rule::StageOnTwoRows, rank, cell, Some(op), message)
@@ -142,7 +145,7 @@ fn no_duplicate(draft: &Draft) -> Result<Vec<u8>, ScheduleError> {
     for (rank, cell, op) in cells(draft) {
         let phases = &mut seen[at(draft, op.stage, op.micro_batch)];
         if *phases & bit(op.phase) != 0 {
-            let message = format!("{op} stands twice on row {rank}; accepted: every op once");
+            let message = format!("{op} stands twice on row {rank}; remove one of the two");
             return Err(violation(&draft.rows, Rule::Duplicate, rank, cell, Some(op), message));
         }
         not_mixed(draft, rank, cell, op, *phases)?;
@@ -170,7 +173,7 @@ fn not_mixed(
     };
     let other = Op { phase: other, ..op };
     let message = format!(
-        "{op} stands beside {other}: the gradient would count twice; accepted: one B, or one I and one W"
+        "{op} stands beside {other}: the gradient would count twice; keep one B, or one I and one W"
     );
     Err(violation(&draft.rows, Rule::Mixed, rank, cell, Some(op), message))
 }
@@ -206,12 +209,16 @@ fn complete(draft: &Draft, seen: &[u8]) -> Result<(), ScheduleError> {
 fn missing(draft: &Draft, op: Op) -> ScheduleError {
     let rank = draft.places().rank_of(op.stage, op.micro_batch);
     let cell = draft.rows[rank.idx()].len();
-    let accepted = match op.phase {
-        Phase::Forward => "an F of every micro-batch on every stage",
-        Phase::Backward => "a B, or an I and a W, for every F, or no backward at all",
-        Phase::InputGrad | Phase::WeightGrad => "both I and W, or one B instead",
+    let remedy = match op.phase {
+        Phase::Forward => "add it: every stage needs an F of every micro-batch",
+        Phase::Backward => {
+            "add it: every F needs a B, or an I and a W, unless the plan has no backward at all"
+        }
+        Phase::InputGrad | Phase::WeightGrad => {
+            "add it: I and W come together; or write one B for both"
+        }
     };
-    let message = format!("{op} is missing from row {rank}; accepted: {accepted}");
+    let message = format!("{op} is missing from row {rank}; {remedy}");
     violation(&draft.rows, Rule::Missing, rank, cell, Some(op), message)
 }
 
@@ -254,12 +261,10 @@ fn ordered(draft: &Draft) -> Result<(), ScheduleError> {
                     let needs = Op { phase, ..op };
                     let message = if action.ops().any(|other| other == needs) {
                         format!(
-                            "{action} overlaps {op} with {needs}, which it needs; accepted: {needs} first"
+                            "{action} overlaps {op} with {needs}, which it needs; put {needs} first"
                         )
                     } else {
-                        format!(
-                            "{op} stands before {needs}, which it needs; accepted: {needs} first"
-                        )
+                        format!("{op} stands before {needs}, which it needs; put {needs} first")
                     };
                     return Err(violation(&draft.rows, Rule::Order, rank, cell, Some(op), message));
                 }
@@ -316,8 +321,7 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
     let cell = walk.heads()[rank];
     if next == rank {
         let needs = needed(op, stage, rank);
-        let message =
-            format!("{op} stands before {needs}, which it needs; accepted: {needs} first");
+        let message = format!("{op} stands before {needs}, which it needs; put {needs} first");
         return violation(&draft.rows, Rule::Order, Rank(rank as u32), cell, Some(op), message);
     }
     let mut links: Vec<String> = waits
@@ -331,7 +335,7 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
         links.push(format!("and {} more ranks", waits.len() - LINKS_SHOWN));
     }
     let message = format!(
-        "deadlock: {}; accepted: an order in which no circle of ranks waits",
+        "deadlock: {}; reorder the ops so that no ranks wait for each other",
         links.join(", ")
     );
     violation(&draft.rows, Rule::Deadlock, Rank(rank as u32), cell, Some(op), message)

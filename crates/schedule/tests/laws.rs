@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{HashMap, HashSet};
+use std::mem::discriminant;
 
 use pp_schedule::{
     Action, Costs, Draft, Instruction, MicroBatch, Op, Phase, Pipe, Rank, RankShare, ScheduleError,
@@ -337,6 +338,35 @@ fn laws_of_a_plan(plan: &ValidPlan, costs: &Costs, seed: u64) {
     assert_eq!(&import_csv(plan.name(), with_bubbles.as_bytes(), None).unwrap(), plan);
 }
 
+/// The sizes that a refusal tells its reader to use instead.
+fn follow(refused: &ScheduleError, remedy: &str, sizes: &Sizes) -> Vec<Sizes> {
+    let words: Vec<&str> = remedy.split([' ', ',', ':']).collect();
+    let numbers = |sign: &str| -> Vec<u32> {
+        words.iter().filter_map(|word| word.strip_prefix(sign)?.parse().ok()).collect()
+    };
+    let mut followed = Vec::new();
+    followed.extend(numbers("m=").into_iter().map(|m| Sizes { n_micro_batches: m, ..*sizes }));
+    followed.extend(numbers("p=").into_iter().map(|p| Sizes { n_ranks: p, ..*sizes }));
+    followed.extend(numbers("v=").into_iter().map(|v| Sizes { n_virtual_stages: v, ..*sizes }));
+    let mut groups = numbers("N=");
+    if let Some((_, group)) = remedy.split_once("an interleave group of ") {
+        groups.push(group.parse().unwrap());
+    }
+    followed.extend(groups.into_iter().map(|n| Sizes { interleave_group: Some(n), ..*sizes }));
+    match refused {
+        ScheduleError::Zero { what: "ranks" } => followed = vec![Sizes { n_ranks: 1, ..*sizes }],
+        ScheduleError::Zero { what: "micro-batches" } => {
+            followed = vec![Sizes { n_micro_batches: 1, ..*sizes }];
+        }
+        ScheduleError::Zero { .. } => followed = vec![Sizes { n_virtual_stages: 1, ..*sizes }],
+        _ if remedy.starts_with("leave") => {
+            followed = vec![Sizes { interleave_group: None, ..*sizes }];
+        }
+        _ => {}
+    }
+    followed
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -348,14 +378,26 @@ proptest! {
     }
 
     #[test]
-    fn sizes_that_a_schedule_refuses_are_told_with_what_would_be_accepted(name in 0..ScheduleName::ALL.len(), p in 0..=12_u32, m in 0..=40_u32, v in 0..=4_u32, group in proptest::option::of(0..=40_u32)) {
+    fn sizes_that_a_schedule_refuses_are_told_with_a_remedy_that_works(name in 0..ScheduleName::ALL.len(), p in 0..=12_u32, m in 0..=40_u32, v in 0..=4_u32, group in proptest::option::of(0..=40_u32)) {
         let name = ScheduleName::ALL[name];
         let sizes = Sizes { interleave_group: group, ..sizes(p, m, v) };
         match name.check(&sizes) {
             Ok(_) => prop_assert!(name.generate(&sizes).is_ok()),
             Err(refused) => {
                 prop_assert_eq!(refused.rule(), "size");
-                prop_assert!(refused.to_string().contains("accepted: "), "{refused}");
+                let told = refused.to_string();
+                let (_, remedy) = told.split_once("; ").unwrap();
+                let followed = follow(&refused, remedy, &sizes);
+                prop_assert!(!followed.is_empty(), "no remedy in: {refused}");
+                for better in followed {
+                    // Where two sizes are wrong, the next message is about the other one.
+                    let now = name.check(&better).err();
+                    let zero = matches!(refused, ScheduleError::Zero { .. });
+                    let same = now.as_ref().is_some_and(|now| {
+                        if zero { now == &refused } else { discriminant(now) == discriminant(&refused) }
+                    });
+                    prop_assert!(!same, "{refused}: then {better:?} is refused: {now:?}");
+                }
                 prop_assert!(refused.to_string().len() <= 300, "{refused}");
                 prop_assert_eq!(name.generate(&sizes).unwrap_err(), refused);
             }

@@ -35,7 +35,7 @@ fn as_many_rows_as_ranks() {
         draft(1, &["0F0 0B0"]),
         "rows",
         &expect![[r#"
-            rank 1, cell 0: the plan has 1 rows and its topology 2 ranks; accepted: a row for every rank
+            rank 1, cell 0: the plan has 1 rows and its topology 2 ranks; write one row for each rank
 
               cell   0     1
             rank 0  0F0   0B0"#]],
@@ -44,7 +44,7 @@ fn as_many_rows_as_ranks() {
         draft(1, &["0F0 0B0", "1F0 1B0", "1F0"]),
         "rows",
         &expect![[r#"
-            rank 2, cell 0: the plan has 3 rows and its topology 2 ranks; accepted: a row for every rank
+            rank 2, cell 0: the plan has 3 rows and its topology 2 ranks; write one row for each rank
 
               cell   0     1
             rank 0  0F0   0B0
@@ -59,7 +59,7 @@ fn ids_in_range() {
         draft(1, &["0F0 0B0", "1F0 2B0"]),
         "range",
         &expect![[r#"
-            rank 1, cell 1: 2B0 names stage 2 of 2; accepted: 0 to 1
+            rank 1, cell 1: 2B0 names stage 2 of 2; use one from 0 to 1
 
               cell   0     1
             rank 0  0F0   0B0
@@ -69,7 +69,7 @@ fn ids_in_range() {
         draft(1, &["0F0 0B0", "1F0 1B7"]),
         "range",
         &expect![[r#"
-            rank 1, cell 1: 1B7 names micro-batch 7 of 1; accepted: 0 to 0
+            rank 1, cell 1: 1B7 names micro-batch 7 of 1; use 0, the only one
 
               cell   0     1
             rank 0  0F0   0B0
@@ -83,7 +83,7 @@ fn a_stage_on_one_row() {
         draft(2, &["0F0 0F1 0B0 0B1", "1F0 1B0 0F1 1B1"]),
         "stage-on-two-rows",
         &expect![[r#"
-            rank 1, cell 2: 0F1 stands on row 1, but stage 0 is on row 0; accepted: a stage on one row
+            rank 1, cell 2: 0F1 stands on row 1, but stage 0 is on row 0; keep a stage on one row
 
               cell   0     1     2     3
             rank 0  0F0   0F1   0B0   0B1
@@ -97,7 +97,7 @@ fn no_op_twice() {
         draft(2, &["0F0 0F0 0B0 0B1", "1F0 1B0 1F1 1B1"]),
         "duplicate",
         &expect![[r#"
-            rank 0, cell 1: 0F0 stands twice on row 0; accepted: every op once
+            rank 0, cell 1: 0F0 stands twice on row 0; remove one of the two
 
               cell   0     1     2     3
             rank 0  0F0  [0F0]  0B0   0B1
@@ -111,7 +111,7 @@ fn no_full_backward_beside_its_halves() {
         draft(1, &["0F0 0B0 0W0", "1F0 1B0"]),
         "mixed",
         &expect![[r#"
-            rank 0, cell 2: 0W0 stands beside 0B0: the gradient would count twice; accepted: one B, or one I and one W
+            rank 0, cell 2: 0W0 stands beside 0B0: the gradient would count twice; keep one B, or one I and one W
 
               cell   0     1     2
             rank 0  0F0   0B0  [0W0]
@@ -121,7 +121,7 @@ fn no_full_backward_beside_its_halves() {
         draft(1, &["0F0 0I0 0B0", "1F0 1B0"]),
         "mixed",
         &expect![[r#"
-            rank 0, cell 2: 0B0 stands beside 0I0: the gradient would count twice; accepted: one B, or one I and one W
+            rank 0, cell 2: 0B0 stands beside 0I0: the gradient would count twice; keep one B, or one I and one W
 
               cell   0     1     2
             rank 0  0F0   0I0  [0B0]
@@ -135,7 +135,7 @@ fn no_op_missing() {
         draft(2, &["0F0 0F1 0B0 0B1", "1F0 1B0 1B1"]),
         "missing",
         &expect![[r#"
-            rank 1, cell 3: 1F1 is missing from row 1; accepted: an F of every micro-batch on every stage
+            rank 1, cell 3: 1F1 is missing from row 1; add it: every stage needs an F of every micro-batch
 
               cell   0      1      2      3
             rank 0  0F0    0F1    0B0    0B1
@@ -145,7 +145,7 @@ fn no_op_missing() {
         draft(2, &["0F0 0F1 0B0 0B1", "1F0 1B0 1F1"]),
         "missing",
         &expect![[r#"
-            rank 1, cell 3: 1B1 is missing from row 1; accepted: a B, or an I and a W, for every F, or no backward at all
+            rank 1, cell 3: 1B1 is missing from row 1; add it: every F needs a B, or an I and a W, unless the plan has no backward at all
 
               cell   0      1      2      3
             rank 0  0F0    0F1    0B0    0B1
@@ -155,7 +155,7 @@ fn no_op_missing() {
         draft(1, &["0F0 0I0", "1F0 1B0"]),
         "missing",
         &expect![[r#"
-            rank 0, cell 2: 0W0 is missing from row 0; accepted: both I and W, or one B instead
+            rank 0, cell 2: 0W0 is missing from row 0; add it: I and W come together; or write one B for both
 
               cell   0      1      2
             rank 0  0F0    0I0   [0W0?]
@@ -165,7 +165,7 @@ fn no_op_missing() {
         draft(1, &["0F0 0W0", "1F0 1B0"]),
         "missing",
         &expect![[r#"
-            rank 0, cell 2: 0I0 is missing from row 0; accepted: both I and W, or one B instead
+            rank 0, cell 2: 0I0 is missing from row 0; add it: I and W come together; or write one B for both
 
               cell   0      1      2
             rank 0  0F0    0W0   [0I0?]
@@ -179,17 +179,13 @@ fn huge_numbers_claim_no_memory() {
         draft(u32::MAX, &["0F0 0F2 0B0", "1F0 1B0"]),
         "missing",
         &expect![[r#"
-            rank 0, cell 3: 0F1 is missing from row 0; accepted: an F of every micro-batch on every stage
+            rank 0, cell 3: 0F1 is missing from row 0; add it: every stage needs an F of every micro-batch
 
               cell   0      1      2      3
             rank 0  0F0    0F2    0B0   [0F1?]
             rank 1  1F0    1B0"#]],
     );
-    check(
-        draft(0, &["", ""]),
-        "size",
-        &expect!["the number of micro-batches is 0; accepted: 1 or more"],
-    );
+    check(draft(0, &["", ""]), "size", &expect!["the number of micro-batches is 0; use 1 or more"]);
 }
 
 #[test]
@@ -198,7 +194,7 @@ fn order_inside_a_row() {
         draft(1, &["0B0 0F0", "1F0 1B0"]),
         "order",
         &expect![[r#"
-            rank 0, cell 0: 0B0 stands before 0F0, which it needs; accepted: 0F0 first
+            rank 0, cell 0: 0B0 stands before 0F0, which it needs; put 0F0 first
 
               cell   0     1
             rank 0 [0B0]  0F0
@@ -208,7 +204,7 @@ fn order_inside_a_row() {
         draft(1, &["0F0 0W0 0I0", "1F0 1B0"]),
         "order",
         &expect![[r#"
-            rank 0, cell 1: 0W0 stands before 0I0, which it needs; accepted: 0I0 first
+            rank 0, cell 1: 0W0 stands before 0I0, which it needs; put 0I0 first
 
               cell   0     1     2
             rank 0  0F0  [0W0]  0I0
@@ -218,7 +214,7 @@ fn order_inside_a_row() {
         draft(2, &["0F0 (0F1;0B1)OVERLAP_F_B 0B0", "1F0 1B0 1F1 1B1"]),
         "order",
         &expect![[r#"
-            rank 0, cell 1: (0F1;0B1)OVERLAP_F_B overlaps 0B1 with 0F1, which it needs; accepted: 0F1 first
+            rank 0, cell 1: (0F1;0B1)OVERLAP_F_B overlaps 0B1 with 0F1, which it needs; put 0F1 first
 
               cell     0         1         2         3
             rank 0    0F0    [0F1&0B1]    0B0
@@ -228,7 +224,7 @@ fn order_inside_a_row() {
         draft(2, &["0F0 0F1 0B0 0B1", "1F0 (1F1;1B0)OVERLAP_F_B (1F1;1B1)OVERLAP_F_B"]),
         "duplicate",
         &expect![[r#"
-            rank 1, cell 2: 1F1 stands twice on row 1; accepted: every op once
+            rank 1, cell 2: 1F1 stands twice on row 1; remove one of the two
 
               cell     0         1         2         3
             rank 0    0F0       0F1       0B0       0B1
@@ -240,7 +236,7 @@ fn order_inside_a_row() {
         one_rank,
         "order",
         &expect![[r#"
-            rank 0, cell 0: 1F0 stands before 0F0, which it needs; accepted: 0F0 first
+            rank 0, cell 0: 1F0 stands before 0F0, which it needs; put 0F0 first
 
               cell   0     1
             rank 0 [1F0]  0F0"#]],
@@ -253,7 +249,7 @@ fn no_circle_of_ranks() {
         draft(2, &["0F0 0B0 0F1 0B1", "1F0 1F1 1B0 1B1"]),
         "deadlock",
         &expect![[r#"
-            rank 0, cell 1: deadlock: rank 0 at 0B0 waits for 1B0 of rank 1, rank 1 at 1F1 waits for 0F1 of rank 0; accepted: an order in which no circle of ranks waits
+            rank 0, cell 1: deadlock: rank 0 at 0B0 waits for 1B0 of rank 1, rank 1 at 1F1 waits for 0F1 of rank 0; reorder the ops so that no ranks wait for each other
 
               cell   0     1     2     3
             rank 0  0F0  [0B0]  0F1   0B1
@@ -267,7 +263,7 @@ fn a_pair_waits_for_both_its_inputs() {
         draft(2, &["0F0 (0F1;0B0)OVERLAP_F_B 0B1", "1F0 1F1 1B0 1B1"]),
         "deadlock",
         &expect![[r#"
-            rank 0, cell 1: deadlock: rank 0 at 0B0 waits for 1B0 of rank 1, rank 1 at 1F1 waits for 0F1 of rank 0; accepted: an order in which no circle of ranks waits
+            rank 0, cell 1: deadlock: rank 0 at 0B0 waits for 1B0 of rank 1, rank 1 at 1F1 waits for 0F1 of rank 0; reorder the ops so that no ranks wait for each other
 
               cell     0         1         2         3
             rank 0    0F0    [0F1&0B0]    0B1
@@ -286,15 +282,13 @@ fn copies_of_the_model_share_out_the_micro_batches() {
     check(
         two(3, &["0F0 0B0", "1F0 1B0"]),
         "size",
-        &expect![
-            "3 micro-batches do not divide over 2 copies of the model; accepted: a multiple of 2"
-        ],
+        &expect!["3 micro-batches do not divide over 2 copies of the model; use 2 or 4"],
     );
     check(
         two(2, &["0F0 0F1 1F1 1B1 0B0", "0F1 1F0 1B0 0B1"]),
         "stage-on-two-rows",
         &expect![[r#"
-            rank 0, cell 1: 0F1 stands on row 0, but stage 0 is on row 1; accepted: a stage on one row
+            rank 0, cell 1: 0F1 stands on row 0, but stage 0 is on row 1; keep a stage on one row
 
               cell   0     1     2     3     4
             rank 0  0F0  [0F1]  1F1   1B1   0B0
@@ -314,7 +308,7 @@ fn a_large_grid_shows_the_part_that_matters() {
         draft,
         "order",
         &expect![[r#"
-            rank 40, cell 30: 40B28 stands before 40F28, which it needs; accepted: 40F28 first
+            rank 40, cell 30: 40B28 stands before 40F28, which it needs; put 40F28 first
 
                cell   24      25      26      27      28      29      30      31      32      33      34      35      36
             rank 32…  32F24   32F25   32F26   32F27   32F28   32F29   32F30   32F31   32B0    32F32   32B1    32F33   32B2 …
@@ -354,82 +348,82 @@ fn files_that_are_no_plans() {
         b"",
         "format",
         expect![
-            "not a plan as CSV: it holds no op; accepted: a line a rank, of cells such as 0F0,0F1,0B0"
+            "not a plan as CSV: it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b",,\n,",
         "format",
         expect![
-            "not a plan as CSV: it holds no op; accepted: a line a rank, of cells such as 0F0,0F1,0B0"
+            "not a plan as CSV: it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b"0F0,0B0\n\n1F0,1B0\n",
         "format",
-        expect!["not a plan as CSV: row 1 holds no op; accepted: at least one stage on every row"],
+        expect!["not a plan as CSV: row 1 holds no op; give every row at least one stage"],
     );
     check(
         b"\x7fELF\x02\x01\x01\0",
         "format",
         expect![
-            "row 0, column 0: cell `\u{fffd}ELF\u{fffd}\u{fffd}\u{fffd}\u{fffd}` holds the byte 0x7f, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+            "row 0, column 0: cell `\u{fffd}ELF\u{fffd}\u{fffd}\u{fffd}\u{fffd}` holds the byte 0x7f, which is not text; use a text file of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b"0F0,0B0\n\xff\xfe",
         "format",
         expect![
-            "row 1, column 0: cell `\u{fffd}\u{fffd}` holds the byte 0xff, which is not text; accepted: lines of cells such as 0F0,0F1,0B0"
+            "row 1, column 0: cell `\u{fffd}\u{fffd}` holds the byte 0xff, which is not text; use a text file of cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b"0F0,,0G0\n",
         "cell",
         expect![
-            "row 0, column 2: cell `0G0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+            "row 0, column 2: cell `0G0` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
         ],
     );
     check(
         b"0F0,0B\n",
         "cell",
         expect![
-            "row 0, column 1: cell `0B` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+            "row 0, column 1: cell `0B` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
         ],
     );
     check(
         b"rank,op\n0,0F0\n",
         "cell",
         expect![
-            "row 0, column 0: cell `rank` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+            "row 0, column 0: cell `rank` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
         ],
     );
     check(
         b"0F0,(0F1;0I0)OVERLAP_F_B,0B1\n",
         "cell",
         expect![
-            "row 0, column 1: cell `(0F1;0I0)OVERLAP_F_B` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+            "row 0, column 1: cell `(0F1;0I0)OVERLAP_F_B` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
         ],
     );
     check(
         b"0F0,0B0\n0SEND_F0,1F0\n",
         "cell",
         expect![
-            "row 1, column 0: cell `0SEND_F0` is not an op; accepted: a stage, one of F B I W and a micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or nothing"
+            "row 1, column 0: cell `0SEND_F0` is not an op; write stage, one of F B I W and micro-batch, such as 2F0, a pair such as (0F7;7B3)OVERLAP_F_B, or leave the cell empty"
         ],
     );
     check(
         b"0F0,4000000000B0\n",
         "range",
         expect![
-            "row 0, column 1: cell `4000000000B0` names stage 4000000000, but the file has only 2 ops, and each stage needs one; accepted: below 2"
+            "row 0, column 1: cell `4000000000B0` names stage 4000000000, but the file has only 2 ops, and each stage needs one; use a number below 2"
         ],
     );
     check(
         b"0F0,0B0\n2F0,2B0\n",
         "missing",
         expect![
-            "row 1, column 0: cell `2F0` names stage 2, but stage 1 has no op on any row; accepted: stages 0 to 2 without a gap"
+            "row 1, column 0: cell `2F0` names stage 2, but stage 1 has no op on any row; number the stages from 0 to 2 without a gap"
         ],
     );
 }
@@ -470,37 +464,42 @@ fn sizes_that_a_schedule_does_not_take() {
     };
     let unknown = generate("zb-h9", 4, 8, 1, None);
     assert!(
-        unknown.starts_with("unknown schedule `zb-h9`; accepted: naive gpipe 1f1b "),
+        unknown.starts_with("unknown schedule `zb-h9`; did you mean zb-h1 or zb-h2? the schedules are naive gpipe 1f1b "),
         "{unknown}"
     );
     assert!(ScheduleName::ALL.iter().all(|name| unknown.contains(name.as_str())), "{unknown}");
-    expect!["zb-v does not run v=1 virtual stages on each rank; accepted: 2"]
+    expect!["zb-v does not run v=1 virtual stages on each rank; use v=2"]
         .assert_eq(&generate("zb-v", 4, 8, 1, None));
-    expect!["hanayo does not run v=3 virtual stages on each rank; accepted: an even number, two for each wave"].assert_eq(&generate("hanayo", 4, 8, 3, None));
-    expect!["zb-h1 does not run v=2 virtual stages on each rank; accepted: 1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)"].assert_eq(&generate("zb-h1", 4, 8, 2, None));
-    expect!["dualpipe-v with p=4 does not run m=7 micro-batches; accepted: m=8 or more"]
+    expect![
+        "hanayo does not run v=3 virtual stages on each rank; use v=2 or v=4: every wave takes two"
+    ]
+    .assert_eq(&generate("hanayo", 4, 8, 3, None));
+    expect!["zb-h1 does not run v=2 virtual stages on each rank; use v=1, or a schedule that takes any: interleaved-1f1b, looped-bfs, interleaved-zb"].assert_eq(&generate("zb-h1", 4, 8, 2, None));
+    expect!["dualpipe-v with p=4 does not run m=7 micro-batches; use m=8 or more"]
         .assert_eq(&generate("dualpipe-v", 4, 7, 2, None));
-    expect!["chimera does not run on p=3 ranks; accepted: an even number, such as 2 or 4"]
+    expect!["chimera does not run on p=3 ranks, an odd number; use p=2 or p=4"]
         .assert_eq(&generate("chimera", 3, 8, 1, None));
-    expect!["chimera does not run on p=1 ranks; accepted: an even number, such as 2"]
+    expect!["chimera does not run on p=1 ranks, an odd number; use p=2"]
         .assert_eq(&generate("chimera", 1, 8, 1, None));
     expect![
-        "chimera with p=4 does not run m=7 micro-batches: half of them go each way; accepted: m=8"
+        "chimera with p=4 does not run m=7 micro-batches: half of them go each way; use m=6 or m=8"
     ]
     .assert_eq(&generate("chimera", 4, 7, 1, None));
-    expect!["interleaved-zb with p=4 does not run m=9 micro-batches: it runs max(1, m/p) rounds of equal length; accepted: m=8, or m=10"].assert_eq(&generate("interleaved-zb", 4, 9, 2, None));
-    expect!["interleaved-zb has no interleave group, but 4 was given; accepted: none (interleaved-1f1b takes one)"].assert_eq(&generate("interleaved-zb", 4, 8, 2, Some(4)));
-    expect!["the number of ranks is 0; accepted: 1 or more"]
-        .assert_eq(&generate("gpipe", 0, 8, 1, None));
-    expect!["the number of micro-batches is 0; accepted: 1 or more"]
+    expect!["interleaved-zb with p=4 does not run m=9 micro-batches: it runs max(1, m/p) rounds of equal length; use m=8 or m=10"].assert_eq(&generate("interleaved-zb", 4, 9, 2, None));
+    expect!["interleaved-zb has no interleave group, but 4 was given; leave it out, or use interleaved-1f1b"].assert_eq(&generate("interleaved-zb", 4, 8, 2, Some(4)));
+    expect!["the number of ranks is 0; use 1 or more"].assert_eq(&generate("gpipe", 0, 8, 1, None));
+    expect!["the number of micro-batches is 0; use 1 or more"]
         .assert_eq(&generate("gpipe", 4, 0, 1, None));
     expect![
-        "1f1b does not run v=2 virtual stages on each rank; accepted: 1 (interleaved-1f1b, looped-bfs and interleaved-zb take any)"
+        "1f1b does not run v=2 virtual stages on each rank; use v=1, or a schedule that takes any: interleaved-1f1b, looped-bfs, interleaved-zb"
     ]
     .assert_eq(&generate("1f1b", 4, 8, 2, None));
-    expect!["gpipe has no interleave group, but 4 was given; accepted: none (interleaved-1f1b takes one)"].assert_eq(&generate("gpipe", 4, 8, 1, Some(4)));
-    expect!["interleaved-1f1b with p=4 refuses m=9: Megatron's table needs a multiple of p=4, PyTorch's rounds need a multiple of m/p rounded down, here 2; accepted: m=8, or m=10, or an interleave group of 5"].assert_eq(&generate("interleaved-1f1b", 4, 9, 2, None));
-    expect!["an interleave group of N=6 does not fit p=4 ranks and m=9 micro-batches: Megatron's table needs p <= N <= m, and m mod N to be 0 or at least p; accepted: N=5, for example"].assert_eq(&generate("interleaved-1f1b", 4, 9, 2, Some(6)));
-    expect!["2199023255552 ops are too many for a plan; accepted: at most 4294967296"]
+    expect![
+        "gpipe has no interleave group, but 4 was given; leave it out, or use interleaved-1f1b"
+    ]
+    .assert_eq(&generate("gpipe", 4, 8, 1, Some(4)));
+    expect!["interleaved-1f1b with p=4 refuses m=9: Megatron's table needs a multiple of p=4, PyTorch's rounds need a multiple of m/p rounded down, here 2; use m=8 or m=10, or an interleave group of 5"].assert_eq(&generate("interleaved-1f1b", 4, 9, 2, None));
+    expect!["an interleave group of N=6 does not fit p=4 ranks and m=9 micro-batches: Megatron's table needs p <= N <= m, and m mod N to be 0 or at least p; use N=5, for example"].assert_eq(&generate("interleaved-1f1b", 4, 9, 2, Some(6)));
+    expect!["2199023255552 ops are too many for a plan; use at most 4294967296"]
         .assert_eq(&generate("gpipe", 1 << 20, 1 << 20, 1, None));
 }

@@ -266,16 +266,16 @@ fn accept(request: Request, shared: &Shared) -> AnswerLine {
 /// The request to the run of this id that a line holds.
 ///
 /// # Errors
-/// What is wrong with it, and what would be accepted.
+/// What is wrong with it, and what to send instead.
 pub fn understood(line: &[u8], run: &str) -> Result<Request, String> {
     let parsed = serde_json::from_slice::<RequestLine>(line).map_err(|error| {
         let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
         format!(
-            "no request: {why}; accepted: {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
+            "no request: {why}; send {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
         )
     })?;
     if parsed.run != run {
-        return Err("this is another run: it has the number of a process that is gone; accepted: its own id".to_owned());
+        return Err("this is another run: it has the number of a process that is gone; send the id of this run".to_owned());
     }
     Ok(parsed.request)
 }

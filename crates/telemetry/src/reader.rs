@@ -46,6 +46,18 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// The text with what to do about it, for a command that ends here.
+    pub fn with_remedy(&self) -> String {
+        match self {
+            Self::File { .. } => format!("{self}; name a log that can be read"),
+            Self::Shrunk { .. } => format!("{self}; name a log that is complete"),
+            // The reason already says that a newer program is needed.
+            Self::Newer { .. } => self.to_string(),
+        }
+    }
+}
+
 /// What one look at the file has brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Poll {

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use pp_schedule::did_you_mean;
 use thiserror::Error;
 
 use crate::files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
@@ -114,18 +115,18 @@ pub fn list_runs(runs_dir: &Path) -> io::Result<Vec<Run>> {
 #[non_exhaustive]
 pub enum FindError {
     /// There are no runs.
-    #[error("there are no runs in {0:?}; accepted: after a first pptop train")]
+    #[error("there are no runs in {0:?}; start one with pptop train")]
     NoRuns(PathBuf),
     /// Nothing has this name.
-    #[error("no run, process or file is called {given:?}; accepted: {accepted}")]
+    #[error("no run, process or file is called {given:?}; {remedy}")]
     Unknown {
         /// What was asked for.
         given: String,
-        /// What would be accepted.
-        accepted: String,
+        /// The name that was probably meant, and what can be named.
+        remedy: String,
     },
     /// Several runs begin with it.
-    #[error("{n} runs begin with {given:?}: {named}; accepted: more of the name")]
+    #[error("{n} runs begin with {given:?}: {named}; write more of the name")]
     Ambiguous {
         /// What was asked for.
         given: String,
@@ -135,10 +136,10 @@ pub enum FindError {
         named: String,
     },
     /// The file or directory is no run.
-    #[error("{0:?} holds no run; accepted: a folder with {EVENTS_FILE}, or such a file")]
+    #[error("{0:?} holds no run; name a folder with {EVENTS_FILE}, or such a file")]
     NotARun(PathBuf),
     /// It cannot be looked at.
-    #[error("cannot read {path:?}: {source}; accepted: what can be read")]
+    #[error("cannot read {path:?}: {source}; name a run that can be read")]
     Unreadable {
         /// Where.
         path: PathBuf,
@@ -151,7 +152,7 @@ pub enum FindError {
 /// The run that a name means: `latest`, the beginning of an id, the number of a process, a folder, or a log.
 ///
 /// # Errors
-/// [`FindError`] says what would be accepted.
+/// [`FindError`] says why not, and what can be named.
 pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
     let unreadable = |path: &Path, source| FindError::Unreadable { path: path.to_owned(), source };
     let path = Path::new(name);
@@ -183,14 +184,16 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
         0 if path.is_dir() => of_path(path),
         0 => {
             let given = name.chars().take(64).collect();
-            let accepted = match runs.first() {
+            let known = runs.iter().map(|run| run.id.as_str()).chain(["latest"]);
+            let meant = did_you_mean(name, known).map_or_else(String::new, |meant| meant + " ");
+            let remedy = match runs.first() {
                 Some(run) => format!(
-                    "latest, the beginning of an id such as {}, a process number of a run, or a file",
+                    "{meant}name latest, the beginning of an id such as {}, the process number of a run, or a file",
                     run.id
                 ),
-                None => "a file, or a run; there are none yet".to_owned(),
+                None => "name a file; there are no runs yet".to_owned(),
             };
-            Err(FindError::Unknown { given, accepted })
+            Err(FindError::Unknown { given, remedy })
         }
         n => {
             let mut named: Vec<&str> =

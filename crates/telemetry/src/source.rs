@@ -41,7 +41,7 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let file = match open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::LOOP) => {
-            return Err(io::Error::other("it is a symbolic link; accepted: the file itself"));
+            return Err(io::Error::other("it is a symbolic link, which is not followed"));
         }
         Err(errno) => return Err(errno.into()),
     };

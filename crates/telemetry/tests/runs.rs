@@ -89,8 +89,16 @@ fn a_run_is_found_by_all_its_names() {
     let refused = |name: &str| find_run(&dir.0, name).unwrap_err().to_string();
     let both = refused("gpt");
     assert!(both.contains("2 runs begin with \"gpt\": gpt-2 gpt-1"), "{both}");
-    for name in ["", "nothing", "/nowhere/x.jsonl", "4000000000"] {
-        assert!(refused(name).contains("accepted:"), "{}", refused(name));
+    for (name, remedy) in [
+        ("", "name latest, the beginning of an id such as gpt-2"),
+        ("nothing", "name latest, the beginning of an id such as gpt-2"),
+        ("gtp-2", "did you mean gpt-2?"),
+        ("mpl-1", "did you mean mlp-1?"),
+        ("lastest", "did you mean latest?"),
+        ("/nowhere/x.jsonl", "name a run that can be read"),
+        ("4000000000", "the process number of a run"),
+    ] {
+        assert!(refused(name).contains(remedy), "{}", refused(name));
     }
     let empty = TestDir::new("find-empty");
     assert!(refused(empty.0.to_str().unwrap()).contains("holds no run"));

@@ -11,19 +11,19 @@ use super::which::find;
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
-    /// latest, the beginning of an id, the process number of a run below the state directory, a run's folder, or a log
+    /// latest, the start of a run id, the process id of a run, a run folder, or a log file
     #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
     runs: Vec<String>,
-    /// Only looks: the run cannot be asked to end or to write a checkpoint
+    /// Attach read-only: the run cannot be asked to end or to write a checkpoint
     #[arg(long)]
     read_only: bool,
-    /// Lines in place of a screen, as where there is no terminal
+    /// Print lines instead of a screen, as without a terminal
     #[arg(long)]
     plain: bool,
-    /// One JSON object a line, as they stand in the log: hello, step, eval, warn, end; with --once the numbers of snapshot --json
+    /// Print one JSON object per line, as in the log: hello, step, eval, warn, end; with --once the numbers of snapshot --json
     #[arg(long)]
     json: bool,
-    /// One line on how the run stands now, and no more
+    /// Print one line with the state of the run, then end
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return Look::of(&config).watch(runs, args.read_only);
     }
     if runs.len() > 1 {
-        let message = "lines are those of one run; accepted: one name, or a terminal";
+        let message = "lines are those of one run; name one run, or use a terminal";
         return Err(CliError::Usage(message.to_owned()));
     }
     let Some(run) = runs.pop() else { return Ok(()) };

@@ -49,13 +49,13 @@ pub(crate) struct Args {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_delimiter = ',', value_parser = count, requires = "pp")]
     micro_batches: Vec<u32>,
-    /// Stages on each rank [default: 2 for a schedule of several stages a rank, else 1]
+    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1]
     #[arg(long, value_name = "V", value_delimiter = ',', value_parser = count)]
     virtual_stages: Vec<u32>,
-    /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that fits]
     #[arg(long, value_name = "N", value_parser = count)]
     interleave_group: Option<u32>,
-    /// One JSON array
+    /// Print one JSON array
     #[arg(long)]
     json: bool,
 }
@@ -153,7 +153,7 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
     }
     if taken.is_empty() {
         return Err(refused.into_iter().next().map_or_else(
-            || CliError::Usage("no size; accepted: --pp and --micro-batches".into()),
+            || CliError::Usage("no size is given; add --pp and --micro-batches".into()),
             CliError::from,
         ));
     }

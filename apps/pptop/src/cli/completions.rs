@@ -7,7 +7,7 @@ use super::{CliError, print};
 /// Which shell completes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The shell that the script is for
+    /// Shell to complete for
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }

@@ -21,20 +21,20 @@ use super::{CliError, print, print_json};
 /// What to do with the configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Writes a file with every setting, each commented out with its default
+    /// Write a file with every setting, each commented out with its default
     Init(InitArgs),
-    /// What holds, and where each value comes from
+    /// Print the settings in force, and where each comes from
     Print(PrintArgs),
-    /// Checks a file; exit code 2 with the line of the first mistake
+    /// Check a file; exit code 2 with the line of the first mistake
     Validate(ValidateArgs),
-    /// Where the file is, or would be
+    /// Print the path of the file
     Path,
 }
 
 /// Flags of `init`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InitArgs {
-    /// Replaces a file that is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -44,7 +44,7 @@ pub(crate) struct InitArgs {
 pub(crate) struct PrintArgs {
     #[command(flatten)]
     screen: ScreenFlags,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) struct PrintArgs {
 /// Flags of `validate`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ValidateArgs {
-    /// Another file than the one that is used
+    /// File to check [default: the one in use]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -75,13 +75,13 @@ fn init(args: &InitArgs) -> Result<(), CliError> {
     let path = own_path()?;
     let there = || {
         let shown = excerpt(&path.to_string_lossy());
-        CliError::Usage(format!("{shown} is there already; accepted: --force, which replaces it"))
+        CliError::Usage(format!("{shown} is there already; --force replaces it"))
     };
     if !args.force && path.symlink_metadata().is_ok() {
         return Err(there());
     }
     let is_written = write(&path, args.force).map_err(|mut refused| {
-        refused.accepted.get_or_insert("XDG_CONFIG_HOME with a folder that can be written to");
+        refused.accepted.get_or_insert("an XDG_CONFIG_HOME that can be written to");
         refused
     })?;
     if is_written { print(&format!("{}\n", path.display())) } else { Err(there()) }
@@ -110,7 +110,7 @@ fn validate(args: &ValidateArgs) -> Result<(), CliError> {
         return print(&format!("{}: not there; the defaults hold\n", path.display()));
     }
     Err(CliError::Usage(format!(
-        "{} is not there; accepted: a configuration file",
+        "{} is not there; name a configuration file, or make one with pptop config init",
         excerpt(&path.to_string_lossy())
     )))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pp_schedule::{Costs, RankShare, ScheduleError, Topology};
 
 use super::CliError;
+use super::help::headings;
 use super::refusal::excerpt;
 use super::sizes::{cost, read};
 
@@ -29,29 +30,29 @@ For example, four stages of which the last takes twice as long:
 /// What ops and messages cost: per rank share, or per stage from a file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CostArgs {
-    /// Time of F over everything that a rank holds [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
+    /// Time of F over all stages of a rank [default: 1]
+    #[arg(long, value_name = "TIME", value_parser = cost, help_heading = headings::COSTS)]
     forward: Option<f64>,
     /// Time of I, the gradient of the input [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
+    #[arg(long, value_name = "TIME", value_parser = cost, help_heading = headings::COSTS)]
     input_grad: Option<f64>,
     /// Time of W, the gradient of the weights; B = I + W [default: 1]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
+    #[arg(long, value_name = "TIME", value_parser = cost, help_heading = headings::COSTS)]
     weight_grad: Option<f64>,
     /// Latency of a message between two ranks [default: 0]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
+    #[arg(long, value_name = "TIME", value_parser = cost, help_heading = headings::COSTS)]
     comm: Option<f64>,
     /// Time of an overlapped pair of F and B [default: F + I + W]
-    #[arg(long, value_name = "TIME", value_parser = cost)]
+    #[arg(long, value_name = "TIME", value_parser = cost, help_heading = headings::COSTS)]
     overlap_cost: Option<f64>,
-    /// The part of an activation that stays between I and W [default: 1]
-    #[arg(long, value_name = "PART", value_parser = cost)]
+    /// Share of an activation that stays between I and W [default: 1]
+    #[arg(long, value_name = "PART", value_parser = cost, help_heading = headings::COSTS)]
     weight_grad_residue: Option<f64>,
-    /// The most that a rank may hold, in activations of one micro-batch on all its stages [default: P for zb-auto and auto, else any]
-    #[arg(long, value_name = "L", value_parser = cost)]
+    /// Memory limit of a rank, in activations of one micro-batch on all its stages [default: P for zb-auto and auto, else none]
+    #[arg(long, value_name = "L", value_parser = cost, help_heading = headings::COSTS)]
     memory_limit: Option<f64>,
     /// A file of costs.
-    #[arg(long, value_name = "FILE", help = COSTS_HELP, long_help = COSTS_LONG_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "overlap_cost", "weight_grad_residue"])]
+    #[arg(long, value_name = "FILE", help_heading = headings::COSTS, help = COSTS_HELP, long_help = COSTS_LONG_HELP, conflicts_with_all = ["forward", "input_grad", "weight_grad", "comm", "overlap_cost", "weight_grad_residue"])]
     costs: Option<PathBuf>,
 }
 
@@ -82,13 +83,13 @@ impl CostArgs {
         let bytes = read(path, COSTS_BYTES_MAX)?;
         let text = String::from_utf8(bytes).map_err(|refused| {
             let offset = refused.utf8_error().valid_up_to();
-            CliError::Usage(format!("{name}: byte {offset} is no text; accepted: JSON with forward, input_grad and weight_grad"))
+            CliError::Usage(format!("{name}: byte {offset} is no text; write JSON with forward, input_grad and weight_grad"))
         })?;
         let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
         let has_limit = json.as_ref().is_some_and(|json| json.get("memory_limit").is_some());
         if let Some(limit) = self.memory_limit.filter(|_| has_limit) {
             return Err(CliError::Usage(format!(
-                "--memory-limit {limit}: {name} has a memory_limit too; accepted: one of the two"
+                "--memory-limit {limit}: {name} has a memory_limit too; leave one of the two out"
             )));
         }
         let n_stages = json.and_then(|json| u32::try_from(json["forward"].as_array()?.len()).ok());
@@ -112,10 +113,10 @@ impl CostSource {
         };
         let costs = Costs::from_json(text, topology).map_err(|refused| match refused {
             ScheduleError::Costs(why) => {
-                let known = if why.contains("accepted") {
+                let known = if why.contains("; ") {
                     ""
                 } else {
-                    "; accepted: JSON with forward, input_grad and weight_grad"
+                    "; write JSON with forward, input_grad and weight_grad"
                 };
                 ScheduleError::Costs(format!("{name}: {why}{known}"))
             }

@@ -14,19 +14,19 @@ use super::sizes::count;
 /// What the devices pretend to do.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The schedule
+    /// Schedule by name
     #[arg(long, value_name = "NAME", default_value = "1f1b", value_parser = schedule)]
     schedule: ScheduleName,
     /// Ranks along the pipeline
     #[arg(long, value_name = "P", default_value = "4", value_parser = up_to_64)]
     pp: u32,
-    /// Replicas
+    /// Data-parallel replicas
     #[arg(long, value_name = "D", default_value = "1", value_parser = up_to_64)]
     dp: u32,
     /// Micro-batches of each replica in a step
     #[arg(short = 'm', long, value_name = "M", default_value = "8", value_parser = count)]
     micro_batches: u32,
-    /// Steps
+    /// Steps to simulate
     #[arg(long, value_name = "N", default_value = "5000", value_parser = count)]
     steps: u32,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 fn up_to_64(text: &str) -> Result<u32, String> {
     let number = text.parse::<u32>().ok().filter(|number| (1..=64).contains(number));
-    number.ok_or_else(|| "accepted: a whole number from 1 to 64".to_owned())
+    number.ok_or_else(|| "use a whole number from 1 to 64".to_owned())
 }
 
 fn schedule(text: &str) -> Result<ScheduleName, String> {
@@ -56,7 +56,7 @@ impl Drop for Folder {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
     if !super::has_screen() {
-        let message = "a demo needs a terminal; accepted: pptop snapshot for a screen as text";
+        let message = "a demo needs a terminal; run pptop snapshot for a screen as text";
         return Err(CliError::Usage(message.to_owned()));
     }
     let sizes = Sizes {

@@ -10,7 +10,7 @@ use super::{CliError, print, print_json};
 /// What ranks can compute on.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -14,15 +14,15 @@ use super::which::WhichRun;
 /// What a run is written as.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// A trace that Perfetto and Chrome open: a track a rank, a slice a span, an arrow a tensor that is waited for
+    /// Trace for Perfetto and Chrome: a track per rank, a slice per span, an arrow per tensor waited for
     ChromeTrace(StepsArgs),
-    /// A line of numbers a step, or a span
+    /// CSV with one line per step or per span
     Csv(CsvArgs),
-    /// An event file of scalars: loss, bubble, rates, memory
+    /// TensorBoard event file: loss, bubble, throughput, memory
     Tensorboard(TensorBoardArgs),
-    /// A picture of the last whole step that was recorded, or of others below each other
+    /// Picture of the last step recorded in full, or of several steps
     Svg(StepsArgs),
-    /// The last state, as Prometheus reads it
+    /// Latest state in the text format of Prometheus
     Prometheus(PlainArgs),
 }
 
@@ -31,7 +31,7 @@ pub(crate) enum Command {
 pub(crate) struct PlainArgs {
     #[command(flatten)]
     which: WhichRun,
-    /// Where to write; - is standard output
+    /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     output: PathBuf,
 }
@@ -41,7 +41,7 @@ pub(crate) struct PlainArgs {
 pub(crate) struct StepsArgs {
     #[command(flatten)]
     plain: PlainArgs,
-    /// These steps alone, both included; 10.. and ..20 have an open end
+    /// Export these steps only, both included; 10.. and ..20 have an open end
     #[arg(long, value_name = "A..B")]
     steps: Option<StepRange>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct StepsArgs {
 pub(crate) struct CsvArgs {
     #[command(flatten)]
     steps: StepsArgs,
-    /// What a line is about
+    /// What each line describes
     #[arg(long, value_enum, default_value_t = Rows::Steps)]
     what: Rows,
 }
@@ -70,10 +70,10 @@ enum Rows {
 pub(crate) struct TensorBoardArgs {
     #[command(flatten)]
     which: WhichRun,
-    /// Where to write; in a directory, such as one of --logdir, under the name that TensorBoard looks for
+    /// File to write, or a directory, such as that of --logdir, for a file with the name that TensorBoard expects
     #[arg(short, long, value_name = "DIRECTORY|FILE|-", default_value = "-")]
     output: PathBuf,
-    /// These steps alone, both included; 10.. and ..20 have an open end
+    /// Export these steps only, both included; 10.. and ..20 have an open end
     #[arg(long, value_name = "A..B")]
     steps: Option<StepRange>,
 }
@@ -142,7 +142,7 @@ fn write(
     // A reader waits for a log that isn't there yet; here it never will be.
     run.log.symlink_metadata().map_err(|failed| {
         let log = excerpt(&run.log.display().to_string());
-        CliError::Usage(format!("cannot read {log}: {failed}; accepted: a run with a log"))
+        CliError::Usage(format!("cannot read {log}: {failed}; name a run with a log"))
     })?;
     let n_bad = export(&mut format.follow(&run.log), format, steps, &mut output)
         .map_err(|failed| told(run, failed))?;

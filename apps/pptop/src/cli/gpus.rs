@@ -4,18 +4,21 @@ use std::path::PathBuf;
 
 use pp_devices::Library;
 
-/// Whom to ask about GPUs.
+use super::help::headings;
+
+/// Where numbers of GPUs come from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NvmlArgs {
-    /// The library that is asked about GPUs.
+    /// The NVML library.
     #[arg(
         long,
         value_name = "PATH",
-        help = "The library that is asked about GPUs [default: PPTOP_NVML_LIB, or else the driver's own]"
+        help_heading = headings::GPUS,
+        help = "NVML library to load [default: PPTOP_NVML_LIB, else the driver's own]"
     )]
     nvml_lib: Option<PathBuf>,
-    /// Asks no library about GPUs
-    #[arg(long)]
+    /// Do not load NVML: no numbers of GPUs
+    #[arg(long, help_heading = headings::GPUS)]
     no_nvml: bool,
 }
 

@@ -12,7 +12,7 @@ use super::{CliError, print};
 /// Where the pages go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A folder for one page for each command; it is made where it is missing
+    /// Write one page per command into this folder, which is created if missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -28,7 +28,7 @@ pub(crate) fn run(args: &Args, mut program: clap::Command) -> Result<(), CliErro
     let mut pages = Vec::new();
     collect(program, &mut pages).and_then(|()| write(dir, &pages)).map_err(|error| {
         CliError::Usage(format!(
-            "cannot write manual pages to {}: {error}; accepted: a folder that can be written to",
+            "cannot write manual pages to {}: {error}; name a folder that can be written to",
             excerpt(&dir.to_string_lossy())
         ))
     })?;

@@ -18,8 +18,11 @@ mod doctor;
 mod export;
 #[cfg(feature = "train")]
 mod gpus;
+mod help;
 #[cfg(feature = "train")]
 mod job;
+#[cfg(feature = "train")]
+mod learned;
 mod lines;
 mod man;
 mod output;
@@ -51,65 +54,71 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pp_schedule::ScheduleError;
 
-/// Pipeline-parallel training that one can see.
+/// Pipeline-parallel training with a live view of every rank.
 #[derive(Debug, Parser)]
 #[command(
     name = "pptop",
     version,
     about,
+    disable_version_flag = true,
     after_help = "\
-Without a command, on a terminal, pptop watches the run that is live. Several are watched at once: n and p choose, and the
-first line of a view says run 1 of N. Where none is live it lists those that are recorded.",
+Without a command, pptop attaches to the live run. With several live runs, n and p switch between them.
+With none, it lists the recorded runs. pptop help COMMAND explains a command.",
     disable_help_subcommand = true,
     subcommand_required = true
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Print the version
+    #[arg(short = 'v', visible_short_alias = 'V', long = "version", action = clap::ArgAction::Version)]
+    is_version: Option<bool>,
 }
 
 /// What can be asked for.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Train a model on a pipeline, and watch it
+    /// Train a model on a pipeline, and watch the run
     #[cfg(feature = "train")]
     Train(Box<train::Args>),
-    /// Train the same job under several schedules, and compare
+    /// Train the same job under several schedules, and compare them
     #[cfg(feature = "train")]
     Compare(Box<compare::Args>),
-    /// How much of the time is bubble: all three numbers, from formulas and from simulation
+    /// Bubble of schedules under its three names, from formulas and simulation
     Bubble(bubble::Args),
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
     Schedule(schedule::Command),
-    /// Watch a run that is there already, live or over; several at once with several names
+    /// Attach to a run, live or finished; several names attach to several runs
     Attach(attach::Args),
-    /// Play a recorded run again
+    /// Replay a recorded run
     Replay(replay::Args),
-    /// How a run stands now: a screen as text or picture, or its numbers
+    /// Print the state of a run: a screen, a picture, or numbers
     Snapshot(snapshot::Args),
-    /// What is wrong with a run, why, and what to do; exit code 1 when a bound is missed
+    /// Diagnose a run: what costs most, why, and what to try; exit code 1 if a bound is missed
     Report(report::Args),
-    /// Watch simulated devices: no GPU, no model, no log that stays
+    /// Watch a simulated run: no GPU, no model, nothing kept
     Demo(demo::Args),
-    /// The runs that are kept: list, info, prune
+    /// List, describe and prune recorded runs
     #[command(subcommand)]
     Runs(runs::Command),
-    /// Write a recorded run as a trace, a table, scalars, a picture or metrics
+    /// Export a recorded run as trace, table, scalars, picture or metrics
     #[command(subcommand)]
     Export(export::Command),
-    /// What can be used here, and why not
+    /// List the devices that can be used here, and why others cannot
     #[cfg(feature = "train")]
     Devices(devices::Args),
-    /// What could go wrong here, and what to do about it; exit code 1 for a warning, 2 for a failure
+    /// Check this machine and the settings; exit code 1 for a warning, 2 for a failure
     Doctor(doctor::Args),
-    /// The configuration file: init, print, validate, path
+    /// Create, print and check the configuration
     #[command(subcommand)]
     Config(config::Command),
-    /// A script that completes commands and flags in a shell
+    /// Print a script that completes commands and flags in a shell
     Completions(completions::Args),
-    /// Manual pages: the main one, or all of them into a folder
+    /// Print the manual page, or write all pages into a folder
     Man(man::Args),
+    /// Print the help of a command
+    Help(help::Args),
 }
 
 impl Command {
@@ -134,6 +143,7 @@ impl Command {
             Self::Config(command) => config::run(&command),
             Self::Completions(args) => completions::run(&args, program()),
             Self::Man(args) => man::run(&args, program()),
+            Self::Help(args) => help::run(&args, program()),
         }
     }
 }
@@ -141,7 +151,7 @@ impl Command {
 /// How a command ends when it does not end well.
 #[derive(Debug)]
 pub(crate) enum CliError {
-    /// Bad input: what is wrong and what would be accepted. Exit code 2.
+    /// Bad input: what is wrong and what to do. Exit code 2.
     Usage(String),
     /// The work itself failed. Exit code 1.
     Failed(String),
@@ -167,7 +177,10 @@ fn with_negative_numbers(command: clap::Command) -> clap::Command {
 
 /// All that the command line accepts.
 fn program() -> clap::Command {
-    with_negative_numbers(Cli::command())
+    let program = with_negative_numbers(Cli::command());
+    #[cfg(feature = "train")]
+    let program = program.mut_subcommand("compare", compare::grouped);
+    program
 }
 
 /// Reads the command line, runs the command and says how it ended.
@@ -185,9 +198,8 @@ pub(crate) fn main() -> ExitCode {
     let ended = match parsed {
         Ok(cli) => cli.command.run(),
         Err(refused) => match refused.kind() {
-            clap::error::ErrorKind::DisplayHelp | clap::error::ErrorKind::DisplayVersion => {
-                print(&refused.render().to_string())
-            }
+            clap::error::ErrorKind::DisplayHelp => print(&help::asked(program(), &args)),
+            clap::error::ErrorKind::DisplayVersion => print(&refused.render().to_string()),
             _ => Err(CliError::Usage(refusal::of_arguments(&refused, &Cli::command(), &args))),
         },
     };

@@ -23,7 +23,7 @@ impl From<NotWritten> for CliError {
         let path = excerpt(&refused.path.display().to_string());
         let said = format!("cannot write {path}: {}", refused.why);
         match refused.accepted {
-            Some(accepted) => Self::Usage(format!("{said}; accepted: {accepted}")),
+            Some(accepted) => Self::Usage(format!("{said}; use {accepted}")),
             None => Self::Failed(said),
         }
     }
@@ -41,8 +41,7 @@ impl Output {
     /// [`CliError::Usage`] where they would go to a terminal.
     pub(crate) fn stdout_for_bytes() -> Result<Self, CliError> {
         if io::stdout().is_terminal() {
-            let message =
-                "binary data is not for a terminal; accepted: -o FILE, -o DIRECTORY, or a pipe";
+            let message = "binary data is not for a terminal; use -o FILE, -o DIRECTORY, or a pipe";
             return Err(CliError::Usage(message.to_owned()));
         }
         Ok(Self::stdout())
@@ -51,7 +50,7 @@ impl Output {
     /// A file, which takes its name when it is whole.
     ///
     /// # Errors
-    /// [`CliError::Usage`] with what would be accepted.
+    /// [`CliError::Usage`] with what to do instead.
     pub(crate) fn file(path: &Path) -> Result<Self, CliError> {
         let file = WholeFile::create(path).map_err(|refused| match CliError::from(refused) {
             CliError::Usage(why) => CliError::Usage(format!("{why}, or - for standard output")),

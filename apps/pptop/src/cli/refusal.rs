@@ -1,14 +1,12 @@
-//! How bad input is told: one line that names the value and what would be accepted.
+//! How bad input is told: one line that names the value, what is wrong with it and what to do.
 
 use std::ffi::OsString;
 
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use pp_schedule::did_you_mean;
 
 /// The longest first line.
 const CHARS_MAX: usize = 300;
-
-/// The longest message with a list in it: a list that was cut off would look complete.
-const LIST_MAX: usize = CHARS_MAX - 20;
 
 /// A message as it goes to standard error: the program's name in front, its first line within bounds. What follows after a blank
 /// line, a grid, stays.
@@ -35,48 +33,128 @@ pub(crate) fn excerpt(value: &str) -> String {
     cut(&clean, MOST)
 }
 
+/// What to write instead of a word that nothing knows: the one that was probably meant, and what there is.
+pub(crate) fn choice(given: &str, known: &[&str]) -> String {
+    let all = match known {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        _ => known.concat(),
+    };
+    match did_you_mean(given, known.iter().copied()) {
+        Some(meant) => format!("{meant} Use {all}"),
+        None => format!("use {all}"),
+    }
+}
+
 /// The line for arguments that could not be read.
 pub(crate) fn of_arguments(
     refused: &clap::Error,
     root: &clap::Command,
     args: &[OsString],
 ) -> String {
-    let command = command_of(root, args);
-    let flags = || {
-        let longs =
-            command.get_arguments().filter_map(clap::Arg::get_long).map(|long| format!("--{long}"));
-        longs.collect::<Vec<_>>().join(" ")
-    };
-    let subcommands =
-        || command.get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(" ");
+    let (command, path) = command_of(root, args);
+    let help = format!("see {path} --help");
+    let arg = name_of(&text(refused, ContextKind::InvalidArg));
     match refused.kind() {
-        ErrorKind::UnknownArgument => {
-            let message = format!("{}; accepted: {}", said(refused), flags());
-            if message.len() <= LIST_MAX {
-                return message;
+        ErrorKind::UnknownArgument if arg.starts_with('-') => {
+            let flags: Vec<String> = command.get_arguments().flat_map(flags_of).collect();
+            let known = flags.iter().map(String::as_str);
+            match did_you_mean(&arg, known) {
+                Some(meant) => format!("{path} has no flag {arg}; {meant} See {path} --help"),
+                None => format!("{path} has no flag {arg}; {help}"),
             }
-            format!("{}; accepted: the flags of {} --help", said(refused), command.get_name())
         }
-        ErrorKind::InvalidSubcommand => format!("{}; accepted: {}", said(refused), subcommands()),
+        ErrorKind::UnknownArgument => format!("{path} takes no argument '{arg}'; {help}"),
+        ErrorKind::InvalidSubcommand => {
+            no_command(command, &path, &text(refused, ContextKind::InvalidSubcommand))
+        }
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            format!("{} needs a command; accepted: {}", command.get_name(), subcommands())
+            let names = command.get_subcommands().map(clap::Command::get_name);
+            let names: Vec<&str> = names.collect();
+            format!("{path} needs a command; the commands are {}", names.join(" "))
         }
-        kind => {
-            let message = said(refused);
-            if message.contains("accepted: ") {
-                return message;
-            }
-            let accepted = match kind {
-                ErrorKind::MissingRequiredArgument => "the command with what is missing",
-                ErrorKind::ArgumentConflict => "one of them",
-                ErrorKind::TooManyValues => "the flag without a value",
-                ErrorKind::InvalidUtf8 => "text in UTF-8",
-                ErrorKind::InvalidValue => "a value after it",
-                _ => "what its --help names",
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
+            let value = excerpt(&text(refused, ContextKind::InvalidValue));
+            let known = list(refused, ContextKind::ValidValue);
+            let known: Vec<&str> = known.iter().map(String::as_str).collect();
+            let remedy = match std::error::Error::source(refused) {
+                Some(why) => why.to_string(),
+                None if known.is_empty() => help,
+                None => choice(&value, &known),
             };
-            format!("{message}; accepted: {accepted}")
+            if value.is_empty() && known.is_empty() && refused.kind() == ErrorKind::InvalidValue {
+                return format!(
+                    "{arg} needs a value; write {}",
+                    text(refused, ContextKind::InvalidArg)
+                );
+            }
+            // A parser says either what to use instead, or what is wrong first.
+            let place = format!("invalid value '{value}' for {arg}");
+            if remedy.contains("; ") {
+                format!("{place}: {remedy}")
+            } else {
+                format!("{place}; {remedy}")
+            }
         }
+        ErrorKind::NoEquals => {
+            format!("{arg} takes its value after an equal sign; write {arg}=VALUE")
+        }
+        ErrorKind::TooManyValues => {
+            let value = excerpt(&text(refused, ContextKind::InvalidValue));
+            format!("{arg} takes no value '{value}'; write {arg} alone")
+        }
+        ErrorKind::ArgumentConflict => {
+            let others = list(refused, ContextKind::PriorArg);
+            let others: Vec<String> = others.iter().map(|other| name_of(other)).collect();
+            if others.is_empty() || others.contains(&arg) {
+                return format!("{arg} is given twice; give it once");
+            }
+            format!("{arg} cannot be used with {}; leave one of them out", others.join(" or "))
+        }
+        ErrorKind::MissingRequiredArgument => {
+            let missing = list(refused, ContextKind::InvalidArg);
+            format!("{path} needs {}; {help}", missing.join(" "))
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not text; write it in UTF-8".to_owned(),
+        _ => format!("{}; {help}", said(refused)),
     }
+}
+
+/// What is said of a word that is no command.
+pub(crate) fn no_command(command: &clap::Command, path: &str, given: &str) -> String {
+    let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    let given = excerpt(given);
+    match did_you_mean(&given, names.iter().copied()) {
+        Some(meant) => format!("{path} has no command '{given}'; {meant} See {path} --help"),
+        None if names.is_empty() => format!("{path} has no command '{given}'; see {path} --help"),
+        None => format!("{path} has no command '{given}'; the commands are {}", names.join(" ")),
+    }
+}
+
+/// A part of what clap knows about a refusal, as one text.
+fn text(refused: &clap::Error, kind: ContextKind) -> String {
+    list(refused, kind).join(" ")
+}
+
+/// A part of what clap knows about a refusal, as texts.
+fn list(refused: &clap::Error, kind: ContextKind) -> Vec<String> {
+    match refused.get(kind) {
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        Some(ContextValue::StyledStr(text)) => vec![text.to_string()],
+        _ => Vec::new(),
+    }
+}
+
+/// The name of an argument without the name of its value.
+fn name_of(arg: &str) -> String {
+    let end = if arg.starts_with('-') { arg.find([' ', '=', '[']) } else { None };
+    excerpt(&arg[..end.unwrap_or(arg.len())])
+}
+
+/// How an argument can be written.
+fn flags_of(arg: &clap::Arg) -> Vec<String> {
+    let longs = arg.get_long_and_visible_aliases().unwrap_or_default();
+    longs.iter().map(|long| format!("--{long}")).collect()
 }
 
 /// What clap says about it, without its usage, its tips and its pointer to the help.
@@ -88,17 +166,16 @@ fn said(refused: &clap::Error) -> String {
     });
     let lines: Vec<&str> =
         lines.filter(|line| !line.is_empty() && !line.starts_with("tip:")).collect();
-    let line = lines.join(" ");
-    let line = line.trim_start_matches("error: ");
-    // Clap's word for a closed list, in ours.
-    match line.split_once(" [possible values: ") {
-        Some((fault, list)) => format!("{fault}; accepted: {}", list.trim_end_matches(']')),
-        None => line.to_owned(),
-    }
+    lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// The innermost command that the arguments name.
-fn command_of<'a>(root: &'a clap::Command, args: &[OsString]) -> &'a clap::Command {
+/// The innermost command that the arguments name, and how it is called.
+fn command_of<'a>(root: &'a clap::Command, args: &[OsString]) -> (&'a clap::Command, String) {
     let words = args.iter().skip(1).filter_map(|arg| arg.to_str());
-    words.fold(root, |command, word| command.find_subcommand(word).unwrap_or(command))
+    words.fold((root, root.get_name().to_owned()), |(command, path), word| {
+        match command.find_subcommand(word) {
+            Some(inner) => (inner, format!("{path} {}", inner.get_name())),
+            None => (command, path),
+        }
+    })
 }

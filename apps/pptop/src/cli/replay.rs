@@ -9,16 +9,16 @@ use super::which::find;
 /// What is played, and how.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// latest, the beginning of an id, a run's folder, or a log
+    /// latest, the start of a run id, a run folder, or a log file
     #[arg(value_name = "RUN|FILE")]
     run: String,
-    /// Times as fast as the run was, 0.01 to 10000
+    /// Playback speed, 0.01 to 10000 times that of the run
     #[arg(long, value_name = "X", default_value = "1", value_parser = speed)]
     speed: f64,
-    /// The step to begin at
+    /// Step to start at
     #[arg(long, value_name = "step=N", value_parser = start)]
     start: Option<u64>,
-    /// Begins again at the end
+    /// Start again at the end
     #[arg(long = "loop")]
     is_loop: bool,
     #[command(flatten)]
@@ -27,12 +27,12 @@ pub(crate) struct Args {
 
 fn speed(text: &str) -> Result<f64, String> {
     let speed = text.parse::<f64>().ok().filter(|speed| (0.01..=10_000.0).contains(speed));
-    speed.ok_or_else(|| "accepted: a number from 0.01 to 10000".to_owned())
+    speed.ok_or_else(|| "use a number from 0.01 to 10000".to_owned())
 }
 
 fn start(text: &str) -> Result<u64, String> {
     let step = text.strip_prefix("step=").unwrap_or(text);
-    step.parse().map_err(|_| "accepted: step=N, the number of a step".to_owned())
+    step.parse().map_err(|_| "use step=N, the number of a step".to_owned())
 }
 
 /// Runs the command.
@@ -40,7 +40,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
     let run = find(&args.run)?;
     if !super::has_screen() {
-        let message = "a replay needs a terminal; accepted: pptop export csv or pptop attach --plain for lines";
+        let message =
+            "a replay needs a terminal; use pptop export csv or pptop attach --plain for lines";
         return Err(CliError::Usage(message.to_owned()));
     }
     // What cannot be read is refused before there is a screen.

@@ -14,20 +14,20 @@ use super::{CliError, print, print_json};
 pub(crate) struct Args {
     #[command(flatten)]
     which: WhichRun,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Exit code 1 when the measured bubble ratio is above this, such as 0.30
+    /// Exit with 1 if the measured bubble ratio is above RATIO, such as 0.30
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     max_bubble: Option<f64>,
-    /// Exit code 1 when fewer samples a second get through
+    /// Exit with 1 if the throughput is below N samples a second
     #[arg(long, value_name = "N", value_parser = super::sizes::cost)]
     min_samples_per_s: Option<f64>,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-    ratio.ok_or_else(|| "accepted: a share from 0 to 1".to_owned())
+    ratio.ok_or_else(|| "use a share from 0 to 1".to_owned())
 }
 
 /// Runs the command.

@@ -16,18 +16,18 @@ use super::{CliError, one_line, print, print_json};
 /// What to do with the runs that are kept.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// All runs, the newest first
+    /// List all runs, the newest first
     List(ListArgs),
-    /// What is known of one without reading its log
+    /// Describe a run without reading its log
     Info(InfoArgs),
-    /// Compresses logs of runs that ended ten minutes ago or earlier, and removes the oldest runs beyond the limits
+    /// Compress the logs of runs that ended ten minutes ago or earlier, and remove the oldest runs beyond the limits
     Prune(PruneArgs),
 }
 
 /// Flags of `list`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
-    /// One JSON array
+    /// Print one JSON array
     #[arg(long)]
     json: bool,
 }
@@ -37,7 +37,7 @@ pub(crate) struct ListArgs {
 pub(crate) struct InfoArgs {
     #[command(flatten)]
     which: WhichRun,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -45,19 +45,19 @@ pub(crate) struct InfoArgs {
 /// Flags of `prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// Runs that are kept [default: as configured, else 100]
+    /// Number of runs to keep [default: as configured, else 100]
     #[arg(long, value_name = "N")]
     keep_runs: Option<u64>,
-    /// Megabytes that are kept, over all runs [default: as configured, else 1000]
+    /// Megabytes to keep over all runs [default: as configured, else 1000]
     #[arg(long, value_name = "MB")]
     keep_mb: Option<u64>,
-    /// Days after which a run goes [default: as configured, else 30]
+    /// Remove runs older than DAYS [default: as configured, else 30]
     #[arg(long, value_name = "DAYS")]
     keep_days: Option<u64>,
-    /// Says what would be done, and does nothing
+    /// Print what would be done, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -78,7 +78,7 @@ fn failed(error: impl std::fmt::Display) -> CliError {
 fn unreadable(dir: &Path, error: &std::io::Error) -> CliError {
     let dir = one_line(&dir.display().to_string());
     CliError::Usage(format!(
-        "cannot use {dir:?}: {error}; accepted: a folder that can be read and written (PPTOP_STATE_DIR names another)"
+        "cannot use {dir:?}: {error}; set PPTOP_STATE_DIR to a folder that can be read and written"
     ))
 }
 

@@ -20,11 +20,11 @@ use super::{CliError, print, print_json};
 /// What to do with a plan.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Draw it over time, to scale, with what it costs
+    /// Draw it over time, to scale, with its costs
     Show(ShowArgs),
     /// Prove it complete, in order and free of deadlock, or name the cell that is wrong
     Check(CheckArgs),
-    /// Play it through: times, bubbles, peaks, and how near it is to the lower bound
+    /// Simulate it: times, bubbles, peaks, and the gap to the lower bound
     Simulate(SimulateArgs),
     /// Write it as CSV, JSON, text, a picture or a trace
     Export(ExportArgs),
@@ -33,9 +33,9 @@ pub(crate) enum Command {
 /// How a plan is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// A drawing to scale, a line a rank
+    /// A drawing to scale, one line per rank
     Text,
-    /// A line a rank, of cells such as 0F0,0F1,0B0
+    /// One line per rank, of cells such as 0F0,0F1,0B0
     Csv,
     /// Sizes, placement and rows
     Json,
@@ -64,7 +64,7 @@ pub(crate) struct ShowArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// How to write it
+    /// Format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
@@ -75,7 +75,7 @@ pub(crate) struct ShowArgs {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     plan: PlanArgs,
-    /// The verdict as JSON
+    /// Print the verdict as JSON
     #[arg(long)]
     json: bool,
 }
@@ -88,7 +88,7 @@ pub(crate) struct SimulateArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// All numbers as JSON
+    /// Print all numbers as JSON
     #[arg(long)]
     json: bool,
 }
@@ -101,10 +101,10 @@ pub(crate) struct ExportArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// How to write it [default: as the ending of FILE says, else csv]
+    /// Format [default: by the ending of FILE, else csv]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Where to write it [default: standard output]
+    /// File to write [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -172,7 +172,9 @@ fn export(args: &ExportArgs) -> Result<(), CliError> {
     let Some(path) = &args.output else { return print(&text) };
     std::fs::write(path, text).map_err(|failed| {
         let name = excerpt(&path.display().to_string());
-        CliError::Usage(format!("cannot write {name}: {failed}; accepted: a file in a directory that exists and can be written"))
+        CliError::Usage(format!(
+            "cannot write {name}: {failed}; use a file in a folder that exists and can be written"
+        ))
     })
 }
 

@@ -7,6 +7,7 @@ use pptop::config::{ColorMode, Config, ConfigError, INTERVAL_MS, ThemeName};
 use pptop::monitor::{self, Keymap, Launch, Theme, Watch};
 
 use super::CliError;
+use super::help::headings;
 
 impl From<ConfigError> for CliError {
     fn from(refused: ConfigError) -> Self {
@@ -17,7 +18,7 @@ impl From<ConfigError> for CliError {
 /// What holds without flags.
 ///
 /// # Errors
-/// The configuration file or a variable is not accepted.
+/// The configuration file or a variable is refused.
 pub(crate) fn config() -> Result<Config, CliError> {
     Ok(Config::load(|name| std::env::var_os(name))?)
 }
@@ -25,20 +26,20 @@ pub(crate) fn config() -> Result<Config, CliError> {
 /// Flags of a screen.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ScreenFlags {
-    /// How the screen is coloured [default: as configured, else auto]
-    #[arg(long, value_name = "THEME")]
+    /// Theme of the screen [default: as configured, else auto]
+    #[arg(long, value_name = "THEME", help_heading = headings::SCREEN)]
     theme: Option<ThemeName>,
-    /// Whether colours are used [default: as configured, else auto]
-    #[arg(long, value_name = "WHEN")]
+    /// When to use colours [default: as configured, else auto]
+    #[arg(long, value_name = "WHEN", help_heading = headings::SCREEN)]
     color: Option<ColorMode>,
-    /// ASCII characters alone
-    #[arg(long)]
+    /// Draw with ASCII characters only
+    #[arg(long, help_heading = headings::SCREEN)]
     ascii: bool,
-    /// Leaves the mouse to the terminal, which selects text with it
-    #[arg(long)]
+    /// Leave the mouse to the terminal, which can then select text
+    #[arg(long, help_heading = headings::SCREEN)]
     no_mouse: bool,
-    /// Milliseconds between two looks at the run, 100 to 10000 [default: as configured, else 100]
-    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(INTERVAL_MS))]
+    /// Refresh interval in milliseconds, 100 to 10000 [default: as configured, else 100]
+    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(INTERVAL_MS), help_heading = headings::SCREEN)]
     interval: Option<u64>,
 }
 

@@ -26,20 +26,20 @@ pub(crate) fn list(is_listed: fn(ScheduleName) -> bool) -> String {
 
 /// A count of at least one.
 pub(crate) fn count(text: &str) -> Result<u32, String> {
-    let refused = || format!("accepted: a whole number from 1 to {}", u32::MAX);
+    let refused = || format!("use a whole number from 1 to {}", u32::MAX);
     text.parse::<u32>().ok().filter(|&count| count > 0).ok_or_else(refused)
 }
 
 /// A time, a latency or a part: any finite number of at least zero.
 pub(crate) fn cost(text: &str) -> Result<f64, String> {
-    let refused = || "accepted: a finite number of at least 0".to_owned();
+    let refused = || "use a finite number of at least 0".to_owned();
     text.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0).ok_or_else(refused)
 }
 
 /// A plan: a schedule by name with its sizes, or a CSV file that brings its own.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
-    /// A schedule by name (see below) or a CSV file, a line a rank, of cells such as 0F0,0F1,0B0
+    /// Schedule by name (see below), or a CSV file with one line per rank, of cells such as 0F0,0F1,0B0
     #[arg(value_name = "NAME|FILE")]
     pub(crate) plan: String,
     /// Ranks along the pipeline
@@ -48,10 +48,10 @@ pub(crate) struct PlanArgs {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_parser = count)]
     pub(crate) micro_batches: Option<u32>,
-    /// Stages on each rank [default: 2 for a schedule of several stages a rank, else 1; auto chooses]
+    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1; auto chooses]
     #[arg(long, value_name = "V", value_parser = count)]
     pub(crate) virtual_stages: Option<u32>,
-    /// Micro-batches that pass through one chunk before the next has its turn [default: P where that fits]
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that fits]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) interleave_group: Option<u32>,
 }
@@ -93,7 +93,7 @@ impl PlanArgs {
     fn generate(&self, name: ScheduleName, costs: &CostSource) -> Result<ValidPlan, PlanError> {
         let needed = |flag: &str, what: &str| {
             CliError::Usage(format!(
-                "{name} needs {flag}, the number of {what}; accepted: 1 or more, for example {flag} 8"
+                "{name} needs {flag}, the number of {what}; add it, for example {flag} 8"
             ))
         };
         let n_ranks = self.pp.ok_or_else(|| needed("--pp", "ranks"))?;
@@ -131,7 +131,7 @@ impl PlanArgs {
     fn import(&self, path: &Path) -> Result<ValidPlan, PlanError> {
         if let Some(group) = self.interleave_group {
             let message = format!(
-                "{} is a file, which --interleave-group {group} cannot change; accepted: a schedule by name",
+                "{} is a file, which --interleave-group {group} cannot change; leave it out, or name a schedule",
                 excerpt(&self.plan)
             );
             return Err(PlanError::Input(CliError::Usage(message)));
@@ -145,7 +145,7 @@ impl PlanArgs {
         for (flag, given, own) in sizes {
             if let Some(given) = given.filter(|&given| given != own) {
                 let message = format!(
-                    "{} has {own} where {flag} {given} was given; accepted: {flag} {own}, or none",
+                    "{} has {own} where {flag} {given} was given; use {flag} {own}, or leave it out",
                     excerpt(&self.plan)
                 );
                 return Err(PlanError::Input(CliError::Usage(message)));
@@ -180,7 +180,7 @@ impl From<CliError> for PlanError {
 pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
     let refused = |why: &dyn std::fmt::Display| {
         CliError::Usage(format!(
-            "cannot read {}: {why}; accepted: a file that can be read",
+            "cannot read {}: {why}; name a file that can be read",
             excerpt(&path.display().to_string())
         ))
     };
@@ -213,7 +213,7 @@ pub(crate) fn refuse_without_memory(
 ) -> Result<(), CliError> {
     match memory_available().map(u128::from) {
         Some(available) if n_ops * bytes_an_op > available => Err(CliError::Usage(format!(
-            "{what}: {n_ops} ops need about {} MiB, {} MiB are free; accepted: at most {} ops",
+            "{what}: {n_ops} ops need about {} MiB, {} MiB are free; use at most {} ops",
             (n_ops * bytes_an_op) >> 20,
             available >> 20,
             available / bytes_an_op

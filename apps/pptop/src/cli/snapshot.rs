@@ -3,6 +3,7 @@
 use pp_telemetry::{ExportFormat, export};
 use pptop::monitor::{Screenshot, Theme, View};
 
+use super::refusal::choice;
 use super::standing::{Standing, model_of};
 use super::which::WhichRun;
 use super::{CliError, print, print_json};
@@ -13,25 +14,25 @@ use super::{CliError, print, print_json};
 pub(crate) struct Args {
     #[command(flatten)]
     which: WhichRun,
-    /// Which view: overview, timeline, devices, loss, bubble or log
+    /// View to print: overview, timeline, devices, loss, bubble or log
     #[arg(long, value_name = "VIEW", default_value = "overview", value_parser = view)]
     view: View,
-    /// Columns and rows of the screen, up to 1000 each
+    /// Size of the screen in columns and rows, up to 1000 each
     #[arg(long, value_name = "WxH", default_value = "160x50", value_parser = size)]
     size: (u16, u16),
-    /// The numbers as one JSON object
+    /// Print the numbers as one JSON object
     #[arg(long, group = "format")]
     json: bool,
-    /// The numbers as two lines: names and values
+    /// Print the numbers as two lines of CSV: names and values
     #[arg(long, group = "format")]
     csv: bool,
-    /// The numbers for a Prometheus server
+    /// Print the numbers in the text format of Prometheus
     #[arg(long, group = "format")]
     prometheus: bool,
-    /// The screen as a picture
+    /// Print the screen as an SVG picture
     #[arg(long, group = "format")]
     svg: bool,
-    /// ASCII characters alone
+    /// Draw with ASCII characters only
     #[arg(long)]
     ascii: bool,
 }
@@ -40,7 +41,7 @@ fn view(text: &str) -> Result<View, String> {
     let named = |view: &View| view.title().eq_ignore_ascii_case(text);
     View::ALL.into_iter().find(named).ok_or_else(|| {
         let all = View::ALL.map(|view| view.title().to_lowercase());
-        format!("accepted: {}", all.join(", "))
+        choice(text, &all.each_ref().map(String::as_str))
     })
 }
 
@@ -49,7 +50,7 @@ fn size(text: &str) -> Result<(u16, u16), String> {
         let within = |text: &str| text.parse::<u16>().ok().filter(|n| (1..=1000).contains(n));
         Some((within(width)?, within(height)?))
     });
-    parsed.ok_or_else(|| "accepted: columns and rows from 1 to 1000, such as 80x24".to_owned())
+    parsed.ok_or_else(|| "use columns and rows from 1 to 1000, such as 80x24".to_owned())
 }
 
 /// Runs the command.
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             None,
             &mut text,
         )
-        .map_err(|error| CliError::Usage(format!("{error}; accepted: a log that can be read")))?;
+        .map_err(|error| CliError::Usage(error.to_string()))?;
         return print(&String::from_utf8_lossy(&text));
     }
     let (model, _) = model_of(&run)?;

@@ -122,15 +122,13 @@ pub(crate) fn model_of(run: &Run) -> Result<(Model, u64), CliError> {
 
 /// A log that cannot be read, or not by this program.
 pub(crate) fn unreadable(error: &ReadError) -> CliError {
-    CliError::Usage(format!("{error}; accepted: a log that this program can read"))
+    CliError::Usage(error.with_remedy())
 }
 
 /// A file that is no log of a run.
 pub(crate) fn not_a_run(run: &Run) -> CliError {
     let name = super::refusal::excerpt(&run.log.display().to_string());
-    CliError::Usage(format!(
-        "{name} says nothing of a run; accepted: the log of a run that has begun"
-    ))
+    CliError::Usage(format!("{name} says nothing of a run; name the log of a run that has begun"))
 }
 
 impl Standing {

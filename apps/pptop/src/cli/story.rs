@@ -7,6 +7,7 @@ use pp_hybrid::{Evaluation, StepOutcome};
 use pp_telemetry::Hello;
 
 use super::job::Session;
+use super::learned::{Goal, Verdict, learned};
 
 /// The story of a run so far.
 pub(crate) struct Story {
@@ -24,17 +25,7 @@ pub(crate) struct Story {
     planned_bytes: Vec<u64>,
     validation: Vec<(u64, f64, Option<f64>)>,
     majority: Option<f64>,
-}
-
-/// What a final loss says, by the notebook's rule.
-pub(crate) fn verdict(first: f32, last: f32) -> &'static str {
-    if last < 1.0 && last < first {
-        "converged"
-    } else if last < first {
-        "partly"
-    } else {
-        "not"
-    }
+    goal: Goal,
 }
 
 /// The middle of some numbers; NaN if there are none.
@@ -104,6 +95,7 @@ impl Story {
             planned_bytes: hello.memory_plan.iter().map(|planned| planned.peak_bytes).collect(),
             validation: Vec::new(),
             majority: session.job.data.majority_accuracy(),
+            goal: session.goal(),
         }
     }
 
@@ -154,6 +146,20 @@ impl Story {
         if planned.is_empty() { String::new() } else { format!(", planned {}", planned.join(" ")) }
     }
 
+    /// What the losses say, in words.
+    fn verdict(&self) -> String {
+        let learned = learned(&self.losses, self.goal);
+        match (self.goal, learned.verdict, learned.change) {
+            // The notebook's own words.
+            (Goal::BelowOne, Verdict::Converged, _) => "converged".to_owned(),
+            (Goal::BelowOne, Verdict::Partly, _) => "partly converged".to_owned(),
+            (Goal::BelowOne, Verdict::Not, _) => "not converged".to_owned(),
+            (Goal::None, _, _) => "nothing to learn".to_owned(),
+            (_, _, Some(change)) => format!("{} ({:+.1} %)", learned.word, 100.0 * change),
+            (_, _, None) => learned.word.to_owned(),
+        }
+    }
+
     /// The notebook's summary, with our numbers.
     pub(crate) fn closing(&self) -> String {
         let (Some(first), Some(last)) = (self.losses.first(), self.losses.last()) else {
@@ -178,11 +184,7 @@ impl Story {
             1000.0 * quantile(&self.seconds, 0.95),
             peaks.join(" "),
             self.planned(),
-            match verdict(*first, *last) {
-                "converged" => "converged",
-                "partly" => "partly converged",
-                _ => "not converged",
-            }
+            self.verdict()
         );
         if let Some((step, loss, accuracy)) = self.validation.last() {
             let best = self.validation.iter().map(|v| v.1).fold(f64::NAN, f64::min);

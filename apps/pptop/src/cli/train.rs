@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use pp_telemetry::{COMPRESSED_FILE, EVENTS_FILE, Event, Keep, Line, Recorder};
 
 use super::gpus::NvmlArgs;
+use super::help::headings;
 use super::job::{JobArgs, Prepared, Spec};
 use super::refusal::excerpt;
 use super::settings::{Look, ScreenFlags};
@@ -26,26 +27,26 @@ use pptop::whole_file::WholeFile;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// A schedule by name (see below) or a CSV file with a plan
-    #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b")]
+    /// Schedule by name (see below), or a CSV file with a plan
+    #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b", display_order = 3)]
     schedule: String,
-    /// Trains in this process, without a screen
-    #[arg(long)]
+    /// Train in this process, without a screen
+    #[arg(long, help_heading = headings::RECORD)]
     headless: bool,
-    /// One JSON object a line: hello, step, eval, warn, end (implies --headless)
-    #[arg(long)]
+    /// Print one JSON object per line: hello, step, eval, warn, end (implies --headless)
+    #[arg(long, help_heading = headings::RECORD)]
     json: bool,
-    /// Where the run's log goes [default: a new folder below the state directory]
-    #[arg(long, value_name = "DIR")]
+    /// Folder for the log of the run [default: a new one below the state directory]
+    #[arg(long, value_name = "DIR", help_heading = headings::RECORD)]
     run_dir: Option<PathBuf>,
-    /// After training, prints so many bytes of text that the model makes up (gpt)
-    #[arg(long, value_name = "N", value_parser = super::sizes::count)]
+    /// After training, print N bytes of generated text (gpt)
+    #[arg(long, value_name = "N", value_parser = super::sizes::count, help_heading = headings::RECORD)]
     sample: Option<u32>,
-    /// Writes the final weights by name
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Write the final weights, by name
+    #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
     save: Option<PathBuf>,
-    /// Writes batch, loss, gradients and weights of step 1, for other programs to check
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Write batch, loss, gradients and weights of step 1, to check against other programs
+    #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
     dump_step: Option<PathBuf>,
     #[command(flatten)]
     nvml: NvmlArgs,
@@ -62,16 +63,16 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         }
     }
     if args.save.is_some() && args.save == args.dump_step {
-        let message = "--save and --dump-step name the same file; accepted: two files";
+        let message = "--save and --dump-step name the same file; name two files";
         return Err(CliError::Usage(message.to_owned()));
     }
     if args.sample.is_some() && !spec.is_gpt() {
-        let message = "--sample belongs to --model gpt; accepted: without --sample";
+        let message = "--sample belongs to --model gpt; leave --sample out";
         return Err(CliError::Usage(message.to_owned()));
     }
     if spec.memory_limit.is_some() && spec.synthesised().is_none() {
         let message = format!(
-            "--memory-limit belongs to schedules that follow from it, not to {}; accepted: --schedule zb-auto or auto, or without --memory-limit",
+            "--memory-limit belongs to schedules that follow from it, not to {}; use --schedule zb-auto or auto, or leave --memory-limit out",
             excerpt(&spec.schedule)
         );
         return Err(CliError::Usage(message));
@@ -95,7 +96,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!(
-            "--run-dir: {}; accepted: a folder that can be made or written",
+            "--run-dir: {}; name a folder that can be made or written",
             super::job::chain(&e)
         )),
         None => CliError::Failed(super::job::chain(&e)),
@@ -121,7 +122,7 @@ fn run_dir(given: Option<&Path>, model: &str) -> Result<(String, PathBuf), CliEr
             // A log that is compressed is a run as well.
             if [EVENTS_FILE, COMPRESSED_FILE].iter().any(|log| dir.join(log).exists()) {
                 let message = format!(
-                    "{} holds a run already; accepted: a folder without {EVENTS_FILE} and {COMPRESSED_FILE}",
+                    "{} holds a run already; name a folder without {EVENTS_FILE} and {COMPRESSED_FILE}",
                     excerpt(&dir.display().to_string()),
                 );
                 return Err(CliError::Usage(message));
@@ -139,7 +140,7 @@ fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
     WholeFile::create(path).map(drop).map_err(|refused| {
         let name = excerpt(&path.display().to_string());
         let accepted = refused.accepted.unwrap_or("another file");
-        CliError::Usage(format!("{flag} {name}: {}; accepted: {accepted}", refused.why))
+        CliError::Usage(format!("{flag} {name}: {}; use {accepted}", refused.why))
     })
 }
 

@@ -7,7 +7,7 @@ use super::CliError;
 /// The run of a command that watches, reports or exports.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhichRun {
-    /// latest, the beginning of an id, a process number, a run's folder, or a log
+    /// latest, the start of a run id, a process id, a run folder, or a log file
     #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
     pub(crate) run: String,
 }
@@ -16,7 +16,7 @@ impl WhichRun {
     /// The run.
     ///
     /// # Errors
-    /// [`CliError::Usage`] with what would be accepted.
+    /// [`CliError::Usage`] with what can be named.
     pub(crate) fn find(&self) -> Result<Run, CliError> {
         find(&self.run)
     }

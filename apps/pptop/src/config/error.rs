@@ -1,4 +1,4 @@
-//! Why a configuration is not accepted.
+//! Why a configuration is refused.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,17 +7,15 @@ use thiserror::Error;
 
 use super::values::{Refused, plain};
 
-/// A configuration that is not accepted: one line with the place, what is wrong and what would be accepted.
+/// A configuration that is refused: one line with the place, what is wrong and what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Nothing says where the file would be.
-    #[error(
-        "no directory for the configuration; accepted: XDG_CONFIG_HOME or HOME with an absolute path"
-    )]
+    #[error("no directory for the configuration; set XDG_CONFIG_HOME or HOME to an absolute path")]
     NoDirectory,
     /// The file is there and cannot be read.
-    #[error("cannot read {at}: {source}; accepted: a file that this user may read", at = short(.path))]
+    #[error("cannot read {at}: {source}; name a file that this user may read", at = short(.path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,13 +24,13 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is a folder, a device, a pipe.
-    #[error("{at} is no regular file; accepted: a text file in TOML", at = short(.path))]
+    #[error("{at} is no regular file; name a text file in TOML", at = short(.path))]
     NotAFile {
         /// What was named.
         path: PathBuf,
     },
     /// It is larger than any configuration.
-    #[error("{at} is too large; accepted: at most {most} bytes", at = short(.path))]
+    #[error("{at} is too large; use at most {most} bytes", at = short(.path))]
     TooLarge {
         /// The file.
         path: PathBuf,

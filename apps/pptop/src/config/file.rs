@@ -14,7 +14,7 @@ use toml::Spanned;
 use super::error::ConfigError;
 use super::keys::Key;
 use super::values::{
-    ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, excerpt, listed, number,
+    ANY_NUMBER, AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName, choice, excerpt, number,
     path_of, word,
 };
 use super::{COLORED, Keys};
@@ -115,7 +115,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
 /// The values of a text, or what is wrong on which line.
 pub(crate) fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let refused = Refused::new("a byte that is no text", "text in UTF-8");
+        let refused = Refused::new("a byte that is no text", "save the file as UTF-8");
         (refused, line_of(bytes, error.valid_up_to()))
     })?;
     let raw: RawFile = toml::from_str(text).map_err(|error| {
@@ -132,21 +132,23 @@ fn line_of(bytes: &[u8], at: usize) -> usize {
 /// What the parser says, in the form of a refusal.
 fn said(message: &str) -> Refused {
     let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (why, accepted) = message.rsplit_once(", expected ").unwrap_or((&message, ""));
-    let accepted = accepted.trim_start_matches("one of ").replace('`', "");
-    let accepted = match accepted.as_str() {
-        "" => "TOML, such as theme = \"dark\"".to_owned(),
-        "a sequence" => "a list, such as [\"q\", \"Ctrl-c\"]".to_owned(),
-        "i64" => "a whole number".to_owned(),
-        "a boolean" => "true or false".to_owned(),
-        _ => accepted,
-    };
+    let (why, wanted) = message.rsplit_once(", expected ").unwrap_or((&message, ""));
+    let wanted = wanted.trim_start_matches("one of ").replace('`', "");
     let why = why.replace('`', "");
+    let remedy = match (wanted.as_str(), why.strip_prefix("unknown field ")) {
+        (_, Some(field)) => choice(field, wanted.split(", ")),
+        ("", _) if why.starts_with("duplicate") => "write each key once".to_owned(),
+        ("", _) => "write TOML, such as theme = \"dark\"".to_owned(),
+        ("a sequence", _) => "use a list, such as [\"q\", \"Ctrl-c\"]".to_owned(),
+        ("i64", _) => "use a whole number".to_owned(),
+        ("a boolean", _) => "use true or false".to_owned(),
+        (wanted, _) => format!("use {wanted}"),
+    };
     let why = match why.char_indices().nth(WHY_CHARS_MAX) {
         Some((at, _)) => format!("{}…", &why[..at]),
         None => why,
     };
-    Refused::new(why, accepted)
+    Refused::new(why, remedy)
 }
 
 fn values(raw: RawFile) -> Result<FileConfig, Found> {
@@ -203,8 +205,8 @@ fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Fo
     let mut bound: Vec<(usize, Key, String)> = Vec::new();
     for (action, list) in raw {
         if !action_names().any(|name| name == action) {
-            let accepted = listed(action_names());
-            let refused = Refused::new(format!("unknown action {}", excerpt(&action)), accepted);
+            let why = format!("unknown action {}", excerpt(&action));
+            let refused = Refused::new(why, choice(&action, action_names()));
             return Err((refused, list.span()));
         }
         let mut of_action = Vec::new();
@@ -219,8 +221,10 @@ fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Fo
     bound.sort_by_key(|(start, ..)| *start);
     for (at, (start, key, action)) in bound.iter().enumerate() {
         if let Some((_, _, first)) = bound[..at].iter().find(|(_, earlier, _)| earlier == key) {
-            let refused =
-                Refused::new(format!("{key} is bound to {first} and to {action}"), "each key once");
+            let refused = Refused::new(
+                format!("{key} is bound to {first} and to {action}"),
+                "bind each key once",
+            );
             return Err((refused, *start..*start));
         }
     }
@@ -280,53 +284,47 @@ title = "default"
     }
 
     #[test]
-    fn every_mistake_has_its_line_and_says_what_would_be_accepted() {
+    fn every_mistake_has_its_line_and_says_what_to_do() {
         for (text, said) in [
-            ("theme = \"pink\"", "1: unknown value \"pink\"; accepted: auto, dark, light, mono"),
-            ("\n\ncolor = \"yes\"", "3: unknown value \"yes\"; accepted: auto, always, never"),
-            ("ascii = 1", "1: invalid type: integer 1; accepted: true or false"),
-            ("\ntheme = 1", "2: invalid type: integer 1; accepted: a string"),
-            (
-                "interval_ms = 99",
-                "1: 99 is out of range; accepted: a whole number from 100 to 10000",
-            ),
-            ("interval_ms = 0.5", "1: invalid type: floating point 0.5; accepted: a whole number"),
-            ("[keep]\nruns = -1", "2: -1 is out of range; accepted: a whole number, 0 and more"),
-            ("nvml_lib = \"\"", "1: \"\" is no path; accepted: the path of a library"),
-            ("[keep]\n\nrun = 1", "3: unknown field run; accepted: runs, mb, days"),
+            ("theme = \"pink\"", "1: unknown value \"pink\"; use auto, dark, light, mono"),
+            ("\n\ncolor = \"yes\"", "3: unknown value \"yes\"; use auto, always, never"),
+            ("ascii = 1", "1: invalid type: integer 1; use true or false"),
+            ("\ntheme = 1", "2: invalid type: integer 1; use a string"),
+            ("interval_ms = 99", "1: 99 is out of range; use a whole number from 100 to 10000"),
+            ("interval_ms = 0.5", "1: invalid type: floating point 0.5; use a whole number"),
+            ("[keep]\nruns = -1", "2: -1 is out of range; use a whole number of at least 0"),
+            ("nvml_lib = \"\"", "1: \"\" is no path; write the path of a library"),
+            ("[keep]\n\nrun = 1", "3: unknown field run; did you mean runs? Use runs, mb, days"),
             (
                 "[keys]\nquit = \"q\"",
-                "2: invalid type: string \"q\"; accepted: a list, such as [\"q\", \"Ctrl-c\"]",
+                "2: invalid type: string \"q\"; use a list, such as [\"q\", \"Ctrl-c\"]",
             ),
             (
                 "[keys]\nquit = [\n \"q\",\n \"qq\"]",
-                "4: \"qq\" is no key; accepted: a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
+                "4: \"qq\" is no key; use a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
             ),
             (
                 "[keys]\nstop = [\"q\"]\nquit = [\"q\"]",
-                "3: q is bound to stop and to quit; accepted: each key once",
+                "3: q is bound to stop and to quit; bind each key once",
             ),
             (
                 "[keys]\nquit = [\"Ctrl-c\", \"ctrl-C\"]",
-                "2: Ctrl-c is bound to quit and to quit; accepted: each key once",
+                "2: Ctrl-c is bound to quit and to quit; bind each key once",
             ),
             (
                 "[colors]\nwait = \"pink\"",
-                "2: unknown value \"pink\"; accepted: default, black, red, green, yellow, blue, magenta, cyan, white, bright-black, bright-red, … (see pptop config init)",
+                "2: unknown value \"pink\"; use default, black, red, green, yellow, blue, magenta, cyan, white, bright-black, bright-red, … (see pptop config init)",
             ),
-            (
-                "ascii = true\nascii = false",
-                "2: duplicate key; accepted: TOML, such as theme = \"dark\"",
-            ),
+            ("ascii = true\nascii = false", "2: duplicate key; write each key once"),
         ] {
             assert_eq!(refused(text), said, "{text}");
         }
         assert!(
-            refused("\nthem = 1").starts_with("2: unknown field them; accepted: theme, ascii, ")
+            refused("\nthem = 1")
+                .starts_with("2: unknown field them; did you mean theme? Use theme, ascii, ")
         );
         assert!(
-            refused("[keys]\nleave = []")
-                .starts_with("2: unknown action \"leave\"; accepted: quit, ")
+            refused("[keys]\nleave = []").starts_with("2: unknown action \"leave\"; use quit, ")
         );
         let long = "a".repeat(60_000);
         for text in [
@@ -339,16 +337,16 @@ title = "default"
             long,
         ] {
             let said = refused(&text);
-            assert!(said.chars().count() <= 190 && said.contains("; accepted: "), "{said}");
+            assert!(said.chars().count() <= 190 && said.contains("; "), "{said}");
         }
         for broken in ["theme", "theme = ", "[keep", "theme = \"dark", "\u{1}", "a.b.c = 1", "= 1"]
         {
             let said = refused(broken);
-            assert!(said.starts_with("1: ") && said.contains("; accepted: "), "{said}");
+            assert!(said.starts_with("1: ") && said.contains("; "), "{said}");
             assert!(!said.contains('\n'), "{said}");
         }
         let (refused, line) = parse(b"\n# \xff").unwrap_err();
-        assert_eq!((refused.accepted.as_str(), line), ("text in UTF-8", 2));
+        assert_eq!((refused.remedy.as_str(), line), ("save the file as UTF-8", 2));
     }
 
     proptest! {

@@ -58,42 +58,44 @@ impl Key {
     /// A key in the one form that it has here.
     ///
     /// # Errors
-    /// Why no terminal sends it, and what would be accepted.
+    /// Why no terminal sends it, and what to bind instead.
     pub fn new(code: KeyCode, modifiers: KeyModifiers) -> Result<Self, Refused> {
         let modifiers =
             modifiers & (KeyModifiers::CONTROL | KeyModifiers::ALT | KeyModifiers::SHIFT);
         let has_control = modifiers.contains(KeyModifiers::CONTROL);
         let has_shift = modifiers.contains(KeyModifiers::SHIFT);
-        let refused = |why: &str, accepted: &str| {
+        let refused = |why: &str, remedy: &str| {
             let key = Self { code, modifiers };
-            Err(Refused::new(format!("{key} {why}"), accepted))
+            Err(Refused::new(format!("{key} {why}"), remedy))
         };
         let (code, modifiers) = match code {
             KeyCode::BackTab => (KeyCode::Tab, modifiers | KeyModifiers::SHIFT),
             KeyCode::Char(' ') if has_shift => {
-                return refused("arrives as Space", "Space or Ctrl-Space");
+                return refused("arrives as Space", "use Space or Ctrl-Space");
             }
             KeyCode::Char(' ') => (code, modifiers),
             KeyCode::Char(c) if c.is_control() || c.is_whitespace() => {
-                return refused("is no key", "a visible character, or a name such as Space");
+                return refused("is no key", "use a visible character, or a name such as Space");
             }
             // Terminals send one byte for a letter with Ctrl, whatever its case.
             KeyCode::Char(c) if has_control => match c.to_ascii_lowercase() {
-                'i' => return refused("arrives as Tab", "Tab, or Ctrl with another letter"),
-                'm' => return refused("arrives as Enter", "Enter, or Ctrl with another letter"),
+                'i' => return refused("arrives as Tab", "use Tab, or Ctrl with another letter"),
+                'm' => {
+                    return refused("arrives as Enter", "use Enter, or Ctrl with another letter");
+                }
                 c @ 'a'..='z' => (KeyCode::Char(c), modifiers - KeyModifiers::SHIFT),
-                _ => return refused("is sent by no terminal", "Ctrl with a letter a to z"),
+                _ => return refused("is sent by no terminal", "use Ctrl with a letter a to z"),
             },
             // The character says already whether Shift was held.
             KeyCode::Char(c) if has_shift => {
                 (KeyCode::Char(c.to_ascii_uppercase()), modifiers - KeyModifiers::SHIFT)
             }
             KeyCode::F(n) if !(1..=F_MAX).contains(&n) => {
-                return refused("is no key", "F1 to F24");
+                return refused("is no key", "use F1 to F24");
             }
             KeyCode::Char(_) | KeyCode::F(_) => (code, modifiers),
             _ if NAMED.iter().any(|(_, named)| *named == code) => (code, modifiers),
-            _ => return refused("cannot be bound", "characters and keys with a name"),
+            _ => return refused("cannot be bound", "use a character or a key with a name"),
         };
         Ok(Self { code, modifiers })
     }
@@ -162,7 +164,7 @@ fn code_of(name: &str) -> Option<KeyCode> {
 fn no_key(text: &str) -> Refused {
     Refused::new(
         format!("{} is no key", excerpt(text)),
-        "a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
+        "use a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
     )
 }
 

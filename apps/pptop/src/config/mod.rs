@@ -134,7 +134,7 @@ impl Config {
     /// What holds in an environment.
     ///
     /// # Errors
-    /// The file or a variable is not accepted.
+    /// The file or a variable is refused.
     pub fn load(env: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let (file, said) = match config_path(&env) {
             Ok(path) => match file::read(&path)? {
@@ -236,7 +236,7 @@ pub fn config_path(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Co
 /// Checks a file; whether it is there.
 ///
 /// # Errors
-/// It is not accepted.
+/// It is refused.
 pub fn check_file(path: &Path) -> Result<bool, ConfigError> {
     Ok(file::read(path)?.is_some())
 }
@@ -298,15 +298,15 @@ mod tests {
         for (variables, said) in [
             (
                 &[("PPTOP_MOUSE", "yes")] as &'static [(&str, &str)],
-                "PPTOP_MOUSE: unknown value \"yes\"; accepted: 1, 0, true or false",
+                "PPTOP_MOUSE: unknown value \"yes\"; use 1, 0, true or false",
             ),
             (
                 &[("PPTOP_INTERVAL_MS", "1")],
-                "PPTOP_INTERVAL_MS: 1 is out of range; accepted: a whole number from 100 to 10000",
+                "PPTOP_INTERVAL_MS: 1 is out of range; use a whole number from 100 to 10000",
             ),
             (
                 &[("PPTOP_KEEP_DAYS", "many")],
-                "PPTOP_KEEP_DAYS: \"many\" is no whole number; accepted: a whole number, 0 and more",
+                "PPTOP_KEEP_DAYS: \"many\" is no whole number; use a whole number of at least 0",
             ),
         ] {
             assert_eq!(with("", variables).unwrap_err().to_string(), said);

@@ -5,27 +5,28 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use pp_schedule::did_you_mean;
 use ratatui::style::Color;
 use serde::Serialize;
 
-/// A value that was not accepted: half of a message that knows the place.
+/// A value that is refused: half of a message that knows the place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// What is wrong.
     pub why: String,
-    /// What would be accepted.
-    pub accepted: String,
+    /// What to do instead.
+    pub remedy: String,
 }
 
 impl Refused {
-    pub(crate) fn new(why: impl Into<String>, accepted: impl Into<String>) -> Self {
-        Self { why: why.into(), accepted: accepted.into() }
+    pub(crate) fn new(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { why: why.into(), remedy: remedy.into() }
     }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; accepted: {}", self.why, self.accepted)
+        write!(f, "{}; {}", self.why, self.remedy)
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
 }
 
-/// Words that would be accepted, all of them or the first: a message has room for one line.
+/// Words that can be written, all of them or the first: a message has room for one line.
 pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
     const CHARS_MAX: usize = 90;
     let mut list = String::new();
@@ -139,13 +140,23 @@ pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
     list
 }
 
+/// What to write instead of a word that nothing knows: the one that was probably meant, and what there is.
+pub(crate) fn choice<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.collect();
+    let all = listed(known.iter().copied());
+    match did_you_mean(given, known) {
+        Some(meant) => format!("{meant} Use {all}"),
+        None => format!("use {all}"),
+    }
+}
+
 /// A value of a closed list.
 pub(crate) fn word<T: ValueEnum>(text: &str) -> Result<T, Refused> {
     T::from_str(text, false).map_err(|_| {
         let words: Vec<_> =
             T::value_variants().iter().filter_map(ValueEnum::to_possible_value).collect();
-        let accepted = listed(words.iter().map(clap::builder::PossibleValue::get_name));
-        Refused::new(format!("unknown value {}", excerpt(text)), accepted)
+        let names = words.iter().map(clap::builder::PossibleValue::get_name);
+        Refused::new(format!("unknown value {}", excerpt(text)), choice(text, names))
     })
 }
 
@@ -154,27 +165,27 @@ pub const INTERVAL_MS: RangeInclusive<u64> = 100..=10_000;
 /// Runs, megabytes and days that can be kept: as many as there are.
 pub(crate) const ANY_NUMBER: RangeInclusive<u64> = 0..=u64::MAX;
 
-fn range(accepted: &RangeInclusive<u64>) -> String {
-    match (*accepted.start(), *accepted.end()) {
-        (least, u64::MAX) => format!("a whole number, {least} and more"),
-        (least, most) => format!("a whole number from {least} to {most}"),
+fn range(bounds: &RangeInclusive<u64>) -> String {
+    match (*bounds.start(), *bounds.end()) {
+        (least, u64::MAX) => format!("use a whole number of at least {least}"),
+        (least, most) => format!("use a whole number from {least} to {most}"),
     }
 }
 
 /// A whole number within a range, from a number that may be negative.
-pub(crate) fn number(value: i64, accepted: &RangeInclusive<u64>) -> Result<u64, Refused> {
+pub(crate) fn number(value: i64, bounds: &RangeInclusive<u64>) -> Result<u64, Refused> {
     u64::try_from(value)
         .ok()
-        .filter(|value| accepted.contains(value))
-        .ok_or_else(|| Refused::new(format!("{value} is out of range"), range(accepted)))
+        .filter(|value| bounds.contains(value))
+        .ok_or_else(|| Refused::new(format!("{value} is out of range"), range(bounds)))
 }
 
 /// A whole number within a range, from text.
-pub(crate) fn number_of(text: &str, accepted: &RangeInclusive<u64>) -> Result<u64, Refused> {
+pub(crate) fn number_of(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, Refused> {
     let value = text.parse().map_err(|_| {
-        Refused::new(format!("{} is no whole number", excerpt(text)), range(accepted))
+        Refused::new(format!("{} is no whole number", excerpt(text)), range(bounds))
     })?;
-    number(value, accepted)
+    number(value, bounds)
 }
 
 /// Yes or no, from text.
@@ -182,14 +193,19 @@ pub(crate) fn switch_of(text: &str) -> Result<bool, Refused> {
     match text {
         "1" | "true" => Ok(true),
         "0" | "false" => Ok(false),
-        _ => Err(Refused::new(format!("unknown value {}", excerpt(text)), "1, 0, true or false")),
+        _ => {
+            Err(Refused::new(format!("unknown value {}", excerpt(text)), "use 1, 0, true or false"))
+        }
     }
 }
 
 /// The path of a file.
 pub(crate) fn path_of(text: &str) -> Result<PathBuf, Refused> {
     if text.is_empty() || text.contains('\0') {
-        return Err(Refused::new(format!("{} is no path", excerpt(text)), "the path of a library"));
+        return Err(Refused::new(
+            format!("{} is no path", excerpt(text)),
+            "write the path of a library",
+        ));
     }
     Ok(PathBuf::from(text))
 }
@@ -200,14 +216,11 @@ mod tests {
 
     #[test]
     fn words_are_those_of_the_documentation() {
-        assert_eq!(word::<ColorMode>("").unwrap_err().accepted, "auto, always, never");
+        assert_eq!(word::<ColorMode>("").unwrap_err().remedy, "use auto, always, never");
         assert_eq!(AnsiColor::value_variants().len(), 17);
         assert_eq!(word::<AnsiColor>("bright-black"), Ok(AnsiColor::BrightBlack));
         let refused = word::<ThemeName>("pink").unwrap_err();
-        assert_eq!(
-            refused.to_string(),
-            "unknown value \"pink\"; accepted: auto, dark, light, mono"
-        );
+        assert_eq!(refused.to_string(), "unknown value \"pink\"; use auto, dark, light, mono");
     }
 
     #[test]
@@ -232,12 +245,9 @@ mod tests {
         assert_eq!(number_of("10000", &INTERVAL_MS), Ok(10_000));
         for wrong in ["99", "10001", "-1", "1e3", "", "99999999999999999999"] {
             let refused = number_of(wrong, &INTERVAL_MS).unwrap_err();
-            assert_eq!(refused.accepted, "a whole number from 100 to 10000", "{wrong}");
+            assert_eq!(refused.remedy, "use a whole number from 100 to 10000", "{wrong}");
         }
         assert_eq!(number_of("0", &ANY_NUMBER), Ok(0));
-        assert_eq!(
-            number_of("-1", &ANY_NUMBER).unwrap_err().accepted,
-            "a whole number, 0 and more"
-        );
+        assert_eq!(number_of("-1", &ANY_NUMBER).unwrap_err().remedy, "a whole number, 0 and more");
     }
 }

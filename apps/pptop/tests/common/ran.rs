@@ -1,6 +1,11 @@
 //! How a program ended and what it said.
 
+#[path = "remedy.rs"]
+mod remedy;
+
 use std::process::Command;
+
+use remedy::has_remedy;
 
 #[derive(Debug)]
 pub(crate) struct Ran {
@@ -18,12 +23,14 @@ impl Ran {
         Self { code: output.status.code(), stdout, stderr }
     }
 
-    /// It was refused: exit code 2, nothing on standard output, one line of at most 300 characters with all of `parts` in it.
+    /// It was refused: exit code 2, nothing on standard output, one line of at most 300 characters with all of `parts` in it, and
+    /// with what to do.
     #[track_caller]
     pub(crate) fn refused(&self, what: &str, parts: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(2), ""), "{what}: {}", self.stderr);
         let line = self.stderr.trim_end();
         assert!(!line.contains('\n') && line.chars().count() <= 300, "{what}: {line}");
+        assert!(has_remedy(line), "{what}: nothing to do in: {line}");
         for part in parts {
             assert!(line.contains(part), "{what}: `{part}` is not in: {line}");
         }

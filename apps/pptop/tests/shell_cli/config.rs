@@ -78,7 +78,7 @@ fn a_mistake_is_named_with_its_line() {
     let home = Home::new();
     let path = home.configure("ascii = true\ntheme = \"pink\"\n");
     let path = path.to_str().unwrap();
-    let said = ["config.toml, line 2: unknown value \"pink\"; accepted: auto, dark, light, mono"];
+    let said = ["config.toml, line 2: unknown value \"pink\"; use auto, dark, light, mono"];
     home.refused(&[], &["config", "validate"], &said);
     home.refused(&[], &["config", "validate", path], &said);
     home.refused(&[], &["config", "print"], &said);
@@ -105,7 +105,7 @@ fn a_pipe_is_no_configuration_and_is_not_waited_for() {
 }
 
 #[test]
-fn a_variable_that_is_not_accepted_is_refused() {
+fn a_variable_with_an_unknown_value_is_refused() {
     let home = Home::new();
     let print = ["config", "print"];
     home.refused(&[("PPTOP_MOUSE", "maybe")], &print, &["PPTOP_MOUSE: unknown value \"maybe\""]);

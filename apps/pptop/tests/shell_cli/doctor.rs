@@ -80,7 +80,7 @@ fn a_mistake_in_the_configuration_fails() {
     let ran = doctor(&home);
     let (verdict, told) = check(&ran, "config");
     assert_eq!((ran.code, verdict.as_str()), (Some(2), "fail"));
-    assert!(told.contains("line 2: unknown field them; accepted: theme"), "{told}");
+    assert!(told.contains("line 2: unknown field them; did you mean theme?"), "{told}");
     home.configure("theme = \"dark\"\n");
     assert_eq!(check(&doctor(&home), "config").0, "pass");
 }

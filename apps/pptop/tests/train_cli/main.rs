@@ -10,5 +10,7 @@ mod home;
 mod learning;
 mod phases;
 mod refusals;
+#[path = "../common/remedy.rs"]
+mod remedy;
 mod requests;
 mod signals;

@@ -65,10 +65,10 @@ impl ExportFormat {
 #[non_exhaustive]
 pub enum ExportError {
     /// The log cannot be read.
-    #[error("{0}; accepted: a log that can be read")]
+    #[error("{}", .0.with_remedy())]
     Read(#[from] ReadError),
     /// Nothing in it is an event.
-    #[error("none of {n_lines} lines is an event; accepted: the log of a run")]
+    #[error("none of {n_lines} lines is an event; name the log of a run")]
     NotALog {
         /// Lines that were looked at.
         n_lines: u64,
@@ -77,7 +77,7 @@ pub enum ExportError {
     #[error("{0}")]
     Write(#[from] io::Error),
     /// The log has none of the steps that were asked for.
-    #[error("no step of {asked} is in the log; accepted: {}", in_log(*.found))]
+    #[error("no step of {asked} is in the log; {}", in_log(*.found))]
     NoSuchSteps {
         /// What was asked for.
         asked: StepRange,
@@ -85,18 +85,18 @@ pub enum ExportError {
         found: Option<(u64, u64)>,
     },
     /// There is nothing to draw.
-    #[error("no step was recorded whole, with its spans; accepted: {}", recorded(*.asked))]
+    #[error("no step was recorded in full, with its spans; {}", recorded(*.asked))]
     NothingToDraw {
         /// What was asked for.
         asked: Option<StepRange>,
     },
     /// There is too much to draw.
     #[error(
-        "more than {STEPS_DRAWN_MAX} recorded steps to draw; accepted: a range with {STEPS_DRAWN_MAX} at most"
+        "more than {STEPS_DRAWN_MAX} recorded steps to draw; choose at most {STEPS_DRAWN_MAX} with --steps A..B"
     )]
     TooManySteps,
     /// There is far too much to draw.
-    #[error("more than {most} spans to draw; accepted: fewer steps, or another format")]
+    #[error("more than {most} spans to draw; choose fewer steps, or another format")]
     TooManySpans {
         /// How many may be.
         most: usize,
@@ -105,15 +105,15 @@ pub enum ExportError {
 
 fn in_log(found: Option<(u64, u64)>) -> String {
     match found {
-        Some((first, last)) => format!("steps within {first}..{last}"),
-        None => "a run that has finished a step".to_owned(),
+        Some((first, last)) => format!("it has the steps {first}..{last}"),
+        None => "it has no finished step yet".to_owned(),
     }
 }
 
 fn recorded(asked: Option<StepRange>) -> &'static str {
     match asked {
-        Some(_) => "steps of which spans were recorded",
-        None => "a run that has finished such a step",
+        Some(_) => "choose steps of which spans were recorded, or train with --spans all",
+        None => "wait for such a step, or train with --spans all",
     }
 }
 

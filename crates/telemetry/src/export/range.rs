@@ -40,10 +40,10 @@ impl fmt::Display for StepRange {
 #[non_exhaustive]
 pub enum StepRangeError {
     /// It has another form.
-    #[error("not a range of steps; accepted: A..B, both included, such as 10..20, 10.. or 10")]
+    #[error("not a range of steps; write A..B, both included, such as 10..20, 10.. or 10")]
     Malformed,
     /// It is empty.
-    #[error("{first} is beyond {last}; accepted: the lower step first")]
+    #[error("{first} is beyond {last}; write {last}..{first}")]
     Reversed {
         /// What stands first.
         first: u64,
@@ -51,7 +51,7 @@ pub enum StepRangeError {
         last: u64,
     },
     /// There is no step 0.
-    #[error("there is no step 0; accepted: steps from 1")]
+    #[error("there is no step 0; the first step is 1")]
     Zero,
 }
 
@@ -83,10 +83,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_range_says_what_would_be() {
-        for text in ["", "..", "a..b", "1..2..3", "-1..2", "0..3", "..0", "0", "9..3", "1.5"] {
+    fn what_is_no_range_says_what_to_write() {
+        for (text, remedy) in [
+            ("", "write A..B"),
+            ("..", "write A..B"),
+            ("a..b", "write A..B"),
+            ("1..2..3", "write A..B"),
+            ("-1..2", "write A..B"),
+            ("0..3", "first step is 1"),
+            ("..0", "first step is 1"),
+            ("0", "first step is 1"),
+            ("9..3", "write 3..9"),
+            ("1.5", "write A..B"),
+        ] {
             let refused = text.parse::<StepRange>().unwrap_err().to_string();
-            assert!(refused.contains("accepted: "), "{text}: {refused}");
+            assert!(refused.contains(remedy), "{text}: {refused}");
         }
     }
 

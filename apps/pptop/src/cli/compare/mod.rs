@@ -1,5 +1,7 @@
 //! `pptop compare`: the same job under several schedules, in turns, and one table.
 
+mod columns;
+mod sheet;
 mod table;
 
 use std::collections::HashMap;
@@ -12,10 +14,13 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
+use super::help::headings;
 use super::job::{JobArgs, ModelSpec, Profiles, Session, Spec, chain, cores, limits};
+use super::learned::{Verdict, learned};
 use super::refusal::excerpt;
-use super::story::{median, quantile, verdict};
+use super::story::{median, quantile};
 use super::{CliError, print, print_json};
+use sheet::Format;
 
 /// Each row trains its steps in so many turns, so that a machine that slows down slows down all.
 const ROUNDS: u64 = 3;
@@ -25,12 +30,33 @@ const ROUNDS: u64 = 3;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Schedules, separated by commas, or all that take the job's sizes: all [default: naive,gpipe,1f1b,interleaved-1f1b]
-    #[arg(long, visible_alias = "schedule", value_name = "S", value_delimiter = ',')]
+    /// Schedules to compare, separated by commas; all takes every schedule that fits the sizes [default: naive,gpipe,1f1b,interleaved-1f1b]
+    #[arg(
+        long,
+        visible_alias = "schedule",
+        value_name = "S",
+        value_delimiter = ',',
+        display_order = 3
+    )]
     schedules: Vec<String>,
-    /// One JSON object
+    /// Format of the table
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+    /// Show all columns: sizes, mean and p95, loss and verdict, every bubble number, memory of each rank
     #[arg(long)]
+    wide: bool,
+    /// Print one JSON object with everything
+    #[arg(long, conflicts_with_all = ["format", "wide"])]
     json: bool,
+}
+
+/// The flags of a comparison that matter first are not all those of a run.
+pub(crate) fn grouped(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| match arg.get_id().as_str() {
+        "dp" | "device" => arg.help_heading(headings::PIPELINE),
+        "lr" => arg.help_heading(headings::OPTIMIZER),
+        _ => arg,
+    })
 }
 
 /// One number by formula, by simulation from measured op times, and as measured.
@@ -71,7 +97,11 @@ struct Row {
     nonfinite: Option<Nonfinite>,
     /// Against the row "one device"; of no meaning for another number of micro-batches.
     loss_bits_equal: Option<bool>,
-    verdict: &'static str,
+    verdict: Verdict,
+    /// The verdict in a word: converged, improved, flat or diverged.
+    outcome: &'static str,
+    /// From the first loss to the last tenth of them, as a part of the first.
+    loss_change: Option<f64>,
     bubble_ratio: Three,
     bubble_overhead: Three,
     span_bubble: Three,
@@ -162,7 +192,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         });
         return print_json(&json!({"job": job, "cores": cores(), "rounds": ROUNDS, "rows": rows}));
     }
-    print(&table::table(&rows, &entries[0].session))
+    print(&table::table(&rows, &entries[0].session, args.format, args.wide))
 }
 
 /// The word for every schedule that takes the sizes.
@@ -178,7 +208,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
     {
         if given {
             let message = format!(
-                "compare neither evaluates nor records, {flag} would do nothing; accepted: without {flag}"
+                "compare neither evaluates nor records, {flag} would do nothing; leave {flag} out"
             );
             return Err(CliError::Usage(message));
         }
@@ -186,7 +216,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
     let synthesised =
         |wanted: &Wanted| wanted.schedule.parse().is_ok_and(ScheduleName::is_synthesised);
     if args.job.memory_limit.is_some() && !schedules.iter().any(synthesised) {
-        let message = "--memory-limit belongs to zb-auto and auto, neither is compared; accepted: one of them among --schedules, or without --memory-limit";
+        let message = "--memory-limit belongs to zb-auto and auto, neither is compared; add one of them to --schedules, or leave --memory-limit out";
         return Err(CliError::Usage(message.to_owned()));
     }
     let specs = schedules
@@ -211,7 +241,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
     }
     let Some((_, _, first)) = found.first() else {
         return Err(CliError::Usage(
-            "no schedule to compare; accepted: --schedules a,b,…".to_owned(),
+            "no schedule to compare; name some with --schedules a,b,…".to_owned(),
         ));
     };
     let base = Spec { interleave_group: None, virtual_stages: None, ..first.spec.clone() };
@@ -300,10 +330,8 @@ impl Entry {
     fn row(&self, base: &Base) -> Result<Row, CliError> {
         let seconds = self.seconds();
         let losses: Vec<f32> = self.outcomes.iter().map(|o| o.loss).collect();
-        let (first, last) = (
-            losses.first().copied().unwrap_or(f32::NAN),
-            losses.last().copied().unwrap_or(f32::NAN),
-        );
+        let last = losses.last().copied().unwrap_or(f32::NAN);
+        let learned = learned(&losses, self.session.goal());
         let measured = |number: fn(&StepOutcome) -> f64| {
             finite(median(&self.counted().iter().map(number).collect::<Vec<_>>()))
         };
@@ -342,7 +370,9 @@ impl Entry {
             final_loss: finite(f64::from(last)),
             nonfinite: Nonfinite::of(f64::from(last)),
             loss_bits_equal: same_arithmetic.then(|| self.bits() == base.bits),
-            verdict: verdict(first, last),
+            verdict: learned.verdict,
+            outcome: learned.word,
+            loss_change: learned.change,
             bubble_ratio: three(
                 form.as_ref().map(|f| f.bubble_ratio),
                 simulated.bubble_ratio,

@@ -1,16 +1,15 @@
-//! The comparison for a person: what a step takes, then the three bubble numbers, then what to
-//! make of it.
-
-use std::fmt::Write as _;
+//! The comparison as a text: what was trained, the tables, then what to make of them.
 
 use super::super::job::{ModelSpec, Session, cores};
-use super::{ROUNDS, Row, Three, WHOLE_BATCH};
+use super::columns::sheets;
+use super::sheet::{Format, in_markdown};
+use super::{ROUNDS, Row, WHOLE_BATCH};
 
-/// The whole text.
-pub(super) fn table(rows: &[Row], session: &Session) -> String {
+/// The whole text. The notebook's own figures stand beside ours where the job is the notebook's.
+pub(super) fn table(rows: &[Row], session: &Session, format: Format, wide: bool) -> String {
     let spec = &session.spec;
-    let mut text = format!(
-        "{} · {} steps in {ROUNDS} turns · batch {} · {} · lr {} · {} cores\n\n",
+    let job = format!(
+        "{}, {} steps in {ROUNDS} turns, batch {}, {}, lr {}, {} cores",
         spec.name.as_str(),
         spec.steps,
         session.batch_size,
@@ -18,101 +17,85 @@ pub(super) fn table(rows: &[Row], session: &Session) -> String {
         spec.rate.peak,
         cores()
     );
-    times(&mut text, rows);
-    text.push('\n');
-    bubbles(&mut text, rows);
-    text.push('\n');
-    notes(&mut text, rows, session);
-    text
-}
-
-fn times(text: &mut String, rows: &[Row]) {
-    text.push_str(
-        "                           step ms                                  final             \n\
-         strategy          p v  m     mean  median     p95  samples/s  speed-up    loss  same bits  verdict    peak MiB by rank\n",
-    );
-    for row in rows {
-        let peaks: Vec<String> =
-            row.memory.iter().map(|m| (m.peak_bytes >> 20).to_string()).collect();
-        let same = match row.loss_bits_equal {
-            Some(true) => "yes",
-            Some(false) => "NO",
-            None => "-",
-        };
-        let _ = writeln!(
-            text,
-            "{:<17} {} {} {:>2} {:>8.1} {:>7.1} {:>7.1} {:>10.1} {:>9} {:>7}  {same:<9}  {:<9}  {}",
-            row.label,
-            row.pp,
-            row.virtual_stages,
-            row.micro_batches,
-            1000.0 * row.step_seconds_mean,
-            1000.0 * row.step_seconds_median,
-            1000.0 * row.step_seconds_p95,
-            row.samples_per_second,
-            row.speedup.map_or_else(|| "-".to_owned(), |s| format!("{s:.2}x")),
-            row.final_loss.map_or_else(|| "-".to_owned(), |l| format!("{l:.4}")),
-            row.verdict,
-            peaks.join(" "),
-        );
+    let tables = sheets(rows, format, wide, spec.is_seed);
+    let notes = notes(rows, session, wide);
+    match format {
+        Format::Text => {
+            let tables: Vec<String> = tables.iter().map(super::sheet::Sheet::text).collect();
+            format!("{job}\n\n{}\n{}", tables.join("\n"), lines(&notes, ""))
+        }
+        Format::Markdown => {
+            let tables: Vec<String> = tables.iter().map(super::sheet::Sheet::markdown).collect();
+            let notes: Vec<String> = notes.iter().map(|note| in_markdown(note)).collect();
+            format!("{}\n\n{}\n{}", in_markdown(&job), tables.join("\n"), lines(&notes, ""))
+        }
+        Format::Latex => {
+            let tables: Vec<String> = tables.iter().map(super::sheet::Sheet::latex).collect();
+            format!("% {job}\n{}{}", tables.join("\n\n"), lines(&notes, "% "))
+        }
+        // A program reads the numbers alone.
+        Format::Csv => tables.iter().map(super::sheet::Sheet::csv).collect(),
     }
 }
 
-fn bubbles(text: &mut String, rows: &[Row]) {
-    text.push_str(
-        "                  bubble_ratio              bubble_overhead           span_bubble               the notebook's\n\
-         strategy          formula simul. measured   formula simul. measured   formula simul. measured   figure\n",
-    );
-    for row in rows {
-        let figure = match (row.bubble_notebook, row.bubble_notebook_definition) {
-            (Some(value), Some("none")) => format!("{value:.3} none of these"),
-            (Some(value), Some(definition)) => format!("{value:.3} {definition}"),
-            _ => "-".to_owned(),
-        };
-        let _ = writeln!(
-            text,
-            "{:<17} {}   {}   {}   {figure}",
-            row.label,
-            three(&row.bubble_ratio),
-            three(&row.bubble_overhead),
-            three(&row.span_bubble),
+fn lines(notes: &[String], before: &str) -> String {
+    notes.iter().map(|note| format!("{before}{note}\n")).collect()
+}
+
+/// What the columns mean, and what the numbers say.
+fn notes(rows: &[Row], session: &Session, wide: bool) -> Vec<String> {
+    let mut notes = vec![
+        "step: the median. speed-up: over \"one device\", the same micro-batches on one rank."
+            .to_owned(),
+    ];
+    if wide {
+        notes.push(
+            "same bits: every loss equals that of one device. simulated: the plan with the median op times of this run.".to_owned(),
+        );
+        notes.extend(session.goal().legend());
+    } else {
+        notes.push(
+            "bubble: the ratio as measured, in brackets that of the formula. peak: of the rank that holds most.".to_owned(),
+        );
+        notes.push(
+            "--wide shows all columns: loss, verdict, other bubble numbers, memory of each rank."
+                .to_owned(),
         );
     }
-}
-
-fn three(numbers: &Three) -> String {
-    let number = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.4}"));
-    let Three { closed_form, simulated, measured } = numbers;
-    format!("{:>7} {:>6} {:>8}", number(*closed_form), number(*simulated), number(*measured))
-}
-
-fn notes(text: &mut String, rows: &[Row], session: &Session) {
-    text.push_str(
-        "speed-up: of the median step, over \"one device\": the same micro-batches on one rank. same bits: every loss as there.\n\
-         simul.: the plan with the medians of this run's own op times.\n",
-    );
-    if rows.iter().any(|row| row.final_loss.is_some()) {
-        text.push_str("verdict: converged (the final loss is below 1 and below the first), partly (below the first), not.\n");
+    let different: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.loss_bits_equal == Some(false))
+        .map(|row| row.label.as_str())
+        .collect();
+    if !different.is_empty() {
+        notes.push(format!(
+            "The losses of {} differ from those of one device.",
+            different.join(", ")
+        ));
+    }
+    let bad: Vec<String> =
+        rows.iter().filter(|row| row.outcome == "diverged").map(|row| row.label.clone()).collect();
+    if !bad.is_empty() {
+        notes.push(format!("The loss of {} diverged.", bad.join(", ")));
     }
     let sleeps = matches!(session.spec.model, ModelSpec::Sleep { .. });
     let pipelines = rows.iter().filter(|row| !row.baseline);
     let best = pipelines.map(|row| row.step_seconds_median).fold(f64::INFINITY, f64::min);
     let whole = rows.iter().find(|row| row.label == WHOLE_BATCH);
     if let Some(whole) = whole.filter(|row| !sleeps && row.step_seconds_median < best) {
-        let _ = writeln!(
-            text,
-            "Many small micro-batches cost more arithmetic than they save bubble here: {WHOLE_BATCH}, the whole batch at\n\
-             once and no overlap, takes {:.1} ms a step, the best pipeline {:.1} ms.",
+        notes.push(format!(
+            "{WHOLE_BATCH} (the whole batch at once, no overlap) takes {:.1} ms a step, the best pipeline {:.1} ms: many small",
             1000.0 * whole.step_seconds_median,
             1000.0 * best
-        );
+        ));
+        notes.push("micro-batches cost more arithmetic here than they save bubble.".to_owned());
     }
     let n_ranks = session.plan.n_ranks() * session.spec.dp;
     if n_ranks > cores() && !sleeps {
-        let _ = writeln!(
-            text,
+        notes.push(format!(
             "{n_ranks} ranks share {} cores: op times include waiting for a core, so the measured bubble is not the schedule's alone.",
             cores()
-        );
+        ));
     }
+    notes
 }

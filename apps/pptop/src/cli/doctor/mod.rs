@@ -17,10 +17,10 @@ use serde_json::json;
 use super::sizes::memory_available;
 use super::{CliError, print, print_json, settings};
 
-/// Looks at what training and watching need.
+/// Checks what training and watching need.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }

@@ -30,7 +30,7 @@ pub(crate) fn parameters(parameters: u128, replicas: u32) -> Result<(), CliError
     let needed = parameters * BYTES_A_PARAMETER * u128::from(replicas);
     match memory_available() {
         Some(free) if needed > u128::from(free) => Err(CliError::Usage(format!(
-            "{parameters} parameters on {replicas} replicas need about {} MiB to train; {} MiB are free; accepted: at most {} \
+            "{parameters} parameters on {replicas} replicas need about {} MiB to train; {} MiB are free; use at most {} \
              parameters in all",
             needed >> 20,
             free >> 20,
@@ -49,7 +49,7 @@ pub(crate) fn activations_of_gpt(config: &GptConfig, rows: u64) -> Result<(), Cl
     let needed = a_row.saturating_mul(u128::from(rows));
     match memory_available() {
         Some(free) if needed > u128::from(free) => Err(CliError::Usage(format!(
-            "a micro-batch of {rows} samples of {context} bytes needs about {} MiB of activations; {} MiB are free; accepted: at \
+            "a micro-batch of {rows} samples of {context} bytes needs about {} MiB of activations; {} MiB are free; use at \
              most {} samples, or a smaller --context",
             needed >> 20,
             free >> 20,
@@ -65,7 +65,7 @@ pub(crate) fn batch(samples: u64, bytes_a_sample: u64) -> Result<(), CliError> {
     let each = 2 * bytes_a_sample.max(1);
     match memory_available() {
         Some(free) if samples > free / each => Err(CliError::Usage(format!(
-            "a batch of {samples} samples needs about {} MiB; {} MiB are free; accepted: --batch-size at most {}",
+            "a batch of {samples} samples needs about {} MiB; {} MiB are free; use --batch-size {} or less",
             (u128::from(samples) * u128::from(each)) >> 20,
             free >> 20,
             free / each
@@ -89,8 +89,8 @@ pub(crate) fn threads(ranks: u32, replicas: u32) -> Result<(), CliError> {
     ];
     match system.into_iter().flatten().min().map(|most| most.saturating_sub(OTHERS)) {
         Some(most) if wanted > most => Err(CliError::Usage(format!(
-            "{ranks} ranks on {replicas} replicas are {wanted} threads, this system has {most}; accepted: --pp times --dp at \
-             most {most}"
+            "{ranks} ranks on {replicas} replicas are {wanted} threads, this system has {most}; use a --pp \
+             times --dp of {most} or less"
         ))),
         _ => Ok(()),
     }
@@ -101,7 +101,7 @@ pub(crate) fn text(path: &Path) -> Result<(), CliError> {
     let refused = |why: String| {
         let name = excerpt(&path.display().to_string());
         CliError::Usage(format!(
-            "cannot read the data file {name}: {why}; accepted: a text file that can be read"
+            "cannot read the data file {name}: {why}; name a text file that can be read"
         ))
     };
     let about = std::fs::metadata(path).map_err(|e| refused(e.to_string()))?;

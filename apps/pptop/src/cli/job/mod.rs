@@ -2,6 +2,7 @@
 
 mod args;
 mod defaults;
+mod fitting;
 pub(crate) mod limits;
 mod session;
 mod spec;

@@ -21,6 +21,7 @@ use pp_telemetry::{DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA,
 use super::super::CliError;
 use super::super::devices;
 use super::super::gpus::{GpuName, gpu_name};
+use super::super::learned::Goal;
 use super::super::refusal::excerpt;
 use super::args::DeviceArg;
 use super::limits;
@@ -112,7 +113,7 @@ impl Prepared {
             DeviceArg::Auto if sleeps => DeviceKind::Cpu,
             DeviceArg::Cuda if sleeps => {
                 return Err(usage(
-                    "--model sleep sleeps on the CPU, --device is cuda; accepted: auto, cpu"
+                    "--model sleep sleeps on the CPU, --device is cuda; use --device auto or cpu"
                         .to_owned(),
                 ));
             }
@@ -120,8 +121,9 @@ impl Prepared {
                 devices::cuda().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n })
             }
             DeviceArg::Cuda => {
-                let devices = devices::cuda()
-                    .map_err(|no| usage(format!("--device cuda: {no}; accepted: auto, cpu")))?;
+                let devices = devices::cuda().map_err(|no| {
+                    usage(format!("--device cuda: {no}; use --device auto or cpu"))
+                })?;
                 DeviceKind::Cuda { devices }
             }
         };
@@ -216,6 +218,16 @@ impl Prepared {
 }
 
 impl Session {
+    /// What the losses of this job can show.
+    pub(crate) fn goal(&self) -> Goal {
+        match self.job.data.blind_loss() {
+            _ if self.spec.is_seed => Goal::BelowOne,
+            None => Goal::None,
+            Some(blind) if self.job.data.is_learnable() => Goal::Below(blind),
+            Some(least) => Goal::Noise(least),
+        }
+    }
+
     /// Sets up one of several jobs with one model: what one of them has measured the others take as it is, so that they are cut alike.
     ///
     /// # Errors
@@ -480,7 +492,7 @@ fn build(spec: &Spec, plan: &ValidPlan) -> Result<Job, CliError> {
                 };
                 format!(
                     "{} has {bytes} bytes, a context of {context} needs {needed}: one window in the nine tenths that train and \
-                     one in the tenth that is held out; accepted: a longer text{shorter}",
+                     one in the tenth that is held out; use a longer text{shorter}",
                     excerpt(&name)
                 )
             }
@@ -505,7 +517,7 @@ pub(crate) fn refused_cut(refused: &PartitionError, job: &Job, n_stages: usize) 
         other => return CliError::Usage(chain(other)),
     };
     CliError::Usage(format!(
-        "--partition {} {why}; accepted: as many numbers as stages, {n_stages}, that sum to {}, or uniform, parameters, time",
+        "--partition {} {why}; write {n_stages} numbers that sum to {}, or uniform, parameters or time",
         excerpt(&Cut::Explicit(sizes.clone()).to_string()),
         job.stack.len()
     ))
@@ -515,7 +527,7 @@ pub(crate) fn refused_cut(refused: &PartitionError, job: &Job, n_stages: usize) 
 fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
     let refused = |why: String| {
         CliError::Usage(format!(
-            "cannot take initial weights from {}: {}; accepted: a file that --save wrote for this model",
+            "cannot take initial weights from {}: {}; name a file that --save wrote for this model",
             excerpt(&path.display().to_string()),
             excerpt(&why)
         ))

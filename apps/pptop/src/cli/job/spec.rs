@@ -14,9 +14,10 @@ use pp_telemetry::SpanPolicy;
 use super::super::CliError;
 use super::super::costs::CostSource;
 use super::super::refusal::excerpt;
-use super::super::sizes::PlanArgs;
+use super::super::sizes::{PlanArgs, PlanError};
 use super::args::{CurveArg, DeviceArg, JobArgs, Preset};
 use super::defaults::{Defaults, ModelName};
+use super::fitting::{near_divisors, near_micro_batches, near_multiples, with_batch};
 use super::limits;
 use super::session::cores;
 
@@ -84,6 +85,8 @@ pub(crate) struct Spec {
     pub(crate) fault: Option<Fault>,
     /// A plain line every so many steps.
     pub(crate) log_every: u64,
+    /// It is the notebook's job.
+    pub(crate) is_seed: bool,
 }
 
 impl Spec {
@@ -97,7 +100,7 @@ impl Spec {
         let defaults = Defaults::of(name);
         if preset && name != ModelName::SeedMlp {
             let message = format!(
-                "--preset seed is a job of seed-mlp, the model is {}; accepted: --model seed-mlp, or without --preset",
+                "--preset seed is a job of seed-mlp, the model is {}; use --model seed-mlp, or leave --preset out",
                 name.as_str()
             );
             return Err(CliError::Usage(message));
@@ -138,6 +141,7 @@ impl Spec {
             init: args.init.clone(),
             fault: args.inject_fault,
             log_every: if preset { 10 } else { 1 },
+            is_seed: preset,
         })
     }
 
@@ -163,7 +167,7 @@ impl Spec {
             return Ok(());
         }
         Err(CliError::Usage(format!(
-            "--pin wants a core for each of {threads} ranks, there are {cores}; accepted: at most {cores} ranks, or without --pin"
+            "--pin wants a core for each of {threads} ranks, there are {cores}; use at most {cores} ranks, or leave --pin out"
         )))
     }
 
@@ -176,7 +180,7 @@ impl Spec {
         match stages.iter().find(|&&stage| stage >= n_stages) {
             None => Ok(()),
             Some(stage) => Err(CliError::Usage(format!(
-                "--recompute names stage {stage}, the plan has {n_stages}; accepted: 0 to {}, or all",
+                "--recompute names stage {stage}, the plan has {n_stages}; use stages from 0 to {}, or all",
                 n_stages - 1
             ))),
         }
@@ -250,11 +254,23 @@ impl Spec {
             micro_batches: self.micro_batches.or_else(|| named.map(|_| self.default_micro_batches)),
             virtual_stages: self.virtual_stages.or(is_made_later.then_some(1)),
             interleave_group: self.interleave_group,
-        }
-        .plan(&CostSource::default())?;
+        };
+        let plan = plan.load(&CostSource::default()).map_err(|error| match (error, named) {
+            (PlanError::Refused(refused), Some(name)) => {
+                let sizes = Sizes {
+                    n_ranks: plan.pp.unwrap_or(1),
+                    n_micro_batches: plan.micro_batches.unwrap_or(1),
+                    n_virtual_stages: self.chunks(name),
+                    interleave_group: self.interleave_group,
+                };
+                with_batch(refused, name, &sizes, self.batch_size, self.dp).into()
+            }
+            (PlanError::Refused(refused), None) => plan.told(&refused),
+            (PlanError::Input(failed), _) => failed,
+        })?;
         if plan.is_forward_only() {
             let message = format!(
-                "the plan {} has no backward; accepted: a plan that trains",
+                "the plan {} has no backward; use a plan that trains",
                 excerpt(&self.schedule)
             );
             return Err(CliError::Usage(message));
@@ -276,10 +292,21 @@ impl Spec {
         if stages <= layers as u64 {
             return Ok(());
         }
+        let layers = layers as u64;
+        let mut fits = Vec::new();
+        if layers >= u64::from(chunks) {
+            fits.push(format!("--pp {}", layers / u64::from(chunks)));
+        }
+        if chunks > 1 && layers >= u64::from(ranks) {
+            fits.push(format!("--virtual-stages {}", layers / u64::from(ranks)));
+        }
+        if fits.is_empty() {
+            fits.push(format!("a --pp times --virtual-stages of {layers}"));
+        }
         Err(CliError::Usage(format!(
-            "{ranks} ranks of {chunks} stages need {stages} layers, the model {} has {layers}; accepted: --pp times --virtual-stages \
-             at most {layers}",
-            self.name.as_str()
+            "{ranks} ranks of {chunks} stages need {stages} layers, the model {} has {layers}; use {} at most",
+            self.name.as_str(),
+            fits.join(" or ")
         )))
     }
 
@@ -317,7 +344,7 @@ impl Spec {
         };
         if slow.is_some() && plan.n_pipes() > 1 {
             let message = format!(
-                "--sleep-slow-rank: {} runs every stage on two ranks, and a stage is as slow on both; accepted: another schedule",
+                "--sleep-slow-rank: {} runs every stage on two ranks, and a stage is as slow on both; use another schedule",
                 excerpt(&self.schedule)
             );
             return Err(CliError::Usage(message));
@@ -327,7 +354,7 @@ impl Spec {
             if let Some(rank) = rank.filter(|&rank| rank >= plan.n_ranks()) {
                 let (ranks, last) = (plan.n_ranks(), plan.n_ranks() - 1);
                 return Err(CliError::Usage(format!(
-                    "{flag} names rank {rank}, the plan has {ranks}; accepted: a rank from 0 to {last}"
+                    "{flag} names rank {rank}, the plan has {ranks}; use a rank from 0 to {last}"
                 )));
             }
         }
@@ -341,15 +368,45 @@ impl Spec {
     pub(crate) fn batch_size(&self, plan: &ValidPlan) -> Result<u64, CliError> {
         let parts = u64::from(self.dp) * u64::from(plan.n_micro_batches());
         let batch = self.batch_size.unwrap_or(parts);
-        if !batch.is_multiple_of(parts) {
-            let message = format!(
-                "a batch of {batch} samples does not divide into {} micro-batches on {} replicas; accepted: a multiple of {parts}",
-                plan.n_micro_batches(),
-                self.dp
-            );
-            return Err(CliError::Usage(message));
+        if batch.is_multiple_of(parts) {
+            return Ok(batch);
         }
-        Ok(batch)
+        Err(CliError::Usage(self.uneven_batch(plan, batch)))
+    }
+
+    /// What is said of a batch that does not divide: the flag that was given, and what would divide it.
+    fn uneven_batch(&self, plan: &ValidPlan, batch: u64) -> String {
+        let (m, dp) = (plan.n_micro_batches(), u64::from(self.dp));
+        let parts = dp * u64::from(m);
+        let multiples = near_multiples(parts, batch);
+        let replicas = if dp > 1 { format!(" over {dp} replicas") } else { String::new() };
+        let named = self.schedule.parse::<ScheduleName>().ok();
+        if !batch.is_multiple_of(dp) {
+            let fits = near_divisors(batch, dp, |_| true);
+            let fits = fits.map_or_else(String::new, |dp| format!("--dp {dp}, or "));
+            return format!(
+                "--dp {dp} does not divide a batch of {batch}; use {fits}--batch-size {multiples}"
+            );
+        }
+        let near = named.filter(|_| self.micro_batches.is_some()).and_then(|name| {
+            let sizes = Sizes {
+                n_ranks: plan.n_ranks(),
+                n_micro_batches: m,
+                n_virtual_stages: plan.n_virtual_stages(),
+                interleave_group: self.interleave_group,
+            };
+            near_micro_batches(name, &sizes, Some(batch), self.dp)
+        });
+        match near {
+            Some(near) => {
+                format!(
+                    "--micro-batches {m}{replicas} does not divide a batch of {batch}; use {near}"
+                )
+            }
+            None => format!(
+                "a batch of {batch} does not divide into {m} micro-batches{replicas}; use --batch-size {multiples}"
+            ),
+        }
     }
 }
 
@@ -374,7 +431,7 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
     for ((flag, given), owner) in gpt.chain(sleep) {
         if *given {
             let message = format!(
-                "{flag} belongs to --model {owner}, the model is {}; accepted: without {flag}",
+                "{flag} belongs to --model {owner}, the model is {}; leave {flag} out, or use --model {owner}",
                 name.as_str()
             );
             return Err(CliError::Usage(message));
@@ -382,18 +439,18 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
     }
     if args.eval_every.is_some() && Defaults::of(name).eval_every.is_none() {
         let message = format!(
-            "--eval-every needs a held-out part, the model {} has none; accepted: without --eval-every",
+            "--eval-every needs a held-out part, the model {} has none; leave --eval-every out",
             name.as_str()
         );
         return Err(CliError::Usage(message));
     }
     if name == ModelName::Sleep && args.dropout.is_some() {
         return Err(CliError::Usage(
-            "--model sleep has no dropout; accepted: without --dropout".to_owned(),
+            "--model sleep has no dropout; leave --dropout out".to_owned(),
         ));
     }
     if name == ModelName::Sleep && args.partition == Some(Cut::Time) {
-        let message = "--partition time: the layers of --model sleep take what they are told, nothing is measured; accepted: uniform, or layers per stage such as 3,5";
+        let message = "--partition time: the layers of --model sleep take what they are told, nothing is measured; use uniform, or layers per stage such as 3,5";
         return Err(CliError::Usage(message.to_owned()));
     }
     Ok(())
@@ -417,15 +474,17 @@ fn model(args: &JobArgs, name: ModelName) -> Result<ModelSpec, CliError> {
             };
             if !config.width.is_multiple_of(config.heads) {
                 let (width, heads) = (config.width, config.heads);
-                let above = (width / heads + 1) * heads;
-                let accepted = match width / heads * heads {
-                    0 => format!("{above}"),
-                    below => format!("{below} or {above}"),
-                };
-                let message = format!(
-                    "--width {width} is not a multiple of --heads {heads}; accepted: {accepted}"
-                );
-                return Err(CliError::Usage(message));
+                let (width, heads) = (width as u64, heads as u64);
+                let near = near_divisors(width, heads, |_| true).filter(|_| args.heads.is_some());
+                return Err(CliError::Usage(match near {
+                    Some(near) => {
+                        format!("--heads {heads} does not divide --width {width}; use {near}")
+                    }
+                    None => format!(
+                        "--width {width} is not a multiple of --heads {heads}; use {}",
+                        near_multiples(heads, width)
+                    ),
+                }));
             }
             ModelSpec::Gpt { config, data: args.data.clone() }
         }
@@ -452,7 +511,8 @@ fn rate(args: &JobArgs, defaults: &Defaults, preset: bool) -> Result<LearningRat
         None => defaults.curve,
     };
     if curve != step && (args.lr_step.is_some() || args.lr_gamma.is_some()) {
-        let message = "--lr-step and --lr-gamma belong to --lr-schedule step; accepted: with it, or without them";
+        let message =
+            "--lr-step and --lr-gamma belong to --lr-schedule step; add it, or leave them out";
         return Err(CliError::Usage(message.to_owned()));
     }
     let warmup = args.warmup.unwrap_or(if preset { 0 } else { defaults.warmup });

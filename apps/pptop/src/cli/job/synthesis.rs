@@ -114,7 +114,7 @@ pub(crate) fn make(
     }
     best.ok_or_else(|| {
         CliError::Usage(format!(
-            "{n_ranks} ranks need {n_ranks} layers, the model {} has {layers}; accepted: --pp at most {layers}",
+            "{n_ranks} ranks need {n_ranks} layers, the model {} has {layers}; use --pp {layers} or less",
             spec.name.as_str()
         ))
     })
@@ -123,9 +123,7 @@ pub(crate) fn make(
 /// What the layers of the sleep model were told to take.
 fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
     let ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, link } = spec.model else {
-        return Err(ScheduleError::Costs(
-            "the model was not profiled; accepted: one that is".into(),
-        ));
+        return Err(ScheduleError::Costs("the model was not profiled; use one that is".into()));
     };
     let share = RankShare {
         forward: forward.as_secs_f64(),

@@ -193,7 +193,7 @@ impl State {
             PromptKind::Filter => self.log.set_filter(prompt.text),
             PromptKind::Step => {
                 let Ok(step) = prompt.text.trim().parse::<u64>() else {
-                    self.note = Some(format!("{:?} is no step; accepted: a number", prompt.text));
+                    self.note = Some(format!("{:?} is no step; type a number", prompt.text));
                     return None;
                 };
                 if self.playback.is_some() {
