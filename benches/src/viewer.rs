@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context as _;
 use pp_telemetry::{
     EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Recorder, Replay, STATUS_FILE,
-    SpanPolicy, frame_before, tidy,
+    SpanPolicy, tidy,
 };
 
 use run::{N_RANKS, Simulated, write};
@@ -204,7 +204,7 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let mut at_step = (Model::new(), Replay::new(&log));
     let seek = fastest(|| {
         let mut model = Model::new();
-        let mut replay = Replay::at(&log, frame_before(&frames, step));
+        let mut replay = Replay::before(&log, &frames, step);
         replay.play_to_step(step, |event| model.apply(&event))?;
         at_step = (model, replay);
         Ok(())

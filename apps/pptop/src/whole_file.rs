@@ -42,7 +42,8 @@ pub struct NotWritten {
 
 impl fmt::Display for NotWritten {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display().to_string().replace(char::is_control, "\u{fffd}");
+        let path = self.path.display().to_string();
+        let path = pp_schedule::clean(&path);
         write!(f, "cannot write {path}: {}", self.why)?;
         self.accepted.map_or(Ok(()), |accepted| write!(f, "; use {accepted}"))
     }

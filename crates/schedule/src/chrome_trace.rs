@@ -12,6 +12,7 @@ use crate::ids::{MicroBatch, Stage};
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
 use crate::simulate::{TimedAction, simulate};
+use crate::text::to_json;
 
 const MICROSECONDS_A_UNIT: f64 = 1000.0;
 
@@ -138,7 +139,7 @@ impl Trace {
 
 fn json(value: &impl Serialize) -> Result<String, ScheduleError> {
     // Numbers, strings and lists of them: there is nothing in it that JSON has no form for.
-    serde_json::to_string(value).map_err(|refused| ScheduleError::Costs(refused.to_string()))
+    to_json(value).map_err(|refused| ScheduleError::Costs(refused.to_string()))
 }
 
 fn category(action: Action) -> &'static str {

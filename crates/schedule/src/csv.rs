@@ -14,8 +14,10 @@ use crate::plan::{Draft, ValidPlan};
 use crate::topology::Topology;
 use crate::validate;
 
-/// The longest file that is read: 1 GiB, some 10⁸ ops.
-pub const CSV_BYTES_MAX: usize = 1 << 30;
+/// The longest file that is read: 256 MiB.
+pub const CSV_BYTES_MAX: usize = 1 << 28;
+/// Cells that are read at most: each takes some hundred bytes until its plan is simulated.
+const CELLS_MAX: usize = 20_000_000;
 
 /// The plan as CSV, one line a rank.
 pub fn export_csv(plan: &ValidPlan) -> String {
@@ -37,6 +39,12 @@ pub fn import_csv(
 ) -> Result<ValidPlan, ScheduleError> {
     // Some editors begin a text with a mark of its encoding.
     let text = text(bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes))?;
+    // Empty ones and those of empty lines included.
+    let n_cells = text.bytes().filter(|&byte| byte == b',' || byte == b'\n').count();
+    if n_cells > CELLS_MAX {
+        let fault = CsvFault::TooManyCells { cells: n_cells, limit: CELLS_MAX };
+        return Err(ScheduleError::Csv(fault));
+    }
     let rows = rows(text)?;
     let n_ops = ops(&rows).count();
     if n_ops == 0 {

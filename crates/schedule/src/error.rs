@@ -5,6 +5,7 @@ use std::fmt;
 use crate::ids::Rank;
 use crate::op::{Op, ParseOpError};
 use crate::schedule_name::ScheduleName;
+use crate::text::is_obeyed;
 
 /// A size, a plan or a file that was refused.
 ///
@@ -195,6 +196,14 @@ pub enum CsvFault {
         /// Its length.
         bytes: usize,
         /// The most that is read.
+        limit: usize,
+    },
+    /// More cells than any plan that is read.
+    #[error("it has {cells} cells; at most {limit} are read")]
+    TooManyCells {
+        /// How many.
+        cells: usize,
+        /// What is accepted.
         limit: usize,
     },
     /// Nothing to run.
@@ -398,5 +407,5 @@ pub(crate) fn clipped(message: &str) -> String {
 
 /// What a terminal would obey is shown as unknown.
 fn visible(c: char) -> char {
-    if c.is_control() { '\u{fffd}' } else { c }
+    if is_obeyed(c) { '\u{fffd}' } else { c }
 }

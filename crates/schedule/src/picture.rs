@@ -1,6 +1,7 @@
 //! What pictures of plans and pictures of runs have in common: colours, the marks of an axis, and text that is safe in XML.
 
 use crate::op::Phase;
+use crate::text::is_obeyed;
 
 /// The colour of an op: the phase is the hue, and the further from the input, the darker.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,7 +92,7 @@ pub fn escaped_xml(text: &str) -> String {
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
             '"' => safe.push_str("&quot;"),
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
+            c if is_obeyed(c) || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
             c => safe.push(c),
         }
     }

@@ -241,7 +241,8 @@ fn answer(mut stream: UnixStream, run: &str, shared: &Shared) {
         Ok(request) => accept(request, shared),
         Err(why) => AnswerLine { ok: false, message: why },
     };
-    let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+    let Ok(text) = pp_schedule::to_json(&answer) else { return };
+    let mut text = text.into_bytes();
     text.push(b'\n');
     // Who does not read is dropped.
     let _ = stream.write_all(&text);
@@ -269,7 +270,7 @@ fn accept(request: Request, shared: &Shared) -> AnswerLine {
 /// What is wrong with it, and what to send instead.
 pub fn understood(line: &[u8], run: &str) -> Result<Request, String> {
     let parsed = serde_json::from_slice::<RequestLine>(line).map_err(|error| {
-        let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(120).collect();
+        let why: String = error.to_string().chars().filter(|&c| !pp_schedule::is_obeyed(c)).take(120).collect();
         format!(
             "no request: {why}; send {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
         )

@@ -4,9 +4,13 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::time::Instant;
 
-use crate::event::{Dropped, Event};
+use pp_schedule::write_json;
+
+use crate::bounds::{mib, shortened};
+use crate::event::{Dropped, End, Event, Hello, Warn};
 use crate::files::RunDir;
 use crate::index::{Frame, Index};
+use crate::lines::LINE_BYTES_MAX;
 use crate::model::Model;
 use crate::phase::PhaseEvent;
 use crate::status::{State, Status, unix_ms};
@@ -16,6 +20,10 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
 const MARK_BYTES: u64 = 16 << 20;
+/// A log is marks to this part at most: a long plan makes long marks, and those are further apart.
+const MARK_PART: u64 = 8;
+/// Events that are too long for a line, of which each is told.
+const TOLD_MAX: u64 = 16;
 
 /// Bytes of a summary at least: blanks fill it up.
 const STATUS_BYTES: usize = 2047;
@@ -35,6 +43,11 @@ pub(crate) struct Drain {
     /// Bytes of the log that are in the file already.
     written: u64,
     mark_every: u64,
+    /// Where one looks next whether it is time for a mark.
+    next_mark: u64,
+    line_bytes_max: usize,
+    /// Events that no line can hold.
+    n_too_long: u64,
     n_dropped_told: u64,
     began: Instant,
     ended: bool,
@@ -55,6 +68,9 @@ impl Drain {
             frames: Vec::new(),
             written,
             mark_every: MARK_BYTES,
+            next_mark: 0,
+            line_bytes_max: LINE_BYTES_MAX,
+            n_too_long: 0,
             n_dropped_told: 0,
             began: Instant::now(),
             ended: false,
@@ -65,8 +81,7 @@ impl Drain {
     /// Adds one event.
     pub(crate) fn push(&mut self, event: &Event) -> io::Result<()> {
         self.note(event);
-        event.write_line(&mut self.buffer)?;
-        self.model.apply(event);
+        self.write(event)?;
         self.note_course(event);
         if matches!(event, Event::Step(_)) {
             self.note_pace();
@@ -87,9 +102,9 @@ impl Drain {
         }
         match event {
             Event::Hello(hello) => {
-                self.status.run.clone_from(&hello.run);
-                self.status.model.clone_from(&hello.model);
-                self.status.schedule.clone_from(&hello.schedule);
+                self.status.run = shortened(&hello.run);
+                self.status.model = shortened(&hello.model);
+                self.status.schedule = shortened(&hello.schedule);
                 self.status.pid = hello.pid;
                 self.status.steps = hello.steps;
                 self.status.state = State::Running;
@@ -142,41 +157,112 @@ impl Drain {
             self.note_course(event);
             self.note_pace();
         }
-        if matches!(event, Event::End(_)) {
+        if let Event::End(end) = event {
+            let event = Event::End(shorter(end));
             // There may be room again by now. The line before may have been cut: a line feed ends it.
             let mut line = vec![b'\n'];
             let _ = event.write_line(&mut line).map(|()| self.events.write_all(&line));
         }
     }
 
+    /// Writes an event as a line that can be read again: what is too long for one is shortened where that can be said, else
+    /// lost.
+    fn write(&mut self, event: &Event) -> io::Result<()> {
+        if let Event::Hello(hello) = event
+            && let Some(kept) = hello.without_what_is_refused()
+        {
+            return self.write(&Event::Hello(Box::new(kept)));
+        }
+        let start = self.buffer.len();
+        event.write_line(&mut self.buffer)?;
+        // Its line feed does not count.
+        let n_bytes = self.buffer.len() - start - 1;
+        if n_bytes <= self.line_bytes_max {
+            self.model.apply(event);
+            return Ok(());
+        }
+        self.buffer.truncate(start);
+        match event {
+            Event::Hello(hello) => {
+                let hello = self.hello_that_fits(hello, n_bytes)?;
+                self.write(&Event::Hello(Box::new(hello)))
+            }
+            Event::End(end) => self.write(&Event::End(shorter(end))),
+            _ => self.lose(n_bytes),
+        }
+    }
+
+    /// As much of it as a line holds.
+    fn hello_that_fits(&self, hello: &Hello, n_bytes: usize) -> io::Result<Hello> {
+        let kept = hello.without_plan(n_bytes);
+        let mut line = Vec::new();
+        Event::Hello(Box::new(kept.clone())).write_line(&mut line)?;
+        Ok(if line.len() - 1 <= self.line_bytes_max { kept } else { hello.brief(n_bytes) })
+    }
+
+    /// An event that no line can hold counts as lost, and the log says so.
+    fn lose(&mut self, n_bytes: usize) -> io::Result<()> {
+        self.n_too_long += 1;
+        if self.n_too_long > TOLD_MAX {
+            return Ok(());
+        }
+        let elapsed_ns = self.elapsed_ns();
+        let message = format!("an event was left out of the log: it has {}", mib(n_bytes));
+        self.write(&Event::Warn(Warn { elapsed_ns, step: None, rank: None, message }))
+    }
+
+    fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Writes a mark, if the last one is far enough behind.
     fn mark(&mut self) -> io::Result<()> {
         let offset = self.written + self.buffer.len() as u64;
         let last = self.frames.last().map_or(0, |frame| frame.offset);
-        if offset - last < self.mark_every {
+        if offset - last < self.mark_every || offset < self.next_mark {
             return Ok(());
         }
         let step = self.status.step;
         self.frames.push(Frame { offset, step });
-        let index =
-            Index { step, frames: self.frames.clone(), model: Box::new(self.model.clone()) };
-        Event::Index(Box::new(index)).write_line(&mut self.buffer)?;
+        let start = self.buffer.len();
+        let mut index = Box::new(Index {
+            step,
+            frames: self.frames.clone(),
+            model: Box::new(self.model.clone()),
+        });
+        let mut n_bytes = self.write_mark(&index)?;
+        if n_bytes > self.line_bytes_max {
+            index.model.omit_plan(n_bytes);
+            self.buffer.truncate(start);
+            n_bytes = self.write_mark(&index)?;
+        }
+        if n_bytes > self.line_bytes_max {
+            // The log has none here, and is read from the one before.
+            self.buffer.truncate(start);
+            self.frames.pop();
+        }
+        self.next_mark = offset + (n_bytes as u64).saturating_mul(MARK_PART).max(self.mark_every);
         Ok(())
     }
 
-    /// Writes how many events were lost, when there are more than before and the last line is still to come.
+    /// Writes a mark of any length; how many bytes it has.
+    fn write_mark(&mut self, index: &Index) -> io::Result<usize> {
+        let start = self.buffer.len();
+        index.write_line(&mut self.buffer)?;
+        Ok(self.buffer.len() - start - 1)
+    }
+
+    /// Writes how many events were lost, when there are more than before and the last line is still to come: `count` to a full
+    /// queue, and those that were too long.
     pub(crate) fn note_dropped(&mut self, count: u64) -> io::Result<()> {
+        let count = count.saturating_add(self.n_too_long);
         self.status.dropped = count;
         if count <= self.n_dropped_told || self.ended {
             return Ok(());
         }
         self.n_dropped_told = count;
-        let elapsed_ns = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let event = Event::Dropped(Dropped { elapsed_ns, count });
-        event.write_line(&mut self.buffer)?;
         // A mark tells of it as well.
-        self.model.apply(&event);
-        Ok(())
+        self.write(&Event::Dropped(Dropped { elapsed_ns: self.elapsed_ns(), count }))
     }
 
     /// Brings everything into the file.
@@ -202,7 +288,8 @@ impl Drain {
         if std::mem::take(&mut self.has_progressed) {
             self.status.progressed_unix_ms = self.status.updated_unix_ms;
         }
-        let mut text = serde_json::to_vec(&self.status)?;
+        let mut text = Vec::new();
+        write_json(&mut text, &self.status)?;
         // So long that what it may yet have to say has its room on the disk, should that be full by then.
         text.resize(text.len().max(STATUS_BYTES), b' ');
         text.push(b'\n');
@@ -210,199 +297,12 @@ impl Drain {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::event::{Hello, StageInfo};
-    use crate::reader::Follower;
-    use crate::replay::{Replay, frame_before};
-    use crate::span::{Span, SpanKind};
-    use crate::step::StepEvent;
-
-    /// A directory that goes with its test.
-    struct TestDir(PathBuf);
-
-    impl TestDir {
-        fn new(name: &str) -> Self {
-            let path =
-                std::env::temp_dir().join(format!("pp-telemetry-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&path);
-            Self(path)
-        }
-    }
-
-    impl Drop for TestDir {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    const STEPS: u64 = 100;
-    const SPANS: u32 = 500;
-
-    fn span(step: u64, rank: u32, mb: u32) -> Span {
-        let start_ns = step * 1_000_000 + u64::from(mb) * 1_000;
-        let op = if mb.is_multiple_of(2) { SpanKind::F } else { SpanKind::B };
-        let (stage, replica, cpu_ns, bytes, starved_ns) = (rank, 0, 900, 0, 0);
-        Span {
-            step,
-            replica,
-            rank,
-            stage,
-            mb,
-            op,
-            start_ns,
-            dur_ns: 900,
-            cpu_ns,
-            bytes,
-            starved_ns,
-        }
-    }
-
-    fn step(step: u64) -> Event {
-        let loss = 1.0 / step as f32;
-        Event::Step(StepEvent {
-            step,
-            loss,
-            loss_bits: StepEvent::bits_of(loss),
-            lr: 0.1,
-            grad_norm: f64::NAN,
-            seconds: 0.001,
-            elapsed_seconds: step as f64 * 0.001,
-            samples: 8,
-            tokens: 0,
-            bubble_ratio: 0.3,
-            idle_of_step: 0.4,
-            starved_ratio: 0.0,
-            window_seconds: 0.0009,
-            dropped: 0,
-        })
-    }
-
-    /// A log of many marks, as the writer thread would write it.
-    fn write(dir: &TestDir) -> io::Result<PathBuf> {
-        let run = RunDir::create(&dir.0).map_err(io::Error::other)?;
-        let events = run.open_events().map_err(io::Error::other)?;
-        let mut drain = Drain { mark_every: 300_000, ..Drain::new(run, events) };
-        let stage = |stage| StageInfo { stage, rank: stage, ..StageInfo::default() };
-        drain.push(&Event::Hello(Box::new(Hello {
-            schema: 1,
-            pp: 2,
-            dp: 1,
-            steps: STEPS,
-            stages: vec![stage(0), stage(1)],
-            span_every: 1,
-            ..Hello::default()
-        })))?;
-        for at in 1..=STEPS {
-            for mb in 0..SPANS / 2 {
-                drain.push(&Event::Span(span(at, 0, mb)))?;
-                drain.push(&Event::Span(span(at, 1, mb)))?;
-            }
-            if at.is_multiple_of(30) {
-                drain.note_dropped(at)?;
-            }
-            drain.push(&step(at))?;
-        }
-        drain.flush()?;
-        Ok(dir.0.join(crate::files::EVENTS_FILE))
-    }
-
-    fn fold(mut follower: Follower) -> Model {
-        let mut model = Model::new();
-        while !follower.poll(|event| model.apply(&event)).is_ok_and(|poll| poll.at_end) {}
-        assert_eq!(follower.n_bad_lines(), 0);
-        model
-    }
-
-    /// What both show, but for the spans and what is made of them.
-    fn assert_same(part: &Model, whole: &Model) {
-        assert_eq!(part.ranks(), whole.ranks());
-        assert_eq!(part.loss(), whole.loss());
-        assert_eq!(part.frames(), whole.frames());
-        assert_eq!(part.step(), whole.step());
-        assert_eq!(part.n_dropped(), whole.n_dropped());
-        assert!(part.lost().eq(whole.lost()));
-        assert_eq!(format!("{:?}", part.steps()), format!("{:?}", whole.steps()));
-        assert_eq!(part.recorded().last_complete(), whole.recorded().last_complete());
-        assert_eq!(part.activity(0, 1), whole.activity(0, 1));
-    }
-
-    #[test]
-    fn who_begins_at_a_mark_knows_what_was_before_it() -> io::Result<()> {
-        let dir = TestDir::new("marks");
-        let log = write(&dir)?;
-        let whole = fold(Follower::new(&log));
-        assert!(whole.frames().len() > 20, "{} marks", whole.frames().len());
-        let last = Follower::from_last_mark(&log);
-        let part = fold(last);
-        assert!(part.n_events() < whole.n_events());
-        assert_same(&part, &whole);
-        for frame in whole.frames() {
-            let part = fold(Follower::at(&log, frame.offset));
-            assert_same(&part, &whole);
-        }
-        // Compressed, the same.
-        let compressed = dir.0.join(crate::files::COMPRESSED_FILE);
-        std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(&log)?, 1)?)?;
-        assert_same(&fold(Follower::from_last_mark(&compressed)), &whole);
-        Ok(())
-    }
-
-    #[test]
-    fn who_cannot_play_all_in_time_has_a_clock_that_waits() -> io::Result<()> {
-        let dir = TestDir::new("slow");
-        let log = write(&dir)?;
-        let mut model = Model::new();
-        let mut replay = Replay::new(&log);
-        let mut play = |replay: &mut Replay, by_ns, n_max| {
-            replay.advance(by_ns, n_max, |event| model.apply(&event)).map_err(io::Error::other)
-        };
-        assert_eq!(play(&mut replay, 50_000_000, 5_000)?, 5_000);
-        assert_eq!(replay.clock_ns(), 50_000_000);
-        replay.hold_clock(60_000_000);
-        assert_eq!(replay.clock_ns(), 50_000_000);
-        replay.hold_clock(0);
-        let clock_ns = replay.clock_ns();
-        assert!((9_000_000..12_000_000).contains(&clock_ns), "{clock_ns}");
-        // All of that moment is played, and from there the clock goes on.
-        play(&mut replay, 0, usize::MAX)?;
-        replay.hold_clock(0);
-        assert_eq!(replay.clock_ns(), clock_ns);
-        assert!(play(&mut replay, 1_000_000, usize::MAX)? > 400);
-        assert_eq!(replay.clock_ns(), clock_ns + 1_000_000);
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_played_until_a_moment_is_what_was_seen_then() -> io::Result<()> {
-        let dir = TestDir::new("replay");
-        let log = write(&dir)?;
-        let whole = fold(Follower::new(&log));
-        let mut played = Model::new();
-        let mut replay = Replay::new(&log);
-        replay.play_to_step(37, |event| played.apply(&event)).map_err(io::Error::other)?;
-        assert_eq!(played.step(), 37);
-        // The same from the mark before, and by the clock instead of by the step.
-        let offset = frame_before(whole.frames(), 37);
-        assert!(offset > 0);
-        let mut late = Model::new();
-        let mut replay_late = Replay::at(&log, offset);
-        let clock_ns = replay.clock_ns();
-        while replay_late
-            .advance(clock_ns - replay_late.clock_ns(), usize::MAX, |event| late.apply(&event))
-            .map_err(io::Error::other)?
-            > 0
-        {}
-        assert_eq!(late.ranks(), played.ranks());
-        assert_eq!(late.loss(), played.loss());
-        assert_eq!(late.step(), 37);
-        replay.play_to_step(u64::MAX, |event| played.apply(&event)).map_err(io::Error::other)?;
-        assert!(replay.is_over());
-        assert_same(&played, &whole);
-        assert_eq!(played.n_events(), whole.n_events());
-        Ok(())
-    }
+/// The last word, in so many that a line holds them.
+fn shorter(end: &End) -> End {
+    let op = end.op.as_deref().map(shortened);
+    let weights_hash = end.weights_hash.as_deref().map(shortened);
+    End { reason: shortened(&end.reason), op, weights_hash, ..end.clone() }
 }
+
+#[cfg(test)]
+mod tests;

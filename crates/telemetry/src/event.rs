@@ -4,11 +4,13 @@
 //! are not known here are ignored, so that an older monitor can watch a newer run; only a newer major version of the
 //! whole format, named by `hello`, is refused.
 
+use pp_schedule::write_json;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bounds;
 use crate::device::{Cpu, Gpu};
-use crate::index::Index;
+use crate::index::{self, Index};
 use crate::phase::PhaseEvent;
 use crate::span::Span;
 use crate::step::{Eval, StepEvent};
@@ -59,6 +61,7 @@ pub struct Hello {
     /// The process of the trainer.
     pub pid: u32,
     /// Its command line.
+    #[serde(deserialize_with = "bounds::arguments")]
     pub argv: Vec<String>,
     /// The name of the model.
     pub model: String,
@@ -93,11 +96,17 @@ pub struct Hello {
     /// Parameters of the whole model.
     pub parameters: u64,
     /// Where each stage of each replica lives.
+    #[serde(deserialize_with = "bounds::places")]
     pub device_map: Vec<DeviceMapEntry>,
     /// What each stage is made of.
+    #[serde(deserialize_with = "bounds::stages")]
     pub stages: Vec<StageInfo>,
     /// The plan: for each rank its operations in order, as in `0F0,0F1,0B0,0B1`.
+    #[serde(deserialize_with = "bounds::rows")]
     pub plan: Vec<String>,
+    /// What the recorder left out of this line, and why; absent where it is whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<String>,
     /// When the run began, in milliseconds of Unix time: the one link between the run's clock and the wall clock.
     pub started_unix_ms: u64,
     /// Which clock the spans come from: `host`.
@@ -109,14 +118,14 @@ pub struct Hello {
     /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
     pub span_every: u64,
     /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::planned")]
     pub memory_plan: Vec<PlannedMem>,
     /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each stage such as `3,5`; empty where nobody
     /// said so.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
     /// What each layer was measured to take for a micro-batch, forward and backward, in seconds; empty where nothing was measured.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::layers")]
     pub layer_seconds: Vec<f64>,
     /// Floating-point operations that one sample needs, forward and backward; 0 where that is not known.
     #[serde(skip_serializing_if = "is_zero")]
@@ -147,6 +156,12 @@ pub struct PlannedMem {
 }
 
 impl Hello {
+    /// Ranks over all replicas, as far as they are shown: none of more than a screen has names for.
+    pub(crate) fn n_ranks_shown(&self) -> u64 {
+        let n_ranks = u64::from(self.pp) * u64::from(self.dp);
+        if n_ranks <= bounds::RANKS_MAX { n_ranks } else { 0 }
+    }
+
     /// How the layers were cut: what the log says, or for a log of before what follows from the command line; `None` where neither tells.
     pub fn cut(&self) -> Option<&str> {
         if !self.partition.is_empty() {
@@ -339,6 +354,9 @@ pub enum LineError {
     /// The line is not an object with a text under `ev`, or lacks what its kind needs.
     #[error("not an event: {0}")]
     Malformed(#[from] serde_json::Error),
+    /// The line is a mark whose checksum does not fit.
+    #[error("a damaged mark")]
+    Damaged,
 }
 
 /// Just enough of a line to know its kind.
@@ -380,7 +398,10 @@ impl Event {
     /// Never for events of this crate; the signature is that of the serializer.
     pub fn write_line(&self, into: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let start = into.len();
-        let written = serde_json::to_writer(&mut *into, self);
+        if let Self::Index(index) = self {
+            return index.write_line(into);
+        }
+        let written = write_json(&mut *into, self);
         if written.is_err() {
             into.truncate(start);
         } else {
@@ -394,7 +415,11 @@ impl Event {
     /// # Errors
     /// Never for events of this crate; the signature is that of the serializer.
     pub fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
+        let mut line = Vec::new();
+        self.write_line(&mut line)?;
+        line.pop();
+        // A serializer writes text.
+        String::from_utf8(line).map_err(serde::ser::Error::custom)
     }
 
     /// Reads one line.
@@ -428,6 +453,7 @@ impl Event {
             "dropped" => Self::Dropped(serde_json::from_slice(line)?),
             "gpu" => Self::Gpu(serde_json::from_slice(line)?),
             "cpu" => Self::Cpu(serde_json::from_slice(line)?),
+            "index" if !index::is_undamaged(line) => return Err(LineError::Damaged),
             "index" => Self::Index(serde_json::from_slice(line)?),
             "end" => Self::End(serde_json::from_slice(line)?),
             _ => return Ok(Line::Unknown),

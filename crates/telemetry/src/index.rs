@@ -1,8 +1,22 @@
 //! Marks in a log from which one can begin to read.
+//!
+//! A mark says what all lines before it amount to. One that was damaged would therefore be worse than none: it carries a
+//! checksum, and a reader passes over a mark that does not match it. Logs of older versions have marks without a checksum;
+//! those are taken if what they say can be.
 
+use pp_schedule::write_json;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
+
+/// How the line of a mark begins.
+pub(crate) const HEAD: &[u8] = br#"{"ev":"index","#;
+/// What follows where the mark has a checksum: eight hexadecimal digits, then [`CHECK_END`] and what is checked.
+const CHECK: &[u8] = br#""crc32c":""#;
+const CHECK_DIGITS: usize = 8;
+const CHECK_END: &[u8] = br#"","#;
+/// What follows in a mark of an older version.
+const UNCHECKED: &[u8] = br#""step":"#;
 
 /// Everything before it in one line: who opens a long log begins at the last of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,4 +36,84 @@ pub struct Frame {
     pub offset: u64,
     /// The last step before it.
     pub step: u64,
+}
+
+impl Index {
+    /// Appends the line of the mark, with its checksum and the line feed.
+    pub(crate) fn write_line(&self, into: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        let start = into.len();
+        into.extend_from_slice(HEAD);
+        into.extend_from_slice(CHECK);
+        into.extend_from_slice(&[b'0'; CHECK_DIGITS]);
+        into.extend_from_slice(CHECK_END);
+        // The object's own brace goes: its keys follow those that are there already.
+        let body = into.len();
+        if let Err(failed) = write_json(&mut *into, self) {
+            into.truncate(start);
+            return Err(failed);
+        }
+        into.remove(body);
+        let check = check_of(&into[body..]);
+        let digits = start + HEAD.len() + CHECK.len();
+        into[digits..digits + CHECK_DIGITS].copy_from_slice(check.as_bytes());
+        into.push(b'\n');
+        Ok(())
+    }
+
+    /// Whether a log can be read from here on, if this is its line at that byte.
+    pub(crate) fn is_sound_at(&self, offset: u64) -> bool {
+        let here = Frame { offset, step: self.step };
+        self.frames.last() == Some(&here)
+            && self.frames.is_sorted_by(|a, b| a.offset < b.offset && a.step <= b.step)
+            && self.step == self.model.step()
+            && self.model.hello().is_some()
+            && self.model.is_sound()
+    }
+}
+
+fn check_of(text: &[u8]) -> String {
+    format!("{:08x}", crc32c::crc32c(text))
+}
+
+/// Whether the line of a mark is as it was written, as far as it says.
+pub(crate) fn is_undamaged(line: &[u8]) -> bool {
+    let Some(body) = line.strip_prefix(HEAD) else { return false };
+    let Some(checked) = body.strip_prefix(CHECK) else { return body.starts_with(UNCHECKED) };
+    let Some((digits, rest)) = checked.split_at_checked(CHECK_DIGITS) else { return false };
+    rest.strip_prefix(CHECK_END).is_some_and(|text| digits == check_of(text).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Line, LineError};
+
+    fn mark() -> Vec<u8> {
+        let index = Index { step: 7, frames: Vec::new(), model: Box::default() };
+        Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
+    }
+
+    #[test]
+    fn a_mark_of_which_any_byte_is_another_is_none() {
+        let line = mark();
+        assert!(matches!(Event::parse(&line), Ok(Line::Event(Event::Index(_)))));
+        for at in 0..line.len() {
+            for flip in [1, 2, 4, 32] {
+                let mut damaged = line.clone();
+                damaged[at] ^= flip;
+                let read = Event::parse(&damaged);
+                assert!(!matches!(read, Ok(Line::Event(_))), "byte {at}: {read:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mark_of_an_older_version_has_no_checksum() {
+        let line = String::from_utf8(mark()).unwrap();
+        let old = format!("{{\"ev\":\"index\",{}", &line[line.find("\"step\"").unwrap()..]);
+        assert!(matches!(Event::parse(old.as_bytes()), Ok(Line::Event(Event::Index(_)))));
+        // One whose checksum stands elsewhere was written by nobody.
+        let moved = old.replacen("\"step\"", "\"other\":1,\"crc32c\":\"00000000\",\"step\"", 1);
+        assert!(matches!(Event::parse(moved.as_bytes()), Err(LineError::Damaged)));
+    }
 }

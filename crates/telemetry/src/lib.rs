@@ -20,6 +20,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bounds;
 mod device;
 mod event;
 mod index;
@@ -81,7 +82,7 @@ pub use paths::{new_run_dir, runs_dir, state_dir};
 pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use reader::{Follower, Poll, ReadError};
-pub use replay::{Replay, frame_before};
+pub use replay::Replay;
 pub use runs::{
     FindError, Keep, Run, STDERR_FILE, Tidied, find_run, list_runs, remove, status_of, tidy,
 };

@@ -1,14 +1,21 @@
 //! A stream of bytes as lines, whatever pieces it comes in.
 
+use std::io;
+
 /// Bytes that one line may have; a longer one is skipped.
 pub const LINE_BYTES_MAX: usize = 16 << 20;
+/// Bytes without a line feed after which a file is no log: a writer that died leaves less.
+const SKIPPED_BYTES_MAX: u64 = 256 << 20;
 
 /// Cuts bytes into lines. What follows the last line feed is kept until the rest of it comes.
 #[derive(Debug, Clone, Default)]
 pub struct LineSplitter {
     partial: Vec<u8>,
-    skipping: bool,
+    /// Bytes of a line that is too long, as far as it has come.
+    skipping: Option<u64>,
     n_too_long: u64,
+    /// Bytes before what is pushed next.
+    n_bytes: u64,
 }
 
 impl LineSplitter {
@@ -19,32 +26,55 @@ impl LineSplitter {
 
     /// Takes more bytes, and calls `on_line` with every line that they complete, without its line feed; empty lines
     /// are left out.
-    pub fn push(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(&[u8])) {
+    pub fn push(&mut self, bytes: &[u8], mut on_line: impl FnMut(&[u8])) {
+        self.push_at(bytes, |_, line| on_line(line));
+    }
+
+    /// The same with the place of each line among all bytes that were pushed.
+    pub(crate) fn push_at(&mut self, mut bytes: &[u8], mut on_line: impl FnMut(u64, &[u8])) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (head, rest) = (&bytes[..end], &bytes[end + 1..]);
+            let began = self.n_bytes - self.partial.len() as u64;
+            self.n_bytes += end as u64 + 1;
             bytes = rest;
-            if self.skipping {
-                self.skipping = false;
-            } else if self.partial.is_empty() {
+            if self.skipping.take().is_some() {
+                continue;
+            }
+            if self.partial.is_empty() {
                 if !self.is_too_long(head.len()) && !head.is_empty() {
-                    on_line(head);
+                    on_line(began, head);
                 }
             } else {
                 if !self.is_too_long(self.partial.len() + head.len()) {
                     self.partial.extend_from_slice(head);
-                    on_line(&self.partial);
+                    on_line(began, &self.partial);
                 }
                 self.partial.clear();
             }
         }
-        if self.skipping {
-            return;
-        }
-        if self.is_too_long(self.partial.len() + bytes.len()) {
-            self.skipping = true;
+        self.n_bytes += bytes.len() as u64;
+        if let Some(skipped) = &mut self.skipping {
+            *skipped += bytes.len() as u64;
+        } else if self.is_too_long(self.partial.len() + bytes.len()) {
+            self.skipping = Some((self.partial.len() + bytes.len()) as u64);
             self.partial = Vec::new();
         } else {
             self.partial.extend_from_slice(bytes);
+        }
+    }
+
+    /// Whether there are lines at all.
+    ///
+    /// # Errors
+    /// So many bytes have come without a line feed that they are no lines.
+    pub fn has_lines(&self) -> io::Result<()> {
+        match self.skipping {
+            Some(skipped) if skipped > SKIPPED_BYTES_MAX => Err(io::Error::other(format!(
+                "it has more than {} MiB without the end of a line; a line of a log has at most {} MiB",
+                SKIPPED_BYTES_MAX >> 20,
+                LINE_BYTES_MAX >> 20
+            ))),
+            _ => Ok(()),
         }
     }
 

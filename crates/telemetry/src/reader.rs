@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::event::{Event, Line, LineError};
-use crate::lines::LineSplitter;
-use crate::source::{Source, last_mark};
+use crate::lines::{LINE_BYTES_MAX, LineSplitter};
+use crate::source::{Source, first_mark, last_mark};
 
 /// Bytes read by one [`Follower::poll`]: a reader with a long log behind it stays responsive.
 const POLL_BYTES: usize = 1 << 20;
@@ -68,10 +68,12 @@ pub struct Poll {
 }
 
 /// Where a reader begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Start {
-    At(u64),
+    Beginning,
     LastMark,
+    /// The first of these places at which there is a mark that can be read.
+    FirstMark(Vec<u64>),
 }
 
 /// Reads a log from its beginning, or from one of its marks, and then what is added to it.
@@ -87,30 +89,39 @@ pub struct Follower {
     n_bytes: u64,
     n_malformed: u64,
     n_unknown: u64,
+    /// Why the first line that is none could not be used.
+    refusal: Option<String>,
 }
 
 impl Follower {
     /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is decompressed.
     pub fn new(path: &Path) -> Self {
-        Self::at(path, 0)
+        Self::starting(path, Start::Beginning)
     }
 
-    /// One that begins at the last mark with some steps behind it: what was before is in the mark, but for the spans.
+    /// One that begins at the last mark that can be read and has some steps behind it: what was before is in the mark, but for
+    /// the spans. Without such a mark it begins at the beginning.
     pub fn from_last_mark(path: &Path) -> Self {
-        Self { start: Start::LastMark, ..Self::new(path) }
+        Self::starting(path, Start::LastMark)
     }
 
-    /// One that begins at a byte at which a line begins.
-    pub fn at(path: &Path, offset: u64) -> Self {
+    /// One that begins at the first of these places, in their order, at which a mark can be read; at the beginning where there
+    /// is none. What a log says of its marks is a hint: each of them is looked at.
+    pub fn from_first_mark(path: &Path, offsets: impl IntoIterator<Item = u64>) -> Self {
+        Self::starting(path, Start::FirstMark(offsets.into_iter().collect()))
+    }
+
+    fn starting(path: &Path, start: Start) -> Self {
         Self {
             path: path.to_owned(),
-            start: Start::At(offset),
+            start,
             source: None,
             splitter: LineSplitter::new(),
             buffer: vec![0; POLL_BYTES],
             n_bytes: 0,
             n_malformed: 0,
             n_unknown: 0,
+            refusal: None,
         }
     }
 
@@ -124,6 +135,7 @@ impl Follower {
         poll.at_end = n_read < self.buffer.len();
         let mut newer = None;
         let (n_malformed, n_unknown) = (&mut self.n_malformed, &mut self.n_unknown);
+        let refusal = &mut self.refusal;
         self.splitter.push(&self.buffer[..n_read], |line| match Event::parse(line) {
             Ok(Line::Event(event)) if newer.is_none() => {
                 poll.n_events += 1;
@@ -132,8 +144,12 @@ impl Follower {
             Ok(Line::Event(_)) => {}
             Ok(Line::Unknown) => *n_unknown += 1,
             Err(error @ LineError::NewerSchema { .. }) => newer = newer.take().or(Some(error)),
-            Err(LineError::Malformed(_)) => *n_malformed += 1,
+            Err(error @ (LineError::Malformed(_) | LineError::Damaged)) => {
+                *n_malformed += 1;
+                refusal.get_or_insert_with(|| error.to_string());
+            }
         });
+        self.splitter.has_lines().map_err(|source| self.failed(source))?;
         match newer {
             Some(source) => Err(ReadError::Newer { path: self.path.clone(), source }),
             None => Ok(poll),
@@ -145,7 +161,7 @@ impl Follower {
         let failed = |source| ReadError::File { path: self.path.clone(), source };
         let log = match &mut self.source {
             Some(log) => log,
-            None => match open(&self.path, self.start) {
+            None => match open(&self.path, &self.start) {
                 Ok((log, offset)) => {
                     self.n_bytes = offset;
                     self.source.insert(log)
@@ -173,6 +189,10 @@ impl Follower {
         Ok(Some(n_read))
     }
 
+    fn failed(&self, source: io::Error) -> ReadError {
+        ReadError::File { path: self.path.clone(), source }
+    }
+
     /// The file that is followed.
     pub fn path(&self) -> &Path {
         &self.path
@@ -188,6 +208,15 @@ impl Follower {
         self.n_malformed + self.splitter.n_too_long()
     }
 
+    /// What is wrong with the first line that could not be used.
+    pub fn first_refusal(&self) -> Option<String> {
+        let too_long = || {
+            let most = LINE_BYTES_MAX >> 20;
+            (self.splitter.n_too_long() > 0).then(|| format!("a line has more than {most} MiB"))
+        };
+        self.refusal.clone().or_else(too_long)
+    }
+
     /// Well-formed lines of a kind that is not known here.
     pub fn n_unknown_lines(&self) -> u64 {
         self.n_unknown
@@ -195,10 +224,11 @@ impl Follower {
 }
 
 /// Opens a log where the reader wants to begin; where that is, beside it.
-fn open(path: &Path, start: Start) -> io::Result<(Source, u64)> {
+fn open(path: &Path, start: &Start) -> io::Result<(Source, u64)> {
     let offset = match start {
-        Start::At(offset) => offset,
+        Start::Beginning => 0,
         Start::LastMark => last_mark(path)?,
+        Start::FirstMark(offsets) => first_mark(path, offsets.iter().copied())?,
     };
     Ok((Source::open_at(path, offset)?, offset))
 }

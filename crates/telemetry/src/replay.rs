@@ -23,18 +23,18 @@ pub struct Replay {
 impl Replay {
     /// From the beginning of a log.
     pub fn new(path: &Path) -> Self {
-        Self::at(path, 0)
+        Self::of(Follower::new(path))
     }
 
-    /// From a byte at which a line begins, such as that of a [`Frame`].
-    pub fn at(path: &Path, offset: u64) -> Self {
-        Self {
-            follower: Follower::at(path, offset),
-            ahead: VecDeque::new(),
-            clock_ns: 0,
-            played_ns: 0,
-            is_at_end: false,
-        }
+    /// From the last of these marks before a step that can be read, else from the beginning.
+    pub fn before(path: &Path, frames: &[Frame], step: u64) -> Self {
+        let offsets =
+            frames.iter().rev().filter(|frame| frame.step < step).map(|frame| frame.offset);
+        Self::of(Follower::from_first_mark(path, offsets))
+    }
+
+    fn of(follower: Follower) -> Self {
+        Self { follower, ahead: VecDeque::new(), clock_ns: 0, played_ns: 0, is_at_end: false }
     }
 
     /// Moves the clock on and plays what has happened until then, `n_max` events at most. Returns how many were played.
@@ -128,10 +128,4 @@ impl Replay {
     pub fn n_bad_lines(&self) -> u64 {
         self.follower.n_bad_lines()
     }
-}
-
-/// Where to begin to read for a step: at the last mark before it, else at the beginning.
-pub fn frame_before(frames: &[Frame], step: u64) -> u64 {
-    let at = frames.partition_point(|frame| frame.step < step);
-    at.checked_sub(1).map_or(0, |at| frames[at].offset)
 }

@@ -1,26 +1,64 @@
 //! The bytes of a log: the file as it is written, or compressed after its run.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 use rustix::fs::{Mode, OFlags, open};
 
+use crate::event::{Event, Line};
 use crate::files::{COMPRESSED_FILE, EVENTS_FILE};
+use crate::lines::{LINE_BYTES_MAX, LineSplitter};
 
 /// How the line of a mark begins, behind the line feed before it.
 const MARK: &[u8] = b"\n{\"ev\":\"index\",";
+/// Marks that are tried at most before one begins at the beginning: each of them costs its length.
+const MARKS_TRIED_MAX: usize = 32;
+/// Marks of a compressed log that are tried: for each of them the log is decompressed up to there.
+const MARKS_TRIED_MAX_COMPRESSED: usize = 2;
 /// Bytes that have to follow the mark at which one begins: so that some steps are there to be drawn.
 const TAIL_BYTES: u64 = 4 << 20;
 /// How far back one looks for a mark.
 const SEARCH_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
+/// How many times its own size a compressed log may open to, and what any may. A run's log opens to some ten times its size.
+const OPENS_TO_TIMES: u64 = 200;
+const OPENS_TO_BYTES_MIN: u64 = 64 << 20;
+
+/// A stream that is decompressed, up to a bound.
+pub(crate) struct Opened {
+    decoder: zstd::Decoder<'static, BufReader<File>>,
+    n_left: u64,
+    bound: u64,
+}
+
+impl Opened {
+    fn new(file: File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let bound = len.saturating_mul(OPENS_TO_TIMES).max(OPENS_TO_BYTES_MIN);
+        Ok(Self { decoder: zstd::Decoder::new(file)?, n_left: bound, bound })
+    }
+}
+
+impl Read for Opened {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n_read = self.decoder.read(buffer)? as u64;
+        self.n_left = self.n_left.checked_sub(n_read).ok_or_else(|| {
+            io::Error::other(format!(
+                "it opens to more than {} MiB, {OPENS_TO_TIMES} times its size; if it is a log all the same, open it with zstd -d",
+                self.bound >> 20
+            ))
+        })?;
+        Ok(n_read as usize)
+    }
+}
 
 /// A log that is open.
 pub(crate) enum Source {
     Plain(File),
-    Compressed(Box<zstd::Decoder<'static, BufReader<File>>>),
+    Compressed(Box<Opened>),
 }
 
 /// The log of a run's directory: as it is written, or compressed.
@@ -63,9 +101,9 @@ impl Source {
             file.seek(SeekFrom::Start(offset))?;
             return Ok(Self::Plain(file));
         }
-        let mut decoder = zstd::Decoder::new(file)?;
-        io::copy(&mut (&mut decoder).take(offset), &mut io::sink())?;
-        Ok(Self::Compressed(Box::new(decoder)))
+        let mut opened = Opened::new(file)?;
+        io::copy(&mut (&mut opened).take(offset), &mut io::sink())?;
+        Ok(Self::Compressed(Box::new(opened)))
     }
 
     /// How long the log is now; `None` for one that is compressed, which does not change any more.
@@ -86,23 +124,32 @@ impl Read for Source {
     }
 }
 
-/// Where a reader should begin that wants to know what is now: at the last mark that has some steps behind it, else at the beginning.
+/// Where a reader should begin that wants to know what is now: at the last mark that can be read and has some steps behind it,
+/// else at the beginning.
 pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
     let mut file = open_regular(path)?;
     if is_compressed(path) {
-        return last_mark_of_stream(&mut zstd::Decoder::new(file)?);
+        return last_mark_of_stream(&mut Opened::new(file)?);
     }
     let len = file.metadata()?.len();
     let mut end = len.saturating_sub(TAIL_BYTES);
     let lowest = len.saturating_sub(SEARCH_BYTES);
     let mut chunk = vec![0; CHUNK_BYTES];
+    let mut n_tried = 0;
     while end > lowest {
         let start = end.saturating_sub(CHUNK_BYTES as u64);
         let n_bytes = (end - start) as usize;
         file.seek(SeekFrom::Start(start))?;
         file.read_exact(&mut chunk[..n_bytes])?;
-        if let Some(at) = memmem::rfind(&chunk[..n_bytes], MARK) {
-            return Ok(start + at as u64 + 1);
+        for at in memmem::rfind_iter(&chunk[..n_bytes], MARK) {
+            let offset = start + at as u64 + 1;
+            if is_mark(&mut file, offset)? {
+                return Ok(offset);
+            }
+            n_tried += 1;
+            if n_tried == MARKS_TRIED_MAX {
+                return Ok(0);
+            }
         }
         if start == 0 {
             break;
@@ -113,28 +160,76 @@ pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
     Ok(0)
 }
 
+/// The first of these places, all of them said to be marks, at which there is one that can be read; else the beginning.
+pub(crate) fn first_mark(path: &Path, offsets: impl Iterator<Item = u64>) -> io::Result<u64> {
+    let is_compressed = is_compressed(path);
+    let n_tried_max = if is_compressed { MARKS_TRIED_MAX_COMPRESSED } else { MARKS_TRIED_MAX };
+    for offset in offsets.filter(|&offset| offset > 0).take(n_tried_max) {
+        let is_mark = match Source::open_at(path, offset - 1)? {
+            Source::Plain(mut file) => is_mark(&mut file, offset)?,
+            Source::Compressed(mut opened) => is_mark_next(&mut opened, offset)?,
+        };
+        if is_mark {
+            return Ok(offset);
+        }
+    }
+    Ok(0)
+}
+
+/// Whether the line at this byte of a file is a mark that can be read.
+fn is_mark(file: &mut File, offset: u64) -> io::Result<bool> {
+    // With the line feed before it: what stands within another line is none.
+    file.seek(SeekFrom::Start(offset - 1))?;
+    is_mark_next(file, offset)
+}
+
+/// Whether what comes next is a line feed and, at this byte of its log, a mark that can be read.
+fn is_mark_next(from: &mut impl Read, offset: u64) -> io::Result<bool> {
+    let mut head = [0; MARK.len()];
+    let mut n_read = 0;
+    while n_read < head.len() {
+        match from.read(&mut head[n_read..])? {
+            0 => return Ok(false),
+            n => n_read += n,
+        }
+    }
+    if head != MARK {
+        return Ok(false);
+    }
+    let mut line = head[1..].to_vec();
+    let mut lines = BufReader::with_capacity(1 << 16, from.take(LINE_BYTES_MAX as u64 + 1));
+    lines.read_until(b'\n', &mut line)?;
+    Ok(line.pop() == Some(b'\n') && is_mark_line(&line, offset))
+}
+
+fn is_mark_line(line: &[u8], offset: u64) -> bool {
+    line.len() <= LINE_BYTES_MAX
+        && matches!(Event::parse(line), Ok(Line::Event(Event::Index(index))) if index.is_sound_at(offset))
+}
+
 /// The same where one cannot go back: of the marks those are kept that may still have enough behind them.
 fn last_mark_of_stream(stream: &mut impl Read) -> io::Result<u64> {
-    let finder = memmem::Finder::new(MARK);
-    let mut marks: Vec<u64> = Vec::new();
+    let mut last = 0;
+    let mut marks: VecDeque<u64> = VecDeque::new();
+    let mut splitter = LineSplitter::new();
     let mut chunk = vec![0; CHUNK_BYTES];
-    // Bytes before the chunk, and how many of the chunk are the end of the one before.
-    let (mut before, mut kept) = (0_u64, 0);
+    let mut read = 0_u64;
     loop {
-        let n_read = stream.read(&mut chunk[kept..])?;
+        let n_read = stream.read(&mut chunk)?;
         if n_read == 0 {
             break;
         }
-        let filled = kept + n_read;
-        marks.extend(finder.find_iter(&chunk[..filled]).map(|at| before + at as u64 + 1));
-        // Of those with enough behind them the last one is all that matters.
-        let n_behind = marks.partition_point(|mark| mark + TAIL_BYTES <= before + filled as u64);
-        marks.drain(..n_behind.saturating_sub(1));
-        kept = filled.min(MARK.len() - 1);
-        chunk.copy_within(filled - kept..filled, 0);
-        before += (filled - kept) as u64;
+        splitter.push_at(&chunk[..n_read], |offset, line| {
+            if line.starts_with(&MARK[1..]) && offset > 0 && is_mark_line(line, offset) {
+                marks.push_back(offset);
+            }
+        });
+        read += n_read as u64;
+        splitter.has_lines()?;
+        while let Some(&mark) = marks.front().filter(|&&mark| mark + TAIL_BYTES <= read) {
+            last = mark;
+            marks.pop_front();
+        }
     }
-    let len = before + kept as u64;
-    marks.retain(|mark| mark + TAIL_BYTES <= len);
-    Ok(marks.last().copied().unwrap_or(0))
+    Ok(last)
 }

@@ -10,7 +10,7 @@ use pp_schedule::{
 };
 use serde::Serialize;
 
-use super::sizes::{count, fits_in_memory, schedules_help};
+use super::sizes::{OPS_MAX, count, fits_in_memory, schedules_help, work_an_op};
 use super::{CliError, print, print_json};
 
 /// The notebook's table: (stages, micro-batches).
@@ -98,7 +98,9 @@ pub(crate) struct NotebookFigure {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut rows = Vec::new();
-    for sizes in sizes(args)? {
+    let sizes = sizes(args)?;
+    refuse_too_many(&sizes)?;
+    for sizes in sizes {
         let (schedule, sizes) = sizes;
         rows.push(row(schedule, &sizes)?);
     }
@@ -164,6 +166,23 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
         );
     }
     Ok(taken)
+}
+
+/// Refuses sizes that together take longer than some seconds.
+fn refuse_too_many(sizes: &[(ScheduleName, Sizes)]) -> Result<(), CliError> {
+    let work = |(schedule, sizes): &(ScheduleName, Sizes)| {
+        let n_stages = sizes.n_ranks.saturating_mul(sizes.n_virtual_stages);
+        schedule.n_ops_at_most(n_stages, sizes.n_micro_batches) * work_an_op(*schedule)
+    };
+    let n_ops: u128 = sizes.iter().map(work).sum();
+    if n_ops <= 2 * OPS_MAX {
+        return Ok(());
+    }
+    let n_sizes = sizes.len();
+    Err(CliError::Usage(format!(
+        "{n_sizes} sizes together have the work of {n_ops} ops, one command may have {}; take fewer or smaller sizes",
+        2 * OPS_MAX
+    )))
 }
 
 fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {

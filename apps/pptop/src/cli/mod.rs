@@ -19,6 +19,7 @@ mod export;
 #[cfg(feature = "train")]
 mod gpus;
 mod help;
+mod input;
 #[cfg(feature = "train")]
 mod job;
 #[cfg(feature = "train")]
@@ -52,7 +53,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use pp_schedule::ScheduleError;
+use pp_schedule::{ScheduleError, clean, clean_lines, to_json};
 
 /// Pipeline-parallel training with a live view of every rank.
 #[derive(Debug, Parser)]
@@ -225,7 +226,7 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
 /// [`CliError::Failed`] where standard output cannot take it, a full disk for example.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     // A log may say anything, also what a terminal would obey.
-    let text = text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}");
+    let text = clean_lines(text);
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|failed| {
         match failed.kind() {
@@ -237,7 +238,7 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
 
 /// A text of a log or a folder's name as a part of one line.
 pub(crate) fn one_line(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    clean(text).into_owned()
 }
 
 /// Whether standard output is a terminal that can show a screen.
@@ -250,7 +251,7 @@ pub(crate) fn has_screen() -> bool {
 /// # Errors
 /// As [`print`].
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
-    let json = serde_json::to_string(value)
+    let json = to_json(value)
         .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
     print(&format!("{json}\n"))
 }

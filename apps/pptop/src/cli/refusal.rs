@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use pp_schedule::did_you_mean;
+use pp_schedule::{clean, clean_lines, did_you_mean};
 
 /// The longest first line.
 const CHARS_MAX: usize = 300;
@@ -13,8 +13,9 @@ const CHARS_MAX: usize = 300;
 pub(crate) fn shown(message: &str) -> String {
     let (line, grid) = message.split_once("\n\n").unwrap_or((message, ""));
     let line = format!("pptop: {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
-    let line = cut(&line, CHARS_MAX);
-    if grid.is_empty() { line } else { format!("{line}\n\n{grid}") }
+    // What is quoted may be anything, also what a terminal would obey.
+    let line = cut(&clean(&line), CHARS_MAX);
+    if grid.is_empty() { line } else { format!("{line}\n\n{}", clean_lines(grid)) }
 }
 
 /// A text of at most `most` characters, with an ellipsis where it was cut.
@@ -28,9 +29,8 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
 /// A value of the user's as it stands in a message: on one line, and not so long that it hides the rest.
 pub(crate) fn excerpt(value: &str) -> String {
     const MOST: usize = 80;
-    let clean: String =
-        value.chars().take(MOST + 1).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-    cut(&clean, MOST)
+    let beginning: String = value.chars().take(MOST + 1).collect();
+    cut(&clean(&beginning), MOST)
 }
 
 /// What to write instead of a word that nothing knows: the one that was probably meant, and what there is.

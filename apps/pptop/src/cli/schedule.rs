@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use pp_schedule::{
     Action, Costs, Phase, ScheduleError, ScheduleName, Simulation, ValidPlan, chrome_trace, draw,
-    export_csv, short_number, simulate, svg,
+    export_csv, short_number, simulate, svg, to_json,
 };
 use serde::Serialize;
 use serde_json::json;
 
 use super::costs::{CostArgs, CostSource};
 use super::refusal::excerpt;
-use super::sizes::{PlanArgs, PlanError, refuse_without_memory, schedules_help};
+use super::sizes::{OPS_MAX, PlanArgs, PlanError, refuse_without_memory, schedules_help};
 use super::{CliError, print, print_json};
 
 /// What to do with a plan.
@@ -180,19 +180,25 @@ fn export(args: &ExportArgs) -> Result<(), CliError> {
 
 fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, CliError> {
     // The text of an op, while it grows.
-    let bytes_an_op = match format {
-        Format::Text | Format::Csv | Format::Json => 64,
-        Format::Svg => 400,
-        Format::ChromeTrace => 600,
+    let (bytes_an_op, most) = match format {
+        Format::Text | Format::Csv | Format::Json => (64, OPS_MAX),
+        Format::Svg => (400, OPS_MAX / 8),
+        Format::ChromeTrace => (600, OPS_MAX / 8),
     };
-    refuse_without_memory(plan.n_ops() as u128, bytes_an_op, "this picture of the plan")?;
+    let n_ops = plan.n_ops() as u128;
+    if n_ops > most {
+        return Err(CliError::Usage(format!(
+            "the plan has {n_ops} ops, and at most {most} are drawn in this format; take fewer micro-batches, or --format csv"
+        )));
+    }
+    refuse_without_memory(n_ops, bytes_an_op, "this picture of the plan")?;
     match format {
         Format::Text => Ok(line(draw(plan, costs)?)),
         Format::Csv => Ok(export_csv(plan)),
         Format::Svg => Ok(svg(plan, costs)?),
         Format::ChromeTrace => Ok(line(chrome_trace(plan, costs)?)),
         Format::Json => {
-            let json = serde_json::to_string(plan)
+            let json = to_json(plan)
                 .map_err(|failed| CliError::Failed(format!("cannot write JSON: {failed}")))?;
             Ok(line(json))
         }

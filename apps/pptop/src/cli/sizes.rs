@@ -1,6 +1,5 @@
 //! What the commands about schedules share: sizes, and a plan by name or from a file.
 
-use std::io::Read as _;
 use std::path::Path;
 
 use pp_schedule::{
@@ -184,13 +183,7 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
             excerpt(&path.display().to_string())
         ))
     };
-    let file = std::fs::File::open(path).map_err(|failed| refused(&failed))?;
-    let mut bytes = Vec::new();
-    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes).map_err(|failed| refused(&failed))?;
-    if bytes.len() > bytes_max {
-        return Err(refused(&format!("it has more than {bytes_max} bytes")));
-    }
-    Ok(bytes)
+    super::input::read(path, bytes_max).map_err(|failed| refused(&failed))
 }
 
 /// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how
@@ -202,7 +195,33 @@ pub(crate) fn fits_in_memory(name: ScheduleName, sizes: &Sizes) -> Result<(), Cl
     let n_stages = n_ranks.saturating_mul(n_virtual_stages);
     let n_ops = name.n_ops_at_most(n_stages, n_micro_batches);
     let what = format!("p={n_ranks}, m={n_micro_batches}, v={n_virtual_stages}");
+    refuse_without_time(name, n_ops, &what)?;
     refuse_without_memory(n_ops, bytes_an_op, &what)
+}
+
+/// Ops of the plans that one command makes at most: some seconds.
+pub(crate) const OPS_MAX: u128 = 20_000_000;
+
+/// How many times as long as an op of `1f1b` one of this schedule takes, about: a search tries many plans.
+pub(crate) fn work_an_op(name: ScheduleName) -> u128 {
+    match name {
+        ScheduleName::Auto => 30,
+        ScheduleName::ZbAuto => 12,
+        ScheduleName::Hanayo => 6,
+        ScheduleName::VHalf | ScheduleName::VMin => 2,
+        _ => 1,
+    }
+}
+
+/// Whether a plan of so many ops is made within some seconds.
+fn refuse_without_time(name: ScheduleName, n_ops: u128, what: &str) -> Result<(), CliError> {
+    let most = OPS_MAX / work_an_op(name);
+    if n_ops <= most {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "{what}: {n_ops} ops are too many for one command, {name} may have {most}; take fewer ranks or micro-batches"
+    )))
 }
 
 /// Whether so many ops find room in the memory that is free now.

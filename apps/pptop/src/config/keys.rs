@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use pp_schedule::is_obeyed;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::values::{Refused, excerpt};
@@ -74,7 +75,7 @@ impl Key {
                 return refused("arrives as Space", "use Space or Ctrl-Space");
             }
             KeyCode::Char(' ') => (code, modifiers),
-            KeyCode::Char(c) if c.is_control() || c.is_whitespace() => {
+            KeyCode::Char(c) if is_obeyed(c) || c.is_whitespace() => {
                 return refused("is no key", "use a visible character, or a name such as Space");
             }
             // Terminals send one byte for a letter with Ctrl, whatever its case.
@@ -117,7 +118,7 @@ impl fmt::Display for Key {
             KeyCode::F(n) => write!(f, "F{n}"),
             code => match (NAMED.iter().find(|(_, named)| *named == code), code) {
                 (Some((name, _)), _) => f.write_str(name),
-                (None, KeyCode::Char(c)) if !c.is_control() => write!(f, "{c}"),
+                (None, KeyCode::Char(c)) if !is_obeyed(c) => write!(f, "{c}"),
                 (None, _) => f.write_str("this key"),
             },
         }

@@ -112,7 +112,7 @@ impl AnsiColor {
 
 /// A text that cannot move the cursor of whoever reads it.
 pub(crate) fn plain(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), "\u{fffd}")
+    pp_schedule::clean(text).into_owned()
 }
 
 /// A text of the user's, within the room that a message has.

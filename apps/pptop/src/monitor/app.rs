@@ -10,6 +10,7 @@ use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKin
 use ratatui::layout::{Position, Rect};
 use rustix::process::Signal;
 
+use super::accountant::Accountant;
 use super::errand::{Errands, Purpose, purpose_of};
 use super::input::{Action, Keymap};
 use super::screenshot::Screenshot;
@@ -24,8 +25,6 @@ use super::watched::{Read, Watch, Watched};
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
 /// How often one looks where the time goes, at most.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
-/// And so many times as long as a look takes one does something else: a long plan is simulated many times.
-const ACCOUNT_REST: u32 = 50;
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
@@ -93,6 +92,7 @@ struct App {
     runs: Vec<Watched>,
     at: usize,
     errands: Errands,
+    accountant: Accountant,
     drawn: Option<Instant>,
     /// When one may look again where the time goes; `None` for now.
     account_at: Option<Instant>,
@@ -113,6 +113,7 @@ impl App {
             runs,
             at: 0,
             errands: Errands::new(),
+            accountant: Accountant::new(),
             drawn: None,
             account_at: None,
             leave_when_over: false,
@@ -175,6 +176,10 @@ impl App {
                 shown = read;
             }
         }
+        for (run, looked) in self.accountant.found() {
+            self.runs[run].state.looked(looked);
+            shown.changed |= run == self.at;
+        }
         let outcomes: Vec<_> = self.errands.back().collect();
         for outcome in outcomes {
             if !outcome.is_good && outcome.purpose == Purpose::End {
@@ -192,16 +197,16 @@ impl App {
         self.leave_when_over = false;
     }
 
-    /// Looks where the time goes, when somebody wants to see it and it is time for that.
+    /// Asks where the time goes, when somebody wants to see it and it is time for that.
     fn account(&mut self, more: bool) {
         let state = &mut self.runs[self.at].state;
         // What is read of a log is soon all that there is; a fast replay has always more.
         let is_wanted = state.view() == View::Bubble && (!more || state.playback().is_some());
         if is_wanted && self.account_at.is_none_or(|at| Instant::now() >= at) {
-            let began = Instant::now();
-            state.refresh_bubble();
-            let rest = ACCOUNT_EVERY.max(began.elapsed() * ACCOUNT_REST);
-            self.account_at = Some(began + rest);
+            if let Some(question) = state.question() {
+                self.accountant.ask(self.at, question);
+            }
+            self.account_at = Some(Instant::now() + ACCOUNT_EVERY);
         }
     }
 
@@ -410,8 +415,17 @@ mod tests {
             let mut app = app(vec![watch]);
             app.runs[0].state.set_view(View::Bubble);
             app.account(true);
-            assert_eq!(app.runs[0].state.bubble().found().is_some(), is_found);
+            let bubble = app.runs[0].state.bubble();
+            assert_eq!(bubble.is_computing(), is_found);
+            assert!(bubble.found().is_none(), "the loop does not wait for it");
+            app.account_at = None;
             app.account(false);
+            assert!(app.runs[0].state.bubble().is_computing());
+            // It is there some time later, when the loop looks.
+            while app.runs[0].state.bubble().is_computing() {
+                std::thread::sleep(Duration::from_millis(1));
+                app.read();
+            }
             assert!(app.runs[0].state.bubble().found().is_some());
         }
     }

@@ -8,6 +8,7 @@
 //! The run is a process of its own, and the monitor only reads its log: closing, killing or freezing the monitor never
 //! touches the training. `state` knows nothing of the terminal, `view` changes nothing, and neither knows of tensors.
 
+mod accountant;
 mod app;
 mod child;
 mod errand;

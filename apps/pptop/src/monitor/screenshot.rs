@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use pp_schedule::escaped_xml;
 use pp_telemetry::{Model, Run};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -10,6 +11,7 @@ use ratatui::style::{Color, Modifier};
 
 use super::input::Action;
 use super::state::{State, View};
+use super::view::format::cells;
 use super::view::{Theme, draw};
 use super::watched::found;
 
@@ -66,13 +68,25 @@ impl Screenshot {
 fn text_of(buffer: &Buffer) -> String {
     let mut text = String::new();
     for y in buffer.area.y..buffer.area.y + buffer.area.height {
-        let line: String = (buffer.area.x..buffer.area.x + buffer.area.width)
-            .map(|x| buffer[(x, y)].symbol())
-            .collect();
+        let line: String = cells_of(buffer, y).map(|(_, cell, _)| cell.symbol()).collect();
         text.push_str(line.trim_end());
         text.push('\n');
     }
     text
+}
+
+/// The cells of a line that show something, each with its column and how many columns it takes. What stands in the columns that a
+/// wide character covers is not shown.
+fn cells_of(buffer: &Buffer, y: u16) -> impl Iterator<Item = (u16, &Cell, u16)> {
+    let end = buffer.area.x + buffer.area.width;
+    let mut next = buffer.area.x;
+    std::iter::from_fn(move || {
+        let x = Some(next).filter(|&x| x < end)?;
+        let cell = &buffer[(x, y)];
+        let n_columns = u16::try_from(cells(cell.symbol())).unwrap_or(1).clamp(1, end - x);
+        next = x + n_columns;
+        Some((x, cell, n_columns))
+    })
 }
 
 /// A cell of the picture.
@@ -106,8 +120,11 @@ fn colour(colour: Color) -> Option<&'static str> {
     })
 }
 
-/// How a cell looks: text, background, whether it is bold or dim.
-fn look(cell: &Cell) -> (&'static str, Option<&'static str>, bool, bool) {
+/// Text, background, whether it is bold or dim.
+type Look = (&'static str, Option<&'static str>, bool, bool);
+
+/// How a cell looks.
+fn look(cell: &Cell) -> Look {
     let style = cell.style();
     let fg = style.fg.and_then(colour).unwrap_or(FOREGROUND);
     let bg = style.bg.and_then(colour);
@@ -130,28 +147,39 @@ fn write_svg(text: &mut String, buffer: &Buffer) -> std::fmt::Result {
     )?;
     writeln!(text, r#"<rect width="100%" height="100%" rx="6" fill="{BACKGROUND}"/>"#)?;
     for y in 0..rows {
-        let mut x = 0;
-        while x < columns {
-            let first = look(&buffer[(x, y)]);
-            let mut end = x;
-            let mut symbols = String::new();
-            while end < columns && look(&buffer[(end, y)]) == first {
-                symbols.push_str(buffer[(end, y)].symbol());
-                end += 1;
+        let mut run: Option<Stretch> = None;
+        for (x, cell, n_columns) in cells_of(buffer, y) {
+            // A font may have its own idea of how wide a wide character is, so each begins at its own column.
+            let (is_wide, look) = (n_columns > 1, look(cell));
+            if run.as_ref().is_none_or(|run| is_wide || run.is_wide || run.look != look)
+                && let Some(run) =
+                    run.replace(Stretch { x, end: x, is_wide, look, symbols: String::new() })
+            {
+                write_run(text, y, &run)?;
             }
-            write_run(text, (x, end, y), &symbols, first)?;
-            x = end;
+            if let Some(run) = &mut run {
+                run.symbols.push_str(cell.symbol());
+                run.end = x + n_columns;
+            }
+        }
+        if let Some(run) = run {
+            write_run(text, y, &run)?;
         }
     }
     writeln!(text, "</svg>")
 }
 
-fn write_run(
-    text: &mut String,
-    (x, end, y): (u16, u16, u16),
-    symbols: &str,
-    (fg, bg, is_bold, is_dim): (&str, Option<&str>, bool, bool),
-) -> std::fmt::Result {
+/// Cells beside each other that look alike.
+struct Stretch {
+    x: u16,
+    end: u16,
+    is_wide: bool,
+    look: Look,
+    symbols: String,
+}
+
+fn write_run(text: &mut String, y: u16, run: &Stretch) -> std::fmt::Result {
+    let Stretch { x, end, ref symbols, look: (fg, bg, is_bold, is_dim), .. } = *run;
     let left = MARGIN + f64::from(x) * CELL_WIDTH;
     let top = MARGIN + f64::from(y) * CELL_HEIGHT;
     let width = f64::from(end - x) * CELL_WIDTH;
@@ -165,8 +193,8 @@ fn write_run(
     if shown.trim_start().is_empty() {
         return Ok(());
     }
-    let n_cells = shown.chars().count() as f64;
-    let escaped = shown.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let n_cells = cells(shown) as f64;
+    let escaped = escaped_xml(shown);
     let weight = if is_bold { r#" font-weight="bold""# } else { "" };
     let opacity = if is_dim { r#" opacity="0.65""# } else { "" };
     writeln!(

@@ -6,8 +6,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{
-    Evidence, Follower, Frame, Model, Process as Look, Replay, Run, frame_before, log_of,
-    socket_place, status_of,
+    Evidence, Follower, Frame, Model, Process as Look, Replay, Run, log_of, socket_place, status_of,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -195,7 +194,6 @@ impl Watched {
         if !self.state.model().frames().is_empty() {
             frames.clone_from(&self.state.model().frames().to_vec());
         }
-        let from = frame_before(frames, step);
         let is_ahead = step > self.state.model().step();
         let is_near = frames
             .iter()
@@ -203,7 +201,7 @@ impl Watched {
             .count()
             == 0;
         if !is_ahead || !is_near {
-            **replay = Replay::at(log, from);
+            **replay = Replay::before(log, frames, step);
             self.state.restart();
         }
         let state = &mut self.state;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use pp_schedule::is_obeyed;
 use pp_telemetry::{Lost, Reason, Slow, SlowGroup};
 
 use super::view::{format, letter};
@@ -74,7 +75,7 @@ pub(crate) fn lost(lost: &Lost) -> String {
 
 /// A text without anything that moves the cursor, nor spaces at its ends.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
-    if text.contains(char::is_control) {
+    if text.contains(is_obeyed) {
         format::plain(text).trim().to_owned().into()
     } else {
         text.trim().into()

@@ -34,6 +34,11 @@ use times::{Measured, Share};
 const STEPS: usize = 20;
 /// Operations of a plan at most: a longer one would take too long to simulate over and over.
 const OPS_MAX: usize = 200_000;
+/// Ranks, over all replicas, and stages at most: what is kept for each two of them would not fit anywhere.
+pub(crate) const RANKS_MAX: usize = 1024;
+const STAGES_MAX: u32 = 4096;
+/// Operations that are simulated at most to find what each rank adds: a plan once for every rank.
+const OPS_OF_RANKS_MAX: usize = 20_000_000;
 
 /// What one rank of one replica did in a step, in seconds: the mean over the steps. All of them together are the step.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -192,6 +197,17 @@ pub enum NoAccount {
     Unusable(String),
     /// The plan is too long to be simulated again and again: so many cells.
     TooLong(usize),
+    /// It has more of something than can be looked at.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: u64,
+        /// How many may be.
+        most: u64,
+    },
+    /// The recorder left the plan out of the log, and says why.
+    Omitted(String),
 }
 
 impl std::fmt::Display for NoAccount {
@@ -201,8 +217,12 @@ impl std::fmt::Display for NoAccount {
             Self::NoPlan => f.write_str("the log does not say what the plan is"),
             Self::Unusable(why) => write!(f, "the plan in the log cannot be used: {why}"),
             Self::TooLong(n) => {
-                write!(f, "the plan has {n} operations: too many to be simulated here")
+                write!(f, "the plan has {n} operations; at most {OPS_MAX} are simulated here")
             }
+            Self::TooMany { what, found, most } => {
+                write!(f, "the run has {found} {what}; at most {most} are looked at here")
+            }
+            Self::Omitted(what) => write!(f, "the log leaves out {what}"),
         }
     }
 }
@@ -218,7 +238,7 @@ fn unusable(refused: &ScheduleError) -> NoAccount {
 /// [`NoAccount`] says why there is none.
 pub fn plan_of(hello: &Hello) -> Result<ValidPlan, NoAccount> {
     if hello.plan.is_empty() {
-        return Err(NoAccount::NoPlan);
+        return Err(hello.omitted.clone().map_or(NoAccount::NoPlan, NoAccount::Omitted));
     }
     let n_cells: usize = hello.plan.iter().map(|row| row.split(',').count()).sum();
     if n_cells > OPS_MAX {
@@ -241,6 +261,14 @@ pub fn plan_of(hello: &Hello) -> Result<ValidPlan, NoAccount> {
 pub fn account(model: &Model) -> Result<Account, NoAccount> {
     let hello = model.hello().ok_or(NoAccount::NoPlan)?;
     let plan = plan_of(hello)?;
+    for (what, found, most) in [
+        ("ranks", hello.n_ranks_shown().max(plan.n_ranks().into()), RANKS_MAX as u64),
+        ("stages", plan.n_stages().into(), STAGES_MAX.into()),
+    ] {
+        if found > most {
+            return Err(NoAccount::TooMany { what, found, most });
+        }
+    }
     let measured = Measured::of(model, &plan, STEPS).ok_or(NoAccount::NoSteps)?;
     let simulated = |costs: &Costs| simulate(&plan, costs).map_err(|refused| unusable(&refused));
 
@@ -308,6 +336,9 @@ fn imbalance(
     makespan: f64,
     whole: f64,
 ) -> Vec<f64> {
+    if plan.n_ops().saturating_mul(plan.n_ranks() as usize) > OPS_OF_RANKS_MAX {
+        return shared_out(whole, &measured.excess_of_ranks());
+    }
     if plan.n_pipes() > 1 {
         // A stage lives on two ranks there, and its times are the mean of both: what each rank computes says more.
         return shared_out(whole, &measured.excess_of_ranks());

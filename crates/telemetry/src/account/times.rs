@@ -206,11 +206,18 @@ impl Measured {
                 }
             }
         }
-        for (at, rank) in ranks.iter_mut().enumerate() {
+        for rank in &mut ranks {
             rank.other = step_seconds - rank.sum();
-            let its = waits.iter().filter(|((waiting, _), _)| *waiting == at);
-            let most = its.max_by(|a, b| a.1.total_cmp(b.1).then(b.0.1.cmp(&a.0.1)));
-            rank.waits_for = most.map(|((_, other), seconds)| (*other, *seconds));
+        }
+        for ((at, other), seconds) in waits {
+            let Some(rank) = ranks.get_mut(at) else { continue };
+            // The longest, and of several the first rank.
+            let is_most = rank.waits_for.is_none_or(|(before, most)| {
+                seconds.total_cmp(&most).then(before.cmp(&other)).is_gt()
+            });
+            if is_most {
+                rank.waits_for = Some((other, seconds));
+            }
         }
         let mut latency = vec![vec![0.0; n_ranks]; n_ranks];
         for ((from, to), mut delays) in delays {
@@ -393,11 +400,13 @@ fn sends(spans: &[Span]) -> HashMap<(u32, u32, SpanKind, u32), u64> {
             made.entry((span.replica, span.stage, span.mb)).or_default().push(span);
         }
     }
+    // By their ends, and those that end together in their order.
+    made.values_mut().for_each(|ops| ops.sort_by_key(|op| op.end_ns()));
     let mut sent = HashMap::new();
     for send in spans.iter().filter(|span| span.op == SpanKind::Send) {
         let Some(ops) = made.get(&(send.replica, send.stage, send.mb)) else { continue };
-        let before = ops.iter().filter(|op| op.end_ns() <= send.start_ns);
-        if let Some(op) = before.max_by_key(|op| op.end_ns()) {
+        let n_before = ops.partition_point(|op| op.end_ns() <= send.start_ns);
+        if let Some(op) = n_before.checked_sub(1).map(|last| ops[last]) {
             let waited = if op.op == SpanKind::F { SpanKind::WaitAct } else { SpanKind::WaitGrad };
             sent.entry((send.replica, send.stage, waited, send.mb)).or_insert(send.end_ns());
         }

@@ -6,8 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 
+use pp_schedule::to_json;
 use serde_json::json;
 
 use super::untimed::Untimed;
@@ -24,6 +25,8 @@ const NAMED_MAX: u64 = 65_536;
 const HALVES_MAX: usize = 1 << 20;
 /// Phases before the first step that wait for it at most.
 const PHASES_MAX: usize = 1024;
+/// So many of them are kept before one looks which are still waited for.
+const HALVES_MIN: usize = 1024;
 
 /// Nanoseconds, as the microseconds of the format.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +61,15 @@ struct ArrowEnd {
 #[derive(Debug, Default)]
 pub(super) struct ChromeTrace {
     hello: Option<Box<Hello>>,
+    /// The device of each rank, by replica and rank.
+    devices: HashMap<(u32, u32), String>,
     has_begun: bool,
     n_objects: u64,
     named: HashSet<(u32, u32)>,
     named_replicas: HashSet<u32>,
     untimed: Untimed,
     halves: HashMap<Tensor, ArrowEnd>,
+    halves_looked_at: usize,
     n_arrows: u64,
     /// Phases that are over and came before the first event of a step.
     phases: Vec<PhaseEvent>,
@@ -138,14 +144,11 @@ impl ChromeTrace {
             self.object(out, format_args!(r#""name":"process_name","ph":"M","pid":{replica},"args":{{"name":"replica {replica}"}}"#))?;
             self.object(out, format_args!(r#""name":"process_sort_index","ph":"M","pid":{replica},"args":{{"sort_index":{replica}}}"#))?;
         }
-        let is_its = |device: &&crate::DeviceMapEntry| {
-            (device.replica, device.rank) == (replica, rank) && !device.device.is_empty()
+        let name = match self.devices.get(&(replica, rank)) {
+            Some(device) => format!("rank {rank} ({device})"),
+            None => format!("rank {rank}"),
         };
-        let devices = self.hello.iter().flat_map(|hello| &hello.device_map);
-        let name = match devices.into_iter().find(is_its) {
-            Some(entry) => json!(format!("rank {rank} ({})", entry.device)),
-            None => json!(format!("rank {rank}")),
-        };
+        let name = to_json(&name).map_err(io::Error::from)?;
         self.object(out, format_args!(r#""name":"thread_name","ph":"M","pid":{replica},"tid":{rank},"args":{{"name":{name}}}"#))?;
         self.object(out, format_args!(r#""name":"thread_sort_index","ph":"M","pid":{replica},"tid":{rank},"args":{{"sort_index":{rank}}}"#))
     }
@@ -308,7 +311,14 @@ impl Writer for ChromeTrace {
     fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
         self.untimed.see(event);
         match event {
-            Event::Hello(hello) => self.hello = Some(hello.clone()),
+            Event::Hello(hello) => {
+                self.devices.clear();
+                for entry in hello.device_map.iter().filter(|entry| !entry.device.is_empty()) {
+                    let place = (entry.replica, entry.rank);
+                    self.devices.entry(place).or_insert_with(|| entry.device.clone());
+                }
+                self.hello = Some(hello.clone());
+            }
             Event::Phase(phase) if self.has_begun => self.phase(phase, out)?,
             Event::Phase(phase) => {
                 if phase.dur_ns.is_some() && self.phases.len() < PHASES_MAX {
@@ -333,7 +343,11 @@ impl Writer for ChromeTrace {
                 }
                 self.step(step, ns, out)?;
                 // Spans of a step that is over may still come, but not of the one before it.
-                self.halves.retain(|tensor, _| tensor.step >= step.step);
+                // Looked for when there are twice as many as the last time: a log may have more steps than tensors.
+                if self.halves.len() >= self.halves_looked_at {
+                    self.halves.retain(|tensor, _| tensor.step >= step.step);
+                    self.halves_looked_at = 2 * self.halves.len() + HALVES_MIN;
+                }
             }
             _ => {}
         }
@@ -346,7 +360,7 @@ impl Writer for ChromeTrace {
         for event in waited {
             self.untimed(&event, ns, out)?;
         }
-        let about = self.hello.as_ref().map_or_else(
+        let about = to_json(&self.hello.as_ref().map_or_else(
             || json!({}),
             |hello| {
                 json!({
@@ -364,7 +378,8 @@ impl Writer for ChromeTrace {
                     "theory": hello.theory,
                 })
             },
-        );
+        ))
+        .map_err(io::Error::from)?;
         writeln!(out, "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{about}}}")?;
         Ok(())
     }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io::Write;
 
+use pp_schedule::is_obeyed;
+
 use super::{ExportError, Writer};
 use crate::event::{Event, Hello};
 use crate::model::{GpuState, Model, RankState};
@@ -43,7 +45,7 @@ impl Labels {
                 '"' => text.push_str("\\\""),
                 '\n' => text.push_str("\\n"),
                 // What a terminal would obey.
-                c if c.is_control() => text.push('\u{fffd}'),
+                c if is_obeyed(c) => text.push('\u{fffd}'),
                 c => text.push(c),
             }
         }

@@ -85,6 +85,16 @@ pub(crate) struct Gpus {
 }
 
 impl Gpus {
+    /// Whether they keep their bounds: those that were read from a log might not.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.states.len() <= GPUS_MAX
+            && self.states.iter().all(|state| {
+                [&state.utilisation, &state.power, &state.temperature]
+                    .iter()
+                    .all(|history| history.len() <= HISTORY_LOOKS)
+            })
+    }
+
     pub(crate) fn push(&mut self, gpu: &Gpu) {
         let at = match self.states.iter().position(|state| state.latest.uuid == gpu.uuid) {
             Some(at) => at,

@@ -75,7 +75,7 @@ impl LossBucket {
             min: self.min.min(next.min),
             max: self.max.max(next.max),
             ema: next.ema,
-            n_nonfinite: self.n_nonfinite + next.n_nonfinite,
+            n_nonfinite: self.n_nonfinite.saturating_add(next.n_nonfinite),
         }
     }
 }
@@ -169,7 +169,7 @@ impl LossHistory {
             self.ema_raw += EMA_WEIGHT * (loss - self.ema_raw);
             self.ema_bias *= 1.0 - EMA_WEIGHT;
         } else {
-            self.n_nonfinite += 1;
+            self.n_nonfinite = self.n_nonfinite.saturating_add(1);
         }
         let (min, max) =
             if loss.is_finite() { (loss, loss) } else { (f64::INFINITY, f64::NEG_INFINITY) };

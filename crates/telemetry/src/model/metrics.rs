@@ -38,6 +38,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Whether all of them keep their bounds.
+    pub(crate) fn is_bounded(&self) -> bool {
+        [&self.grad_norm, &self.lr, &self.seconds, &self.bubble_ratio, &self.rate]
+            .into_iter()
+            .all(LossHistory::is_bounded)
+    }
+
     pub(crate) fn push(&mut self, step: &StepEvent) {
         self.grad_norm.push(step.step, step.grad_norm);
         self.lr.push(step.step, step.lr);

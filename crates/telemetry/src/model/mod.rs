@@ -14,7 +14,7 @@ mod recorded;
 mod slow;
 mod steps;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,9 @@ pub use recorded::{Recorded, RecordedStep};
 pub use slow::{Reason, Slow, SlowGroup};
 pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds};
 
-use crate::event::{DeviceMapEntry, End, Event, Hello, Mem};
+use crate::account::RANKS_MAX as RANKS_OF_ACCOUNT_MAX;
+use crate::bounds::RANKS_MAX;
+use crate::event::{End, Event, Hello, Mem};
 use crate::index::{Frame, Index};
 use crate::phase::PhaseEvent;
 use crate::span::Span;
@@ -49,8 +51,8 @@ const LOST_MAX: usize = 64;
 const LOST_PAUSE: u64 = 50;
 /// Alarms that are kept at most.
 const ALARMS_MAX: usize = 64;
-/// Ranks, over all replicas, that are shown at most.
-const RANKS_MAX: u64 = 65_536;
+/// Ranks that are made at most, over all the runs that one log names one after another.
+const RANKS_EVER_MAX: u64 = 16 * RANKS_MAX;
 
 /// How serious a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +207,21 @@ pub struct Model {
     /// Whether the run is known to be over, although its log does not say so.
     #[serde(skip)]
     is_over: bool,
+    /// Ranks that were made so far, those of runs before included.
+    #[serde(skip)]
+    n_ranks_ever: u64,
+    /// Where the device of each rank stands in the device map.
+    #[serde(skip)]
+    devices: HashMap<(u32, u32), usize>,
+}
+
+/// By replica and rank, the first place of each in the device map.
+fn devices_of(hello: &Hello) -> HashMap<(u32, u32), usize> {
+    let mut devices = HashMap::new();
+    for (at, entry) in hello.device_map.iter().enumerate() {
+        devices.entry((entry.replica, entry.rank)).or_insert(at);
+    }
+    devices
 }
 
 impl Model {
@@ -222,14 +239,19 @@ impl Model {
     ///
     /// What belongs to a rank that `hello` does not know of is ignored; a second `hello` begins anew.
     pub fn apply(&mut self, event: &Event) {
-        self.n_events += 1;
+        self.n_events = self.n_events.saturating_add(1);
         match event {
             Event::Hello(hello) => {
                 let recorded =
                     if self.recorded.is_brief() { Recorded::brief() } else { Recorded::default() };
                 // What was said while it started belongs to the run as well.
                 let before = std::mem::take(self);
-                *self = Self { n_events: before.n_events, recorded, ..Self::with_hello(hello) };
+                // The same few bytes may ask for as many ranks again and again.
+                let n_ranks_ever = before.n_ranks_ever.saturating_add(hello.n_ranks_shown());
+                let is_shown = n_ranks_ever <= RANKS_EVER_MAX;
+                let n_events = before.n_events;
+                *self =
+                    Self { n_events, n_ranks_ever, recorded, ..Self::with_hello(hello, is_shown) };
                 if before.hello.is_none() {
                     (self.phases, self.messages) = (before.phases, before.messages);
                     self.n_warnings = before.n_warnings;
@@ -249,7 +271,7 @@ impl Model {
                 self.message(log.elapsed_ns, log.step, None, Level::Info, &log.message);
             }
             Event::Warn(warn) => {
-                self.n_warnings += 1;
+                self.n_warnings = self.n_warnings.saturating_add(1);
                 self.message(warn.elapsed_ns, warn.step, warn.rank, Level::Warn, &warn.message);
             }
             Event::Gpu(gpu) => self.gpus.push(gpu),
@@ -266,28 +288,32 @@ impl Model {
         }
     }
 
-    fn with_hello(hello: &Hello) -> Self {
+    fn with_hello(hello: &Hello, has_ranks: bool) -> Self {
         let mut ranks = Vec::new();
-        if u64::from(hello.dp) * u64::from(hello.pp) <= RANKS_MAX {
+        if has_ranks && hello.n_ranks_shown() > 0 {
             for replica in 0..hello.dp {
                 ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
             }
         }
+        let mut stages: HashMap<u32, Vec<(u32, [u32; 2])>> = HashMap::new();
+        for stage in &hello.stages {
+            stages.entry(stage.rank).or_default().push((stage.stage, stage.layers));
+        }
+        let devices = devices_of(hello);
         for state in &mut ranks {
-            for stage in hello.stages.iter().filter(|stage| stage.rank == state.rank) {
-                state.stages.push(stage.stage);
-                state.layers.push(stage.layers);
+            for &(stage, layers) in stages.get(&state.rank).into_iter().flatten() {
+                state.stages.push(stage);
+                state.layers.push(layers);
             }
-            let device = hello
-                .device_map
-                .iter()
-                .find(|entry| entry.rank == state.rank && entry.replica == state.replica);
-            state.device = device.map(|entry| entry.device.clone()).unwrap_or_default();
+            let device = devices.get(&(state.replica, state.rank));
+            state.device =
+                device.map(|&at| hello.device_map[at].device.clone()).unwrap_or_default();
         }
         Self {
             hello: Some(Box::new(hello.clone())),
             ranks,
             progress: Progress::new(hello),
+            devices,
             ..Self::default()
         }
     }
@@ -380,27 +406,49 @@ impl Model {
         self.slow = slow;
     }
 
-    /// Who begins to read at a mark knows what was before it; who has read that already learns where the marks are.
+    /// Who begins to read at a mark knows what was before it, and so does who could not read the first line; who has read that
+    /// already learns where the marks are.
     fn apply_index(&mut self, index: &Index) {
-        if self.n_events == 1 && index.model.is_sound() {
-            let progress = index.model.hello.as_deref().map(Progress::new).unwrap_or_default();
-            *self = Self { progress, ..(*index.model).clone() };
+        if self.hello.is_none() && index.model.is_sound() {
+            let hello = index.model.hello.as_deref();
+            let progress = hello.map(Progress::new).unwrap_or_default();
+            let devices = hello.map(devices_of).unwrap_or_default();
+            let n_ranks_ever =
+                self.n_ranks_ever.saturating_add(hello.map_or(0, Hello::n_ranks_shown));
+            let recorded = std::mem::take(&mut self.recorded);
+            *self = Self { progress, devices, n_ranks_ever, recorded, ..(*index.model).clone() };
         }
         self.frames.clone_from(&index.frames);
     }
 
+    /// Forgets the plan, with which a mark would have so many bytes.
+    pub(crate) fn omit_plan(&mut self, n_bytes: usize) {
+        if let Some(hello) = &mut self.hello {
+            **hello = hello.without_plan(n_bytes);
+        }
+    }
+
     /// Whether it is one that a fold can have come to: what was read from a log may be anything.
-    fn is_sound(&self) -> bool {
-        let n_ranks =
-            self.hello.as_ref().map_or(0, |hello| u64::from(hello.pp) * u64::from(hello.dp));
-        let n_expected = if n_ranks <= RANKS_MAX { n_ranks } else { 0 };
-        self.ranks.len() as u64 == n_expected
+    pub(crate) fn is_sound(&self) -> bool {
+        let hello = self.hello.as_deref();
+        let n_expected = hello.map_or(0, Hello::n_ranks_shown);
+        let pp = hello.map_or(1, |hello| u64::from(hello.pp)).max(1);
+        let is_at = |(at, state): (u64, &RankState)| {
+            (u64::from(state.replica), u64::from(state.rank)) == (at / pp, at % pp)
+        };
+        // Of a log that names too many runs the last ones have no ranks.
+        (self.ranks.is_empty() || self.ranks.len() as u64 == n_expected)
+            && (0..).zip(&self.ranks).all(is_at)
+            && self.ranks.iter().all(RankState::is_bounded)
             && self.messages.len() <= MESSAGES_MAX
             && self.lost.len() <= LOST_MAX
             && self.alarms.len() <= ALARMS_MAX
             && self.phases.is_bounded()
             && self.watchdog.is_bounded()
             && self.loss.is_bounded()
+            && self.metrics.is_bounded()
+            && self.steps.is_bounded()
+            && self.gpus.is_bounded()
     }
 
     /// The same once more is no new message: the one that is there moves to the end, and counts.
@@ -426,6 +474,19 @@ impl Model {
         self.messages.push_back(new);
     }
 
+    /// As much of it as [`crate::account`] looks at, to be handed to another thread: the spans are shared, not copied.
+    #[must_use]
+    pub fn for_account(&self) -> Self {
+        // Of more ranks than it takes there is no account, and of the rest it wants the names alone.
+        let ranks = self.ranks.iter().take(RANKS_OF_ACCOUNT_MAX + 1);
+        Self {
+            hello: self.hello.clone(),
+            ranks: ranks.map(|state| RankState::new(state.replica, state.rank)).collect(),
+            recorded: self.recorded.complete_alone(),
+            ..Self::default()
+        }
+    }
+
     /// What is run, once that is known.
     pub fn hello(&self) -> Option<&Hello> {
         self.hello.as_deref()
@@ -443,8 +504,8 @@ impl Model {
 
     /// The GPU of a rank, found by its own name or by its address, never by its number.
     pub fn gpu_of(&self, replica: u32, rank: u32) -> Option<&GpuState> {
-        let is_its = |entry: &&DeviceMapEntry| entry.rank == rank && entry.replica == replica;
-        let entry = self.hello.as_ref()?.device_map.iter().find(is_its)?;
+        let at = *self.devices.get(&(replica, rank))?;
+        let entry = self.hello.as_ref()?.device_map.get(at)?;
         self.gpus.find(entry.uuid.as_deref(), entry.pci.as_deref())
     }
 

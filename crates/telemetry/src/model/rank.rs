@@ -91,6 +91,14 @@ impl RankState {
         }
     }
 
+    /// Whether it keeps its bounds: one that was read from a log might not.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.recent.len() <= SHARE_STEPS
+            && self.history.len() <= HISTORY_STEPS
+            && self.memory_history.len() <= HISTORY_STEPS
+            && self.stages.len() == self.layers.len()
+    }
+
     pub(crate) fn push(&mut self, step: RankStep) {
         if self.recent.len() >= SHARE_STEPS {
             self.recent.pop_front();

@@ -1,6 +1,7 @@
 //! The steps whose spans are at hand: the last ones, as many as a bounded amount of memory holds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::span::Span;
 
@@ -39,7 +40,8 @@ impl RecordedStep {
 /// The last steps with their spans, in ascending order.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recorded {
-    steps: VecDeque<RecordedStep>,
+    /// Shared with whoever looks at them from another thread.
+    steps: VecDeque<Arc<RecordedStep>>,
     n_spans: usize,
     /// Keeps the newest two steps alone.
     is_brief: bool,
@@ -60,18 +62,16 @@ impl Recorded {
         match self.steps.get_mut(at) {
             Some(recorded) if recorded.step == span.step => {
                 if recorded.spans.len() < SPANS_OF_STEP_MAX {
-                    recorded.spans.push(span);
+                    Arc::make_mut(recorded).spans.push(span);
                     self.n_spans += 1;
+                    self.shrink();
                 }
             }
             // A straggler of a step that was already let go.
             Some(_) => {}
             None => {
-                self.steps.push_back(RecordedStep {
-                    step: span.step,
-                    spans: vec![span],
-                    step_ns: None,
-                });
+                let (step, spans) = (span.step, vec![span]);
+                self.steps.push_back(Arc::new(RecordedStep { step, spans, step_ns: None }));
                 self.n_spans += 1;
                 self.shrink();
             }
@@ -80,9 +80,20 @@ impl Recorded {
 
     pub(crate) fn complete(&mut self, step: u64, step_ns: u64) -> Option<&RecordedStep> {
         let at = self.steps.partition_point(|recorded| recorded.step < step);
-        let recorded = self.steps.get_mut(at).filter(|recorded| recorded.step == step)?;
-        recorded.step_ns = Some(step_ns);
+        // A step is over once: its spans are summed up once.
+        let is_it =
+            |recorded: &&mut Arc<RecordedStep>| recorded.step == step && !recorded.is_complete();
+        let recorded = self.steps.get_mut(at).filter(is_it)?;
+        Arc::make_mut(recorded).step_ns = Some(step_ns);
         Some(recorded)
+    }
+
+    /// The complete steps, without a copy of their spans.
+    pub(crate) fn complete_alone(&self) -> Self {
+        let is_complete = |recorded: &&Arc<RecordedStep>| recorded.is_complete();
+        let steps: VecDeque<_> = self.steps.iter().filter(is_complete).cloned().collect();
+        let n_spans = steps.iter().map(|recorded| recorded.spans.len()).sum();
+        Self { steps, n_spans, is_brief: false }
     }
 
     fn shrink(&mut self) {
@@ -95,7 +106,7 @@ impl Recorded {
 
     /// The complete steps, in ascending order.
     pub fn complete_steps(&self) -> impl DoubleEndedIterator<Item = &RecordedStep> {
-        self.steps.iter().filter(|recorded| recorded.is_complete())
+        self.steps.iter().map(Arc::as_ref).filter(|recorded| recorded.is_complete())
     }
 
     /// The newest complete step.
@@ -106,12 +117,13 @@ impl Recorded {
     /// A complete step.
     pub fn get(&self, step: u64) -> Option<&RecordedStep> {
         let at = self.steps.partition_point(|recorded| recorded.step < step);
-        self.steps.get(at).filter(|recorded| recorded.step == step && recorded.is_complete())
+        let is_it = |recorded: &&RecordedStep| recorded.step == step && recorded.is_complete();
+        self.steps.get(at).map(Arc::as_ref).filter(is_it)
     }
 
     /// The step that runs now, if spans of it have come.
     pub fn running(&self) -> Option<&RecordedStep> {
-        self.steps.back().filter(|recorded| !recorded.is_complete())
+        self.steps.back().map(Arc::as_ref).filter(|recorded| !recorded.is_complete())
     }
 
     /// The complete step that stands `by` places behind `from` (or before it, when negative), stopping at the ends;
@@ -167,6 +179,16 @@ mod tests {
             None,
             "a straggler of a step that is gone does not bring it back"
         );
+    }
+
+    #[test]
+    fn memory_stays_bounded_whatever_the_order_of_the_spans() {
+        let mut recorded = Recorded::default();
+        (1..=200).for_each(|step| recorded.push(span(step)));
+        for step in 1..=200 {
+            (0..10_000).for_each(|_| recorded.push(span(step)));
+            assert!(recorded.n_spans <= SPANS_MAX + 20_002, "{}", recorded.n_spans);
+        }
     }
 
     #[test]

@@ -47,6 +47,11 @@ pub struct RecentSteps {
 }
 
 impl RecentSteps {
+    /// Whether it keeps its bound: one that was read from a log might not.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.steps.len() <= RECENT_STEPS
+    }
+
     pub(crate) fn push(&mut self, step: StepEvent) {
         if self.steps.len() >= RECENT_STEPS {
             self.steps.pop_front();

@@ -136,7 +136,7 @@ fn config_file(config: Result<&Config, &CliError>) -> Check {
 fn told(checks: &[Check]) -> String {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
     // What was found may hold names that anybody chose.
-    let plain = |text: &str| text.replace(|c: char| c.is_control(), "\u{fffd}");
+    let plain = |text: &str| pp_schedule::clean(text).into_owned();
     let mut text = String::new();
     for Check { name, verdict, found, todo } in checks {
         // Writing to a string cannot fail.

@@ -74,6 +74,18 @@ pub(crate) fn batch(samples: u64, bytes_a_sample: u64) -> Result<(), CliError> {
     }
 }
 
+/// Refuses a batch of more samples than anybody needs who makes them up: each of them costs time and shows nothing new.
+pub(crate) fn batch_of_noise(samples: u64) -> Result<(), CliError> {
+    const SAMPLES_MAX: u64 = 65_536;
+    if samples <= SAMPLES_MAX {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "--batch-size {samples} is more than seed-mlp makes up for a step, {SAMPLES_MAX} samples; take --batch-size {SAMPLES_MAX} or \
+         less"
+    )))
+}
+
 /// Refuses more ranks than the system has threads for.
 pub(crate) fn threads(ranks: u32, replicas: u32) -> Result<(), CliError> {
     /// The program's own threads, and room for the rest of the system.

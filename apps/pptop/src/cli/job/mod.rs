@@ -7,6 +7,7 @@ pub(crate) mod limits;
 mod session;
 mod spec;
 mod synthesis;
+mod weights;
 
 pub(crate) use args::JobArgs;
 pub(crate) use session::{Prepared, Preparing, Profiles, Session, chain, cores, devices_line};

@@ -27,10 +27,31 @@ use super::args::DeviceArg;
 use super::limits;
 use super::spec::{ModelSpec, Spec};
 use super::synthesis::{self, Promise};
+use super::weights;
 
 /// Cores that this process may use, by affinity and cgroup.
 pub(crate) fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// Samples that a micro-batch of a profile has at most: of several passes nobody waits for more.
+const PROFILE_ROWS_MAX: usize = 1024;
+
+/// What so many times as many samples cost.
+fn scale(profile: &mut Profile, times: f64) {
+    if times <= 1.0 {
+        return;
+    }
+    #[expect(clippy::cast_sign_loss, reason = "a count times a positive factor")]
+    let scaled = |bytes: u64| (bytes as f64 * times) as u64;
+    for layer in &mut profile.layers {
+        layer.forward_seconds *= times;
+        layer.input_grad_seconds *= times;
+        layer.weight_grad_seconds *= times;
+        layer.activation_bytes = scaled(layer.activation_bytes);
+        layer.residue_bytes = scaled(layer.residue_bytes);
+        layer.boundary_bytes = scaled(layer.boundary_bytes);
+    }
 }
 
 /// Profiles of one model, by the samples of a micro-batch.
@@ -49,14 +70,18 @@ impl Profiles {
             Entry::Occupied(found) => Ok(found.into_mut()),
             Entry::Vacant(absent) => {
                 let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
-                let (inputs, targets) = job.data.batch(1, rows).map_err(failed)?;
+                // What more rows take is known from fewer.
+                let n_measured = rows.min(PROFILE_ROWS_MAX);
+                let (inputs, targets) = job.data.batch(1, n_measured).map_err(failed)?;
                 let device = place.make().map_err(failed)?;
                 let config = ProfileConfig::default();
                 let objective = job.objective.as_ref();
                 let found = profile_with(
                     &job.stack, objective, &inputs, &targets, &device, config, on_layer,
                 );
-                Ok(absent.insert(found.map_err(|e| CliError::Failed(chain(&e)))?))
+                let mut found = found.map_err(|e| CliError::Failed(chain(&e)))?;
+                scale(&mut found, rows as f64 / n_measured as f64);
+                Ok(absent.insert(found))
             }
         }
     }
@@ -134,6 +159,9 @@ impl Prepared {
         let n_copies = spec.dp.saturating_mul(plan.n_pipes());
         limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), n_copies)?;
         limits::batch(batch_size, spec.bytes_per_sample())?;
+        if matches!(spec.model, ModelSpec::SeedMlp) {
+            limits::batch_of_noise(batch_size)?;
+        }
         if let ModelSpec::Gpt { config, .. } = &spec.model {
             limits::activations_of_gpt(config, rows(batch_size, spec.dp, &plan) as u64)?;
         }
@@ -421,6 +449,7 @@ impl Session {
             host: pp_telemetry::host_name(),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
             socket: socket.map(|path| path.display().to_string()),
+            omitted: None,
             seed: self.spec.seed,
             parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),
             device_map,
@@ -532,10 +561,12 @@ fn load(path: &Path, job: &Job) -> Result<BTreeMap<String, Tensor>, CliError> {
             excerpt(&why)
         ))
     };
-    let values = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
     let known = job.stack.parameters().map_err(|e| refused(chain(&e)))?;
     let known: BTreeMap<_, _> = known.into_iter().flatten().collect();
+    // Before anything of it is read: a file may claim to hold anything.
+    weights::check(path, &known).map_err(refused)?;
+    let values = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
     if let Some(unknown) = values.keys().filter(|name| !known.contains_key(*name)).min() {
         return Err(refused(format!("the model has no {unknown}")));
     }

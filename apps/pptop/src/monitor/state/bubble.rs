@@ -10,30 +10,90 @@ pub(crate) struct Found {
     pub(crate) advice: Advice,
 }
 
+/// A run, by its id and its last recorded step.
+type About = (String, u64);
+
+/// What one wants to know, with all that is needed for it.
+#[derive(Debug)]
+pub(crate) struct Question {
+    about: About,
+    model: Model,
+}
+
+/// What was found, and about what.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    about: About,
+    found: Result<Box<Found>, NoAccount>,
+}
+
+impl Question {
+    /// Simulates the plan of the run many times.
+    pub(crate) fn answer(self) -> Looked {
+        Looked { about: self.about, found: look(&self.model) }
+    }
+}
+
+fn look(model: &Model) -> Result<Box<Found>, NoAccount> {
+    let account = account(model)?;
+    let what_if = what_if(&account);
+    let advice = advice(&account, &what_if);
+    Ok(Box::new(Found { account, what_if, advice }))
+}
+
+fn about(model: &Model) -> About {
+    let run = model.hello().map(|hello| hello.run.clone()).unwrap_or_default();
+    (run, model.recorded().last_complete().map_or(0, |step| step.step))
+}
+
 /// Where the time goes, as it was last looked at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BubbleState {
-    /// The run and its last recorded step that this is about.
-    about: Option<(String, u64)>,
+    /// What `found` is about.
+    about: Option<About>,
     found: Option<Result<Box<Found>, NoAccount>>,
+    /// What somebody was asked to look at.
+    asked: Option<About>,
     defines: bool,
 }
 
 impl BubbleState {
-    /// Looks anew, if there is another step.
+    /// Looks anew, here and now, if there is another step.
     pub(crate) fn refresh(&mut self, model: &Model) {
-        let run = model.hello().map(|hello| hello.run.clone()).unwrap_or_default();
-        let step = model.recorded().last_complete().map_or(0, |step| step.step);
-        let about = Some((run, step));
+        let about = Some(about(model));
         if self.about == about {
             return;
         }
+        self.asked.clone_from(&about);
         self.about = about;
-        self.found = Some(account(model).map(|account| {
-            let what_if = what_if(&account);
-            let advice = advice(&account, &what_if);
-            Box::new(Found { account, what_if, advice })
-        }));
+        self.found = Some(look(model));
+    }
+
+    /// What to look at anew, if there is another step than was asked about.
+    pub(crate) fn question(&mut self, model: &Model) -> Option<Question> {
+        let about = about(model);
+        if self.asked.as_ref() == Some(&about) {
+            return None;
+        }
+        // What was found of another run says nothing of this one.
+        if self.about.as_ref().is_some_and(|(run, _)| *run != about.0) {
+            (self.about, self.found) = (None, None);
+        }
+        self.asked = Some(about.clone());
+        Some(Question { about, model: model.for_account() })
+    }
+
+    /// Takes what was found, unless it is of another run by now.
+    pub(crate) fn looked(&mut self, looked: Looked) {
+        if self.asked.as_ref().is_some_and(|(run, _)| *run == looked.about.0) {
+            self.about = Some(looked.about);
+            self.found = Some(looked.found);
+        }
+    }
+
+    /// Whether there is something newer than what was found.
+    pub(crate) fn is_computing(&self) -> bool {
+        self.asked != self.about
     }
 
     /// What was found, or why nothing; `None` before the first look.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use pp_telemetry::{Event, Model, Request};
 
-pub(crate) use bubble::{BubbleState, Found};
+pub(crate) use bubble::{BubbleState, Found, Looked, Question};
 pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
@@ -282,7 +282,17 @@ impl State {
         &self.bubble
     }
 
-    /// Looks anew where the time goes, if there is something new. Takes milliseconds: not for every frame.
+    /// Where the time goes, as a question for another thread, if there is something new.
+    pub(crate) fn question(&mut self) -> Option<Question> {
+        self.bubble.question(self.frozen.as_deref().unwrap_or(&self.model))
+    }
+
+    /// Takes what another thread has found.
+    pub(crate) fn looked(&mut self, looked: Looked) {
+        self.bubble.looked(looked);
+    }
+
+    /// Looks anew where the time goes, if there is something new, here and now: not in a loop that draws.
     pub fn refresh_bubble(&mut self) {
         self.bubble.refresh(self.frozen.as_deref().unwrap_or(&self.model));
     }

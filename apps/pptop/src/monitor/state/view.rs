@@ -103,7 +103,7 @@ impl Prompt {
     }
 
     pub(crate) fn push(&mut self, letter: char) {
-        if self.text.chars().count() < PROMPT_MAX && !letter.is_control() {
+        if self.text.chars().count() < PROMPT_MAX && !pp_schedule::is_obeyed(letter) {
             self.text.push(letter);
         }
     }

@@ -1,4 +1,7 @@
-//! Numbers as short text.
+//! Numbers as short text, and texts in so many cells.
+
+use pp_schedule::is_obeyed;
+use ratatui::text::Span;
 
 /// `27.3%`.
 pub(crate) fn percent(share: f64) -> String {
@@ -59,7 +62,7 @@ pub(crate) fn ordinal(number: u64) -> String {
 
 /// A text that cannot move the cursor of whoever reads it.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_obeyed(c) { ' ' } else { c }).collect()
 }
 
 fn scaled(value: f64, base: f64, units: &[&str]) -> String {
@@ -111,13 +114,31 @@ pub(crate) fn clock(seconds: f64) -> String {
     format!("{:02}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
 }
 
-/// `text`, cut to `width` characters, with a mark where something is missing.
+/// The cells that a text takes: two for a character of China or an emoji, none for an accent that stands on another.
+pub(crate) fn cells(text: &str) -> usize {
+    if text.is_ascii() { text.len() } else { Span::raw(text).width() }
+}
+
+/// `text`, cut to `width` cells, with a mark where something is missing.
 pub(crate) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if cells(text) <= width {
         return text.to_owned();
     }
-    let kept: String = text.chars().take(width.saturating_sub(2)).collect();
-    if width < 3 { text.chars().take(width).collect() } else { format!("{}..", kept.trim_end()) }
+    let fitting = |room: usize| {
+        let mut end = 0;
+        for (at, c) in text.char_indices() {
+            let next = at + c.len_utf8();
+            if cells(&text[..next]) > room {
+                break;
+            }
+            end = next;
+        }
+        &text[..end]
+    };
+    if width < 3 {
+        return fitting(width).to_owned();
+    }
+    format!("{}..", fitting(width - 2).trim_end())
 }
 
 #[cfg(test)]

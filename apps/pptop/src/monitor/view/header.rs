@@ -80,10 +80,9 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
     // The bar gives way first, then the name: neither changes anything, and what changes has to be seen.
     let alarm = state.shown().alarm().map(|alarm| format!("  {}", alarm.short()));
     let texts = [status.as_str(), &steps, &percent, alarm.as_deref().unwrap_or("")];
-    let fixed = texts.iter().map(|text| text.chars().count()).sum::<usize>() + 4 + ETA_CELLS;
+    let fixed = texts.iter().map(|text| format::cells(text)).sum::<usize>() + 4 + ETA_CELLS;
     let room = (pen.left() as usize).saturating_sub(fixed);
-    let bar_cells =
-        room.saturating_sub(name(state).chars().count()).clamp(BAR_CELLS.1, BAR_CELLS.0);
+    let bar_cells = room.saturating_sub(format::cells(name(state))).clamp(BAR_CELLS.1, BAR_CELLS.0);
     pen.put(format::cut(name(state), room.saturating_sub(bar_cells).max(8)), STRONG);
     pen.text("  ").put(status, style).text(steps);
     let (open, close) = if theme.ascii { ("[", "]") } else { ("▕", "▏") };

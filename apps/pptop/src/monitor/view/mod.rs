@@ -18,6 +18,7 @@ mod scrubber;
 mod theme;
 mod timeline;
 
+use pp_schedule::is_obeyed;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -70,6 +71,20 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
         return;
     }
     let buffer = frame.buffer_mut();
+    draw_all(buffer, area, state, theme);
+    obeyed_by_nobody(buffer);
+}
+
+/// What a log, a path or a device is called may be anything. Whatever else is done about that: no cell holds what a terminal obeys.
+fn obeyed_by_nobody(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        if cell.symbol().contains(is_obeyed) {
+            cell.set_char('\u{fffd}');
+        }
+    }
+}
+
+fn draw_all(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     match SizeClass::of(area) {
         SizeClass::Line => header::draw_line(&mut Pen::new(buffer, area, theme), state),
         SizeClass::Compact if state.view() == View::Overview => {

@@ -5,6 +5,7 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::{Block, Widget as _};
 
+use super::format::cells;
 use super::theme::Theme;
 
 /// Writes one line after another, or along one line, inside of an area.
@@ -92,7 +93,7 @@ impl<'a> Pen<'a> {
 
     /// Writes at the right end of this line, if `text` fits behind what is there.
     pub(crate) fn put_right(&mut self, text: &str, style: Style) -> &mut Self {
-        let n_cells = u16::try_from(text.chars().count()).unwrap_or(u16::MAX);
+        let n_cells = u16::try_from(cells(text)).unwrap_or(u16::MAX);
         if n_cells <= self.left() {
             self.x = self.area.width - n_cells;
             self.put(text, style);
@@ -117,7 +118,7 @@ pub(crate) fn panel(
         let line = Rect { x: area.x + 1, width: area.width - 2, height: 1, ..area };
         let mut pen = Pen::new(buffer, line, theme);
         pen.put(format!(" {title} "), theme.title());
-        if !right.is_empty() && right.chars().count() + 3 < pen.left() as usize {
+        if !right.is_empty() && cells(right) + 3 < pen.left() as usize {
             pen.put_right(&format!(" {right} "), theme.dim());
         }
     }

@@ -34,7 +34,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         return;
     };
     let title = title(state, model, step);
-    let room = (area.width as usize).saturating_sub(title.chars().count() + 9);
+    let room = (area.width as usize).saturating_sub(format::cells(&title) + 9);
     let inside = panel(buffer, area, theme, &title, &legend(step, theme, room));
     let Some(range_ns) = state.timeline().range_ns(step) else { return };
     let mut pen = Pen::new(buffer, inside, theme);

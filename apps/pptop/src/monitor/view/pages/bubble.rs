@@ -44,7 +44,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
             };
             let why = match other {
                 Some(Err(why)) => why.to_string(),
-                _ => "is being looked at".to_owned(),
+                _ => "computing…".to_owned(),
             };
             let mut pen = Pen::new(buffer, inside, theme);
             let (width, height) = (pen.width().saturating_sub(1), pen.height());

@@ -42,7 +42,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     };
     let inside = if is_framed {
         let title = title(state, model, step);
-        let room = (area.width as usize).saturating_sub(title.chars().count() + 9);
+        let room = (area.width as usize).saturating_sub(format::cells(&title) + 9);
         panel(buffer, area, theme, &title, &legend(step, theme, room))
     } else {
         area
