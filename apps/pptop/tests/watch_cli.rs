@@ -196,6 +196,127 @@ fn runs_are_listed_told_of_and_pruned() {
     assert!(empty.well("runs list").starts_with("no runs in "));
 }
 
+/// What must not leave the program as it is: C0 and C1, what turns the order of others round, and what nobody sees.
+const OBEYED: &str = "\u{1b}[31m \u{9b}2J \u{85} \u{7f} \u{202e}abc\u{2066} \u{200b}\u{feff} \u{2028}x\u{2029} \u{e0041}";
+
+/// Issue 10, number 21: U+0080 to U+009F were escaped nowhere.
+#[test]
+fn what_a_terminal_obeys_leaves_by_no_command_and_no_file() {
+    let home = Home::new();
+    let json = serde_json::to_string(OBEYED).unwrap();
+    let json = json.trim_matches('"');
+    let log = String::from_utf8(LOG.to_vec()).unwrap();
+    for text in ["gpt-20261101-141233", "\"1f1b", "\"cpu:0", "\"bench", "\"host\"", "\"gpt\""] {
+        assert!(log.contains(text), "{text}");
+    }
+    let log = log
+        .replace("gpt-20261101-141233", json)
+        .replace("\"1f1b", &format!("\"{json}"))
+        .replace("\"cpu:0", &format!("\"{json}"))
+        .replace("\"bench", &format!("\"{json}"))
+        .replace("\"gpt\"", &format!("\"{json}\""));
+    let mut log = log.into_bytes();
+    for line in [
+        format!(r#"{{"ev":"log","elapsed_ns":5,"message":"{json}"}}"#),
+        format!(r#"{{"ev":"warn","elapsed_ns":5,"message":"{json}"}}"#),
+        format!(r#"{{"ev":"gpu","uuid":"{json}","name":"{json}","throttle":["{json}"]}}"#),
+        format!(r#"{{"ev":"end","code":1,"reason":"{json}","op":"{json}","steps":9}}"#),
+    ] {
+        log.extend_from_slice(line.as_bytes());
+        log.push(b'\n');
+    }
+    let obeyed = |c: char| pp_schedule::is_obeyed(c) && c != '\n';
+    let id = "evil\u{9b}31m\u{202e}";
+    home.0.write(&format!("runs/{id}/events.jsonl"), log);
+    for line in [
+        "attach",
+        "attach --json",
+        "attach --once",
+        "attach --once --json",
+        "report",
+        "report --json",
+        "snapshot",
+        "snapshot --json",
+        "snapshot --csv",
+        "snapshot --prometheus",
+        "snapshot --svg",
+        "snapshot --view log",
+        "snapshot --view devices",
+        "snapshot --view log --svg",
+        "snapshot --size 19x4",
+        "snapshot --size 59x12",
+        "runs list",
+        "runs list --json",
+        "runs info",
+        "runs info --json",
+        "export prometheus latest",
+        "export csv latest",
+        "export svg latest",
+        "export chrome-trace latest",
+        // And what is refused, with what it names.
+        "report no\u{9b}such\u{202e}run",
+        "schedule check no\u{9b}\u{2028}such.csv",
+        "schedule simulate no\u{9b}schedule --pp 2 --micro-batches 2",
+        "no\u{9b}command",
+        "report --no\u{9b}flag",
+        "snapshot --view \u{9b}\u{200b}",
+        "bubble --pp \u{9b}",
+        "schedule check a\u{9b}\u{202e}.csv",
+    ] {
+        home.0.write("a\u{9b}\u{202e}.csv", "0\u{9b}F0,\u{202e}0B0\n");
+        let ran = home.run(line);
+        for (name, text) in [("stdout", &ran.stdout), ("stderr", &ran.stderr)] {
+            assert!(!text.contains(obeyed), "{line}: {name}: {text:?}");
+        }
+        if line.ends_with("--json") {
+            let value: Value = serde_json::from_str(ran.stdout.lines().next().unwrap()).unwrap();
+            assert!(value.is_object() || value.is_array(), "{line}");
+        }
+    }
+    // Nothing is lost in JSON.
+    let hello: Value =
+        serde_json::from_str(home.run("attach --json").stdout.lines().next().unwrap()).unwrap();
+    assert_eq!(hello["run"], OBEYED);
+}
+
+/// Issue 10, number 21: each cell after a wide character was one too far to the right.
+#[test]
+fn wide_characters_take_two_cells_of_a_snapshot() {
+    let home = Home::new();
+    let log = String::from_utf8(LOG.to_vec()).unwrap();
+    home.0.write("runs/plain/events.jsonl", &log);
+    home.0.write("runs/wide/events.jsonl", log.replace("gpt-20261101-141233", "漢字🚀e\u{301}"));
+    for size in ["80x24", "160x50", "59x12"] {
+        let plain = home.well(&format!("snapshot plain --ascii --size {size}"));
+        let wide = home.well(&format!("snapshot wide --size {size}"));
+        let width = |line: &str| {
+            line.chars()
+                .map(|c| match c {
+                    '漢' | '字' | '🚀' => 2,
+                    '\u{301}' => 0,
+                    _ => 1,
+                })
+                .sum::<usize>()
+        };
+        let line = wide.lines().find(|line| line.contains("漢字🚀e\u{301}")).expect(size);
+        assert!(!line.contains("漢 字"), "{line}");
+        let same =
+            plain.lines().nth(wide.lines().position(|other| other == line).unwrap()).unwrap();
+        // What stands at the right end of the line stands there still.
+        assert_eq!(width(line), width(same), "{size}:\n{line}\n{same}");
+        let columns: usize = size.split('x').next().unwrap().parse().unwrap();
+        assert!(wide.lines().all(|line| width(line) <= columns));
+    }
+    let svg = home.well("snapshot wide --svg --size 80x24");
+    let x_of = |text: &str| {
+        let line = svg.lines().find(|line| line.contains(&format!(">{text}"))).expect(text);
+        let x = line.split("x=\"").nth(1).unwrap().split('"').next().unwrap();
+        x.parse::<f64>().unwrap()
+    };
+    let columns = ((x_of("字") - x_of("漢")) / 8.4, (x_of("🚀") - x_of("字")) / 8.4);
+    assert!((columns.0 - 2.0).abs() < 0.05 && (columns.1 - 2.0).abs() < 0.05, "{columns:?}");
+}
+
 #[test]
 fn what_a_log_says_never_reaches_a_terminal_as_an_order() {
     let home = Home::new();

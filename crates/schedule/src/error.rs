@@ -199,7 +199,7 @@ pub enum CsvFault {
         limit: usize,
     },
     /// More cells than any plan that is read.
-    #[error("it has {cells} cells; at most {limit} are read")]
+    #[error("it has {cells} cells, and at most {limit} are read; use fewer micro-batches")]
     TooManyCells {
         /// How many.
         cells: usize,

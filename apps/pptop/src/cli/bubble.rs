@@ -180,7 +180,7 @@ fn refuse_too_many(sizes: &[(ScheduleName, Sizes)]) -> Result<(), CliError> {
     }
     let n_sizes = sizes.len();
     Err(CliError::Usage(format!(
-        "{n_sizes} sizes together have the work of {n_ops} ops, one command may have {}; take fewer or smaller sizes",
+        "{n_sizes} sizes together have the work of {n_ops} ops, one command may have {}; use fewer or smaller sizes",
         2 * OPS_MAX
     )))
 }

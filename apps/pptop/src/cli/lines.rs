@@ -51,7 +51,7 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
         written?;
         if has_ended || (is_over && poll.at_end) {
             return if !has_begun {
-                Err(not_a_run(run))
+                Err(not_a_run(run, follower.first_refusal().as_deref()))
             } else if has_ended || lines == Lines::Json {
                 Ok(())
             } else {

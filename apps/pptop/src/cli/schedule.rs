@@ -188,7 +188,7 @@ fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, Cl
     let n_ops = plan.n_ops() as u128;
     if n_ops > most {
         return Err(CliError::Usage(format!(
-            "the plan has {n_ops} ops, and at most {most} are drawn in this format; take fewer micro-batches, or --format csv"
+            "the plan has {n_ops} ops, and at most {most} are drawn in this format; use fewer micro-batches, or --format csv"
         )));
     }
     refuse_without_memory(n_ops, bytes_an_op, "this picture of the plan")?;

@@ -220,7 +220,7 @@ fn refuse_without_time(name: ScheduleName, n_ops: u128, what: &str) -> Result<()
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "{what}: {n_ops} ops are too many for one command, {name} may have {most}; take fewer ranks or micro-batches"
+        "{what}: {n_ops} ops are too many for one command, {name} may have {most}; use fewer ranks or micro-batches"
     )))
 }
 

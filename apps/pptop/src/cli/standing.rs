@@ -115,7 +115,7 @@ pub(crate) fn model_of(run: &Run) -> Result<(Model, u64), CliError> {
         }
     }
     if model.hello().is_none() {
-        return Err(not_a_run(run));
+        return Err(not_a_run(run, follower.first_refusal().as_deref()));
     }
     Ok((model, follower.n_bad_lines()))
 }
@@ -125,10 +125,13 @@ pub(crate) fn unreadable(error: &ReadError) -> CliError {
     CliError::Usage(error.with_remedy())
 }
 
-/// A file that is no log of a run.
-pub(crate) fn not_a_run(run: &Run) -> CliError {
+/// A file that is no log of a run; why its first line that is none could not be used.
+pub(crate) fn not_a_run(run: &Run, why: Option<&str>) -> CliError {
     let name = super::refusal::excerpt(&run.log.display().to_string());
-    CliError::Usage(format!("{name} says nothing of a run; name the log of a run that has begun"))
+    let why = why.map_or_else(String::new, |why| format!(" ({})", super::refusal::excerpt(why)));
+    CliError::Usage(format!(
+        "{name} says nothing of a run{why}; name the log of a run that has begun"
+    ))
 }
 
 impl Standing {

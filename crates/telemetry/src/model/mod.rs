@@ -53,6 +53,8 @@ const LOST_PAUSE: u64 = 50;
 const ALARMS_MAX: usize = 64;
 /// Ranks that are made at most, over all the runs that one log names one after another.
 const RANKS_EVER_MAX: u64 = 16 * RANKS_MAX;
+/// Stages, over all replicas, whose places are shown at most.
+const STAGES_SHOWN_MAX: u64 = 1 << 20;
 
 /// How serious a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -296,7 +298,9 @@ impl Model {
             }
         }
         let mut stages: HashMap<u32, Vec<(u32, [u32; 2])>> = HashMap::new();
-        for stage in &hello.stages {
+        // Each replica has all of them.
+        let n_stages = hello.stages.len() as u64 * u64::from(hello.dp);
+        for stage in hello.stages.iter().filter(|_| n_stages <= STAGES_SHOWN_MAX) {
             stages.entry(stage.rank).or_default().push((stage.stage, stage.layers));
         }
         let devices = devices_of(hello);

@@ -81,7 +81,7 @@ pub(crate) fn batch_of_noise(samples: u64) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "--batch-size {samples} is more than seed-mlp makes up for a step, {SAMPLES_MAX} samples; take --batch-size {SAMPLES_MAX} or \
+        "--batch-size {samples} is more than seed-mlp makes up for a step, {SAMPLES_MAX} samples; use --batch-size {SAMPLES_MAX} or \
          less"
     )))
 }
