@@ -1,60 +1,10 @@
-//! Matrices inside slices, and their product.
+//! Products of matrices inside slices.
 
 use super::elementwise::square_sum;
 use super::panel::Panel;
 use super::product::{Combine, Dots};
 use super::vectorized;
-
-/// A matrix inside a slice: element (r, c) stands at `offset + r·row_stride + c·column_stride`.
-#[derive(Clone, Copy, Debug)]
-pub struct View {
-    /// Where its first element stands.
-    pub offset: usize,
-    /// Its rows.
-    pub rows: usize,
-    /// Its columns.
-    pub columns: usize,
-    /// From one row to the next, in elements.
-    pub row_stride: usize,
-    /// From one column to the next, in elements.
-    pub column_stride: usize,
-}
-
-impl View {
-    /// A whole row-major matrix.
-    pub fn row_major(rows: usize, columns: usize) -> Self {
-        Self { offset: 0, rows, columns, row_stride: columns, column_stride: 1 }
-    }
-
-    /// The same elements, rows and columns exchanged.
-    #[must_use]
-    pub fn transposed(self) -> Self {
-        Self {
-            rows: self.columns,
-            columns: self.rows,
-            row_stride: self.column_stride,
-            column_stride: self.row_stride,
-            ..self
-        }
-    }
-
-    /// Some of its rows.
-    pub(crate) fn rows(self, rows: std::ops::Range<usize>) -> Self {
-        debug_assert!(rows.end <= self.rows);
-        Self { offset: self.offset + rows.start * self.row_stride, rows: rows.len(), ..self }
-    }
-
-    /// One past the last position that the matrix touches.
-    fn end(&self) -> usize {
-        if self.rows == 0 || self.columns == 0 {
-            return 0;
-        }
-        self.offset
-            + (self.rows - 1) * self.row_stride
-            + (self.columns - 1) * self.column_stride
-            + 1
-    }
-}
+use super::view::View;
 
 /// With as many rows of the result as this, `dots` is as fast as a packed product (`just bench`, products).
 const DOTS_ROWS: usize = 64;
@@ -77,6 +27,10 @@ pub(crate) fn panel(
     let shapes = (c.1.rows, c.1.columns, a.1.columns);
     assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
     assert!(c.1.column_stride == 1 && b.1.column_stride == 1, "rows are contiguous");
+    assert!(
+        c.1.is_inside(c.0) && a.1.is_inside(a.0) && b.1.is_inside(b.0),
+        "matrix inside its slice"
+    );
     vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
 }
 
@@ -91,6 +45,8 @@ pub(crate) fn gemm_and_squares(
     if fits && cv.row_stride == cv.columns && takes_panel(a.1) {
         let shapes = (cv.rows, cv.columns, a.1.columns);
         assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
+        let is_inside = cv.is_inside(c) && a.1.is_inside(a.0) && b.1.is_inside(b.0);
+        assert!(is_inside, "matrix inside its slice");
         let c = (&mut *c, cv);
         return vectorized(Panel { c, a, b, scale: 1.0, accumulate, wants_squares: true });
     }
@@ -103,14 +59,22 @@ fn takes_panel(a: View) -> bool {
     (2..=PANEL_TERMS).contains(&a.columns)
 }
 
-/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`.
+/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`. Without a term, where `a` has no column, the product is 0.
 ///
 /// Which kernel is used, and so how sums round, depends on the shapes and the processor alone.
 ///
 /// One thread does it; what is not contiguous in a way that a kernel of ours wants is packed by the `gemm` crate.
 ///
+/// ```should_panic
+/// #![forbid(unsafe_code)]
+/// use pp_nn::{View, gemm};
+/// // Two rows that lie half of all addresses apart: no slice holds them.
+/// let far = View { row_stride: usize::MAX / 2 + 1, ..View::row_major(3, 3) };
+/// gemm((&mut [0.0; 9], far), (&[1.0; 9], View::row_major(3, 3)), (&[1.0; 9], View::row_major(3, 3)), 1.0, false);
+/// ```
+///
 /// # Panics
-/// If the shapes do not fit each other, a matrix reaches outside its slice, or two elements of `c` are one.
+/// If the shapes do not fit each other, a matrix reaches outside its slice, whatever numbers say so, or two elements of `c` are one.
 pub fn gemm(
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
@@ -119,20 +83,19 @@ pub fn gemm(
     accumulate: bool,
 ) {
     assert_eq!((cv.rows, cv.columns, av.columns), (av.rows, bv.columns, bv.rows), "matrix shapes");
-    assert!(
-        cv.end() <= c.len() && av.end() <= a.len() && bv.end() <= b.len(),
-        "matrix inside its slice"
-    );
+    assert!(cv.is_inside(c) && av.is_inside(a) && bv.is_inside(b), "matrix inside its slice");
     if cv.rows == 0 || cv.columns == 0 {
         return;
     }
-    // Two positions of c must never be one element: rows lie behind each other.
-    assert!(cv.row_stride > 0 && cv.column_stride > 0, "elements of the result coincide");
-    assert!(
-        cv.row_stride >= cv.columns * cv.column_stride
-            || cv.column_stride >= cv.rows * cv.row_stride,
-        "rows of the result overlap"
-    );
+    assert!(cv.is_without_overlap(), "elements of the result coincide");
+    if av.columns == 0 {
+        // The factors have no element, and so their offsets mean nothing.
+        if !accumulate {
+            fill_zero(c, cv);
+        }
+        return;
+    }
+    let (cv, av, bv) = (cv.with_strides_in(c), av.with_strides_in(a), bv.with_strides_in(b));
     let few = |n: usize, most: usize| (2..=most).contains(&n);
     if av.column_stride == 1 && bv.row_stride == 1 && few(cv.rows, DOTS_ROWS) {
         let (c, a, b) = ((c, cv), (a, av), (b, bv.transposed()));
@@ -148,9 +111,25 @@ pub fn gemm(
             return vectorized(Combine { c, a, b, scale, accumulate });
         }
     }
-    // SAFETY: the assertions above show that every element that gemm reads or writes, at
-    // offset + r·row_stride + c·column_stride, lies inside its slice, that no two elements of `c`
-    // coincide, and `c` is borrowed exclusively. Why not candle's safe matmul: it cannot add into
+    packed((c, cv), (a, av), (b, bv), scale, accumulate);
+}
+
+/// The product by the `gemm` crate. Of views that [`gemm`] has checked.
+fn packed(
+    (c, cv): (&mut [f32], View),
+    (a, av): (&[f32], View),
+    (b, bv): (&[f32], View),
+    scale: f32,
+    accumulate: bool,
+) {
+    // A stride is at most as long as its slice, and no slice has more than isize::MAX bytes.
+    let strides = |view: View| (view.column_stride as isize, view.row_stride as isize);
+    let ((c_columns, c_rows), (a_columns, a_rows)) = (strides(cv), strides(av));
+    let (b_columns, b_rows) = strides(bv);
+    let (c, a, b) = (&mut c[cv.offset..], &a[av.offset..], &b[bv.offset..]);
+    // SAFETY: `gemm` showed with checked sums that each of the three matrices has an element and ends inside its slice, so that
+    // every element that is read or written, at offset + r·row_stride + c·column_stride, lies in it; that no two elements of `c`
+    // coincide; and `c` is borrowed exclusively. Why not candle's safe matmul: it cannot add into
     // an existing matrix nor read strided heads in place; forward and backward of a layer of
     // 256 x 1024 at 256 rows take 4.0 ms with it, 5.7 ms as candle does it (`just bench`, ops).
     unsafe {
@@ -158,16 +137,16 @@ pub fn gemm(
             cv.rows,
             cv.columns,
             av.columns,
-            c.as_mut_ptr().add(cv.offset),
-            cv.column_stride as isize,
-            cv.row_stride as isize,
+            c.as_mut_ptr(),
+            c_columns,
+            c_rows,
             accumulate,
-            a.as_ptr().add(av.offset),
-            av.column_stride as isize,
-            av.row_stride as isize,
-            b.as_ptr().add(bv.offset),
-            bv.column_stride as isize,
-            bv.row_stride as isize,
+            a.as_ptr(),
+            a_columns,
+            a_rows,
+            b.as_ptr(),
+            b_columns,
+            b_rows,
             1.0f32,
             scale,
             false,
@@ -175,6 +154,15 @@ pub fn gemm(
             false,
             gemm::Parallelism::None,
         );
+    }
+}
+
+/// Sets every element of a matrix inside its slice to 0.
+fn fill_zero(c: &mut [f32], view: View) {
+    for row in 0..view.rows {
+        for column in 0..view.columns {
+            c[view.offset + row * view.row_stride + column * view.column_stride] = 0.0;
+        }
     }
 }
 
@@ -215,9 +203,9 @@ mod tests {
                     };
                     let (av, bv) = (view(m, k, a_transposed), view(k, n, b_transposed));
                     let cv = View { offset: 2, row_stride: n + 1, ..View::row_major(m, n) };
-                    let a: Vec<f32> = (0..av.end()).map(value).collect();
-                    let b: Vec<f32> = (0..bv.end()).map(|i| value(i + 77)).collect();
-                    let before: Vec<f32> = (0..=cv.end()).map(|i| value(i + 5)).collect();
+                    let a: Vec<f32> = (0..av.end().unwrap()).map(value).collect();
+                    let b: Vec<f32> = (0..bv.end().unwrap()).map(|i| value(i + 77)).collect();
+                    let before: Vec<f32> = (0..=cv.end().unwrap()).map(|i| value(i + 5)).collect();
                     let mut c = before.clone();
                     gemm((&mut c, cv), (&a, av), (&b, bv), 2.0, accumulate);
                     let at = |v: View, r: usize, q: usize| {

@@ -6,6 +6,7 @@ mod matrix;
 mod panel;
 mod product;
 mod softmax;
+mod view;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
 use pulp::{Arch, WithSimd};
@@ -48,9 +49,10 @@ pub(crate) use elementwise::{
     Binary, Unary, add, add_columns, binary, max_of, square_sum, sum_of, sum_of_pairs, unary,
 };
 pub(crate) use math::{exp, tanh};
-pub use matrix::{View, gemm};
+pub use matrix::gemm;
 pub(crate) use matrix::{gemm_and_squares, panel};
 pub(crate) use softmax::softmax;
+pub use view::View;
 
 /// Lets `with` see the elements of a contiguous `f32` tensor of the CPU, or of a copy where it is not contiguous.
 pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {

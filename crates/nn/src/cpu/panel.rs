@@ -17,7 +17,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::elementwise::square_sum_of_rows;
-use super::matrix::View;
+use super::view::View;
 
 /// Rows of a tile.
 const ROWS: usize = 4;

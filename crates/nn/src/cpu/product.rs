@@ -19,7 +19,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::matrix::View;
+use super::view::View;
 
 /// Rows of a tile, of either factor.
 const TILE: usize = 4;
