@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use divan::Bencher;
-use pp_nn::memory::{CountingAllocator, KeepBlocks};
+use pp_nn::memory::CountingAllocator;
 use pp_nn::{
     CausalSelfAttention, Dropout, ForwardContext, Gradients, LayerNorm, Linear, Optimizer,
     OptimizerKind, ParameterStore, ResidueQueue, cross_entropy, gelu,
@@ -26,7 +26,6 @@ fn input(shape: impl Into<candle_core::Shape>) -> Var {
 
 /// Times `f` and its backward from a gradient of ones.
 fn both_ways(bencher: Bencher<'_, '_>, x: &Var, f: impl Fn(&Tensor) -> Result<Tensor>) {
-    let _keep = KeepBlocks::new();
     bencher.bench_local(|| f(x.as_tensor())?.sum_all()?.backward());
 }
 
@@ -166,8 +165,8 @@ mod adam {
 #[divan::bench_group]
 mod linear {
     use super::{
-        Bencher, DType, Device, ForwardContext, Gradients, KeepBlocks, Linear, ParameterStore,
-        ResidueQueue, Result, Tensor, input,
+        Bencher, DType, Device, ForwardContext, Gradients, Linear, ParameterStore, ResidueQueue,
+        Result, Tensor, input,
     };
 
     /// Rows, inputs, outputs.
@@ -182,7 +181,6 @@ mod linear {
 
     #[divan::bench(args = LAYERS)]
     fn ours(bencher: Bencher<'_, '_>, (rows, inputs, outputs): (usize, usize, usize)) {
-        let _keep = KeepBlocks::new();
         let store = ParameterStore::seeded(1);
         let layer = Linear::new(inputs, outputs, store.builder(DType::F32, &Device::Cpu))
             .unwrap_or_else(|e| panic!("{e}"));

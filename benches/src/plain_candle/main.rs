@@ -141,7 +141,6 @@ fn main() -> anyhow::Result<()> {
     let job = Arc::new(Job::of(&next()?).context("accepted: seed-mlp, gpt")?);
     let steps = next()?.parse()?;
     let cut = next()?.parse()?;
-    let _keep = pp_nn::memory::KeepBlocks::new();
     let (activations, gradients) = (channel(), channel());
     let (up, down) = (channel(), channel());
     let barrier = Arc::new(Barrier::new(2));

@@ -132,6 +132,4 @@ pub struct RankMemory {
     pub stash_bytes: u64,
     /// What ops needed beyond that while they ran, where the whole was largest.
     pub temporary_bytes: u64,
-    /// Large blocks that the rank had to get from the allocator since the last report: none, once it has seen its sizes.
-    pub fresh_blocks: u64,
 }

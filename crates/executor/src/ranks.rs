@@ -7,10 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pp_nn::memory;
-use pp_schedule::{
-    Instruction, LoweredPlan, Rank, Replica, ScheduleError, ValidPlan, forward_only, lower,
-};
+use pp_schedule::{LoweredPlan, Rank, Replica, ScheduleError, ValidPlan, forward_only, lower};
 
 use crate::command::{Command, Reply};
 use crate::config::RankConfig;
@@ -87,12 +84,14 @@ impl Ranks {
         for replica in (0..config.n_replicas).map(Replica) {
             let (addresses, mailboxes): (Vec<Address>, Vec<Mailbox>) =
                 (0..n_ranks).map(|_| link::mailbox(config.link_delay, spins)).unzip();
+            // One list for all: a list for each rank would take the square of their number.
+            let addresses: Arc<[Address]> = addresses.into();
             for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
                 let (commands, orders) = channel();
                 let index = threads.len();
                 let (config, lowered, reply) =
                     (config.clone(), Arc::clone(&lowered), reply.clone());
-                let (address, addresses) = (addresses[rank.idx()].clone(), addresses.clone());
+                let (address, addresses) = (addresses[rank.idx()].clone(), Arc::clone(&addresses));
                 let core = cores.as_ref().map(|cores| cores[index]);
                 let body = move || {
                     let make = || {
@@ -151,7 +150,7 @@ impl Ranks {
     fn check(&self, command: &Command) -> Result<(), ExecError> {
         let (batch, plan) = match command {
             Command::Step { batch, .. } => (batch, self.plan.n_micro_batches() as usize),
-            Command::Evaluate { batch, plan } => (batch, n_micro_batches(plan)),
+            Command::Evaluate { batch, plan } => (batch, plan.n_micro_batches as usize),
             _ => return Ok(()),
         };
         let batch = batch.micro_batches.len();
@@ -231,15 +230,6 @@ fn pin(core: usize) -> Result<(), RankError> {
         .map_err(|errno| RankError::Pin { core, source: errno.into() })
 }
 
-/// How many micro-batches the ops of a plan speak of.
-fn n_micro_batches(plan: &LoweredPlan) -> usize {
-    let of = |instruction: &Instruction| match instruction {
-        Instruction::Compute(action) => action.first().micro_batch.idx() + 1,
-        _ => 0,
-    };
-    plan.rows.iter().flatten().map(of).max().unwrap_or(0)
-}
-
 /// The life of a rank's thread.
 fn serve(
     index: usize,
@@ -256,8 +246,6 @@ fn serve(
     // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
     // it cannot be changed, they stay.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    // Every micro-batch asks for the same sizes again. Declared before the worker, so that it outlives it.
-    let _keep = memory::KeepBlocks::new();
     let mut worker = match catch_unwind(AssertUnwindSafe(make)) {
         Ok(Ok(worker)) => worker,
         Ok(Err(error)) => return fail(0, None, error),

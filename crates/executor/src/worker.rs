@@ -38,7 +38,7 @@ pub(crate) struct Worker {
     /// Of every copy of the model the stages that this rank holds.
     stages: BTreeMap<(Pipe, Stage), StageRun>,
     /// The mailboxes of this replica, by rank.
-    addresses: Vec<Address>,
+    addresses: Arc<[Address]>,
     mailbox: Mailbox,
     /// What passes between two stages of this very rank.
     local: HashMap<Key, Tensors>,
@@ -49,8 +49,6 @@ pub(crate) struct Worker {
     /// Bytes held when the step began, and the most held beyond them between two ops.
     live_before: i64,
     live_between: i64,
-    /// Large blocks fetched until the last report.
-    fresh_blocks: u64,
     pub(crate) step: u64,
     pub(crate) op: Option<Op>,
 }
@@ -63,6 +61,13 @@ struct Place {
     micro_batch: MicroBatch,
 }
 
+/// What a replica trains on in one step.
+struct StepData<'a> {
+    batch: &'a Batch,
+    /// Of each micro-batch.
+    first_samples: Vec<u64>,
+}
+
 impl Place {
     fn rank(kind: SpanKind) -> Self {
         Self { kind, stage: Stage(0), micro_batch: MicroBatch(0) }
@@ -72,18 +77,18 @@ impl Place {
 impl Worker {
     /// Makes the device and builds this rank's stages on it. Call it on the rank's thread.
     pub(crate) fn new(
-        config: RankConfig,
+        mut config: RankConfig,
         lowered: Arc<LoweredPlan>,
         (rank, replica): (Rank, Replica),
-        addresses: Vec<Address>,
+        addresses: Arc<[Address]>,
         mailbox: Mailbox,
     ) -> Result<Self> {
         let device = (config.devices)(rank, replica).make()?;
         let mut stages = BTreeMap::new();
         let n_per_pipe = config.plan.n_micro_batches() / config.plan.n_pipes();
-        for (pipe, stage) in config.plan.topology().stages_of(rank) {
+        for &(pipe, stage) in config.plan.topology().stages_of(rank) {
             let store = match &config.initial {
-                Some(values) => ParameterStore::given(values.as_ref().clone()),
+                Some(values) => ParameterStore::given(Arc::clone(values)),
                 None => ParameterStore::seeded(config.seed),
             };
             let layers = config.partition.layers(stage.idx());
@@ -94,6 +99,8 @@ impl Worker {
             let run = StageRun::new(built, optimizer, micro_batches, recompute)?;
             stages.insert((pipe, stage), run);
         }
+        // The stages have copies of their own now; these would be a second model for as long as the run lasts.
+        config.initial = None;
         let clock = HostClock::new(config.origin, device.clone());
         Ok(Self {
             config,
@@ -111,7 +118,6 @@ impl Worker {
             shared: Vec::new(),
             live_before: 0,
             live_between: 0,
-            fresh_blocks: 0,
             step: 0,
             op: None,
         })
@@ -212,6 +218,7 @@ impl Worker {
         memory::reset_peak();
         (self.live_before, self.live_between) = (memory::live_bytes(), 0);
         let mut report = StepReport::default();
+        let step_data = StepData { batch, first_samples: batch.first_samples() };
         let lowered = Arc::clone(&self.lowered);
         for instruction in &lowered.rows[self.rank.idx()] {
             match *instruction {
@@ -229,7 +236,7 @@ impl Worker {
                             stage: op.stage,
                             micro_batch: op.micro_batch,
                         };
-                        self.timed(place, |w| w.compute(op, batch, &mut report.losses))?;
+                        self.timed(place, |w| w.compute(op, &step_data, &mut report.losses))?;
                         let held = memory::live_bytes() - self.live_before;
                         self.live_between = self.live_between.max(held);
                     }
@@ -328,16 +335,17 @@ impl Worker {
     fn compute(
         &mut self,
         op: Op,
-        batch: &Batch,
+        data: &StepData<'_>,
         losses: &mut Vec<(MicroBatch, f32)>,
     ) -> Result<()> {
         let Op { stage, phase, micro_batch } = op;
+        let batch = data.batch;
         match phase {
             Phase::Forward => {
                 let (inputs, arrived) = self.inputs(stage, micro_batch, batch)?;
                 let targets = self.targets(stage, micro_batch, batch)?;
                 let context = ForwardContext::training(self.config.seed, self.step)
-                    .with_first_sample(batch.first_sample_of(micro_batch.idx()));
+                    .with_first_sample(data.first_samples[micro_batch.idx()]);
                 let objective = Arc::clone(&self.config.objective);
                 let last = targets.as_ref().map(|targets| (objective.as_ref(), targets));
                 let held = self.stash.hold();
@@ -564,8 +572,6 @@ impl Worker {
         } else {
             (fixed, fixed)
         };
-        let so_far = memory::fresh_blocks();
-        let fresh_blocks = so_far - std::mem::replace(&mut self.fresh_blocks, so_far);
         let beyond = peak_bytes.saturating_sub(fixed);
         let stash_bytes = if counted { beyond.min(self.live_between.max(0) as u64) } else { 0 };
         RankMemory {
@@ -576,7 +582,6 @@ impl Worker {
             optimizer_bytes,
             stash_bytes,
             temporary_bytes: beyond - stash_bytes,
-            fresh_blocks,
         }
     }
 }

@@ -8,7 +8,7 @@ use pp_executor::{
     Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageGradients,
     StageParameters, What,
 };
-use pp_nn::{LearningRate, clip_factor, global_norm, memory};
+use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Replica, Stage};
 use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
 
@@ -106,8 +106,10 @@ impl Trainer {
     ///
     /// # Errors
     /// If a rank cannot start or build.
-    pub fn new(config: TrainerConfig) -> Result<Self, TrainerError> {
+    pub fn new(mut config: TrainerConfig) -> Result<Self, TrainerError> {
         let ranks = Ranks::spawn(&config.ranks)?;
+        // Every rank has built its stages from them.
+        config.ranks.initial = None;
         Ok(Self { config, ranks })
     }
 
@@ -174,7 +176,6 @@ impl Trainer {
             memories.push(of_rank);
             spans.extend(of_update);
         }
-        memory::trim();
         // In the order of the whole batch, wherever and whenever each micro-batch ended.
         losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
         let mean = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>() / losses.len() as f64;
@@ -319,10 +320,7 @@ impl Trainer {
             let mine =
                 pieces[r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas].to_vec();
             let plan = match mine.len() {
-                0 => Arc::new(LoweredPlan {
-                    rows: vec![Vec::new(); n_ranks],
-                    mailbox_peaks: vec![0; n_ranks],
-                }),
+                0 => Arc::new(LoweredPlan { rows: vec![Vec::new(); n_ranks], n_micro_batches: 0 }),
                 n => self.ranks.evaluation_plan(n as u32).map_err(ExecError::from)?,
             };
             parts.push((Arc::new(Batch { micro_batches: mine, first_sample: 0 }), plan));

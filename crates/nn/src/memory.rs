@@ -1,4 +1,4 @@
-//! How many bytes a thread holds, counted by the allocator; and large blocks that it keeps for its next micro-batch.
+//! How many bytes a thread holds, counted by the allocator.
 //!
 //! A rank is a thread, so its live tensor bytes are what its thread allocated and did not free.
 //! A program that wants the numbers installs [`CountingAllocator`] around its allocator; without
@@ -6,12 +6,8 @@
 //! count: tensors do, the small change of queues and strings does not. A tensor that moves to
 //! another thread moves its bytes with [`moved_out`] and [`moved_in`].
 
-mod blocks;
-
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
-
-pub use blocks::{KeepBlocks, fresh_blocks, kept_bytes, trim};
 
 /// Smaller allocations are not counted.
 const SMALLEST: usize = 1024;
@@ -22,8 +18,8 @@ thread_local! {
     static PEAK: Cell<i64> = const { Cell::new(0) };
 }
 
-/// An allocator that counts what passes through it, for each thread by itself, and keeps large blocks for threads that want that
-/// ([`KeepBlocks`]).
+/// An allocator that counts what passes through it, for each thread by itself. It keeps nothing: of several each gives back to its inner
+/// allocator what came from there, and a thread's count is what it holds of all of them.
 #[derive(Debug)]
 pub struct CountingAllocator<A>(pub A);
 
@@ -36,56 +32,48 @@ fn note(bytes: i64) {
     });
 }
 
+/// The inner allocator was asked for a block. One that was refused is not held, and after a refused `realloc` the old one still is.
+#[inline]
+fn note_given(block: *mut u8, bytes: i64) {
+    if !block.is_null() {
+        note(bytes);
+    }
+}
+
 #[inline]
 fn counted(size: usize) -> i64 {
     if size >= SMALLEST { size as i64 } else { 0 }
 }
 
-// SAFETY: a block comes from the inner allocator, or from this thread's list of blocks that came from there and are nobody's
-// (`blocks`); it is as large and as aligned as was asked for, and goes back with the layout that it came with. The counters and
-// lists are plain thread-local cells that neither allocate nor unwind. A counted allocation of 4 KiB and its release take 20 ns together
-// (`just bench`, counted_allocation). There is no safe way to see what a thread holds, nor to keep what tensors free: a step of
-// `gpt` on one rank had 4,500 page faults, and has none (`tests/steady_state.rs`).
+// SAFETY: every call goes to the inner allocator as it came, and its answer back to the caller: blocks, layouts and promises are
+// those of the inner one. The counters are plain thread-local cells that neither allocate nor unwind. A counted allocation of 4 KiB
+// and its release take 20 ns together (`just bench`, counted_allocation). There is no safe way to see what a thread holds.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        note(counted(layout.size()));
         // SAFETY: the caller's promises.
-        unsafe { blocks::alloc(&self.0, layout, false) }
+        let block = unsafe { self.0.alloc(layout) };
+        note_given(block, counted(layout.size()));
+        block
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        note(counted(layout.size()));
         // SAFETY: the caller's promises.
-        unsafe { blocks::alloc(&self.0, layout, true) }
+        let block = unsafe { self.0.alloc_zeroed(layout) };
+        note_given(block, counted(layout.size()));
+        block
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises; the block is the inner allocator's.
+        unsafe { self.0.dealloc(pointer, layout) };
         note(-counted(layout.size()));
-        // SAFETY: the caller's promises; all blocks come from `blocks::alloc`.
-        unsafe { blocks::dealloc(&self.0, pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        // SAFETY: the caller promises a size that is valid for this alignment.
-        let new = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        if blocks::both_small(layout, new) {
-            note(counted(new_size) - counted(layout.size()));
-            // SAFETY: the caller's promises, and the block is the inner allocator's own.
-            return unsafe { self.0.realloc(pointer, layout, new_size) };
-        }
-        if blocks::same_block(layout, new) {
-            note(counted(new_size) - counted(layout.size()));
-            return pointer;
-        }
-        // SAFETY: the new block is another one, both have as many bytes as are copied, and the old one is freed once.
-        unsafe {
-            let block = self.alloc(new);
-            if !block.is_null() {
-                block.copy_from_nonoverlapping(pointer, layout.size().min(new_size));
-                self.dealloc(pointer, layout);
-            }
-            block
-        }
+        // SAFETY: the caller's promises; the block is the inner allocator's.
+        let block = unsafe { self.0.realloc(pointer, layout, new_size) };
+        note_given(block, counted(new_size) - counted(layout.size()));
+        block
     }
 }
 
