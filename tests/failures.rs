@@ -1,6 +1,7 @@
 //! A rank that errors or panics ends the step everywhere, with its rank and op, in time.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,7 +165,7 @@ fn a_commander_that_panics_leaves_every_rank_as_it_was() {
 #[test]
 fn given_values_are_copied_not_shared() {
     let own = Var::from_tensor(&ones(2, 2)).unwrap();
-    let store = ParameterStore::given([("w".to_owned(), own.as_tensor().clone())].into());
+    let store = ParameterStore::given(BTreeMap::from([("w".to_owned(), own.as_tensor().clone())]));
     store.builder(DType::F32, &Device::Cpu).get((2, 2), "w").unwrap();
     let parameter = &store.parameters()[0].var;
     parameter.set(&(ones(2, 2) * 5.0).unwrap()).unwrap();

@@ -47,7 +47,7 @@ fn trainer_with(
 /// Loss bits of every step and the hash of the final weights.
 fn pipeline(job: &Job, run: Run, plan: ValidPlan, partition: Partition) -> (Vec<u32>, String) {
     let peaks = plan.peak_activations();
-    let mailboxes = pp_schedule::lower(&plan).mailbox_peaks;
+    let mailboxes = pp_schedule::mailbox_peaks(&plan);
     let name = plan.name().to_owned();
     let mut trainer = trainer(job, run, plan, partition, 1);
     let bits = (1..=run.steps)

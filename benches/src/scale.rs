@@ -1,5 +1,6 @@
 //! Do plans stay linear when they grow? `just bench` runs it: each fixed schedule at two sizes, the second with four times the ops,
-//! generated, validated and simulated; then 1F1B on 1,024 ranks with 8,192 micro-batches, with the memory that it takes.
+//! generated, validated and simulated: with more ranks and micro-batches, with more micro-batches alone, and with more ranks alone. Then 1F1B
+//! on 1,024 ranks with 8,192 micro-batches, with the memory that it takes.
 //! The numbers go to `benches/results/scale.json`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
@@ -33,11 +34,17 @@ fn main() -> anyhow::Result<()> {
     );
     let names = ScheduleName::ALL.into_iter().filter(|name| !name.is_synthesised());
     // Both beyond the size up to which the lower bound is exact, then both within it, where it costs more than all the rest, the more
-    // with memory limits.
-    for (small, large, is_limited) in
-        [((512, 2048), (1024, 4096), false), ((2, 20_000), (2, 80_000), true)]
-    {
+    // with memory limits. The last two: ranks alone, with one micro-batch and with several.
+    for (small, large, is_limited) in [
+        ((512, 2048), (1024, 4096), false),
+        ((2, 20_000), (2, 80_000), true),
+        ((40_000, 1), (160_000, 1), false),
+        ((8_000, 8), (32_000, 8), true),
+    ] {
         for name in names.clone() {
+            if !takes(name, small) || !takes(name, large) {
+                continue;
+            }
             let (n_small, seconds_small) = fastest(name, small, is_limited)?;
             let (n_large, seconds_large) = fastest(name, large, is_limited)?;
             let ratio = seconds_large / seconds_small;
@@ -47,7 +54,7 @@ fn main() -> anyhow::Result<()> {
             );
             missed += usize::from(ratio > GROWTH_MAX);
             rows.push(json!({
-                "schedule": name.as_str(), "ops": [n_small, n_large], "seconds": [seconds_small, seconds_large], "ratio": ratio,
+                "schedule": name.as_str(), "pp": [small.0, large.0], "micro_batches": [small.1, large.1], "ops": [n_small, n_large], "seconds": [seconds_small, seconds_large], "ratio": ratio,
                 "memory_limit": is_limited,
             }));
         }
@@ -69,6 +76,13 @@ fn main() -> anyhow::Result<()> {
     println!("written: benches/results/scale.json");
     anyhow::ensure!(missed == 0, "{missed} bounds were missed");
     Ok(())
+}
+
+/// Whether a schedule takes the size at all.
+fn takes(name: ScheduleName, (n_ranks, n_micro_batches): (u32, u32)) -> bool {
+    let n_virtual_stages = name.default_virtual_stages();
+    let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
+    name.check(&sizes).is_ok()
 }
 
 fn fastest(name: ScheduleName, size: (u32, u32), is_limited: bool) -> anyhow::Result<(usize, f64)> {

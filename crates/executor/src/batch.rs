@@ -47,10 +47,90 @@ impl Batch {
         Ok(Self { micro_batches, first_sample })
     }
 
-    /// Samples of the micro-batches before number `micro_batch`, and of those before this batch.
-    pub(crate) fn first_sample_of(&self, micro_batch: usize) -> u64 {
-        let before = self.micro_batches.iter().take(micro_batch);
-        self.first_sample
-            + before.map(|(_, targets)| targets.dim(0).unwrap_or(0) as u64).sum::<u64>()
+    /// The index of the first sample of each micro-batch. Of all of them at once: who adds up those before one, for each, takes the
+    /// square of their number.
+    pub(crate) fn first_samples(&self) -> Vec<u64> {
+        let mut next = self.first_sample;
+        let first = |(_, targets): &(Vec<Tensor>, Tensor)| {
+            #[cfg(test)]
+            LOOKED_AT.set(LOOKED_AT.get() + 1);
+            let rows = targets.dim(0).unwrap_or(0) as u64;
+            next += rows;
+            next - rows
+        };
+        self.micro_batches.iter().map(first).collect()
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Micro-batches that this thread looked at to number samples.
+    static LOOKED_AT: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use candle_core::{DType, Device, Result};
+    use pp_nn::{Linear, OptimizerKind};
+    use pp_partition::{Cut, LayerStack, Objective, single};
+    use pp_schedule::{Rank, Replica, ScheduleName, Sizes, lower};
+
+    use super::*;
+    use crate::command::{Command, Reply};
+    use crate::config::RankConfig;
+    use crate::link;
+    use crate::worker::Worker;
+
+    struct MeanSquare;
+
+    impl Objective for MeanSquare {
+        fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+            (&outputs[0] - targets)?.sqr()?.mean_all()
+        }
+    }
+
+    fn ones(rows: usize) -> Tensor {
+        Tensor::ones((rows, 2), DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn samples_are_numbered_through_all_micro_batches() {
+        let batch = Batch::split(&[ones(12)], &ones(12), 4, 100).unwrap();
+        assert_eq!(batch.first_samples(), [100, 103, 106, 109]);
+    }
+
+    /// A step of one rank, on this thread. How many micro-batches were looked at to number their samples.
+    fn looked_at_in_a_step(n_micro_batches: u32) -> u64 {
+        let mut stack = LayerStack::default();
+        stack.push("a", |vb| {
+            let linear = Linear::new(2, 2, vb.pp("a"))?;
+            Ok(single(move |x, c| linear.forward(x, c)))
+        });
+        let sizes =
+            Sizes { n_ranks: 1, n_micro_batches, n_virtual_stages: 1, interleave_group: None };
+        let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
+        let lowered = Arc::new(lower(&plan));
+        let partition = Cut::Uniform.solve(&stack, 1, None).unwrap();
+        let config =
+            RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Sgd);
+        let (address, mailbox) = link::mailbox(Duration::ZERO, false);
+        let place = (Rank(0), Replica(0));
+        let mut worker = Worker::new(config, lowered, place, Arc::new([address]), mailbox).unwrap();
+        let rows = n_micro_batches as usize;
+        let batch = Arc::new(Batch::split(&[ones(rows)], &ones(rows), rows, 0).unwrap());
+        let before = LOOKED_AT.get();
+        let reply = worker.handle(Command::Step { step: 1, batch }).unwrap();
+        let Reply::Stepped(report) = reply else { panic!("another reply") };
+        assert_eq!(report.losses.len(), rows);
+        LOOKED_AT.get() - before
+    }
+
+    #[test]
+    fn a_step_looks_at_each_micro_batch_once_however_many_there_are() {
+        // Each forward added up the rows of all micro-batches before it: with 40,000 of them a step took 11.6 s.
+        assert_eq!([5, 50, 500].map(looked_at_in_a_step), [5, 50, 500]);
     }
 }

@@ -1,6 +1,6 @@
 //! Parameters that a rank owns: created by name, from a seed, one layer at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
@@ -32,15 +32,22 @@ pub struct ParameterStore {
 #[derive(Debug)]
 struct Inner {
     source: Source,
-    made: Mutex<Vec<Parameter>>,
+    made: Mutex<Made>,
+}
+
+/// Parameters in the order of asking, and the place of each by its name.
+#[derive(Debug, Default)]
+struct Made {
+    parameters: Vec<Parameter>,
+    by_name: HashMap<String, usize>,
 }
 
 #[derive(Debug)]
 enum Source {
     Seed(u64),
     Zeros,
-    /// Values by name; a name that is absent is an error.
-    Given(BTreeMap<String, Tensor>),
+    /// Values by name; a name that is absent is an error. Shared: there is a store for each stage.
+    Given(Arc<BTreeMap<String, Tensor>>),
 }
 
 impl ParameterStore {
@@ -54,13 +61,13 @@ impl ParameterStore {
         Self::from_source(Source::Zeros)
     }
 
-    /// A store whose initial values are given by name (`--init`).
-    pub fn given(values: BTreeMap<String, Tensor>) -> Self {
-        Self::from_source(Source::Given(values))
+    /// A store whose initial values are given by name (`--init`). It holds them for as long as it lives.
+    pub fn given(values: impl Into<Arc<BTreeMap<String, Tensor>>>) -> Self {
+        Self::from_source(Source::Given(values.into()))
     }
 
     fn from_source(source: Source) -> Self {
-        Self { inner: Arc::new(Inner { source, made: Mutex::new(Vec::new()) }) }
+        Self { inner: Arc::new(Inner { source, made: Mutex::default() }) }
     }
 
     /// A builder for layers; what they ask for becomes a trained parameter of this store.
@@ -70,7 +77,7 @@ impl ParameterStore {
 
     /// The parameters made so far, in the order in which layers asked for them.
     pub fn parameters(&self) -> Vec<Parameter> {
-        self.inner.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.made.lock().unwrap_or_else(PoisonError::into_inner).parameters.clone()
     }
 }
 
@@ -86,7 +93,8 @@ impl SimpleBackend for Backend {
         device: &Device,
     ) -> Result<Tensor> {
         let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(parameter) = made.iter().find(|p| p.name == name) {
+        if let Some(&at) = made.by_name.get(name) {
+            let parameter = &made.parameters[at];
             if parameter.var.shape() != &shape {
                 bail!(
                     "parameter {name} has shape {:?}, asked for as {shape:?}",
@@ -120,7 +128,9 @@ impl SimpleBackend for Backend {
         // would change whoever it came from.
         let var = Var::from_tensor(&value.detach())?;
         let tensor = var.as_tensor().clone();
-        made.push(Parameter { name: name.to_owned(), var });
+        let at = made.parameters.len();
+        made.by_name.insert(name.to_owned(), at);
+        made.parameters.push(Parameter { name: name.to_owned(), var });
         Ok(tensor)
     }
 
@@ -177,15 +187,22 @@ pub fn parameter_shapes<T>(
     dtype: DType,
     build: impl FnOnce(VarBuilder<'static>) -> Result<T>,
 ) -> Result<Vec<(String, Shape)>> {
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::new(Mutex::new(Seen::default()));
     let builder =
         VarBuilder::from_backend(Box::new(Recorder(Arc::clone(&seen))), dtype, Device::Cpu);
     build(builder)?;
-    let names = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(names)
+    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(std::mem::take(&mut seen.shapes))
 }
 
-struct Recorder(Arc<Mutex<Vec<(String, Shape)>>>);
+/// Names and shapes in the order of asking.
+#[derive(Default)]
+struct Seen {
+    shapes: Vec<(String, Shape)>,
+    names: HashSet<String>,
+}
+
+struct Recorder(Arc<Mutex<Seen>>);
 
 impl SimpleBackend for Recorder {
     fn get(
@@ -197,8 +214,8 @@ impl SimpleBackend for Recorder {
         device: &Device,
     ) -> Result<Tensor> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !seen.iter().any(|(known, _)| known == name) {
-            seen.push((name.to_owned(), shape.clone()));
+        if seen.names.insert(name.to_owned()) {
+            seen.shapes.push((name.to_owned(), shape.clone()));
         }
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
@@ -242,7 +259,7 @@ mod tests {
     #[test]
     fn given_values_are_checked_by_name_and_shape() {
         let value = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
-        let store = ParameterStore::given([("w".to_owned(), value)].into());
+        let store = ParameterStore::given(BTreeMap::from([("w".to_owned(), value)]));
         let builder = store.builder(DType::F32, &Device::Cpu);
         assert!(builder.get((2, 2), "w").is_ok());
         assert!(builder.get((3, 2), "w").unwrap_err().to_string().contains("shape"));

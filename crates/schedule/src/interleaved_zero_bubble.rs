@@ -25,7 +25,7 @@ pub(crate) fn row(
     let mut to_do = table(n_micro_batches, v, group);
     let stage = |chunk| chunk * n_ranks + rank;
     to_do.by_ref().take(n_warm_up).for_each(|(chunk, j)| row.forward(stage(chunk), j));
-    let mut late = VecDeque::with_capacity(rank as usize + 1);
+    let mut late = VecDeque::with_capacity(n_all.min(rank as usize) + 1);
     for (undone, k) in table(n_micro_batches, v, group) {
         if let Some((chunk, j)) = to_do.next() {
             row.forward(stage(chunk), j);

@@ -59,6 +59,7 @@ mod closed_form;
 mod costs;
 mod csv;
 mod dual_pipe_v;
+mod edges;
 mod error;
 mod footprint;
 mod forward_only;
@@ -92,6 +93,7 @@ mod topology;
 mod v_block;
 mod validate;
 mod walk;
+mod work;
 mod zb_auto;
 mod zb_v;
 mod zero_bubble;
@@ -106,7 +108,9 @@ pub use footprint::{Footprint, StageBytes, footprints};
 pub use forward_only::forward_only;
 pub use grid::draw;
 pub use ids::{Chunk, MicroBatch, Pipe, Rank, Replica, Stage};
-pub use lower::{Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous};
+pub use lower::{
+    Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous, mailbox_peaks,
+};
 pub use meant::{did_you_mean, meant};
 pub use number::short_number;
 pub use op::{Op, ParseOpError, Phase};

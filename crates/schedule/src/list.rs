@@ -9,10 +9,12 @@ use std::collections::BinaryHeap;
 
 use crate::action::Action;
 use crate::costs::Costs;
+use crate::edges::Edges;
 use crate::ids::{MicroBatch, Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::ordered::Ordered;
 use crate::topology::Topology;
+use crate::work;
 
 /// What is to be scheduled: m micro-batches through the stages of one copy of a model.
 #[derive(Clone, Copy)]
@@ -134,7 +136,8 @@ struct Choices {
 }
 
 struct Clockwork<'a> {
-    /// When each edge has sent what it was given, where edges have a bandwidth.
+    /// Where edges have a bandwidth: which they are, and when each has sent what it was given.
+    edges: Option<Edges>,
     edge_free: Vec<f64>,
     problem: Problem<'a>,
     policy: Policy,
@@ -198,8 +201,9 @@ impl<'a> Clockwork<'a> {
             }
         }
         let events = (0..n_ranks).map(|rank| event(0.0, rank)).collect();
-        let n_edges = if costs.bandwidth.is_some() { n_ranks * n_ranks } else { 0 };
-        Self { edge_free: vec![0.0; n_edges], problem, policy, stages, ranks, events }
+        let edges = costs.bandwidth.is_some().then(|| Edges::new(topology));
+        let edge_free = vec![0.0; edges.as_ref().map_or(0, Edges::len)];
+        Self { edges, edge_free, problem, policy, stages, ranks, events }
     }
 
     fn run(mut self) -> Scheduled {
@@ -266,6 +270,7 @@ impl<'a> Clockwork<'a> {
         let mut choices = Choices::default();
         let (mut next_input, mut next_gradient) = (f64::INFINITY, f64::INFINITY);
         for &stage in &self.ranks[rank].stages {
+            work::done(1);
             let here = &self.stages[stage as usize];
             match self.forward(rank, stage) {
                 Forward::Unknown => {}
@@ -350,7 +355,8 @@ impl<'a> Clockwork<'a> {
         let to = self.stages[next.idx()].rank;
         let (sender, receiver) = ((Rank(rank as u32), op.stage), (Rank(to as u32), next));
         let mut sent = end;
-        if let Some(edge) = self.edge_free.get_mut(rank * self.ranks.len() + to) {
+        if let Some(edges) = self.edges.as_ref().filter(|_| to != rank) {
+            let edge = &mut self.edge_free[edges.between(Pipe(0), op.stage, next)];
             *edge = edge.max(end) + costs.transfer(sender, receiver);
             sent = *edge;
         }

@@ -55,8 +55,8 @@ pub enum Instruction {
 pub struct LoweredPlan {
     /// For every rank its instructions, in order.
     pub rows: Vec<Vec<Instruction>>,
-    /// For every rank the most messages that can ever wait for it, however fast or slow each rank is.
-    pub mailbox_peaks: Vec<u32>,
+    /// The micro-batches of one step.
+    pub n_micro_batches: u32,
 }
 
 impl fmt::Display for Transfer {
@@ -81,7 +81,7 @@ impl fmt::Display for Instruction {
 
 /// Puts sends and receives into a plan for links that hold messages until they are received.
 ///
-/// No message where both stages are on one rank. Linear in the ops, times the ranks for the mailbox peaks.
+/// No message where both stages are on one rank. Linear in the ops.
 pub fn lower(plan: &ValidPlan) -> LoweredPlan {
     let row = |row: &Vec<Action>| {
         let mut instructions = Vec::with_capacity(3 * row.len());
@@ -94,7 +94,8 @@ pub fn lower(plan: &ValidPlan) -> LoweredPlan {
         }
         instructions
     };
-    LoweredPlan { rows: plan.rows().iter().map(row).collect(), mailbox_peaks: mailbox_peaks(plan) }
+    let rows = plan.rows().iter().map(row).collect();
+    LoweredPlan { rows, n_micro_batches: plan.n_micro_batches() }
 }
 
 /// Puts sends and receives into a plan for links whose sends end only when they are received.
@@ -144,9 +145,12 @@ fn transfer(plan: &ValidPlan, op: Op, from_stage: Stage, to_stage: Stage) -> Opt
     })
 }
 
+/// For every rank the most messages that can ever wait for it, however fast or slow each rank is. It takes the ops of the plan times the
+/// ranks: to check what a run measured, not to prepare one.
+///
 /// For each rank: hold it before each of its ops in turn while everybody else runs as far as they can get without it. What then
 /// waits for it is the most that can wait at that op, whatever the times are.
-fn mailbox_peaks(plan: &ValidPlan) -> Vec<u32> {
+pub fn mailbox_peaks(plan: &ValidPlan) -> Vec<u32> {
     let peak = |held: usize| {
         let mut walk = Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches());
         let (mut waiting, mut peak) = (0_u32, 0);

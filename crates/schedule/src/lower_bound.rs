@@ -17,6 +17,7 @@ use crate::number::short_number;
 use crate::one_machine::{Critical, Job, one_machine, sums};
 use crate::op::Phase;
 use crate::plan::ValidPlan;
+use crate::work;
 
 /// Plans with more ops get the coarser bound: the exact one keeps some numbers for each op and sorts them.
 const OPS_EXACT: usize = 1 << 20;
@@ -49,13 +50,13 @@ pub(crate) fn lower_bound(
     let mut jobs = Vec::new();
     for rank in (0..plan.n_ranks()).map(Rank) {
         jobs.clear();
-        for (pipe, stage) in plan.topology().stages_of(rank) {
+        for &(pipe, stage) in plan.topology().stages_of(rank) {
             pipes[pipe.idx()].jobs(stage, &times, &mut jobs);
         }
         let critical = if is_exact {
             one_machine(&mut jobs)
         } else {
-            sums(&jobs, f64::from(plan.places().n_per_pipe()))
+            sums(&mut jobs, f64::from(plan.places().n_per_pipe()))
         };
         // A hair more is rounding. Of equal sums the one with the most work says the most.
         let (sum, most) = (critical.sum(), best.critical.sum());
@@ -309,10 +310,14 @@ impl Room {
 fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Room> {
     let topology = plan.topology();
     let mut held = vec![0.0_f64; plan.n_ranks() as usize];
-    let is_alone = |rank: Rank| {
-        let n_here = topology.ranks(pipe).iter().filter(|&&other| other == rank).count();
-        topology.n_pipes() == 1 && n_here == 1
-    };
+    let is_alone = |rank: Rank| topology.n_pipes() == 1 && topology.stages_of(rank).len() == 1;
+    // Of each rank once: it may hold many stages, and each asks.
+    let splits: Vec<bool> = (0..plan.n_ranks())
+        .map(|rank| {
+            let mut ops = plan.ops(Rank(rank)).inspect(|_| work::done(1));
+            ops.any(|op| op.phase == Phase::InputGrad)
+        })
+        .collect();
     let room = |stage: Stage| {
         let rank = topology.rank_of(pipe, stage);
         let (activation, residue) = (costs.activation[stage.idx()], costs.residue[stage.idx()]);
@@ -322,9 +327,9 @@ fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Roo
         }
         let limit = limits[rank.idx()];
         let n_held = (limit * (1.0 + 1e-9) / held[rank.idx()]).floor() as usize;
-        let splits = plan.ops(rank).any(|op| op.phase == Phase::InputGrad);
-        let alone = (splits && residue > 0.0 && residue <= activation && is_alone(rank))
-            .then_some((limit, activation, residue));
+        let alone =
+            (splits[rank.idx()] && residue > 0.0 && residue <= activation && is_alone(rank))
+                .then_some((limit, activation, residue));
         Room { n_held: Some(n_held.max(1)), alone }
     };
     topology.stages().map(room).collect()

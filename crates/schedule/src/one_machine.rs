@@ -7,6 +7,7 @@
 use std::collections::BinaryHeap;
 
 use crate::ordered::Ordered;
+use crate::work;
 
 /// An op on its rank.
 #[derive(Clone, Copy, Debug)]
@@ -78,14 +79,21 @@ pub(crate) fn one_machine(jobs: &mut [Job]) -> Critical {
 }
 
 /// The coarser bound: the jobs are those of one micro-batch, and there are `n_times` as many.
-pub(crate) fn sums(jobs: &[Job], n_times: f64) -> Critical {
-    let mut best = Critical::default();
+pub(crate) fn sums(jobs: &mut [Job], n_times: f64) -> Critical {
     // By tail, and by all longer ones: W may come last, with nothing behind it.
-    for threshold in jobs.iter().map(|job| job.tail) {
-        let those = || jobs.iter().filter(|job| job.tail >= threshold);
-        let fill = those().map(|job| job.head).fold(f64::INFINITY, f64::min);
-        let work = n_times * those().map(|job| job.time).sum::<f64>();
-        let critical = Critical { fill, work, drain: threshold, n_pieces: usize::MAX };
+    jobs.sort_by(|a, b| b.tail.total_cmp(&a.tail));
+    let mut best = Critical::default();
+    let (mut fill, mut time) = (f64::INFINITY, 0.0);
+    for (at, job) in jobs.iter().enumerate() {
+        work::done(1);
+        fill = job.head.min(fill);
+        time += job.time;
+        // Of equal tails all belong to the set.
+        if jobs.get(at + 1).is_some_and(|next| next.tail >= job.tail) {
+            continue;
+        }
+        let (work, drain) = (n_times * time, job.tail);
+        let critical = Critical { fill, work, drain, n_pieces: usize::MAX };
         if critical.sum() > best.sum() {
             best = critical;
         }
@@ -126,6 +134,28 @@ mod tests {
                 (0..n).map(|_| job(number(12), 1.0 + number(5), number(12))).collect();
             let want = over_all_sets(&jobs);
             let found = one_machine(&mut jobs);
+            assert!((found.sum() - want).abs() < 1e-9, "{found:?} is not {want}: {jobs:?}");
+        }
+    }
+
+    #[test]
+    fn the_coarser_bound_is_the_largest_sum_over_all_shortest_tails() {
+        let mut random = 3_u64;
+        let mut number = |most: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            ((random >> 33) % most) as f64
+        };
+        for _ in 0..300 {
+            let n = 1 + number(8) as usize;
+            let mut jobs: Vec<Job> =
+                (0..n).map(|_| job(number(12), 1.0 + number(5), number(6))).collect();
+            let over_all_tails = jobs.iter().map(|shortest| {
+                let those = || jobs.iter().filter(|job| job.tail >= shortest.tail);
+                let head = those().map(|job| job.head).fold(f64::INFINITY, f64::min);
+                head + 7.0 * those().map(|job| job.time).sum::<f64>() + shortest.tail
+            });
+            let want = over_all_tails.fold(0.0, f64::max);
+            let found = sums(&mut jobs, 7.0);
             assert!((found.sum() - want).abs() < 1e-9, "{found:?} is not {want}: {jobs:?}");
         }
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::action::Action;
 use crate::costs::Costs;
+use crate::edges::Edges;
 use crate::error::ScheduleError;
 use crate::ids::Stage;
 use crate::list::Length;
@@ -212,8 +213,9 @@ fn play(plan: &ValidPlan, costs: &Costs) -> Played {
         plan.rows().iter().map(|row| Vec::with_capacity(row.len())).collect();
     let mut arrivals = vec![Vec::new(); n_ranks];
     let mut free = vec![0.0_f64; n_ranks];
-    let mut edge_free =
-        vec![0.0_f64; if costs.bandwidth.is_some() { n_ranks * n_ranks } else { 0 }];
+    // Where messages queue: when each edge has sent what it was given.
+    let edges = costs.bandwidth.is_some().then(|| Edges::new(plan.topology()));
+    let mut edge_free = vec![0.0_f64; edges.as_ref().map_or(0, Edges::len)];
     Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches()).run(|rank, _, action| {
         let at = |stage: Stage, op: Op| stage.idx() * n_micro_batches + op.micro_batch.idx();
         let mut start = free[rank.idx()];
@@ -239,8 +241,9 @@ fn play(plan: &ValidPlan, costs: &Costs) -> Played {
             let to = places.rank_of(next, op.micro_batch);
             let mut arrival = end;
             if to != rank {
-                if costs.bandwidth.is_some() {
-                    let edge = &mut edge_free[rank.idx() * n_ranks + to.idx()];
+                if let Some(edges) = &edges {
+                    let pipe = places.pipe_of(op.micro_batch);
+                    let edge = &mut edge_free[edges.between(pipe, op.stage, next)];
                     *edge = edge.max(end) + costs.transfer((rank, op.stage), (to, next));
                     arrival = *edge;
                 }

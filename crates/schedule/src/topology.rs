@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ScheduleError;
 use crate::ids::{Chunk, MicroBatch, Pipe, Rank, Stage};
+use crate::work;
 
 /// How stages are dealt out to ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +33,10 @@ pub struct Topology {
     /// Pipe by pipe, stage by stage.
     rank_of: Vec<Rank>,
     chunk_of: Vec<Chunk>,
+    /// Rank by rank: who asks what each rank holds would otherwise look through all stages for each.
+    held: Vec<(Pipe, Stage)>,
+    /// Where the stages of each rank begin in `held`, and after the last one its end.
+    held_from: Vec<usize>,
     n_ranks: u32,
     n_stages: u32,
     n_virtual_stages: u32,
@@ -100,7 +105,8 @@ impl Topology {
             return Err(ScheduleError::IdleRank { rank: Rank(idle as u32), n_stages });
         }
         let n_stages = n_stages as u32;
-        Ok(Self { rank_of: ranks, chunk_of, n_ranks, n_stages, n_virtual_stages })
+        let (held, held_from) = held(&ranks, n_stages, n_ranks);
+        Ok(Self { rank_of: ranks, chunk_of, held, held_from, n_ranks, n_stages, n_virtual_stages })
     }
 
     /// p, the number of ranks.
@@ -145,9 +151,12 @@ impl Topology {
     }
 
     /// The stages that a rank holds, pipe by pipe, ascending.
-    pub fn stages_of(&self, rank: Rank) -> Vec<(Pipe, Stage)> {
-        let all = self.pipes().flat_map(|pipe| self.stages().map(move |stage| (pipe, stage)));
-        all.filter(|&(pipe, stage)| self.rank_of(pipe, stage) == rank).collect()
+    ///
+    /// # Panics
+    /// When there is no such rank.
+    pub fn stages_of(&self, rank: Rank) -> &[(Pipe, Stage)] {
+        work::done(1);
+        &self.held[self.held_from[rank.idx()]..self.held_from[rank.idx() + 1]]
     }
 
     /// Every copy of the model.
@@ -185,11 +194,10 @@ impl Topology {
     #[must_use]
     pub fn first_pipe(&self) -> Self {
         let n_stages = self.n_stages as usize;
-        Self {
-            rank_of: self.rank_of[..n_stages].to_vec(),
-            chunk_of: self.chunk_of[..n_stages].to_vec(),
-            ..*self
-        }
+        let rank_of = self.rank_of[..n_stages].to_vec();
+        let (held, held_from) = held(&rank_of, self.n_stages, self.n_ranks);
+        let chunk_of = self.chunk_of[..n_stages].to_vec();
+        Self { rank_of, chunk_of, held, held_from, ..*self }
     }
 
     #[inline]
@@ -249,6 +257,24 @@ pub(crate) fn n_stages(n_ranks: u32, n_virtual_stages: u32) -> Result<u32, Sched
         value: u128::from(n_stages),
         limit: u128::from(limit),
     })
+}
+
+/// The stages of every rank, rank by rank, and where those of each begin.
+fn held(rank_of: &[Rank], n_stages: u32, n_ranks: u32) -> (Vec<(Pipe, Stage)>, Vec<usize>) {
+    let mut held_from = vec![0_usize; n_ranks as usize + 1];
+    for rank in rank_of {
+        held_from[rank.idx() + 1] += 1;
+    }
+    for rank in 0..n_ranks as usize {
+        held_from[rank + 1] += held_from[rank];
+    }
+    let mut next = held_from.clone();
+    let mut held = vec![(Pipe(0), Stage(0)); rank_of.len()];
+    for (at, rank) in (0..).zip(rank_of) {
+        held[next[rank.idx()]] = (Pipe(at / n_stages), Stage(at % n_stages));
+        next[rank.idx()] += 1;
+    }
+    (held, held_from)
 }
 
 fn first_absent(ranks: &[Rank]) -> Rank {

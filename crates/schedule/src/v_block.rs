@@ -14,6 +14,7 @@ use std::collections::VecDeque;
 
 use crate::action::Action;
 use crate::op::Op;
+use crate::work;
 
 /// Which of the two blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,6 +162,7 @@ fn block_row(slots: [u64; 4], n_micro_batches: u32) -> Vec<Cell> {
     let mut row = Vec::with_capacity(n_cells);
     let mut slot = 0;
     while row.len() < n_cells {
+        work::done(1);
         let is_due =
             |&at: &usize| next[at] < n_micro_batches && slots[at] + 6 * u64::from(next[at]) == slot;
         match (0..4).find(is_due) {
@@ -174,7 +176,16 @@ fn block_row(slots: [u64; 4], n_micro_batches: u32) -> Vec<Cell> {
                     _ => {}
                 }
             }
-            None => row.extend(late.pop_front()),
+            None => match late.pop_front() {
+                Some(cell) => row.push(cell),
+                // Nothing is due: on to the next slot that has something.
+                None => {
+                    let ahead = (0..4).filter(|&at| next[at] < n_micro_batches);
+                    let due = ahead.map(|at| slots[at] + 6 * u64::from(next[at]));
+                    slot = due.filter(|&due| due > slot).min().unwrap_or(slot + 1);
+                    continue;
+                }
+            },
         }
         slot += 1;
     }
@@ -220,13 +231,26 @@ impl<'a> Squeeze<'a> {
     fn play(mut self, mut run: impl FnMut(usize, Cell)) -> u64 {
         let mut n_left: usize = self.rows.iter().map(Vec::len).sum();
         let mut n_slots = 0;
-        let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(self.rows.len());
+        let n_ranks = self.rows.len();
+        let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(n_ranks);
+        // What a rank can run changes only with what it or a neighbour has run in the slot before.
+        let mut changed: Vec<usize> = (0..n_ranks).collect();
+        let mut is_listed = vec![true; n_ranks];
         while n_left > 0 {
             n_slots += 1;
-            chosen.extend((0..self.rows.len()).filter_map(|rank| Some((rank, self.choose(rank)?))));
+            for rank in changed.drain(..) {
+                work::done(1);
+                is_listed[rank] = false;
+                chosen.extend(self.choose(rank).map(|at| (rank, at)));
+            }
             // What ends with this slot is there from the next one on.
             n_left -= chosen.len();
             for (rank, at) in chosen.drain(..) {
+                for near in rank.saturating_sub(1)..(rank + 2).min(n_ranks) {
+                    if !std::mem::replace(&mut is_listed[near], true) {
+                        changed.push(near);
+                    }
+                }
                 let cursor = &mut self.ranks[rank];
                 let cell = self.rows[rank][cursor.head + at];
                 cursor.held += cell.change();

@@ -6,6 +6,7 @@ use crate::action::Action;
 use crate::ids::{Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::topology::{Places, Topology};
+use crate::work;
 
 const FORWARD_DONE: u8 = 1;
 const GRADIENT_DONE: u8 = 2;
@@ -61,6 +62,7 @@ impl<'a> Walk<'a> {
             let row = &self.rows[rank];
             while let Some(&action) = row.get(self.heads[rank]) {
                 let cell = self.heads[rank];
+                work::done(1);
                 if !may_run(Rank(rank as u32), cell) || self.missing(action).is_some() {
                     break;
                 }

@@ -11,8 +11,10 @@
 
 use crate::action::Action;
 use crate::row::Row;
+use crate::work;
 
-/// What a rank has done of one of its two stages so far, and what it may do at all.
+/// What a rank has done of one of its two stages so far, of the micro-batches that there are. The phases are laid out for 2p−1 at least;
+/// those that are not there are passed over.
 struct Half {
     stage: u32,
     n_micro_batches: u32,
@@ -26,53 +28,54 @@ impl Half {
         Self { stage, n_micro_batches, n_forward: 0, n_input_grad: 0, n_weight_grad: 0 }
     }
 
-    /// The next F. The phases are laid out for 2p−1 micro-batches at least; those that are not there are passed over.
     fn forward(&mut self, row: &mut Row) {
+        work::done(1);
         if self.n_forward < self.n_micro_batches {
             row.forward(self.stage, self.n_forward);
+            self.n_forward += 1;
         }
-        self.n_forward += 1;
     }
 
     fn input_grad(&mut self, row: &mut Row) {
+        work::done(1);
         if self.n_input_grad < self.n_micro_batches {
             row.input_grad(self.stage, self.n_input_grad);
+            self.n_input_grad += 1;
         }
-        self.n_input_grad += 1;
     }
 
     fn weight_grad(&mut self, row: &mut Row) {
+        work::done(1);
         if self.n_weight_grad < self.n_micro_batches {
             row.weight_grad(self.stage, self.n_weight_grad);
+            self.n_weight_grad += 1;
         }
-        self.n_weight_grad += 1;
     }
 }
 
 /// The row of one rank, in the eight phases of the rule.
 pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
-    let (p, r) = (n_ranks, rank);
-    let n = n_micro_batches.max(2 * p - 1);
-    let mut row = Row::with_capacity(6 * n_micro_batches as usize);
-    let (mut a, mut b) = (Half::new(r, n_micro_batches), Half::new(2 * p - 1 - r, n_micro_batches));
+    let (p, r, m) = (n_ranks, rank, n_micro_batches);
+    let mut row = Row::with_capacity(6 * m as usize);
+    let (mut a, mut b) = (Half::new(r, m), Half::new(2 * p - 1 - r, m));
+    // A round takes the next micro-batch of each op in it: after m rounds a phase has none left, however many the rule has.
+    let rounds = |n: u32| 0..n.min(m);
     // 1: down, until the first micro-batch comes up again
-    (0..2 * (p - r) - 1).for_each(|_| a.forward(&mut row));
+    rounds(2 * (p - r) - 1).for_each(|_| a.forward(&mut row));
     // 2: both ways
-    for _ in 0..r {
+    for _ in rounds(r) {
         b.forward(&mut row);
         a.forward(&mut row);
     }
     // 3: the first gradients
-    for _ in 0..p - r {
+    for _ in rounds(p - r) {
         b.forward(&mut row);
         b.input_grad(&mut row);
         b.weight_grad(&mut row);
     }
-    // 4: steady state
-    while b.n_forward < a.n_forward || a.n_forward < n {
-        if a.n_forward < n {
-            a.forward(&mut row);
-        }
+    // 4: steady state, until b, which is at p, has come to the last
+    for _ in rounds(m.max(2 * p - 1) - p) {
+        a.forward(&mut row);
         a.input_grad(&mut row);
         a.weight_grad(&mut row);
         b.forward(&mut row);
@@ -80,19 +83,17 @@ pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> 
         b.weight_grad(&mut row);
     }
     // 5 and 6: cool-down
-    for _ in 0..r {
+    for _ in rounds(r) {
         a.input_grad(&mut row);
         b.input_grad(&mut row);
     }
-    for _ in 0..p - r {
+    for _ in rounds(p - r) {
         a.input_grad(&mut row);
         a.weight_grad(&mut row);
     }
     // 7 and 8: what nobody waits for
     for half in [&mut b, &mut a] {
-        while half.n_weight_grad < n {
-            half.weight_grad(&mut row);
-        }
+        rounds(m).for_each(|_| half.weight_grad(&mut row));
     }
     row.finish()
 }

@@ -1,6 +1,6 @@
 //! A training run from its first event to its last.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -101,7 +101,7 @@ fn make_ready(
 ) -> Result<Ready, CliError> {
     let mut took = Vec::new();
     let mut phase = None;
-    let session = prepared.cut(&mut Profiles::default(), |now| match now {
+    let mut session = prepared.cut(&mut Profiles::default(), |now| match now {
         Preparing::Profiling(done, total) => phase
             .get_or_insert_with(|| phases.begin(PhaseEvent::PROFILING, None, total))
             .at(done, total),
@@ -458,7 +458,7 @@ impl Run {
     fn sample(&mut self, weights: &[(String, Tensor)], bytes: usize) -> candle_core::Result<()> {
         let ModelSpec::Gpt { config, .. } = &self.session.spec.model else { return Ok(()) };
         let stack = &self.session.job.stack;
-        let store = ParameterStore::given(weights.iter().cloned().collect());
+        let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
         let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
             .map_err(|e| candle_core::Error::Msg(chain(&e)))?;
         let (seed, step) = (self.session.spec.seed, self.session.spec.steps);

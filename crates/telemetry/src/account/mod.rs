@@ -348,7 +348,7 @@ fn imbalance(
     let mut excess = vec![0.0; n_ranks];
     for (rank, (gain, excess)) in gains.iter_mut().zip(&mut excess).enumerate() {
         let mut costs = net.clone();
-        for &(_, stage) in &plan.topology().stages_of(pp_schedule::Rank(rank as u32)) {
+        for &(_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank as u32)) {
             let at = stage.idx();
             let [forward, input_grad, weight_grad] = reference[at];
             *excess += measured.excess(at, reference).max(0.0);

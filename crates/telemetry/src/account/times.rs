@@ -342,7 +342,7 @@ impl Measured {
     /// F, I and W of all stages of a rank together, with their copies; `factors` says for each stage how many times as long it takes.
     pub(crate) fn of_rank(&self, plan: &ValidPlan, rank: u32, factors: Option<&[f64]>) -> [f64; 3] {
         let mut sum = [0.0; 3];
-        for (_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank)) {
+        for &(_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank)) {
             let factor = factors.and_then(|all| all.get(stage.idx())).copied().unwrap_or(1.0);
             let times = self.ops.of_stage(stage.idx(), Share::Net);
             let [forward, input, weight] = times.map(|time| time * factor);

@@ -158,7 +158,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let ranks = sessions.iter().map(|(_, _, s)| s.plan.n_ranks().saturating_mul(s.spec.dp));
     limits::threads(ranks.fold(0, u32::saturating_add), 1)?;
     let mut entries = Vec::with_capacity(sessions.len());
-    for (label, baseline, session) in sessions {
+    for (label, baseline, mut session) in sessions {
         let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
         entries.push(Entry { label, baseline, session, trainer, outcomes: Vec::new() });
     }

@@ -54,11 +54,22 @@ fn scale(profile: &mut Profile, times: f64) {
     }
 }
 
-/// Profiles of one model, by the samples of a micro-batch.
+/// What several jobs with one model need once: its profiles, by the samples of a micro-batch, and its initial weights from a file.
 #[derive(Default)]
-pub(crate) struct Profiles(BTreeMap<usize, Profile>);
+pub(crate) struct Profiles {
+    by_rows: BTreeMap<usize, Profile>,
+    initial: Option<Initial>,
+}
+
+/// Initial weights by name.
+type Initial = Arc<BTreeMap<String, Tensor>>;
 
 impl Profiles {
+    /// One copy for all jobs, which all begin from the same file: the first.
+    fn shared(&mut self, initial: Initial) -> Initial {
+        Arc::clone(self.initial.get_or_insert(initial))
+    }
+
     fn measured(
         &mut self,
         job: &Job,
@@ -66,7 +77,7 @@ impl Profiles {
         place: DeviceSpec,
         on_layer: impl FnMut(usize),
     ) -> Result<&Profile, CliError> {
-        match self.0.entry(rows) {
+        match self.by_rows.entry(rows) {
             Entry::Occupied(found) => Ok(found.into_mut()),
             Entry::Vacant(absent) => {
                 let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
@@ -103,7 +114,7 @@ pub(crate) struct Prepared {
     plan: ValidPlan,
     batch_size: u64,
     mesh: Mesh,
-    initial: Option<Arc<BTreeMap<String, Tensor>>>,
+    initial: Option<Initial>,
 }
 
 /// A job that is ready to start: everything that can be wrong with its flags has been found.
@@ -118,7 +129,8 @@ pub(crate) struct Session {
     pub(crate) promise: Option<Promise>,
     /// What each layer was measured to take for a micro-batch, where it was.
     layer_seconds: Vec<f64>,
-    initial: Option<Arc<BTreeMap<String, Tensor>>>,
+    /// Until the ranks have them.
+    initial: Option<Initial>,
 }
 
 impl Prepared {
@@ -261,7 +273,9 @@ impl Session {
     /// # Errors
     /// As [`Prepared::new`] and [`Prepared::cut`].
     pub(crate) fn with_profiles(spec: Spec, profiles: &mut Profiles) -> Result<Self, CliError> {
-        Prepared::new(spec)?.cut(profiles, |_| {})
+        let mut prepared = Prepared::new(spec)?;
+        prepared.initial = prepared.initial.map(|initial| profiles.shared(initial));
+        prepared.cut(profiles, |_| {})
     }
 
     /// What each rank will hold; nothing where it is not counted, or the gradients of several copies of the model pass through.
@@ -291,13 +305,18 @@ impl Session {
         Ok(planned.unwrap_or_default().into_iter().enumerate().map(of_rank).collect())
     }
 
-    /// Starts the ranks.
+    /// Starts the ranks. Initial weights go to them: a second call starts from the seed.
     ///
     /// # Errors
     /// [`CliError::Failed`] if a rank cannot start.
-    pub(crate) fn trainer(&self, recorder: Recorder, origin: Instant) -> Result<Trainer, CliError> {
+    pub(crate) fn trainer(
+        &mut self,
+        recorder: Recorder,
+        origin: Instant,
+    ) -> Result<Trainer, CliError> {
+        let initial = self.initial.take();
         let config = TrainerConfig {
-            ranks: self.ranks(recorder, origin),
+            ranks: RankConfig { initial, ..self.ranks(recorder, origin) },
             clip_norm: self.spec.clip_norm,
             rate: self.spec.rate,
             steps: self.spec.steps,
@@ -311,7 +330,6 @@ impl Session {
             if let ModelSpec::Sleep { link, .. } = self.spec.model { link } else { Duration::ZERO };
         RankConfig {
             seed: self.spec.seed,
-            initial: self.initial.clone(),
             n_replicas: self.spec.dp,
             devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
             recompute: self.spec.recompute.clone(),
@@ -410,7 +428,9 @@ impl Session {
         let device_map = stages
             .iter()
             .flat_map(|stage| {
-                let here = places.iter().filter(move |place| place.rank.0 == stage.rank);
+                // Places go rank by rank.
+                let n_here = self.spec.dp as usize;
+                let here = places.iter().skip(stage.rank as usize * n_here).take(n_here);
                 here.map(move |place| {
                     let GpuName { uuid, pci } = match place.device {
                         DeviceSpec::Cpu { .. } => GpuName::default(),
@@ -475,10 +495,11 @@ impl Session {
 
 /// `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`: which devices serve which stage.
 pub(crate) fn devices_line(hello: &Hello) -> String {
-    let of = |stage: u32| {
-        let names = hello.device_map.iter().filter(|entry| entry.stage == stage);
-        names.map(|entry| entry.device.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    for entry in &hello.device_map {
+        names.entry(entry.stage).or_default().push(&entry.device);
+    }
+    let of = |stage: u32| names.get(&stage).map(|names| names.join(", ")).unwrap_or_default();
     let stages = hello
         .stages
         .iter()
