@@ -96,6 +96,32 @@ impl Terminal {
         self.dir.join("run")
     }
 
+    /// Answers the question that has just been asked: its key chooses, and Enter acts once the question takes keys.
+    #[track_caller]
+    fn answer(&self, question: &str, key: &str, answer: &str) {
+        self.wait_for(question);
+        let chosen = format!("▸ {key}  {answer}");
+        let began = Instant::now();
+        while !self.screen().contains(&chosen) {
+            assert!(began.elapsed() < DEADLINE, "{chosen} is not chosen:\n{}", self.screen());
+            self.press(key);
+            thread::sleep(POLL);
+        }
+        self.press("Enter");
+    }
+
+    /// Closes the question that has just been asked.
+    #[track_caller]
+    fn closes(&self, question: &str, key: &str) {
+        self.wait_for(question);
+        let began = Instant::now();
+        while self.screen().contains(question) {
+            assert!(began.elapsed() < DEADLINE, "{question} stays:\n{}", self.screen());
+            self.press(key);
+            thread::sleep(POLL);
+        }
+    }
+
     /// The monitor's process.
     fn monitor(&self) -> Pid {
         let text = fs::read_to_string(self.dir.join("pid")).unwrap();
@@ -221,12 +247,9 @@ fn one_starts_looks_around_and_stops() {
     terminal.wait_for("devices");
 
     terminal.press("q");
-    terminal.wait_for("leave the run?");
-    terminal.press("Escape");
-    terminal.wait("no question", |screen| !screen.contains("leave the run?"));
+    terminal.closes("leave the run?", "Escape");
     terminal.press("C-c");
-    terminal.wait_for("leave the run?");
-    terminal.press("s");
+    terminal.answer("leave the run?", "s", "stop");
     let screen = terminal.wait_restored("exit=143");
     assert!(screen.contains("was stopped after") && screen.contains("bubble"), "{screen}");
     let trainer = terminal.trainer().unwrap();
@@ -239,8 +262,7 @@ fn one_detaches_and_the_run_goes_on() {
     terminal.train("", 100_000);
     terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
     terminal.press("q");
-    terminal.wait_for("leave the run?");
-    terminal.press("d");
+    terminal.answer("leave the run?", "d", "detach");
     let screen = terminal.wait_restored("exit=0");
     assert!(screen.contains("goes on as process"), "{screen}");
     goes_on(&terminal);
@@ -342,8 +364,7 @@ fn one_suspends_and_comes_back() {
     terminal.wait("the screen again", |screen| step(screen).is_some());
     assert_eq!(terminal.modes(), "1 1 0");
     terminal.press("q");
-    terminal.wait_for("leave the run?");
-    terminal.press("d");
+    terminal.answer("leave the run?", "d", "detach");
     terminal.wait_restored("left=0");
 }
 
@@ -446,9 +467,12 @@ fn without_a_command_one_watches_what_is_live() {
     fs::create_dir_all(terminal.dir.join("runs/old")).unwrap();
     fs::copy(log, terminal.dir.join("runs/old/events.jsonl")).unwrap();
     terminal.pptop("");
-    let screen = terminal.wait_for("exit=0");
-    assert!(screen.contains("old  unknown"), "{screen}");
-    assert!(screen.contains("no run is live; pptop train starts one"), "{screen}");
+    let screen = terminal.wait_for("no run is live; pptop train starts one");
+    for part in ["old", "unknown", "120/120", "1f1b", "p4 m8"] {
+        assert!(screen.contains(part), "{part} is not in\n{screen}");
+    }
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
     let one = Terminal::background_run_in(&terminal.dir.join("runs/one"), "");
     terminal.pptop("");
     let screen = terminal.wait_for("LIVE");
@@ -493,8 +517,7 @@ fn one_attaches_late_twice_and_read_only() {
     terminal.pptop("attach run");
     terminal.wait_for("LIVE");
     terminal.press("x");
-    terminal.wait_for("end the run?");
-    terminal.press("w");
+    terminal.answer("end the run?", "w", "write a checkpoint");
     terminal.wait_for("STOPPED");
     assert!(terminal.run_dir().join("checkpoint.safetensors").is_file());
     terminal.press("q");
@@ -567,4 +590,271 @@ fn several_runs_are_watched_at_once() {
     terminal.press("q");
     terminal.wait_restored("exit=0");
     ends(run);
+}
+
+/// A run of one step that is over, in the folder of all runs.
+fn finished_run(terminal: &Terminal, name: &str, seed: u32) {
+    let job =
+        format!("train --headless --model sleep --pp 2 --micro-batches 4 --steps 3 --seed {seed}");
+    let ran = Command::new(env!("CARGO_BIN_EXE_pptop"))
+        .args(job.split_whitespace())
+        .arg("--run-dir")
+        .arg(terminal.dir.join("runs").join(name))
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+#[test]
+fn the_runs_that_are_kept_are_a_list() {
+    let Some(terminal) = Terminal::open() else { return };
+    fs::create_dir(terminal.dir.join("runs")).unwrap();
+    for (name, seed) in [("apple", 1), ("banana", 2), ("cherry", 3)] {
+        finished_run(&terminal, name, seed);
+    }
+    terminal.pptop("");
+    let screen = terminal.wait_for("cherry");
+    for part in ["3 runs", "finished", "3/3", "1f1b", "p2 m4", "newest first"] {
+        assert!(screen.contains(part), "{part} is not in\n{screen}");
+    }
+    // The newest is chosen; one searches, opens, and comes back.
+    terminal.wait("the newest", |screen| screen.contains("▸  cherry"));
+    terminal.press("j");
+    terminal.wait_for("▸  banana");
+    terminal.press("/");
+    terminal.wait_for("look for /");
+    terminal.tmux(&["send-keys", "-l", "app"]);
+    terminal.press("Enter");
+    terminal.wait("one run", |screen| screen.contains("▸  apple") && !screen.contains("banana"));
+    terminal.press("Enter");
+    terminal.wait_for("ENDED");
+    terminal.press("q");
+    terminal.wait_for("▸  apple");
+    terminal.press("Escape");
+    terminal.wait_for("banana");
+    // Two are compared.
+    terminal.press("o");
+    terminal.wait_for("by loss");
+    terminal.press("g");
+    terminal.press("Space");
+    terminal.press("Space");
+    terminal.wait_for("compare the two");
+    terminal.press("c");
+    let screen = terminal.wait_for("two runs");
+    assert!(screen.contains("last loss") && screen.contains("samples a second"), "{screen}");
+    terminal.press("Escape");
+    terminal.wait("the list", |screen| !screen.contains("two runs"));
+    // What is asked about opens on Cancel, and Enter acts on what is chosen.
+    terminal.press("/");
+    terminal.wait_for("look for /");
+    terminal.tmux(&["send-keys", "-l", "banana"]);
+    terminal.press("Enter");
+    terminal.wait_for("▸● banana");
+    terminal.press("d");
+    terminal.wait_for("▸ c  cancel: keep it");
+    terminal.closes("delete the run?", "Enter");
+    assert!(terminal.dir.join("runs/banana/events.jsonl").is_file());
+    terminal.press("d");
+    terminal.answer("delete the run?", "d", "delete the run");
+    terminal.wait_for("banana was deleted");
+    assert!(!terminal.dir.join("runs/banana").exists());
+    assert!(terminal.dir.join("runs/apple/events.jsonl").is_file());
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+}
+
+/// Pastes a text: as a terminal with bracketed paste does, or as keys.
+fn paste(terminal: &Terminal, text: &str, is_bracketed: bool) {
+    terminal.tmux(&["set-buffer", "-b", "pasted", text]);
+    let flags: &[&str] = if is_bracketed { &["-p"] } else { &[] };
+    terminal.tmux(&[&["paste-buffer"], flags, &["-b", "pasted"]].concat());
+}
+
+#[test]
+fn pasted_text_ends_no_run() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.train("", 100_000);
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    for text in ["fix this", "x\ns\n", "q\ns\n"] {
+        paste(&terminal, text, true);
+        terminal.wait_for("pasted text is ignored here");
+        assert!(!terminal.screen().contains("the run?"));
+        // What is said goes with the next key.
+        terminal.press("h");
+        terminal.wait("nothing said", |screen| !screen.contains("pasted text"));
+        paste(&terminal, text, false);
+        let question = if text.starts_with('q') { "leave the run?" } else { "end the run?" };
+        let screen = terminal.wait_for(question);
+        assert!(screen.contains("▸ c  cancel"), "{screen}");
+        terminal.closes(question, "Escape");
+        goes_on(&terminal);
+    }
+    let names = fs::read_dir(terminal.run_dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let written: Vec<_> =
+        names.filter(|name| name.to_string_lossy().starts_with("screen-")).collect();
+    assert!(written.is_empty(), "{written:?}");
+}
+
+/// A folder whose summary names somebody's process: nothing is sent to that, and the question says why.
+#[test]
+fn a_process_that_a_file_names_is_left_alone() {
+    let Some(terminal) = Terminal::open() else { return };
+    let mut victim = Command::new("sleep").arg("600").spawn().unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", victim.id())).unwrap();
+    let began = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap();
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
+    let log = fs::read_to_string(log).unwrap();
+    let without_end = &log[..log.trim_end().rfind('\n').unwrap() + 1];
+    fs::create_dir(terminal.dir.join("forged")).unwrap();
+    fs::write(terminal.dir.join("forged/events.jsonl"), without_end).unwrap();
+    let status = format!(
+        r#"{{"schema":1,"run":"gpt-20261101-141233","pid":{},"pid_began":{began},"host":"{}","state":"running"}}"#,
+        victim.id(),
+        pp_telemetry::host_name()
+    );
+    fs::write(terminal.dir.join("forged/status.json"), status).unwrap();
+    terminal.pptop("attach ./forged");
+    terminal.wait_for("step 120/120");
+    terminal.press("x");
+    let screen = terminal.wait_for("end the run?");
+    assert!(screen.contains("This cannot be done from here"), "{screen}");
+    assert!(!screen.contains("kill it"), "{screen}");
+    for key in ["a", "s", "Down", "Enter"] {
+        thread::sleep(Duration::from_millis(350));
+        terminal.press(key);
+    }
+    terminal.wait("no question", |screen| !screen.contains("end the run?"));
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+    assert!(victim.try_wait().unwrap().is_none(), "the process that was named is alive");
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+}
+
+/// A run that is stopped hears nothing; it is killed all the same, for the system still says who listens.
+#[test]
+fn a_stopped_run_can_be_killed() {
+    let Some(terminal) = Terminal::open() else { return };
+    let mut run = terminal.background_run("");
+    terminal.pptop("attach ./run");
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    kill_process(terminal.trainer().unwrap(), Signal::STOP).unwrap();
+    terminal.press("x");
+    terminal.answer("end the run?", "a", "at once");
+    let status = run.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
+    terminal.press("q");
+    terminal.wait_restored("exit=0");
+}
+
+impl Terminal {
+    /// The program of this pane without a shell between: stopped and continued, it is never in the background.
+    fn respawn(&self, environment: &str, arguments: &str) {
+        let program = env!("CARGO_BIN_EXE_pptop");
+        let dir = self.dir.display();
+        let line = format!(
+            "cd {dir}; echo $$ >{dir}/pid; exec env {environment} PPTOP_STATE_DIR={dir} {program} {arguments}"
+        );
+        self.tmux(&["set-option", "-g", "remain-on-exit", "on"]);
+        self.tmux(&["respawn-pane", "-k", &line]);
+    }
+}
+
+#[test]
+fn stopped_and_continued_from_outside_it_draws_anew() {
+    let Some(terminal) = Terminal::open() else { return };
+    terminal.respawn("", "demo");
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
+    let monitor = terminal.monitor();
+    kill_process(monitor, Signal::STOP).unwrap();
+    // Whoever had the terminal meanwhile has left it in another state.
+    let tty = terminal.tmux(&["display-message", "-p", "#{pane_tty}"]);
+    let tty = fs::OpenOptions::new().write(true).read(true).open(tty.trim()).unwrap();
+    let sane = Command::new("stty").arg("sane").stdin(tty.try_clone().unwrap()).status().unwrap();
+    assert!(sane.success());
+    std::io::Write::write_all(
+        &mut &tty,
+        b"\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1049l\x1b[?25h\x1b[?2004l",
+    )
+    .unwrap();
+    drop(tty);
+    assert_eq!(terminal.modes(), RESTORED);
+    kill_process(monitor, Signal::CONT).unwrap();
+    terminal.wait("the modes again", |_| terminal.modes() == "1 1 0");
+    let screen = terminal.wait("the screen again", |screen| step(screen).is_some());
+    assert!(screen.contains("devices"), "{screen}");
+    // In raw mode a key needs no Enter, and nothing is echoed.
+    terminal.press("3");
+    terminal.wait_for("[3]Devices");
+    terminal.press("q");
+    terminal.wait_for("Pane is dead");
+}
+
+#[test]
+fn in_the_background_it_leaves_the_terminal_alone_and_ends_on_a_signal() {
+    let Some(terminal) = Terminal::open() else { return };
+    let program = env!("CARGO_BIN_EXE_pptop");
+    let line = format!("clear; {program} demo & echo $! >{}/pid", terminal.dir.display());
+    terminal.tmux(&["send-keys", "-l", &line]);
+    terminal.press("Enter");
+    let began = Instant::now();
+    while fs::read_to_string(terminal.dir.join("pid")).map_or(true, |text| text.trim().is_empty()) {
+        assert!(began.elapsed() < DEADLINE);
+        thread::sleep(POLL);
+    }
+    // The shell keeps the terminal as it was.
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(terminal.modes(), RESTORED);
+    assert!(is_alive(terminal.monitor()));
+    terminal.tmux(&["send-keys", "-l", "clear; fg"]);
+    terminal.press("Enter");
+    terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
+    // Stopped from outside and sent to the background, it gives the terminal back.
+    kill_process(terminal.monitor(), Signal::STOP).unwrap();
+    terminal.wait("the shell", |_| {
+        let stat =
+            fs::read_to_string(format!("/proc/{}/stat", terminal.monitor().as_raw_nonzero()));
+        stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+    });
+    terminal.tmux(&["send-keys", "-l", "bg"]);
+    terminal.press("Enter");
+    terminal.wait("the modes of the shell", |_| terminal.modes() == RESTORED);
+    kill_process(terminal.monitor(), Signal::TERM).unwrap();
+    let began = Instant::now();
+    while is_alive(terminal.monitor()) {
+        assert!(began.elapsed() < DEADLINE, "it does not end in the background");
+        thread::sleep(POLL);
+    }
+    terminal.tmux(&["send-keys", "-l", "clear; echo a''b"]);
+    terminal.press("Enter");
+    terminal.wait("the shell's own line", |screen| screen.lines().any(|line| line == "ab"));
+}
+
+/// What is drawn follows the terminal and the locale.
+#[test]
+fn characters_and_colours_are_those_that_the_terminal_has() {
+    let Some(terminal) = Terminal::open() else { return };
+    let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
+    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    for (environment, is_ascii, has_colour) in [
+        ("LC_ALL=C TERM=screen", true, true),
+        ("LC_ALL=de_DE.ISO-8859-1 TERM=screen", true, true),
+        ("LC_ALL=C.UTF-8 LANG=C TERM=screen", false, true),
+        ("LC_ALL=C.UTF-8 TERM=linux", true, true),
+        ("LC_ALL=C.UTF-8 TERM=vt100", true, false),
+        ("-u TERM LC_ALL=C.UTF-8", true, false),
+        ("LC_ALL=C PPTOP_ASCII=0 TERM=screen", false, true),
+        ("LC_ALL=C.UTF-8 TERM=vt100 PPTOP_COLOR=always", true, true),
+    ] {
+        terminal
+            .respawn(&format!("-u NO_COLOR -u COLORTERM {environment}"), "attach recorded.jsonl");
+        let screen = terminal.wait_for("step 120/120");
+        assert_eq!(screen.is_ascii(), is_ascii, "{environment}:\n{screen}");
+        let coloured = terminal.tmux(&["capture-pane", "-p", "-e"]);
+        let is_coloured = coloured.contains("[34m") || coloured.contains("[44m");
+        assert_eq!(is_coloured, has_colour, "{environment}:\n{coloured}");
+        assert!(!coloured.contains("[38;5;") && !coloured.contains("[48;5;"), "{environment}");
+        terminal.press("q");
+        terminal.wait_for("Pane is dead");
+    }
 }

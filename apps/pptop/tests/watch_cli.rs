@@ -70,6 +70,24 @@ fn attach_writes_lines_where_there_is_no_terminal() {
     assert!(once.contains("step 120/120") && once.contains("theory 27.3 %"), "{once}");
 }
 
+/// A file gets UTF-8 whatever the locale says, unless ASCII is asked for.
+#[test]
+fn a_snapshot_in_a_file_is_utf8_unless_ascii_is_wanted() {
+    let home = Home::with_run();
+    let dir = home.0.path("");
+    let snapshot = |variables: &[(&str, &str)], more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pptop"));
+        command.args(["snapshot", "--size", "80x24"]).args(more).envs(variables.iter().copied());
+        let ran = Ran::of(command.env("PPTOP_STATE_DIR", &dir).env("XDG_CONFIG_HOME", &dir));
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        ran.stdout.is_ascii()
+    };
+    assert!(!snapshot(&[("LC_ALL", "C"), ("TERM", "vt100")], &[]));
+    assert!(snapshot(&[("LC_ALL", "C.UTF-8")], &["--ascii"]));
+    assert!(snapshot(&[("LC_ALL", "C.UTF-8"), ("PPTOP_ASCII", "1")], &[]));
+    assert!(!snapshot(&[("LC_ALL", "C"), ("PPTOP_ASCII", "0")], &[]));
+}
+
 /// Whether a process elsewhere is alive nobody here knows: its run is over when its log says so.
 #[test]
 fn a_run_of_another_machine_is_followed_to_its_end() {
@@ -188,6 +206,18 @@ fn runs_are_listed_told_of_and_pruned() {
     let home = Home::with_run();
     let list = home.well("runs list");
     assert!(list.lines().nth(1).unwrap().starts_with("gpt-1  unknown"), "{list}");
+    for part in ["state", "step", "loss", "time", "schedule", "sizes", "120/120", "1f1b", "p4 m8"] {
+        assert!(list.contains(part), "{part} is not in: {list}");
+    }
+    assert!(list.lines().all(|line| line.chars().count() <= 80), "{list}");
+    let json: Value = serde_json::from_str(&home.well("runs list --json")).unwrap();
+    assert_eq!((&json[0]["steps"], &json[0]["sizes"]), (&120.into(), &"p4 m8".into()));
+    assert!(json[0]["seconds"].as_f64().unwrap() > 1.0);
+    // However long their names are.
+    let long = Home::new();
+    long.0.write(&format!("runs/{}/events.jsonl", "long-".repeat(40)), LOG);
+    let list = long.well("runs list");
+    assert!(list.lines().all(|line| line.chars().count() <= 80), "{list}");
     let info: Value = serde_json::from_str(&home.well("runs info gpt --json")).unwrap();
     assert_eq!(info["bytes"], LOG.len());
     assert_eq!(home.well("runs prune --keep-runs 0 --dry-run"), "nothing to do\n");

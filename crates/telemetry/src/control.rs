@@ -5,6 +5,7 @@
 //! over it. What a run does stands in its log.
 
 use std::fs::{self, DirBuilder};
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{
     DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _,
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -99,6 +100,17 @@ pub fn socket_place() -> PathBuf {
     }
 }
 
+/// Where a run of this user may have its socket: the run may have had another `XDG_RUNTIME_DIR` or `TMPDIR` than who asks.
+pub(crate) fn socket_places() -> Vec<PathBuf> {
+    let uid = rustix::process::getuid().as_raw();
+    vec![
+        socket_place(),
+        PathBuf::from(format!("/run/user/{uid}/pptop")),
+        std::env::temp_dir().join(format!("pptop-{uid}")),
+        PathBuf::from(format!("/tmp/pptop-{uid}")),
+    ]
+}
+
 /// The directory of the sockets of this user, [`socket_place`]. It is made where it is missing.
 ///
 /// # Errors
@@ -114,7 +126,7 @@ pub fn socket_dir() -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-fn check_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn check_dir(dir: &Path) -> io::Result<()> {
     let about = dir.symlink_metadata()?;
     let own = rustix::process::getuid().as_raw();
     let why = if !about.is_dir() {
@@ -146,23 +158,17 @@ struct Shared {
 }
 
 impl ControlServer {
-    /// Listens on `NAME.sock` in a directory such as [`socket_dir`], for requests to the run of this id.
+    /// Listens on a socket of its own in a directory such as [`socket_dir`], for requests to the run of this id.
+    ///
+    /// The socket is called after `name`, such as the number of the process, with something behind it that no other run has: a
+    /// container may see this directory and have processes of the same numbers. What is there already is never replaced.
     ///
     /// # Errors
     /// The socket cannot be made, or the directory is not this user's alone.
     pub fn listen(dir: &Path, name: &str, run: &str) -> io::Result<Self> {
         check_dir(dir)?;
-        let path = dir.join(format!("{name}.sock"));
-        // What an earlier process with this number has left.
-        match path.symlink_metadata() {
-            Ok(about) if about.file_type().is_socket() => fs::remove_file(&path)?,
-            Ok(_) => {
-                return Err(io::Error::other(format!("{} is there and no socket", path.display())));
-            }
-            Err(_) => {}
-        }
         forget_the_dead(dir);
-        let listener = UnixListener::bind(&path)?;
+        let (listener, path) = bind_new(dir, name)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
@@ -195,26 +201,103 @@ impl ControlServer {
     }
 }
 
-/// Removes the sockets of processes that are gone: who was killed could not do so.
+/// Letters and figures that make the name of a socket one that no other has.
+const NONCE_LETTERS: usize = 4;
+/// The same where the path has no room for more.
+const NONCE_LETTERS_ALONE: usize = 7;
+/// Names that are tried.
+const NAMES_MAX: usize = 100;
+/// Bytes of a socket's path that the system takes.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Binds a name that nothing has: the system refuses one that is taken, by whomever.
+fn bind_new(dir: &Path, name: &str) -> io::Result<(UnixListener, PathBuf)> {
+    for _ in 0..NAMES_MAX {
+        let whole = dir.join(format!("{name}-{}.sock", nonce(NONCE_LETTERS)));
+        let path = if whole.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+            whole
+        } else {
+            dir.join(format!("{}.sock", nonce(NONCE_LETTERS_ALONE)))
+        };
+        match UnixListener::bind(&path) {
+            Ok(listener) => return Ok((listener, path)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("no free name for a socket in {}", dir.display())))
+}
+
+/// So many letters and figures by chance.
+fn nonce(n_letters: usize) -> String {
+    const LETTERS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    // Each has its own keys, which the system has chosen by chance.
+    let mut random = std::hash::RandomState::new().build_hasher().finish();
+    let mut letters = String::with_capacity(n_letters);
+    for _ in 0..n_letters {
+        letters.push(char::from(LETTERS[(random % 36) as usize]));
+        random /= 36;
+    }
+    letters
+}
+
+/// How old a socket has to be before it may be taken for one that was left behind: one that was just bound does not listen yet.
+const DESERTED_AFTER: Duration = Duration::from_mins(1);
+
+/// Removes sockets that were left behind: who was killed could not do so. One on which somebody listens stays, whatever its name:
+/// its process may be one of another container.
 fn forget_the_dead(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
+    let own = rustix::process::getuid().as_raw();
     for entry in entries.flatten() {
         let path = entry.path();
-        let pid = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u32>().ok());
-        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
-        // Another container may see this folder and not that process: only where nobody listens it goes.
-        let is_deserted = || {
-            UnixStream::connect(&path)
-                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        };
-        if is_socket
-            && pid.is_some_and(|pid| crate::status::process_began(pid).is_none())
-            && is_deserted()
-        {
+        let Ok(about) = entry.metadata() else { continue };
+        let is_old = about.modified().is_ok_and(|when| {
+            SystemTime::now().duration_since(when).is_ok_and(|age| age > DESERTED_AFTER)
+        });
+        let is_socket = about.file_type().is_socket() && about.uid() == own;
+        let is_ours = is_socket && path.extension().is_some_and(|ending| ending == "sock");
+        let is_deserted =
+            || connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if is_ours && is_old && is_deserted() {
             // Somebody else may have done it already.
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Connects without waiting: a run that is stopped takes nobody, and its queue may be full.
+pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+    let address = SocketAddrUnix::new(socket)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let end = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&end, &address) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::AGAIN) => {
+            return Err(io::Error::other("too many others wait for an answer"));
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    let stream = UnixStream::from(end);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// Who is at the other end of a connection, by the word of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Its process as this one sees it: the one that called `listen`, or that connected. 0 for one of a PID namespace that cannot be
+    /// seen from here, for which `rustix` has no value.
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+}
+
+/// Who is at the other end.
+pub(crate) fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
+    use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+    let peer = getsockopt(stream, PeerCredentials)?;
+    Ok(Peer { pid: peer.pid(), uid: peer.uid() })
 }
 
 impl Drop for ControlServer {
@@ -231,9 +314,9 @@ impl Drop for ControlServer {
 }
 
 fn answer(mut stream: UnixStream, run: &str, shared: &Shared) {
-    let own = rustix::process::getuid();
+    let own = rustix::process::getuid().as_raw();
     // Whoever is not this user gets no answer at all.
-    if !rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == own) {
+    if !peer_of(&stream).is_ok_and(|peer| peer.uid == own) {
         return;
     }
     let Some(line) = read_line(&mut stream) else { return };
@@ -318,13 +401,22 @@ pub fn ask(socket: &Path, run: &str, request: Request) -> Result<String, Control
     if let Some(dir) = socket.parent() {
         check_dir(dir).map_err(unreachable)?;
     }
-    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
-    let own = rustix::process::getuid();
-    let peer = rustix::net::sockopt::socket_peercred(&stream)
-        .map_err(|errno| unreachable(errno.into()))?;
+    let stream = connect(socket).map_err(unreachable)?;
+    ask_over(stream, socket, run, request)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn ask_over(
+    mut stream: UnixStream,
+    socket: &Path,
+    run: &str,
+    request: Request,
+) -> Result<String, ControlError> {
+    let unreachable = |source| ControlError::Unreachable { path: socket.to_owned(), source };
+    let own = rustix::process::getuid().as_raw();
+    let peer = peer_of(&stream).map_err(unreachable)?;
     if peer.uid != own {
-        let (owner, own) = (peer.uid.as_raw(), own.as_raw());
-        return Err(ControlError::NotOurs { path: socket.to_owned(), owner, own });
+        return Err(ControlError::NotOurs { path: socket.to_owned(), owner: peer.uid, own });
     }
     let no_answer = || ControlError::Answer { path: socket.to_owned() };
     let mut text = serde_json::to_vec(&RequestLine { request, run: run.to_owned() })
@@ -335,4 +427,41 @@ pub fn ask(socket: &Path, run: &str, request: Request) -> Result<String, Control
     let line = read_line(&mut stream).ok_or_else(no_answer)?;
     let answer: AnswerLine = serde_json::from_slice(&line).map_err(|_| no_answer())?;
     if answer.ok { Ok(answer.message) } else { Err(ControlError::Refused(answer.message)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run that is stopped takes nobody: whoever comes when its queue is full does not wait.
+    #[test]
+    fn a_full_queue_keeps_nobody_waiting() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let path = std::env::temp_dir().join(format!("pp-full-{}.sock", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let end = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&end, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&end, 0).unwrap();
+        let mut held = Vec::new();
+        let refused = loop {
+            match connect(&path) {
+                Ok(stream) => held.push(stream),
+                Err(error) => break error,
+            }
+            assert!(held.len() < 100, "the queue has no end");
+        };
+        assert!(refused.to_string().contains("too many others"), "{refused}");
+        fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn names_are_made_of_letters_and_differ() {
+        let names: std::collections::HashSet<String> = (0..100).map(|_| nonce(7)).collect();
+        assert_eq!(names.len(), 100);
+        assert!(
+            names
+                .iter()
+                .all(|name| name.len() == 7 && name.bytes().all(|b| b.is_ascii_alphanumeric()))
+        );
+    }
 }

@@ -111,6 +111,9 @@ impl Drain {
                 self.status.socket.clone_from(&hello.socket);
                 self.status.pp = hello.pp;
                 self.status.dp = hello.dp;
+                self.status.virtual_stages = hello.virtual_stages;
+                self.status.micro_batches = hello.micro_batches;
+                self.status.batch_size = hello.batch_size;
                 self.status.started_unix_ms = hello.started_unix_ms;
             }
             Event::Step(step) => {

@@ -35,6 +35,7 @@ mod control;
 mod drain;
 mod error;
 mod files;
+mod identity;
 mod paths;
 mod policy;
 mod writer;
@@ -69,6 +70,7 @@ pub use export::{
     Export, ExportError, ExportFormat, STEPS_DRAWN_MAX, StepRange, StepRangeError, export,
 };
 pub use files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
+pub use identity::{NotProven, ProvenRun};
 pub use index::{Frame, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{

@@ -166,11 +166,17 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
         return runs.into_iter().next().ok_or_else(|| FindError::NoRuns(runs_dir.to_owned()));
     }
     if let Ok(pid) = name.parse::<u32>() {
-        let is_it = |run: &&Run| {
+        let has_it = |run: &&Run| {
             run.standing().is_alive() && run.status.as_ref().is_some_and(|status| status.pid == pid)
         };
-        if let Some(run) = runs.iter().find(is_it) {
-            return Ok(run.clone());
+        let is_here = |run: &&Run| run.status.as_ref().is_some_and(Status::is_of_this_namespace);
+        // Containers have processes of the same numbers: the one that is this number here comes first.
+        let (here, elsewhere): (Vec<&Run>, Vec<&Run>) =
+            runs.iter().filter(has_it).partition(is_here);
+        match if here.is_empty() { elsewhere } else { here }.as_slice() {
+            [] => {}
+            [run] => return Ok((*run).clone()),
+            several => return Err(ambiguous(name, several)),
         }
     }
     if let Some(run) = runs.iter().find(|run| run.id == name) {
@@ -195,15 +201,16 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
             };
             Err(FindError::Unknown { given, remedy })
         }
-        n => {
-            let mut named: Vec<&str> =
-                fitting.iter().take(NAMED_MAX).map(|run| run.id.as_str()).collect();
-            if n > NAMED_MAX {
-                named.push("…");
-            }
-            Err(FindError::Ambiguous { given: name.to_owned(), n, named: named.join(" ") })
-        }
+        _ => Err(ambiguous(name, &fitting)),
     }
+}
+
+fn ambiguous(name: &str, fitting: &[&Run]) -> FindError {
+    let mut named: Vec<&str> = fitting.iter().take(NAMED_MAX).map(|run| run.id.as_str()).collect();
+    if fitting.len() > NAMED_MAX {
+        named.push("…");
+    }
+    FindError::Ambiguous { given: name.to_owned(), n: fitting.len(), named: named.join(" ") }
 }
 
 /// The run of a folder, or of a log that may lie anywhere.

@@ -1,9 +1,12 @@
 //! The summary of a run that is renewed each second: enough to list runs without reading their logs.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::{connect, socket_places};
 use crate::standing::Process;
 
 /// How far a run has come, by its own account.
@@ -31,6 +34,11 @@ pub struct Status {
     pub pid: u32,
     /// When that process began, in clock ticks since the machine did: another process with its number began at another time.
     pub pid_began: u64,
+    /// The PID namespace in which that is its number, by the system's own; 0 where it is not known. Two containers have processes of
+    /// the same numbers.
+    pub pid_namespace: u64,
+    /// Which start of the machine it is, in the system's own words; empty where it is not known. Two machines may have one name.
+    pub boot: String,
     /// The machine that it runs on.
     pub host: String,
     /// The name of the model.
@@ -41,6 +49,12 @@ pub struct Status {
     pub pp: u32,
     /// Replicas.
     pub dp: u32,
+    /// Virtual stages of a rank; 0 in a summary of an older version, as the next two.
+    pub virtual_stages: u32,
+    /// Micro-batches of a replica.
+    pub micro_batches: u32,
+    /// Samples of a step.
+    pub batch_size: u64,
     /// How far it has come.
     pub state: State,
     /// Steps that are over.
@@ -85,13 +99,16 @@ impl Status {
             schema: crate::event::SCHEMA,
             pid,
             pid_began: process_began(pid).unwrap_or(0),
+            pid_namespace: pid_namespace().unwrap_or(0),
+            boot: boot_id().unwrap_or_default(),
             host: host_name(),
             started_unix_ms: unix_ms(),
             ..Self::default()
         }
     }
 
-    /// Whether the process of the run is there, as far as this machine can tell: `None` for a run of another machine.
+    /// Whether the process of the run is there, as far as one can tell from here: `None` for a run of another machine, or of a
+    /// container whose processes and socket cannot be seen.
     pub fn is_alive(&self) -> Option<bool> {
         match self.process() {
             Process::There | Process::Suspended => Some(true),
@@ -100,10 +117,29 @@ impl Status {
         }
     }
 
+    /// Whether it is of this machine.
+    pub(crate) fn is_of_this_host(&self) -> bool {
+        if self.host != host_name() {
+            return false;
+        }
+        // The machine was started anew, or another one has its name: who wrote just now is not of a past start.
+        let is_other_boot = !self.boot.is_empty() && boot_id().is_some_and(|own| own != self.boot);
+        let age_ms = unix_ms().saturating_sub(self.updated_unix_ms);
+        !(is_other_boot && age_ms < OTHER_BOOT_MS)
+    }
+
+    /// Whether its number is one of this PID namespace. A summary of before does not say; then it is taken for one.
+    pub(crate) fn is_of_this_namespace(&self) -> bool {
+        self.pid_namespace == 0 || pid_namespace().is_none_or(|own| own == self.pid_namespace)
+    }
+
     /// How its process stands.
     pub fn process(&self) -> Process {
-        if self.host != host_name() {
+        if !self.is_of_this_host() {
             return Process::Elsewhere;
+        }
+        if !self.is_of_this_namespace() {
+            return self.process_by_its_socket();
         }
         match look_at(self.pid) {
             Some((began, letter)) if self.pid != 0 && began == self.pid_began => match letter {
@@ -113,12 +149,31 @@ impl Status {
             _ => Process::Gone,
         }
     }
+
+    /// The process of a container: its number means another process here, or none. Where its socket can be seen, the system knows
+    /// whether anybody listens.
+    fn process_by_its_socket(&self) -> Process {
+        let Some(socket) = self.socket.as_ref().map(PathBuf::from) else {
+            return Process::Elsewhere;
+        };
+        if !socket.parent().is_some_and(|dir| socket_places().iter().any(|p| p == dir)) {
+            return Process::Elsewhere;
+        }
+        match connect(&socket) {
+            Ok(_) => Process::There,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Process::Gone,
+            Err(_) => Process::Elsewhere,
+        }
+    }
 }
 
 /// Whether a process that is known to be there is held by SIGSTOP or a debugger.
 pub fn is_suspended(pid: u32) -> bool {
     look_at(pid).is_some_and(|(_, letter)| matches!(letter, 'T' | 't'))
 }
+
+/// A summary of another start of the machine that is as young as this is one of another machine with the same name.
+const OTHER_BOOT_MS: u64 = 60_000;
 
 /// Milliseconds of Unix time.
 pub(crate) fn unix_ms() -> u64 {
@@ -137,6 +192,25 @@ pub fn host_memory_bytes() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kibibytes.checked_mul(1024)
+}
+
+/// The PID namespace of this process, by the number that the system gives it.
+fn pid_namespace() -> Option<u64> {
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Which start of the machine this is.
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned())
+}
+
+/// The number that a process has in its own PID namespace.
+pub(crate) fn pid_in_its_namespace(pid: u32) -> Option<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().next_back()?.parse().ok()
 }
 
 /// When a process began, in clock ticks since the machine did; `None` if it is gone, or has ended and nobody has asked how.

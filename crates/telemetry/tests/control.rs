@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, understood};
@@ -57,17 +57,65 @@ fn a_request_to_another_run_is_refused() {
     assert!(server.take().is_empty());
 }
 
+/// Makes a socket look as if it had been made two minutes ago.
+fn age(path: &Path) {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+    let about = fs::symlink_metadata(path).unwrap();
+    let old = Timespec { tv_sec: about.mtime() - 120, tv_nsec: 0 };
+    let same = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let times = Timestamps { last_access: same, last_modification: old };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// A container may see this folder, and not the processes that listen there.
 #[test]
 fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
     let dir = TestDir::new("dead");
     let name = u32::MAX.to_string();
     // It listens, though no process of this machine has its number.
     let elsewhere = ControlServer::listen(&dir.0, &name, "elsewhere").unwrap();
+    age(elsewhere.path());
     let deserted = dir.0.join(format!("{}.sock", u32::MAX - 1));
-    drop(std::os::unix::net::UnixListener::bind(&deserted).unwrap());
+    drop(UnixListener::bind(&deserted).unwrap());
+    age(&deserted);
+    // One that was just bound may listen in a moment.
+    let young = dir.0.join("young.sock");
+    drop(UnixListener::bind(&young).unwrap());
+    let other = dir.0.join("other");
+    drop(UnixListener::bind(&other).unwrap());
+    age(&other);
     let _server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
     assert!(!deserted.exists());
+    assert!(young.exists() && other.exists());
     assert_eq!(ask(elsewhere.path(), "elsewhere", Request::Ping).unwrap(), "here");
+}
+
+/// Two processes have the same number in two containers that share the folder.
+#[test]
+fn two_runs_of_one_name_have_a_socket_each() {
+    let dir = TestDir::new("twice");
+    let first = ControlServer::listen(&dir.0, "7", "first").unwrap();
+    let second = ControlServer::listen(&dir.0, "7", "second").unwrap();
+    assert_ne!(first.path(), second.path());
+    assert_eq!(ask(first.path(), "first", Request::Ping).unwrap(), "here");
+    assert_eq!(ask(second.path(), "second", Request::Ping).unwrap(), "here");
+    drop(second);
+    assert_eq!(ask(first.path(), "first", Request::Ping).unwrap(), "here");
+}
+
+#[test]
+fn a_path_without_room_for_the_name_gets_a_short_one() {
+    let dir = TestDir::new("long");
+    let name = "x".repeat(107 - dir.0.as_os_str().len() - 14);
+    let deep = dir.0.join(name);
+    fs::create_dir(&deep).unwrap();
+    fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+    let servers: Vec<ControlServer> =
+        (0..3).map(|_| ControlServer::listen(&deep, "4194304", "run").unwrap()).collect();
+    for server in &servers {
+        assert!(server.path().as_os_str().len() <= 107);
+        assert_eq!(ask(server.path(), "run", Request::Ping).unwrap(), "here");
+    }
 }
 
 #[test]
@@ -86,14 +134,17 @@ fn a_directory_that_is_open_to_others_is_refused_by_both_ends() {
 }
 
 #[test]
-fn a_file_in_its_place_is_left_alone_and_an_old_socket_is_replaced() {
+fn nothing_that_is_there_is_replaced() {
     let dir = TestDir::new("place");
     fs::write(dir.0.join("a.sock"), "mine").unwrap();
-    assert!(ControlServer::listen(&dir.0, "a", "this run").is_err());
+    let listens = UnixListener::bind(dir.0.join("b.sock")).unwrap();
+    for name in ["a", "b"] {
+        let server = ControlServer::listen(&dir.0, name, "this run").unwrap();
+        assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
+    }
     assert_eq!(fs::read_to_string(dir.0.join("a.sock")).unwrap(), "mine");
-    drop(std::os::unix::net::UnixListener::bind(dir.0.join("b.sock")).unwrap());
-    let server = ControlServer::listen(&dir.0, "b", "this run").unwrap();
-    assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
+    drop(UnixStream::connect(dir.0.join("b.sock")).unwrap());
+    drop(listens);
 }
 
 /// Sends bytes and returns the answer: empty where there is none.

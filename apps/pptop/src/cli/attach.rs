@@ -48,12 +48,12 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     follow(&run, lines, args.once)
 }
 
-/// What `pptop` without a command does on a terminal: watches the runs that are live, or lists those that are recorded.
+/// What `pptop` without a command does on a terminal: watches the runs that are live, or opens a list of those that are recorded.
 pub(crate) fn alone() -> Result<(), CliError> {
     let config = super::settings::config()?;
     let live = super::runs::live()?;
     if live.is_empty() {
-        return super::runs::listed_with_hint();
+        return super::runs::chosen_from(&config);
     }
     let runs = live.into_iter().map(|run| Watch::Found(Box::new(run))).collect();
     Look::of(&config).watch(runs, false)

@@ -1,5 +1,8 @@
 //! `pptop demo`: the monitor on devices that do not exist.
 
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use pp_schedule::{ScheduleName, Sizes};
@@ -45,6 +48,25 @@ fn schedule(text: &str) -> Result<ScheduleName, String> {
 /// A folder that goes when the demo is over.
 struct Folder(PathBuf);
 
+/// Names that are tried for it.
+const NAMES_MAX: u32 = 100;
+
+impl Folder {
+    /// Makes one that nobody else has: in a container another process may have this one's number.
+    fn new() -> io::Result<Self> {
+        let pid = std::process::id();
+        for number in 0..NAMES_MAX {
+            let path = std::env::temp_dir().join(format!("pptop-demo-{pid}-{number}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("no free name for its folder in the folder for temporary files"))
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         // It holds nothing that anybody needs.
@@ -67,8 +89,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     };
     let plan = args.schedule.generate(&sizes)?;
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(format!("the demo: {error}"));
-    let name = format!("pptop-demo-{}", std::process::id());
-    let folder = Folder(std::env::temp_dir().join(name));
+    let folder = Folder::new().map_err(|error| failed(&error))?;
     let job = Job { plan, dp: args.dp, steps: u64::from(args.steps) };
     let demo = Demo::start(job, &folder.0).map_err(|error| failed(&error))?;
     let run = Run::of(&folder.0).ok().flatten().ok_or_else(|| failed(&"it has no log"))?;

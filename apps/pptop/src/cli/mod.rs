@@ -48,12 +48,14 @@ mod train;
 mod training;
 mod which;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use pp_schedule::{ScheduleError, clean, clean_lines, to_json};
+use pptop::ability::{Ability, in_ascii};
 
 /// Pipeline-parallel training with a live view of every rank.
 #[derive(Debug, Parser)]
@@ -216,7 +218,8 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
         Err(CliError::Failed(message)) => (message, 1),
     };
     // Where standard error is closed there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{}", refusal::shown(&message));
+    let shown = refusal::shown(&message);
+    let _ = writeln!(io::stderr(), "{}", for_terminal(&shown, io::stderr().is_terminal()));
     ExitCode::from(code)
 }
 
@@ -227,6 +230,7 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
     // A log may say anything, also what a terminal would obey.
     let text = clean_lines(text);
+    let text = for_terminal(&text, io::stdout().is_terminal());
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|failed| {
         match failed.kind() {
@@ -234,6 +238,15 @@ pub(crate) fn print(text: &str) -> Result<(), CliError> {
             _ => CliError::Failed(format!("cannot write to standard output: {failed}")),
         }
     })
+}
+
+/// A text as the terminal can show it, if it goes to one.
+pub(crate) fn for_terminal(text: &str, is_terminal: bool) -> Cow<'_, str> {
+    if is_terminal && !text.is_ascii() && Ability::of_environment().ascii.is_some() {
+        in_ascii(text).into()
+    } else {
+        text.into()
+    }
 }
 
 /// A text of a log or a folder's name as a part of one line.

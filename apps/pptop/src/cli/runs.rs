@@ -1,15 +1,18 @@
 //! `pptop runs`: the runs that are kept.
 
-use std::fmt::Write as _;
+use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::Subcommand;
 use pp_telemetry::{Run, list_runs, runs_dir, tidy};
 use pptop::config::Config;
+use pptop::monitor::Watch;
+use pptop::monitor::runs::{COLUMNS_OF_TEXT, Chosen, ListLaunch, Row, choose, table};
+use ratatui::crossterm::terminal::size;
 use serde_json::json;
 
-use super::settings::config;
+use super::settings::{Look, config};
 use super::which::WhichRun;
 use super::{CliError, one_line, print, print_json};
 
@@ -105,8 +108,36 @@ pub(crate) fn listed_with_hint() -> Result<(), CliError> {
     ))
 }
 
-/// Cells of how a run stands: `stopped (by request)` is the longest.
-const STATE: usize = 20;
+/// The runs as a list that one moves in; a run that was watched leads back to it.
+pub(crate) fn chosen_from(config: &Config) -> Result<(), CliError> {
+    let (runs, dir) = all()?;
+    if runs.is_empty() {
+        return listed_with_hint();
+    }
+    let mut state = None;
+    loop {
+        let look = Look::of(config);
+        let launch = ListLaunch {
+            runs_dir: &dir,
+            theme: look.theme,
+            keymap: &look.keymap,
+            mouse: look.mouse,
+            interval: look.interval,
+        };
+        let chosen = choose(&launch, &mut state)
+            .map_err(|error| CliError::Failed(format!("the list: {error:#}")))?;
+        let (watch, read_only) = match chosen {
+            Chosen::Nothing => return Ok(()),
+            Chosen::Signalled(code) => return Err(CliError::Code(code as u8)),
+            Chosen::Open(run) => (Watch::Found(run), false),
+            Chosen::Replay(run) => {
+                let (speed, start, is_loop) = (1.0, None, false);
+                (Watch::Replay { run, speed, start, is_loop }, true)
+            }
+        };
+        look.watch(vec![watch], read_only)?;
+    }
+}
 
 fn list(args: &ListArgs) -> Result<(), CliError> {
     let (runs, dir) = all()?;
@@ -116,34 +147,24 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
     if runs.is_empty() {
         return print(&format!("no runs in {}; pptop train makes one\n", dir.display()));
     }
-    let width = runs.iter().map(|run| run.id.chars().count()).max().unwrap_or(0).max(3);
-    let mut text = format!(
-        "{:<width$}  {:<STATE$} {:>13}  {:>8}  {:<16} {:>9}  {}\n",
-        "run", "state", "step", "loss", "schedule", "size", "last written"
-    );
-    for run in &runs {
-        let status = run.status.clone().unwrap_or_default();
-        let steps = format!("{}/{}", status.step, status.steps);
-        let loss = status.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
-        let schedule = match status.dp {
-            0 => "-".to_owned(),
-            1 => format!("{} p={}", status.schedule, status.pp),
-            dp => format!("{} p={} d={dp}", status.schedule, status.pp),
-        };
-        // Writing to a string cannot fail.
-        let _ = writeln!(
-            text,
-            "{:<width$}  {:<STATE$} {steps:>13}  {loss:>8}  {schedule:<16} {:>9}  {}",
-            one_line(&run.id),
-            run.standing(),
-            size(run.bytes),
-            ago(run.modified),
-        );
+    let rows: Vec<Row> = runs.into_iter().map(Row::of).collect();
+    let (head, lines) = table(&rows, n_columns());
+    let mut text = head + "\n";
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
     }
     print(&text)
 }
 
+/// Columns of the terminal; what goes elsewhere fits a usual one.
+fn n_columns() -> usize {
+    let terminal = stdout().is_terminal().then(size).and_then(Result::ok);
+    terminal.map_or(COLUMNS_OF_TEXT, |(columns, _)| (columns as usize).max(COLUMNS_OF_TEXT / 2))
+}
+
 fn of_run(run: &Run) -> serde_json::Value {
+    let row = Row::of(run.clone());
     json!({
         "id": run.id,
         "state": run.standing().state(),
@@ -151,6 +172,12 @@ fn of_run(run: &Run) -> serde_json::Value {
         "dir": run.dir,
         "log": run.log,
         "bytes": run.bytes,
+        "seconds": row.seconds,
+        "step": row.steps.0,
+        "steps": row.steps.1,
+        "loss": row.loss.filter(|loss| loss.is_finite()),
+        "schedule": row.schedule,
+        "sizes": row.sizes,
         "status": run.status,
     })
 }

@@ -1,7 +1,9 @@
 //! The flags that every command with a screen has, over the environment, over the configuration file, over the default.
 
+use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;
 
+use pptop::ability::Ability;
 use pptop::config::{ColorMode, Config, ConfigError, INTERVAL_MS, ThemeName};
 
 use pptop::monitor::{self, Keymap, Launch, Theme, Watch};
@@ -23,6 +25,16 @@ pub(crate) fn config() -> Result<Config, CliError> {
     Ok(Config::load(|name| std::env::var_os(name))?)
 }
 
+/// Whether a text on standard output has to do with ASCII: as configured, else where it is a terminal that has no others. A file and
+/// a pipe get UTF-8.
+///
+/// # Errors
+/// As [`config`].
+pub(crate) fn wants_ascii() -> Result<bool, CliError> {
+    let on_terminal = || stdout().is_terminal() && Ability::of_environment().ascii.is_some();
+    Ok(config()?.ascii_said().unwrap_or_else(on_terminal))
+}
+
 /// Flags of a screen.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ScreenFlags {
@@ -32,7 +44,7 @@ pub(crate) struct ScreenFlags {
     /// When to use colours [default: as configured, else auto]
     #[arg(long, value_name = "WHEN", help_heading = headings::SCREEN)]
     color: Option<ColorMode>,
-    /// Draw with ASCII characters only
+    /// Draw with ASCII characters only [default: as configured, else where the locale (LC_ALL, LC_CTYPE, LANG) or TERM has no others]
     #[arg(long, help_heading = headings::SCREEN)]
     ascii: bool,
     /// Leave the mouse to the terminal, which can then select text

@@ -32,7 +32,7 @@ pub(crate) struct Args {
     /// Print the screen as an SVG picture
     #[arg(long, group = "format")]
     svg: bool,
-    /// Draw with ASCII characters only
+    /// Draw with ASCII characters only [default: as configured, else where the output is a terminal without others; a file or a pipe gets UTF-8]
     #[arg(long)]
     ascii: bool,
 }
@@ -74,7 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return print(&String::from_utf8_lossy(&text));
     }
     let (model, _) = model_of(&run)?;
-    let theme = Theme::plain(args.svg, args.ascii);
+    let ascii = args.ascii || (!args.svg && super::settings::wants_ascii()?);
+    let theme = Theme::plain(args.svg, ascii);
     let screenshot = Screenshot::of(&run, model, args.view, args.size, theme);
     print(&if args.svg { screenshot.svg() } else { screenshot.text() })
 }

@@ -1,7 +1,7 @@
 //! A training run from its first event to its last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -552,6 +552,7 @@ impl Run {
         if self.silent {
             return;
         }
+        let text = super::for_terminal(text, std::io::stdout().is_terminal());
         let mut stdout = std::io::stdout().lock();
         let Err(failed) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) else { return };
         self.silent = true;

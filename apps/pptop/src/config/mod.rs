@@ -191,6 +191,11 @@ impl Config {
         })
     }
 
+    /// Whether somebody wants ASCII characters alone, or all; `None` where the terminal decides.
+    pub fn ascii_said(&self) -> Option<bool> {
+        (self.ascii.source != Source::Default).then_some(self.ascii.value)
+    }
+
     /// How much is kept of the runs.
     pub fn keep(&self) -> Keep {
         Keep {

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pp_telemetry::Request;
-use ratatui::crossterm::event::{self, Event as Input, MouseButton, MouseEventKind};
+use pp_telemetry::{NotProven, Request};
+use ratatui::crossterm::event::{Event as Input, KeyEvent, MouseButton, MouseEventKind};
 use ratatui::layout::{Position, Rect};
-use rustix::process::Signal;
 
 use super::accountant::Accountant;
+use super::batch::Batch;
 use super::errand::{Errands, Purpose, purpose_of};
 use super::input::{Action, Keymap};
 use super::screenshot::Screenshot;
 use super::state::{Effect, View};
 use super::summary::summary;
-use super::terminal::{Screen, Signals};
-use super::tty::{Found, Tty};
+use super::terminal::{Held, Screen, Signals};
+use super::tty::Found;
 use super::view::{Theme, draw, target};
 use super::watched::{Read, Watch, Watched};
 
@@ -25,6 +25,9 @@ use super::watched::{Read, Watch, Watched};
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
 /// How often one looks where the time goes, at most.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// What is said of a key that came among others as pasted text does.
+const PASTED: &str = "ignored: this key came as pasted text does; press it alone";
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
@@ -73,7 +76,8 @@ pub fn run(launch: Launch) -> anyhow::Result<i32> {
     let mut app = App::new(launch);
     anyhow::ensure!(!app.runs.is_empty(), "there is no run to watch");
     let ending = {
-        let mut screen = Screen::enter(mouse).context("cannot use the terminal")?;
+        let mut screen =
+            Screen::new(mouse, theme.few_colours).context("cannot use the terminal")?;
         app.watch(&mut screen, &signals, theme, interval)?
     };
     let watched = &app.runs[app.at];
@@ -88,9 +92,12 @@ pub fn run(launch: Launch) -> anyhow::Result<i32> {
 }
 
 struct App {
+    /// What the clock of the questions counts from.
+    began: Instant,
     /// At least one.
     runs: Vec<Watched>,
     at: usize,
+    keymap: Arc<Keymap>,
     errands: Errands,
     accountant: Accountant,
     drawn: Option<Instant>,
@@ -110,8 +117,10 @@ impl App {
             watched.state.set_read_only(launch.read_only);
         }
         Self {
+            began: Instant::now(),
             runs,
             at: 0,
+            keymap,
             errands: Errands::new(),
             accountant: Accountant::new(),
             drawn: None,
@@ -127,15 +136,24 @@ impl App {
         theme: Theme,
         interval: Duration,
     ) -> anyhow::Result<Ending> {
-        let tty = Tty::open().context("cannot find the terminal")?;
         let panics = std::env::var_os(TEST_PANIC).is_some_and(|value| value == "1");
         loop {
             if let Some(code) = signals.exit_code() {
                 return Ok(Ending::Signalled(code));
             }
             if signals.take_suspend() {
-                screen.suspend().context("cannot take the terminal back")?;
-                self.drawn = None;
+                screen.suspend().context("cannot stop")?;
+            }
+            match screen.hold(signals).context("cannot take the terminal")? {
+                Held::Already => {}
+                Held::Anew => self.drawn = None,
+                // Whoever has the terminal now is not disturbed; a signal is seen all the same.
+                Held::InBackground => {
+                    if screen.tty().wait_gone(interval).context("cannot wait")? == Found::Gone {
+                        return Ok(Ending::Signalled(HANGUP));
+                    }
+                    continue;
+                }
             }
             let (read, more_of_any) = self.read();
             let state = &self.runs[self.at].state;
@@ -154,12 +172,14 @@ impl App {
             }
             // With more to read, only keys that are already there are taken.
             let wait = if more_of_any { Duration::ZERO } else { interval };
-            if tty.wait(wait).context("cannot wait for keys")? == Found::Gone {
+            if screen.tty().wait(wait).context("cannot wait for keys")? == Found::Gone {
                 return Ok(Ending::Signalled(HANGUP));
             }
-            while event::poll(Duration::ZERO).context("cannot read keys")? {
-                let input = event::read().context("cannot read keys")?;
-                if let Some(ending) = self.handle(&input, screen, theme)? {
+            let keymap = Arc::clone(&self.keymap);
+            let writes = |key: &KeyEvent| keymap.has_consequences(*key);
+            let batch = Batch::read(screen.tty(), writes).context("cannot read keys")?;
+            for input in &batch.inputs {
+                if let Some(ending) = self.handle(input, batch.is_pasted, screen, theme)? {
                     return Ok(ending);
                 }
             }
@@ -213,12 +233,29 @@ impl App {
     fn handle(
         &mut self,
         input: &Input,
+        is_pasted: bool,
         screen: &mut Screen,
         theme: Theme,
     ) -> anyhow::Result<Option<Ending>> {
         let state = &mut self.runs[self.at].state;
+        state.set_now(self.began.elapsed());
         let action = match input {
-            Input::Key(key) => state.keymap().action_of(*key, state.at(), state.overlay()),
+            Input::Key(key) => {
+                let action = state.keymap().action_of(*key, state.at(), state.overlay());
+                match action.filter(|action| is_pasted && !state.takes_pasted(*action)) {
+                    Some(_) => {
+                        state.set_note(PASTED.to_owned());
+                        self.drawn = None;
+                        None
+                    }
+                    None => action,
+                }
+            }
+            Input::Paste(text) => {
+                state.paste(text);
+                self.drawn = None;
+                None
+            }
             Input::Resize(..) => {
                 self.drawn = None;
                 None
@@ -245,7 +282,11 @@ impl App {
         if action == Action::Show(View::Bubble) {
             self.account_at = None;
         }
-        match state.act(action) {
+        if action == Action::Stop {
+            let why = self.runs[self.at].out_of_reach();
+            self.runs[self.at].state.set_out_of_reach(why);
+        }
+        match self.runs[self.at].state.act(action) {
             Some(effect) => self.bring_about(effect, screen, theme),
             None => Ok(None),
         }
@@ -267,7 +308,7 @@ impl App {
                 self.leave_when_over = then_leave;
                 self.stop();
             }
-            Effect::Kill => self.signal(Signal::KILL),
+            Effect::Kill => self.kill(),
             Effect::Ask(request) => self.ask(request),
             Effect::Seek(step) => watched.seek(step),
             Effect::Restart => watched.play_again(),
@@ -290,32 +331,32 @@ impl App {
                 self.errands.export_trace(self.at, watched.log.clone(), &watched.files, step);
             }
             Effect::Redraw => screen.terminal().clear().context("cannot draw on the terminal")?,
-            Effect::Suspend => screen.suspend().context("cannot take the terminal back")?,
+            Effect::Suspend => screen.suspend().context("cannot stop")?,
         }
         Ok(None)
     }
 
-    /// Asks the run to end: over its socket where it is another's, by a signal where it was started here or has none.
+    /// Asks the run to end: by a signal where it was started here, else over its socket.
     fn stop(&mut self) {
-        let watched = &mut self.runs[self.at];
-        match watched.socket().filter(|_| !watched.is_child()) {
-            Some(socket) => self.errands.ask(self.at, socket, Request::Stop),
-            None => self.signal(Signal::TERM),
+        if !self.runs[self.at].is_child() {
+            self.ask(Request::Stop);
+        } else if !self.runs[self.at].terminate_child() {
+            self.not_stopping(self.at);
         }
     }
 
-    fn signal(&mut self, signal: Signal) {
-        if !self.runs[self.at].signal(signal) {
+    fn kill(&mut self) {
+        if !self.runs[self.at].kill() {
             self.not_stopping(self.at);
         }
     }
 
     fn ask(&mut self, request: Request) {
         let watched = &mut self.runs[self.at];
-        if let Some(socket) = watched.socket() {
-            self.errands.ask(self.at, socket, request);
+        if watched.has_process() {
+            self.errands.ask(self.at, watched.dir.clone(), request);
         } else {
-            watched.state.set_note("this run takes no requests: it has no socket".to_owned());
+            watched.state.set_note(NotProven::NoStatus.to_string());
             if purpose_of(request) == Purpose::End {
                 self.not_stopping(self.at);
             }
@@ -394,14 +435,10 @@ mod tests {
         let is_stopping = |app: &App| (app.runs[0].state.is_stopping(), app.leave_when_over);
         app.errands.snapshot(0, String::new(), Path::new("/nonexistent"), 1);
         assert!(read_note(&mut app).contains("cannot write /nonexistent/screen-1.txt"));
-        app.errands.ask(0, ("/nonexistent/a.sock".into(), "a".to_owned()), Request::Checkpoint);
+        app.errands.ask(0, "/nonexistent".into(), Request::Checkpoint);
         read_note(&mut app);
         assert_eq!(is_stopping(&app), (true, true));
-        app.errands.ask(
-            0,
-            ("/nonexistent/a.sock".into(), "a".to_owned()),
-            Request::CheckpointAndStop,
-        );
+        app.errands.ask(0, "/nonexistent".into(), Request::CheckpointAndStop);
         read_note(&mut app);
         assert_eq!(is_stopping(&app), (false, false));
     }

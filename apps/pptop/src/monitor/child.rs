@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use pp_telemetry::{STDERR_FILE, is_suspended};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::state::ChildState;
 
@@ -50,17 +50,18 @@ impl Trainer {
         Ok(())
     }
 
-    /// Sends a signal, unless the process is gone: its id may belong to another by then.
+    /// Sends a signal. That it is the run needs no proof: it is a child of this process, and its number is its own until it has
+    /// been waited for.
     pub(crate) fn signal(&mut self, signal: Signal) -> io::Result<()> {
         self.poll()?;
         if self.state.code.is_some() {
             return Ok(());
         }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        match pid {
-            Some(pid) => Ok(kill_process(pid, signal)?),
-            None => Err(io::Error::other(format!("{} is no process id", self.child.id()))),
-        }
+        let pid =
+            pid.ok_or_else(|| io::Error::other(format!("{} is no process id", self.child.id())))?;
+        let process = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(pidfd_send_signal(process, signal)?)
     }
 }
 

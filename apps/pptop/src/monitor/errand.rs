@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use pp_telemetry::{ExportFormat, Follower, Request, StepRange, ask, export};
+use pp_telemetry::{ExportFormat, Follower, ProvenRun, Request, StepRange, export};
 
 use crate::whole_file::WholeFile;
 
@@ -69,8 +69,8 @@ impl Errands {
         }
     }
 
-    /// Asks a run for something.
-    pub(crate) fn ask(&self, run: usize, (socket, id): (PathBuf, String), request: Request) {
+    /// Asks the run of a folder for something, once the process that listens is proven to be that run.
+    pub(crate) fn ask(&self, run: usize, dir: PathBuf, request: Request) {
         self.send(run, purpose_of(request), move || {
             let what = match request {
                 Request::Ping => "the run answers",
@@ -78,9 +78,8 @@ impl Errands {
                 Request::Checkpoint => "the run was asked for a checkpoint",
                 Request::CheckpointAndStop => "the run was asked for a checkpoint, and to end",
             };
-            ask(&socket, &id, request)
-                .map(|when| format!("{what}: {when}"))
-                .map_err(|e| e.to_string())
+            let proven = ProvenRun::of(&dir).map_err(text_of)?;
+            proven.ask(request).map(|when| format!("{what}: {when}")).map_err(text_of)
         });
     }
 

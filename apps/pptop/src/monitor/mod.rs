@@ -10,10 +10,13 @@
 
 mod accountant;
 mod app;
+mod batch;
 mod child;
 mod errand;
 mod input;
+pub mod runs;
 mod screenshot;
+mod sixteen;
 mod state;
 mod summary;
 mod terminal;

@@ -15,13 +15,18 @@ use std::time::Duration;
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::{Hide, Show};
-use ratatui::crossterm::event::{DisableMouseCapture, EnableMouseCapture};
+use ratatui::crossterm::event::{
+    DisableBracketedPaste, DisableMouseCapture, EnableBracketedPaste, EnableMouseCapture,
+};
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use rustix::process::{Signal, getpid, kill_process};
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+
+use super::sixteen::Sixteen;
+use super::tty::Tty;
 
 /// Whether the terminal is ours at the moment.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -32,8 +37,10 @@ static OTHER_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn take(mouse: bool) -> io::Result<()> {
     TAKEN.store(true, Ordering::SeqCst);
+    // The library believes that the mode is still what it has set: after a stop it is what the shell has set.
+    disable_raw_mode()?;
     enable_raw_mode()?;
-    execute!(stdout(), EnterAlternateScreen, Hide)?;
+    execute!(stdout(), EnterAlternateScreen, Hide, EnableBracketedPaste)?;
     if mouse { execute!(stdout(), EnableMouseCapture) } else { Ok(()) }
 }
 
@@ -43,43 +50,77 @@ pub(crate) fn leave() {
         return;
     }
     // Each is tried even when another fails: the terminal may already be gone.
-    let _ = execute!(stdout(), DisableMouseCapture, LeaveAlternateScreen, Show);
-    let _ = disable_raw_mode();
+    let _ =
+        execute!(stdout(), DisableMouseCapture, DisableBracketedPaste, LeaveAlternateScreen, Show);
+    // Where somebody else has the terminal, its mode is theirs.
+    if Tty::open().is_ok_and(|tty| tty.is_foreground()) {
+        let _ = disable_raw_mode();
+    }
     let mut panics = OTHER_PANICS.lock().unwrap_or_else(PoisonError::into_inner);
     for panic in panics.drain(..) {
         let _ = writeln!(io::stderr(), "{panic}");
     }
 }
 
+/// Whether the terminal may be drawn on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// It was ours, and is.
+    Already,
+    /// It was taken just now: nothing is on it.
+    Anew,
+    /// Somebody else has it.
+    InBackground,
+}
+
 /// A terminal that is given back when this goes out of scope.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    terminal: Terminal<CrosstermBackend<Sixteen<Stdout>>>,
+    tty: Tty,
     mouse: bool,
 }
 
 impl Screen {
-    /// Takes the terminal for this thread, and the mouse as well if so wished.
-    pub(crate) fn enter(mouse: bool) -> io::Result<Self> {
+    /// The terminal of this thread; [`Screen::hold`] takes it, and the mouse as well if so wished.
+    pub(crate) fn new(mouse: bool, few_colours: bool) -> io::Result<Self> {
         *UI_THREAD.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread::current().id());
         install_panic_hook();
-        let taken = take(mouse).and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
-        if taken.is_err() {
-            leave();
-        }
-        Ok(Self { terminal: taken?, mouse })
+        let terminal = Terminal::new(CrosstermBackend::new(Sixteen::new(stdout(), few_colours)))?;
+        Ok(Self { terminal, tty: Tty::open()?, mouse })
     }
 
-    pub(crate) fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
+    pub(crate) fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Sixteen<Stdout>>> {
         &mut self.terminal
     }
 
-    /// Gives the terminal back, stops this process until the shell lets it go on, and takes the terminal again.
+    /// Where the keys come from.
+    pub(crate) fn tty(&self) -> &Tty {
+        &self.tty
+    }
+
+    /// Takes the terminal where it is not ours yet, or no longer as we left it: somebody may have stopped this process and
+    /// let it go on. In the background nothing is taken, and what was taken is given back.
+    pub(crate) fn hold(&mut self, signals: &Signals) -> io::Result<Held> {
+        if !self.tty.is_foreground() {
+            leave();
+            return Ok(Held::InBackground);
+        }
+        let was_stopped = signals.take_continued();
+        if TAKEN.load(Ordering::SeqCst) && !was_stopped {
+            return Ok(Held::Already);
+        }
+        let taken = take(self.mouse).and_then(|()| self.terminal.clear());
+        if taken.is_err() {
+            leave();
+        }
+        taken.map(|()| Held::Anew)
+    }
+
+    /// Gives the terminal back and stops this process until the shell lets it go on; then it has to be held anew.
     pub(crate) fn suspend(&mut self) -> io::Result<()> {
         leave();
-        kill_process(getpid(), Signal::STOP)?;
-        take(self.mouse)?;
-        self.terminal.clear()
+        Ok(kill_process(getpid(), Signal::STOP)?)
     }
 }
 
@@ -121,16 +162,24 @@ pub(crate) struct Signals {
     /// The last signal that asks to end; 0 for none.
     ending: Arc<AtomicUsize>,
     suspending: Arc<AtomicBool>,
+    continued: Arc<AtomicBool>,
 }
 
 impl Signals {
     /// From now on these signals only set flags.
     pub(crate) fn register() -> io::Result<Self> {
-        let signals = Self { ending: Arc::default(), suspending: Arc::default() };
+        let signals =
+            Self { ending: Arc::default(), suspending: Arc::default(), continued: Arc::default() };
         for (signal, number) in [(SIGTERM, 15), (SIGHUP, 1), (SIGINT, 2)] {
             signal_hook::flag::register_usize(signal, Arc::clone(&signals.ending), number)?;
         }
         signal_hook::flag::register(SIGTSTP, Arc::clone(&signals.suspending))?;
+        signal_hook::flag::register(SIGCONT, Arc::clone(&signals.continued))?;
+        // In the background the terminal is left alone. Should it be touched all the same, a process that these have stopped would
+        // not see that it is to end.
+        for signal in [SIGTTOU, SIGTTIN] {
+            signal_hook::flag::register(signal, Arc::default())?;
+        }
         signals.watch_over_the_loop();
         Ok(signals)
     }
@@ -143,7 +192,9 @@ impl Signals {
                 thread::sleep(PATIENCE);
                 if ending.load(Ordering::SeqCst) != 0 {
                     thread::sleep(PATIENCE);
-                    leave();
+                    // A terminal that takes nothing more holds up whoever writes to it.
+                    let _ = thread::Builder::new().spawn(leave);
+                    thread::sleep(PATIENCE);
                     std::process::exit(exit_code(ending.load(Ordering::SeqCst)));
                 }
             }
@@ -158,6 +209,11 @@ impl Signals {
             0 => None,
             number => Some(exit_code(number)),
         }
+    }
+
+    /// Whether this process was stopped and goes on since the last look.
+    pub(crate) fn take_continued(&self) -> bool {
+        self.continued.swap(false, Ordering::SeqCst)
     }
 
     /// Whether a signal to suspend has come since the last look.

@@ -34,11 +34,29 @@ impl Tty {
         Ok(Self { own })
     }
 
-    /// Waits for keys, a signal, or the end of `time`.
-    pub(crate) fn wait(&self, time: Duration) -> io::Result<Found> {
+    /// Whether this process may use the terminal now: the shell gives it to one group of processes at a time.
+    ///
+    /// A terminal that does not say, such as one that controls no process, is taken for ours.
+    pub(crate) fn is_foreground(&self) -> bool {
         let stdin = stdin();
         let fd: BorrowedFd<'_> = self.own.as_ref().map_or_else(|| stdin.as_fd(), File::as_fd);
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        rustix::termios::tcgetpgrp(fd).map_or(true, |group| group == rustix::process::getpgrp())
+    }
+
+    /// Waits for keys, a signal, or the end of `time`.
+    pub(crate) fn wait(&self, time: Duration) -> io::Result<Found> {
+        self.poll(PollFlags::IN, time)
+    }
+
+    /// Waits for the end of the terminal, a signal, or the end of `time`; keys are for somebody else.
+    pub(crate) fn wait_gone(&self, time: Duration) -> io::Result<Found> {
+        self.poll(PollFlags::empty(), time)
+    }
+
+    fn poll(&self, for_what: PollFlags, time: Duration) -> io::Result<Found> {
+        let stdin = stdin();
+        let fd: BorrowedFd<'_> = self.own.as_ref().map_or_else(|| stdin.as_fd(), File::as_fd);
+        let mut fds = [PollFd::new(&fd, for_what)];
         let time = Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),

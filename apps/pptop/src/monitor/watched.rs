@@ -6,9 +6,10 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{
-    Evidence, Follower, Frame, Model, Process as Look, Replay, Run, log_of, socket_place, status_of,
+    Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run, log_of,
+    status_of,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::child::{Trainer, last_line};
 use super::state::{ChildState, Playback, State};
@@ -221,16 +222,41 @@ impl Watched {
         show_clock(&mut self.state, replay);
     }
 
-    /// Sends a signal, unless the process is gone: its id may belong to another by then. Whether it was sent; a note says why not.
-    pub(crate) fn signal(&mut self, signal: Signal) -> bool {
+    /// Why nothing can be asked of the run or sent to it from here; `None` where it can.
+    pub(crate) fn out_of_reach(&self) -> Option<String> {
+        match &self.process {
+            Process::Child(_) => None,
+            Process::Found { dir, .. } => ProvenRun::of(dir).err().map(|why| why.to_string()),
+            Process::None => Some(NotProven::NoStatus.to_string()),
+        }
+    }
+
+    /// Asks a run that was started here to end after its step; whether the signal was sent. A note says why not.
+    pub(crate) fn terminate_child(&mut self) -> bool {
         let sent = match &mut self.process {
-            Process::Child(trainer) => trainer.signal(signal),
-            Process::Found { dir, .. } => signal_found(dir, signal),
-            Process::None => Err(io::Error::other("nothing is known of its process")),
+            Process::Child(trainer) => trainer.signal(Signal::TERM),
+            Process::Found { .. } | Process::None => {
+                Err(io::Error::other("it was not started here"))
+            }
         };
-        if let Err(error) = &sent {
-            let pid = self.state.child().pid;
-            self.state.set_note(format!("cannot end process {pid}: {error}"));
+        self.told(&sent)
+    }
+
+    /// Ends the process at once; whether it was. Only a process that is proven to be the run gets the signal.
+    pub(crate) fn kill(&mut self) -> bool {
+        let sent = match &mut self.process {
+            Process::Child(trainer) => trainer.signal(Signal::KILL),
+            Process::Found { dir, .. } => {
+                ProvenRun::of(dir).map_err(io::Error::other).and_then(|run| run.kill())
+            }
+            Process::None => Err(io::Error::other(NotProven::NoStatus)),
+        };
+        self.told(&sent)
+    }
+
+    fn told(&mut self, sent: &io::Result<()>) -> bool {
+        if let Err(error) = sent {
+            self.state.set_note(format!("nothing was sent: {error}"));
         }
         sent.is_ok()
     }
@@ -240,11 +266,9 @@ impl Watched {
         matches!(self.process, Process::Child(_))
     }
 
-    /// Where the run takes requests, and its id. A log may name any path: only a socket in this user's own folder is one.
-    pub(crate) fn socket(&self) -> Option<(PathBuf, String)> {
-        let hello = self.state.model().hello()?;
-        let path = hello.socket.as_ref().map(PathBuf::from)?;
-        (path.parent() == Some(&socket_place())).then(|| (path, hello.run.clone()))
+    /// Whether anything is known of a process that may be the run.
+    pub(crate) fn has_process(&self) -> bool {
+        !matches!(self.process, Process::None)
     }
 }
 
@@ -348,18 +372,6 @@ pub(super) fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildS
         }),
         last_error: if is_bad { last_line(&dir.join(pp_telemetry::STDERR_FILE)) } else { None },
     }
-}
-
-fn signal_found(dir: &Path, signal: Signal) -> io::Result<()> {
-    let status = status_of(dir).ok_or_else(|| io::Error::other("its status cannot be read"))?;
-    match status.is_alive() {
-        Some(true) => {}
-        Some(false) => return Err(io::Error::other("it is gone")),
-        None => return Err(io::Error::other(format!("it runs on {}", status.host))),
-    }
-    let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| io::Error::other("it has no process id"))?;
-    Ok(kill_process(pid, signal)?)
 }
 
 impl Process {

@@ -1,5 +1,7 @@
 //! Nothing breaks a screen: no size, no moment of a run, no number in its log, no sequence of keys and clicks.
 
+use std::time::Duration;
+
 use pp_telemetry::{Event, Gpu, Log, Warn};
 use pptop::monitor::{Action, ChildState, Choice, Playback, State, Theme, View, target};
 use proptest::prelude::*;
@@ -74,6 +76,9 @@ fn keys_of_view(view: View) -> Vec<Action> {
             Action::Quit,
             Action::Stop,
             Action::Choose(Choice::Stop),
+            Action::Answer(1),
+            Action::Answer(-1),
+            Action::Accept,
             Action::Choose(Choice::Cancel),
             Action::StepBy(-1),
             Action::StepBy(10),
@@ -287,7 +292,11 @@ proptest! {
             Ok(())
         };
         draw(&state)?;
+        let mut now = Duration::ZERO;
+        state.set_out_of_reach(spans.is_some().then(|| "it runs on elsewhere; end it there".to_owned()));
         for (action, (x, y)) in actions {
+            now += Duration::from_millis(u64::from(x) * 10);
+            state.set_now(now);
             state.act(action);
             if refreshes {
                 state.refresh_bubble();

@@ -1,9 +1,13 @@
 //! The overview and what lies over it, as text, for a recorded run at frozen moments and sizes.
 
-use pp_telemetry::{End, Event};
-use pptop::monitor::{Action, ChildState, Choice, Effect, State};
+use std::time::Duration;
+
+use pp_telemetry::{End, Event, Request};
+use pptop::monitor::{Action, ChildState, Choice, Effect, State, Target, target};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui::layout::Rect;
 
 use super::common::{
     ASCII, COLOUR, MONO, assert_screen, hello_of, hundred_steps, log, part_of_the_next_step,
@@ -92,8 +96,140 @@ fn help_and_questions() {
     state.act(Action::Back);
     state.act(Action::Stop);
     assert_screen!("stop_80x24", &state, MONO, 80, 24);
-    assert_eq!(state.act(Action::Choose(Choice::Stop)), Some(Effect::Stop { then_leave: false }));
+    assert_eq!(answer(&mut state, Choice::Stop), Some(Effect::Stop { then_leave: false }));
     assert_screen!("stopping_80x24", &state, MONO, 80, 24);
+}
+
+/// Chooses an answer of a question that has been open for a while, and takes it.
+fn answer(state: &mut State, choice: Choice) -> Option<Effect> {
+    state.set_now(Duration::MAX);
+    assert_eq!(state.act(Action::Choose(choice)), None);
+    let effect = state.act(Action::Accept);
+    state.set_now(Duration::ZERO);
+    effect
+}
+
+#[test]
+fn a_run_that_is_not_proven_cannot_be_ended() {
+    let mut state = in_the_middle();
+    state.set_out_of_reach(Some(
+        "status.json names process 41233, but process 7 listens at its socket; nothing is sent"
+            .to_owned(),
+    ));
+    state.act(Action::Stop);
+    assert_screen!("out_of_reach_80x24", &state, MONO, 80, 24);
+    assert_screen!("out_of_reach_30x9", &state, MONO, 30, 9);
+    for choice in [Choice::Stop, Choice::Kill, Choice::Checkpoint, Choice::CheckpointAndStop] {
+        state.act(Action::Stop);
+        assert_eq!(answer(&mut state, choice), None, "{choice:?}");
+    }
+}
+
+/// Feeds keys as a terminal without bracketed paste does: all at once, `every` apart.
+fn paste_as_keys(state: &mut State, text: &str, every: Duration) -> Vec<Effect> {
+    let mut now = Duration::from_secs(5);
+    let mut effects = Vec::new();
+    for letter in text.chars() {
+        let code = if letter == '\n' { KeyCode::Enter } else { KeyCode::Char(letter) };
+        let key = KeyEvent::new(code, KeyModifiers::NONE);
+        state.set_now(now);
+        effects.extend(state.press(key));
+        now += every;
+    }
+    effects
+}
+
+#[test]
+fn pasted_text_ends_no_run() {
+    for launched_here in [false, true] {
+        for text in ["fix this", "x\ns\n", "q\ns\n", "x\nk\n", "xs\n", "qs\n", "x\tk\n\n"] {
+            let start = || {
+                let mut state = State::new(running(), launched_here);
+                hundred_steps().iter().for_each(|event| state.apply(event));
+                state
+            };
+            // Bracketed, it is dropped.
+            let mut state = start();
+            state.paste(text);
+            assert!(text_of_note(&state).contains("pasted text is ignored"), "{text:?}");
+            // As keys, nothing is sent to the run, and nothing is answered.
+            for every in [0, 1, 40] {
+                let mut state = start();
+                let effects = paste_as_keys(&mut state, text, Duration::from_millis(every));
+                let is_harmless = |effect: &Effect| {
+                    matches!(effect, Effect::Detach | Effect::Snapshot | Effect::Redraw)
+                };
+                assert!(effects.iter().all(is_harmless), "{text:?} every {every} ms: {effects:?}");
+                assert!(!text_of_note(&state).contains("asked to end"), "{text:?}");
+            }
+        }
+    }
+}
+
+fn text_of_note(state: &State) -> String {
+    text(state, 80, 24)
+}
+
+#[test]
+fn a_prompt_takes_the_first_line_of_what_is_pasted() {
+    let mut state = in_the_middle();
+    state.act(Action::Filter);
+    state.paste("\n wai\u{1b}[31mting\u{7} \nx\ns\n");
+    let drawn = text(&state, 80, 24);
+    assert!(drawn.contains("look for /wai[31mting"), "{drawn}");
+    state.act(Action::Back);
+    state.act(Action::Filter);
+    state.paste(&"long".repeat(1000));
+    assert_eq!(text(&state, 200, 24).matches("long").count(), 20);
+}
+
+/// The answer is chosen by a click or a key, and only Enter takes it, and only when the question has been there for a while.
+#[test]
+fn a_question_is_answered_by_enter_alone() {
+    let late = Duration::from_millis(300);
+    let ask = || {
+        let mut state = in_the_middle();
+        state.set_now(Duration::ZERO);
+        state.act(Action::Stop);
+        state
+    };
+    let mut state = ask();
+    state.set_now(late - Duration::from_millis(1));
+    for action in [Action::Accept, Action::Back, Action::Answer(1), Action::Choose(Choice::Kill)] {
+        assert_eq!(state.act(action), None);
+    }
+    state.point_at(Target::Answer(2));
+    state.set_now(late);
+    // It is still there, and on Cancel.
+    assert!(text(&state, 80, 24).contains("▸ c  cancel"));
+    state.act(Action::Accept);
+    assert!(!text(&state, 80, 24).contains("end the run?"));
+    // A click chooses.
+    let mut state = ask();
+    state.set_now(late);
+    let drawn = text(&state, 80, 24);
+    let row = drawn.lines().position(|line| line.contains("s  stop: end the run")).unwrap();
+    let area = Rect::new(0, 0, 80, 24);
+    let found = target(&state, area, 40, row as u16).unwrap();
+    assert_eq!(found, Target::Answer(1));
+    state.point_at(found);
+    assert!(text(&state, 80, 24).contains("▸ s  stop"));
+    assert_eq!(state.act(Action::Accept), Some(Effect::Stop { then_leave: false }));
+    // Arrows and Tab go round, letters choose and do nothing else.
+    for (actions, wanted) in [
+        (&[Action::Answer(1)] as &[_], Some(Effect::Stop { then_leave: false })),
+        (&[Action::Answer(-1)], Some(Effect::Kill)),
+        (&[Action::Answer(1); 5], None),
+        (&[Action::Choose(Choice::Checkpoint)], Some(Effect::Ask(Request::Checkpoint))),
+        (&[Action::Choose(Choice::Kill), Action::Choose(Choice::Cancel)], None),
+    ] {
+        let mut state = ask();
+        state.set_now(late);
+        for action in actions {
+            assert_eq!(state.act(*action), None);
+        }
+        assert_eq!(state.act(Action::Accept), wanted, "{actions:?}");
+    }
 }
 
 #[test]
@@ -188,16 +324,14 @@ fn detaching_and_stopping_are_asked_about_only_where_they_mean_something() {
     assert_eq!(found.act(Action::Quit), Some(Effect::Detach));
     let mut launched = State::new(running(), true);
     assert_eq!(launched.act(Action::Quit), None);
-    assert_eq!(launched.act(Action::Choose(Choice::Detach)), Some(Effect::Detach));
+    assert_eq!(answer(&mut launched, Choice::Detach), Some(Effect::Detach));
     launched.act(Action::Quit);
-    assert_eq!(
-        launched.act(Action::Choose(Choice::StopAndLeave)),
-        Some(Effect::Stop { then_leave: true })
-    );
+    let effect = answer(&mut launched, Choice::StopAndLeave);
+    assert_eq!(effect, Some(Effect::Stop { then_leave: true }));
     // The run ends while the question stands: nobody is there to be stopped.
     launched.act(Action::Stop);
     launched.observe(ChildState { code: Some(0), ..running() }, 0.0, 0);
-    assert_eq!(launched.act(Action::Choose(Choice::Kill)), None);
+    assert_eq!(answer(&mut launched, Choice::Kill), None);
 }
 
 /// Sixteen ranks in two replicas: what does not fit is scrolled to.

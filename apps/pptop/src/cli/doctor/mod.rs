@@ -107,7 +107,9 @@ fn look() -> Vec<Check> {
         places::runs(runs),
         config_file(config),
     ];
-    checks.extend(screen::checks(&screen::Screen::look(config.is_ok_and(|c| c.ascii.value))));
+    checks.extend(screen::checks(&screen::Screen::look(
+        config.ok().and_then(pptop::config::Config::ascii_said),
+    )));
     checks.extend([
         machine::cores(machine::look_at_cores()),
         machine::clock(machine::look_at_clock()),

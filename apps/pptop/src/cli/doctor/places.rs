@@ -13,7 +13,7 @@ use super::Check;
 
 /// Bytes of a socket's path that the system takes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// A socket is named after its process; there is no higher number.
+/// The name that a socket has where the path has room for no longer one: as long as the highest process number.
 const LONGEST_SOCKET: &str = "4194304.sock";
 /// Runs that are named.
 const NAMED_MAX: usize = 3;

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{IsTerminal as _, stdout};
 
+use pptop::ability::{Ability, Colours};
 use ratatui::crossterm::terminal::size;
 
 use super::Check;
@@ -13,32 +14,30 @@ const SIZE_MIN: (u16, u16) = (20, 5);
 const SIZE_WHOLE: (u16, u16) = (80, 24);
 
 /// What is known of the terminal.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Screen {
     is_terminal: bool,
     term: String,
     has_no_color: bool,
-    /// What the language of the user says, with its characters.
-    locale: String,
+    ability: Ability,
     /// Columns and rows.
     size: Option<(u16, u16)>,
-    /// Whether only ASCII characters are drawn anyway.
-    ascii: bool,
+    /// Whether somebody wants ASCII characters alone, or all.
+    ascii: Option<bool>,
 }
 
 impl Screen {
     /// The terminal that standard output is, if it is one.
-    pub(super) fn look(ascii: bool) -> Self {
+    pub(super) fn look(ascii: Option<bool>) -> Self {
         let text = |name: &str| {
             env::var_os(name).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
         };
         let is_terminal = stdout().is_terminal();
-        let mut locales = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().map(text);
         Self {
             is_terminal,
             term: text("TERM"),
             has_no_color: !text("NO_COLOR").is_empty(),
-            locale: locales.find(|value| !value.is_empty()).unwrap_or_default(),
+            ability: Ability::of_environment(),
             size: is_terminal.then(size).and_then(Result::ok),
             ascii,
         }
@@ -56,30 +55,30 @@ pub(super) fn checks(screen: &Screen) -> Vec<Check> {
 fn terminal(screen: &Screen) -> Check {
     const NAME: &str = "terminal";
     const TODO: &str = "set TERM to what the terminal is, such as xterm-256color";
+    let colours = match screen.ability.colours {
+        Colours::None => "it has no colours",
+        Colours::Sixteen => "with 16 colours",
+        Colours::Many => "with colours",
+    };
     match screen.term.as_str() {
-        "" => Check::warn(NAME, "TERM is not set", TODO),
-        "dumb" => Check::warn(NAME, "TERM=dumb: no colours, ASCII alone", TODO),
+        "" => Check::warn(NAME, "TERM is not set: no colours, ASCII alone", TODO),
+        "dumb" => Check::warn(NAME, "TERM=dumb: lines in place of a screen", TODO),
         term if screen.has_no_color => {
             Check::pass(NAME, format!("{term}, without colours since NO_COLOR is set"))
         }
-        term => Check::pass(NAME, format!("{term}, with colours")),
+        term => Check::pass(NAME, format!("{term}, {colours}")),
     }
 }
 
 fn characters(screen: &Screen) -> Check {
     const NAME: &str = "characters";
-    let locale = screen.locale.to_ascii_lowercase();
-    if locale.contains("utf-8") || locale.contains("utf8") {
-        return Check::pass(NAME, screen.locale.clone());
+    const TODO: &str = "set LANG to C.UTF-8 or another one in UTF-8 if the terminal has more characters, or PPTOP_ASCII=1";
+    match (&screen.ability.ascii, screen.ascii) {
+        (_, Some(true)) => Check::pass(NAME, "ASCII alone, as configured"),
+        (Some(why), None) => Check::warn(NAME, format!("{why}: ASCII alone is drawn"), TODO),
+        (_, Some(false)) => Check::pass(NAME, "UTF-8, as configured"),
+        (None, None) => Check::pass(NAME, "UTF-8"),
     }
-    if screen.ascii {
-        return Check::pass(NAME, "ASCII alone, as configured");
-    }
-    let found = match screen.locale.as_str() {
-        "" => "neither LC_ALL, LC_CTYPE nor LANG is set; the screen is drawn in UTF-8".to_owned(),
-        locale => format!("{locale} is not UTF-8; the screen is drawn in UTF-8"),
-    };
-    Check::warn(NAME, found, "set LANG to C.UTF-8 or another one in UTF-8, or PPTOP_ASCII=1")
 }
 
 fn size_of(screen: &Screen) -> Check {
@@ -105,14 +104,23 @@ mod tests {
     use super::super::Verdict::{self, Pass, Warn};
     use super::*;
 
-    fn good() -> Screen {
+    fn with(variables: &[(&str, &str)]) -> Screen {
+        let all = |name: &str| {
+            let mut pairs = variables.iter().chain(&[("TERM", "xterm-256color")]);
+            pairs.find(|pair| pair.0 == name).map(|pair| std::ffi::OsString::from(pair.1))
+        };
         Screen {
             is_terminal: true,
-            term: "xterm-256color".to_owned(),
-            locale: "de_DE.UTF-8".to_owned(),
+            term: all("TERM").unwrap_or_default().to_string_lossy().into_owned(),
+            has_no_color: false,
+            ability: Ability::of(&all),
             size: Some((80, 24)),
-            ..Screen::default()
+            ascii: None,
         }
+    }
+
+    fn good() -> Screen {
+        with(&[("LANG", "de_DE.UTF-8")])
     }
 
     fn verdicts(screen: &Screen) -> Vec<Verdict> {
@@ -123,14 +131,18 @@ mod tests {
     fn a_terminal_needs_a_name_characters_and_room() {
         assert_eq!(verdicts(&good()), [Pass, Pass, Pass]);
         for term in ["", "dumb"] {
-            assert_eq!(verdicts(&Screen { term: term.to_owned(), ..good() }), [Warn, Pass, Pass]);
+            assert_eq!(verdicts(&with(&[("TERM", term)])), [Warn, Warn, Pass], "{term}");
         }
+        assert_eq!(verdicts(&with(&[("TERM", "vt100")])), [Pass, Warn, Pass]);
         for (locale, verdict) in
-            [("C.utf8", Pass), ("", Warn), ("C", Warn), ("de_DE.ISO-8859-1", Warn)]
+            [("C.utf8", Pass), ("", Pass), ("C", Warn), ("de_DE.ISO-8859-1", Warn)]
         {
-            let screen = Screen { locale: locale.to_owned(), ..good() };
+            let screen = with(&[("LANG", locale)]);
             assert_eq!(verdicts(&screen), [Pass, verdict, Pass], "{locale}");
-            assert_eq!(verdicts(&Screen { ascii: true, ..screen }), [Pass, Pass, Pass]);
+            for ascii in [true, false] {
+                let screen = Screen { ascii: Some(ascii), ..screen.clone() };
+                assert_eq!(verdicts(&screen), [Pass, Pass, Pass]);
+            }
         }
         for (size, verdict) in [
             (Some((20, 5)), Pass),
@@ -145,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_no_terminal_needs_nothing() {
-        assert_eq!(verdicts(&Screen::default()), [Pass]);
+        assert_eq!(verdicts(&Screen { is_terminal: false, ..good() }), [Pass]);
     }
 
     #[test]
@@ -153,5 +165,8 @@ mod tests {
         let told = |has_no_color| checks(&Screen { has_no_color, ..good() })[0].found.clone();
         assert_eq!(told(false), "xterm-256color, with colours");
         assert_eq!(told(true), "xterm-256color, without colours since NO_COLOR is set");
+        let told = |term| checks(&with(&[("TERM", term)]))[0].found.clone();
+        assert_eq!(told("linux"), "linux, with 16 colours");
+        assert_eq!(told("vt100"), "vt100, it has no colours");
     }
 }

@@ -93,8 +93,23 @@ impl Keymap {
             _ => None,
         };
         match overlay {
-            Some(Overlay::Ask(dialog)) if typed.is_some() => {
-                return dialog.choice_of(typed?).map(Action::Choose);
+            Some(Overlay::Ask(dialog)) => {
+                // What is held down was pressed before the question was there.
+                if event.kind == KeyEventKind::Repeat && event.code == KeyCode::Enter {
+                    return None;
+                }
+                match (event.code, typed) {
+                    (KeyCode::Enter, _) => return Some(Action::Accept),
+                    (KeyCode::Esc, _) => return Some(Action::Back),
+                    (KeyCode::Down | KeyCode::Right | KeyCode::Tab, _) | (_, Some('j')) => {
+                        return Some(Action::Answer(1));
+                    }
+                    (KeyCode::Up | KeyCode::Left | KeyCode::BackTab, _) | (_, Some('k')) => {
+                        return Some(Action::Answer(-1));
+                    }
+                    (_, Some(letter)) => return dialog.choice_of(letter).map(Action::Choose),
+                    _ => {}
+                }
             }
             Some(Overlay::Prompt(_)) => match (event.code, typed) {
                 (KeyCode::Enter, _) => return Some(Action::Accept),
@@ -106,7 +121,20 @@ impl Keymap {
             _ => {}
         }
         // What lies over the screen is the same everywhere.
-        self.bound_at(key, overlay.is_none().then_some(at))
+        let action = self.bound_at(key, overlay.is_none().then_some(at));
+        let is_held = event.kind == KeyEventKind::Repeat;
+        action.filter(|action| !is_held || action.may_repeat())
+    }
+
+    /// Whether a key writes a file or leaves, somewhere.
+    pub(crate) fn has_consequences(&self, event: KeyEvent) -> bool {
+        let key = Key::of(event);
+        self.bound().any(|(bound, action, _)| Some(bound) == key && action.has_consequences())
+    }
+
+    /// What a key asks for, wherever it does.
+    pub(crate) fn anywhere(&self, key: Key) -> Option<Action> {
+        self.bound_at(key, None)
     }
 
     /// What a key asks for in a place; `None` for any.
@@ -156,11 +184,13 @@ impl Keymap {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ratatui::crossterm::event::KeyModifiers;
 
     use super::*;
     use crate::monitor::action_names;
-    use crate::monitor::state::{Choice, Dialog, View};
+    use crate::monitor::state::{Choice, Dialog, Question, View};
 
     const AT: Where =
         Where { view: View::Overview, is_replay: false, has_runs: false, is_over: false };
@@ -235,16 +265,48 @@ mod tests {
 
     #[test]
     fn a_question_takes_only_its_answers() {
-        let asked = Overlay::Ask(Dialog::Quit);
+        let asked = Overlay::Ask(Dialog::new(Question::Quit, Duration::ZERO));
         let press = |code| press(code, KeyModifiers::NONE, Some(&asked));
         assert_eq!(press(KeyCode::Char('D')), Some(Action::Choose(Choice::Detach)));
-        assert_eq!(press(KeyCode::Char('k')), None);
         assert_eq!(press(KeyCode::Char('x')), None);
+        assert_eq!(press(KeyCode::Char(' ')), None);
         assert_eq!(press(KeyCode::Esc), Some(Action::Back));
+        assert_eq!(press(KeyCode::Enter), Some(Action::Accept));
+        for (code, by) in [
+            (KeyCode::Down, 1),
+            (KeyCode::Tab, 1),
+            (KeyCode::Char('j'), 1),
+            (KeyCode::Up, -1),
+            (KeyCode::BackTab, -1),
+            (KeyCode::Char('k'), -1),
+        ] {
+            assert_eq!(press(code), Some(Action::Answer(by)), "{code:?}");
+        }
+        let held =
+            KeyEvent::new_with_kind(KeyCode::Enter, KeyModifiers::NONE, KeyEventKind::Repeat);
+        assert_eq!(Keymap::default().action_of(held, AT, Some(&asked)), None);
         let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         let keymap = Keymap::new(&BTreeMap::from([("back".to_owned(), vec![])]));
         assert_eq!(keymap.action_of(control_c, AT, Some(&asked)), Some(Action::Back));
         assert_eq!(keymap.action_of(control_c, AT, None), Some(Action::Quit));
+    }
+
+    /// Terminals with another protocol say that a key is held down, and that it is let go.
+    #[test]
+    fn a_key_that_is_held_does_nothing_twice_and_letting_go_is_none() {
+        let press = |letter, kind| {
+            let code = KeyCode::Char(letter);
+            let event = KeyEvent::new_with_kind(code, KeyModifiers::NONE, kind);
+            Keymap::default().action_of(event, AT, None)
+        };
+        for letter in ['q', 'x', 's', ' ', '?', ':'] {
+            assert!(press(letter, KeyEventKind::Press).is_some(), "{letter}");
+            assert_eq!(press(letter, KeyEventKind::Repeat), None, "{letter}");
+        }
+        for letter in ['j', '[', '+', 'l'] {
+            assert!(press(letter, KeyEventKind::Repeat).is_some(), "{letter}");
+            assert_eq!(press(letter, KeyEventKind::Release), None, "{letter}");
+        }
     }
 
     #[test]

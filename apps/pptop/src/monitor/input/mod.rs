@@ -20,13 +20,15 @@ pub enum Action {
     Help,
     /// Close what lies over the screen, or go back to the overview.
     Back,
-    /// Answer a question.
+    /// Choose an answer of a question.
     Choose(Choice),
+    /// Choose another answer: one of the next, or one before.
+    Answer(isize),
     /// Type a character into a prompt.
     Type(char),
     /// Take back the last character of a prompt.
     Erase,
-    /// Do what a prompt says.
+    /// Do what a prompt says, or what is chosen of a question.
     Accept,
     /// Show another view.
     Show(View),
@@ -91,4 +93,27 @@ pub enum Action {
     Redraw,
     /// Give the terminal back to the shell for a while.
     Suspend,
+}
+
+impl Action {
+    /// Whether a key that is held down does it again and again.
+    pub(crate) fn may_repeat(self) -> bool {
+        matches!(
+            self,
+            Self::StepBy(_)
+                | Self::ZoomIn
+                | Self::ZoomOut
+                | Self::Pan(_)
+                | Self::Scroll(_)
+                | Self::Page(_)
+                | Self::Panel(_)
+                | Self::Run(_)
+                | Self::Speed(_)
+        )
+    }
+
+    /// Whether it writes a file or leaves: a letter of pasted text must not do so.
+    pub(crate) fn has_consequences(self) -> bool {
+        matches!(self, Self::Quit | Self::Snapshot | Self::ExportTrace)
+    }
 }

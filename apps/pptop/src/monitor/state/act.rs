@@ -1,12 +1,20 @@
 //! What keys and clicks do to the state.
 
 use pp_telemetry::Request;
+use ratatui::crossterm::event::KeyEvent;
 
 use super::{
-    Action, Choice, Dialog, Effect, Overlay, Panel, Prompt, PromptKind, State, Target, View,
+    Action, Choice, Dialog, Effect, Overlay, Panel, Prompt, PromptKind, Question, State, Target,
+    View,
 };
 
 impl State {
+    /// Does what a key asks for, if anything.
+    pub fn press(&mut self, key: KeyEvent) -> Option<Effect> {
+        let action = self.keymap.action_of(key, self.at(), self.overlay.as_ref())?;
+        self.act(action)
+    }
+
     /// Does what a key asks for; what lies outside of the state is returned.
     pub fn act(&mut self, action: Action) -> Option<Effect> {
         self.note = None;
@@ -16,12 +24,12 @@ impl State {
         match action {
             Action::Quit if self.is_over() => return Some(Effect::Leave),
             Action::Quit if !self.launched_here => return Some(Effect::Detach),
-            Action::Quit => self.overlay = Some(Overlay::Ask(Dialog::Quit)),
+            Action::Quit => self.ask(Question::Quit),
             Action::Stop if self.read_only => {
                 self.note = Some("this monitor only looks: it cannot end the run".to_owned());
             }
             Action::Stop if self.is_over() => {}
-            Action::Stop => self.overlay = Some(Overlay::Ask(Dialog::Stop)),
+            Action::Stop => self.ask(Question::Stop(self.out_of_reach.clone())),
             Action::Help => self.overlay = Some(Overlay::Help(0)),
             Action::GoTo => self.overlay = Some(Overlay::Prompt(Prompt::new(PromptKind::Step))),
             Action::Filter => {
@@ -61,7 +69,11 @@ impl State {
             Action::Snapshot => return Some(Effect::Snapshot),
             Action::Redraw => return Some(Effect::Redraw),
             Action::Suspend => return Some(Effect::Suspend),
-            Action::Choose(_) | Action::Type(_) | Action::Erase | Action::Accept => {}
+            Action::Choose(_)
+            | Action::Answer(_)
+            | Action::Type(_)
+            | Action::Erase
+            | Action::Accept => {}
             _ => self.act_on_view(action),
         }
         None
@@ -69,6 +81,12 @@ impl State {
 
     fn act_on_overlay(&mut self, overlay: Overlay, action: Action) -> Option<Effect> {
         match (overlay, action) {
+            (overlay, Action::Redraw | Action::Suspend) => {
+                self.overlay = Some(overlay);
+                let redraw = action == Action::Redraw;
+                return Some(if redraw { Effect::Redraw } else { Effect::Suspend });
+            }
+            (Overlay::Ask(dialog), action) => return self.answer(dialog, action),
             (_, Action::Back) | (Overlay::Help(_), Action::Help) => {}
             (Overlay::Help(first), Action::Scroll(by)) => {
                 self.overlay = Some(self.help_from(first, by));
@@ -85,18 +103,51 @@ impl State {
                 prompt.pop();
                 self.overlay = Some(Overlay::Prompt(prompt));
             }
-            (Overlay::Ask(_), Action::Choose(choice)) => return self.choose(choice),
             (Overlay::Help(_) | Overlay::Prompt(_), Action::Quit | Action::Show(_)) => {
                 return self.act(action);
-            }
-            (overlay, Action::Redraw | Action::Suspend) => {
-                self.overlay = Some(overlay);
-                let redraw = action == Action::Redraw;
-                return Some(if redraw { Effect::Redraw } else { Effect::Suspend });
             }
             (overlay, _) => self.overlay = Some(overlay),
         }
         None
+    }
+
+    /// Opens a question.
+    fn ask(&mut self, question: Question) {
+        self.overlay = Some(Overlay::Ask(Dialog::new(question, self.now)));
+    }
+
+    /// Letters and arrows choose, and Enter acts; at first nothing does.
+    fn answer(&mut self, mut dialog: Dialog, action: Action) -> Option<Effect> {
+        let listens = dialog.listens(self.now);
+        match action {
+            _ if !listens => {}
+            Action::Back => return None,
+            Action::Accept => return self.choose(dialog.chosen()),
+            Action::Choose(choice) => dialog.choose(choice),
+            Action::Answer(by) => dialog.move_by(by),
+            _ => {}
+        }
+        self.overlay = Some(Overlay::Ask(dialog));
+        None
+    }
+
+    /// Whether a key does what it does also where it came as pasted text does: not where it writes a file, leaves, or answers.
+    pub(crate) fn takes_pasted(&self, action: Action) -> bool {
+        match &self.overlay {
+            Some(Overlay::Prompt(_)) => true,
+            Some(Overlay::Ask(_)) => action != Action::Accept,
+            // What is asked about first harms nobody.
+            _ if action == Action::Quit => self.launched_here && !self.is_over(),
+            _ => !action.has_consequences(),
+        }
+    }
+
+    /// Takes pasted text where a line is typed. Everywhere else it is dropped: no letter of it is a key.
+    pub fn paste(&mut self, text: &str) {
+        match &mut self.overlay {
+            Some(Overlay::Prompt(prompt)) => prompt.paste(text),
+            _ => self.note = Some("pasted text is ignored here".to_owned()),
+        }
     }
 
     /// The help, by so many lines further on.
@@ -135,6 +186,15 @@ impl State {
     pub fn point_at(&mut self, target: Target) {
         let model = self.frozen.as_deref().unwrap_or(&self.model);
         match target {
+            // A click chooses, and Enter acts.
+            Target::Answer(at) => {
+                let now = self.now;
+                if let Some(Overlay::Ask(dialog)) = &mut self.overlay
+                    && dialog.listens(now)
+                {
+                    dialog.choose_at(at);
+                }
+            }
             Target::View(view) => self.view = view,
             Target::Rank(index) if !self.devices.is_chosen(index) => self.devices.choose(index),
             Target::Rank(_) if self.view == View::Devices => {
@@ -231,7 +291,8 @@ impl State {
                 self.stopping = true;
                 Some(Effect::Kill)
             }
-            Choice::Cancel => None,
+            // What is recorded is deleted in the list of runs.
+            Choice::Delete | Choice::Cancel => None,
         }
     }
 

@@ -14,13 +14,14 @@ mod timeline;
 mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pp_telemetry::{Event, Model, Request};
 
 pub(crate) use bubble::{BubbleState, Found, Looked, Question};
 pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
-pub(crate) use dialog::Dialog;
+pub(crate) use dialog::{Dialog, Question};
 pub(crate) use log::{Entry, LogState};
 pub(crate) use loss::{LossState, Metric, Part};
 pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, usual_ns};
@@ -93,6 +94,10 @@ pub struct State {
     playback: Option<Playback>,
     /// Which of how many runs this is.
     place: (usize, usize),
+    /// The clock that is handed in: what is asked is deaf for a moment.
+    now: Duration,
+    /// Why the run cannot be ended from here.
+    out_of_reach: Option<String>,
     timeline: TimelineState,
     devices: DevicesState,
     loss: LossState,
@@ -126,6 +131,8 @@ impl State {
             panel: None,
             playback: None,
             place: (0, 1),
+            now: Duration::ZERO,
+            out_of_reach: None,
             timeline: TimelineState::default(),
             devices: DevicesState::default(),
             loss: LossState::default(),
@@ -155,6 +162,16 @@ impl State {
     /// Whether this is for somebody who only looks.
     pub fn set_read_only(&mut self, read_only: bool) {
         self.read_only = read_only;
+    }
+
+    /// Takes the time of a clock that only goes on.
+    pub fn set_now(&mut self, now: Duration) {
+        self.now = now;
+    }
+
+    /// Why the run cannot be ended from here, for the question about it.
+    pub fn set_out_of_reach(&mut self, why: Option<String>) {
+        self.out_of_reach = why;
     }
 
     /// A recorded run that is played.

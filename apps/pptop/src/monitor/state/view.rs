@@ -40,6 +40,8 @@ impl View {
 pub enum Target {
     /// The name of a view.
     View(View),
+    /// An answer of the question that is open, by its place.
+    Answer(usize),
     /// A rank, by its place in [`Model::ranks`](pp_telemetry::Model::ranks).
     Rank(usize),
 }
@@ -106,6 +108,12 @@ impl Prompt {
         if self.text.chars().count() < PROMPT_MAX && !pp_schedule::is_obeyed(letter) {
             self.text.push(letter);
         }
+    }
+
+    /// Takes the first line of pasted text that is not empty.
+    pub(crate) fn paste(&mut self, text: &str) {
+        let line = text.split(['\n', '\r']).map(str::trim).find(|line| !line.is_empty());
+        line.unwrap_or_default().chars().for_each(|letter| self.push(letter));
     }
 
     pub(crate) fn pop(&mut self) {

@@ -3,8 +3,10 @@
 use ratatui::layout::{Position, Rect};
 
 use super::paint::{slice_bottom, slice_top};
-use super::{BOTTOM_ROWS_MIN, PANEL_ROWS, PANELS_HEIGHT_MIN, SizeClass, footer, header, pages};
-use crate::monitor::state::{State, Target, View};
+use super::{
+    BOTTOM_ROWS_MIN, PANEL_ROWS, PANELS_HEIGHT_MIN, SizeClass, footer, header, overlay, pages,
+};
+use crate::monitor::state::{Overlay, State, Target, View};
 
 /// The lines around a view, and the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,9 @@ pub(crate) fn n_device_rows(page: Rect, area: Rect, state: &State) -> u16 {
 /// What a click at a cell of a screen means.
 pub fn target(state: &State, area: Rect, x: u16, y: u16) -> Option<Target> {
     let at = Position { x, y };
+    if let Some(Overlay::Ask(dialog)) = state.overlay() {
+        return overlay::answer_at(area, dialog, at).map(Target::Answer);
+    }
     if state.overlay().is_some() || !area.contains(at) {
         return None;
     }

@@ -9,13 +9,13 @@ mod header;
 mod layout;
 mod loss;
 mod messages;
-mod overlay;
+pub(crate) mod overlay;
 mod pages;
-mod paint;
+pub(crate) mod paint;
 mod pipeline;
 mod rank_table;
 mod scrubber;
-mod theme;
+pub(crate) mod theme;
 mod timeline;
 
 use pp_schedule::is_obeyed;
@@ -96,7 +96,10 @@ fn draw_all(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     }
     match state.overlay() {
         Some(Overlay::Help(first)) => overlay::draw_help(buffer, area, state, theme, *first),
-        Some(Overlay::Ask(dialog)) => overlay::draw_dialog(buffer, area, state, theme, *dialog),
+        Some(Overlay::Ask(dialog)) => {
+            // Esc closes it, whatever is configured.
+            overlay::draw_dialog(buffer, area, theme, dialog, "Esc");
+        }
         Some(Overlay::Prompt(prompt)) => overlay::draw_prompt(buffer, area, theme, prompt),
         None => {}
     }

@@ -1,10 +1,11 @@
 //! What lies over the screen: the keys, and questions.
 
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
-use ratatui::style::Style;
+use ratatui::layout::{Position, Rect};
+use ratatui::style::{Modifier, Style};
 use ratatui::widgets::{Clear, Widget as _};
 
+use super::format;
 use super::paint::{Pen, panel, slice_bottom};
 use super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
@@ -19,16 +20,21 @@ fn window(
     width: usize,
     height: usize,
 ) -> Rect {
+    let window = middle(area, width, height);
+    Clear.render(window, buffer);
+    panel(buffer, window, theme, title, &format!("{key} closes"))
+}
+
+/// The middle of the screen, with room for a frame around so many columns and rows.
+pub(crate) fn middle(area: Rect, width: usize, height: usize) -> Rect {
     let width = u16::try_from(width + 2).unwrap_or(u16::MAX).min(area.width);
     let height = u16::try_from(height + 2).unwrap_or(u16::MAX).min(area.height);
-    let window = Rect {
+    Rect {
         x: area.x + (area.width - width) / 2,
         y: area.y + (area.height - height) / 2,
         width,
         height,
-    };
-    Clear.render(window, buffer);
-    panel(buffer, window, theme, title, &format!("{key} closes"))
+    }
 }
 
 /// Draws the keys: what means something in this view first, the rest dim.
@@ -64,26 +70,96 @@ pub(crate) fn draw_prompt(buffer: &mut Buffer, area: Rect, theme: Theme, prompt:
     pen.put(if theme.ascii { "_" } else { "▏" }, theme.notice());
 }
 
-/// Draws a question with its answers.
+/// Columns that the text above the answers has at most.
+const TEXT_COLUMNS: usize = 56;
+
+/// Where a question stands on a screen, what is said above its answers, and in which row the first of them is.
+fn question(area: Rect, dialog: &Dialog) -> (Rect, Vec<String>, u16) {
+    let answers = dialog.answers();
+    let columns = answers.iter().map(|answer| answer.text.len() + 8).max().unwrap_or(0);
+    let room = (area.width.saturating_sub(4) as usize).min(TEXT_COLUMNS);
+    let text = dialog.text().map(|text| wrapped(&format::plain(&text), room));
+    let text = text.unwrap_or_default();
+    let widest = text.iter().map(|line| line.chars().count() + 2).max().unwrap_or(0);
+    let n_text = if text.is_empty() { 0 } else { text.len() + 1 };
+    let window = middle(area, columns.max(widest), answers.len() + n_text + 2);
+    // Where there is no room for all, the answers come before the empty lines and the text.
+    let rows = window.height.saturating_sub(2) as usize;
+    let above = rows.saturating_sub(answers.len()).min(n_text + 1);
+    (window, text, u16::try_from(above).unwrap_or(u16::MAX))
+}
+
+/// A text in lines of so many columns at most; a word that is longer is cut into parts.
+fn wrapped(text: &str, n_columns: usize) -> Vec<String> {
+    let n_columns = n_columns.max(1);
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let mut rest: Vec<char> = word.chars().collect();
+        while !rest.is_empty() {
+            let line = lines.last_mut().map_or(0, |line| line.chars().count());
+            let gap = usize::from(line > 0);
+            if line + gap + rest.len() <= n_columns || line == 0 {
+                let part: String = rest.drain(..rest.len().min(n_columns)).collect();
+                if let Some(last) = lines.last_mut() {
+                    last.push_str(if gap > 0 { " " } else { "" });
+                    last.push_str(&part);
+                }
+            } else {
+                lines.push(String::new());
+            }
+        }
+    }
+    lines
+}
+
+/// The answer at a cell of the screen, by its place.
+pub(crate) fn answer_at(area: Rect, dialog: &Dialog, at: Position) -> Option<usize> {
+    let (window, _, above) = question(area, dialog);
+    let inside = Rect {
+        x: window.x + 1,
+        y: window.y + 1,
+        width: window.width.saturating_sub(2),
+        height: window.height.saturating_sub(2),
+    };
+    if !inside.contains(at) {
+        return None;
+    }
+    let row = (at.y - inside.y).checked_sub(above)? as usize;
+    (row < dialog.answers().len()).then_some(row)
+}
+
+/// Draws a question with its answers; `key` closes it.
 pub(crate) fn draw_dialog(
     buffer: &mut Buffer,
     area: Rect,
-    state: &State,
     theme: Theme,
-    dialog: Dialog,
+    dialog: &Dialog,
+    key: &str,
 ) {
-    // Ctrl-c closes it, whatever is configured.
-    let key = state.keymap().key_of(Action::Back).unwrap_or_else(|| "Ctrl-c".to_owned());
-    let width = dialog.answers().iter().map(|answer| answer.text.len()).max().unwrap_or(0) + 8;
-    let inside =
-        window(buffer, area, theme, (dialog.title(), &key), width, dialog.answers().len() + 2);
+    let (window, text, above) = question(area, dialog);
+    Clear.render(window, buffer);
+    let inside = panel(buffer, window, theme, dialog.title(), &format!("{key} closes"));
     let mut pen = Pen::new(buffer, inside, theme);
-    // Where there is room, an empty line above.
-    if pen.height() as usize > dialog.answers().len() {
-        pen.next_line();
+    if !text.is_empty() && above > 0 {
+        pen.line(u16::from(above as usize > text.len()));
+        for line in text.iter().take(above as usize) {
+            pen.text(" ").put(line, theme.notice()).next_line();
+        }
     }
-    for answer in dialog.answers() {
-        pen.text("  ").put(answer.key.to_string(), STRONG).text("  ").text(answer.text);
-        pen.next_line();
+    for (at, answer) in dialog.answers().iter().enumerate() {
+        pen.line(above + at as u16);
+        let is_chosen = at == dialog.chosen_at();
+        let mark = match (is_chosen, theme.ascii) {
+            (false, _) => ' ',
+            (true, true) => '>',
+            (true, false) => '▸',
+        };
+        let style = if is_chosen { STRONG } else { Style::new() };
+        pen.put(format!(" {mark} "), theme.notice());
+        pen.put(answer.key.to_string(), STRONG).text("  ").put(answer.text, style);
+        if is_chosen {
+            let line = Style::new().add_modifier(Modifier::REVERSED);
+            pen.restyle(0, above + at as u16, inside.width, line);
+        }
     }
 }

@@ -10,6 +10,7 @@ use pp_telemetry::SpanKind;
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::border;
 
+use crate::ability::{Ability, Colours};
 use crate::config::{ColorMode, Config, ThemeName};
 
 /// Text that one looks for.
@@ -22,6 +23,8 @@ pub struct Theme {
     pub colour: bool,
     /// Whether only ASCII characters may be used.
     pub ascii: bool,
+    /// Whether the terminal has sixteen colours, and may know no others.
+    pub few_colours: bool,
     palette: Palette,
 }
 
@@ -92,7 +95,7 @@ const ASCII_BORDER: border::Set<'static> = border::Set {
 impl Theme {
     /// The colours for a dark background, or none, and all characters or ASCII alone.
     pub const fn plain(colour: bool, ascii: bool) -> Self {
-        Self { colour, ascii, palette: DARK }
+        Self { colour, ascii, few_colours: false, palette: DARK }
     }
 
     /// The same for a light background.
@@ -101,15 +104,14 @@ impl Theme {
         Self { palette: LIGHT, ..self }
     }
 
-    /// What the configuration wants, as far as the terminal can show it: `NO_COLOR` with any value turns colours off, `TERM=dumb` also
-    /// everything but ASCII.
+    /// What the configuration wants, else what the terminal can show ([`Ability`]); `NO_COLOR` with any value turns colours off.
     pub fn from_config(config: &Config) -> Self {
         Self::from_settings(config, &|name| env::var_os(name))
     }
 
     fn from_settings(config: &Config, variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let mut theme =
-            Self::of(config.theme.value, config.color.value, config.ascii.value, variable);
+            Self::of(config.theme.value, config.color.value, config.ascii_said(), variable);
         let palette = &mut theme.palette;
         for (what, colour) in [
             ("forward", &mut palette.forward),
@@ -132,23 +134,26 @@ impl Theme {
     fn of(
         name: ThemeName,
         mode: ColorMode,
-        ascii: bool,
+        ascii: Option<bool>,
         variable: &dyn Fn(&str) -> Option<OsString>,
     ) -> Self {
-        let dumb = variable("TERM").is_some_and(|term| term == "dumb");
+        let ability = Ability::of(variable);
         let no_colour = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colour = match mode {
             _ if name == ThemeName::Mono => false,
             ColorMode::Always => true,
             ColorMode::Never => false,
-            ColorMode::Auto => !no_colour && !dumb,
+            ColorMode::Auto => !no_colour && ability.colours != Colours::None,
         };
         let light = match name {
             ThemeName::Light => true,
             ThemeName::Auto => variable("COLORFGBG").is_some_and(|value| is_light(&value)),
             ThemeName::Dark | ThemeName::Mono => false,
         };
-        let theme = Self::plain(colour, ascii || dumb);
+        let theme = Self {
+            few_colours: ability.colours != Colours::Many,
+            ..Self::plain(colour, ascii.unwrap_or(ability.ascii.is_some()))
+        };
         if light { theme.on_light() } else { theme }
     }
 
@@ -343,13 +348,26 @@ mod tests {
             let variable = |name: &str| {
                 pairs.iter().find(|pair| pair.0 == name).map(|pair| OsString::from(pair.1))
             };
-            let theme = Theme::of(ThemeName::Auto, ColorMode::Auto, false, &variable);
+            let theme = Theme::of(ThemeName::Auto, ColorMode::Auto, None, &variable);
             (theme.colour, theme.ascii)
         };
         assert_eq!(theme(&[("TERM", "xterm-256color")]), (true, false));
         assert_eq!(theme(&[("TERM", "xterm"), ("NO_COLOR", "1")]), (false, false));
         assert_eq!(theme(&[("TERM", "xterm"), ("NO_COLOR", "")]), (true, false));
         assert_eq!(theme(&[("TERM", "dumb")]), (false, true));
+        assert_eq!(theme(&[("TERM", "linux")]), (true, true));
+        assert_eq!(theme(&[("TERM", "vt100"), ("LANG", "C.UTF-8")]), (false, true));
+        assert_eq!(theme(&[("TERM", "xterm"), ("LC_ALL", "C")]), (true, true));
+    }
+
+    #[test]
+    fn what_somebody_says_is_over_what_the_terminal_can_do() {
+        let vt100 = |name: &str| (name == "TERM").then(|| OsString::from("vt100"));
+        let theme = Theme::of(ThemeName::Auto, ColorMode::Always, Some(false), &vt100);
+        assert_eq!((theme.colour, theme.ascii, theme.few_colours), (true, false, true));
+        let xterm = |name: &str| (name == "TERM").then(|| OsString::from("xterm-256color"));
+        let theme = Theme::of(ThemeName::Auto, ColorMode::Never, Some(true), &xterm);
+        assert_eq!((theme.colour, theme.ascii, theme.few_colours), (false, true, false));
     }
 
     #[test]
@@ -358,7 +376,8 @@ mod tests {
             let variable = |name: &str| {
                 pairs.iter().find(|pair| pair.0 == name).map(|pair| OsString::from(pair.1))
             };
-            Theme::of(name, mode, false, &variable)
+            let theme = Theme::of(name, mode, Some(false), &variable);
+            Theme { few_colours: false, ..theme }
         };
         let dark = Theme::plain(true, false);
         for (says, wanted) in [
@@ -371,7 +390,7 @@ mod tests {
             ("0;default", dark),
             ("15;300", dark),
         ] {
-            let pairs = Box::leak(Box::new([("COLORFGBG", says)]));
+            let pairs = Box::leak(Box::new([("COLORFGBG", says), ("TERM", "xterm")]));
             assert_eq!(theme(ThemeName::Auto, ColorMode::Auto, pairs), wanted, "{says}");
             assert_eq!(theme(ThemeName::Dark, ColorMode::Auto, pairs), dark, "{says}");
         }
@@ -385,16 +404,17 @@ mod tests {
     #[test]
     fn the_configuration_can_change_every_colour() {
         let mut config = Config::load(|_| None).unwrap();
-        let plain = Theme::from_settings(&config, &|_| None);
+        let xterm = |name: &str| (name == "TERM").then(|| OsString::from("xterm-256color"));
+        let plain = Theme::from_settings(&config, &xterm);
         assert_eq!(plain, Theme::default());
         config.colors = [Some(AnsiColor::BrightMagenta); COLORED.len()];
-        let theme = Theme::from_settings(&config, &|_| None);
+        let theme = Theme::from_settings(&config, &xterm);
         let styles = [theme.dim(), theme.title(), theme.bad()];
         let styles = styles.into_iter().chain(SpanKind::ALL.map(|kind| theme.op(kind)));
         assert!(styles.into_iter().all(|style| style.fg == Some(Color::LightMagenta)));
         assert_eq!(theme.block(SpanKind::F).bg, Some(Color::LightMagenta));
         config.colors = [Some(AnsiColor::Default); COLORED.len()];
-        let theme = Theme::from_settings(&config, &|_| None);
+        let theme = Theme::from_settings(&config, &xterm);
         assert_eq!(theme.block(SpanKind::F), Style::new().add_modifier(Modifier::REVERSED));
     }
 
