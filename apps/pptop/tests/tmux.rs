@@ -507,7 +507,7 @@ fn one_attaches_late_twice_and_read_only() {
     other.pptop(&arguments);
     other.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
     other.press("x");
-    other.wait_for("this monitor only looks");
+    other.wait_for("this monitor is read-only");
     // Killed, it leaves the run and the other monitor alone; the next one sees everything.
     kill_process(other.monitor(), Signal::KILL).unwrap();
     goes_on(&terminal);

@@ -10,6 +10,7 @@ use crate::costs::Costs;
 use crate::error::ScheduleError;
 use crate::ids::{MicroBatch, Stage};
 use crate::op::{Op, Phase};
+use crate::picture::trace_colour_of;
 use crate::plan::ValidPlan;
 use crate::simulate::{TimedAction, simulate};
 use crate::text::to_json;
@@ -41,6 +42,8 @@ enum Event {
         tid: u32,
         ts: f64,
         dur: f64,
+        /// One of the colours that a trace has names for.
+        cname: &'static str,
         args: Cell,
     },
     /// One end of a message's arrow.
@@ -97,6 +100,7 @@ pub fn chrome_trace(plan: &ValidPlan, costs: &Costs) -> Result<String, ScheduleE
                 tid: rank,
                 ts: timed.start * MICROSECONDS_A_UNIT,
                 dur: (timed.end - timed.start) * MICROSECONDS_A_UNIT,
+                cname: trace_colour_of(op.phase),
                 args: Cell { stage: op.stage, micro_batch: op.micro_batch },
             })?;
             for op in timed.action.ops() {

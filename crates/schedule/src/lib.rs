@@ -114,7 +114,7 @@ pub use lower::{
 pub use meant::{did_you_mean, meant};
 pub use number::short_number;
 pub use op::{Op, ParseOpError, Phase};
-pub use picture::{Shade, axis_marks, escaped_xml, legend_of, legend_of_shades};
+pub use picture::{Shade, axis_marks, escaped_xml, legend_of, legend_of_shades, trace_colour_of};
 pub use plan::{Draft, ValidPlan};
 pub use schedule_name::{CostsOf, ScheduleName, Sizes};
 pub use simulate::{Simulation, TimedAction, simulate};

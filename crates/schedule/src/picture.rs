@@ -16,13 +16,14 @@ pub struct Shade {
 
 impl Shade {
     fn hsl(self) -> (f64, f64, f64) {
-        let (hue, saturation, light) = match self.phase {
-            Phase::Forward => (212.0, 62.0, 70.0),
-            Phase::Backward => (150.0, 42.0, 60.0),
-            Phase::InputGrad => (38.0, 80.0, 66.0),
-            Phase::WeightGrad => (285.0, 32.0, 74.0),
+        // The hues of a terminal's blue, yellow, cyan and green: what is computed has one colour on screens and in pictures.
+        let (hue, saturation, light, turn) = match self.phase {
+            Phase::Forward => (214.0, 62.0, 70.0, 26.0),
+            Phase::Backward => (39.0, 74.0, 62.0, -22.0),
+            Phase::InputGrad => (186.0, 46.0, 62.0, -16.0),
+            Phase::WeightGrad => (143.0, 40.0, 62.0, -36.0),
         };
-        let turn = if self.is_second_copy { 18.0 } else { 0.0 };
+        let turn = if self.is_second_copy { turn } else { 0.0 };
         (hue + turn, saturation, light - 26.0 * self.depth)
     }
 
@@ -57,6 +58,16 @@ pub fn legend_of(phase: Phase) -> &'static str {
         Phase::Backward => "B backward",
         Phase::InputGrad => "I gradient of the input",
         Phase::WeightGrad => "W gradient of the weights",
+    }
+}
+
+/// The nearest of the colours that traces have names for (`cname` in the Trace Event format).
+pub fn trace_colour_of(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Forward => "rail_response",
+        Phase::Backward => "rail_idle",
+        Phase::InputGrad => "background_memory_dump",
+        Phase::WeightGrad => "rail_load",
     }
 }
 

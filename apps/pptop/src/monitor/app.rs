@@ -101,6 +101,8 @@ struct App {
     errands: Errands,
     accountant: Accountant,
     drawn: Option<Instant>,
+    /// When the notes were last told how much time has passed.
+    passed: Instant,
     /// When one may look again where the time goes; `None` for now.
     account_at: Option<Instant>,
     leave_when_over: bool,
@@ -124,6 +126,7 @@ impl App {
             errands: Errands::new(),
             accountant: Accountant::new(),
             drawn: None,
+            passed: Instant::now(),
             account_at: None,
             leave_when_over: false,
         }
@@ -156,6 +159,7 @@ impl App {
                 }
             }
             let (read, more_of_any) = self.read();
+            self.pass();
             let state = &self.runs[self.at].state;
             if self.leave_when_over && state.is_over() && !read.more {
                 return Ok(Ending::Over);
@@ -186,6 +190,16 @@ impl App {
         }
     }
 
+    /// Lets time pass for what is shown for some seconds only.
+    fn pass(&mut self) {
+        let elapsed = std::mem::replace(&mut self.passed, Instant::now()).elapsed();
+        for (at, watched) in self.runs.iter_mut().enumerate() {
+            if watched.state.pass(elapsed) && at == self.at {
+                self.drawn = None;
+            }
+        }
+    }
+
     /// Reads what all logs and processes have to say: what came of the run that is shown, and whether any has more.
     fn read(&mut self) -> (Read, bool) {
         let (mut shown, mut more_of_any) = (Read::default(), false);
@@ -205,7 +219,12 @@ impl App {
             if !outcome.is_good && outcome.purpose == Purpose::End {
                 self.not_stopping(outcome.run);
             }
-            self.runs[outcome.run].state.set_note(outcome.note);
+            let state = &mut self.runs[outcome.run].state;
+            if outcome.is_good {
+                state.set_note(outcome.note);
+            } else {
+                state.set_error(outcome.note);
+            }
             shown.changed = true;
         }
         (shown, more_of_any)
@@ -221,7 +240,8 @@ impl App {
     fn account(&mut self, more: bool) {
         let state = &mut self.runs[self.at].state;
         // What is read of a log is soon all that there is; a fast replay has always more.
-        let is_wanted = state.view() == View::Bubble && (!more || state.playback().is_some());
+        let is_wanted = matches!(state.view(), View::Overview | View::Devices | View::Bubble)
+            && (!more || state.playback().is_some());
         if is_wanted && self.account_at.is_none_or(|at| Instant::now() >= at) {
             if let Some(question) = state.question() {
                 self.accountant.ask(self.at, question);
@@ -279,7 +299,7 @@ impl App {
         // What means nothing, such as a mouse that moves, changes nothing.
         let Some(action) = action else { return Ok(None) };
         self.drawn = None;
-        if action == Action::Show(View::Bubble) {
+        if matches!(action, Action::Show(View::Overview | View::Devices | View::Bubble)) {
             self.account_at = None;
         }
         if action == Action::Stop {
@@ -356,7 +376,7 @@ impl App {
         if watched.has_process() {
             self.errands.ask(self.at, watched.dir.clone(), request);
         } else {
-            watched.state.set_note(NotProven::NoStatus.to_string());
+            watched.state.set_error(NotProven::NoStatus.to_string());
             if purpose_of(request) == Purpose::End {
                 self.not_stopping(self.at);
             }
@@ -372,7 +392,7 @@ mod tests {
     use pp_telemetry::Run;
 
     use super::*;
-    use crate::monitor::state::Choice;
+    use crate::monitor::state::{ChildState, Choice};
 
     const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
 
@@ -428,6 +448,9 @@ mod tests {
         let folder = Folder::new("errands", hello);
         let mut app = app(vec![Watch::Found(folder.run())]);
         app.read();
+        // Of a run whose process nobody knows nothing could be asked.
+        let known = ChildState { pid: std::process::id(), ..ChildState::default() };
+        app.runs[0].state.observe(known, 0.0, 0);
         app.runs[0].state.act(Action::Stop);
         let effect = app.runs[0].state.act(Action::Choose(Choice::Stop));
         assert_eq!(effect, Some(Effect::Stop { then_leave: false }));

@@ -35,8 +35,8 @@ impl Screenshot {
         let mut state = State::of(model, child.clone());
         state.observe(child, silent_seconds, 0);
         state.act(Action::Show(view));
-        // It is simulated many times for that, and no other view shows it.
-        if view == View::Bubble {
+        // It is simulated many times for that, and no other views show it.
+        if matches!(view, View::Overview | View::Devices | View::Bubble) {
             state.refresh_bubble();
         }
         Self::of_state(&state, (width, height), theme)
@@ -203,4 +203,47 @@ fn write_run(text: &mut String, y: u16, run: &Stretch) -> std::fmt::Result {
         top + CELL_HEIGHT - 4.0,
         n_cells * CELL_WIDTH
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use pp_schedule::{Phase, Shade};
+    use pp_telemetry::SpanKind;
+
+    use super::*;
+
+    /// The hue of `#rrggbb`, in degrees.
+    fn hue(colour: &str) -> f64 {
+        let channel = |at| f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap());
+        let [red, green, blue] = [1, 3, 5].map(channel);
+        let (most, least) = (red.max(green).max(blue), red.min(green).min(blue));
+        let turn = if most == red {
+            (green - blue) / (most - least)
+        } else if most == green {
+            2.0 + (blue - red) / (most - least)
+        } else {
+            4.0 + (red - green) / (most - least)
+        };
+        (turn * 60.0).rem_euclid(360.0)
+    }
+
+    /// The colour of an operation on the screen, as the picture of the screen has it, and in the pictures of plans and of runs.
+    #[test]
+    fn what_is_computed_has_one_colour_on_the_screen_and_in_pictures() {
+        for phase in [Phase::Forward, Phase::Backward, Phase::InputGrad, Phase::WeightGrad] {
+            let kind = SpanKind::from(phase);
+            let on_screen = Theme::default().block(kind).bg.and_then(colour).unwrap();
+            for depth in [0.0, 1.0] {
+                let in_picture = Shade { phase, depth, is_second_copy: false }.fill();
+                let apart = (hue(on_screen) - hue(&in_picture)).abs();
+                assert!(apart < 8.0, "{kind:?}: {on_screen} and {in_picture}");
+            }
+            // Nor is the second copy of a model taken for another phase.
+            let second = hue(&Shade { phase, depth: 0.0, is_second_copy: true }.fill());
+            for other in [Phase::Forward, Phase::Backward, Phase::InputGrad, Phase::WeightGrad] {
+                let other = Shade { phase: other, depth: 0.0, is_second_copy: false }.fill();
+                assert!((second - hue(&other)).abs() > 12.0, "{kind:?} {other}");
+            }
+        }
+    }
 }

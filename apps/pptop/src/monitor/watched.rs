@@ -111,7 +111,8 @@ impl Watched {
                 state: State::new(
                     ChildState { pid: std::process::id(), ..ChildState::default() },
                     false,
-                ),
+                )
+                .simulated(),
                 source: Source::Follow(Follower::new(&run.log)),
                 process: Process::None,
                 // Its own folder goes with it.
@@ -256,7 +257,7 @@ impl Watched {
 
     fn told(&mut self, sent: &io::Result<()>) -> bool {
         if let Err(error) = sent {
-            self.state.set_note(format!("nothing was sent: {error}"));
+            self.state.set_error(format!("nothing was sent: {error}"));
         }
         sent.is_ok()
     }

@@ -5,8 +5,8 @@
 
 use std::sync::LazyLock;
 
-use pp_schedule::{ScheduleName, Sizes};
-use pp_telemetry::{Event, Hello, Line, LineSplitter, Span, SpanKind};
+use pp_schedule::{Costs, Phase, Pipe, ScheduleName, Sizes, ValidPlan, simulate};
+use pp_telemetry::{Event, Hello, Line, LineSplitter, Span, SpanKind, StageInfo};
 use pptop::monitor::{Action, ChildState, State, Theme, View, draw};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -107,6 +107,129 @@ pub(crate) fn copied(pp: u32, dp: u32) -> Vec<Event> {
         }
     }
     events
+}
+
+/// A run that is simulated: the fixture's events with the spans of another plan.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Play {
+    pub(crate) pp: u32,
+    pub(crate) schedule: ScheduleName,
+    pub(crate) virtual_stages: u32,
+    /// A rank, and how many times as long as the others it takes.
+    pub(crate) slow: Option<(u32, f64)>,
+    /// The share of every operation for which it has no core.
+    pub(crate) starved: f64,
+    pub(crate) cores: u32,
+}
+
+impl Play {
+    pub(crate) const PLAIN: Self = Self {
+        pp: 4,
+        schedule: ScheduleName::OneFOneB,
+        virtual_stages: 1,
+        slow: None,
+        starved: 0.0,
+        cores: 8,
+    };
+
+    pub(crate) fn events(self) -> Vec<Event> {
+        let sizes = Sizes {
+            n_ranks: self.pp,
+            n_micro_batches: 8,
+            n_virtual_stages: self.virtual_stages,
+            interleave_group: None,
+        };
+        let plan = self.schedule.generate(&sizes).unwrap();
+        let n_stages = plan.n_stages();
+        let ms = 12e6 / f64::from(self.virtual_stages);
+        let mut costs = Costs::uniform(n_stages, ms, ms, ms, 500e3);
+        let topology = plan.topology();
+        for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
+            let factor = self.slow.filter(|slow| slow.0 == rank.0).map_or(1.0, |slow| slow.1);
+            costs.forward[stage] *= factor;
+            costs.input_grad[stage] *= factor;
+            costs.weight_grad[stage] *= factor;
+        }
+        let mut events = log();
+        events.retain(|event| match event {
+            Event::Span(_) => false,
+            Event::Mem(memory) => memory.rank < self.pp,
+            _ => true,
+        });
+        let hello = hello_of(&mut events);
+        let stages = topology.ranks(Pipe(0)).iter().enumerate().map(|(stage, rank)| {
+            let of_four = &hello.stages[stage % hello.stages.len()];
+            let first = 3 * stage as u32;
+            StageInfo {
+                stage: stage as u32,
+                rank: rank.0,
+                layers: [first, first + 2],
+                ..of_four.clone()
+            }
+        });
+        hello.stages = stages.collect();
+        hello.device_map.retain(|device| device.rank < self.pp);
+        (hello.pp, hello.virtual_stages, hello.cores) = (self.pp, self.virtual_stages, self.cores);
+        hello.schedule = self.schedule.as_str().to_owned();
+        hello.plan = plan.to_text_rows();
+        self.put_spans(&plan, &costs, &mut events);
+        events
+    }
+
+    fn put_spans(self, plan: &ValidPlan, costs: &Costs, events: &mut Vec<Event>) {
+        let simulation = simulate(plan, costs).unwrap();
+        let mut spans = Vec::new();
+        for (rank, row) in (0..).zip(simulation.timeline(plan, costs)) {
+            let mut free_ns = 0;
+            for timed in row {
+                let op = timed.action.ops().next().unwrap();
+                #[expect(clippy::cast_sign_loss, reason = "times are not negative")]
+                let (start_ns, end_ns) = (timed.start as u64, timed.end as u64);
+                #[expect(clippy::cast_sign_loss, reason = "a share is not negative")]
+                let starved_ns = ((end_ns - start_ns) as f64 * self.starved) as u64;
+                let span = Span {
+                    step: 0,
+                    replica: 0,
+                    rank,
+                    stage: op.stage.0,
+                    mb: op.micro_batch.0,
+                    op: op.phase.into(),
+                    start_ns,
+                    dur_ns: end_ns - start_ns,
+                    cpu_ns: 0,
+                    bytes: 0,
+                    starved_ns,
+                };
+                let is_forward = op.phase == Phase::Forward;
+                let wait = if is_forward { SpanKind::WaitAct } else { SpanKind::WaitGrad };
+                if start_ns > free_ns {
+                    let dur_ns = start_ns - free_ns;
+                    spans.push(Span { op: wait, start_ns: free_ns, dur_ns, starved_ns: 0, ..span });
+                }
+                spans.push(span);
+                free_ns = end_ns;
+            }
+        }
+        for step in [1, 20, 40, 60, 80, 100, 120] {
+            let is_its = |event: &Event| matches!(event, Event::Step(found) if found.step == step);
+            let at = events.iter().position(is_its).unwrap();
+            if let Event::Step(found) = &mut events[at] {
+                found.seconds = simulation.makespan * 1e-9 + 0.004;
+            }
+            let began_ns = step * 1_000_000_000;
+            let its = spans.iter().map(|span| {
+                Event::Span(Span { step, start_ns: began_ns + span.start_ns, ..*span })
+            });
+            events.splice(at..at, its.collect::<Vec<_>>());
+        }
+        for event in events {
+            if let Event::Step(step) = event {
+                step.bubble_ratio = simulation.bubble_ratio;
+                step.starved_ratio = self.starved * (1.0 - simulation.bubble_ratio);
+                step.seconds = simulation.makespan * 1e-9 + 0.004;
+            }
+        }
+    }
 }
 
 pub(crate) fn hello_of(events: &mut [Event]) -> &mut Hello {

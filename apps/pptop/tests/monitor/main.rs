@@ -12,3 +12,4 @@ mod runs;
 mod screens;
 mod themes;
 mod timeline;
+mod understood;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 
-use pp_schedule::to_json;
+use pp_schedule::{Phase, to_json, trace_colour_of};
 use serde_json::json;
 
 use super::untimed::Untimed;
@@ -164,11 +164,12 @@ impl ChromeTrace {
         self.object(
             out,
             format_args!(
-                r#""name":"{name}","cat":"{kind}","ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"args":{{"step":{},"micro_batch":{},"stage":{},"bytes":{},"starved_us":{},"cpu_us":{}}}"#,
+                r#""name":"{name}","cat":"{kind}","ph":"X","pid":{},"tid":{},"ts":{},"dur":{},"cname":"{}","args":{{"step":{},"micro_batch":{},"stage":{},"bytes":{},"starved_us":{},"cpu_us":{}}}"#,
                 span.replica,
                 span.rank,
                 Micros(span.start_ns),
                 Micros(span.dur_ns),
+                colour(span.op),
                 span.step,
                 span.mb,
                 span.stage,
@@ -382,5 +383,18 @@ impl Writer for ChromeTrace {
         .map_err(io::Error::from)?;
         writeln!(out, "\n],\"displayTimeUnit\":\"ms\",\"otherData\":{about}}}")?;
         Ok(())
+    }
+}
+
+/// The colour of a slice, of those that a trace has names for: that of the screen, as near as they come.
+fn colour(kind: SpanKind) -> &'static str {
+    match kind {
+        SpanKind::F => trace_colour_of(Phase::Forward),
+        SpanKind::B => trace_colour_of(Phase::Backward),
+        SpanKind::I => trace_colour_of(Phase::InputGrad),
+        SpanKind::W => trace_colour_of(Phase::WeightGrad),
+        SpanKind::Send | SpanKind::Recv | SpanKind::AllReduce => "detailed_memory_dump",
+        kind if kind.is_wait() => "grey",
+        _ => "generic_work",
     }
 }

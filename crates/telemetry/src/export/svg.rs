@@ -174,14 +174,15 @@ fn phase(kind: SpanKind) -> Option<Phase> {
     }
 }
 
-/// The colour of what is not compute.
+/// The colour of what is not compute: as on the screen, copies and reductions are magenta, and what stands beside the pipeline has no
+/// colour of its own.
 fn other_fill(kind: SpanKind) -> &'static str {
     match kind {
-        SpanKind::Send | SpanKind::Recv => "#c2479b",
-        SpanKind::AllReduce => "#8c6d31",
+        SpanKind::Send | SpanKind::Recv => "#b46fd1",
+        SpanKind::AllReduce => "#7e3a9e",
         SpanKind::Optim => "#4b5563",
-        SpanKind::Checkpoint => "#9a3412",
-        SpanKind::Data => "#0f766e",
+        SpanKind::Checkpoint => "#7b8594",
+        SpanKind::Data => "#a3adba",
         _ => "#ececec",
     }
 }

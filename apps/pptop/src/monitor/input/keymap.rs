@@ -67,6 +67,18 @@ impl Keymap {
         self.bound().find(|(_, bound, _)| *bound == action).map(|(key, ..)| key.to_string())
     }
 
+    /// Which key leaves; Ctrl-c does whatever is configured.
+    pub(crate) fn leaves(&self) -> String {
+        let key = self.key_of(Action::Quit);
+        format!("{} leaves", key.as_deref().unwrap_or("Ctrl-c"))
+    }
+
+    /// The keys that go down and up a list: `j k`.
+    pub(crate) fn scroll_keys(&self) -> String {
+        let keys = [1, -1].map(|by| self.key_of(Action::Scroll(by)));
+        keys.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+
     /// The first key of an action and what it does; nothing where it has none.
     pub(crate) fn hint(&self, action: Action, what: &str) -> String {
         self.key_of(action).map_or_else(String::new, |key| format!("{key} {what}"))
@@ -137,10 +149,12 @@ impl Keymap {
         self.bound_at(key, None)
     }
 
-    /// What a key asks for in a place; `None` for any.
+    /// What a key asks for in a place; `None` for any. The key that ends a run says why where it cannot.
     fn bound_at(&self, key: Key, at: Option<Where>) -> Option<Action> {
         self.bound()
-            .find(|(bound, _, place)| *bound == key && at.is_none_or(|at| place.contains(at)))
+            .find(|(bound, _, place)| {
+                *bound == key && (*place == Place::Live || at.is_none_or(|at| place.contains(at)))
+            })
             .map(|(_, action, _)| action)
     }
 
@@ -148,14 +162,18 @@ impl Keymap {
         self.keys[at].iter().flatten().map(ToString::to_string)
     }
 
-    /// The help: first what means something where one is.
+    /// The help: first what does something where one is, then what does in another view. What does nothing in any, such as the keys of
+    /// a replay while a run is live, is left out.
     pub(crate) fn help(&self, at: Where) -> Vec<HelpLine> {
         let line = |(index, entry): (usize, &'static Entry)| HelpLine {
             keys: self.names(index).collect::<Vec<_>>().join(" "),
             text: entry.help,
             is_here: entry.place.contains(at),
         };
-        let mut lines: Vec<HelpLine> = TABLE.iter().enumerate().map(line).collect();
+        let works = |(_, entry): &(usize, &'static Entry)| {
+            entry.place.contains(at) || entry.place.is_elsewhere(at)
+        };
+        let mut lines: Vec<HelpLine> = TABLE.iter().enumerate().filter(works).map(line).collect();
         lines.sort_by_key(|line| !line.is_here);
         lines
     }
@@ -174,6 +192,7 @@ impl Keymap {
                 [first, .., last] if firsts.len() > 3 => format!("{first}-{last}"),
                 _ => firsts.join(" "),
             };
+            let what = if entry.place == Place::Freeze && at.is_replay { "pause" } else { what };
             hints.push((entry.place.is_about_steps(), Hint { keys, what }));
         }
         // What is for every step gives way to what is for this view.
@@ -192,52 +211,99 @@ mod tests {
     use crate::monitor::action_names;
     use crate::monitor::state::{Choice, Dialog, Question, View};
 
-    const AT: Where =
-        Where { view: View::Overview, is_replay: false, has_runs: false, is_over: false };
+    const AT: Where = Where {
+        view: View::Overview,
+        is_replay: false,
+        has_runs: false,
+        can_stop: true,
+        can_freeze: true,
+        has_step: true,
+        has_steps: true,
+        has_loss: true,
+        has_account: true,
+        is_held: false,
+        n_ranks: 4,
+        n_lines: 4,
+    };
 
     fn press(code: KeyCode, modifiers: KeyModifiers, overlay: Option<&Overlay>) -> Option<Action> {
         Keymap::default().action_of(KeyEvent::new(code, modifiers), AT, overlay)
     }
 
+    /// Every combination of what may be so.
+    fn everywhere() -> impl Iterator<Item = Where> {
+        let is = |bits: u32, at: u32| bits >> at & 1 == 1;
+        View::ALL.into_iter().flat_map(move |view| {
+            (0..1 << 9).flat_map(move |bits| {
+                [0, 1, 4].map(|n| Where {
+                    view,
+                    is_replay: is(bits, 0),
+                    has_runs: is(bits, 1),
+                    can_stop: is(bits, 2),
+                    can_freeze: is(bits, 3),
+                    has_step: is(bits, 4),
+                    has_steps: is(bits, 5),
+                    has_loss: is(bits, 6),
+                    has_account: is(bits, 7),
+                    is_held: is(bits, 8),
+                    n_ranks: n,
+                    n_lines: n,
+                })
+            })
+        })
+    }
+
     #[test]
     fn a_key_means_something_where_the_help_says_so() {
         let keymap = Keymap::default();
-        let views = View::ALL.into_iter();
-        let all = views.flat_map(|view| {
-            [(false, false), (false, true), (true, true)].map(|(is_replay, is_over)| Where {
-                view,
-                is_replay,
-                is_over,
-                ..AT
-            })
-        });
-        for at in all {
-            for line in keymap.help(at) {
-                for key in line.keys.split(' ') {
-                    let action = keymap.bound_at(key.parse().unwrap(), Some(at));
-                    assert_eq!(action.is_some(), line.is_here, "{key} at {at:?}");
+        for at in everywhere() {
+            let help = keymap.help(at);
+            for (entry, keys) in TABLE.iter().zip(&keymap.keys) {
+                let is_here = entry.place.contains(at);
+                let line = help.iter().find(|line| line.text == entry.help);
+                assert_eq!(line.is_some_and(|line| line.is_here), is_here, "{at:?}");
+                for key in keys.iter().flatten() {
+                    // The key that ends a run says why it does not.
+                    let wanted = is_here || entry.place == Place::Live;
+                    assert_eq!(keymap.bound_at(*key, Some(at)).is_some(), wanted, "{key} {at:?}");
                 }
             }
         }
-        let at = |view, is_replay| Where { view, is_replay, is_over: is_replay, ..AT };
-        let is_there = |letter, at| {
-            let event = KeyEvent::new(KeyCode::Char(letter), KeyModifiers::NONE);
-            keymap.action_of(event, at, None).is_some()
+    }
+
+    #[test]
+    fn the_bottom_line_offers_what_works_and_nothing_else() {
+        let keymap = Keymap::default();
+        let offers = |at| -> Vec<String> {
+            let hints = keymap.hints(at).into_iter();
+            hints.map(|hint| format!("{} {}", hint.keys, hint.what)).collect()
         };
-        for (letter, view, live, replayed) in [
-            ('x', View::Loss, true, false),
-            ('[', View::Loss, false, true),
-            ('[', View::Overview, true, true),
-            (':', View::Log, false, true),
-            ('j', View::Loss, false, false),
-            ('b', View::Overview, false, false),
-            ('b', View::Bubble, true, true),
-            ('e', View::Overview, false, false),
-            ('e', View::Timeline, true, true),
-        ] {
-            let found = (is_there(letter, at(view, false)), is_there(letter, at(view, true)));
-            assert_eq!(found, (live, replayed), "{letter} in {view:?}");
+        for at in everywhere() {
+            let of_table = |entry: &&Entry| entry.place.contains(at) && entry.hint.is_some();
+            assert_eq!(offers(at).len(), TABLE.iter().filter(of_table).count(), "{at:?}");
+            let offers = offers(at).join("  ");
+            assert_eq!(offers.contains("x stop"), at.can_stop, "{at:?}");
+            assert_eq!(offers.contains("Space"), at.can_freeze, "{at:?}");
         }
+        let ended = Where { can_stop: false, can_freeze: false, ..AT };
+        assert_eq!(offers(ended).join("  "), "q quit  ? help  1-6 view  [ ] step  + - = zoom");
+        let replay = Where { is_replay: true, can_stop: false, ..AT };
+        assert!(offers(replay).join("  ").contains("Space pause  < > speed"));
+        let starting = Where {
+            has_step: false,
+            has_steps: false,
+            has_loss: false,
+            has_account: false,
+            n_ranks: 0,
+            n_lines: 0,
+            ..AT
+        };
+        assert_eq!(offers(starting).join("  "), "q quit  x stop  ? help  1-6 view  Space freeze");
+        let help = keymap.help(ended);
+        assert!(!help.iter().any(|line| line.text.starts_with("end the run")));
+        assert!(!help.iter().any(|line| line.text.starts_with("replay")));
+        // What is for another view is told, but as such.
+        assert!(help.iter().any(|line| line.text.starts_with("loss:") && !line.is_here));
     }
 
     #[test]

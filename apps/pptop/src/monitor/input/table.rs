@@ -21,21 +21,33 @@ const fn bind(name: &'static str, action: Action, keys: &'static [&'static str])
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Everywhere,
-    In(View),
+    /// Wherever the run can be ended from here.
+    Live,
+    /// Wherever the screen can stand still, or the replay.
+    Freeze,
+    /// In the timeline, once there is a step.
+    Timeline,
+    /// In the devices, where there are several.
+    Devices,
+    /// In the loss, once there is one.
+    Loss,
+    /// In the bubble, once it is known where the time goes.
+    Bubble,
+    Log,
     /// Wherever the spans of a step are seen.
     Steps,
-    /// The same, but for a replay, which shows the step that it is at.
+    /// The same, where another step than the newest is held.
     HeldSteps,
-    /// Wherever the spans of a step are seen, and everywhere in a replay, which goes to that step.
+    /// Wherever the spans of a step are seen and there are others, and everywhere in a replay, which goes to that step.
     Seek,
     /// Wherever there are ranks or lines to choose from.
     Lists,
+    /// In the overview.
+    Overview,
     /// Wherever more can be shown of what is chosen.
     Choices,
     Replay,
     Runs,
-    /// While the run goes on.
-    Live,
 }
 
 /// Keys that belong together, with what is said about them.
@@ -92,9 +104,9 @@ pub(super) const TABLE: &[Entry] = &[
         Some("view"),
     ),
     entry(
-        Place::Everywhere,
+        Place::Freeze,
         &[bind("freeze", Action::Freeze, &["Space"])],
-        "freeze the screen (a replay: pause); the training never notices",
+        "freeze the screen, or pause a replay; the training goes on",
         Some("freeze"),
     ),
     entry(
@@ -156,43 +168,43 @@ pub(super) const TABLE: &[Entry] = &[
         Some("zoom"),
     ),
     entry(
-        Place::In(View::Timeline),
+        Place::Timeline,
         &[bind("timeline-mode", Action::Mode, &["z"])],
         "timeline: with the plan, measured alone, over other steps",
         Some("mode"),
     ),
     entry(
-        Place::In(View::Timeline),
+        Place::Timeline,
         &[bind("export-trace", Action::ExportTrace, &["e"])],
         "timeline: write the step as a Chrome trace into the run's folder",
         Some("export"),
     ),
     entry(
-        Place::In(View::Devices),
+        Place::Devices,
         &[bind("sort", Action::Sort, &["o"])],
         "devices: sort by another column",
         Some("sort"),
     ),
     entry(
-        Place::In(View::Loss),
+        Place::Loss,
         &[bind("metric", Action::Metric, &["m"])],
         "loss: another number",
         Some("metric"),
     ),
     entry(
-        Place::In(View::Loss),
+        Place::Loss,
         &[bind("log-scale", Action::LogScale, &["y"]), bind("range", Action::Range, &["r"])],
         "loss: logarithmic axis, another part of the run",
         Some("axes"),
     ),
     entry(
-        Place::In(View::Bubble),
+        Place::Bubble,
         &[bind("definition", Action::Definition, &["b"])],
         "bubble: what the numbers mean",
         Some("meaning"),
     ),
     entry(
-        Place::In(View::Log),
+        Place::Log,
         &[bind("filter", Action::Filter, &["/"]), bind("warnings", Action::Warnings, &["w"])],
         "log: look for a text, warnings alone",
         Some("filter"),
@@ -234,7 +246,7 @@ pub(super) const TABLE: &[Entry] = &[
         None,
     ),
     entry(
-        Place::In(View::Overview),
+        Place::Overview,
         &[
             bind("next-panel", Action::Panel(1), &["Tab"]),
             bind("previous-panel", Action::Panel(-1), &["Shift-Tab"]),
@@ -277,30 +289,71 @@ pub fn action_names() -> impl Iterator<Item = &'static str> {
 }
 
 /// What the user looks at, as far as keys depend on it.
+#[expect(clippy::struct_excessive_bools, reason = "none follows from the others")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Where {
     pub(crate) view: View,
     pub(crate) is_replay: bool,
     pub(crate) has_runs: bool,
-    /// Whether nothing more will come of the run.
-    pub(crate) is_over: bool,
+    /// Whether the run can be ended from here.
+    pub(crate) can_stop: bool,
+    /// Whether there is anything that a frozen screen would miss.
+    pub(crate) can_freeze: bool,
+    /// Whether the spans of a step are at hand.
+    pub(crate) has_step: bool,
+    /// Whether those of several are.
+    pub(crate) has_steps: bool,
+    /// Whether a step is over.
+    pub(crate) has_loss: bool,
+    /// Whether it is known where the time goes.
+    pub(crate) has_account: bool,
+    /// Whether another step than the newest is held.
+    pub(crate) is_held: bool,
+    pub(crate) n_ranks: usize,
+    /// Lines of the log.
+    pub(crate) n_lines: usize,
 }
 
 impl Place {
+    /// Whether a key does something where one is: the handler, the bottom line and the help ask here.
     pub(super) fn contains(self, at: Where) -> bool {
-        let has_steps = matches!(at.view, View::Overview | View::Timeline);
+        let sees_step = at.has_step && matches!(at.view, View::Overview | View::Timeline);
         match self {
             Self::Everywhere => true,
-            Self::In(view) => view == at.view,
-            Self::Steps => has_steps,
-            Self::HeldSteps => has_steps && !at.is_replay,
-            Self::Seek => has_steps || at.is_replay,
-            Self::Lists => at.view != View::Loss,
-            Self::Choices => has_steps || at.view == View::Devices,
+            Self::Live => at.can_stop,
+            Self::Freeze => at.can_freeze,
+            Self::Timeline => at.view == View::Timeline && at.has_step,
+            Self::Devices => at.view == View::Devices && at.n_ranks > 1,
+            Self::Loss => at.view == View::Loss && at.has_loss,
+            Self::Bubble => at.view == View::Bubble && at.has_account,
+            Self::Log => at.view == View::Log,
+            Self::Overview => at.view == View::Overview,
+            Self::Steps => sees_step,
+            Self::HeldSteps => sees_step && at.is_held && !at.is_replay,
+            Self::Seek => at.is_replay || (sees_step && at.has_steps),
+            Self::Lists => match at.view {
+                View::Loss => false,
+                // A rank in full is longer than the screen.
+                View::Devices => at.n_ranks > 0,
+                View::Bubble => at.has_account && at.n_ranks > 1,
+                View::Overview | View::Timeline => at.n_ranks > 1,
+                View::Log => at.n_lines > 1,
+            },
+            Self::Choices => match at.view {
+                View::Overview => true,
+                View::Timeline => at.has_step,
+                View::Devices => at.n_ranks > 0,
+                View::Loss | View::Bubble | View::Log => false,
+            },
             Self::Replay => at.is_replay,
             Self::Runs => at.has_runs,
-            Self::Live => !at.is_over && !at.is_replay,
         }
+    }
+
+    /// Whether it does something in another view, as things stand.
+    pub(super) fn is_elsewhere(self, at: Where) -> bool {
+        let elsewhere = |view| Where { view, ..at };
+        !self.contains(at) && View::ALL.into_iter().any(|view| self.contains(elsewhere(view)))
     }
 
     /// Whether it is about steps: in the bottom line that gives way to what is for this view.

@@ -25,11 +25,10 @@ impl State {
             Action::Quit if self.is_over() => return Some(Effect::Leave),
             Action::Quit if !self.launched_here => return Some(Effect::Detach),
             Action::Quit => self.ask(Question::Quit),
-            Action::Stop if self.read_only => {
-                self.note = Some("this monitor only looks: it cannot end the run".to_owned());
-            }
-            Action::Stop if self.is_over() => {}
-            Action::Stop => self.ask(Question::Stop(self.out_of_reach.clone())),
+            Action::Stop => match self.stop_refusal() {
+                Some(why) => self.set_note(why),
+                None => self.ask(Question::Stop(self.out_of_reach.clone())),
+            },
             Action::Help => self.overlay = Some(Overlay::Help(0)),
             Action::GoTo => self.overlay = Some(Overlay::Prompt(Prompt::new(PromptKind::Step))),
             Action::Filter => {
@@ -42,7 +41,8 @@ impl State {
                 self.panel = Some(self.panel.map_or(Panel::Devices, |panel| panel.neighbour(by)));
             }
             Action::Enter | Action::Full if self.view == View::Overview => {
-                self.view = self.panel.unwrap_or(Panel::Timeline).view();
+                let of_rank = self.devices.chosen_by_hand().map(|_| Panel::Devices);
+                self.view = self.panel.or(of_rank).unwrap_or(Panel::Timeline).view();
             }
             Action::Full => self.view = View::Overview,
             Action::Freeze => return self.freeze(),
@@ -146,13 +146,14 @@ impl State {
     pub fn paste(&mut self, text: &str) {
         match &mut self.overlay {
             Some(Overlay::Prompt(prompt)) => prompt.paste(text),
-            _ => self.note = Some("pasted text is ignored here".to_owned()),
+            _ => self.set_note("pasted text is ignored here".to_owned()),
         }
     }
 
     /// The help, by so many lines further on.
     fn help_from(&self, first: usize, by: isize) -> Overlay {
-        let last = self.keymap.help(self.at()).len().saturating_sub(1);
+        let n_lines = self.keymap.help(self.at()).len();
+        let last = n_lines.saturating_sub(self.seen_rows.1.get().max(1));
         Overlay::Help(first.saturating_add_signed(by).min(last))
     }
 
@@ -166,15 +167,34 @@ impl State {
             View::Log => self.log.act(action, model),
             View::Overview | View::Bubble => {}
         }
-        match action {
-            Action::Pan(by) if self.view == View::Overview => self.timeline.pan(by),
+        let by = match action {
+            Action::Pan(by) if self.view == View::Overview => return self.timeline.pan(by),
+            Action::Scroll(by) => by,
+            Action::Page(by) => by.saturating_mul(8),
+            Action::Edge { last: true } => isize::MAX,
+            Action::Edge { last: false } => isize::MIN,
+            _ => return,
+        };
+        match self.view {
+            View::Overview => self.choose_rank(by),
+            View::Bubble => self.scroll(by),
             // The others have a choice of their own, or none.
-            _ if !matches!(self.view, View::Overview | View::Bubble) => {}
-            Action::Scroll(by) => self.scroll(by),
-            Action::Page(by) => self.scroll(8 * by),
-            Action::Edge { last } => self.scroll(if last { isize::MAX } else { isize::MIN }),
-            _ => {}
+            View::Timeline | View::Devices | View::Loss | View::Log => {}
         }
+    }
+
+    /// Chooses another rank in the overview, the first one that is seen to begin with; the rows follow it.
+    fn choose_rank(&mut self, by: isize) {
+        let Some(last) = self.shown().ranks().len().checked_sub(1) else { return };
+        let n_rows = self.seen_rows.0.get().max(1);
+        let to = match self.devices.chosen_by_hand().filter(|&at| at <= last) {
+            Some(at) => at.saturating_add_signed(by).min(last),
+            // A step chooses what is there; more than that goes on from there.
+            None => self.first_rank(n_rows).saturating_add_signed(by - by.signum()).min(last),
+        };
+        self.devices.choose(to);
+        let least = (to + 1).saturating_sub(n_rows);
+        self.first_rank = self.first_rank(n_rows).clamp(least, to);
     }
 
     fn scroll(&mut self, by: isize) {
@@ -182,7 +202,7 @@ impl State {
         self.first_rank = self.first_rank.saturating_add_signed(by).min(last);
     }
 
-    /// Does what a click means; a second one on a rank shows more of it.
+    /// Does what a click means; a second one on a rank or an operation shows more of it.
     pub fn point_at(&mut self, target: Target) {
         let model = self.frozen.as_deref().unwrap_or(&self.model);
         match target {
@@ -196,6 +216,19 @@ impl State {
                 }
             }
             Target::View(view) => self.view = view,
+            Target::Op { rank, at } => {
+                let was_chosen =
+                    self.view == View::Timeline && self.timeline.is_chosen_at(rank, at, model);
+                self.view = View::Timeline;
+                if was_chosen {
+                    self.timeline.act(Action::Enter, model);
+                } else {
+                    self.timeline.choose_at(rank, at, model);
+                }
+            }
+            Target::Rank(index) if self.view == View::Timeline => {
+                self.timeline.choose_rank(index, model);
+            }
             Target::Rank(index) if !self.devices.is_chosen(index) => self.devices.choose(index),
             Target::Rank(_) if self.view == View::Devices => {
                 self.devices.act(Action::Enter, model);
@@ -216,7 +249,7 @@ impl State {
         if is_closed {
             return;
         }
-        if self.view == View::Overview && self.panel.take().is_none() {
+        if self.view == View::Overview && self.panel.take().is_none() && !self.devices.unchoose() {
             self.timeline.reset();
         }
         self.view = View::Overview;
@@ -253,7 +286,7 @@ impl State {
             PromptKind::Filter => self.log.set_filter(prompt.text),
             PromptKind::Step => {
                 let Ok(step) = prompt.text.trim().parse::<u64>() else {
-                    self.note = Some(format!("{:?} is no step; type a number", prompt.text));
+                    self.set_error(format!("{:?} is no step: type a number", prompt.text));
                     return None;
                 };
                 if self.playback.is_some() {
@@ -263,9 +296,9 @@ impl State {
                 match self.timeline.go_to(model.recorded(), step) {
                     Some(found) if found == step => {}
                     Some(found) => {
-                        self.note = Some(format!("step {step} is not at hand; this is {found}"));
+                        self.set_note(format!("step {step} was not recorded; this is {found}"));
                     }
-                    None => self.note = Some("no step is at hand yet".to_owned()),
+                    None => self.set_note("no step is recorded yet".to_owned()),
                 }
             }
         }
@@ -312,10 +345,12 @@ mod tests {
         let mut state = State::new(ChildState::default(), false);
         state.act(Action::Help);
         let n_lines = state.keymap().help(state.at()).len();
+        state.see_help_rows(5);
         for _ in 0..n_lines {
             state.act(Action::Page(1));
         }
-        assert_eq!(state.overlay(), Some(&Overlay::Help(n_lines - 1)));
+        // The last line stands at the bottom, and one key up is seen.
+        assert_eq!(state.overlay(), Some(&Overlay::Help(n_lines - 5)));
         state.act(Action::Page(isize::MIN));
         assert_eq!(state.overlay(), Some(&Overlay::Help(0)));
     }

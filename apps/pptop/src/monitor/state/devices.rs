@@ -53,7 +53,7 @@ impl Sort {
     fn key(self, rank: &RankState) -> Option<f64> {
         match self {
             Self::Rank => None,
-            Self::Busy => rank.busy_of_step(),
+            Self::Busy => rank.busy_of_window(),
             Self::Bubble => rank.busy_of_window().map(|busy| 1.0 - busy),
             Self::Memory => rank.memory.map(|memory| memory.live_bytes as f64),
             Self::Slowest => rank.busy_seconds(),
@@ -120,6 +120,16 @@ impl DevicesState {
 
     pub(crate) fn first_line(&self) -> usize {
         self.first_line
+    }
+
+    /// The rank that was chosen by hand.
+    pub(crate) fn chosen_by_hand(&self) -> Option<usize> {
+        self.chosen
+    }
+
+    /// Chooses none; whether one was chosen.
+    pub(crate) fn unchoose(&mut self) -> bool {
+        self.chosen.take().is_some()
     }
 
     /// Whether a rank was chosen by hand.

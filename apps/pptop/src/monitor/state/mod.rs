@@ -6,6 +6,8 @@ mod devices;
 mod dialog;
 mod log;
 mod loss;
+mod note;
+mod offers;
 mod ops;
 mod plan;
 mod playback;
@@ -13,6 +15,7 @@ mod standing;
 mod timeline;
 mod view;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +27,7 @@ pub use dialog::Choice;
 pub(crate) use dialog::{Dialog, Question};
 pub(crate) use log::{Entry, LogState};
 pub(crate) use loss::{LossState, Metric, Part};
-pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, usual_ns};
+pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, ops_of, usual_ns};
 pub(crate) use plan::Planned;
 pub use playback::Playback;
 pub use standing::ChildState;
@@ -33,7 +36,9 @@ pub(crate) use timeline::{Mode, TimelineState};
 pub(crate) use view::{Panel, Prompt, PromptKind};
 pub use view::{Target, View};
 
-use super::input::{Action, Keymap, Where};
+use note::Note;
+
+use super::input::{Action, Keymap};
 
 /// What lies over the screen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +92,8 @@ pub struct State {
     child: ChildState,
     launched_here: bool,
     read_only: bool,
+    /// Whether no run is behind it, but simulated devices.
+    is_demo: bool,
     keymap: Arc<Keymap>,
     overlay: Option<Overlay>,
     view: View,
@@ -104,9 +111,13 @@ pub struct State {
     log: LogState,
     bubble: BubbleState,
     first_rank: usize,
+    /// Rows that the last frame had for the ranks of the overview, and for the help: a key moves within them.
+    seen_rows: (Cell<usize>, Cell<usize>),
     stopping: bool,
     /// What came of the last thing that was asked for.
-    note: Option<String>,
+    note: Option<Note>,
+    /// What was said last of how the run stands.
+    told: Option<String>,
     silent_seconds: f64,
     /// Whether something has come into the log while it was watched.
     grows: bool,
@@ -125,6 +136,7 @@ impl State {
             child,
             launched_here,
             read_only: false,
+            is_demo: false,
             keymap: Arc::default(),
             overlay: None,
             view: View::Overview,
@@ -139,7 +151,9 @@ impl State {
             log: LogState::default(),
             bubble: BubbleState::default(),
             first_rank: 0,
+            seen_rows: (Cell::new(1), Cell::new(1)),
             note: None,
+            told: None,
             stopping: false,
             silent_seconds: 0.0,
             grows: false,
@@ -172,6 +186,12 @@ impl State {
     /// Why the run cannot be ended from here, for the question about it.
     pub fn set_out_of_reach(&mut self, why: Option<String>) {
         self.out_of_reach = why;
+    }
+
+    /// Simulated devices in place of a run.
+    #[must_use]
+    pub fn simulated(self) -> Self {
+        Self { is_demo: true, ..self }
     }
 
     /// A recorded run that is played.
@@ -251,16 +271,6 @@ impl State {
         &self.keymap
     }
 
-    /// What the user looks at, as far as keys depend on it.
-    pub(crate) fn at(&self) -> Where {
-        Where {
-            view: self.view,
-            is_replay: self.playback.is_some(),
-            has_runs: self.place.1 > 1,
-            is_over: self.is_over(),
-        }
-    }
-
     pub(crate) fn view(&self) -> View {
         self.view
     }
@@ -318,15 +328,6 @@ impl State {
         self.read_only
     }
 
-    /// What came of the last thing that was asked for.
-    pub(crate) fn note(&self) -> Option<&str> {
-        self.note.as_deref()
-    }
-
-    pub(crate) fn set_note(&mut self, note: String) {
-        self.note = Some(note);
-    }
-
     pub(crate) fn timeline(&self) -> &TimelineState {
         &self.timeline
     }
@@ -337,6 +338,16 @@ impl State {
 
     pub(crate) fn n_bad_lines(&self) -> u64 {
         self.n_bad_lines
+    }
+
+    /// Remembers how many rows the frame has for the ranks of the overview.
+    pub(crate) fn see_rank_rows(&self, n_rows: usize) {
+        self.seen_rows.0.set(n_rows);
+    }
+
+    /// Remembers how many rows the frame has for the help.
+    pub(crate) fn see_help_rows(&self, n_rows: usize) {
+        self.seen_rows.1.set(n_rows);
     }
 
     /// The first of the ranks to show when only `n_rows` fit.

@@ -238,6 +238,29 @@ impl TimelineState {
         self.follow_chosen(model);
     }
 
+    /// Chooses an operation, by its place among those of a rank.
+    pub(crate) fn choose_at(&mut self, row: usize, at: usize, model: &Model) {
+        let (Some(step), Some(rank)) = (self.step(model), model.ranks().get(row)) else { return };
+        if let Some(span) = ops_of(step, rank.replica, rank.rank).get(at) {
+            self.row = row;
+            self.choose(Cursor::new(row, at, span));
+        }
+    }
+
+    /// Whether this operation is the one that is chosen.
+    pub(crate) fn is_chosen_at(&self, row: usize, at: usize, model: &Model) -> bool {
+        let found = self.cursor.zip(self.step(model)).filter(|(cursor, _)| cursor.row == row);
+        found.is_some_and(|(cursor, step)| {
+            find(model, step, cursor).is_some_and(|(place, _)| place == at)
+        })
+    }
+
+    /// Chooses a rank, and of it what it did at the time of what was chosen.
+    pub(crate) fn choose_rank(&mut self, row: usize, model: &Model) {
+        let at = isize::try_from(self.row(model)).unwrap_or(0);
+        self.choose_row(isize::try_from(row).unwrap_or(0) - at, model);
+    }
+
     fn choose(&mut self, cursor: Cursor) {
         self.cursor = Some(cursor);
         self.shows_cause = false;

@@ -44,6 +44,13 @@ pub enum Target {
     Answer(usize),
     /// A rank, by its place in [`Model::ranks`](pp_telemetry::Model::ranks).
     Rank(usize),
+    /// An operation of the step that the timeline shows.
+    Op {
+        /// Its rank, by its place in the model.
+        rank: usize,
+        /// Its place among the operations of the rank.
+        at: usize,
+    },
 }
 
 /// A panel of the overview.

@@ -6,16 +6,21 @@ use ratatui::layout::Rect;
 use super::devices::{activity_text, rank_name};
 use super::footer;
 use super::format;
+use super::format::wrapped;
 use super::header;
 use super::loss::trend_text;
 use super::messages;
-use super::paint::{Pen, slice_bottom, slice_top};
+use super::paint::{Pen, more_text, slice_bottom, slice_top};
 use super::pipeline;
+use super::rank_table::Row;
 use super::theme::{STRONG, Theme};
 use super::timeline::{Naming, cells, draw_cells};
+use super::verdict;
 use crate::monitor::state::State;
 
 const UTIL_BAR: usize = 8;
+/// Lines of what costs most and what to try, at most.
+const VERDICT_LINES: usize = 3;
 
 /// Which lines there are room for.
 #[expect(
@@ -27,12 +32,16 @@ struct Plan {
     bubble: bool,
     n_ranks: u16,
     timeline: bool,
+    /// The heads of the columns of the ranks.
+    heads: bool,
+    /// Lines for what costs most and what to try.
+    verdict: u16,
     footer: bool,
 }
 
 impl Plan {
-    /// The ranks matter most, then the bubble, then the timeline, then the loss.
-    fn new(height: u16, n_ranks: u16, has_notice: bool) -> Self {
+    /// The ranks matter most, then the bubble, then the timeline, then the loss, then what to try, on so many lines.
+    fn new(height: u16, n_ranks: u16, has_notice: bool, verdict: u16) -> Self {
         let mut left = height.saturating_sub(1);
         let mut take = |n_rows: u16| {
             let fits = n_rows <= left;
@@ -47,8 +56,10 @@ impl Plan {
         let timeline = all_ranks && take(n_ranks);
         let loss = take(1);
         let footer = footer || take(1);
+        let heads = all_ranks && take(1);
+        let verdict = if take(verdict) { verdict } else { 0 };
         let n_ranks = if all_ranks { n_ranks } else { left };
-        Self { loss, bubble, n_ranks, timeline, footer }
+        Self { loss, bubble, n_ranks, timeline, heads, verdict, footer }
     }
 }
 
@@ -84,7 +95,11 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         return;
     }
     let n_ranks = u16::try_from(model.ranks().len()).unwrap_or(u16::MAX);
-    let plan = Plan::new(pen.height(), n_ranks, notice.is_some());
+    let (verdict, style) = verdict::texts(state, theme);
+    let verdict = verdict.last().map_or("", String::as_str);
+    let verdict = wrapped(verdict, area.width as usize, VERDICT_LINES);
+    let n_lines = u16::try_from(verdict.len()).unwrap_or(u16::MAX);
+    let plan = Plan::new(pen.height(), n_ranks, notice.is_some(), n_lines);
     pen.next_line();
     if plan.loss {
         if let Some(loss) = model.loss().last() {
@@ -103,17 +118,39 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         pipeline::draw_bubble_short(&mut pen, model);
         pen.next_line();
     }
+    for line in verdict.iter().take(plan.verdict as usize) {
+        pen.put(line, style).next_line();
+    }
     let first = state.first_rank(plan.n_ranks as usize);
+    state.see_rank_rows(plan.n_ranks as usize);
+    let below = model.ranks().len().saturating_sub(first + plan.n_ranks as usize);
+    if plan.heads {
+        let heads = format!("{:<2}{:<UTIL_BAR$}{:>5}{:>6} {}", "#", "busy", "", "mem", "now");
+        pen.put(heads, theme.dim()).next_line();
+    }
     let shown = || model.ranks().iter().skip(first).take(plan.n_ranks as usize);
-    for rank in shown() {
+    for (row, rank) in shown().enumerate() {
         pen.put(rank_name(model, rank.replica, rank.rank), STRONG).text(" ");
-        let busy = rank.busy_of_step();
+        let busy = rank.busy_of_window();
         pen.put(theme.gauge(busy.unwrap_or(0.0), UTIL_BAR), theme.bar());
         pen.text(busy.map_or_else(|| "    -".to_owned(), |busy| format!("{:>4.0}%", busy * 100.0)));
         let live = rank.memory.map(|memory| format::bytes(memory.live_bytes));
         pen.text(format!("{:>6} ", live.unwrap_or_else(|| "-".to_owned())));
         let (text, style) = activity_text(model, rank, theme, false);
-        pen.put(text, style).next_line();
+        pen.put(text, style);
+        let is_last = row + 1 == plan.n_ranks as usize;
+        let more = more_text(first, below, "");
+        if is_last && !more.is_empty() {
+            // What is not seen has to be known, even where it covers something.
+            let n_cells = u16::try_from(more.len() + 1).unwrap_or(u16::MAX);
+            pen.column(area.width.saturating_sub(n_cells));
+            pen.put(format!(" {more}"), theme.notice());
+        } else if let Some(other) = Row::new(state, rank).waits_for()
+            && other.len() + 7 <= pen.left() as usize
+        {
+            pen.put_right(&format!(" waits {other}"), theme.dim());
+        }
+        pen.next_line();
     }
     let y = area.height - pen.lines_left();
     if plan.timeline

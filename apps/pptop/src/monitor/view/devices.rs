@@ -6,10 +6,11 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::format;
-use super::paint::{Pen, panel};
-use super::rank_table::{Column, Placed, Room, draw_heads, draw_row, drop_columns, place};
+use super::paint::{Pen, mark_more, panel};
+use super::rank_table::{
+    Column, Placed, Room, Row, bring_back, draw_heads, draw_row, drop_columns, names_of, place,
+};
 use super::theme::{STRONG, Theme, letter};
-use crate::monitor::input::Action;
 use crate::monitor::state::State;
 
 /// Cells of the chart, and the one behind it.
@@ -25,12 +26,12 @@ const SHOWN: [Column; 12] = [
     Column::Layers,
     Column::Device,
     Column::State,
-    Column::Util,
+    Column::Busy,
+    Column::Starved,
+    Column::Bubble,
+    Column::WaitsFor,
     Column::Mem,
     Column::Peak,
-    Column::Busy,
-    Column::Bubble,
-    Column::Starved,
     Column::Chart,
 ];
 
@@ -38,18 +39,23 @@ const SHOWN: [Column; 12] = [
 const DROPPED_FIRST: [Column; 9] = [
     Column::Chart,
     Column::Device,
-    Column::Starved,
     Column::Peak,
-    Column::Busy,
     Column::Layers,
     Column::Stages,
     Column::Mem,
     Column::Bubble,
+    Column::Starved,
+    Column::WaitsFor,
 ];
 
 /// The columns for a width.
 fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
-    let room = Room { long: wide, chart: (CHART_CELLS, CHART_CELLS), ..Room::default() };
+    let room = Room {
+        long: wide,
+        names: names_of(model),
+        chart: (CHART_CELLS, CHART_CELLS),
+        ..Room::default()
+    };
     let mut kept: Vec<Column> = SHOWN.to_vec();
     if model.ranks_over_cores().is_none()
         && model.steps().starved_ratio().is_none_or(|ratio| ratio.mean < 0.005)
@@ -59,7 +65,9 @@ fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
     if !wide {
         kept.retain(|&column| column != Column::Chart && column != Column::Device);
     }
+    let all = kept.clone();
     drop_columns(&mut kept, &DROPPED_FIRST, width, room);
+    bring_back(&mut kept, &DROPPED_FIRST, width, room, |column| all.contains(&column));
     (room, place(kept, width, room))
 }
 
@@ -118,18 +126,19 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     let n_ranks = model.ranks().len();
     let n_rows = area.height.saturating_sub(3) as usize;
     let first = state.first_rank(n_rows);
+    state.see_rank_rows(n_rows);
     let right = if n_ranks > n_rows {
         let last = (first + n_rows).min(n_ranks);
-        let keys = [1, -1].map(|by| state.keymap().key_of(Action::Scroll(by)));
-        let keys: Vec<String> = keys.into_iter().flatten().collect();
-        let comma = if keys.is_empty() { "" } else { ", " };
-        format!("{} to {last} of {n_ranks}{comma}{}", first + 1, keys.join(" "))
+        format!("{} to {last} of {n_ranks}", first + 1)
     } else {
         String::new()
     };
     let replicas = model.hello().is_some_and(|hello| hello.dp > 1);
     let title = if replicas { "devices  rank.replica" } else { "devices" };
     let inside = panel(buffer, area, theme, title, &right);
+    let below = n_ranks.saturating_sub(first + n_rows);
+    let keys = state.keymap().scroll_keys();
+    mark_more(buffer, area, theme, (first.min(n_ranks), below), &keys);
     let mut pen = Pen::new(buffer, inside, theme);
     let (room, columns) = columns(pen.width().saturating_sub(1), wide, model);
     draw_heads(&mut pen, &columns, None);
@@ -138,7 +147,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
         if state.devices().is_chosen(index) {
             pen.put(">", STRONG);
         }
-        draw_row(&mut pen, model, rank, &columns, room);
+        draw_row(&mut pen, Row::new(state, rank), &columns, room);
     }
 }
 

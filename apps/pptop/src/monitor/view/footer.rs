@@ -5,11 +5,7 @@ use ratatui::style::Style;
 use super::format;
 use super::paint::Pen;
 use super::theme::STRONG;
-use crate::monitor::input::Action;
 use crate::monitor::state::{State, Status};
-
-/// Share of the time without a core above which one should know.
-const STARVED_NOTICE: f64 = 0.1;
 
 /// How serious a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,22 +28,17 @@ pub(crate) fn draw_keys(pen: &mut Pen<'_>, state: &State) {
     }
 }
 
-/// Which key leaves; Ctrl-c does whatever is configured.
-fn leaves(state: &State) -> String {
-    let key = state.keymap().key_of(Action::Quit);
-    format!("{} leaves", key.as_deref().unwrap_or("Ctrl-c"))
-}
-
-/// What has to be said, the most serious first.
+/// What has to be said. What came of a key comes first: it leaves by itself.
 pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
+    if let Some(note) = state.note() {
+        let weight = if state.note_is_error() { Weight::Bad } else { Weight::Notice };
+        return Some((weight, note.to_owned()));
+    }
     if let Some(failure) = state.failure().filter(|_| state.playback().is_none()) {
         return Some(match state.status() {
-            Status::Stopped => (Weight::Notice, format!("{failure}; {}", leaves(state))),
+            Status::Stopped => (Weight::Notice, format!("{failure}; {}", state.keymap().leaves())),
             _ => (Weight::Bad, format!("failed: {failure}")),
         });
-    }
-    if let Some(note) = state.note() {
-        return Some((Weight::Notice, note.to_owned()));
     }
     if let Some(trouble) = state.trouble() {
         return Some((Weight::Bad, trouble.to_owned()));
@@ -58,34 +49,10 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
             "the run was asked to end; it does after this step".to_owned(),
         ));
     }
-    if matches!(state.status(), Status::Ended(_)) {
-        return Some((Weight::Notice, format!("the run has ended; {}", leaves(state))));
-    }
-    if let Some(standing) = standing_notice(state) {
-        return Some(standing);
-    }
-    let model = state.shown();
-    let Some((n_ranks, n_cores)) = model.ranks_over_cores() else {
-        let starved =
-            model.steps().starved_ratio().filter(|starved| starved.mean > STARVED_NOTICE)?;
-        let share = starved.mean * 100.0;
-        return Some((
-            Weight::Notice,
-            format!(
-                "for {share:.0}% of the time a rank had no core: something else uses this machine"
-            ),
-        ));
-    };
-    let cores = if n_cores == 1 { "core" } else { "cores" };
-    Some((
-        Weight::Notice,
-        format!(
-            "{n_ranks} ranks share {n_cores} {cores}: time without a core is starved, not the schedule's"
-        ),
-    ))
+    standing_notice(state)
 }
 
-/// What has to be said of how the run stands.
+/// What is wrong with how the run stands.
 fn standing_notice(state: &State) -> Option<(Weight, String)> {
     let pid = state.child().pid;
     if let Some(not_recorded) = &state.child().not_recorded {
@@ -96,15 +63,6 @@ fn standing_notice(state: &State) -> Option<(Weight, String)> {
             Weight::Bad,
             format!("process {pid} is held, as by SIGSTOP: kill -CONT {pid} lets it go on"),
         )),
-        Status::Unknown | Status::Stale(_) if pid == 0 => {
-            let text = "the log has no end, and nothing is known of its process";
-            Some((Weight::Notice, text.to_owned()))
-        }
-        Status::Unknown => {
-            let host = format::plain(state.child().host.as_deref().unwrap_or("another machine"));
-            let text = format!("it runs on {host}; whether it is alive is not known here");
-            Some((Weight::Notice, text))
-        }
         Status::Stale(seconds) => {
             let silent = format!("nothing was written for {seconds:.0} s");
             Some(match &state.child().host {
@@ -153,7 +111,8 @@ mod tests {
             }
             let host = host.map(ToOwned::to_owned);
             state.observe(ChildState { pid: 7, host, ..ChildState::default() }, 60.0, 0);
-            notice(&state).map(|(_, text)| text).unwrap_or_default()
+            let notice = notice(&state).map(|(_, text)| text);
+            notice.or_else(|| state.standing_word()).unwrap_or_default()
         };
         assert_eq!(said(None), "process 7 is alive, but has written nothing for 60 s");
         let text = said(Some("far"));

@@ -141,6 +141,28 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     format!("{}..", fitting(width - 2).trim_end())
 }
 
+/// A text as lines of so many cells, broken between words; what does not fit into `n_lines` is cut.
+pub(crate) fn wrapped(text: &str, width: usize, n_lines: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    // A number keeps its sign.
+    let text = text.replace(" %", "\u{a0}%");
+    for word in text.split(' ') {
+        let fits = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= width;
+        if let Some(line) = lines.last_mut().filter(fits) {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    if lines.len() > n_lines {
+        let rest = lines.split_off(n_lines.saturating_sub(1)).join(" ");
+        lines.push(rest);
+        lines.truncate(n_lines);
+    }
+    lines.into_iter().map(|line| cut(&line.replace('\u{a0}', " "), width)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,5 +207,14 @@ mod tests {
         assert_eq!(cut("0-2,9-11", 8), "0-2,9-11");
         assert_eq!(cut("0-2,9-11,18-20", 8), "0-2,9-..");
         assert_eq!(cut("abc", 2), "ab");
+    }
+
+    #[test]
+    fn a_text_is_broken_between_words() {
+        assert_eq!(wrapped("one two three", 7, 9), ["one two", "three"]);
+        assert_eq!(wrapped("one two three four", 9, 2), ["one two", "three f.."]);
+        assert_eq!(wrapped("gains 9.1 % more", 10, 9), ["gains", "9.1 % more"]);
+        assert_eq!(wrapped("longerthanaline", 6, 3), ["long.."]);
+        assert_eq!(wrapped("one", 6, 0), [""; 0]);
     }
 }

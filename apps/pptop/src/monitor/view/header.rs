@@ -13,6 +13,14 @@ const BAR_CELLS: (usize, usize) = (15, 6);
 const ETA_CELLS: usize = 15;
 
 fn status_text(state: &State, theme: Theme) -> (String, Style) {
+    let (mut text, style) = status_alone(state, theme);
+    if state.is_frozen() && state.status() != Status::Frozen {
+        text = format!("{text}, {}", frozen_text(state));
+    }
+    (text, style)
+}
+
+fn status_alone(state: &State, theme: Theme) -> (String, Style) {
     let dot = if theme.ascii { "*" } else { "●" };
     let phase = state.shown().phase().map(|phase| format::plain(&phase.text()));
     match (state.status(), phase) {
@@ -29,7 +37,7 @@ fn status_word(state: &State, status: Status, dot: &str, theme: Theme) -> (Strin
         Status::Starting => (format!("{dot} STARTING"), theme.notice()),
         Status::Live if state.is_stopping() => (format!("{dot} STOPPING"), theme.notice()),
         Status::Live => (format!("{dot} LIVE"), theme.good()),
-        Status::Frozen => ("FROZEN".to_owned(), theme.notice()),
+        Status::Frozen => (frozen_text(state), theme.notice()),
         Status::Stale(seconds) => (format!("STALE {seconds:.0} s"), theme.bad()),
         Status::Suspended => ("SUSPENDED".to_owned(), theme.notice()),
         Status::Died => ("DIED".to_owned(), theme.bad()),
@@ -39,6 +47,15 @@ fn status_word(state: &State, status: Status, dot: &str, theme: Theme) -> (Strin
         Status::Stopped => ("STOPPED".to_owned(), theme.notice()),
         Status::Ended(0) => ("ENDED".to_owned(), STRONG),
         Status::Ended(code) => (format!("FAILED ({code})"), theme.bad()),
+    }
+}
+
+/// How far the run is ahead of a screen that stands still.
+fn frozen_text(state: &State) -> String {
+    match state.model().step().saturating_sub(state.shown().step()) {
+        0 => "FROZEN".to_owned(),
+        1 => "FROZEN 1 step behind".to_owned(),
+        n => format!("FROZEN {n} steps behind"),
     }
 }
 

@@ -5,9 +5,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::format;
-use super::paint::{Pen, panel};
+use super::paint::{Pen, mark_more, panel};
 use super::theme::{STRONG, Theme};
-use crate::monitor::state::State;
+use crate::monitor::input::Action;
+use crate::monitor::state::{State, View};
 
 /// Cells of the bar of a phase.
 const PHASE_CELLS: usize = 20;
@@ -33,9 +34,13 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     };
     let inside = panel(buffer, area, theme, "messages", &right);
     let mut pen = Pen::new(buffer, inside, theme);
-    for message in model.messages().rev().take(inside.height as usize) {
+    let n_rows = inside.height as usize;
+    for message in model.messages().rev().take(n_rows) {
         draw_message(&mut pen, message);
     }
+    let below = model.messages().count().saturating_sub(n_rows);
+    let key = state.keymap().key_of(Action::Show(View::Log)).unwrap_or_default();
+    mark_more(buffer, area, theme, (0, below), &key);
 }
 
 /// Fills the screen while the run has not said yet what it trains.
@@ -70,7 +75,10 @@ pub(crate) fn draw_waiting(buffer: &mut Buffer, area: Rect, state: &State, theme
         }
         pen.next_line();
     }
-    for message in state.shown().messages() {
+    // The newest are at the bottom, where one looks for them.
+    let n_rows = pen.lines_left() as usize;
+    let n_messages = state.shown().messages().count();
+    for message in state.shown().messages().skip(n_messages.saturating_sub(n_rows)) {
         draw_message(&mut pen, message);
     }
 }

@@ -17,6 +17,7 @@ mod rank_table;
 mod scrubber;
 pub(crate) mod theme;
 mod timeline;
+mod verdict;
 
 use pp_schedule::is_obeyed;
 use ratatui::Frame;
@@ -28,7 +29,7 @@ pub use theme::Theme;
 pub(crate) use theme::letter;
 
 use super::state::{Overlay, Panel, State, View};
-use paint::{Pen, slice_bottom, slice_left, slice_top};
+use paint::Pen;
 
 /// How much room there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +122,12 @@ fn draw_panels(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, wid
     let areas = layout::areas(area, state);
     header::draw(&mut Pen::new(buffer, areas.header, theme), state);
     footer::draw_keys(&mut Pen::new(buffer, areas.keys, theme), state);
-    if let (Some(line), Some(notice)) = (areas.notice, footer::notice(state)) {
-        footer::draw_notice(&mut Pen::new(buffer, line, theme), &notice);
+    if let Some(line) = areas.notice {
+        let mut pen = Pen::new(buffer, line, theme);
+        match footer::notice(state) {
+            Some(notice) => footer::draw_notice(&mut pen, &notice),
+            None => verdict::draw(&mut pen, state),
+        }
     }
     if let Some(line) = areas.job {
         header::draw_job(&mut Pen::new(buffer, line, theme), state);
@@ -153,33 +158,35 @@ fn draw_overview(
     theme: Theme,
     wide: bool,
 ) {
-    let with_panels = area.height >= PANELS_HEIGHT_MIN;
-    let n_rows = layout::n_device_rows(rest, area, state);
-    let (devices_area, rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
-    devices::draw(buffer, devices_area, state, theme, wide);
-    mark(buffer, devices_area, state, Panel::Devices, theme);
-    if !with_panels {
-        let (timeline_area, line) = slice_bottom(rest, 1);
-        timeline::draw(buffer, timeline_area, state, theme);
-        mark(buffer, timeline_area, state, Panel::Timeline, theme);
+    let placed = layout::overview(rest, area, state);
+    devices::draw(buffer, placed.devices, state, theme, wide);
+    mark(buffer, placed.devices, state, Panel::Devices, theme);
+    if placed.is_large {
+        pages::timeline::draw_embedded(buffer, placed.timeline, state, theme);
+    } else {
+        timeline::draw(buffer, placed.timeline, state, theme);
+    }
+    mark(buffer, placed.timeline, state, Panel::Timeline, theme);
+    if let Some(line) = placed.line {
         pipeline::draw_line(&mut Pen::new(buffer, line, theme), state);
         return;
     }
-    let (timeline_area, mut rest) = slice_top(rest, n_rows.saturating_add(PANEL_ROWS));
-    timeline::draw(buffer, timeline_area, state, theme);
-    mark(buffer, timeline_area, state, Panel::Timeline, theme);
-    if wide && rest.height >= 18 && state.shown().messages().next().is_some() {
-        let (above, messages_area) = slice_bottom(rest, 6);
+    loss::draw(buffer, placed.loss, state, theme);
+    mark(buffer, placed.loss, state, Panel::Loss, theme);
+    if let Some(messages_area) = placed.messages {
         messages::draw(buffer, messages_area, state, theme);
         mark(buffer, messages_area, state, Panel::Messages, theme);
-        rest = above;
     }
-    let pipeline_width = if wide { 62 } else { 40 };
-    let (loss_area, pipeline_area) = slice_left(rest, rest.width.saturating_sub(pipeline_width));
-    loss::draw(buffer, loss_area, state, theme);
-    mark(buffer, loss_area, state, Panel::Loss, theme);
-    pipeline::draw(buffer, pipeline_area, state, theme);
-    mark(buffer, pipeline_area, state, Panel::Pipeline, theme);
+    pipeline::draw(buffer, placed.pipeline, state, theme);
+    mark(buffer, placed.pipeline, state, Panel::Pipeline, theme);
+    if let Some(Ok(found)) = state.bubble().found() {
+        if let Some(times) = placed.times {
+            pages::bubble::draw_ranks(buffer, times, state, found, theme);
+        }
+        if let Some(changes) = placed.changes {
+            pages::bubble::draw_changes(buffer, changes, found, theme);
+        }
+    }
 }
 
 /// Marks the panel that is chosen.

@@ -3,15 +3,16 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 use ratatui::style::{Modifier, Style};
+use ratatui::text::Span;
 use ratatui::widgets::{Clear, Widget as _};
 
 use super::format;
-use super::paint::{Pen, panel, slice_bottom};
+use super::paint::{Pen, mark_more, panel, slice_bottom};
 use super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Dialog, Prompt, State};
 
-/// An empty panel in the middle of the screen, as large as there is room for; `key` closes it.
+/// An empty panel in the middle of the screen, as large as there is room for, and what is inside of it; `key` closes it.
 fn window(
     buffer: &mut Buffer,
     area: Rect,
@@ -19,10 +20,10 @@ fn window(
     (title, key): (&str, &str),
     width: usize,
     height: usize,
-) -> Rect {
+) -> (Rect, Rect) {
     let window = middle(area, width, height);
     Clear.render(window, buffer);
-    panel(buffer, window, theme, title, &format!("{key} closes"))
+    (window, panel(buffer, window, theme, title, &format!("{key} closes")))
 }
 
 /// The middle of the screen, with room for a frame around so many columns and rows.
@@ -50,13 +51,20 @@ pub(crate) fn draw_help(
     let texts = lines.iter().map(|line| line.text.len()).max().unwrap_or(0);
     let of = |action| state.keymap().key_of(action);
     let key = of(Action::Back).or_else(|| of(Action::Help)).unwrap_or_default();
-    let inside = window(buffer, area, theme, ("keys", &key), names + texts + 4, lines.len());
-    let first = first.min(lines.len().saturating_sub(inside.height as usize));
+    let (window, inside) =
+        window(buffer, area, theme, ("keys", &key), names + texts + 4, lines.len());
+    let n_rows = inside.height as usize;
+    state.see_help_rows(n_rows);
+    let first = first.min(lines.len().saturating_sub(n_rows));
+    let below = lines.len().saturating_sub(first + n_rows);
+    let keys = state.keymap().scroll_keys();
+    mark_more(buffer, window, theme, (first, below), &keys);
     let mut pen = Pen::new(buffer, inside, theme);
     for line in lines.iter().skip(first) {
         let style = if line.is_here { Style::new() } else { theme.dim() };
         pen.put(format!(" {:>names$}", line.keys), if line.is_here { STRONG } else { style });
-        pen.text("  ").put(line.text, style);
+        let room = (pen.left() as usize).saturating_sub(2);
+        pen.text("  ").put(format::cut(line.text, room), style);
         pen.next_line();
     }
 }
@@ -66,7 +74,17 @@ pub(crate) fn draw_prompt(buffer: &mut Buffer, area: Rect, theme: Theme, prompt:
     let (_, line) = slice_bottom(area, 1);
     Clear.render(line, buffer);
     let mut pen = Pen::new(buffer, line, theme);
-    pen.text(" ").put(prompt.label(), STRONG).text(&prompt.text);
+    pen.text(" ").put(prompt.label(), STRONG);
+    // The end of what is typed is seen, with the cursor behind it.
+    let room = (pen.left() as usize).saturating_sub(1);
+    let n_cells = |text: &str| Span::raw(text).width();
+    let mut text = prompt.text.as_str();
+    while n_cells(text) > room {
+        let mut letters = text.chars();
+        letters.next();
+        text = letters.as_str();
+    }
+    pen.text(text);
     pen.put(if theme.ascii { "_" } else { "▏" }, theme.notice());
 }
 
@@ -139,6 +157,9 @@ pub(crate) fn draw_dialog(
     let (window, text, above) = question(area, dialog);
     Clear.render(window, buffer);
     let inside = panel(buffer, window, theme, dialog.title(), &format!("{key} closes"));
+    let n_answers = dialog.answers().len();
+    let below = (above as usize + n_answers).saturating_sub(inside.height as usize);
+    mark_more(buffer, window, theme, (0, below), "");
     let mut pen = Pen::new(buffer, inside, theme);
     if !text.is_empty() && above > 0 {
         pen.line(u16::from(above as usize > text.len()));

@@ -114,6 +114,13 @@ pub(crate) fn panel(
     let block = Block::bordered().border_set(theme.border()).border_style(theme.dim());
     let inside = block.inner(area);
     block.render(area, buffer);
+    head(buffer, area, theme, title, right);
+    inside
+}
+
+/// Writes into the upper edge of a frame: a title at its left and one at its right, where there is room for both.
+pub(crate) fn head(buffer: &mut Buffer, area: Rect, theme: Theme, title: &str, right: &str) {
+    let area = area.intersection(buffer.area);
     if area.height > 0 && area.width > 4 {
         let line = Rect { x: area.x + 1, width: area.width - 2, height: 1, ..area };
         let mut pen = Pen::new(buffer, line, theme);
@@ -122,7 +129,44 @@ pub(crate) fn panel(
             pen.put_right(&format!(" {right} "), theme.dim());
         }
     }
-    inside
+}
+
+/// Says in the lower edge of a panel how much of its content is above and below what is seen.
+pub(crate) fn mark_more(
+    buffer: &mut Buffer,
+    area: Rect,
+    theme: Theme,
+    (above, below): (usize, usize),
+    keys: &str,
+) {
+    let area = area.intersection(buffer.area);
+    let text = more_text(above, below, keys);
+    if text.is_empty() || area.height < 2 || area.width < 5 {
+        return;
+    }
+    let y = area.y + area.height - 1;
+    let line = Rect { x: area.x + 1, y, width: area.width - 2, height: 1 };
+    let mut pen = Pen::new(buffer, line, theme);
+    // What is cut off has to be seen, the keys for it need not.
+    let all = format!(" {text} ");
+    let text = if all.chars().count() < line.width as usize {
+        all
+    } else {
+        format!(" {} ", more_text(above, below, ""))
+    };
+    let style = theme.notice();
+    pen.put_right(&text, style);
+}
+
+/// `12 more below`, `3 above, 12 below`; nothing where all is seen.
+pub(crate) fn more_text(above: usize, below: usize, keys: &str) -> String {
+    let text = match (above, below) {
+        (0, 0) => return String::new(),
+        (0, below) => format!("{below} more below"),
+        (above, 0) => format!("{above} more above"),
+        (above, below) => format!("{above} more above, {below} below"),
+    };
+    if keys.is_empty() { text } else { format!("{text}: {keys}") }
 }
 
 /// The upper `n_rows` of an area, and the rest.

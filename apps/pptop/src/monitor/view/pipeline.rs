@@ -40,30 +40,33 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     draw_bubble(&mut pen, model);
     draw_gap(&mut pen, model);
     draw_speed(&mut pen, model);
-    draw_extremes(&mut pen, model);
+    draw_slowest(&mut pen, model);
+    draw_peak(&mut pen, model);
     draw_training(&mut pen, model);
     if let Some(step) = state.timeline().step(model) {
         draw_breakdown(&mut pen, model, step);
     }
 }
 
-/// The bubble and the speed in one line.
+/// The bubble and the speed in one line: as much as has room, each of it whole.
 pub(crate) fn draw_line(pen: &mut Pen<'_>, state: &State) {
     let model = state.shown();
     pen.text(" ");
     draw_bubble_short(pen, model);
-    if let Some((name, rate)) = rate(model) {
-        pen.text(format!("   {} {name}", format::count(rate)));
-    }
-    if let Some(seconds) = model.steps().seconds() {
-        pen.text(format!("   step {}", format::duration(seconds.p50)));
-    }
-    if let Some(loss) = model.loss().last() {
-        pen.text(format!(
-            "   loss {} {}",
-            format::number(loss),
-            super::loss::trend_text(model.loss().trend(), pen.theme)
-        ));
+    let slowest = model.slowest().map(|slowest| {
+        let name = rank_name(model, slowest.replica, slowest.rank);
+        format!("slowest r{name}")
+    });
+    let step = model.steps().seconds().map(|seconds| format::duration(seconds.p50));
+    let loss = model.loss().last().map(|loss| {
+        let trend = super::loss::trend_text(model.loss().trend(), pen.theme);
+        format!("loss {} {trend}", format::number(loss))
+    });
+    let rate = rate(model).map(|(name, rate)| format!("{} {name}", format::count(rate)));
+    for text in [loss, step.map(|step| format!("step {step}")), rate, slowest] {
+        if let Some(text) = text.filter(|text| text.chars().count() + 3 <= pen.left() as usize) {
+            pen.text("   ").text(text);
+        }
     }
 }
 
@@ -135,13 +138,31 @@ fn draw_gap(pen: &mut Pen<'_>, model: &Model) {
     pen.next_line();
 }
 
+/// Lines that the speed may take only where this many are left: the slowest rank and the memory come behind it.
+const SPEED_ROOM: u16 = 4;
+
 fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
-    if let Some((unit, rate)) = rate(model) {
+    let rate = rate(model).map(|(unit, rate)| (unit, format::count(rate)));
+    let seconds = model.steps().seconds();
+    if pen.lines_left() < SPEED_ROOM {
+        if rate.is_none() && seconds.is_none() {
+            return;
+        }
+        name(pen, "step");
+        let seconds = seconds.map(|seconds| format::duration(seconds.p50));
+        pen.text(seconds.unwrap_or_default());
+        if let Some((unit, rate)) = rate {
+            pen.text("  ").put(rate, STRONG).text(format!(" {unit}"));
+        }
+        pen.next_line();
+        return;
+    }
+    if let Some((unit, rate)) = rate {
         name(pen, unit);
-        pen.put(format::count(rate), STRONG);
+        pen.put(rate, STRONG);
         pen.next_line();
     }
-    if let Some(seconds) = model.steps().seconds() {
+    if let Some(seconds) = seconds {
         name(pen, "step");
         pen.text(format!(
             "{}  p95 {}",
@@ -152,41 +173,30 @@ fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
     }
 }
 
-fn draw_extremes(pen: &mut Pen<'_>, model: &Model) {
-    let peak = model.peak_memory().map(|(rank, bytes)| {
-        let name = rank_name(model, rank.replica, rank.rank);
-        let left = room_of(model, rank).map_or_else(String::new, |(total, peaks, _)| {
-            if peaks > total {
-                "  does not fit".to_owned()
-            } else {
-                format!("  {} left", format::bytes(total - peaks))
-            }
-        });
-        format!("{} r{name}{left}", format::bytes(bytes))
-    });
-    let slowest = model.slowest().map(|slowest| {
-        format!("r{} {:.1}x", rank_name(model, slowest.replica, slowest.rank), slowest.ratio)
-    });
-    // Where there is but one line, both stand in it.
-    let together = pen.lines_left() < 2;
-    if let Some(peak) = &peak {
-        name(pen, "peak mem");
-        pen.text(peak);
-        if !together {
-            pen.next_line();
-        }
-    }
-    if let Some(slowest) = &slowest {
-        if together && peak.is_some() {
-            if slowest.chars().count() + 10 <= pen.left() as usize {
-                pen.text("  slowest ").text(slowest);
-            }
-        } else {
-            name(pen, "slowest");
-            pen.text(slowest).text(" the others");
-        }
+fn draw_slowest(pen: &mut Pen<'_>, model: &Model) {
+    if let Some(slowest) = model.slowest() {
+        name(pen, "slowest");
+        let slow = rank_name(model, slowest.replica, slowest.rank);
+        pen.text(format!("r{slow} {:.1}x the others", slowest.ratio));
         pen.next_line();
     }
+}
+
+fn draw_peak(pen: &mut Pen<'_>, model: &Model) {
+    let Some((rank, bytes)) = model.peak_memory() else { return };
+    name(pen, "peak mem");
+    pen.text(format!("{} r{}", format::bytes(bytes), rank_name(model, rank.replica, rank.rank)));
+    match room_of(model, rank) {
+        Some((total, peaks, _)) if peaks > total => {
+            let style = pen.theme.bad();
+            pen.put("  does not fit", style);
+        }
+        Some((total, peaks, _)) => {
+            pen.text(format!("  {} left", format::bytes(total - peaks)));
+        }
+        None => {}
+    }
+    pen.next_line();
 }
 
 fn draw_training(pen: &mut Pen<'_>, model: &Model) {
@@ -245,6 +255,11 @@ fn draw_breakdown(pen: &mut Pen<'_>, model: &Model, step: &RecordedStep) {
             format!("{:>CELLS$}", format!("r{}", rank_name(model, rank.replica, rank.rank))),
             STRONG,
         );
+    }
+    let n_more = model.ranks().len().saturating_sub(n_ranks);
+    if n_more > 0 {
+        let style = theme.notice();
+        pen.put(format!(" +{n_more}"), style);
     }
     for (part, (part_name, _)) in PARTS.iter().enumerate() {
         pen.next_line();

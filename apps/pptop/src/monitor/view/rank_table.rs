@@ -1,15 +1,15 @@
 //! The table of the ranks, of which the overview shows some columns and the view of the devices all that there is room for.
 
-use pp_telemetry::{Gpu, Model, RankState};
+use pp_telemetry::{Account, Gpu, Model, RankState, RankTime};
 use ratatui::style::Style;
 
 use super::devices::{activity_text, bubble_style, layers_text, memory, rank_name};
 use super::format;
 use super::paint::Pen;
 use super::theme::{STRONG, Theme};
-use crate::monitor::state::Sort;
+use crate::monitor::state::{Sort, State};
 
-const UTIL_BAR: usize = 8;
+const BUSY_BAR: usize = 8;
 const MEM_BAR: usize = 6;
 
 /// A column of the table.
@@ -20,14 +20,14 @@ pub(crate) enum Column {
     Layers,
     Device,
     State,
-    Util,
+    Busy,
+    Starved,
+    Bubble,
+    WaitsFor,
     Mem,
     Peak,
     Activations,
     Compute,
-    Busy,
-    Bubble,
-    Starved,
     Copy,
     OnCore,
     Switches,
@@ -48,14 +48,14 @@ pub(crate) const COLUMNS: [Column; 24] = [
     Column::Layers,
     Column::Device,
     Column::State,
-    Column::Util,
+    Column::Busy,
+    Column::Starved,
+    Column::Bubble,
+    Column::WaitsFor,
     Column::Mem,
     Column::Peak,
     Column::Activations,
     Column::Compute,
-    Column::Busy,
-    Column::Bubble,
-    Column::Starved,
     Column::Copy,
     Column::OnCore,
     Column::Switches,
@@ -80,6 +80,8 @@ pub(crate) struct Room {
     pub(crate) replicas: bool,
     /// Whether the size of the devices is known.
     pub(crate) has_total: bool,
+    /// Cells of the longest names of stages and of layers.
+    pub(crate) names: (u16, u16),
     /// Cells of the chart at least and at most.
     pub(crate) chart: (u16, u16),
     /// Whether the bar of the memory has a mark where the peak is, and its end where the device's is.
@@ -92,18 +94,20 @@ impl Column {
             Self::Rank if room.replicas => 6,
             Self::State if room.long => 20,
             Self::State if room.tiny => 8,
-            Self::Util if room.tiny => 6,
+            Self::Busy if room.tiny => 7,
             Self::Mem if room.has_total => 20,
             Self::Rank => 4,
-            Self::Util => 15,
+            Self::Busy => 16,
+            Self::WaitsFor => 11,
+            Self::Stages => (room.names.0 + 1).clamp(6, 12),
+            Self::Layers => (room.names.1 + 1).clamp(9, 16),
             Self::Mem | Self::Switches | Self::Pcie | Self::Throttle => 14,
-            Self::Layers | Self::State => 9,
+            Self::State => 9,
             Self::Compute | Self::Bubble | Self::Starved | Self::Device => 8,
-            Self::Stages | Self::Temperature | Self::SmActive => 6,
+            Self::Temperature | Self::SmActive => 6,
             Self::Nvml
             | Self::Peak
             | Self::Activations
-            | Self::Busy
             | Self::Copy
             | Self::OnCore
             | Self::Tensor
@@ -119,7 +123,6 @@ impl Column {
             Self::Layers => "LAYERS",
             Self::Device => "DEVICE",
             Self::State => "STATE",
-            Self::Util => "UTIL",
             Self::Mem => "MEM",
             Self::Peak => "PEAK",
             Self::Activations => "ACT-PK",
@@ -127,6 +130,7 @@ impl Column {
             Self::Busy => "BUSY",
             Self::Bubble => "BUBBLE",
             Self::Starved => "STARVED",
+            Self::WaitsFor => "WAITS FOR",
             Self::Copy => "COPY",
             Self::OnCore => "CORE",
             Self::Switches => "SWITCHES/s",
@@ -137,7 +141,7 @@ impl Column {
             Self::Power => "POWER",
             Self::Throttle => "THROTTLE",
             Self::Pcie => "PCIE TX/RX",
-            Self::Chart => "util, last steps",
+            Self::Chart => "busy, last steps",
         }
     }
 
@@ -149,14 +153,14 @@ impl Column {
             | Self::Layers
             | Self::Device
             | Self::State
-            | Self::Util
+            | Self::Busy
+            | Self::WaitsFor
             | Self::Mem
             | Self::Throttle
             | Self::Chart => false,
             Self::Peak
             | Self::Activations
             | Self::Compute
-            | Self::Busy
             | Self::Bubble
             | Self::Starved
             | Self::Copy
@@ -174,7 +178,7 @@ impl Column {
     /// The order that is by this column.
     fn sort(self) -> Option<Sort> {
         match self {
-            Self::Util => Some(Sort::Busy),
+            Self::Busy => Some(Sort::Busy),
             Self::Bubble => Some(Sort::Bubble),
             Self::Mem => Some(Sort::Memory),
             Self::Compute => Some(Sort::Slowest),
@@ -206,6 +210,20 @@ pub(crate) struct Placed {
     /// The cell where it begins.
     pub(crate) x: u16,
     pub(crate) width: u16,
+}
+
+/// Cells of the longest names of stages and of layers.
+pub(crate) fn names_of(model: &Model) -> (u16, u16) {
+    let longest = |text: fn(&RankState) -> String| {
+        let cells = model.ranks().iter().map(|rank| text(rank).chars().count());
+        u16::try_from(cells.max().unwrap_or(0)).unwrap_or(u16::MAX).min(100)
+    };
+    (longest(stages_text), longest(layers_text))
+}
+
+fn stages_text(rank: &RankState) -> String {
+    let stages: Vec<_> = rank.stages.iter().map(u32::to_string).collect();
+    format!("s{}", stages.join(","))
 }
 
 /// The cells that columns need.
@@ -293,54 +311,94 @@ pub(crate) fn memory_bar(theme: Theme, live: u64, peak: u64, whole: u64, width: 
 /// What a number of a device looks like where it is not known.
 const NOTHING: &str = "-";
 
-/// Draws the row of a rank.
-pub(crate) fn draw_row(
-    pen: &mut Pen<'_>,
-    model: &Model,
-    rank: &RankState,
-    columns: &[Placed],
-    room: Room,
-) {
-    for &Placed { column, x, width } in columns {
-        pen.column(x + 1);
-        draw_cell(pen, model, rank, column, room, width as usize - 1);
+/// What a row is about.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) rank: &'a RankState,
+    /// Where the time goes, where that is known.
+    pub(crate) account: Option<&'a Account>,
+    /// The rank that the others wait for, by the advice.
+    pub(crate) culprit: Option<u32>,
+}
+
+impl<'a> Row<'a> {
+    /// The row of a rank, with what is known of where the time goes.
+    pub(crate) fn new(state: &'a State, rank: &'a RankState) -> Self {
+        let found = state.bubble().found().and_then(Result::ok);
+        Self {
+            model: state.shown(),
+            rank,
+            account: found.map(|found| &found.account),
+            culprit: found.and_then(|found| found.advice.rank),
+        }
+    }
+
+    /// What the rank did in a step, by that account.
+    fn time(self) -> Option<RankTime> {
+        let is_its =
+            |time: &&RankTime| time.rank == self.rank.rank && time.replica == self.rank.replica;
+        self.account?.ranks.iter().find(is_its).copied()
+    }
+
+    /// The rank that it waits for most, and for which share of the window: `r2 45%`.
+    pub(crate) fn waits_for(self) -> Option<String> {
+        let (other, seconds) = self.time()?.waits_for?;
+        let share = seconds / self.account?.window_seconds;
+        let percent = share * 100.0;
+        let other = rank_name(self.model, self.rank.replica, other);
+        (percent >= 0.5).then(|| format!("r{other} {percent:.0}%"))
     }
 }
 
-fn draw_cell(
-    pen: &mut Pen<'_>,
-    model: &Model,
-    rank: &RankState,
-    column: Column,
-    room: Room,
-    width: usize,
-) {
+/// Draws the row of a rank.
+pub(crate) fn draw_row(pen: &mut Pen<'_>, row: Row<'_>, columns: &[Placed], room: Room) {
+    for &Placed { column, x, width } in columns {
+        pen.column(x + 1);
+        draw_cell(pen, row, column, room, width as usize - 1);
+    }
+}
+
+fn draw_cell(pen: &mut Pen<'_>, row: Row<'_>, column: Column, room: Room, width: usize) {
     let theme = pen.theme;
+    let Row { model, rank, account, .. } = row;
+    let is_culprit = row.culprit == Some(rank.rank);
     match column {
         Column::Rank => {
-            pen.put(rank_name(model, rank.replica, rank.rank), STRONG);
+            let style = if is_culprit { theme.bad() } else { STRONG };
+            pen.put(rank_name(model, rank.replica, rank.rank), style);
         }
         Column::Stages => {
-            let stages: Vec<_> = rank.stages.iter().map(u32::to_string).collect();
-            pen.text(format::cut(&format!("s{}", stages.join(",")), width));
+            pen.text(format::cut(&stages_text(rank), width));
         }
         Column::Layers => {
             pen.text(format::cut(&layers_text(rank), width));
         }
         Column::Device => {
-            pen.text(format::cut(&rank.device, width));
+            pen.text(format::cut(&format::plain(&rank.device), width));
         }
         Column::State => {
             let (text, style) = activity_text(model, rank, theme, room.long);
             pen.put(format::cut(&text, width), style);
         }
-        Column::Util => {
-            let busy = rank.busy_of_step();
+        Column::Busy => {
+            let busy = rank.busy_of_window();
             if !room.tiny {
-                pen.put(theme.gauge(busy.unwrap_or(0.0), UTIL_BAR), theme.bar());
+                let style = if is_culprit { theme.bad() } else { theme.bar() };
+                pen.put(theme.gauge(busy.unwrap_or(0.0), BUSY_BAR), style);
             }
-            pen.text(whole_percent(busy));
+            let busy = busy.map_or_else(|| NOTHING.to_owned(), format::percent);
+            pen.text(format!("{busy:>6}"));
         }
+        Column::WaitsFor => match row.waits_for() {
+            Some(text) => {
+                pen.text(format::cut(&text, width));
+            }
+            // Nobody keeps it waiting, or that is not known.
+            None => {
+                pen.put(if account.is_some() { "nobody" } else { NOTHING }, theme.dim());
+            }
+        },
         Column::Mem => draw_memory(pen, model, rank, room),
         Column::Throttle => draw_throttle(pen, model, rank, width),
         Column::Chart => {
@@ -353,11 +411,6 @@ fn draw_cell(
             pen.put(format!("{:>width$}", format::cut(&text, width)), style);
         }
     }
-}
-
-/// A share in five cells.
-fn whole_percent(share: Option<f64>) -> String {
-    share.map_or_else(|| format!("{NOTHING:>5}"), |share| format!("{:>4.0}%", share * 100.0))
 }
 
 fn draw_memory(pen: &mut Pen<'_>, model: &Model, rank: &RankState, room: Room) {
@@ -401,7 +454,6 @@ fn number(
         Column::Peak => rank.memory.map(|memory| format::bytes(memory.peak_bytes)),
         Column::Activations => rank.memory.map(|memory| format::bytes(memory.stash_bytes)),
         Column::Compute => rank.busy_seconds().map(format::duration),
-        Column::Busy => rank.busy_of_window().map(format::percent),
         Column::Bubble => {
             let bubble = rank.busy_of_window().map(|busy| 1.0 - busy);
             return (bubble.map(format::percent), bubble_style(model, bubble, theme));

@@ -26,6 +26,8 @@ pub struct Theme {
     /// Whether the terminal has sixteen colours, and may know no others.
     pub few_colours: bool,
     palette: Palette,
+    /// Whether the background is light.
+    is_light: bool,
 }
 
 impl Default for Theme {
@@ -71,9 +73,8 @@ const DARK: Palette = Palette {
     average: Color::Yellow,
 };
 
-/// Yellow, white and the bright colours cannot be read on white.
+/// Yellow, white and the bright colours cannot be read on white. What is computed keeps its colour: text about it stands on that.
 const LIGHT: Palette = Palette {
-    backward: Color::Red,
     optimizer: Color::Black,
     notice: Color::Magenta,
     bar: Color::Blue,
@@ -95,13 +96,13 @@ const ASCII_BORDER: border::Set<'static> = border::Set {
 impl Theme {
     /// The colours for a dark background, or none, and all characters or ASCII alone.
     pub const fn plain(colour: bool, ascii: bool) -> Self {
-        Self { colour, ascii, few_colours: false, palette: DARK }
+        Self { colour, ascii, few_colours: false, palette: DARK, is_light: false }
     }
 
     /// The same for a light background.
     #[must_use]
     pub const fn on_light(self) -> Self {
-        Self { palette: LIGHT, ..self }
+        Self { palette: LIGHT, is_light: true, ..self }
     }
 
     /// What the configuration wants, else what the terminal can show ([`Ability`]); `NO_COLOR` with any value turns colours off.
@@ -226,6 +227,15 @@ impl Theme {
 
     /// How text about an operation looks.
     pub(crate) fn op(self, kind: SpanKind) -> Style {
+        let colour = self.colour_of(kind);
+        if self.is_light && !kind.is_wait() && self.colour && is_faint(colour) {
+            return Style::new().fg(text_on(colour)).bg(colour);
+        }
+        self.shade(kind)
+    }
+
+    /// How a cell looks that is filled to some part with an operation.
+    pub(crate) fn shade(self, kind: SpanKind) -> Style {
         if kind.is_wait() { self.dim() } else { self.with(self.colour_of(kind)) }
     }
 
@@ -297,6 +307,19 @@ fn is_light(colours: &OsStr) -> bool {
     matches!(background.and_then(|number| number.trim().parse().ok()), Some(7_u8 | 9..=15))
 }
 
+/// Whether text of this colour cannot be read on white.
+fn is_faint(colour: Color) -> bool {
+    matches!(
+        colour,
+        Color::Yellow
+            | Color::White
+            | Color::Gray
+            | Color::LightYellow
+            | Color::LightGreen
+            | Color::LightCyan
+    )
+}
+
 /// What can be read on a block of a colour.
 fn text_on(colour: Color) -> Color {
     match colour {
@@ -334,6 +357,17 @@ pub(crate) fn name(kind: SpanKind) -> &'static str {
         SpanKind::Checkpoint => "checkpoint",
         SpanKind::Data => "data",
         SpanKind::WaitAct | SpanKind::WaitGrad => "wait",
+    }
+}
+
+/// The same where there is little room.
+pub(crate) fn short_name(kind: SpanKind) -> &'static str {
+    match kind {
+        SpanKind::I => "dgrad",
+        SpanKind::W => "wgrad",
+        SpanKind::Optim => "opt",
+        SpanKind::Checkpoint => "ckpt",
+        kind => name(kind),
     }
 }
 
@@ -434,9 +468,18 @@ mod tests {
             theme.found(),
         ];
         for style in styles.into_iter().chain(SpanKind::ALL.map(|kind| theme.op(kind))) {
-            let unreadable = [Color::Yellow, Color::LightYellow, Color::White, Color::Gray];
-            assert!(style.fg.is_none_or(|colour| !unreadable.contains(&colour)), "{style:?}");
-            assert_eq!(style.bg, None);
+            assert!(style.fg.is_none_or(|colour| !is_faint(colour)), "{style:?}");
+            // On a block of its own colour it is black.
+            assert!(style.bg.is_none() || style.fg == Some(Color::Black), "{style:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_computed_has_one_colour_on_any_background() {
+        let (dark, light) = (Theme::default(), Theme::default().on_light());
+        for kind in [SpanKind::F, SpanKind::B, SpanKind::I, SpanKind::W] {
+            assert_eq!(dark.block(kind), light.block(kind), "{kind:?}");
+            assert_eq!(dark.colour_of(kind), light.colour_of(kind), "{kind:?}");
         }
     }
 

@@ -1,14 +1,14 @@
 //! One step, drawn to scale: a row for each rank, a cell for each slice of time.
 
-use pp_telemetry::{Model, RecordedStep, Span, SpanKind};
+use pp_telemetry::{Model, RankState, RecordedStep, Span, SpanKind};
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{Position, Rect};
 
 use super::chart::round_up;
 use super::devices::rank_name;
 use super::format;
-use super::paint::{Pen, panel};
-use super::theme::{STRONG, Theme, letter, name};
+use super::paint::{Pen, mark_more, panel};
+use super::theme::{STRONG, Theme, letter, name, short_name};
 use crate::monitor::state::State;
 
 /// Cells in front of a row.
@@ -33,61 +33,145 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         Pen::new(buffer, inside, theme).put(" begins with the first operation", theme.dim());
         return;
     };
-    let title = title(state, model, step);
-    let room = (area.width as usize).saturating_sub(format::cells(&title) + 9);
-    let inside = panel(buffer, area, theme, &title, &legend(step, theme, room));
     let Some(range_ns) = state.timeline().range_ns(step) else { return };
-    let mut pen = Pen::new(buffer, inside, theme);
-    let n_cells = pen.width().saturating_sub(LABEL_CELLS + 1);
-    let n_rows = pen.height().saturating_sub(1);
+    let n_cells = area.width.saturating_sub(2 + LABEL_CELLS + 1);
+    let n_rows = area.height.saturating_sub(3);
     let first = state.first_rank(n_rows as usize);
     let chunks = model.hello().is_some_and(|hello| hello.virtual_stages > 1);
-    for (y, rank) in (0..n_rows).zip(model.ranks().iter().skip(first)) {
+    let rows: Vec<_> = model
+        .ranks()
+        .iter()
+        .skip(first)
+        .take(n_rows as usize)
+        .map(|rank| (rank, cells(spans_of(step, rank), range_ns, n_cells as usize)))
+        .collect();
+    let mut kinds = Kinds::default();
+    rows.iter().for_each(|(_, cells)| kinds.see(cells));
+    let (title, legend) = heading(&title(state, model, step), kinds, theme, area.width);
+    let inside = panel(buffer, area, theme, &title, &legend);
+    let below = model.ranks().len().saturating_sub(first + rows.len());
+    mark_more(buffer, area, theme, (first, below), "");
+    let mut pen = Pen::new(buffer, inside, theme);
+    for (y, (rank, cells)) in (0..).zip(&rows) {
         pen.line(y).put(format!(" r{}", rank_name(model, rank.replica, rank.rank)), STRONG);
-        let of_rank =
-            step.spans.iter().filter(|span| span.rank == rank.rank && span.replica == rank.replica);
-        let cells = cells(of_rank, range_ns, n_cells as usize);
-        draw_cells(&mut pen, LABEL_CELLS, y, &cells, Naming::Full, chunks);
+        draw_cells(&mut pen, LABEL_CELLS, y, cells, Naming::Full, chunks);
     }
     pen.line(n_rows);
     draw_axis(&mut pen, step, range_ns, LABEL_CELLS, n_cells);
 }
 
-pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> String {
-    let mut parts = vec![format!("timeline  step {}", step.step)];
+/// What a rank did in a step.
+pub(crate) fn spans_of<'a>(
+    step: &'a RecordedStep,
+    rank: &RankState,
+) -> impl Iterator<Item = &'a Span> {
+    let (of_rank, replica) = (rank.rank, rank.replica);
+    step.spans.iter().filter(move |span| span.rank == of_rank && span.replica == replica)
+}
+
+/// The rank and the time at a cell of the panel.
+pub(crate) fn at_cell(state: &State, area: Rect, at: Position) -> Option<(usize, f64)> {
+    let model = state.shown();
+    let step = state.timeline().step(model)?;
+    let (from_ns, to_ns) = state.timeline().range_ns(step)?;
+    let n_cells = area.width.saturating_sub(2 + LABEL_CELLS + 1);
+    let n_rows = area.height.saturating_sub(3);
+    let column = at.x.checked_sub(area.x + 1 + LABEL_CELLS).filter(|&x| x < n_cells)?;
+    let row = at.y.checked_sub(area.y + 1).filter(|&y| y < n_rows)?;
+    let index = state.first_rank(n_rows as usize) + row as usize;
+    let cell_ns = (to_ns - from_ns) / f64::from(n_cells.max(1));
+    (index < model.ranks().len()).then_some((index, from_ns + (f64::from(column) + 0.5) * cell_ns))
+}
+
+/// The parts of a title, from the one that gives way last.
+pub(crate) struct Title {
+    /// Which step, how long it took, how it is looked at.
+    step: Vec<String>,
+    /// What is trained.
+    schedule: Option<String>,
+}
+
+impl Title {
+    /// As it is, without the name of the panel, and without the schedule as well.
+    fn texts(&self) -> [String; 3] {
+        let (first, rest) = self.step.split_at(self.step.len().min(2));
+        let all: Vec<&str> =
+            first.iter().chain(&self.schedule).chain(rest).map(String::as_str).collect();
+        let all = all.join("  ");
+        [format!("timeline  {all}"), all, self.step.join("  ")]
+    }
+}
+
+pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> Title {
+    let mut parts = vec![format!("step {}", step.step)];
     parts.push(
         step.step_ns.map_or_else(|| "runs".to_owned(), |ns| format::duration(ns as f64 * 1e-9)),
     );
-    parts
-        .extend(model.hello().map(|hello| format!("{} m={}", hello.schedule, hello.micro_batches)));
+    let schedule = model
+        .hello()
+        .map(|hello| format!("{} m={}", format::plain(&hello.schedule), hello.micro_batches));
     if state.timeline().is_held() {
         parts.push("held".to_owned());
     }
     if state.timeline().scale() > 1 {
         parts.push(format!("x{}", state.timeline().scale()));
     }
-    parts.join("  ")
+    Title { step: parts, schedule }
 }
 
-/// The letters that occur in the step, as many as there is room for.
-pub(crate) fn legend(step: &RecordedStep, theme: Theme, room: usize) -> String {
-    let mut items = vec![format!("{} idle", theme.idle())];
-    let mut named = Vec::new();
-    for kind in SpanKind::ALL.into_iter().filter(|kind| !kind.is_wait()) {
-        if !named.contains(&name(kind)) && step.spans.iter().any(|span| span.op == kind) {
-            named.push(name(kind));
-            items.push(format!("{} {}", letter(kind), name(kind)));
+/// The kinds of spans that are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Kinds(u32);
+
+impl Kinds {
+    /// Takes those of some cells.
+    pub(crate) fn see(&mut self, cells: &[Option<&Span>]) {
+        let kind_at = |kind| SpanKind::ALL.iter().position(|other| *other == kind);
+        for span in cells.iter().flatten() {
+            self.0 |= kind_at(span.op).map_or(0, |at| 1 << at);
         }
     }
-    // What computes matters most: the others go first when there is no room.
-    while items.iter().map(|item| item.chars().count() + 2).sum::<usize>() > room + 2
-        && !items.is_empty()
-    {
-        items.pop();
+
+    fn iter(self) -> impl Iterator<Item = SpanKind> {
+        let is_seen = move |at: usize| self.0 >> at & 1 == 1;
+        let kinds = SpanKind::ALL.into_iter().enumerate();
+        kinds.filter(move |(at, kind)| is_seen(*at) && !kind.is_wait()).map(|(_, kind)| kind)
     }
-    let n_items = items.len();
-    items.rotate_left(n_items.min(1));
-    items.join("  ")
+
+    /// What their letters stand for, in full, in short, and not at all.
+    fn legends(self, theme: Theme) -> [String; 3] {
+        let mut items: [Vec<String>; 3] = Default::default();
+        let mut letters = Vec::new();
+        for kind in self.iter().filter(|kind| !kind.is_wait()) {
+            if letters.contains(&letter(kind)) {
+                continue;
+            }
+            letters.push(letter(kind));
+            items[0].push(format!("{} {}", letter(kind), name(kind)));
+            items[1].push(format!("{} {}", letter(kind), short_name(kind)));
+            items[2].push(letter(kind).to_string());
+        }
+        let idle = theme.idle();
+        items[0].push(format!("{idle} idle"));
+        items[1].push(format!("{idle} idle"));
+        items[2].push(idle.to_string());
+        [items[0].join("  "), items[1].join("  "), items[2].join(" ")]
+    }
+}
+
+/// A title and a legend with room for both. The legend names everything that is drawn: its names become short first, then the title, and
+/// only where that is not enough the letters stand alone.
+pub(crate) fn heading(title: &Title, kinds: Kinds, theme: Theme, width: u16) -> (String, String) {
+    let titles = title.texts();
+    let legends = kinds.legends(theme);
+    let cells = |text: &String| text.chars().count();
+    // Both have blanks around them, and a line between them and at each end.
+    let fits = |(title, legend): &(usize, usize)| {
+        cells(&titles[*title]) + cells(&legends[*legend]) + 8 <= width as usize
+    };
+    let pairs = [(0, 0), (0, 1), (1, 1), (2, 1), (2, 2)];
+    let (title, legend) = pairs.into_iter().find(fits).unwrap_or((2, 2));
+    (titles[title].clone(), legends[legend].clone())
 }
 
 /// What each cell stands for: the operation that takes most of its time, or nothing when that is idleness.

@@ -6,8 +6,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::super::devices::rank_name;
-use super::super::format;
-use super::super::paint::{Pen, panel, slice_top};
+use super::super::format::{self, wrapped};
+use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::theme::{STRONG, Theme, letter};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Found, State};
@@ -154,28 +154,6 @@ fn draw_small(pen: &mut Pen<'_>, found: &Found, defines: bool) {
     }
 }
 
-/// A text as lines of so many cells, broken between words; what does not fit into `n_lines` is cut.
-fn wrapped(text: &str, width: usize, n_lines: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    // A number keeps its sign.
-    let text = text.replace(" %", "\u{a0}%");
-    for word in text.split(' ') {
-        let fits = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= width;
-        if let Some(line) = lines.last_mut().filter(fits) {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
-        }
-    }
-    if lines.len() > n_lines {
-        let rest = lines.split_off(n_lines.saturating_sub(1)).join(" ");
-        lines.push(rest);
-        lines.truncate(n_lines);
-    }
-    lines.into_iter().map(|line| format::cut(&line.replace('\u{a0}', " "), width)).collect()
-}
-
 fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, theme: Theme) {
     let account = &found.account;
     let (first, last) = account.steps;
@@ -308,7 +286,14 @@ const NARROW_COLUMNS: [Column; 6] = [
     ("optim", |time| time.optimizer),
 ];
 
-fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, theme: Theme) {
+/// Draws what each rank does in a step.
+pub(crate) fn draw_ranks(
+    buffer: &mut Buffer,
+    area: Rect,
+    state: &State,
+    found: &Found,
+    theme: Theme,
+) {
     let account = &found.account;
     let title = "each rank, ms of a step";
     let ranks = &account.ranks;
@@ -320,6 +305,8 @@ fn draw_ranks(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
         format!("step {} ms", millis(account.step_seconds))
     };
     let inside = panel(buffer, area, theme, title, &right);
+    let below = ranks.len().saturating_sub(first + n_rows);
+    mark_more(buffer, area, theme, (first, below), &state.keymap().scroll_keys());
     let mut pen = Pen::new(buffer, inside, theme);
     let n_fit = (inside.width as usize).saturating_sub(8 + 2 * CELLS + FOR_CELLS) / CELLS;
     // Where both kinds of waiting do not fit, they are one.
@@ -402,7 +389,8 @@ fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells:
     );
 }
 
-fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme: Theme) {
+/// Draws what changes would bring, the best first.
+pub(crate) fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme: Theme) {
     let n_rows = area.height.saturating_sub(TABLE_ROWS) as usize;
     let lines = best_of(&found.what_if, n_rows);
     let right = match (lines.len() < found.what_if.len(), found.account.halves_are_guessed) {
@@ -439,28 +427,17 @@ fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme: Theme) {
     }
 }
 
-/// The run as it is, and of the changes as many as there is room for: those that gain most, in their own order.
+/// The run as it is, and of the changes as many as there is room for: what gains most comes first.
 fn best_of(changes: &[WhatIf], n_rows: usize) -> Vec<&WhatIf> {
-    let mut places: Vec<usize> = (1..changes.len()).collect();
-    places.sort_by(|a, b| changes[*b].gain.total_cmp(&changes[*a].gain));
-    places.truncate(n_rows.saturating_sub(1));
-    places.push(0);
-    places.sort_unstable();
-    places.into_iter().filter_map(|at| changes.get(at)).take(n_rows).collect()
+    let Some((as_it_is, changes)) = changes.split_first() else { return Vec::new() };
+    let mut changes: Vec<&WhatIf> = changes.iter().collect();
+    changes.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+    std::iter::once(as_it_is).chain(changes).take(n_rows).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_is_broken_between_words() {
-        assert_eq!(wrapped("one two three", 7, 9), ["one two", "three"]);
-        assert_eq!(wrapped("one two three four", 9, 2), ["one two", "three f.."]);
-        assert_eq!(wrapped("gains 9.1 % more", 10, 9), ["gains", "9.1 % more"]);
-        assert_eq!(wrapped("longerthanaline", 6, 3), ["long.."]);
-        assert_eq!(wrapped("one", 6, 0), [""; 0]);
-    }
 
     #[test]
     fn rows_are_shared_out_and_never_more_than_there_are() {

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 
 use super::super::devices::{activity_text, bubble_style, layers_text, rank_name, room_of};
 use super::super::format;
-use super::super::paint::{Pen, panel, slice_left, slice_top};
+use super::super::paint::{Pen, mark_more, panel, slice_left, slice_top};
 use super::super::rank_table::memory_bar;
 use super::super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
@@ -61,7 +61,14 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, framed: bool, state: &State,
             if is_alone { (Action::Back, "back") } else { (Action::Enter, "alone") };
         let hint = state.keymap().hint(action, what);
         let more = if more.is_empty() { hint } else { format!("{more}  {hint}") };
-        panel(buffer, area, theme, &title, &more)
+        let inside = panel(buffer, area, theme, &title, &more);
+        let below = text.len().saturating_sub(first + height);
+        let pages = [1, -1].map(|by| state.keymap().key_of(Action::Page(by)));
+        let keys = pages.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        // Only a rank that stands alone can be scrolled.
+        let keys = if is_alone { keys } else { state.keymap().hint(Action::Enter, "shows all") };
+        mark_more(buffer, area, theme, (first, below), &keys);
+        inside
     } else {
         let (line, rest) = slice_top(area, 1);
         let mut pen = Pen::new(buffer, line, theme);

@@ -4,9 +4,10 @@ use pp_telemetry::Model;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use super::super::paint::{Pen, panel, slice_top};
+use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::rank_table::{
-    COLUMNS, Column, Placed, Room, bring_back, draw_heads, draw_row, drop_columns, place,
+    COLUMNS, Column, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row, drop_columns,
+    names_of, place,
 };
 use super::super::theme::{STRONG, Theme};
 use super::detail;
@@ -33,16 +34,16 @@ const DROPPED_FIRST: [Column; 21] = [
     Column::Compute,
     Column::Activations,
     Column::OnCore,
-    Column::Starved,
     Column::Peak,
     Column::Nvml,
     Column::Layers,
-    Column::Busy,
     Column::Power,
     Column::Temperature,
     Column::Stages,
     Column::Throttle,
+    Column::Starved,
     Column::Mem,
+    Column::WaitsFor,
     Column::Bubble,
 ];
 
@@ -52,6 +53,7 @@ fn columns(width: u16, model: &Model) -> (Room, Vec<Placed>) {
         long: width >= LONG_WIDTH,
         tiny: width < 34,
         replicas: model.hello().is_some_and(|hello| hello.dp > 1),
+        names: names_of(model),
         has_total: model.gpus().iter().any(|gpu| gpu.latest.total_bytes.is_some()),
         chart: CHART_CELLS,
         marks_peak: true,
@@ -124,7 +126,8 @@ impl Window {
     fn new(table: Rect, framed: bool, state: &State) -> Self {
         let area = if framed { inside(table) } else { table };
         let rows = rows(state);
-        let has_heads = area.height > 3;
+        // Without heads nobody knows what the numbers are; only where ranks would have to go for them they do.
+        let has_heads = area.height > 3 || area.height as usize > rows.len();
         let n_rows = area.height.saturating_sub(u16::from(has_heads)) as usize;
         let chosen = Row::Rank(state.devices().chosen(state.shown()));
         let at = rows.iter().position(|row| *row == chosen).unwrap_or(0);
@@ -195,6 +198,9 @@ fn draw_table(buffer: &mut Buffer, table: Rect, framed: bool, state: &State, the
             String::new()
         };
         panel(buffer, table, theme, &title, &right);
+        let below = n_ranks.saturating_sub(n_before + n_seen);
+        let keys = state.keymap().scroll_keys();
+        mark_more(buffer, table, theme, (n_before, below), &keys);
     }
     let mut pen = Pen::new(buffer, window.area, theme);
     // The first cell is for the mark of the chosen rank.
@@ -214,7 +220,7 @@ fn draw_table(buffer: &mut Buffer, table: Rect, framed: bool, state: &State, the
                 if index == chosen {
                     pen.put(">", STRONG);
                 }
-                draw_row(&mut pen, model, rank, &columns, room);
+                draw_row(&mut pen, RankRow::new(state, rank), &columns, room);
             }
         }
     }

@@ -7,7 +7,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::super::format;
-use super::super::paint::{Pen, panel, slice_top};
+use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Entry, LogState, Overlay, Prompt, PromptKind, State};
@@ -53,11 +53,15 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         .max()
         .map_or(0, |step| step_text(step).len());
     let writer = Writer { theme, filter: log.filter(), area: inside, framed, step_cells };
-    for line in writer.window(&entries, held) {
+    let (lines, above, below) = writer.window(&entries, held);
+    for line in lines {
         for part in line {
             pen.put(&part.content, part.style);
         }
         pen.next_line();
+    }
+    if framed {
+        mark_more(buffer, area, theme, (above, below), &state.keymap().scroll_keys());
     }
 }
 
@@ -126,8 +130,13 @@ fn step_text(step: u64) -> String {
 }
 
 impl Writer<'_> {
-    /// The lines that are seen: up to the one that is held, or else to the newest; more, while there is room.
-    fn window(&self, entries: &[Entry<'_>], held: Option<usize>) -> Vec<Line<'static>> {
+    /// The lines that are seen: up to the one that is held, or else to the newest; more, while there is room. And how many entries are
+    /// above and below them.
+    fn window(
+        &self,
+        entries: &[Entry<'_>],
+        held: Option<usize>,
+    ) -> (Vec<Line<'static>>, usize, usize) {
         let height = self.area.height as usize;
         let (above, below) = entries.split_at(held.map_or(entries.len(), |at| at + 1));
         let mut blocks = Vec::new();
@@ -141,14 +150,17 @@ impl Writer<'_> {
             blocks.push(block);
         }
         let n_over = n_lines.saturating_sub(height);
+        let n_above = above.len() - blocks.len();
+        let mut n_below = below.len();
         let mut lines: Vec<_> = blocks.into_iter().rev().flatten().skip(n_over).collect();
         for entry in below {
             if lines.len() >= height {
                 break;
             }
             lines.extend(self.block(*entry, false));
+            n_below -= 1;
         }
-        lines
+        (lines, n_above, n_below)
     }
 
     /// The lines of one entry; the one that is held has a mark.

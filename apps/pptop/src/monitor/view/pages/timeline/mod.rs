@@ -4,17 +4,20 @@ mod details;
 mod overlaid;
 mod times;
 
+use std::cell::Cell;
+use std::sync::Arc;
+
 use pp_telemetry::{Model, RankState, RecordedStep, Span};
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{Position, Rect};
 use ratatui::style::{Modifier, Style};
 
 use super::super::devices::rank_name;
 use super::super::format;
-use super::super::paint::{Pen, panel};
+use super::super::paint::{Pen, head, mark_more, panel};
 use super::super::theme::{STRONG, Theme, letter};
-use super::super::timeline::{Naming, cells, draw_axis, draw_cells, legend, title};
-use crate::monitor::state::{Dependency, Mode, Planned, State, first_compute_ns};
+use super::super::timeline::{Kinds, Naming, cells, draw_axis, draw_cells, heading, title};
+use crate::monitor::state::{Dependency, Mode, Planned, State, Target, first_compute_ns, ops_of};
 use details::signed;
 use overlaid::shades;
 
@@ -32,23 +35,92 @@ const PATH: Style = Style::new().add_modifier(Modifier::UNDERLINED);
 
 /// Draws the view.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    draw_in(buffer, area, state, theme, false);
+}
+
+/// Draws the step and the plan alone, as a panel of the overview.
+pub(crate) fn draw_embedded(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
+    draw_in(buffer, area, state, theme, true);
+}
+
+fn draw_in(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, is_embedded: bool) {
     let model = state.shown();
-    let is_framed = area.width >= 58 && area.height >= 12;
+    let is_framed = is_framed(area);
     let shown = state.timeline().step(model).zip(state.timeline().view_ns(model));
     let Some((step, range_ns)) = shown else {
         let inside = if is_framed { panel(buffer, area, theme, "timeline", "") } else { area };
         Pen::new(buffer, inside, theme).put(" begins with the first operation", theme.dim());
         return;
     };
-    let inside = if is_framed {
+    let inside = if is_framed { panel(buffer, area, theme, "", "") } else { area };
+    let mut pen = Pen::new(buffer, inside, theme);
+    let page = Page { is_embedded, ..Page::new(state, step, range_ns, pen.width(), is_framed) };
+    let (above, below) = page.draw(&mut pen);
+    if is_framed {
+        // What is drawn decides about the legend.
         let title = title(state, model, step);
-        let room = (area.width as usize).saturating_sub(format::cells(&title) + 9);
-        panel(buffer, area, theme, &title, &legend(step, theme, room))
+        let (title, legend) = heading(&title, page.seen.get(), theme, area.width);
+        head(buffer, area, theme, &title, &legend);
+        mark_more(buffer, area, theme, (above, below), &state.keymap().scroll_keys());
+    }
+}
+
+/// The operation that a click at a cell means: what is there, or where nothing is, what the rank did next.
+pub(crate) fn op_at(area: Rect, state: &State, at: Position, is_embedded: bool) -> Option<Target> {
+    let model = state.shown();
+    let is_framed = is_framed(area);
+    let (step, range_ns) = state.timeline().step(model).zip(state.timeline().view_ns(model))?;
+    let inside = if is_framed {
+        Rect {
+            x: area.x.saturating_add(1),
+            y: area.y.saturating_add(1),
+            width: area.width.saturating_sub(2),
+            height: area.height.saturating_sub(2),
+        }
     } else {
         area
     };
-    let mut pen = Pen::new(buffer, inside, theme);
-    Page::new(state, step, range_ns, pen.width(), is_framed).draw(&mut pen);
+    if !inside.contains(at) {
+        return None;
+    }
+    let page = Page { is_embedded, ..Page::new(state, step, range_ns, inside.width, is_framed) };
+    page.op_at(inside.height, at.x - inside.x, at.y - inside.y)
+}
+
+/// What a rank did at a time, or next.
+pub(crate) fn op_at_time(state: &State, rank: usize, time_ns: f64) -> Option<Target> {
+    let model = state.shown();
+    let step = state.timeline().step(model)?;
+    let of_rank = model.ranks().get(rank)?;
+    let at = at_time(&ops_of(step, of_rank.replica, of_rank.rank), time_ns)?;
+    Some(Target::Op { rank, at })
+}
+
+/// Rows that the panel of the overview fills, of so many at most: with the plan below the step where there is room for it, and with times
+/// in the operations where they fit. `None` where that is not more than a line for each rank.
+pub(crate) fn rows_within(state: &State, width: u16, most: u16) -> Option<u16> {
+    let model = state.shown();
+    let (step, range_ns) = state.timeline().step(model).zip(state.timeline().view_ns(model))?;
+    let page = Page::new(state, step, range_ns, width.saturating_sub(2), true);
+    let mode = state.timeline().mode();
+    let n_ranks = u16::try_from(model.ranks().len()).unwrap_or(u16::MAX);
+    let has_plan = mode == Mode::WithPlan && state.timeline().planned(model).is_ok();
+    let n_blocks = 1 + u16::from(has_plan);
+    let rows = |per_rank: u16, n_blocks: u16| {
+        n_ranks
+            .saturating_mul(per_rank)
+            .saturating_add(1)
+            .saturating_mul(n_blocks)
+            .saturating_add(3)
+    };
+    let per_rank = page.lines_max(mode);
+    let wanted = [rows(per_rank, n_blocks), rows(1, n_blocks), rows(per_rank, 1)];
+    wanted.into_iter().find(|rows| *rows <= most).filter(|found| *found > rows(1, 1))
+}
+
+/// Whether there is a frame, and more than the rows of the ranks inside of it.
+fn is_framed(area: Rect) -> bool {
+    area.width >= 58 && area.height >= 12
 }
 
 /// What is drawn.
@@ -58,6 +130,8 @@ struct Page<'a> {
     step: &'a RecordedStep,
     range_ns: (f64, f64),
     is_framed: bool,
+    /// Whether it is a panel of the overview, in which nothing is chosen.
+    is_embedded: bool,
     label_cells: u16,
     n_cells: u16,
     chosen: Option<&'a Span>,
@@ -65,6 +139,22 @@ struct Page<'a> {
     path: Vec<&'a Span>,
     /// The steps that lie over each other, with when they began to compute.
     overlaid: Vec<(&'a RecordedStep, u64)>,
+    /// What was drawn.
+    seen: Cell<Kinds>,
+}
+
+/// What stands where.
+struct Rows {
+    lines: Lines,
+    /// The first rank.
+    first: usize,
+    plan: Arc<Result<Planned, String>>,
+}
+
+impl Rows {
+    fn plan(&self) -> Option<&Planned> {
+        self.plan.as_ref().as_ref().ok()
+    }
 }
 
 /// How the lines are divided.
@@ -82,11 +172,19 @@ struct Lines {
 }
 
 impl Lines {
-    fn of(height: u16, n_ranks: u16, lines_max: u16, is_framed: bool, wants_plan: bool) -> Self {
-        let details = match height {
-            _ if is_framed => 3,
-            0..=2 => 0,
-            3..=7 => 1,
+    /// For so many rows; `framed_details` are those at the bottom, where there is a frame.
+    fn of(
+        height: u16,
+        n_ranks: u16,
+        lines_max: u16,
+        framed_details: Option<u16>,
+        wants_plan: bool,
+    ) -> Self {
+        let is_framed = framed_details.is_some();
+        let details = match (height, framed_details) {
+            (_, Some(details)) => details,
+            (0..=2, None) => 0,
+            (3..=7, None) => 1,
             _ => 2,
         };
         let axis = u16::from(height - details >= 4);
@@ -134,27 +232,79 @@ impl<'a> Page<'a> {
             step,
             range_ns,
             is_framed,
+            is_embedded: false,
             label_cells,
             n_cells,
             chosen,
             cause,
             path,
             overlaid,
+            seen: Cell::default(),
         }
     }
 
-    fn draw(&self, pen: &mut Pen<'_>) {
+    /// How the lines are divided at this height.
+    fn rows(&self, height: u16) -> Rows {
         let mode = self.state.timeline().mode();
         let n_ranks = u16::try_from(self.model.ranks().len()).unwrap_or(u16::MAX);
-        let planned = (mode == Mode::WithPlan).then(|| self.state.timeline().planned(self.model));
-        let (plan, refusal) = match planned.as_deref() {
-            Some(Ok(plan)) => (Some(plan), None),
-            Some(Err(why)) => (None, Some(why.as_str())),
-            None => (None, None),
+        let plan = match mode {
+            Mode::WithPlan => self.state.timeline().planned(self.model),
+            Mode::Measured | Mode::Overlaid => Arc::new(Err(String::new())),
         };
         let lines_max = self.lines_max(mode);
-        let lines = Lines::of(pen.height(), n_ranks, lines_max, self.is_framed, plan.is_some());
+        let details = self.is_framed.then_some(if self.is_embedded { 0 } else { 3 });
+        let lines = Lines::of(height, n_ranks, lines_max, details, plan.is_ok());
         let first = self.state.timeline().first_row(self.model, lines.n_ranks as usize);
+        Rows { lines, first, plan }
+    }
+
+    /// The operation at a cell.
+    fn op_at(&self, height: u16, x: u16, y: u16) -> Option<Target> {
+        let rows = self.rows(height);
+        let Lines { n_ranks, per_rank, heads, axis, with_plan, .. } = rows.lines;
+        let n_block = n_ranks * per_rank;
+        let line_of = |top: u16| y.checked_sub(top).filter(|&line| line < n_block);
+        let plan_top = heads + n_block + axis + heads;
+        let (line, planned) = match (line_of(heads), line_of(plan_top)) {
+            (Some(line), _) => (line, None),
+            (None, Some(line)) if with_plan => (line, rows.plan()),
+            _ => return None,
+        };
+        let row = rows.first + (line / per_rank.max(1)) as usize;
+        let rank = self.model.ranks().get(row)?;
+        // Its name means the rank.
+        let Some(x) = x.checked_sub(self.label_cells) else { return Some(Target::Rank(row)) };
+        let cell_ns = (self.range_ns.1 - self.range_ns.0) / f64::from(self.n_cells.max(1));
+        let time_ns = self.range_ns.0 + (f64::from(x) + 0.5) * cell_ns;
+        let ops = ops_of(self.step, rank.replica, rank.rank);
+        let at = match planned {
+            None => at_time(&ops, time_ns)?,
+            // In the plan stands the same operation at another time.
+            Some(plan) => {
+                let begin = first_compute_ns(self.step).unwrap_or(0) as f64;
+                let planned: Vec<&Span> =
+                    plan.rows.get(rank.rank as usize).into_iter().flatten().collect();
+                let found = planned.get(at_time(&planned, time_ns - begin)?)?;
+                let is_same = |span: &&Span| {
+                    (span.op, span.stage, span.mb) == (found.op, found.stage, found.mb)
+                };
+                ops.iter().position(is_same)?
+            }
+        };
+        Some(Target::Op { rank: row, at })
+    }
+
+    /// Draws all of it; how many ranks are above and below of what is seen is told.
+    fn draw(&self, pen: &mut Pen<'_>) -> (usize, usize) {
+        let mode = self.state.timeline().mode();
+        let rows = self.rows(pen.height());
+        let (lines, first, plan) = (rows.lines, rows.first, rows.plan());
+        let refusal = match rows.plan.as_ref() {
+            Err(why) if !why.is_empty() => Some(why.as_str()),
+            _ => None,
+        };
+        let n_all = self.model.ranks().len();
+        let n_ranks = u16::try_from(n_all).unwrap_or(u16::MAX);
         let shown = || self.model.ranks().iter().enumerate().skip(first);
         let shown = || shown().take(lines.n_ranks as usize);
         let mut y = 0;
@@ -188,10 +338,11 @@ impl<'a> Page<'a> {
             y = self.draw_plan(pen, y, lines, plan, shown());
         }
         let details_y = pen.height() - lines.details.min(pen.height());
-        if self.is_framed {
+        if self.is_framed && !self.is_embedded {
             self.draw_sums(pen, y, details_y);
         }
         self.draw_details(pen, details_y, lines.details, plan);
+        (first.min(n_all), n_all.saturating_sub(first + lines.n_ranks as usize))
     }
 
     /// Lines of a rank at most: more than one say how long an operation took, where that fits, or how many are busy.
@@ -298,7 +449,7 @@ impl<'a> Page<'a> {
         if self.label_cells == 0 {
             return;
         }
-        let is_chosen = row == self.state.timeline().row(self.model);
+        let is_chosen = !self.is_embedded && row == self.state.timeline().row(self.model);
         let mark = if is_chosen { '>' } else { ' ' };
         let name = rank_name(self.model, rank.replica, rank.rank);
         let name = if self.is_framed { format!("{mark}r{name}") } else { format!("{mark}{name}") };
@@ -323,6 +474,7 @@ impl<'a> Page<'a> {
         let chunks = self.model.hello().is_some_and(|hello| hello.virtual_stages > 1);
         let naming = if self.is_framed { Naming::Full } else { Naming::Short };
         let cells = cells(spans, range_ns, self.n_cells as usize);
+        self.see(&cells);
         draw_cells(pen, self.label_cells, y, &cells, naming, chunks);
         let theme = pen.theme;
         let mut at = 0;
@@ -345,6 +497,13 @@ impl<'a> Page<'a> {
             }
             at += n_cells;
         }
+    }
+
+    /// Remembers what was drawn, for the legend.
+    fn see(&self, cells: &[Option<&Span>]) {
+        let mut kinds = self.seen.get();
+        kinds.see(cells);
+        self.seen.set(kinds);
     }
 
     /// The chosen operation, what it has waited for, and where one has come from.
@@ -395,6 +554,12 @@ fn is_of(span: &Span, rank: &RankState) -> bool {
     span.rank == rank.rank && span.replica == rank.replica
 }
 
+/// Of operations in the order of time the one at a time, or what comes next; behind the last one, that.
+fn at_time(ops: &[&Span], time_ns: f64) -> Option<usize> {
+    let next = ops.iter().position(|span| span.end_ns() as f64 > time_ns);
+    next.or(ops.len().checked_sub(1))
+}
+
 /// The same operation in the plan.
 fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
     let row = plan.rows.get(span.rank as usize)?;
@@ -418,7 +583,8 @@ mod tests {
                 [(true, true), (true, false), (false, true), (false, false)]
             {
                 let height = if is_framed { height.max(10) } else { height };
-                let lines = Lines::of(height, n_ranks, 2, is_framed, wants_plan);
+                let details = is_framed.then_some(3);
+                let lines = Lines::of(height, n_ranks, 2, details, wants_plan);
                 let n_blocks = 1 + u16::from(lines.with_plan);
                 let n = n_blocks * (lines.heads + lines.n_ranks * lines.per_rank);
                 assert!(n + lines.axis + lines.details <= height, "{height} {lines:?}");

@@ -19,7 +19,9 @@ impl Page<'_> {
             let by = *begin_ns as f64 - here;
             let range_ns = (self.range_ns.0 + by, self.range_ns.1 + by);
             let of_rank = step.spans.iter().filter(|span| is_of(span, rank));
-            rows.push(cells(of_rank, range_ns, self.n_cells as usize));
+            let cells = cells(of_rank, range_ns, self.n_cells as usize);
+            self.see(&cells);
+            rows.push(cells);
         }
         let chunks = self.model.hello().is_some_and(|hello| hello.virtual_stages > 1);
         let cells: Vec<Overlaid> = (0..self.n_cells as usize)
@@ -36,7 +38,7 @@ impl Page<'_> {
                 let x = self.label_cells.saturating_add((at + offset) as u16);
                 let (symbol, style) = match cell.span {
                     None => (theme.idle(), theme.dim()),
-                    Some(span) => (shade(theme, cell.n_busy, rows.len()), theme.op(span.op)),
+                    Some(span) => (shade(theme, cell.n_busy, rows.len()), theme.shade(span.op)),
                 };
                 (0..n_lines).for_each(|line| pen.cell(x, y + line, symbol, style));
                 if let Some(letter) = name.chars().nth(offset) {
