@@ -36,7 +36,9 @@ pub(super) enum Place {
     Log,
     /// Wherever the spans of a step are seen.
     Steps,
-    /// The same, where another step than the newest is held.
+    /// Wherever one can go to the left and to the right.
+    Across,
+    /// Wherever the spans of a step are seen, where another step than the newest is held.
     HeldSteps,
     /// Wherever the spans of a step are seen and there are others, and everywhere in a replay, which goes to that step.
     Seek,
@@ -48,6 +50,8 @@ pub(super) enum Place {
     Choices,
     Replay,
     Runs,
+    /// In the view of the loss, where there are several runs.
+    RunsOfLoss,
 }
 
 /// Keys that belong together, with what is said about them.
@@ -198,6 +202,12 @@ pub(super) const TABLE: &[Entry] = &[
         Some("axes"),
     ),
     entry(
+        Place::RunsOfLoss,
+        &[bind("compare", Action::Compare, &["c"])],
+        "loss: lay another of the runs over this one",
+        Some("compare"),
+    ),
+    entry(
         Place::Bubble,
         &[bind("definition", Action::Definition, &["b"])],
         "bubble: what the numbers mean",
@@ -210,7 +220,7 @@ pub(super) const TABLE: &[Entry] = &[
         Some("filter"),
     ),
     entry(
-        Place::Steps,
+        Place::Across,
         &[
             bind("pan-left", Action::Pan(-1.0), &["h", "Left"]),
             bind("pan-right", Action::Pan(1.0), &["l", "Right"]),
@@ -329,6 +339,8 @@ impl Place {
             Self::Log => at.view == View::Log,
             Self::Overview => at.view == View::Overview,
             Self::Steps => sees_step,
+            Self::Across => sees_step || (at.view == View::Loss && at.has_loss),
+            Self::RunsOfLoss => at.has_runs && at.view == View::Loss,
             Self::HeldSteps => sees_step && at.is_held && !at.is_replay,
             Self::Seek => at.is_replay || (sees_step && at.has_steps),
             Self::Lists => match at.view {
@@ -358,6 +370,6 @@ impl Place {
 
     /// Whether it is about steps: in the bottom line that gives way to what is for this view.
     pub(super) fn is_about_steps(self) -> bool {
-        matches!(self, Self::Steps | Self::HeldSteps | Self::Seek)
+        matches!(self, Self::Steps | Self::Across | Self::HeldSteps | Self::Seek)
     }
 }
