@@ -107,7 +107,7 @@ pub fn in_ascii(text: &str) -> String {
     for letter in text.chars() {
         match letter {
             _ if letter.is_ascii() => plain.push(letter),
-            '\u{2010}'..='\u{2015}' | '\u{2212}' | '─'..='┃' => plain.push('-'),
+            '\u{2010}'..='\u{2015}' | '\u{2212}' | '─' | '━' => plain.push('-'),
             '·' | '•' | '∙' => plain.push('.'),
             '…' => plain.push_str("..."),
             '×' => plain.push('x'),
@@ -119,7 +119,7 @@ pub fn in_ascii(text: &str) -> String {
             '←' => plain.push('<'),
             'µ' | 'μ' => plain.push('u'),
             '²' => plain.push('2'),
-            '│' | '▏' | '▕' => plain.push('|'),
+            '│' | '┃' | '▏' | '▕' => plain.push('|'),
             '┌'..='╿' => plain.push('+'),
             '▀'..='▟' => plain.push('#'),
             '●' | '◆' | '✓' | '✔' => plain.push('*'),

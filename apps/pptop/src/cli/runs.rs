@@ -9,7 +9,7 @@ use pp_telemetry::{Run, list_runs, runs_dir, tidy};
 use pptop::config::Config;
 use pptop::monitor::Watch;
 use pptop::monitor::runs::{COLUMNS_OF_TEXT, Chosen, ListLaunch, Row, choose, table};
-use ratatui::crossterm::terminal::size;
+use ratatui::crossterm::terminal;
 use serde_json::json;
 
 use super::settings::{Look, config};
@@ -159,7 +159,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
 
 /// Columns of the terminal; what goes elsewhere fits a usual one.
 fn n_columns() -> usize {
-    let terminal = stdout().is_terminal().then(size).and_then(Result::ok);
+    let terminal = stdout().is_terminal().then(terminal::size).and_then(Result::ok);
     terminal.map_or(COLUMNS_OF_TEXT, |(columns, _)| (columns as usize).max(COLUMNS_OF_TEXT / 2))
 }
 

@@ -7,12 +7,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::state::{Looked, Question};
+use super::state::{Looked, AccountRequest};
 
 /// What waits for the thread.
 #[derive(Debug, Default)]
 struct Desk {
-    next: Option<(usize, Question)>,
+    next: Option<(usize, AccountRequest)>,
     is_over: bool,
 }
 
@@ -29,7 +29,7 @@ impl Shared {
     }
 
     /// The next question; `None` when nobody asks any more.
-    fn next(&self) -> Option<(usize, Question)> {
+    fn next(&self) -> Option<(usize, AccountRequest)> {
         let mut desk = self.desk();
         loop {
             if desk.is_over {
@@ -59,7 +59,7 @@ impl Accountant {
     }
 
     /// Asks about a run. Where there is no thread to be had, it is found here and now.
-    pub(crate) fn ask(&mut self, run: usize, question: Question) {
+    pub(crate) fn ask(&mut self, run: usize, question: AccountRequest) {
         self.shared.desk().next = Some((run, question));
         self.shared.has_come.notify_one();
         if self.has_thread {

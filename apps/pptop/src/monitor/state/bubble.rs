@@ -15,7 +15,7 @@ type About = (String, u64);
 
 /// What one wants to know, with all that is needed for it.
 #[derive(Debug)]
-pub(crate) struct Question {
+pub(crate) struct AccountRequest {
     about: About,
     model: Model,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Looked {
     found: Result<Box<Found>, NoAccount>,
 }
 
-impl Question {
+impl AccountRequest {
     /// Simulates the plan of the run many times.
     pub(crate) fn answer(self) -> Looked {
         Looked { about: self.about, found: look(&self.model) }
@@ -70,7 +70,7 @@ impl BubbleState {
     }
 
     /// What to look at anew, if there is another step than was asked about.
-    pub(crate) fn question(&mut self, model: &Model) -> Option<Question> {
+    pub(crate) fn question(&mut self, model: &Model) -> Option<AccountRequest> {
         let about = about(model);
         if self.asked.as_ref() == Some(&about) {
             return None;
@@ -80,7 +80,7 @@ impl BubbleState {
             (self.about, self.found) = (None, None);
         }
         self.asked = Some(about.clone());
-        Some(Question { about, model: model.for_account() })
+        Some(AccountRequest { about, model: model.for_account() })
     }
 
     /// Takes what was found, unless it is of another run by now.

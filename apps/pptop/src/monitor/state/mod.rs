@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use pp_telemetry::{Event, Model, Request};
 
-pub(crate) use bubble::{BubbleState, Found, Looked, Question};
+pub(crate) use bubble::{BubbleState, Found, Looked, AccountRequest};
 pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::{Dialog, Question};
@@ -318,7 +318,7 @@ impl State {
     }
 
     /// Where the time goes, as a question for another thread, if there is something new.
-    pub(crate) fn question(&mut self) -> Option<Question> {
+    pub(crate) fn question(&mut self) -> Option<AccountRequest> {
         self.bubble.question(self.frozen.as_deref().unwrap_or(&self.model))
     }
 
