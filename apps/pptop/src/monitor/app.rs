@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use super::errand::{Errands, Purpose, purpose_of};
 use super::input::{Action, Keymap};
 use super::screenshot::Screenshot;
-use super::state::{Effect, View};
+use super::state::{Effect, OtherRun, View};
 use super::summary::summary;
 use super::terminal::{Screen, Signals};
 use super::tty::{Found, Tty};
@@ -69,10 +69,18 @@ enum Ending {
 /// # Errors
 /// The terminal cannot be used, or there is no run to watch. The runs are not touched by that.
 pub fn run(launch: Launch) -> anyhow::Result<i32> {
+    watch_all(launch, false)
+}
+
+fn watch_all(launch: Launch, is_compared: bool) -> anyhow::Result<i32> {
     let (theme, mouse, interval) = (launch.theme, launch.mouse, launch.interval);
     let signals = Signals::register().context("cannot look for signals")?;
     let mut app = App::new(launch);
     anyhow::ensure!(!app.runs.is_empty(), "there is no run to watch");
+    if is_compared {
+        app.runs[0].state.set_view(View::Loss);
+        app.lay_next_over();
+    }
     let ending = {
         let mut screen = Screen::enter(mouse).context("cannot use the terminal")?;
         app.watch(&mut screen, &signals, theme, interval)?
@@ -88,10 +96,20 @@ pub fn run(launch: Launch) -> anyhow::Result<i32> {
     Ok(code)
 }
 
+/// The same for two runs: the loss of the second is laid over that of the first.
+///
+/// # Errors
+/// As [`run`].
+pub fn compare(launch: Launch) -> anyhow::Result<i32> {
+    watch_all(launch, true)
+}
+
 struct App {
     /// At least one.
     runs: Vec<Watched>,
     at: usize,
+    /// The run that is laid over that one in the view of the loss.
+    over: Option<usize>,
     errands: Errands,
     drawn: Option<Instant>,
     /// When one may look again where the time goes; `None` for now.
@@ -112,6 +130,7 @@ impl App {
         Self {
             runs,
             at: 0,
+            over: None,
             errands: Errands::new(),
             drawn: None,
             account_at: None,
@@ -143,6 +162,7 @@ impl App {
             }
             if read.changed || self.drawn.is_none_or(|drawn| drawn.elapsed() >= REDRAW_EVERY) {
                 self.account(read.more);
+                self.lay_over();
                 let state = &self.runs[self.at].state;
                 screen
                     .terminal()
@@ -190,6 +210,35 @@ impl App {
     fn not_stopping(&mut self, run: usize) {
         self.runs[run].state.not_stopping();
         self.leave_when_over = false;
+    }
+
+    /// Lays the next of the other runs over this one; after the last of them none.
+    fn lay_next_over(&mut self) {
+        let from = self.over.map_or(0, |over| over + 1);
+        self.over = (from..self.runs.len()).find(|&run| run != self.at);
+        self.lay_over();
+    }
+
+    /// Brings what is laid over this run up to date.
+    fn lay_over(&mut self) {
+        let Some(over) = self.over.filter(|&over| over != self.at) else {
+            if self.runs[self.at].state.loss().other().is_some() {
+                self.runs[self.at].state.lay_over(None);
+            }
+            return;
+        };
+        let (id, model) = (self.runs[over].dir.file_name(), self.runs[over].state.model());
+        let name = match (model.hello(), id) {
+            (Some(hello), _) => hello.run.clone(),
+            (None, Some(id)) => id.to_string_lossy().into_owned(),
+            (None, None) => "the other run".to_owned(),
+        };
+        let known = self.runs[self.at].state.loss().other();
+        if known.is_some_and(|known| known.name == name && known.step == model.step()) {
+            return;
+        }
+        let other = OtherRun::of(&name, model);
+        self.runs[self.at].state.lay_over(Some(other));
     }
 
     /// Looks where the time goes, when somebody wants to see it and it is time for that.
@@ -273,6 +322,7 @@ impl App {
                 self.runs[self.at].state.set_view(view);
                 self.account_at = None;
             }
+            Effect::Compare => self.lay_next_over(),
             Effect::Snapshot => {
                 // After a draw the terminal holds an empty buffer for the next one.
                 let size = screen.terminal().size().context("cannot use the terminal")?;

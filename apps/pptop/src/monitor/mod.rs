@@ -21,10 +21,10 @@ mod view;
 mod watched;
 mod words;
 
-pub use app::{Launch, run};
+pub use app::{Launch, compare, run};
 pub use input::{Action, Keymap, action_names};
 pub use screenshot::Screenshot;
-pub use state::{ChildState, Choice, Effect, Playback, State, Target, View};
+pub use state::{ChildState, Choice, Effect, OtherRun, Playback, State, Target, View};
 pub use view::{Theme, draw, target};
 pub use watched::Watch;
 

@@ -1,7 +1,7 @@
 //! The view of the loss, as text, for a recorded run at frozen moments and sizes.
 
 use pp_telemetry::{Event, Log};
-use pptop::monitor::{Action, State, View};
+use pptop::monitor::{Action, Effect, OtherRun, State, View};
 
 use super::common::{ASCII, COLOUR, MONO, assert_screen, log, screen, state_in, text};
 
@@ -126,4 +126,87 @@ fn what_is_below_zero_has_no_logarithm() {
     }
     let text = text(&state_of(&events, &[Action::LogScale]), 100, 30);
     assert!(text.contains("no log axis"), "{text}");
+}
+
+#[test]
+fn a_cursor_shows_the_values_of_a_step() {
+    let left = |n: usize| vec![Action::Pan(-1.0); n];
+    let state = state_of(&log(), &left(30));
+    assert_screen!("loss_cursor_80x24", &state, MONO, 80, 24);
+    assert_screen!("loss_cursor_ascii_100x30", &state, ASCII, 100, 30);
+    let screen = text(&state, 100, 30);
+    for name in ["step 91", "loss ", "ema ", "lr ", "grad norm ", "val "] {
+        assert!(screen.contains(name), "{name} is not in\n{screen}");
+    }
+    // A small screen has the values alone.
+    assert!(text(&state, 60, 12).contains("step 91"), "{}", text(&state, 60, 12));
+    // Of a step without a finite loss no number is made up.
+    let state = state_of(&eventful(), &left(120 - 31 + 1));
+    let screen = text(&state, 100, 30);
+    assert!(screen.contains("step 31") && screen.contains("loss not finite"), "{screen}");
+    // The key that goes back closes the cursor first.
+    let mut state = state_of(&log(), &left(1));
+    assert!(text(&state, 100, 30).contains("step 120"));
+    state.act(Action::Back);
+    assert!(text(&state, 100, 30).contains("it learns"));
+}
+
+/// The same run with losses that are higher and go on for longer.
+fn other() -> OtherRun {
+    let mut events = log();
+    for event in &mut events {
+        if let Event::Step(step) = event {
+            step.loss += 0.8;
+            step.step += 30;
+        }
+    }
+    OtherRun::of("gpt-other", state_of(&events, &[]).model())
+}
+
+#[test]
+fn two_runs_lie_over_each_other() {
+    let mut state = state_of(&log(), &[]);
+    state.lay_over(Some(other()));
+    assert_screen!("loss_two_runs_80x24", &state, MONO, 80, 24);
+    assert_screen!("loss_two_runs_ascii_100x30", &state, ASCII, 100, 30);
+    let screen = text(&state, 100, 30);
+    assert!(screen.contains("gpt-other (ema)") && screen.contains("150"), "{screen}");
+    for _ in 0..20 {
+        state.act(Action::Pan(-1.0));
+    }
+    assert_screen!("loss_two_runs_cursor_100x30", &state, MONO, 100, 30);
+    for metric in 0..7 {
+        for (width, height) in [(1, 1), (20, 5), (40, 12), (80, 24), (200, 60)] {
+            let _ = text(&state, width, height);
+        }
+        assert_eq!(state.act(Action::Metric), None, "{metric}");
+    }
+    state.lay_over(None);
+    assert!(!text(&state, 100, 30).contains("gpt-other"));
+    assert_eq!(state.act(Action::Compare), Some(Effect::Compare));
+}
+
+/// The screen says in red what a log of any age shows: the loss diverges.
+#[test]
+fn a_loss_that_diverges_is_seen() {
+    let mut events = log();
+    for event in &mut events {
+        if let Event::Step(step) = event
+            && step.step > 60
+        {
+            step.loss = 8888.0;
+            step.grad_norm = 1e13;
+        }
+    }
+    let state = state_of(&events, &[]);
+    assert_screen!("loss_diverges_80x24", &state, MONO, 80, 24);
+    let overview = state_in(View::Overview, &events, &[]);
+    assert_screen!("overview_diverges_100x34", &overview, MONO, 100, 34);
+    let overview = screen(&overview, COLOUR, 80, 24);
+    let buffer = overview.backend().buffer();
+    let red = buffer.content.iter().filter(|cell| cell.fg == ratatui::style::Color::Red);
+    let red: String = red.map(|cell| cell.symbol()).collect();
+    assert!(red.contains("diverging"), "{red}");
+    let log = text(&state_in(View::Log, &events, &[]), 160, 24);
+    assert!(log.contains("the loss diverges: 8888 at step 61"), "{log}");
 }

@@ -239,6 +239,13 @@ impl LossHistory {
         }
     }
 
+    /// What is kept of a step: that step alone where it is recent, else with its neighbours.
+    pub fn at(&self, step: u64) -> Option<LossBucket> {
+        let holds = |bucket: &&LossBucket| (bucket.first_step..=bucket.last_step).contains(&step);
+        let recent = self.recent.iter().find(holds);
+        recent.or_else(|| self.buckets.iter().find(holds)).copied()
+    }
+
     /// The first step and the last one that are known of.
     pub fn steps(&self) -> Option<(u64, u64)> {
         Some((self.buckets.first()?.first_step, self.buckets.last()?.last_step))
@@ -328,6 +335,11 @@ mod tests {
         assert!(half.len() <= 16 && half[0].first_step <= 5_000 && half[0].last_step >= 5_000);
         assert_eq!(history.steps(), Some((1, 10_000)));
         assert!(history.since(10_001).is_empty());
+        let at = history.at(9_990).unwrap();
+        assert_eq!((at.first_step, at.last_step, at.max), (9_990, 9_990, 9_990.0));
+        let early = history.at(5).unwrap();
+        assert!(early.first_step <= 5 && early.last_step > 5);
+        assert_eq!((history.at(0), history.at(10_001)), (None, None));
     }
 
     #[test]

@@ -116,7 +116,7 @@ mod tests {
         PhaseEvent {
             phase: name.to_owned(),
             start_ns,
-            elapsed_ns: start_ns + dur_ns.unwrap_or(0),
+            elapsed_ns: start_ns.saturating_add(dur_ns.unwrap_or(0)),
             dur_ns,
             done,
             total: 12,

@@ -83,6 +83,8 @@ pub enum Action {
     Snapshot,
     /// Another run of those that are watched.
     Run(i8),
+    /// Lay another of the runs over the one that is shown.
+    Compare,
     /// Slower or faster.
     Speed(i8),
     /// Begin again at the end of a replay, or not.

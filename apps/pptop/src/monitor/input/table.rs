@@ -24,6 +24,8 @@ pub(super) enum Place {
     In(View),
     /// Wherever the spans of a step are seen.
     Steps,
+    /// Wherever one can go to the left and to the right.
+    Across,
     /// The same, but for a replay, which shows the step that it is at.
     HeldSteps,
     /// Wherever the spans of a step are seen, and everywhere in a replay, which goes to that step.
@@ -34,6 +36,8 @@ pub(super) enum Place {
     Choices,
     Replay,
     Runs,
+    /// In the view of the loss, where there are several runs.
+    RunsOfLoss,
     /// While the run goes on.
     Live,
 }
@@ -186,6 +190,12 @@ pub(super) const TABLE: &[Entry] = &[
         Some("axes"),
     ),
     entry(
+        Place::RunsOfLoss,
+        &[bind("compare", Action::Compare, &["c"])],
+        "loss: lay another of the runs over this one",
+        Some("compare"),
+    ),
+    entry(
         Place::In(View::Bubble),
         &[bind("definition", Action::Definition, &["b"])],
         "bubble: what the numbers mean",
@@ -198,7 +208,7 @@ pub(super) const TABLE: &[Entry] = &[
         Some("filter"),
     ),
     entry(
-        Place::Steps,
+        Place::Across,
         &[
             bind("pan-left", Action::Pan(-1.0), &["h", "Left"]),
             bind("pan-right", Action::Pan(1.0), &["l", "Right"]),
@@ -293,6 +303,8 @@ impl Place {
             Self::Everywhere => true,
             Self::In(view) => view == at.view,
             Self::Steps => has_steps,
+            Self::Across => has_steps || at.view == View::Loss,
+            Self::RunsOfLoss => at.has_runs && at.view == View::Loss,
             Self::HeldSteps => has_steps && !at.is_replay,
             Self::Seek => has_steps || at.is_replay,
             Self::Lists => at.view != View::Loss,
@@ -305,6 +317,6 @@ impl Place {
 
     /// Whether it is about steps: in the bottom line that gives way to what is for this view.
     pub(super) fn is_about_steps(self) -> bool {
-        matches!(self, Self::Steps | Self::HeldSteps | Self::Seek)
+        matches!(self, Self::Steps | Self::Across | Self::HeldSteps | Self::Seek)
     }
 }

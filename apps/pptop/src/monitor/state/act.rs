@@ -45,6 +45,7 @@ impl State {
             Action::ZoomFit => self.timeline.fit(),
             Action::Definition => self.bubble.toggle_definitions(),
             Action::Run(by) => return Some(Effect::Run(by)),
+            Action::Compare => return Some(Effect::Compare),
             Action::Speed(by) => {
                 if let Some(playback) = &mut self.playback {
                     playback.change_speed(by);
@@ -111,7 +112,7 @@ impl State {
         match self.view {
             View::Timeline => self.timeline.act(action, model),
             View::Devices => self.devices.act(action, model),
-            View::Loss => self.loss.act(action),
+            View::Loss => self.loss.act(action, model),
             View::Log => self.log.act(action, model),
             View::Overview | View::Bubble => {}
         }
@@ -151,7 +152,8 @@ impl State {
             View::Devices => self.devices.back(),
             View::Log => self.log.back(),
             View::Bubble => self.bubble.back(),
-            View::Overview | View::Loss => false,
+            View::Loss => self.loss.back(),
+            View::Overview => false,
         };
         if is_closed {
             return;

@@ -1,6 +1,42 @@
 //! What the view of the loss shows.
 
+use std::sync::Arc;
+
+use pp_telemetry::{LossHistory, Metrics, Model};
+
 use super::super::input::Action;
+use super::super::words;
+
+/// Strokes from one end of what is drawn to the other.
+const STROKES: u64 = 100;
+
+/// Another run, as far as it is laid over the one that is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OtherRun {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Its last step.
+    pub(crate) step: u64,
+    loss: Arc<LossHistory>,
+    metrics: Arc<Metrics>,
+}
+
+impl OtherRun {
+    /// What a run has come to by now.
+    pub fn of(name: &str, model: &Model) -> Self {
+        Self {
+            name: words::clean(name).into_owned(),
+            step: model.step(),
+            loss: Arc::new(model.loss().clone()),
+            metrics: Arc::new(model.metrics().clone()),
+        }
+    }
+
+    /// One of its numbers over all steps.
+    pub(crate) fn history(&self, metric: Metric) -> &LossHistory {
+        metric.of(&self.loss, &self.metrics)
+    }
+}
 
 /// A number of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +79,18 @@ impl Metric {
             Self::StepTime => "step time",
             Self::Bubble => "bubble",
             Self::Rate => "rate",
+        }
+    }
+
+    /// Its values over all steps.
+    pub(crate) fn of<'a>(self, loss: &'a LossHistory, metrics: &'a Metrics) -> &'a LossHistory {
+        match self {
+            Self::Loss | Self::Validation => loss,
+            Self::GradNorm => &metrics.grad_norm,
+            Self::LearningRate => &metrics.lr,
+            Self::StepTime => &metrics.seconds,
+            Self::Bubble => &metrics.bubble_ratio,
+            Self::Rate => &metrics.rate,
         }
     }
 
@@ -99,9 +147,45 @@ pub(crate) struct LossState {
     metric: Metric,
     part: Part,
     is_log: bool,
+    /// The step that is looked at.
+    cursor: Option<u64>,
+    other: Option<OtherRun>,
 }
 
 impl LossState {
+    /// The step that is looked at, within what is there.
+    pub(crate) fn cursor(&self, model: &Model) -> Option<u64> {
+        let (first, last) = self.steps(model)?;
+        Some(self.cursor?.clamp(first, last))
+    }
+
+    /// The run that is laid over the one that is shown.
+    pub(crate) fn other(&self) -> Option<&OtherRun> {
+        self.other.as_ref()
+    }
+
+    /// Lays another run over the one that is shown, or none.
+    pub(crate) fn set_other(&mut self, other: Option<OtherRun>) {
+        self.other = other;
+    }
+
+    /// The steps of the part that is drawn, of both runs.
+    pub(crate) fn steps(&self, model: &Model) -> Option<(u64, u64)> {
+        let steps = |history: &LossHistory| history.steps();
+        let own = steps(self.metric.of(model.loss(), model.metrics()));
+        let other = self.other.as_ref().and_then(|other| steps(other.history(self.metric)));
+        let (first, last) = match (own, other) {
+            (Some(own), Some(other)) => (own.0.min(other.0), own.1.max(other.1)),
+            (own, other) => own.or(other)?,
+        };
+        Some((self.part.first_step(first, last), last))
+    }
+
+    /// Closes the last thing that was opened, if any.
+    pub(crate) fn back(&mut self) -> bool {
+        self.cursor.take().is_some()
+    }
+
     /// The number that is drawn.
     pub(crate) fn metric(&self) -> Metric {
         self.metric
@@ -118,13 +202,27 @@ impl LossState {
     }
 
     /// Does what a key asks for.
-    pub(crate) fn act(&mut self, action: Action) {
+    pub(crate) fn act(&mut self, action: Action, model: &Model) {
         match action {
+            Action::Pan(by) => self.move_cursor(by, model),
             Action::Metric => self.metric = self.metric.next(),
             Action::Range => self.part = self.part.next(),
             Action::LogScale => self.is_log ^= true,
             _ => {}
         }
+    }
+
+    /// The cursor begins at the end that one comes from.
+    fn move_cursor(&mut self, by: f64, model: &Model) {
+        let Some((first, last)) = self.steps(model) else { return };
+        let stride = ((last - first) / STROKES).max(1);
+        let to = match self.cursor(model) {
+            None if by < 0.0 => last,
+            None => first,
+            Some(at) if by < 0.0 => at.saturating_sub(stride),
+            Some(at) => at.saturating_add(stride),
+        };
+        self.cursor = Some(to.clamp(first, last));
     }
 }
 
@@ -135,15 +233,55 @@ mod tests {
     #[test]
     fn keys_go_round() {
         let mut state = LossState::default();
+        let model = Model::new();
+        let mut press = |action| state.act(action, &model);
         for _ in 0..Metric::ALL.len() {
-            state.act(Action::Metric);
+            press(Action::Metric);
         }
         for _ in 0..4 {
-            state.act(Action::Range);
+            press(Action::Range);
         }
-        state.act(Action::LogScale);
-        state.act(Action::LogScale);
+        press(Action::LogScale);
+        press(Action::LogScale);
         assert_eq!(state, LossState::default());
+    }
+
+    #[test]
+    fn the_cursor_stays_within_what_is_drawn() {
+        let mut model = Model::new();
+        for step in 1..=1000 {
+            model.apply(&pp_telemetry::Event::Step(pp_telemetry::StepEvent {
+                step,
+                loss: 1.0,
+                loss_bits: String::new(),
+                lr: 0.1,
+                grad_norm: 1.0,
+                seconds: 1.0,
+                elapsed_seconds: step as f64,
+                samples: 1,
+                tokens: 0,
+                bubble_ratio: 0.0,
+                idle_of_step: 0.0,
+                starved_ratio: 0.0,
+                window_seconds: 1.0,
+                dropped: 0,
+            }));
+        }
+        let mut state = LossState::default();
+        state.act(Action::Pan(-1.0), &Model::new());
+        assert_eq!(state.cursor(&model), None, "nothing is there to look at");
+        state.act(Action::Pan(-1.0), &model);
+        assert_eq!(state.cursor(&model), Some(1000));
+        state.act(Action::Pan(1.0), &model);
+        assert_eq!(state.cursor(&model), Some(1000));
+        state.act(Action::Pan(-1.0), &model);
+        assert_eq!(state.cursor(&model), Some(991));
+        (0..200).for_each(|_| state.act(Action::Pan(-1.0), &model));
+        assert_eq!(state.cursor(&model), Some(1));
+        // Another part of the run does not hold it.
+        (0..3).for_each(|_| state.act(Action::Range, &model));
+        assert_eq!(state.cursor(&model), Some(951));
+        assert!(state.back() && !state.back());
     }
 
     #[test]

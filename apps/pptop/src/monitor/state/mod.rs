@@ -22,6 +22,7 @@ pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::Dialog;
 pub(crate) use log::{Entry, LogState};
+pub use loss::OtherRun;
 pub(crate) use loss::{LossState, Metric, Part};
 pub(crate) use ops::{Dependency, bytes, critical_path, first_compute_ns, usual_ns};
 pub(crate) use plan::Planned;
@@ -71,6 +72,8 @@ pub enum Effect {
     ExportTrace(u64),
     /// Look at another of the runs.
     Run(i8),
+    /// Lay the next of the other runs over this one, and after the last of them none.
+    Compare,
     /// Draw everything anew.
     Redraw,
     /// Give the terminal back to the shell for a while.
@@ -173,6 +176,11 @@ impl State {
         self.place = (at, n_runs);
     }
 
+    /// Lays another run over this one in the view of the loss; `None` takes it away.
+    pub fn lay_over(&mut self, other: Option<OtherRun>) {
+        self.loss.set_other(other);
+    }
+
     /// Forgets what was read, to read it anew from another place.
     pub fn restart(&mut self) {
         self.model = Model::new();
@@ -218,7 +226,7 @@ impl State {
     }
 
     /// The run as it stands.
-    pub(crate) fn model(&self) -> &Model {
+    pub fn model(&self) -> &Model {
         &self.model
     }
 

@@ -149,6 +149,11 @@ fn dot(share: f64, n: usize) -> usize {
     at.min(last)
 }
 
+/// The points of another run.
+pub(crate) fn other_sign(theme: Theme) -> char {
+    if theme.ascii { 'x' } else { '×' }
+}
+
 /// A raster of dots, with what they belong to.
 pub(crate) struct Chart {
     /// Its upper left cell.
@@ -183,6 +188,35 @@ impl Chart {
 
     fn n_dots(&self) -> (usize, usize) {
         (self.n_columns * self.per_cell.0, self.n_rows * self.per_cell.1)
+    }
+
+    /// Draws the values of another run as points, one a column: below what is drawn later.
+    pub(crate) fn draw_points(&self, pen: &mut Pen<'_>, buckets: &[LossBucket], scale: &Scale) {
+        let (x0, y0) = self.origin;
+        let sign = other_sign(self.theme);
+        let mut rows: Vec<Option<usize>> = vec![None; self.n_columns];
+        for bucket in buckets.iter().filter(|bucket| bucket.has_values()) {
+            // Its average where it has one: single steps would fill the chart.
+            let value = if bucket.ema.is_finite() { bucket.ema } else { bucket.max };
+            if let Some(row) = rows.get_mut(scale.x(bucket.last_step, self.n_columns)) {
+                *row = Some(scale.y(value, self.n_rows));
+            }
+        }
+        for (x, row) in rows.into_iter().enumerate() {
+            if let Some(y) = row {
+                pen.cell(x0 + x as u16, y0 + y as u16, sign, self.theme.notice());
+            }
+        }
+    }
+
+    /// Draws a line from top to bottom at a step.
+    pub(crate) fn draw_cursor(&self, pen: &mut Pen<'_>, step: u64, scale: &Scale) {
+        let (x0, y0) = self.origin;
+        let x = x0 + scale.x(step, self.n_columns) as u16;
+        let sign = if self.theme.ascii { '|' } else { '┃' };
+        for y in 0..self.n_rows as u16 {
+            pen.cell(x, y0 + y, sign, self.theme.dim());
+        }
     }
 
     /// Draws the values, then what is not finite, then the marks.

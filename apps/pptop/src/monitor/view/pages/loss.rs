@@ -5,11 +5,11 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::super::chart::{Chart, Scale, Series, round_up};
+use super::super::chart::{Chart, Scale, Series, other_sign, round_up};
 use super::super::format;
 use super::super::paint::{Pen, panel};
 use super::super::theme::{STRONG, Theme};
-use crate::monitor::state::{Metric, Part, State};
+use crate::monitor::state::{Metric, OtherRun, Part, State};
 
 /// Cells from one number of the axis of the steps to the next, at least.
 const TICK_CELLS: f64 = 12.0;
@@ -62,6 +62,10 @@ struct Plot<'a> {
     marks: Vec<Mark>,
     /// Steps after which the weights were written down.
     checkpoints: Vec<u64>,
+    /// The run that is laid over this one, and what is drawn of it.
+    other: Option<(&'a OtherRun, Vec<LossBucket>)>,
+    /// The step that is looked at.
+    cursor: Option<u64>,
     /// The steps that are drawn.
     steps: (u64, u64),
     is_log: bool,
@@ -75,17 +79,8 @@ struct Plot<'a> {
 impl<'a> Plot<'a> {
     fn new(state: &'a State) -> Self {
         let (model, metric) = (state.shown(), state.loss().metric());
-        let metrics = model.metrics();
-        let history = match metric {
-            Metric::Loss | Metric::Validation => model.loss(),
-            Metric::GradNorm => &metrics.grad_norm,
-            Metric::LearningRate => &metrics.lr,
-            Metric::StepTime => &metrics.seconds,
-            Metric::Bubble => &metrics.bubble_ratio,
-            Metric::Rate => &metrics.rate,
-        };
-        let (first, last) = history.steps().unwrap_or((0, 0));
-        let first = state.loss().part().first_step(first, last);
+        let history = metric.of(model.loss(), model.metrics());
+        let (first, last) = state.loss().steps(model).unwrap_or((0, 0));
         let in_part = |step: u64| step >= first;
         let marks: Vec<Mark> =
             history.marks().iter().filter(|mark| in_part(mark.step)).copied().collect();
@@ -93,8 +88,22 @@ impl<'a> Plot<'a> {
             Metric::Validation => marks.iter().map(bucket_of).collect(),
             _ => history.since(first),
         };
+        let other = state.loss().other().map(|other| {
+            let history = other.history(metric);
+            let buckets = match metric {
+                Metric::Validation => {
+                    let marks = history.marks().iter().filter(|mark| in_part(mark.step));
+                    marks.map(bucket_of).collect()
+                }
+                _ => history.since(first),
+            };
+            (other, buckets)
+        });
         // A bucket may begin before the part that is shown.
-        let first = buckets.first().map_or(first, |bucket| bucket.first_step.max(first));
+        let first_of = |buckets: &[LossBucket]| buckets.first().map(|bucket| bucket.first_step);
+        let of_other = other.as_ref().and_then(|(_, buckets)| first_of(buckets));
+        let earliest = first_of(&buckets).into_iter().chain(of_other).min();
+        let first = earliest.map_or(first, |earliest| earliest.max(first));
         let last = last.max(marks.last().map_or(0, |mark| mark.step));
         let checkpoints = model
             .messages()
@@ -109,15 +118,17 @@ impl<'a> Plot<'a> {
             buckets,
             marks,
             checkpoints,
+            other,
+            cursor: state.loss().cursor(model),
             steps: (first, last.max(first)),
             is_log: state.loss().is_log(),
             refuses_log: false,
             factor: 1.0,
             unit: String::new(),
         };
-        let highest = Scale::of(&plot.series()).high;
+        let highest = plot.whole_scale().high;
         (plot.factor, plot.unit) = unit(model, metric, highest);
-        if plot.is_log && Scale::of(&plot.series()).log(&plot.series()).is_none() {
+        if plot.is_log && plot.whole_scale().log(&plot.series()).is_none() {
             (plot.is_log, plot.refuses_log) = (false, true);
         }
         plot
@@ -126,6 +137,18 @@ impl<'a> Plot<'a> {
     fn series(&self) -> Series<'_> {
         let has_average = !matches!(self.metric, Metric::Validation | Metric::LearningRate);
         Series { buckets: &self.buckets, marks: &self.marks, has_average }
+    }
+
+    /// From the lowest to the highest value of both runs.
+    fn whole_scale(&self) -> Scale {
+        let own = Scale::of(&self.series());
+        let Some((_, buckets)) = &self.other else { return own };
+        let values = buckets.iter().filter(|bucket| bucket.has_values());
+        values.fold(own, |scale, bucket| {
+            // What is drawn of it is its average.
+            let value = if bucket.ema.is_finite() { bucket.ema } else { bucket.max };
+            Scale { low: scale.low.min(value), high: scale.high.max(value), ..scale }
+        })
     }
 
     fn name(&self) -> String {
@@ -147,7 +170,7 @@ impl<'a> Plot<'a> {
     }
 
     fn scale(&self, n_ticks: usize) -> (Scale, Vec<f64>) {
-        let mut scale = Scale::of(&self.series());
+        let mut scale = self.whole_scale();
         (scale.first_step, scale.last_step) = self.steps;
         if self.metric == Metric::Bubble
             && let Some(theory) = self.model.hello().and_then(|hello| hello.theory)
@@ -168,8 +191,57 @@ impl<'a> Plot<'a> {
         (Scale { low, high, ..rounded }, ticks)
     }
 
+    /// The values at the cursor: that which is drawn first.
+    fn values_at(&self, step: u64) -> Vec<(&'static str, String, Style)> {
+        let of = |history: &LossHistory| history.at(step).filter(LossBucket::has_values);
+        let range = |bucket: LossBucket, text: &dyn Fn(f64) -> String| {
+            let (low, high) = (text(bucket.min), text(bucket.max));
+            if low == high { low } else { format!("{low}..{high}") }
+        };
+        let number = |value: f64| format::number(value);
+        let mut values = vec![("step", step.to_string(), STRONG)];
+        let metrics = self.model.metrics();
+        if !matches!(self.metric, Metric::Loss | Metric::Validation)
+            && let Some(bucket) = of(self.history)
+        {
+            let text = range(bucket, &|value| self.text(value));
+            values.push((self.metric.title(), text, STRONG));
+        }
+        match self.model.loss().at(step) {
+            Some(bucket) if bucket.has_values() => {
+                values.push(("loss", range(bucket, &number), STRONG));
+                values.push(("ema", format::number(bucket.ema), Style::new()));
+            }
+            Some(_) => values.push(("loss", "not finite".to_owned(), STRONG)),
+            None => {}
+        }
+        if let Some((other, _)) = &self.other {
+            let at = other.history(self.metric).at(step).filter(LossBucket::has_values);
+            let text = at.map_or_else(|| "-".to_owned(), |bucket| range(bucket, &|v| self.text(v)));
+            values.push(("other", text, STRONG));
+        }
+        for (metric, name, history) in [
+            (Metric::LearningRate, "lr", &metrics.lr),
+            (Metric::GradNorm, "grad norm", &metrics.grad_norm),
+        ] {
+            if metric != self.metric
+                && let Some(bucket) = of(history)
+            {
+                values.push((name, range(bucket, &number), Style::new()));
+            }
+        }
+        let mut marks = self.history.marks().iter().rev();
+        if let Some(mark) = marks.find(|mark| mark.step <= step) {
+            values.push(("val", format!("{} @{}", number(mark.loss), mark.step), Style::new()));
+        }
+        values
+    }
+
     /// The values that one wants to know, as many as fit, each with its name.
     fn values(&self) -> Vec<(&'static str, String, Style)> {
+        if let Some(step) = self.cursor {
+            return self.values_at(step);
+        }
         let theme_free = Style::new();
         let mut values = Vec::new();
         if self.metric != Metric::Validation
@@ -273,7 +345,8 @@ impl<'a> Plot<'a> {
             }
             pen.put(format!(" {name} "), theme.dim()).put(text, style).text("  ");
         }
-        if let Some((long, short, is_good)) = self.verdict() {
+        // Beside the values of another step, words about the last one would mislead.
+        if let Some((long, short, is_good)) = self.verdict().filter(|_| self.cursor.is_none()) {
             let fits = |words: &&str| words.len() < pen.left() as usize;
             let words = [long, short].into_iter().find(fits).unwrap_or("");
             let is_alarm = self.model.alarm().is_some()
@@ -297,6 +370,15 @@ impl<'a> Plot<'a> {
         if !self.marks.is_empty() {
             let sign = if theme.ascii { "o" } else { "◆" };
             items.push((sign, theme.validation(), "validation".to_owned()));
+        }
+        if let Some((other, _)) = &self.other {
+            let history = other.history(self.metric);
+            let last =
+                history.last().map_or_else(String::new, |last| format!(" {}", self.text(last)));
+            let text = format!("{} (ema){last} @{}", other.name, other.step);
+            let sign = if other_sign(theme) == 'x' { "x" } else { "×" };
+            // What is not the run of the head line has to be named.
+            items.insert(0, (sign, theme.notice(), text));
         }
         if self.reference().is_some() {
             let sign = if theme.ascii { "-" } else { "╌" };
@@ -325,6 +407,7 @@ impl<'a> Plot<'a> {
         let theme = pen.theme;
         pen.put(self.metric.title(), STRONG);
         let trend = super::super::loss::trend_text(self.history.trend(), theme);
+        let trend = if self.cursor.is_some() { "" } else { trend };
         let mut parts: Vec<String> =
             self.values().into_iter().map(|(name, text, _)| format!("{name} {text}")).collect();
         // The last value goes without saying what it is.
@@ -393,11 +476,14 @@ impl<'a> Plot<'a> {
             let row = y + scale.y(theory, n_rows as usize) as u16;
             (x0..x0.saturating_add(n_columns)).for_each(|x| pen.cell(x, row, dash, theme.dim()));
         }
-        Chart::new((x0, y), n_columns as usize, n_rows as usize, theme).draw(
-            pen,
-            &self.series(),
-            &scale,
-        );
+        let chart = Chart::new((x0, y), n_columns as usize, n_rows as usize, theme);
+        if let Some(step) = self.cursor {
+            chart.draw_cursor(pen, step, &scale);
+        }
+        if let Some((_, buckets)) = &self.other {
+            chart.draw_points(pen, buckets, &scale);
+        }
+        chart.draw(pen, &self.series(), &scale);
         if n_axis_rows > 0 {
             self.draw_steps(pen, &scale, (x0, y + n_rows), n_columns, n_axis_rows == 2);
         }
