@@ -201,6 +201,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 host: name.clone(),
                 host_memory_bytes: large[5],
                 socket: theory.map(|_| name.clone()),
+                omitted: Some("the plan".to_owned()),
                 seed: large[2],
                 parameters: large[3],
                 device_map: vec![DeviceMapEntry {

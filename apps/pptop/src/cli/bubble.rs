@@ -11,7 +11,7 @@ use pp_schedule::{
 use serde::Serialize;
 
 use super::sizes::{OPS_MAX, count, fits_in_memory, schedules_help, work_an_op};
-use super::{CliError, print, print_json};
+use super::{CliError, note, print, print_json};
 
 /// The notebook's table: (stages, micro-batches).
 const NOTEBOOK_SIZES: [(u32, u32); 11] = [
@@ -160,10 +160,7 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
         ));
     }
     for error in refused {
-        let _ = std::io::Write::write_fmt(
-            &mut std::io::stderr(),
-            format_args!("pptop: left out: {error}\n"),
-        );
+        note(&format!("left out: {error}"));
     }
     Ok(taken)
 }

@@ -132,6 +132,7 @@ fn plan_and_costs(plan: &PlanArgs, costs: &CostArgs) -> Result<(ValidPlan, Costs
 }
 
 fn show(args: &ShowArgs) -> Result<(), CliError> {
+    refuse_to_draw(args.plan.n_ops_at_most(), args.format)?;
     let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let text = written(&plan, &costs, args.format)?;
     if args.format != Format::Text {
@@ -165,9 +166,10 @@ fn legend(plan: &ValidPlan) -> String {
 }
 
 fn export(args: &ExportArgs) -> Result<(), CliError> {
-    let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let ending = args.output.as_deref().and_then(Path::extension);
     let format = args.format.unwrap_or_else(|| Format::of_ending(ending));
+    refuse_to_draw(args.plan.n_ops_at_most(), format)?;
+    let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let text = written(&plan, &costs, format)?;
     let Some(path) = &args.output else { return print(&text) };
     std::fs::write(path, text).map_err(|failed| {
@@ -178,19 +180,29 @@ fn export(args: &ExportArgs) -> Result<(), CliError> {
     })
 }
 
+/// Whether so many ops are written in this format within some seconds.
+fn refuse_to_draw(n_ops: u128, format: Format) -> Result<(), CliError> {
+    let most = match format {
+        Format::Text | Format::Csv | Format::Json => OPS_MAX,
+        Format::Svg | Format::ChromeTrace => OPS_MAX / 8,
+    };
+    if n_ops <= most {
+        return Ok(());
+    }
+    Err(CliError::Usage(format!(
+        "the plan has {n_ops} ops, and at most {most} are drawn in this format; use fewer micro-batches, or --format csv"
+    )))
+}
+
 fn written(plan: &ValidPlan, costs: &Costs, format: Format) -> Result<String, CliError> {
     // The text of an op, while it grows.
-    let (bytes_an_op, most) = match format {
-        Format::Text | Format::Csv | Format::Json => (64, OPS_MAX),
-        Format::Svg => (400, OPS_MAX / 8),
-        Format::ChromeTrace => (600, OPS_MAX / 8),
+    let bytes_an_op = match format {
+        Format::Text | Format::Csv | Format::Json => 64,
+        Format::Svg => 400,
+        Format::ChromeTrace => 600,
     };
     let n_ops = plan.n_ops() as u128;
-    if n_ops > most {
-        return Err(CliError::Usage(format!(
-            "the plan has {n_ops} ops, and at most {most} are drawn in this format; use fewer micro-batches, or --format csv"
-        )));
-    }
+    refuse_to_draw(n_ops, format)?;
     refuse_without_memory(n_ops, bytes_an_op, "this picture of the plan")?;
     match format {
         Format::Text => Ok(line(draw(plan, costs)?)),

@@ -56,6 +56,17 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// How many ops a schedule by name makes at most of these sizes; 0 where that is not known before.
+    pub(crate) fn n_ops_at_most(&self) -> u128 {
+        let (Ok(name), Some(n_ranks), Some(n_micro_batches)) =
+            (self.plan.parse::<ScheduleName>(), self.pp, self.micro_batches)
+        else {
+            return 0;
+        };
+        let v = self.virtual_stages.unwrap_or_else(|| name.default_virtual_stages());
+        name.n_ops_at_most(n_ranks.saturating_mul(v), n_micro_batches)
+    }
+
     /// The plan, validated. A schedule that follows from costs is made for these.
     pub(crate) fn plan(&self, costs: &CostSource) -> Result<ValidPlan, CliError> {
         self.load(costs).map_err(|error| match error {

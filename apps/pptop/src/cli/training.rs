@@ -12,6 +12,7 @@ use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_models::{Samples, sample_while};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
+use pp_schedule::clean_lines;
 use pp_telemetry::{
     CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, PhaseEvent, PlannedMem,
     Recorder, Request, StepEvent, Warn, Watchdog,
@@ -450,7 +451,7 @@ impl Run {
     /// Something may be wrong: for the log, and for standard error.
     fn warn(&mut self, step: Option<u64>, message: String) {
         let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        let _ = writeln!(std::io::stderr(), "pptop: {message}");
+        let _ = writeln!(std::io::stderr(), "pptop: {}", clean_lines(&message));
         self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
     }
 
@@ -470,8 +471,7 @@ impl Run {
         let text = sample_while(&model, config.context, b"", bytes, seed, goes_on)?;
         phase.end();
         // A model may say anything, also what a terminal would obey.
-        let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-        let text: String = String::from_utf8_lossy(&text).chars().map(shown).collect();
+        let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
         self.log(format!("{SAMPLE}{text}"));
         match self.output {
             Output::Plain => self.plain(&text),
@@ -554,7 +554,10 @@ impl Run {
         }
         let text = super::for_terminal(text, std::io::stdout().is_terminal());
         let mut stdout = std::io::stdout().lock();
-        let Err(failed) = writeln!(stdout, "{text}").and_then(|()| stdout.flush()) else { return };
+        let Err(failed) = writeln!(stdout, "{}", clean_lines(text)).and_then(|()| stdout.flush())
+        else {
+            return;
+        };
         self.silent = true;
         // A reader that has gone away has seen enough. Anything else loses lines that somebody wanted.
         if failed.kind() != std::io::ErrorKind::BrokenPipe {

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use pp_schedule::clean_lines;
+
 use super::state::{State, Status};
 use super::view::format;
 
@@ -11,7 +13,8 @@ pub(crate) fn summary(state: &State, run_dir: &Path) -> String {
     let mut text = String::new();
     // Writing to a string cannot fail.
     let _ = write_summary(&mut text, state, run_dir);
-    text
+    // The name of a run may be anything, and so may its folder.
+    clean_lines(&text).into_owned()
 }
 
 fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::Result {

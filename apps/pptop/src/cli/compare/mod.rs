@@ -289,7 +289,7 @@ fn of_row(schedule: &str, why: &str) -> String {
 }
 
 fn note(text: &str) {
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("pptop: {text}\n"));
+    super::note(text);
 }
 
 impl Entry {

@@ -101,7 +101,7 @@ fn columns_of(text: &str) -> usize {
 
 /// A text without what would end its line or what a terminal would obey.
 fn clean(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
+    pp_schedule::clean(text).into_owned()
 }
 
 /// A text that Markdown shows as it is, in a cell of a table.

@@ -92,6 +92,7 @@ impl BubbleState {
     }
 
     /// Whether there is something newer than what was found.
+    #[cfg(test)]
     pub(crate) fn is_computing(&self) -> bool {
         self.asked != self.about
     }
