@@ -84,7 +84,7 @@ fn a_step_holds_what_the_last_one_held_and_a_large_one_leaves_nothing_behind() {
             held_after(batch);
             let (before, ranks_before) = held_after(batch);
             // Steps of another size, which will not come again.
-            for factor in [8, 16, 8] {
+            for factor in [4, 6, 4] {
                 held_after(factor * batch);
             }
             held_after(batch);
