@@ -554,7 +554,7 @@ impl Run {
         }
         let text = super::for_terminal(text, std::io::stdout().is_terminal());
         let mut stdout = std::io::stdout().lock();
-        let Err(failed) = writeln!(stdout, "{}", clean_lines(text)).and_then(|()| stdout.flush())
+        let Err(failed) = writeln!(stdout, "{}", clean_lines(&text)).and_then(|()| stdout.flush())
         else {
             return;
         };

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use super::state::{Looked, AccountRequest};
+use super::state::{AccountRequest, Looked};
 
 /// What waits for the thread.
 #[derive(Debug, Default)]

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use pp_telemetry::{Event, Model, Request};
 
-pub(crate) use bubble::{BubbleState, Found, Looked, AccountRequest};
+pub(crate) use bubble::{AccountRequest, BubbleState, Found, Looked};
 pub(crate) use devices::{DevicesState, Sort};
 pub use dialog::Choice;
 pub(crate) use dialog::{Dialog, Question};
