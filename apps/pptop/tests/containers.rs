@@ -2,6 +2,7 @@
 #![cfg(feature = "train")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[expect(dead_code, reason = "these tests write no files of their own")]
 #[path = "common/folder.rs"]
 mod folder;
 

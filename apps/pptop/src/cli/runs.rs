@@ -2,7 +2,6 @@
 
 use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use clap::Subcommand;
 use pp_telemetry::{Run, list_runs, runs_dir, tidy};
@@ -250,16 +249,5 @@ fn size(bytes: u64) -> String {
         b if b < 1e6 => format!("{:.1} kB", b / 1e3),
         b if b < 1e9 => format!("{:.1} MB", b / 1e6),
         b => format!("{:.1} GB", b / 1e9),
-    }
-}
-
-/// How long ago something was.
-fn ago(when: SystemTime) -> String {
-    let seconds = SystemTime::now().duration_since(when).unwrap_or_default().as_secs();
-    match seconds {
-        0..60 => format!("{seconds} s ago"),
-        60..3600 => format!("{} min ago", seconds / 60),
-        3600..86_400 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} days ago", seconds / 86_400),
     }
 }
