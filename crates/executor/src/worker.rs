@@ -531,9 +531,9 @@ impl Worker {
     }
 
     fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
-        // A copy: the originals change in place with the next step.
+        // A copy: the originals change in place with the next step. Detached: autograd would keep the originals for as long as it lives.
         let host = |t: &Tensor| {
-            let copy = t.to_device(&Device::Cpu)?.copy()?;
+            let copy = t.detach().to_device(&Device::Cpu)?.copy()?;
             // It is for whoever asked.
             memory::moved_out(copy.elem_count() * copy.dtype().size_in_bytes());
             Ok::<_, candle_core::Error>(copy)
