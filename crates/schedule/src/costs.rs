@@ -416,4 +416,26 @@ mod tests {
         costs.boundary = vec![0.5, 9.0];
         assert_eq!(costs.default_memory_limit(&topology), [3.0, 3.0]);
     }
+    #[test]
+    fn a_stage_that_runs_again_takes_longer_and_holds_less() {
+        let sizes = crate::Sizes {
+            n_ranks: 2,
+            n_micro_batches: 4,
+            n_virtual_stages: 1,
+            interleave_group: None,
+        };
+        let plan = crate::ScheduleName::Gpipe.generate(&sizes).unwrap();
+        let simulated = |recompute: bool| {
+            let mut costs = Costs::uniform(2, 1.0, 1.0, 1.0, 0.0);
+            costs.residue = vec![0.0; 2];
+            if recompute {
+                costs.recompute(Stage(1), 0.25);
+            }
+            crate::simulate(&plan, &costs).unwrap()
+        };
+        let (kept, again) = (simulated(false), simulated(true));
+        // Four backwards of the second stage, each an F longer.
+        assert_eq!((kept.makespan, again.makespan), (15.0, 19.0));
+        assert_eq!((kept.peak_memory, again.peak_memory), (vec![4.0, 4.0], vec![4.0, 1.0]));
+    }
 }

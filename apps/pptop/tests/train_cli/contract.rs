@@ -126,6 +126,32 @@ fn a_run_tells_its_story_in_lines() {
     }
 }
 
+/// What the first line says of memory is what later lines find.
+#[test]
+fn memory_is_planned_and_kept() {
+    let job = "--model gpt --layers 2 --width 64 --context 32 --pp 2 --micro-batches 4 --batch-size 16 --steps 3";
+    let mut peaks = Vec::new();
+    for flags in ["", " --recompute", " --recompute=0"] {
+        let home = Home::new();
+        let (stdout, log) = recorded(&home, &format!("{job} --schedule gpipe{flags}"));
+        let run = Events::of(&stdout);
+        let planned = run.one("hello")["memory_plan"].as_array().unwrap();
+        assert_eq!(planned.len(), 2);
+        for (rank, planned) in planned.iter().enumerate() {
+            let keys = "rank:u peak_bytes:u parameter_bytes:u gradient_bytes:u optimizer_bytes:u stash_bytes:u temporary_bytes:u";
+            typed(planned, keys);
+            let log = Events::of(&log);
+            let of_rank = log.kind("mem").into_iter().filter(|mem| mem["rank"] == rank);
+            let held = of_rank.last().unwrap()["peak_bytes"].as_f64().unwrap();
+            let planned = planned["peak_bytes"].as_f64().unwrap();
+            assert!((held / planned - 1.0).abs() < 0.05, "{flags}: {held} held, {planned} planned");
+            peaks.push(held);
+        }
+    }
+    assert!(peaks[2] < peaks[0] && peaks[3] < peaks[1], "all stages run again: {peaks:?}");
+    assert!(peaks[4] < peaks[0], "the first does: {peaks:?}");
+}
+
 fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
