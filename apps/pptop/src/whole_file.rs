@@ -1,6 +1,6 @@
 //! A file that is there whole or not at all.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, linkat, open, openat, renameat, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fsync, linkat, open, openat, renameat,
+    renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
 const BUFFER_BYTES: usize = 1 << 18;
 /// Names that are tried for a draft: those of killed processes that had our number are left alone.
 const NAMES_MAX: u32 = 100;
+/// Names that are tried beside one that is taken.
+const BESIDE_MAX: u32 = 1000;
 
-/// A file for its owner alone that is written beside its place and moved there when it is whole. No symbolic link is followed, and nothing but a
-/// regular file is replaced.
+/// A file that is written beside its place, brought to the disk, and moved to its place when it is
+/// whole. No symbolic link is followed, and nothing but a regular file is replaced.
 #[derive(Debug)]
 pub struct WholeFile {
     path: PathBuf,
@@ -29,6 +32,20 @@ pub struct WholeFile {
     is_done: bool,
 }
 
+/// What happens to a file that has the name already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is replaced, if it is a regular file; anything else stays, as with [`Taken::Stays`].
+    Replaced,
+    /// It stays, and the new file takes a free name beside it.
+    Stays,
+    /// It is replaced if it is the file with this identity, and stays otherwise.
+    ReplacedIf(Identity),
+}
+
+/// What tells a file from every other: its device and its number on it.
+pub type Identity = (u64, u64);
+
 /// Why a file is not written.
 #[derive(Debug)]
 pub struct NotWritten {
@@ -36,8 +53,8 @@ pub struct NotWritten {
     pub path: PathBuf,
     /// Why not.
     pub why: String,
-    /// What to use instead; nothing where the place is a good one and writing failed.
-    pub accepted: Option<&'static str>,
+    /// What to do instead; nothing where the place is a good one and writing failed.
+    pub remedy: Option<&'static str>,
 }
 
 impl fmt::Display for NotWritten {
@@ -45,24 +62,37 @@ impl fmt::Display for NotWritten {
         let path = self.path.display().to_string();
         let path = pp_schedule::clean(&path);
         write!(f, "cannot write {path}: {}", self.why)?;
-        self.accepted.map_or(Ok(()), |accepted| write!(f, "; use {accepted}"))
+        self.remedy.map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }
 }
 
 impl std::error::Error for NotWritten {}
 
-const ELSEWHERE: &str = "a file in a folder that exists and can be written";
+const ELSEWHERE: &str = "name a file in a folder that exists and can be written";
 
 impl WholeFile {
-    /// Begins to write a file; what has its name stays there until [`WholeFile::finish`].
+    /// Begins to write a file for its owner alone; what has its name stays there until
+    /// [`WholeFile::finish`].
     ///
     /// # Errors
     /// The place is none for a file.
-    pub fn create(path: &Path) -> Result<Self, NotWritten> {
-        let refused = |why: &dyn fmt::Display, accepted| NotWritten {
+    pub fn private(path: &Path) -> Result<Self, NotWritten> {
+        Self::create(path, Mode::RUSR | Mode::WUSR)
+    }
+
+    /// The same for a file that others may read as far as the umask lets them.
+    ///
+    /// # Errors
+    /// As [`WholeFile::private`].
+    pub fn shared(path: &Path) -> Result<Self, NotWritten> {
+        Self::create(path, Mode::from_raw_mode(0o666))
+    }
+
+    fn create(path: &Path, mode: Mode) -> Result<Self, NotWritten> {
+        let refused = |why: &dyn fmt::Display, remedy| NotWritten {
             path: path.to_owned(),
             why: why.to_string(),
-            accepted: Some(accepted),
+            remedy: Some(remedy),
         };
         let failed = |errno: Errno| refused(&io::Error::from(errno), ELSEWHERE);
         let Some(name) = path.file_name() else {
@@ -71,24 +101,18 @@ impl WholeFile {
         let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).map_err(failed)?;
-        match statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => match FileType::from_raw_mode(there.st_mode) {
-                FileType::RegularFile => {}
-                FileType::Directory => {
-                    return Err(refused(&"it is a folder", "the name of a file in it"));
-                }
-                FileType::Symlink => {
-                    return Err(refused(
-                        &"it is a symbolic link and no regular file",
-                        "the file itself",
-                    ));
-                }
-                _ => return Err(refused(&"it is no regular file", ELSEWHERE)),
-            },
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed(errno)),
+        match found(&dir, name).map_err(failed)?.map(|there| kind_of(&there)) {
+            None | Some(FileType::RegularFile) => {}
+            Some(FileType::Directory) => {
+                return Err(refused(&"it is a folder", "name a file in it"));
+            }
+            Some(FileType::Symlink) => {
+                let why = "it is a symbolic link and no regular file";
+                return Err(refused(&why, "name the file itself"));
+            }
+            Some(_) => return Err(refused(&"it is no regular file", ELSEWHERE)),
         }
-        let (draft_name, draft) = draft(&dir).map_err(failed)?;
+        let (draft_name, draft) = draft(&dir, mode).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             name: name.to_owned(),
@@ -99,17 +123,16 @@ impl WholeFile {
         })
     }
 
-    /// All is written: the file takes its name.
+    /// All is written: the file takes its name, or one beside it. Gives the path that it has now.
     ///
     /// # Errors
-    /// The rest cannot be written, or the name not be taken. Then nothing has changed.
-    pub fn finish(mut self) -> Result<(), NotWritten> {
-        let done = self
-            .draft
-            .flush()
-            .and_then(|()| Ok(renameat(&self.dir, &self.draft_name, &self.dir, &self.name)?));
-        self.is_done = done.is_ok();
-        done.map_err(|error| self.failed(&error))
+    /// The rest cannot be written, or no name be taken. Then nothing has changed.
+    pub fn finish(mut self, taken: Taken) -> Result<PathBuf, NotWritten> {
+        let done = self.to_disk().and_then(|()| self.take_a_name(taken));
+        let name = done.map_err(|error| self.failed(&error))?;
+        self.is_done = true;
+        self.folder_to_disk().map_err(|error| self.failed(&error))?;
+        Ok(self.path.with_file_name(name))
     }
 
     /// All is written: the file takes its name, if nothing has that by now; whether it does.
@@ -117,28 +140,125 @@ impl WholeFile {
     /// # Errors
     /// As [`WholeFile::finish`].
     pub fn finish_new(mut self) -> Result<bool, NotWritten> {
-        let named = self.draft.flush().and_then(|()| {
-            let flags = AtFlags::empty();
-            match linkat(&self.dir, &self.draft_name, &self.dir, &self.name, flags) {
-                Ok(()) => Ok(true),
-                Err(Errno::EXIST) => Ok(false),
-                Err(errno) => Err(errno.into()),
-            }
+        let named = self.to_disk().and_then(|()| self.take_if_free(&self.name));
+        self.is_done = named.map_err(|error| self.failed(&error))?;
+        if self.is_done {
+            self.folder_to_disk().map_err(|error| self.failed(&error))?;
+        }
+        Ok(self.is_done)
+    }
+
+    /// What tells the draft, and later the file, from every other.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn identity(&self) -> io::Result<Identity> {
+        use std::os::unix::fs::MetadataExt as _;
+        let about = self.draft.get_ref().metadata()?;
+        Ok((about.dev(), about.ino()))
+    }
+
+    /// A name that is taken must not be lost to a loss of power before the bytes are there.
+    fn to_disk(&mut self) -> io::Result<()> {
+        self.draft.flush()?;
+        self.draft.get_ref().sync_all()
+    }
+
+    fn folder_to_disk(&self) -> io::Result<()> {
+        match fsync(&self.dir) {
+            // Some file systems cannot do it for a folder.
+            Ok(()) | Err(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::BADF) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn take_a_name(&self, taken: Taken) -> io::Result<OsString> {
+        let there = found(&self.dir, &self.name)?;
+        let may_go = there.as_ref().is_some_and(|there| {
+            kind_of(there) == FileType::RegularFile
+                && match taken {
+                    Taken::Replaced => true,
+                    Taken::Stays => false,
+                    Taken::ReplacedIf(identity) => identity_of(there) == identity,
+                }
         });
-        named.map_err(|error| self.failed(&error))
+        if may_go {
+            renameat(&self.dir, &self.draft_name, &self.dir, &self.name)?;
+            return Ok(self.name.clone());
+        }
+        for number in 1..=BESIDE_MAX {
+            let name = if number == 1 { self.name.clone() } else { beside(&self.name, number) };
+            if self.take_if_free(&name)? {
+                return Ok(name);
+            }
+        }
+        Err(io::Error::other("its name is taken, and so are all that were tried beside it"))
+    }
+
+    /// Gives the draft this name, if nothing has it; whether it has it now.
+    fn take_if_free(&self, name: &OsStr) -> io::Result<bool> {
+        let (dir, draft) = (&self.dir, self.draft_name.as_str());
+        match renameat_with(dir, draft, dir, name, RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(true),
+            Err(Errno::EXIST) => return Ok(false),
+            // Not every file system knows this kind of renaming; most of the others know links.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        match linkat(dir, draft, dir, name, AtFlags::empty()) {
+            Ok(()) => unlinkat(dir, draft, AtFlags::empty())?,
+            Err(Errno::EXIST) => return Ok(false),
+            Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS) => {
+                if found(dir, name)?.is_some() {
+                    return Ok(false);
+                }
+                renameat(dir, draft, dir, name)?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(true)
     }
 
     /// The file could not be written.
     pub fn failed(&self, error: &dyn fmt::Display) -> NotWritten {
-        NotWritten { path: self.path.clone(), why: error.to_string(), accepted: None }
+        NotWritten { path: self.path.clone(), why: error.to_string(), remedy: None }
     }
 }
 
+/// What has a name in a folder, links not followed.
+fn found(dir: &OwnedFd, name: &OsStr) -> Result<Option<Stat>, Errno> {
+    match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) => Ok(Some(there)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn kind_of(there: &Stat) -> FileType {
+    FileType::from_raw_mode(there.st_mode)
+}
+
+#[expect(clippy::useless_conversion, reason = "the numbers have other types on other machines")]
+fn identity_of(there: &Stat) -> Identity {
+    (u64::from(there.st_dev), u64::from(there.st_ino))
+}
+
+/// `w-2.safetensors` for `w.safetensors`: the name that is tried beside one that is taken.
+fn beside(name: &OsStr, number: u32) -> OsString {
+    let path = Path::new(name);
+    let mut other = path.file_stem().unwrap_or(name).to_owned();
+    other.push(format!("-{number}"));
+    if let Some(ending) = path.extension() {
+        other.push(".");
+        other.push(ending);
+    }
+    other
+}
+
 /// A new file with a name that nothing has.
-fn draft(dir: &OwnedFd) -> Result<(String, File), Errno> {
+fn draft(dir: &OwnedFd, mode: Mode) -> Result<(String, File), Errno> {
     static N_DRAFTS: AtomicU32 = AtomicU32::new(0);
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
     let mut found = Err(Errno::EXIST);
     for _ in 0..NAMES_MAX {
         let number = N_DRAFTS.fetch_add(1, Ordering::Relaxed);
@@ -204,22 +324,22 @@ mod tests {
     fn a_file_is_there_whole_or_not_at_all() {
         let folder = Folder::new("all");
         let path = folder.0.join("a");
-        let mut file = WholeFile::create(&path).unwrap();
-        let other = WholeFile::create(&path).unwrap();
+        let mut file = WholeFile::private(&path).unwrap();
+        let other = WholeFile::private(&path).unwrap();
         file.write_all(b"one").unwrap();
         assert!(!path.exists());
-        file.finish().unwrap();
+        assert_eq!(file.finish(Taken::Stays).unwrap(), path);
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(!other.finish_new().unwrap());
-        let mut never = WholeFile::create(&path).unwrap();
+        let mut never = WholeFile::private(&path).unwrap();
         never.write_all(b"half").unwrap();
         drop(never);
         assert_eq!(
             (fs::read(&path).unwrap(), folder.names()),
             (b"one".to_vec(), vec!["a".to_owned()])
         );
-        let new = WholeFile::create(&folder.0.join("b")).unwrap();
+        let new = WholeFile::private(&folder.0.join("b")).unwrap();
         assert!(new.finish_new().unwrap());
         assert_eq!(folder.names().len(), 2);
     }
@@ -229,12 +349,58 @@ mod tests {
         let folder = Folder::new("kinds");
         let link = folder.0.join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
-        let why = |path: &Path| WholeFile::create(path).unwrap_err().to_string();
-        assert!(why(&link).ends_with("symbolic link and no regular file; use the file itself"));
+        let why = |path: &Path| WholeFile::private(path).unwrap_err().to_string();
+        assert!(why(&link).ends_with("symbolic link and no regular file; name the file itself"));
         assert!(why(&folder.0).contains("it is a folder"));
         assert!(why(Path::new("/dev/null")).contains("no regular file"));
         assert!(why(&folder.0.join("no/a")).contains("No such file"));
         assert!(why(Path::new("..")).contains("it names no file"));
         assert_eq!(folder.names(), ["link"]);
+    }
+
+    #[test]
+    fn a_name_that_was_taken_meanwhile_is_left_alone() {
+        let folder = Folder::new("taken");
+        let path = folder.0.join("w.safetensors");
+        let write = |taken, text: &str, meanwhile: &dyn Fn()| {
+            let mut file = WholeFile::shared(&path).unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            let identity = file.identity().unwrap();
+            meanwhile();
+            (file.finish(taken).unwrap(), identity)
+        };
+        let nothing = || {};
+        let (first, identity) =
+            write(Taken::Stays, "ours", &|| fs::write(&path, "theirs").unwrap());
+        assert_eq!(first, folder.0.join("w-2.safetensors"));
+        assert_eq!(fs::read(&first).unwrap(), b"ours");
+        // Only the file that is meant is replaced.
+        let (second, _) = write(Taken::ReplacedIf(identity), "more", &nothing);
+        assert_eq!(second, folder.0.join("w-3.safetensors"));
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+        let (third, identity) = write(Taken::Replaced, "forced", &nothing);
+        assert_eq!((third, fs::read(&path).unwrap()), (path.clone(), b"forced".to_vec()));
+        let (fourth, _) = write(Taken::ReplacedIf(identity), "again", &nothing);
+        assert_eq!((fourth, fs::read(&path).unwrap()), (path.clone(), b"again".to_vec()));
+        // A link or a folder stays, whoever allows it to be replaced.
+        let (fifth, _) = write(Taken::Replaced, "late", &|| {
+            fs::remove_file(&path).unwrap();
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        });
+        assert_eq!(fifth, folder.0.join("w-4.safetensors"));
+        assert!(path.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(folder.names().len(), 4);
+    }
+
+    #[test]
+    fn names_beside_keep_their_ending() {
+        for (name, other) in [
+            ("w.safetensors", "w-2.safetensors"),
+            ("w", "w-2"),
+            (".w", ".w-2"),
+            ("a.b.c", "a.b-2.c"),
+        ] {
+            assert_eq!(beside(OsStr::new(name), 2), other);
+        }
     }
 }

@@ -268,6 +268,13 @@ impl Drain {
         self.write(&Event::Dropped(Dropped { elapsed_ns: self.elapsed_ns(), count }))
     }
 
+    /// Which files the run has written into its folder.
+    pub(crate) fn note_files(&mut self, files: &[String]) {
+        if self.status.files != files {
+            self.status.files = files.to_vec();
+        }
+    }
+
     /// Brings everything into the file.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {

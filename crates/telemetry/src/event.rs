@@ -432,6 +432,8 @@ impl Event {
         if let Some(span) = Span::parse_written(line) {
             return Ok(Line::Event(Self::Span(span)));
         }
+        // Some editors begin a file with a mark of its encoding.
+        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
         if line.starts_with(SPAN_HEAD) {
             return Ok(Line::Event(Self::Span(serde_json::from_slice(line)?)));
         }

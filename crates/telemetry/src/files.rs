@@ -1,7 +1,9 @@
 //! The files of one run, opened so that nothing else can be put in their place.
 //!
-//! The directory is opened once, refusing a symbolic link, and every file is opened relative to it, refusing symbolic
-//! links again. Directories are for their owner only, files too.
+//! The directory is resolved and opened once, and every file is opened relative to it, refusing
+//! symbolic links. Directories that are made here are for their owner only, files too. The mode of
+//! a directory that was there is left as it is; one that others may write to is refused, since they
+//! could put other files in the place of these.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
@@ -9,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fchmod, open, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, open, openat, renameat, unlinkat};
 
 use crate::error::TelemetryError;
 
@@ -21,7 +23,22 @@ pub const STATUS_FILE: &str = "status.json";
 pub const COMPRESSED_FILE: &str = "events.jsonl.zst";
 /// The weights that were written when somebody asked for it.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
-const STATUS_DRAFT: &str = ".status.json.new";
+/// What the trainer says on its standard error when it runs in the background.
+pub const STDERR_FILE: &str = "stderr.log";
+/// The status while it is written.
+pub(crate) const STATUS_DRAFT: &str = ".status.json.new";
+/// The compressed log while it is written.
+pub(crate) const COMPRESSED_DRAFT: &str = ".events.jsonl.zst.new";
+/// All that a run writes into its folder by itself, and what is made of it afterwards.
+pub const OWN_FILES: [&str; 7] = [
+    EVENTS_FILE,
+    COMPRESSED_FILE,
+    STATUS_FILE,
+    STDERR_FILE,
+    CHECKPOINT_FILE,
+    STATUS_DRAFT,
+    COMPRESSED_DRAFT,
+];
 
 /// Bytes that a summary is overwritten with at most.
 const STATUS_BYTES_MAX: u64 = 64 * 1024;
@@ -42,19 +59,25 @@ impl RunDir {
         let directory =
             |source: io::Error| TelemetryError::Directory { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(directory)?;
+        let path = path.canonicalize().map_err(directory)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = open(path, flags, Mode::empty()).map_err(|errno| directory(errno.into()))?;
-        fchmod(&fd, Mode::RWXU).map_err(|errno| directory(errno.into()))?;
-        Ok(Self { path: path.to_owned(), fd })
+        let fd = open(&path, flags, Mode::empty()).map_err(|errno| directory(errno.into()))?;
+        let about = fstat(&fd).map_err(|errno| directory(errno.into()))?;
+        refuse_mode(&path, about.st_mode).map_err(directory)?;
+        Ok(Self { path, fd })
     }
 
     /// Opens the log for appending.
     pub(crate) fn open_events(&self) -> Result<File, TelemetryError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, EVENTS_FILE, flags, FILE_MODE).map_err(|errno| {
-            TelemetryError::File { path: self.path.join(EVENTS_FILE), source: errno.into() }
-        })?;
+        let failed = |errno: rustix::io::Errno| TelemetryError::File {
+            path: self.path.join(EVENTS_FILE),
+            source: errno.into(),
+        };
+        let fd = openat(&self.fd, EVENTS_FILE, flags, FILE_MODE).map_err(failed)?;
+        // Whatever the umask is.
+        fchmod(&fd, FILE_MODE).map_err(failed)?;
         Ok(File::from(fd))
     }
 
@@ -74,7 +97,9 @@ impl RunDir {
         }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut draft = File::from(openat(&self.fd, STATUS_DRAFT, flags, FILE_MODE)?);
+        let fd = openat(&self.fd, STATUS_DRAFT, flags, FILE_MODE)?;
+        fchmod(&fd, FILE_MODE)?;
+        let mut draft = File::from(fd);
         draft.write_all(text)?;
         drop(draft);
         renameat(&self.fd, STATUS_DRAFT, &self.fd, STATUS_FILE)?;
@@ -94,4 +119,26 @@ impl RunDir {
         text.resize(text.len().saturating_add(n_left.min(STATUS_BYTES_MAX) as usize), b' ');
         file.write_all(&text)
     }
+}
+
+/// Whether a run may keep its files in a directory that is there: only its owner may write to it.
+///
+/// # Errors
+/// It is no directory, others may write to it, or it cannot be looked at.
+pub fn refuse_shared_dir(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let about = dir.metadata()?;
+    if !about.is_dir() {
+        return Err(io::Error::other("it is no folder"));
+    }
+    refuse_mode(dir, about.mode())
+}
+
+fn refuse_mode(dir: &Path, mode: u32) -> io::Result<()> {
+    if mode & 0o022 == 0 {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let mode = mode & 0o7777;
+    Err(io::Error::other(format!("others may write to it (mode {mode:o}); run chmod go-w {dir}")))
 }

@@ -36,6 +36,7 @@ mod drain;
 mod error;
 mod files;
 mod identity;
+mod limits;
 mod paths;
 mod policy;
 mod writer;
@@ -45,6 +46,8 @@ mod reader;
 mod replay;
 mod runs;
 mod source;
+mod spool;
+mod tidy;
 
 mod account;
 mod bubble;
@@ -69,9 +72,13 @@ pub use event::{
 pub use export::{
     Export, ExportError, ExportFormat, STEPS_DRAWN_MAX, StepRange, StepRangeError, export,
 };
-pub use files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
+pub use files::{
+    CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, STATUS_FILE, STDERR_FILE,
+    refuse_shared_dir,
+};
 pub use identity::{NotProven, ProvenRun};
 pub use index::{Frame, Index};
+pub use limits::{Limits, cores};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
     Activity, Alarm, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket,
@@ -85,12 +92,12 @@ pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use reader::{Follower, Poll, ReadError};
 pub use replay::Replay;
-pub use runs::{
-    FindError, Keep, Run, STDERR_FILE, Tidied, find_run, list_runs, remove, status_of, tidy,
-};
+pub use runs::{FindError, Run, find_run, is_path, list_runs, of_path, status_of};
 pub use source::log_of;
 pub use span::{Span, SpanKind};
+pub use spool::{SPOOL_BYTES_MAX, Spool, SpoolError};
 pub use standing::{Evidence, Process, Standing, StoppedBy};
 pub use status::{State, Status, host_memory_bytes, host_name, is_suspended};
 pub use step::{Eval, StepEvent};
+pub use tidy::{Keep, Tidied, remove, tidy};
 pub use writer::Recorder;

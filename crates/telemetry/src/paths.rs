@@ -1,7 +1,8 @@
 //! Where runs are kept.
 //!
 //! `PPTOP_STATE_DIR`, else `$XDG_STATE_HOME/pptop`, else `~/.local/state/pptop`; below it `runs/<id>/`, one directory a
-//! run. A relative path in one of these variables is ignored, as the XDG specification asks.
+//! run. A relative `PPTOP_STATE_DIR` is one below the working directory. A relative path in another of these variables is
+//! ignored, as the XDG specification asks.
 
 use std::env;
 use std::fs::DirBuilder;
@@ -25,7 +26,8 @@ pub fn state_dir() -> Result<PathBuf, TelemetryError> {
 
 fn state_dir_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, TelemetryError> {
     let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
-    absolute("PPTOP_STATE_DIR")
+    let own = variable("PPTOP_STATE_DIR").filter(|path| !path.as_os_str().is_empty());
+    own.and_then(|path| std::path::absolute(path).ok())
         .or_else(|| absolute("XDG_STATE_HOME").map(|path| path.join("pptop")))
         .or_else(|| absolute("HOME").map(|path| path.join(".local/state/pptop")))
         .ok_or(TelemetryError::NoStateDir)
@@ -155,6 +157,12 @@ mod tests {
         assert_eq!(
             with(&[("XDG_STATE_HOME", "relative"), ("HOME", "/h")]).unwrap(),
             Path::new("/h/.local/state/pptop")
+        );
+        let here = env::current_dir().unwrap();
+        assert_eq!(with(&[("PPTOP_STATE_DIR", "s/t"), ("HOME", "/h")]).unwrap(), here.join("s/t"));
+        assert_eq!(
+            with(&[("PPTOP_STATE_DIR", ""), ("XDG_STATE_HOME", "/x")]).unwrap(),
+            Path::new("/x/pptop")
         );
         assert!(matches!(with(&[]), Err(TelemetryError::NoStateDir)));
     }

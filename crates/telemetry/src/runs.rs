@@ -1,21 +1,20 @@
 //! The runs that are kept: which there are, how they stand, which one is meant, and which have to go.
 
+use std::cmp::Reverse;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_schedule::did_you_mean;
 use thiserror::Error;
 
-use crate::files::{CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
+use crate::files::{COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 use crate::source::{log_of, open_regular};
 use crate::standing::{Evidence, Standing};
 use crate::status::Status;
-
-/// What the trainer says on its standard error when it runs in the background.
-pub const STDERR_FILE: &str = "stderr.log";
 
 /// Bytes that a summary has at most.
 const STATUS_BYTES_MAX: u64 = 64 * 1024;
@@ -40,16 +39,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a directory, if it is one.
+    /// The run of a directory, if it is one. A symbolic link is none.
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn of(dir: &Path) -> io::Result<Option<Self>> {
         let about = dir.symlink_metadata()?;
-        let Some(id) = dir.file_name().and_then(|name| name.to_str()).filter(|_| about.is_dir())
-        else {
-            return Ok(None);
-        };
+        let Some(id) = dir.file_name().filter(|_| about.is_dir()) else { return Ok(None) };
         let (mut bytes, mut modified, mut is_run) = (0, about.modified()?, false);
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
@@ -62,13 +58,22 @@ impl Run {
         }
         let log = log_of(dir);
         Ok(is_run.then(|| Self {
-            id: id.to_owned(),
+            id: id.to_string_lossy().into_owned(),
             dir: dir.to_owned(),
             log,
             status: status_of(dir),
             bytes,
             modified,
         }))
+    }
+
+    /// When it began, in milliseconds of Unix time: by its own account, but not after its last byte.
+    /// A clock that was wrong once does not make a run the newest for ever.
+    pub fn began_unix_ms(&self) -> u64 {
+        let since = self.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let modified = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let began = self.status.as_ref().map(|status| status.started_unix_ms);
+        began.filter(|&began| began > 0).unwrap_or(modified).min(modified)
     }
 
     /// How it stands, by its summary and its process.
@@ -105,8 +110,8 @@ pub fn list_runs(runs_dir: &Path) -> io::Result<Vec<Run>> {
     };
     let mut runs: Vec<Run> =
         entries.filter_map(|entry| Run::of(&entry.ok()?.path()).ok().flatten()).collect();
-    let began = |run: &Run| run.status.as_ref().map_or(0, |status| status.started_unix_ms);
-    runs.sort_by(|a, b| began(b).cmp(&began(a)).then_with(|| b.id.cmp(&a.id)));
+    // Of runs that began in the same moment the one with the higher number behind its name is newer.
+    runs.sort_by_cached_key(|run| Reverse((run.began_unix_ms(), run.id.len(), run.id.clone())));
     Ok(runs)
 }
 
@@ -153,15 +158,30 @@ pub enum FindError {
 ///
 /// # Errors
 /// [`FindError`] says why not, and what can be named.
-pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
-    let unreadable = |path: &Path, source| FindError::Unreadable { path: path.to_owned(), source };
-    let path = Path::new(name);
-    let is_path =
-        name.contains('/') || path.extension().is_some_and(|e| e == "jsonl" || e == "zst");
-    if is_path {
-        return of_path(path);
+pub fn find_run(runs_dir: &Path, name: impl AsRef<OsStr>) -> Result<Run, FindError> {
+    let name = name.as_ref();
+    if is_path(name) {
+        return of_path(Path::new(name));
     }
-    let runs = list_runs(runs_dir).map_err(|error| unreadable(runs_dir, error))?;
+    find_by_name(runs_dir, name)
+}
+
+/// Whether a name can only mean a file or a folder: then nobody has to know where runs are kept.
+pub fn is_path(name: &OsStr) -> bool {
+    let is_log = |ending: &OsStr| ending == "jsonl" || ending == "zst";
+    name.as_bytes().contains(&b'/') || Path::new(name).extension().is_some_and(is_log)
+}
+
+fn find_by_name(runs_dir: &Path, name: &OsStr) -> Result<Run, FindError> {
+    let path = Path::new(name);
+    let runs = match list_runs(runs_dir) {
+        Ok(runs) => runs,
+        // What is here needs no list.
+        Err(_) if name != "latest" && path.exists() => return of_path(path),
+        Err(source) => return Err(FindError::Unreadable { path: runs_dir.to_owned(), source }),
+    };
+    // Ids are text; a name that is none is the beginning of no other.
+    let name = &*name.to_string_lossy();
     if name == "latest" {
         return runs.into_iter().next().ok_or_else(|| FindError::NoRuns(runs_dir.to_owned()));
     }
@@ -186,8 +206,8 @@ pub fn find_run(runs_dir: &Path, name: &str) -> Result<Run, FindError> {
         runs.iter().filter(|run| !name.is_empty() && run.id.starts_with(name)).collect();
     match fitting.len() {
         1 => Ok(fitting.remove(0).clone()),
-        // A folder here, where no run has this name.
-        0 if path.is_dir() => of_path(path),
+        // A folder or a file here, where no run has this name.
+        0 if path.exists() => of_path(path),
         0 => {
             let given = name.chars().take(64).collect();
             let known = runs.iter().map(|run| run.id.as_str()).chain(["latest"]);
@@ -213,11 +233,15 @@ fn ambiguous(name: &str, fitting: &[&Run]) -> FindError {
     FindError::Ambiguous { given: name.to_owned(), n: fitting.len(), named: named.join(" ") }
 }
 
-/// The run of a folder, or of a log that may lie anywhere.
-fn of_path(path: &Path) -> Result<Run, FindError> {
+/// The run of a folder, or of a log that may lie anywhere. A link to a folder is followed, once; a
+/// link to a log is not.
+///
+/// # Errors
+/// [`FindError`] says what would be accepted.
+pub fn of_path(path: &Path) -> Result<Run, FindError> {
     let unreadable = |source| FindError::Unreadable { path: path.to_owned(), source };
     let about = path.symlink_metadata().map_err(unreadable)?;
-    if about.is_dir() {
+    if path.is_dir() {
         let whole = path.canonicalize().map_err(unreadable)?;
         return Run::of(&whole)
             .map_err(unreadable)?
@@ -238,181 +262,4 @@ fn of_path(path: &Path) -> Result<Run, FindError> {
         bytes: about.len(),
         modified: about.modified().map_err(unreadable)?,
     })
-}
-
-/// How much is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keep {
-    /// Runs.
-    pub runs: usize,
-    /// Bytes of all runs together.
-    pub bytes: u64,
-    /// Since the last byte was written.
-    pub age: Duration,
-}
-
-impl Default for Keep {
-    fn default() -> Self {
-        Self { runs: 100, bytes: 1_000_000_000, age: Duration::from_hours(30 * 24) }
-    }
-}
-
-/// Logs of runs that ended are compressed when nothing was written for so long: whoever watched has seen the end.
-const COMPRESS_AFTER: Duration = Duration::from_mins(10);
-/// Whoever has not written for so long is gone, whatever the list of processes says.
-const SILENT: Duration = Duration::from_mins(1);
-const COMPRESS_LEVEL: i32 = 3;
-
-/// What tidying up did, or would do.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tidied {
-    /// Runs whose logs were compressed.
-    pub compressed: Vec<String>,
-    /// Runs that were removed.
-    pub removed: Vec<String>,
-    /// What could not be done, in a line each.
-    pub failed: Vec<String>,
-}
-
-/// Compresses the logs of finished runs, and removes the oldest runs beyond what is kept: by their number, by the bytes of their logs, and by
-/// their age. The newest run is kept whatever the size of its log, a run with a checkpoint until somebody removes it; a run whose process is
-/// there is never touched, nor is anything that is no run. With `dry` it only tells.
-///
-/// # Errors
-/// The directory cannot be read or locked. Another process that tidies up at the moment is no error: then nothing is done.
-pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
-    let mut tidied = Tidied::default();
-    let Some(_lock) = Lock::take(runs_dir)? else { return Ok(tidied) };
-    let uid = rustix::process::getuid().as_raw();
-    let now = SystemTime::now();
-    let (mut n_kept, mut kept_bytes, mut is_full) = (0, 0_u64, false);
-    for run in list_runs(runs_dir)? {
-        let age = now.duration_since(run.modified).unwrap_or_default();
-        let is_ours = run.dir.symlink_metadata().is_ok_and(|about| about.uid() == uid);
-        let may_go = is_ours
-            && !run.dir.join(CHECKPOINT_FILE).exists()
-            && match run.standing() {
-                Standing::Starting
-                | Standing::Live
-                | Standing::Stalled(_)
-                | Standing::Suspended => false,
-                Standing::Finished | Standing::Stopped(_) | Standing::Failed(_) => true,
-                // Its process may be one that this machine's list of processes does not show.
-                Standing::Died => age > SILENT,
-                // A run of another machine may live; it is left alone until it is old.
-                Standing::Unknown => age > keep.age,
-            };
-        if may_go && (is_full || n_kept >= keep.runs || age > keep.age) {
-            drop_run(&run, dry, &mut tidied);
-            continue;
-        }
-        let is_plain = run.log.file_name().is_some_and(|name| name == EVENTS_FILE);
-        let has_ended = run.standing().is_over();
-        if is_ours && has_ended && is_plain && age > COMPRESS_AFTER {
-            match if dry { Ok(()) } else { compress(&run) } {
-                Ok(()) => tidied.compressed.push(run.id.clone()),
-                Err(error) => tidied.failed.push(format!("{}: {error}", run.id)),
-            }
-        }
-        // What counts is the log as it is now, and not what somebody has put beside it.
-        let log_bytes = fs::metadata(log_of(&run.dir)).map_or(0, |about| about.len());
-        if n_kept > 0 && kept_bytes.saturating_add(log_bytes) > keep.bytes {
-            // From here on there is no room, for older ones neither.
-            is_full = true;
-            if may_go {
-                tidied.compressed.retain(|id| *id != run.id);
-                drop_run(&run, dry, &mut tidied);
-                continue;
-            }
-        }
-        n_kept += 1;
-        kept_bytes = kept_bytes.saturating_add(log_bytes);
-    }
-    Ok(tidied)
-}
-
-fn drop_run(run: &Run, dry: bool, tidied: &mut Tidied) {
-    match if dry { Ok(()) } else { remove(&run.dir) } {
-        Ok(()) => tidied.removed.push(run.id.clone()),
-        Err(error) => tidied.failed.push(format!("{}: {error}", run.id)),
-    }
-}
-
-/// Removes the files of a run, with what a monitor has put beside them, and its folder.
-///
-/// # Errors
-/// There is something else in the folder: then nothing is removed. Or a file cannot be removed.
-pub fn remove(dir: &Path) -> io::Result<()> {
-    const OURS: [&str; 6] =
-        [EVENTS_FILE, COMPRESSED_FILE, STATUS_FILE, STDERR_FILE, CHECKPOINT_FILE, COMPRESSED_DRAFT];
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let text = name.to_str().unwrap_or_default();
-        let is_between = |before: &str, after: &str| {
-            text.strip_prefix(before).is_some_and(|rest| rest.strip_suffix(after).is_some())
-        };
-        // Screens and traces, and what a process that was killed had not finished.
-        let is_ours = OURS.contains(&text)
-            || is_between("screen-", ".txt")
-            || is_between("step-", ".trace.json")
-            || is_between("checkpoint.safetensors.", "")
-            || is_between(".", ".new");
-        if !is_ours {
-            let shown = name.display();
-            return Err(io::Error::other(format!("{shown} is none of a run's files")));
-        }
-        names.push(name);
-    }
-    for name in names {
-        match fs::remove_file(dir.join(name)) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    fs::remove_dir(dir)
-}
-
-const COMPRESSED_DRAFT: &str = ".events.jsonl.zst.new";
-
-/// The compressed log takes the place of the plain one only when it is whole.
-fn compress(run: &Run) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let draft = run.dir.join(COMPRESSED_DRAFT);
-    match fs::remove_file(&draft) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let into = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    let mut log = open_regular(&run.log)?;
-    let mut encoder = zstd::Encoder::new(into, COMPRESS_LEVEL)?;
-    io::copy(&mut log, &mut encoder)?;
-    encoder.finish()?.sync_all()?;
-    fs::rename(&draft, run.dir.join(COMPRESSED_FILE))?;
-    fs::remove_file(&run.log)
-}
-
-/// Only one process tidies up at a time.
-struct Lock {
-    _file: fs::File,
-}
-
-impl Lock {
-    fn take(runs_dir: &Path) -> io::Result<Option<Self>> {
-        use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match open(runs_dir.join(".tidy.lock"), flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => fs::File::from(fd),
-            // No runs yet.
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
 }

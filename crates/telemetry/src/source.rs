@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags, open};
 use crate::event::{Event, Line};
 use crate::files::{COMPRESSED_FILE, EVENTS_FILE};
 use crate::lines::{LINE_BYTES_MAX, LineSplitter};
+use crate::spool::is_spooled;
 
 /// How the line of a mark begins, behind the line feed before it.
 const MARK: &[u8] = b"\n{\"ev\":\"index\",";
@@ -75,7 +76,9 @@ pub fn log_of(run_dir: &Path) -> PathBuf {
 
 /// Opens a regular file for reading; a symbolic link, a pipe or a device is refused, and nothing is waited for.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    // What was copied from a pipe has no other name than the system's link to it.
+    let nofollow = if is_spooled(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let flags = OFlags::RDONLY | nofollow | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = match open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::LOOP) => {

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{connect, socket_places};
+use crate::limits::Limits;
 use crate::standing::Process;
 
 /// How far a run has come, by its own account.
@@ -83,6 +84,8 @@ pub struct Status {
     pub events_bytes: u64,
     /// Where the run takes requests.
     pub socket: Option<String>,
+    /// Files with weights that the run has written into its folder, by their names.
+    pub files: Vec<String>,
     /// When it began, in milliseconds of Unix time.
     pub started_unix_ms: u64,
     /// When this was written, in milliseconds of Unix time.
@@ -186,12 +189,13 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Bytes of memory that this machine has; `None` where the system does not say.
+/// Bytes of memory that this machine has, or this process may use if that is less; `None` where the system does not say.
 pub fn host_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
+    let bytes = kibibytes.checked_mul(1024)?;
+    Some(Limits::here().memory_bytes.map_or(bytes, |limit| limit.min(bytes)))
 }
 
 /// The PID namespace of this process, by the number that the system gives it.

@@ -44,6 +44,8 @@ struct Shared {
     /// Nothing is to be gathered any more: write at once.
     closing: AtomicBool,
     warning: Mutex<Option<String>>,
+    /// Names of files that the run has written into its folder.
+    files: Mutex<Vec<String>>,
     done: Mutex<bool>,
     done_changed: Condvar,
 }
@@ -192,6 +194,16 @@ impl Recorder {
         Shared::lock(&inner.shared.warning).take()
     }
 
+    /// Notes that the run has written a file with this name into its folder: it is named in the summary,
+    /// and so the run's own.
+    pub fn note_file(&self, name: &str) {
+        let Some(inner) = &self.inner else { return };
+        let mut files = Shared::lock(&inner.shared.files);
+        if !files.iter().any(|file| file == name) {
+            files.push(name.to_owned());
+        }
+    }
+
     /// Writes `end` as the last line and waits, for some seconds at most, until everything is in the file.
     ///
     /// What is recorded afterwards, by any clone, is ignored. A second call does nothing.
@@ -278,6 +290,7 @@ fn write_until_closed(
         drain.flush()?;
         let over = !open || drain.has_ended();
         if over || Instant::now() >= next_status {
+            drain.note_files(&Shared::lock(&shared.files));
             drain.write_status()?;
             next_status = Instant::now() + STATUS_EVERY;
         }

@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use pp_telemetry::{
@@ -160,10 +161,11 @@ fn finished_logs_are_compressed_and_old_runs_go() {
     dir.age("b", 40 * 24 * HOUR);
     let done = tidy(&dir.0, Keep::default(), false).unwrap();
     assert_eq!(done.removed, ["b"]);
-    // The live run stays, however little may be kept.
-    let done = tidy(&dir.0, Keep { runs: 0, ..Keep::default() }, false).unwrap();
-    assert_eq!(done.removed, ["d", "c"]);
-    assert_eq!(dir.ids(), ["live"]);
+    // The newest run and the live run stay, however little may be kept.
+    let nothing = Keep { runs: 0, bytes: 0, age: Duration::ZERO };
+    let done = tidy(&dir.0, nothing, false).unwrap();
+    assert_eq!(done.removed, ["c"]);
+    assert_eq!(dir.ids(), ["d", "live"]);
 }
 
 #[test]
@@ -174,6 +176,7 @@ fn the_newest_run_and_every_checkpoint_stay_whatever_their_size() {
         dir.age(id, HOUR);
     }
     fs::write(dir.0.join("weights/checkpoint.safetensors"), vec![0; 100_000]).unwrap();
+    dir.age("weights", HOUR);
     // Logs that do not compress to nothing, each larger than all that is kept.
     let done = tidy(&dir.0, Keep { bytes: 1, ..Keep::default() }, false).unwrap();
     assert_eq!((done.removed, done.failed.len()), (vec!["middle".to_owned(), "old".to_owned()], 0));
@@ -184,14 +187,147 @@ fn the_newest_run_and_every_checkpoint_stay_whatever_their_size() {
 fn a_folder_with_something_else_in_it_is_left_whole() {
     let dir = TestDir::new("foreign");
     dir.run("one", 1, Some(0));
-    fs::write(dir.0.join("one/notes.txt"), "mine").unwrap();
-    fs::write(dir.0.join("one/checkpoint.safetensors.partial"), "half").unwrap();
-    let failed = pp_telemetry::remove(&dir.0.join("one")).unwrap_err().to_string();
-    assert!(failed.contains("notes.txt"), "{failed}");
-    assert!(dir.0.join("one/events.jsonl").is_file() && dir.0.join("one/status.json").is_file());
-    fs::remove_file(dir.0.join("one/notes.txt")).unwrap();
+    for name in [
+        "notes.txt",
+        "checkpoint.safetensors.step1000",
+        "checkpoint.safetensors.partial",
+        "events.jsonl.bak",
+        "events.jsonl~",
+        "screen-last.txt",
+        ".notes.new",
+    ] {
+        let path = dir.0.join("one").join(name);
+        fs::write(&path, "mine").unwrap();
+        let failed = pp_telemetry::remove(&dir.0.join("one")).unwrap_err().to_string();
+        assert!(failed.contains(name), "{failed}");
+        assert!(
+            dir.0.join("one/events.jsonl").is_file() && dir.0.join("one/status.json").is_file()
+        );
+        fs::remove_file(path).unwrap();
+    }
+    // A folder and a link are none of its files, whatever their names are.
+    fs::create_dir(dir.0.join("one/screen-1.txt")).unwrap();
+    assert!(pp_telemetry::remove(&dir.0.join("one")).is_err());
+    fs::remove_dir(dir.0.join("one/screen-1.txt")).unwrap();
+    std::os::unix::fs::symlink("/nowhere", dir.0.join("one/screen-1.txt")).unwrap();
+    assert!(pp_telemetry::remove(&dir.0.join("one")).is_err());
+    fs::remove_file(dir.0.join("one/screen-1.txt")).unwrap();
     pp_telemetry::remove(&dir.0.join("one")).unwrap();
     assert!(!dir.0.join("one").exists());
+}
+
+/// A folder with all that a folder of runs may hold.
+fn varied(dir: &TestDir) {
+    for (nth, id) in ["r0", "r1", "r2", "r3", "r4", "r5", "r6", "r7", "r8"].into_iter().enumerate()
+    {
+        dir.run(id, 1000 + nth as u64, Some(0));
+        // Logs of different sizes that compress to different sizes.
+        let mut log = fs::OpenOptions::new();
+        let mut log = log.append(true).open(dir.0.join(id).join(EVENTS_FILE)).unwrap();
+        for line in 0..(nth * 977) {
+            let number = line.wrapping_mul(2_654_435_761) % 1_000_003;
+            writeln!(log, "{{\"ev\":\"log\",\"elapsed_ns\":{number},\"message\":\"m\"}}").unwrap();
+        }
+    }
+    fs::write(dir.0.join("r1/checkpoint.safetensors.step1000"), "mine").unwrap();
+    fs::write(dir.0.join("r2/checkpoint.safetensors"), "weights").unwrap();
+    fs::create_dir(dir.0.join("r3/sub")).unwrap();
+    fs::write(dir.0.join("r4/screen-3.txt"), "a screen").unwrap();
+    fs::write(dir.0.join("r4/.pptop-1-0.new"), "half").unwrap();
+    // Compressed by somebody else, and another file under that name.
+    let log = fs::read(dir.0.join("r5/events.jsonl")).unwrap();
+    fs::write(dir.0.join("r5/events.jsonl.zst"), zstd::encode_all(&log[..], 1).unwrap()).unwrap();
+    fs::write(dir.0.join("r6/events.jsonl.zst"), zstd::encode_all(&b"mine"[..], 1).unwrap())
+        .unwrap();
+    for id in ["r0", "r1", "r2", "r4", "r5", "r6", "r7"] {
+        dir.age(id, HOUR);
+    }
+    let status = dir.0.join("r3/status.json");
+    fs::File::options()
+        .append(true)
+        .open(status)
+        .unwrap()
+        .set_modified(SystemTime::now() - HOUR)
+        .unwrap();
+    fs::create_dir(dir.0.join("notes")).unwrap();
+    fs::write(dir.0.join("notes/mine.txt"), "keep").unwrap();
+}
+
+/// Every file below a folder, with its size.
+fn files(dir: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if !path.ends_with(".tidy.lock") {
+            found.push((path.clone(), path.metadata().unwrap().len()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_dry_run_says_exactly_what_is_done_then() {
+    let day = 24 * HOUR;
+    for (nth, keep) in [
+        Keep::default(),
+        Keep { runs: 0, ..Keep::default() },
+        Keep { runs: 4, ..Keep::default() },
+        Keep { age: Duration::from_mins(30), ..Keep::default() },
+        Keep { bytes: 0, ..Keep::default() },
+        Keep { bytes: 30_000, ..Keep::default() },
+        Keep { bytes: 120_000, ..Keep::default() },
+        Keep { runs: 6, bytes: 200_000, age: day },
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let dir = TestDir::new(&format!("dry-{nth}"));
+        varied(&dir);
+        let before = files(&dir.0);
+        let told = tidy(&dir.0, keep, true).unwrap();
+        assert_eq!(files(&dir.0), before, "a dry run has changed something");
+        assert!(!dir.0.join(".tidy.lock").exists(), "a dry run makes no lock");
+        let ids = dir.ids();
+        let done = tidy(&dir.0, keep, false).unwrap();
+        assert_eq!(told, done, "{keep:?}");
+        let left: Vec<String> = dir.ids();
+        let gone: Vec<&String> = ids.iter().filter(|id| !left.contains(id)).collect();
+        assert_eq!(gone, done.removed.iter().collect::<Vec<_>>(), "{keep:?}");
+        for id in &left {
+            let plain = dir.0.join(id).join(EVENTS_FILE).exists();
+            assert_eq!(done.compressed.contains(id), !plain, "{keep:?} {id}");
+        }
+        // What is somebody's stays, and so does the newest.
+        for path in [
+            "r1/checkpoint.safetensors.step1000",
+            "r2/checkpoint.safetensors",
+            "r3/sub",
+            "r8/events.jsonl",
+            "notes/mine.txt",
+        ] {
+            assert!(dir.0.join(path).exists(), "{keep:?} {path}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_began_in_the_future_is_not_the_newest_for_ever() {
+    let dir = TestDir::new("future");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let year = 365 * 24 * 3_600_000;
+    dir.run("wrong", now + year, Some(0));
+    dir.age("wrong", HOUR);
+    dir.run("right", now, Some(0));
+    assert_eq!(dir.ids(), ["right", "wrong"]);
+    assert_eq!(find_run(&dir.0, "latest").unwrap().id, "right");
+    // Of one second the one with the higher number is newer.
+    for id in ["gpt", "gpt-2", "gpt-10", "gpt-9"] {
+        dir.run(id, 5000, Some(0));
+    }
+    assert_eq!(dir.ids()[2..], ["gpt-10", "gpt-9", "gpt-2", "gpt"]);
 }
 
 #[test]

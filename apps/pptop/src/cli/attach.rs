@@ -1,19 +1,21 @@
 //! `pptop attach`: watches runs that are there already.
 
+use std::ffi::OsString;
+
 use pptop::monitor::Watch;
 
 use super::CliError;
 use super::lines::{Lines, follow};
 use super::settings::{Look, ScreenFlags};
-use super::which::find;
+use super::which::{Found, find};
 
 /// Which runs are watched, and how.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
-    /// latest, the start of a run id, the process id of a run, a run folder, or a log file
-    #[arg(value_name = "RUN|PID|FILE", default_value = "latest")]
-    runs: Vec<String>,
+    /// latest, the start of a run id, the process id of a run, a run folder, a log file, or - for a log on standard input
+    #[arg(value_name = "RUN|PID|FILE|-", default_value = "latest")]
+    runs: Vec<OsString>,
     /// Attach read-only: the run cannot be asked to end or to write a checkpoint
     #[arg(long)]
     read_only: bool,
@@ -33,17 +35,21 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
-    let mut runs = args.runs.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut found = args.runs.iter().map(|name| find(name)).collect::<Result<Vec<_>, _>>()?;
     let is_screen = !args.plain && !args.json && !args.once && super::has_screen();
     if is_screen {
+        let (runs, spools): (Vec<_>, Vec<_>) = found.into_iter().map(Found::into_parts).unzip();
         let runs = runs.into_iter().map(|run| Watch::Found(Box::new(run))).collect();
-        return Look::of(&config).watch(runs, args.read_only);
+        let ended = Look::of(&config).watch(runs, args.read_only);
+        // What came through a pipe is read until here.
+        drop(spools);
+        return ended;
     }
-    if runs.len() > 1 {
+    if found.len() > 1 {
         let message = "lines are those of one run; name one run, or use a terminal";
         return Err(CliError::Usage(message.to_owned()));
     }
-    let Some(run) = runs.pop() else { return Ok(()) };
+    let Some(run) = found.pop() else { return Ok(()) };
     let lines = if args.json { Lines::Json } else { Lines::Plain };
     follow(&run, lines, args.once)
 }

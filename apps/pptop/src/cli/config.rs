@@ -10,7 +10,7 @@ use clap::Subcommand;
 use pptop::config::{
     COLORED, Config, ConfigError, Setting, Source, TEMPLATE, check_file, config_path,
 };
-use pptop::whole_file::{NotWritten, WholeFile};
+use pptop::whole_file::{NotWritten, Taken, WholeFile};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ fn init(args: &InitArgs) -> Result<(), CliError> {
         return Err(there());
     }
     let is_written = write(&path, args.force).map_err(|mut refused| {
-        refused.accepted.get_or_insert("an XDG_CONFIG_HOME that can be written to");
+        refused.remedy.get_or_insert("set XDG_CONFIG_HOME to a folder that can be written to");
         refused
     })?;
     if is_written { print(&format!("{}\n", path.display())) } else { Err(there()) }
@@ -92,13 +92,13 @@ fn write(path: &Path, force: bool) -> Result<bool, NotWritten> {
     let failed = |error: io::Error| NotWritten {
         path: path.to_owned(),
         why: error.to_string(),
-        accepted: None,
+        remedy: None,
     };
     let dir = path.parent().unwrap_or(Path::new("."));
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    let mut file = WholeFile::create(path)?;
+    let mut file = WholeFile::private(path)?;
     file.write_all(TEMPLATE.as_bytes()).map_err(failed)?;
-    if force { file.finish().map(|()| true) } else { file.finish_new() }
+    if force { file.finish(Taken::Replaced).map(|_| true) } else { file.finish_new() }
 }
 
 fn validate(args: &ValidateArgs) -> Result<(), CliError> {
@@ -123,9 +123,13 @@ struct Row {
 }
 
 fn row<T: Serialize>(name: &str, setting: &Setting<T>) -> Row {
-    // A path that is no text is the only value that JSON cannot hold.
     let value = serde_json::to_value(&setting.value).unwrap_or_default();
     Row { name: name.to_owned(), value, source: setting.source }
+}
+
+fn library_shown(library: &Setting<Option<PathBuf>>) -> Setting<Option<String>> {
+    let shown = library.value.as_ref().map(|path| path.to_string_lossy().into_owned());
+    Setting { value: shown, source: library.source }
 }
 
 fn rows(config: &Config) -> Vec<Row> {
@@ -136,7 +140,8 @@ fn rows(config: &Config) -> Vec<Row> {
         row("mouse", &config.mouse),
         row("interval_ms", &config.interval_ms),
         row("nvml", &config.nvml),
-        row("nvml_lib", &config.nvml_lib),
+        // JSON cannot hold a path that is no text.
+        row("nvml_lib", &library_shown(&config.nvml_lib)),
         row("keep.runs", &config.keep_runs),
         row("keep.mb", &config.keep_mb),
         row("keep.days", &config.keep_days),
@@ -173,7 +178,8 @@ fn print_settings(args: &PrintArgs) -> Result<(), CliError> {
             .into_iter()
             .map(|row| (row.name, json!({"value": row.value, "source": row.source})))
             .collect();
-        return print_json(&json!({"file": config.file, "settings": settings}));
+        let file = config.file.as_ref().map(|path| path.to_string_lossy());
+        return print_json(&json!({"file": file, "settings": settings}));
     }
     let lines: Vec<[String; 3]> = rows
         .iter()

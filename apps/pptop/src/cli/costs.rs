@@ -1,6 +1,6 @@
 //! What ops and messages cost, from flags or from a file, on whichever placement a schedule wants.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pp_schedule::{Costs, RankShare, ScheduleError, Topology};
 
@@ -8,6 +8,9 @@ use super::CliError;
 use super::help::headings;
 use super::refusal::excerpt;
 use super::sizes::{cost, read};
+
+/// Some editors begin a text with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const COSTS_HELP: &str = "Costs of every stage as JSON, times and sizes in units of your own";
 
@@ -64,6 +67,11 @@ pub(crate) enum CostSource {
 }
 
 impl CostArgs {
+    /// The file, if there is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.costs.as_deref()
+    }
+
     /// Reads the file, if there is one.
     pub(crate) fn source(&self) -> Result<CostSource, CliError> {
         const COSTS_BYTES_MAX: usize = 1 << 28;
@@ -80,7 +88,10 @@ impl CostArgs {
             }));
         };
         let name = excerpt(&path.display().to_string());
-        let bytes = read(path, COSTS_BYTES_MAX)?;
+        let mut bytes = read(path, COSTS_BYTES_MAX)?;
+        if bytes.starts_with(BYTE_ORDER_MARK) {
+            bytes.drain(..BYTE_ORDER_MARK.len());
+        }
         let text = String::from_utf8(bytes).map_err(|refused| {
             let offset = refused.utf8_error().valid_up_to();
             CliError::Usage(format!("{name}: byte {offset} is no text; write JSON with forward, input_grad and weight_grad"))

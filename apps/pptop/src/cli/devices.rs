@@ -48,6 +48,7 @@ pub(crate) fn cuda() -> Result<u32, String> {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let memory = rustix::system::sysinfo();
     let memory_bytes = memory.totalram as u64 * u64::from(memory.mem_unit);
+    let memory_bytes = pp_telemetry::host_memory_bytes().unwrap_or(memory_bytes);
     let mut devices = vec![json!({
         "id": "cpu", "kind": "cpu", "cores": cores(), "memory_bytes": memory_bytes, "usable": true,
     })];

@@ -7,7 +7,9 @@ use clap::{Subcommand, ValueEnum};
 use pp_telemetry::{Event, ExportError, ExportFormat, Follower, Run, StepRange, export};
 
 use super::CliError;
+use super::endings::Content;
 use super::output::{Output, write_failed};
+use super::outputs::Files;
 use super::refusal::excerpt;
 use super::which::WhichRun;
 
@@ -34,6 +36,9 @@ pub(crate) struct PlainArgs {
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     output: PathBuf,
+    /// Replaces a file that is there
+    #[arg(long)]
+    force: bool,
 }
 
 /// Flags of a format that is about steps.
@@ -73,6 +78,9 @@ pub(crate) struct TensorBoardArgs {
     /// File to write, or a directory, such as that of --logdir, for a file with the name that TensorBoard expects
     #[arg(short, long, value_name = "DIRECTORY|FILE|-", default_value = "-")]
     output: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
     /// Export these steps only, both included; 10.. and ..20 have an open end
     #[arg(long, value_name = "A..B")]
     steps: Option<StepRange>,
@@ -89,35 +97,53 @@ pub(crate) fn run(command: &Command) -> Result<(), CliError> {
             of_steps(steps, ExportFormat::SpansCsv)
         }
         Command::Svg(args) => of_steps(args, ExportFormat::Svg),
-        Command::Prometheus(args) => {
-            let run = args.which.find()?;
-            write(&run, ExportFormat::Prometheus, None, output(&args.output)?)
-        }
+        Command::Prometheus(args) => plain(args, ExportFormat::Prometheus, None),
         Command::Tensorboard(args) => tensorboard(args),
     }
 }
 
 fn of_steps(args: &StepsArgs, format: ExportFormat) -> Result<(), CliError> {
-    let run = args.plain.which.find()?;
-    write(&run, format, args.steps, output(&args.plain.output)?)
+    plain(&args.plain, format, args.steps)
 }
 
-fn output(path: &Path) -> Result<Output, CliError> {
-    if path == Path::new("-") { Ok(Output::stdout()) } else { Output::file(path) }
+fn plain(args: &PlainArgs, format: ExportFormat, steps: Option<StepRange>) -> Result<(), CliError> {
+    let found = args.which.find()?;
+    check(&found, &args.output, args.force, format)?;
+    write(&found, format, steps, Output::to(&args.output, args.force)?, &args.output)
 }
 
 fn tensorboard(args: &TensorBoardArgs) -> Result<(), CliError> {
-    let run = args.which.find()?;
-    let output = if args.output == Path::new("-") {
-        Output::stdout_for_bytes()?
-    } else if args.output.is_dir() {
-        let seconds = started_unix_seconds(&run)?;
-        // Named after the run's beginning, so that a later export takes the place of an earlier one.
-        Output::file(&args.output.join(format!("events.out.tfevents.{seconds:010}.pptop")))?
+    let found = args.which.find()?;
+    let path = if args.output.is_dir() {
+        let seconds = started_unix_seconds(&found)?;
+        // Named after the run's beginning: TensorBoard reads files in this order.
+        args.output.join(format!("events.out.tfevents.{seconds:010}.pptop"))
     } else {
-        Output::file(&args.output)?
+        args.output.clone()
     };
-    write(&run, ExportFormat::TensorBoard, args.steps, output)
+    check(&found, &path, args.force, ExportFormat::TensorBoard)?;
+    let output = Output::bytes_to(&path, args.force)?;
+    write(&found, ExportFormat::TensorBoard, args.steps, output, &path)
+}
+
+/// An export replaces neither what it reads nor what belongs to a run, nor anything that it was not
+/// told to.
+fn check(run: &Run, path: &Path, force: bool, format: ExportFormat) -> Result<(), CliError> {
+    let mut files = Files::new(force);
+    files.input("the export", &run.log);
+    files.run_dir(&run.dir);
+    files.output("-o", path, content_of(format))?;
+    files.check()
+}
+
+fn content_of(format: ExportFormat) -> Content {
+    match format {
+        ExportFormat::ChromeTrace => Content::Json,
+        ExportFormat::StepsCsv | ExportFormat::SpansCsv => Content::Csv,
+        ExportFormat::TensorBoard => Content::EventFile,
+        ExportFormat::Svg => Content::Svg,
+        ExportFormat::Prometheus => Content::Metrics,
+    }
 }
 
 /// When a run began, as its first lines tell it; 0 where they do not.
@@ -138,6 +164,7 @@ fn write(
     format: ExportFormat,
     steps: Option<StepRange>,
     mut output: Output,
+    path: &Path,
 ) -> Result<(), CliError> {
     // A reader waits for a log that isn't there yet; here it never will be.
     run.log.symlink_metadata().map_err(|failed| {
@@ -146,7 +173,7 @@ fn write(
     })?;
     let n_bad = export(&mut format.follow(&run.log), format, steps, &mut output)
         .map_err(|failed| told(run, failed))?;
-    output.finish()?;
+    output.finish(path)?;
     if n_bad > 0 {
         // Where standard error is closed there is nobody left to tell.
         let _ = writeln!(

@@ -1,6 +1,6 @@
 //! GPUs, by what never changes about them: CUDA's number says which device a rank computes on, UUID and address which GPU that is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pp_devices::Library;
 
@@ -14,7 +14,7 @@ pub(crate) struct NvmlArgs {
         long,
         value_name = "PATH",
         help_heading = headings::GPUS,
-        help = "NVML library to load [default: PPTOP_NVML_LIB, else the driver's own]"
+        help = "NVML library to load; a name without a slash is a file here if there is one, else the loader's [default: PPTOP_NVML_LIB, else the driver's own]"
     )]
     nvml_lib: Option<PathBuf>,
     /// Do not load NVML: no numbers of GPUs
@@ -23,12 +23,27 @@ pub(crate) struct NvmlArgs {
 }
 
 impl NvmlArgs {
+    /// The library as a file, where it is one.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.nvml_lib.as_deref()
+    }
+
     /// The library that the flags name, or else the configuration.
     pub(crate) fn library(&self, config: &pptop::config::Config) -> Library {
-        let path = config.nvml_lib.clone().or_flag(self.nvml_lib.clone().map(Some)).value;
+        let flag = self.nvml_lib.as_deref().map(|path| Some(file_or_name(path)));
+        let path = config.nvml_lib.clone().or_flag(flag).value;
         let asks = config.nvml.clone().or_flag(self.no_nvml.then_some(false)).value;
         Library::choose(!asks, path)
     }
+}
+
+/// What the flag means: a name without a slash is a file in the working directory if there is one
+/// of that name, and else one that the loader looks for. In the environment and in the
+/// configuration such a name is always the loader's: these hold wherever one is.
+fn file_or_name(path: &Path) -> PathBuf {
+    let here = Path::new(".").join(path);
+    let is_name = path.components().count() == 1 && !path.has_root();
+    if is_name && here.is_file() { here } else { path.to_owned() }
 }
 
 /// Which GPU one of CUDA's numbers means.

@@ -1,11 +1,14 @@
 //! `pptop man`: manual pages, made from the same table as `--help`.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap_mangen::Man;
 
+use super::endings::Content;
+use super::output::Output;
+use super::outputs::Files;
 use super::refusal::excerpt;
 use super::{CliError, print};
 
@@ -15,6 +18,9 @@ pub(crate) struct Args {
     /// Write one page per command into this folder, which is created if missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Replaces pages that are there
+    #[arg(long, requires = "dir")]
+    force: bool,
 }
 
 /// Runs the command.
@@ -25,13 +31,16 @@ pub(crate) fn run(args: &Args, mut program: clap::Command) -> Result<(), CliErro
         let page = page(&Man::new(program)).map_err(|error| CliError::Failed(error.to_string()))?;
         return print(&String::from_utf8_lossy(&page));
     };
-    let mut pages = Vec::new();
-    collect(program, &mut pages).and_then(|()| write(dir, &pages)).map_err(|error| {
+    let refused = |error: io::Error| {
         CliError::Usage(format!(
             "cannot write manual pages to {}: {error}; name a folder that can be written to",
             excerpt(&dir.to_string_lossy())
         ))
-    })?;
+    };
+    let mut pages = Vec::new();
+    collect(program, &mut pages).map_err(refused)?;
+    fs::create_dir_all(dir).map_err(refused)?;
+    write(dir, &pages, args.force)?;
     let names: Vec<String> =
         pages.iter().map(|(name, _)| format!("{}\n", dir.join(name).display())).collect();
     print(&names.concat())
@@ -51,7 +60,24 @@ fn collect(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Re
     below.into_iter().try_for_each(|command| collect(command, pages))
 }
 
-fn write(dir: &Path, pages: &[(String, Vec<u8>)]) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    pages.iter().try_for_each(|(name, page)| fs::write(dir.join(name), page))
+/// Writes all pages, or none where one of them would replace something else. A page that is there as
+/// it would be written is left.
+fn write(dir: &Path, pages: &[(String, Vec<u8>)], force: bool) -> Result<(), CliError> {
+    let is_there = |(name, page): &&(String, Vec<u8>)| {
+        let path = dir.join(name);
+        path.symlink_metadata().is_ok_and(|about| about.is_file())
+            && fs::read(&path).is_ok_and(|bytes| bytes == *page)
+    };
+    let new: Vec<_> = pages.iter().filter(|page| !is_there(page)).collect();
+    let mut files = Files::new(force);
+    for (name, _) in &new {
+        files.output("--dir", &dir.join(name), Content::Manual)?;
+    }
+    files.check()?;
+    new.into_iter().try_for_each(|(name, page)| {
+        let path = dir.join(name);
+        let mut output = Output::to(&path, force)?;
+        output.write_all(page).map_err(|error| CliError::Failed(error.to_string()))?;
+        output.finish(&path)
+    })
 }

@@ -15,6 +15,7 @@ mod demo;
 #[cfg(feature = "train")]
 mod devices;
 mod doctor;
+mod endings;
 mod export;
 #[cfg(feature = "train")]
 mod gpus;
@@ -27,11 +28,16 @@ mod learned;
 mod lines;
 mod man;
 mod output;
+mod outputs;
 #[cfg(feature = "train")]
 mod phases;
 mod refusal;
 mod replay;
 mod report;
+#[cfg(feature = "train")]
+mod results;
+#[cfg(feature = "train")]
+mod run_folder;
 mod runs;
 mod schedule;
 mod settings;

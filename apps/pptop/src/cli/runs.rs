@@ -168,8 +168,9 @@ fn of_run(run: &Run) -> serde_json::Value {
         "id": run.id,
         "state": run.standing().state(),
         "standing": run.standing().name(),
-        "dir": run.dir,
-        "log": run.log,
+        // JSON holds text alone.
+        "dir": run.dir.to_string_lossy(),
+        "log": run.log.to_string_lossy(),
         "bytes": run.bytes,
         "seconds": row.seconds,
         "step": row.steps.0,
@@ -218,11 +219,16 @@ fn prune(args: &PruneArgs) -> Result<(), CliError> {
     .keep();
     let dir = runs_dir().map_err(failed)?;
     let done = tidy(&dir, keep, args.dry_run).map_err(|error| unreadable(&dir, &error))?;
+    if done.is_busy {
+        let message = "another pptop tidies up at the moment, nothing was done; try again";
+        return Err(CliError::Failed(message.to_owned()));
+    }
     if args.json {
         print_json(&json!({
             "dry_run": args.dry_run,
             "removed": done.removed,
             "compressed": done.compressed,
+            "left": done.left,
             "failed": done.failed,
         }))?;
     } else {
@@ -231,6 +237,7 @@ fn prune(args: &PruneArgs) -> Result<(), CliError> {
         for (ids, what) in [(&done.removed, "removed"), (&done.compressed, "compressed")] {
             text.extend(ids.iter().map(|id| format!("{} {would}{what}\n", one_line(id))));
         }
+        text.extend(done.left.iter().map(|why| format!("{would}left: {}\n", one_line(why))));
         if text.is_empty() {
             "nothing to do\n".clone_into(&mut text);
         }

@@ -1,7 +1,7 @@
 //! `pptop schedule`: a plan by name or from a file is drawn, checked, simulated or exported.
 
-use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
@@ -13,7 +13,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::costs::{CostArgs, CostSource};
-use super::refusal::excerpt;
+use super::endings::{Content, known_ending};
+use super::output::{Output, Target, write_failed};
+use super::outputs::Files;
 use super::sizes::{OPS_MAX, PlanArgs, PlanError, refuse_without_memory, schedules_help};
 use super::{CliError, print, print_json};
 
@@ -46,12 +48,20 @@ enum Format {
 }
 
 impl Format {
-    fn of_ending(ending: Option<&OsStr>) -> Self {
-        match ending.and_then(OsStr::to_str) {
-            Some("txt") => Self::Text,
-            Some("json") => Self::Json,
-            Some("svg") => Self::Svg,
-            _ => Self::Csv,
+    /// What the ending of a name says; CSV where it says nothing that is written here.
+    fn of_ending(path: &Path) -> Self {
+        let Some(ending) = known_ending(path) else { return Self::Csv };
+        let means = |format: &Self| format.content().endings().contains(&ending.as_str());
+        // A trace is JSON as well, and has to be asked for.
+        [Self::Text, Self::Json, Self::Svg].into_iter().find(means).unwrap_or(Self::Csv)
+    }
+
+    fn content(self) -> Content {
+        match self {
+            Self::Text => Content::Text,
+            Self::Csv => Content::Csv,
+            Self::Json | Self::ChromeTrace => Content::Json,
+            Self::Svg => Content::Svg,
         }
     }
 }
@@ -104,9 +114,12 @@ pub(crate) struct ExportArgs {
     /// Format [default: by the ending of FILE, else csv]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// File to write [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    /// File to write; - is standard output
+    #[arg(short, long, value_name = "FILE|-", default_value = "-")]
+    output: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs the command.
@@ -166,18 +179,25 @@ fn legend(plan: &ValidPlan) -> String {
 }
 
 fn export(args: &ExportArgs) -> Result<(), CliError> {
-    let ending = args.output.as_deref().and_then(Path::extension);
-    let format = args.format.unwrap_or_else(|| Format::of_ending(ending));
+    let format = args.format.unwrap_or_else(|| Format::of_ending(&args.output));
+    let mut files = Files::new(args.force);
+    if let Some(path) = args.plan.file() {
+        files.input("the export", path);
+    }
+    if let Some(path) = args.costs.file() {
+        files.input("--costs", path);
+    }
+    files.output("-o", &args.output, format.content())?;
+    files.check()?;
     refuse_to_draw(args.plan.n_ops_at_most(), format)?;
     let (plan, costs) = plan_and_costs(&args.plan, &args.costs)?;
     let text = written(&plan, &costs, format)?;
-    let Some(path) = &args.output else { return print(&text) };
-    std::fs::write(path, text).map_err(|failed| {
-        let name = excerpt(&path.display().to_string());
-        CliError::Usage(format!(
-            "cannot write {name}: {failed}; use a file in a folder that exists and can be written"
-        ))
-    })
+    if Target::of(&args.output) == Target::Stdout {
+        return print(&text);
+    }
+    let mut output = Output::to(&args.output, args.force)?;
+    output.write_all(text.as_bytes()).map_err(|failed| write_failed(&failed))?;
+    output.finish(&args.output)
 }
 
 /// Whether so many ops are written in this format within some seconds.

@@ -1,5 +1,6 @@
 //! What the commands about schedules share: sizes, and a plan by name or from a file.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use pp_schedule::{
@@ -40,7 +41,7 @@ pub(crate) fn cost(text: &str) -> Result<f64, String> {
 pub(crate) struct PlanArgs {
     /// Schedule by name (see below), or a CSV file with one line per rank, of cells such as 0F0,0F1,0B0
     #[arg(value_name = "NAME|FILE")]
-    pub(crate) plan: String,
+    pub(crate) plan: OsString,
     /// Ranks along the pipeline
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_parser = count)]
     pub(crate) pp: Option<u32>,
@@ -59,12 +60,26 @@ impl PlanArgs {
     /// How many ops a schedule by name makes at most of these sizes; 0 where that is not known before.
     pub(crate) fn n_ops_at_most(&self) -> u128 {
         let (Ok(name), Some(n_ranks), Some(n_micro_batches)) =
-            (self.plan.parse::<ScheduleName>(), self.pp, self.micro_batches)
+            (self.named(), self.pp, self.micro_batches)
         else {
             return 0;
         };
         let v = self.virtual_stages.unwrap_or_else(|| name.default_virtual_stages());
         name.n_ops_at_most(n_ranks.saturating_mul(v), n_micro_batches)
+    }
+
+    /// The file, where it is no name of a schedule.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.named().is_err().then(|| Path::new(&self.plan))
+    }
+
+    fn named(&self) -> Result<ScheduleName, ScheduleError> {
+        self.plan.to_string_lossy().parse()
+    }
+
+    /// As it stands in a message.
+    fn shown(&self) -> String {
+        excerpt(&self.plan.to_string_lossy())
     }
 
     /// The plan, validated. A schedule that follows from costs is made for these.
@@ -77,14 +92,13 @@ impl PlanArgs {
 
     /// How the refusal of this plan reads: a file's has its name in front.
     pub(crate) fn told(&self, refused: &ScheduleError) -> CliError {
-        let is_file = self.plan.parse::<ScheduleName>().is_err();
-        let name = if is_file { format!("{}: ", excerpt(&self.plan)) } else { String::new() };
+        let name = self.file().map_or_else(String::new, |_| format!("{}: ", self.shown()));
         CliError::Usage(format!("{name}{refused}"))
     }
 
     /// The plan, validated, for those who want to know why it was refused.
     pub(crate) fn load(&self, costs: &CostSource) -> Result<ValidPlan, PlanError> {
-        match self.plan.parse::<ScheduleName>() {
+        match self.named() {
             Ok(name) => self.generate(name, costs),
             Err(unknown) => {
                 let path = Path::new(&self.plan);
@@ -142,12 +156,12 @@ impl PlanArgs {
         if let Some(group) = self.interleave_group {
             let message = format!(
                 "{} is a file, which --interleave-group {group} cannot change; leave it out, or name a schedule",
-                excerpt(&self.plan)
+                self.shown()
             );
             return Err(PlanError::Input(CliError::Usage(message)));
         }
         let bytes = read(path, CSV_BYTES_MAX)?;
-        let plan = import_csv(&self.plan, &bytes, self.micro_batches)?;
+        let plan = import_csv(&self.plan.to_string_lossy(), &bytes, self.micro_batches)?;
         let sizes = [
             ("--pp", self.pp, plan.n_ranks()),
             ("--virtual-stages", self.virtual_stages, plan.n_virtual_stages()),
@@ -156,7 +170,7 @@ impl PlanArgs {
             if let Some(given) = given.filter(|&given| given != own) {
                 let message = format!(
                     "{} has {own} where {flag} {given} was given; use {flag} {own}, or leave it out",
-                    excerpt(&self.plan)
+                    self.shown()
                 );
                 return Err(PlanError::Input(CliError::Usage(message)));
             }
@@ -257,16 +271,6 @@ pub(crate) fn memory_available() -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
     // A container may have less than the machine.
-    let number = |name: &str| {
-        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok()?;
-        text.trim().parse::<u64>().ok()
-    };
-    // What it holds of files is given back when it is wanted.
-    let files = || {
-        let text = std::fs::read_to_string("/sys/fs/cgroup/memory.stat").ok()?;
-        text.lines().find_map(|line| line.strip_prefix("file "))?.trim().parse::<u64>().ok()
-    };
-    let used = || number("current").unwrap_or(0).saturating_sub(files().unwrap_or(0));
-    let left = number("max").map(|most| most.saturating_sub(used()));
+    let left = pp_telemetry::Limits::here().memory_free_bytes;
     Some(left.map_or(free, |left| free.min(left)))
 }

@@ -3,24 +3,25 @@
 //! In a terminal the run is a process of its own and this one becomes its monitor; elsewhere, or
 //! with `--headless`, the run is this process and writes a line a step.
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pp_telemetry::{COMPRESSED_FILE, EVENTS_FILE, Event, Keep, Line, Recorder};
+use pp_telemetry::{EVENTS_FILE, Event, Keep, Line, Recorder};
 
+use super::endings::Content;
 use super::gpus::NvmlArgs;
 use super::help::headings;
 use super::job::{JobArgs, Prepared, Spec};
+use super::outputs::Files;
 use super::refusal::excerpt;
+use super::run_folder;
 use super::settings::{Look, ScreenFlags};
 use super::stopping::Stop;
 use super::training::{Flags, Output, Run, SAMPLE};
 use super::{CliError, print};
 use pptop::monitor::Watch;
-use pptop::whole_file::WholeFile;
 
 /// What to train, and where the results go.
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,7 @@ pub(crate) struct Args {
     job: JobArgs,
     /// Schedule by name (see below), or a CSV file with a plan
     #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b", display_order = 3)]
-    schedule: String,
+    schedule: OsString,
     /// Train in this process, without a screen
     #[arg(long, help_heading = headings::RECORD)]
     headless: bool,
@@ -48,6 +49,9 @@ pub(crate) struct Args {
     /// Write batch, loss, gradients and weights of step 1, to check against other programs
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
     dump_step: Option<PathBuf>,
+    /// Let --save and --dump-step replace files that are there
+    #[arg(long, help_heading = headings::RECORD)]
+    force: bool,
     #[command(flatten)]
     nvml: NvmlArgs,
     #[command(flatten)]
@@ -57,15 +61,8 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let spec = Spec::new(&args.job, &args.schedule)?;
-    for (flag, path) in [("--save", &args.save), ("--dump-step", &args.dump_step)] {
-        if let Some(path) = path {
-            refuse_unwritable(flag, path)?;
-        }
-    }
-    if args.save.is_some() && args.save == args.dump_step {
-        let message = "--save and --dump-step name the same file; name two files";
-        return Err(CliError::Usage(message.to_owned()));
-    }
+    let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
+    refuse_clashes(&args, &spec, given.as_deref())?;
     if args.sample.is_some() && !spec.is_gpt() {
         let message = "--sample belongs to --model gpt; leave --sample out";
         return Err(CliError::Usage(message.to_owned()));
@@ -86,19 +83,22 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     }
     if !args.headless && !args.json && super::has_screen() {
         drop(prepared);
-        return watch(&args, model, look);
+        return watch(&args, given, model, look);
     }
-    let (id, dir) = run_dir(args.run_dir.as_deref(), model)?;
+    let (id, dir) = run_dir(given, model)?;
     let output = if args.json { Output::Json } else { Output::Plain };
     let library = args.nvml.library(&config);
-    let flags = Flags { sample: args.sample, save: args.save, dump_step: args.dump_step, library };
+    let flags = Flags {
+        sample: args.sample,
+        save: args.save,
+        dump_step: args.dump_step,
+        force: args.force,
+        library,
+    };
     let stop =
         Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
-        Some(_) => CliError::Usage(format!(
-            "--run-dir: {}; name a folder that can be made or written",
-            super::job::chain(&e)
-        )),
+        Some(_) => CliError::Usage(format!("--run-dir: {}", super::job::chain(&e))),
         None => CliError::Failed(super::job::chain(&e)),
     })?;
     Run::start(prepared, &id, &dir, (recorder, stop), output, flags)?.finish()
@@ -112,54 +112,56 @@ fn tidy_up(keep: Keep) {
     let _ = std::thread::Builder::new().name("tidy".to_owned()).spawn(tidy);
 }
 
+/// No file that the run writes may be one that it reads, or that somebody else wrote.
+fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<(), CliError> {
+    let mut files = Files::new(args.force);
+    if let Some(dir) = run_dir {
+        files.run_dir(dir);
+    }
+    let inputs = [
+        ("--data", args.job.data.as_deref()),
+        ("--init", args.job.init.as_deref()),
+        ("--schedule", spec.plan_file.as_deref()),
+        ("--nvml-lib", args.nvml.file()),
+    ];
+    for (flag, path) in inputs {
+        if let Some(path) = path {
+            files.input(flag, path);
+        }
+    }
+    for (flag, path) in [("--save", &args.save), ("--dump-step", &args.dump_step)] {
+        let Some(path) = path else { continue };
+        if path == Path::new("-") {
+            let message = format!("{flag} -: the run's lines go to standard output; name a file");
+            return Err(CliError::Usage(message));
+        }
+        files.result(flag, path, Content::Weights)?;
+    }
+    files.check()
+}
+
 /// The id and the folder of a new run.
-fn run_dir(given: Option<&Path>, model: &str) -> Result<(String, PathBuf), CliError> {
+fn run_dir(given: Option<PathBuf>, model: &str) -> Result<(String, PathBuf), CliError> {
     match given {
         None => {
             pp_telemetry::new_run_dir(model).map_err(|e| CliError::Failed(super::job::chain(&e)))
         }
         Some(dir) => {
-            // A log that is compressed is a run as well.
-            if [EVENTS_FILE, COMPRESSED_FILE].iter().any(|log| dir.join(log).exists()) {
-                let message = format!(
-                    "{} holds a run already; name a folder without {EVENTS_FILE} and {COMPRESSED_FILE}",
-                    excerpt(&dir.display().to_string()),
-                );
-                return Err(CliError::Usage(message));
-            }
             let name = dir
                 .file_name()
                 .map_or_else(|| "run".to_owned(), |name| name.to_string_lossy().into_owned());
-            Ok((name, dir.to_owned()))
+            Ok((name, dir))
         }
     }
 }
 
-/// A result that cannot be written should be known before hours of training: whether it can is tried, and leaves nothing.
-fn refuse_unwritable(flag: &str, path: &Path) -> Result<(), CliError> {
-    WholeFile::create(path).map(drop).map_err(|refused| {
-        let name = excerpt(&path.display().to_string());
-        let accepted = refused.accepted.unwrap_or("another file");
-        CliError::Usage(format!("{flag} {name}: {}; use {accepted}", refused.why))
-    })
-}
-
 /// Starts the run as a process of its own and watches it: also while it measures and cuts the model.
-fn watch(args: &Args, model: &str, look: Look) -> Result<(), CliError> {
+fn watch(args: &Args, given: Option<PathBuf>, model: &str, look: Look) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
-    let (_, dir) = run_dir(args.run_dir.as_deref(), model)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .map_err(|e| failed("make the folder of the run", &e))?;
-    let stderr = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(dir.join(pp_telemetry::STDERR_FILE))
-        .map_err(|e| failed("write the run's messages", &e))?;
+    let (_, dir) = run_dir(given, model)?;
+    run_folder::make(&dir).map_err(|e| failed("make the folder of the run", &e))?;
+    let stderr = run_folder::messages(&dir).map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
     let mut command = Command::new(program);
     command.args(own_args()).arg("--headless").arg("--run-dir").arg(&dir);

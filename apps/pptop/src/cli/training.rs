@@ -1,6 +1,7 @@
 //! A training run from its first event to its last.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,11 +19,13 @@ use pp_telemetry::{
     Recorder, Request, StepEvent, Warn, Watchdog,
 };
 
+use pptop::whole_file::{Identity, Taken, WholeFile};
 use signal_hook::consts::SIGTERM;
 
 use super::CliError;
 use super::job::{ModelSpec, Prepared, Preparing, Profiles, Session, chain, devices_line};
 use super::phases::Phases;
+use super::results::{self, Named, Wanted};
 use super::stopping::{self, Starting, Stop};
 use super::story::Story;
 
@@ -48,6 +51,8 @@ pub(crate) struct Flags {
     pub(crate) sample: Option<u32>,
     pub(crate) save: Option<PathBuf>,
     pub(crate) dump_step: Option<PathBuf>,
+    /// Existing files may be replaced by these.
+    pub(crate) force: bool,
     /// Whom to ask about GPUs.
     pub(crate) library: Library,
 }
@@ -69,6 +74,8 @@ pub(crate) struct Run {
     /// What looks at devices and threads while the run goes on.
     samplers: Option<Samplers>,
     dir: PathBuf,
+    /// The file of the last checkpoint: no other is replaced by the next one.
+    checkpoint: Option<Identity>,
     /// Standard output went away; the run goes on without it.
     silent: bool,
 }
@@ -190,6 +197,7 @@ impl Run {
             control,
             samplers: None,
             dir: dir.clone(),
+            checkpoint: None,
             silent: false,
         };
         run.emit(Event::Hello(Box::new(hello.clone())));
@@ -324,9 +332,9 @@ impl Run {
                 .map_err(|e| Early::Result(format!("no sample: {e}")))?;
         }
         // What was trained to the end is written, whatever else was asked for meanwhile.
-        if let Some(path) = &self.flags.save {
+        if let Some(path) = self.flags.save.clone() {
             let phase = self.phases.begin(PhaseEvent::SAVING, Some(steps), 0);
-            save(path, weights, HashMap::new()).map_err(Early::Result)?;
+            self.write("--save", &path, &weights, &HashMap::new()).map_err(Early::Result)?;
             phase.end();
         }
         match self.stop.signal() {
@@ -386,7 +394,20 @@ impl Run {
         let failed = |why: String| format!("no checkpoint of step {step}: {why}");
         let weights = self.trainer.weights().map_err(|e| failed(chain(&e)))?;
         let about = HashMap::from([("step".to_owned(), step.to_string())]);
-        save(&path, weights, about).map_err(failed)?;
+        let taken = self.checkpoint.map_or(Taken::Stays, Taken::ReplacedIf);
+        let written = WholeFile::private(&path)
+            .and_then(|file| results::write(file, taken, &weights, &about))
+            .map_err(|no| failed(no.to_string()))?;
+        self.note(&written.path);
+        if written.path == path {
+            self.checkpoint = written.identity;
+        } else {
+            let (path, other) = (path.display(), written.path.display());
+            let message =
+                format!("{path} is not of this run and stays; the checkpoint is in {other}");
+            self.warn(Some(step), message);
+        }
+        let path = written.path;
         let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
         Ok(format!(
             "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
@@ -518,7 +539,33 @@ impl Run {
         if let ModelSpec::Gpt { config, .. } = &spec.model {
             about.insert("heads".to_owned(), config.heads.to_string());
         }
-        save(&path, tensors, about).map_err(Early::Result)
+        self.write("--dump-step", &path, &tensors, &about).map_err(Early::Result)
+    }
+
+    /// Writes a result that somebody named, and says where it is if that is elsewhere.
+    fn write(
+        &mut self,
+        flag: &str,
+        path: &Path,
+        tensors: &Named,
+        about: &HashMap<String, String>,
+    ) -> Result<(), String> {
+        let wanted = Wanted { flag, path, force: self.flags.force, run_dir: &self.dir };
+        let written = wanted.write(tensors, about)?;
+        self.note(&written.path);
+        if let Some(why) = written.why_elsewhere {
+            self.warn(None, why);
+        }
+        Ok(())
+    }
+
+    /// Notes a file with weights, if it is in the folder of the run.
+    fn note(&self, path: &Path) {
+        let is_here =
+            path.parent().and_then(|dir| dir.canonicalize().ok()) == self.dir.canonicalize().ok();
+        if let Some(name) = path.file_name().and_then(OsStr::to_str).filter(|_| is_here) {
+            self.recorder.note_file(name);
+        }
     }
 
     /// A line for the log alone.
@@ -568,14 +615,4 @@ impl Run {
             );
         }
     }
-}
-
-/// Writes tensors by name. The library writes a file for its owner beside it first: one that is there is whole.
-fn save(
-    path: &Path,
-    tensors: Vec<(String, Tensor)>,
-    about: HashMap<String, String>,
-) -> Result<(), String> {
-    safetensors::serialize_to_file(tensors, Some(about), path)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }

@@ -114,6 +114,8 @@ pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
 
 /// The values of a text, or what is wrong on which line.
 pub(crate) fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
+    // Some editors begin a text with a mark of its encoding.
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let refused = Refused::new("a byte that is no text", "save the file as UTF-8");
         (refused, line_of(bytes, error.valid_up_to()))

@@ -25,7 +25,7 @@ pub use keys::Key;
 pub use values::{AnsiColor, ColorMode, INTERVAL_MS, Refused, ThemeName};
 
 use file::FileConfig;
-use values::{ANY_NUMBER, number_of, path_of, switch_of, word};
+use values::{ANY_NUMBER, number_of, switch_of, word};
 
 /// A file with every setting, each commented out with its default.
 pub const TEMPLATE: &str = include_str!("template.toml");
@@ -153,7 +153,8 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let kept = Keep::default();
         let any_number = |name| variable(env, name, |text| number_of(text, &ANY_NUMBER));
-        let path = |text: &str| path_of(text).map(Some);
+        // A path need not be text.
+        let library = env("PPTOP_NVML_LIB").filter(|path| !path.is_empty()).map(PathBuf::from);
         Ok(Self {
             file,
             theme: Setting::new(ThemeName::Auto, said.theme, variable(env, "PPTOP_THEME", word)?),
@@ -166,11 +167,7 @@ impl Config {
                 variable(env, "PPTOP_INTERVAL_MS", |text| number_of(text, &INTERVAL_MS))?,
             ),
             nvml: Setting::new(true, said.nvml, variable(env, "PPTOP_NVML", switch_of)?),
-            nvml_lib: Setting::new(
-                None,
-                said.nvml_lib.map(Some),
-                variable(env, "PPTOP_NVML_LIB", path)?,
-            ),
+            nvml_lib: Setting::new(None, said.nvml_lib.map(Some), library.map(Some)),
             keep_runs: Setting::new(
                 kept.runs as u64,
                 said.keep_runs,

@@ -11,6 +11,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::state::ChildState;
 
+/// The line after what an earlier run has said in the same file.
+pub const NEW_MESSAGES: &str = "---- a new run begins here ----";
+
 /// How much of its end is looked at.
 const TAIL_BYTES: u64 = 8192;
 
@@ -65,7 +68,7 @@ impl Trainer {
     }
 }
 
-/// The last line of a file that is not empty.
+/// The last line of a file that is not empty, if this run has said it.
 pub(crate) fn last_line(path: &Path) -> Option<String> {
     let mut file = File::open(path).ok()?;
     let n_bytes = file.metadata().ok()?.len();
@@ -73,7 +76,8 @@ pub(crate) fn last_line(path: &Path) -> Option<String> {
     let mut tail = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
     let text = String::from_utf8_lossy(&tail);
-    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    let last = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    last.filter(|line| *line != NEW_MESSAGES).map(str::to_owned)
 }
 
 #[cfg(test)]

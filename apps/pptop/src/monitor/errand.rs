@@ -7,7 +7,7 @@ use std::thread;
 
 use pp_telemetry::{ExportFormat, Follower, ProvenRun, Request, StepRange, export};
 
-use crate::whole_file::WholeFile;
+use crate::whole_file::{Taken, WholeFile};
 
 /// What an errand is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,13 +117,13 @@ fn text_of(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
-/// Writes a file for its owner alone, in the place of one of that name.
+/// Writes a file for its owner alone; what has that name stays, and the file is beside it.
 fn written(
     path: &Path,
     write: impl FnOnce(&mut WholeFile) -> Result<(), String>,
 ) -> Result<String, String> {
-    let mut file = WholeFile::create(path).map_err(|refused| refused.to_string())?;
+    let mut file = WholeFile::private(path).map_err(|refused| refused.to_string())?;
     write(&mut file).map_err(|why| file.failed(&why).to_string())?;
-    file.finish().map_err(|failed| failed.to_string())?;
+    let path = file.finish(Taken::Stays).map_err(|failed| failed.to_string())?;
     Ok(format!("written: {}", path.display()))
 }

@@ -26,6 +26,7 @@ mod watched;
 mod words;
 
 pub use app::{Launch, compare, run};
+pub use child::NEW_MESSAGES;
 pub use input::{Action, Keymap, action_names};
 pub use screenshot::Screenshot;
 pub use state::{ChildState, Choice, Effect, OtherRun, Playback, State, Target, View};

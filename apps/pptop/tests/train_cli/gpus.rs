@@ -88,3 +88,19 @@ fn a_library_that_hangs_and_a_gpu_that_goes_never_hold_the_training_up() {
     run.signal(rustix::process::Signal::TERM);
     assert_eq!(run.finish().code, Some(143));
 }
+
+#[test]
+fn a_library_in_the_working_directory_needs_no_slash() {
+    let home = Home::new();
+    let library = library(&home);
+    says(&home, GPUS);
+    fs::rename(library, home.path("lib.so")).unwrap();
+    for name in ["lib.so", "./lib.so"] {
+        let told = home.stdout(&format!("devices --json --nvml-lib {name}"));
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(told["nvml"]["driver"], "580.95.05", "{name}: {told}");
+    }
+    // A name that is none here is the loader's.
+    let told = home.stdout("devices --json --nvml-lib libnothing.so.9");
+    assert!(told.contains("libnothing.so.9"), "{told}");
+}

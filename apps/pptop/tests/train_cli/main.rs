@@ -8,6 +8,7 @@ mod files;
 mod gpus;
 mod home;
 mod learning;
+mod outputs;
 mod phases;
 mod refusals;
 #[path = "../common/remedy.rs"]

@@ -35,9 +35,9 @@ const LIBRARY_DIRS: [&str; 10] = [
 ];
 const LIBRARY_NAMES: [&str; 2] = ["libnvidia-ml.so.1", "libnvidia-ml.so"];
 
-/// Cores that this process may use, by affinity and the limits of its group.
+/// Cores that this process may use, by affinity and the limits of its groups.
 pub(super) fn look_at_cores() -> Option<usize> {
-    std::thread::available_parallelism().ok().map(usize::from)
+    Some(pp_telemetry::cores() as usize)
 }
 
 /// Whether ranks can run side by side.

@@ -99,7 +99,9 @@ fn look() -> Vec<Check> {
         let runs = list_runs(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         Ok(runs.iter().map(|run| (run.id.clone(), run.standing())).collect())
     });
+    let variables = places::VARIABLES.map(|name| (name, std::env::var_os(name)));
     let mut checks = vec![
+        places::variables(&variables),
         places::state_dir(state.as_ref().map_err(ToString::to_string)),
         places::free_space(free_bytes, kept.bytes),
         places::socket_dir(&sockets),

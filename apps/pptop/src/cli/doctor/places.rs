@@ -1,5 +1,6 @@
 //! Where runs and their sockets are kept.
 
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -69,6 +70,29 @@ impl Place {
             own: rustix::process::getuid().as_raw(),
         }
     }
+}
+
+/// Variables that name folders, of which a relative one is ignored.
+pub(super) const VARIABLES: [&str; 4] =
+    ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"];
+
+/// Whether the variables that name folders are heeded. The XDG specification has relative paths in
+/// them ignored; `PPTOP_STATE_DIR` may be relative.
+pub(super) fn variables(variables: &[(&str, Option<OsString>)]) -> Check {
+    const NAME: &str = "variables";
+    let is_ignored = |value: &OsString| !value.is_empty() && !Path::new(value).is_absolute();
+    let ignored: Vec<String> = variables
+        .iter()
+        .filter_map(|(name, value)| {
+            value.as_ref().filter(|value| is_ignored(value)).map(|v| (name, v))
+        })
+        .map(|(name, value)| format!("{name}={}", value.display()))
+        .collect();
+    if ignored.is_empty() {
+        return Check::pass(NAME, "no relative path where one would be ignored");
+    }
+    let found = format!("ignored, since it is relative: {}", ignored.join(" "));
+    Check::warn(NAME, found, "set it to an absolute path; only PPTOP_STATE_DIR may be relative")
 }
 
 /// Where runs are written, or why that is not known.
@@ -252,6 +276,16 @@ mod tests {
             assert_eq!(check(found.clone()).verdict, verdict, "{found:?}");
         }
         assert_eq!(check(there(7, 0o755)).todo.unwrap(), "chmod 700 /s");
+    }
+
+    #[test]
+    fn a_relative_path_that_is_ignored_is_told() {
+        let check =
+            |value: &str| variables(&[("HOME", None), ("XDG_STATE_HOME", Some(value.into()))]);
+        for (value, verdict) in [("/x", Verdict::Pass), ("", Verdict::Pass), ("x", Verdict::Warn)] {
+            assert_eq!(check(value).verdict, verdict, "{value}");
+        }
+        assert!(check("x/y").found.contains("XDG_STATE_HOME=x/y"));
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub(crate) fn threads(ranks: u32, replicas: u32) -> Result<(), CliError> {
     let system = [
         number("/proc/sys/kernel/threads-max"),
         number("/proc/sys/kernel/pid_max"),
-        number("/sys/fs/cgroup/pids.max"),
+        pp_telemetry::Limits::here().threads,
         // A stack and the page that guards it.
         number("/proc/sys/vm/max_map_count").map(|maps| maps / 2),
     ];

@@ -29,9 +29,9 @@ use super::spec::{ModelSpec, Spec};
 use super::synthesis::{self, Promise};
 use super::weights;
 
-/// Cores that this process may use, by affinity and cgroup.
+/// Cores that this process may use, by affinity and by the limits of its groups.
 pub(crate) fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+    pp_telemetry::cores()
 }
 
 /// Samples that a micro-batch of a profile has at most: of several passes nobody waits for more.
@@ -455,7 +455,8 @@ impl Session {
             schema: SCHEMA,
             run: run.to_owned(),
             pid: std::process::id(),
-            argv: std::env::args().collect(),
+            // The log is text; what is none in an argument is replaced in it.
+            argv: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             model: self.spec.name.as_str().to_owned(),
             schedule: plan.name().to_owned(),
             pp: plan.n_ranks(),

@@ -1,6 +1,7 @@
 //! What the flags of a job mean together: every size known, every contradiction refused.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,12 +51,21 @@ impl ModelSpec {
     }
 }
 
+/// A schedule as it is named in messages, and the file where it is one.
+fn plan_of(schedule: &OsStr) -> (String, Option<PathBuf>) {
+    let name = schedule.to_string_lossy().into_owned();
+    let file = name.parse::<ScheduleName>().is_err().then(|| PathBuf::from(schedule));
+    (name, file)
+}
+
 /// A job with nothing left open but the plan.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) name: ModelName,
     pub(crate) model: ModelSpec,
     pub(crate) schedule: String,
+    /// The plan that is read, where it is no name.
+    pub(crate) plan_file: Option<PathBuf>,
     /// Where not given, the default.
     pub(crate) pp: Option<u32>,
     pub(crate) dp: u32,
@@ -94,7 +104,8 @@ impl Spec {
     ///
     /// # Errors
     /// [`CliError::Usage`] where two contradict each other.
-    pub(crate) fn new(args: &JobArgs, schedule: &str) -> Result<Self, CliError> {
+    pub(crate) fn new(args: &JobArgs, schedule: impl AsRef<OsStr>) -> Result<Self, CliError> {
+        let (schedule, plan_file) = plan_of(schedule.as_ref());
         let preset = args.preset == Some(Preset::Seed);
         let name = args.model.unwrap_or(if preset { ModelName::SeedMlp } else { ModelName::Gpt });
         let defaults = Defaults::of(name);
@@ -110,7 +121,8 @@ impl Spec {
         Ok(Self {
             name,
             model: model(args, name)?,
-            schedule: schedule.to_owned(),
+            schedule,
+            plan_file,
             pp: args.pp,
             dp: args.dp.unwrap_or(1),
             virtual_stages: args.virtual_stages,
@@ -249,7 +261,11 @@ impl Spec {
         }
         let outline = ScheduleName::LoopedBfs.to_string();
         let plan = PlanArgs {
-            plan: if is_made_later { outline } else { self.schedule.clone() },
+            plan: match &self.plan_file {
+                _ if is_made_later => outline.into(),
+                Some(path) => path.clone().into_os_string(),
+                None => self.schedule.clone().into(),
+            },
             pp,
             micro_batches: self.micro_batches.or_else(|| named.map(|_| self.default_micro_batches)),
             virtual_stages: self.virtual_stages.or(is_made_later.then_some(1)),
@@ -318,7 +334,8 @@ impl Spec {
         let takes_group = name.is_none_or(|name| name == ScheduleName::InterleavedOneFOneB);
         let virtual_stages = self.virtual_stages.filter(|_| takes_chunks);
         let interleave_group = self.interleave_group.filter(|_| takes_group);
-        Self { schedule: schedule.to_owned(), virtual_stages, interleave_group, ..self.clone() }
+        let (schedule, plan_file) = plan_of(schedule.as_ref());
+        Self { schedule, plan_file, virtual_stages, interleave_group, ..self.clone() }
     }
 
     /// Bytes of one sample with its targets.
