@@ -231,13 +231,14 @@ fn one_starts_looks_around_and_stops() {
     terminal.wait("it goes on", |screen| step(screen) > frozen);
 
     terminal.press("[");
-    terminal.wait_for("held");
+    terminal.wait_for("pinned");
     terminal.press("+");
     terminal.wait_for("x2");
     terminal.press("Home");
     terminal.press("=");
-    terminal
-        .wait("the newest step again", |screen| !screen.contains("held") && !screen.contains("x2"));
+    terminal.wait("the newest step again", |screen| {
+        !screen.contains("pinned") && !screen.contains("x2")
+    });
 
     terminal.tmux(&["resize-window", "-x", "40", "-y", "12"]);
     terminal.wait("the small screen", |screen| {
@@ -501,7 +502,7 @@ fn one_attaches_late_twice_and_read_only() {
     let run = terminal.background_run("");
     terminal.pptop("attach run");
     terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
-    // Another one that only looks, beside the first.
+    // A read-only one beside the first.
     let other = Terminal::open().unwrap();
     let arguments = format!("attach {} --read-only", terminal.run_dir().display());
     other.pptop(&arguments);
@@ -539,7 +540,7 @@ fn an_attached_run_that_is_killed_is_called_dead() {
     kill_process(trainer, Signal::KILL).unwrap();
     run.wait().unwrap();
     let screen = terminal.wait_for("DIED");
-    assert!(screen.contains("is gone without a last word"), "{screen}");
+    assert!(screen.contains("is gone without an end record"), "{screen}");
     terminal.press("q");
     terminal.wait_restored("exit=0");
 }

@@ -154,7 +154,7 @@ impl Shared {
         if state.ended {
             return;
         }
-        let message = format!("no GPU is watched: {why}");
+        let message = format!("no GPU is monitored: {why}");
         state.none = Some(why);
         self.log(message);
     }

@@ -271,7 +271,7 @@ impl Costs {
             (0..n_looked_at).flat_map(|from| (0..n_looked_at).map(move |to| (from, to)));
         match pairs.find(|&(from, to)| is_absent(from, to)) {
             Some((from, to)) => Err(ScheduleError::Costs(format!(
-                "bandwidth from rank {from} to rank {to} is 0; accepted: a number above 0"
+                "bandwidth from rank {from} to rank {to} is 0; use a number above 0"
             ))),
             None => Ok(()),
         }
@@ -325,7 +325,7 @@ fn check_edges(name: &str, edges: &PerEdge, n_ranks: usize) -> Result<(), Schedu
     };
     if rows.len() != n_ranks {
         return Err(ScheduleError::Costs(format!(
-            "{name} has {} rows for {n_ranks} ranks; accepted: {n_ranks}",
+            "{name} has {} rows for {n_ranks} ranks; write one for each rank",
             rows.len()
         )));
     }
@@ -338,12 +338,12 @@ fn check_list(name: &str, list: &[f64], n_wanted: usize, of: &str) -> Result<(),
     if list.len() != n_wanted {
         let (n_given, n) = (list.len(), n_wanted);
         return Err(ScheduleError::Costs(format!(
-            "{name} has {n_given} entries for {n} {of}; accepted: {n} entries"
+            "{name} has {n_given} entries for {n} {of}; write {n} entries"
         )));
     }
     match list.iter().position(|cost| !cost.is_finite() || *cost < 0.0) {
         Some(at) => Err(ScheduleError::Costs(format!(
-            "{name}[{at}] is {}; accepted: a finite number of at least 0",
+            "{name}[{at}] is {}; use a finite number of at least 0",
             list[at]
         ))),
         None => Ok(()),

@@ -8,7 +8,7 @@ const MOST: usize = 3;
 /// Of the known names, those that the given one was probably meant to be, the nearest first; three at most.
 ///
 /// Case, hyphens and underscores do not count. A beginning of three letters and more means every name that has it; otherwise
-/// about a third of the letters may be wrong, missing or exchanged.
+/// a quarter of the letters may be wrong, missing or exchanged, and one of a short name.
 pub fn meant<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = folded(given);
     let n_letters = wanted.chars().count();
@@ -23,7 +23,7 @@ pub fn meant<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&
                 return Some((0, name));
             }
             let n_wrong = strsim::osa_distance(&wanted, &folded);
-            (n_wrong <= n_letters.div_ceil(3).min(3) && n_wrong < n_letters)
+            (n_wrong <= (n_letters / 4).clamp(1, 3) && n_wrong < n_letters)
                 .then_some((n_wrong, name))
         })
         .collect();

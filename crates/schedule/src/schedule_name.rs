@@ -384,10 +384,10 @@ impl FromStr for ScheduleName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let unknown = || {
-            let all = format!("the schedules are {}", Self::all_names());
+            let all = Self::all_names();
             let remedy = match did_you_mean(name, Self::ALL.map(Self::as_str)) {
-                Some(meant) => format!("{meant} {all}"),
-                None => all,
+                Some(meant) => format!("{meant} The schedules are {all}"),
+                None => format!("the schedules are {all}"),
             };
             ScheduleError::UnknownSchedule { name: excerpt(name), remedy }
         };

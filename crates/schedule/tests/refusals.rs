@@ -464,7 +464,7 @@ fn sizes_that_a_schedule_does_not_take() {
     };
     let unknown = generate("zb-h9", 4, 8, 1, None);
     assert!(
-        unknown.starts_with("unknown schedule `zb-h9`; did you mean zb-h1 or zb-h2? the schedules are naive gpipe 1f1b "),
+        unknown.starts_with("unknown schedule `zb-h9`; did you mean zb-h1 or zb-h2? The schedules are naive gpipe 1f1b "),
         "{unknown}"
     );
     assert!(ScheduleName::ALL.iter().all(|name| unknown.contains(name.as_str())), "{unknown}");

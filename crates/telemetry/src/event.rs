@@ -343,7 +343,7 @@ pub enum Line {
 pub enum LineError {
     /// The whole log is of a newer format.
     #[error(
-        "the log has schema {found}; this program reads schema {supported} and older: use a newer one"
+        "the log has schema {found}, this program reads schema {supported} and older; use a newer one"
     )]
     NewerSchema {
         /// The version in the log.

@@ -99,7 +99,7 @@ fn a_newer_format_is_refused_with_both_versions() {
     assert!(matches!(error, LineError::NewerSchema { found: 2, supported: 1 }));
     assert_eq!(
         error.to_string(),
-        "the log has schema 2; this program reads schema 1 and older: use a newer one"
+        "the log has schema 2, this program reads schema 1 and older; use a newer one"
     );
 }
 

@@ -275,7 +275,7 @@ fn a_log_of_a_newer_format_is_refused() {
     let error = Follower::new(&path).poll(|_| {}).unwrap_err();
     assert!(
         error.to_string().ends_with(
-            "the log has schema 9; this program reads schema 1 and older: use a newer one"
+            "the log has schema 9, this program reads schema 1 and older; use a newer one"
         )
     );
     fs::remove_file(path).unwrap();

@@ -107,7 +107,7 @@ fn validate(args: &ValidateArgs) -> Result<(), CliError> {
         return print(&format!("{}: valid\n", path.display()));
     }
     if args.file.is_none() {
-        return print(&format!("{}: not there; the defaults hold\n", path.display()));
+        return print(&format!("{}: not there; the defaults apply\n", path.display()));
     }
     Err(CliError::Usage(format!(
         "{} is not there; name a configuration file, or make one with pptop config init",

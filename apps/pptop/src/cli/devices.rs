@@ -114,7 +114,7 @@ fn same_gpu<'a>(name: &GpuName, gpus: &'a [ProbedGpu]) -> Option<&'a ProbedGpu> 
 /// What NVML sees: it is what the monitor shows of GPUs.
 fn nvml_lines(nvml: &Probe) -> String {
     if let Some(why) = &nvml.why_none {
-        return format!("nvml    no GPU is watched: {why}\n");
+        return format!("nvml    no GPU is monitored: {why}\n");
     }
     let word = |known: &Option<String>| known.clone().unwrap_or_else(|| "unknown".to_owned());
     let (driver, cuda) = (word(&nvml.driver), word(&nvml.cuda));
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_nvml_sees_in_lines() {
         let none = Probe { why_none: Some("no driver".to_owned()), ..Probe::default() };
-        assert_eq!(nvml_lines(&none), "nvml    no GPU is watched: no driver\n");
+        assert_eq!(nvml_lines(&none), "nvml    no GPU is monitored: no driver\n");
         let gpu = ProbedGpu { uuid: "GPU-a".to_owned(), ..ProbedGpu::default() };
         let named = ProbedGpu { name: Some("H100".to_owned()), ..gpu.clone() };
         let driver = Some("580.95.05".to_owned());

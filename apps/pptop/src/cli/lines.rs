@@ -60,7 +60,7 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
                 let standing = Run::of(&run.dir).ok().flatten().map(|run| run.standing());
                 let standing = standing.filter(|standing| *standing != Standing::Unknown);
                 let word = standing.map_or_else(String::new, |word| format!(": {word}"));
-                print(&format!("the log ends here, without a last word of the run{word}\n"))
+                print(&format!("the log ends here, without an end record{word}\n"))
             };
         }
         if poll.at_end {

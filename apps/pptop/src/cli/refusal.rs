@@ -56,6 +56,11 @@ pub(crate) fn of_arguments(
     let arg = name_of(&text(refused, ContextKind::InvalidArg));
     match refused.kind() {
         ErrorKind::UnknownArgument if arg.starts_with('-') => {
+            if let Some((flag, value)) = dashed_value(command, args, &arg) {
+                return format!(
+                    "{flag} is followed by {value}, which begins like a flag; write {flag}={value} if it is the value"
+                );
+            }
             let flags: Vec<String> = command.get_arguments().flat_map(flags_of).collect();
             let known = flags.iter().map(String::as_str);
             match did_you_mean(&arg, known) {
@@ -87,12 +92,15 @@ pub(crate) fn of_arguments(
                     text(refused, ContextKind::InvalidArg)
                 );
             }
-            // A parser says either what to use instead, or what is wrong first.
+            // A parser of ours says what to use instead, or what is wrong and what to use; others only what is wrong.
             let place = format!("invalid value '{value}' for {arg}");
             if remedy.contains("; ") {
                 format!("{place}: {remedy}")
-            } else {
+            } else if ["use ", "did you mean ", "see "].iter().any(|verb| remedy.starts_with(verb))
+            {
                 format!("{place}; {remedy}")
+            } else {
+                format!("{place}: {remedy}; see {path} --help")
             }
         }
         ErrorKind::NoEquals => {
@@ -117,6 +125,25 @@ pub(crate) fn of_arguments(
         ErrorKind::InvalidUtf8 => "an argument is not text; write it in UTF-8".to_owned(),
         _ => format!("{}; {help}", said(refused)),
     }
+}
+
+/// The flag before an unknown one, if it takes a value: then that value begins with a hyphen.
+fn dashed_value(
+    command: &clap::Command,
+    args: &[OsString],
+    unknown: &str,
+) -> Option<(String, String)> {
+    let takes_value = |flag: &str| {
+        command
+            .get_arguments()
+            .filter(|arg| arg.get_action().takes_values())
+            .any(|arg| flags_of(arg).iter().any(|known| known == flag))
+    };
+    args.windows(2).find_map(|pair| {
+        let (flag, value) = (pair[0].to_str()?, pair[1].to_str()?);
+        (value.starts_with(unknown) && !value.starts_with("--") && takes_value(flag))
+            .then(|| (flag.to_owned(), excerpt(value)))
+    })
 }
 
 /// What is said of a word that is no command.

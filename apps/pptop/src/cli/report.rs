@@ -93,14 +93,14 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
     }
     write!(text, "{}", standing.line())?;
     let Some((account, advice)) = &standing.found else {
-        writeln!(text, "no step with its operations is over: nothing more can be said")?;
+        writeln!(text, "no step has been recorded in full yet: no diagnosis")?;
         write_phases(text, standing)?;
         return write_rest(text, standing);
     };
     writeln!(text)?;
-    writeln!(text, "what  {}", advice.what)?;
-    writeln!(text, "why   {}", advice.why)?;
-    writeln!(text, "next  {}", advice.next)?;
+    writeln!(text, "cost   {}", advice.what)?;
+    writeln!(text, "cause  {}", advice.why)?;
+    writeln!(text, "try    {}", advice.next)?;
     writeln!(text)?;
     let (first, last) = account.steps;
     writeln!(

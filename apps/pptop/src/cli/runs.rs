@@ -12,6 +12,7 @@ use ratatui::crossterm::terminal;
 use serde_json::json;
 
 use super::settings::{Look, config};
+use super::sizes::natural;
 use super::which::WhichRun;
 use super::{CliError, one_line, print, print_json};
 
@@ -48,13 +49,13 @@ pub(crate) struct InfoArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
     /// Number of runs to keep [default: as configured, else 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = natural)]
     keep_runs: Option<u64>,
     /// Megabytes to keep over all runs [default: as configured, else 1000]
-    #[arg(long, value_name = "MB")]
+    #[arg(long, value_name = "MB", value_parser = natural)]
     keep_mb: Option<u64>,
     /// Remove runs older than DAYS [default: as configured, else 30]
-    #[arg(long, value_name = "DAYS")]
+    #[arg(long, value_name = "DAYS", value_parser = natural)]
     keep_days: Option<u64>,
     /// Print what would be done, and change nothing
     #[arg(long)]

@@ -35,6 +35,13 @@ pub(crate) fn wants_ascii() -> Result<bool, CliError> {
     Ok(config()?.ascii_said().unwrap_or_else(on_terminal))
 }
 
+/// Milliseconds within the bounds of a screen.
+fn interval(text: &str) -> Result<u64, String> {
+    let (least, most) = (INTERVAL_MS.start(), INTERVAL_MS.end());
+    let within = text.parse().ok().filter(|ms| INTERVAL_MS.contains(ms));
+    within.ok_or_else(|| format!("use a whole number from {least} to {most}"))
+}
+
 /// Flags of a screen.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct ScreenFlags {
@@ -51,7 +58,7 @@ pub(crate) struct ScreenFlags {
     #[arg(long, help_heading = headings::SCREEN)]
     no_mouse: bool,
     /// Refresh interval in milliseconds, 100 to 10000 [default: as configured, else 100]
-    #[arg(short, long, value_name = "MS", value_parser = clap::value_parser!(u64).range(INTERVAL_MS), help_heading = headings::SCREEN)]
+    #[arg(short, long, value_name = "MS", value_parser = interval, help_heading = headings::SCREEN)]
     interval: Option<u64>,
 }
 

@@ -30,6 +30,11 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
     text.parse::<u32>().ok().filter(|&count| count > 0).ok_or_else(refused)
 }
 
+/// A whole number, zero included.
+pub(crate) fn natural(text: &str) -> Result<u64, String> {
+    text.parse::<u64>().map_err(|_| format!("use a whole number from 0 to {}", u64::MAX))
+}
+
 /// A time, a latency or a part: any finite number of at least zero.
 pub(crate) fn cost(text: &str) -> Result<f64, String> {
     let refused = || "use a finite number of at least 0".to_owned();

@@ -63,7 +63,7 @@ impl Story {
         if let Some(promise) = session.promise {
             let _ = write!(
                 opening,
-                "\nplanned from measured op times: {:.1} ms a step, bubble_ratio {:.4}, {:.1} % above the least possible",
+                "\nplanned from measured op times: {:.1} ms a step, bubble_ratio {:.4}, {:.1} % above the lower bound",
                 1000.0 * promise.makespan,
                 promise.bubble_ratio,
                 100.0 * promise.gap
@@ -72,7 +72,7 @@ impl Story {
         if n_ranks > hello.cores {
             let _ = write!(
                 opening,
-                "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved, it is no bubble of the schedule",
+                "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved and is no bubble of the schedule",
                 hello.cores
             );
         }

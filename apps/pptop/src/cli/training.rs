@@ -162,7 +162,7 @@ impl Run {
         let (origin, started) = (Instant::now(), SystemTime::now());
         let phases = Phases::new(recorder.clone(), origin);
         let starting = Starting::watch(&stop, &recorder, origin, output, &phases.now)
-            .map_err(|e| CliError::Failed(format!("cannot look for signals: {e}")))?;
+            .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
         let ready = match make_ready(prepared, &recorder, origin, &phases) {
             Ok(ready) => ready,
             Err(error) => {

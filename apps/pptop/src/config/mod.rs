@@ -112,7 +112,7 @@ pub struct Config {
     pub ascii: Setting<bool>,
     /// Whether clicks and the wheel are taken.
     pub mouse: Setting<bool>,
-    /// Milliseconds between two looks at a run.
+    /// Refresh interval in milliseconds.
     pub interval_ms: Setting<u64>,
     /// Whether NVIDIA's library is asked.
     pub nvml: Setting<bool>,

@@ -160,7 +160,7 @@ pub(crate) fn word<T: ValueEnum>(text: &str) -> Result<T, Refused> {
     })
 }
 
-/// Milliseconds between two looks at the log.
+/// Refresh interval in milliseconds.
 pub const INTERVAL_MS: RangeInclusive<u64> = 100..=10_000;
 /// Runs, megabytes and days that can be kept: as many as there are.
 pub(crate) const ANY_NUMBER: RangeInclusive<u64> = 0..=u64::MAX;
@@ -248,6 +248,9 @@ mod tests {
             assert_eq!(refused.remedy, "use a whole number from 100 to 10000", "{wrong}");
         }
         assert_eq!(number_of("0", &ANY_NUMBER), Ok(0));
-        assert_eq!(number_of("-1", &ANY_NUMBER).unwrap_err().remedy, "a whole number, 0 and more");
+        assert_eq!(
+            number_of("-1", &ANY_NUMBER).unwrap_err().remedy,
+            "use a whole number of at least 0"
+        );
     }
 }

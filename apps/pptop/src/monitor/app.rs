@@ -76,7 +76,7 @@ pub fn run(launch: Launch) -> anyhow::Result<i32> {
 
 fn watch_all(launch: Launch, is_compared: bool) -> anyhow::Result<i32> {
     let (theme, mouse, interval) = (launch.theme, launch.mouse, launch.interval);
-    let signals = Signals::register().context("cannot look for signals")?;
+    let signals = Signals::register().context("cannot listen for signals")?;
     let mut app = App::new(launch);
     anyhow::ensure!(!app.runs.is_empty(), "there is no run to watch");
     if is_compared {

@@ -49,7 +49,7 @@ fn why(reason: &Reason) -> String {
     match reason {
         Reason::Starved(_) => "no core for most of it".to_owned(),
         Reason::Throttled(why) => format!("the GPU was throttled: {}", why.join(", ")),
-        Reason::Unknown => "nothing known explains it".to_owned(),
+        Reason::Unknown => "cause unknown".to_owned(),
     }
 }
 

@@ -231,7 +231,7 @@ fn what_will_not_fit_is_said() {
         }
     }
     let said = text(&devices(&events, &[Action::Enter]), 100, 30);
-    assert!(said.contains("barely fits: 1.0G of 80G left"), "{said}");
+    assert!(said.contains("barely fits: device memory free 1.0 of 80.0 GiB"), "{said}");
 }
 
 /// The cell of a text on the screen.

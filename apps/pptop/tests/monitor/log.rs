@@ -86,7 +86,7 @@ fn colours_on_dark_and_on_light() {
 fn scrolling_up_holds_and_says_so() {
     let mut events = talkative();
     let mut state = state_of(&events, &[Action::Scroll(-1), Action::Page(-1)]);
-    assert_screen!("held_80x18", &state, MONO, 80, 18);
+    assert_screen!("pinned_80x18", &state, MONO, 80, 18);
     let newest = |text: String| text.lines().rev().nth(2).unwrap().to_owned();
     let held = newest(text(&state, 80, 18));
     for at in 0..50 {
@@ -95,7 +95,7 @@ fn scrolling_up_holds_and_says_so() {
         events.push(event);
     }
     assert_eq!(newest(text(&state, 80, 18)), held);
-    assert!(text(&state, 80, 18).contains("held 61 above the newest, G follows"));
+    assert!(text(&state, 80, 18).contains("pinned 61 above the newest, G follows"));
     state.act(Action::Edge { last: true });
     assert!(newest(text(&state, 80, 18)).contains("message 49"));
     state.act(Action::Edge { last: false });
@@ -120,7 +120,7 @@ fn what_is_looked_for_stands_alone_while_it_is_typed() {
     state.act(Action::Back);
     assert!(text(&state, 80, 24).contains("gradient norm"));
     let nothing = state_of(&events, &typed("no such thing"));
-    assert!(text(&nothing, 80, 24).contains("nothing is found"));
+    assert!(text(&nothing, 80, 24).contains("no match"));
 }
 
 #[test]

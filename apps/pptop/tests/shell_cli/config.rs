@@ -13,7 +13,7 @@ fn a_new_file_is_the_users_alone_and_changes_nothing() {
     assert_eq!(before["file"], json!(null));
     let path = home.path(".config/pptop/config.toml").display().to_string();
     assert_eq!(home.stdout("config path"), format!("{path}\n"));
-    assert_eq!(home.stdout("config validate"), format!("{path}: not there; the defaults hold\n"));
+    assert_eq!(home.stdout("config validate"), format!("{path}: not there; the defaults apply\n"));
     assert_eq!(home.stdout("config init"), format!("{path}\n"));
     assert_eq!(home.mode(".config/pptop"), 0o700);
     assert_eq!(home.mode(".config/pptop/config.toml"), 0o600);

@@ -86,3 +86,50 @@ fn what_cannot_be_made_is_refused() {
     home.refused(&[], &["completions", "tcsh"], &["tcsh", "bash", "powershell"]);
     home.refused(&[], &["completions"], &[]);
 }
+
+#[test]
+fn help_has_two_lengths_and_one_text() {
+    let home = Home::new();
+    for (words, flag) in [
+        ("help", "--help"),
+        ("help train", "train --help"),
+        ("help schedule show", "schedule show --help"),
+        ("help runs", "runs --help"),
+    ] {
+        assert_eq!(home.stdout(words), home.stdout(flag), "{words}");
+    }
+    let (long, short) = (home.stdout("train --help"), home.stdout("train -h"));
+    let flags = |help: &str| -> Vec<String> {
+        let words = help.lines().filter_map(|line| line.trim_start().split_once("--"));
+        let shown = |before: &str| before.is_empty() || before.starts_with('-');
+        words
+            .filter(|(before, _)| shown(before))
+            .map(|(_, rest)| rest.split([' ', '=', ',', '[']).next().unwrap().to_owned())
+            .collect()
+    };
+    let first = [
+        "model",
+        "data",
+        "schedule",
+        "pp",
+        "dp",
+        "micro-batches",
+        "batch-size",
+        "steps",
+        "lr",
+        "device",
+        "help",
+    ];
+    assert_eq!(flags(&short), first, "{short}");
+    assert_eq!(flags(&long)[..first.len()], first, "{long}");
+    assert!(flags(&long).len() > 40, "{long}");
+    for heading in ["Model:", "Pipeline:", "Optimizer:", "Records and results:", "Screen:"] {
+        assert!(long.lines().any(|line| line == heading), "{heading} is not in:\n{long}");
+        assert!(!short.contains(heading), "{short}");
+    }
+    assert!(short.contains("train --help shows ") && short.lines().count() < 40, "{short}");
+    for version in ["-v", "-V", "--version"] {
+        assert_eq!(home.stdout(version), format!("pptop {}\n", env!("CARGO_PKG_VERSION")));
+    }
+    assert!(home.stdout("compare -h").contains("--format"));
+}

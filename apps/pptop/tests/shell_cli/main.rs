@@ -9,3 +9,4 @@ mod generated;
 mod home;
 #[path = "../common/ran.rs"]
 mod ran;
+mod words;

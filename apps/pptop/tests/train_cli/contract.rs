@@ -339,7 +339,7 @@ fn a_comparison_has_a_row_for_each_strategy_and_two_to_compare_with() {
             row,
             "label:s baseline:b schedule:s pp:u dp:u virtual_stages:u micro_batches:u step_seconds_mean:n \
              step_seconds_median:n step_seconds_p95:n samples_per_second:n speedup:n final_loss:n loss_bits_equal:bz \
-             verdict:s bubble_ratio:o bubble_overhead:o span_bubble:o bubble_notebook:n memory:a",
+             verdict:s outcome:s loss_change:n bubble_ratio:o bubble_overhead:o span_bubble:o bubble_notebook:n memory:a",
         );
         for number in ["bubble_ratio", "bubble_overhead", "span_bubble"] {
             typed(&row[number], "closed_form:n simulated:n measured:n");
@@ -383,7 +383,8 @@ fn a_comparison_has_a_row_for_each_strategy_and_two_to_compare_with() {
         "1f1b,gpipe",
     ]);
     assert_eq!(chosen.code, Some(0), "{}", chosen.stderr);
-    for part in ["1f1b", "gpipe", "one device", "naive m=1", "same bits", "formula simul. measured"]
+    for part in
+        ["1f1b", "gpipe", "one device", "naive m=1", "bubble (theory)", "peak MiB", "--wide"]
     {
         assert!(chosen.stdout.contains(part), "{part} is not in:\n{}", chosen.stdout);
     }

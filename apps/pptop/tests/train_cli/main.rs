@@ -2,6 +2,7 @@
 #![cfg(feature = "train")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod comparison;
 mod contract;
 mod failures;
 mod files;

@@ -273,7 +273,7 @@ fn sizes_that_no_machine_holds() {
             ("train --width 4294967295 --heads 1", &["parameters", "MiB are free"]),
             ("train --layers 4294967295", &["parameters", "MiB are free"]),
             ("train --context 4294967295", &["549757069184 parameters", "MiB are free"]),
-            ("train --pp 4000000000", &["need 4000000000 layers", "gpt has 8", "at most 8"]),
+            ("train --pp 4000000000", &["need 4000000000 layers", "gpt has 8", "--pp 8 at most"]),
             (
                 "train --model sleep --pp 4000000000",
                 &["4000000000 ranks", "this system has", "at most"],
@@ -435,4 +435,75 @@ fn activations_and_half_said_flags() {
             ),
         ],
     );
+}
+
+#[test]
+fn a_slip_is_answered_with_what_was_meant() {
+    let home = Home::new();
+    home.write("plan.csv", b"0F0,0B0\n");
+    refused(
+        &home,
+        &[
+            ("trian", &["no command 'trian'", "did you mean train?"]),
+            ("TRAIN", &["did you mean train?"]),
+            ("schedule simulat 1f1b", &["did you mean simulate?"]),
+            ("export chrometrace", &["did you mean chrome-trace?"]),
+            ("help trian", &["did you mean train?"]),
+            ("train --scheduel gpipe", &["no flag --scheduel", "did you mean --schedule?"]),
+            ("train --microbatches 4", &["did you mean --micro-batches?"]),
+            ("compare --stpes 4", &["did you mean --steps?"]),
+            ("train --schedule 1fb1", &["`1fb1`", "did you mean 1f1b?", "CSV file"]),
+            ("train --schedule GPipe", &["did you mean gpipe?"]),
+            ("train --schedule zb_h1", &["did you mean zb-h1?"]),
+            ("train --schedule paln.csv", &["paln.csv", "No such file"]),
+            ("compare --schedules gpipe,1fb1", &["did you mean 1f1b?"]),
+            ("bubble --schedule interleaved", &["did you mean interleaved-1f1b"]),
+            ("train --model gtp", &["'gtp'", "did you mean gpt?"]),
+            ("train --optimizer adamm", &["did you mean adam"]),
+            ("train --partition tiem", &["did you mean time?"]),
+            ("train --device cdua", &["did you mean cuda?"]),
+            ("snapshot --view overveiw", &["did you mean overview?"]),
+            ("compare --format latx", &["did you mean latex?"]),
+        ],
+    );
+}
+
+/// What a refusal names is tried in its place: it has to be taken.
+#[test]
+fn sizes_that_do_not_divide_name_some_that_do() {
+    let home = Home::new();
+    let lines: [(&str, &str, &[&str]); 9] = [
+        ("train --micro-batches 7", "--micro-batches", &["4", "8"]),
+        ("train --heads 5", "--heads", &["4", "8"]),
+        ("train --heads 300", "--heads", &["128"]),
+        ("train --width 130", "--width", &["128", "132"]),
+        ("train --batch-size 30", "--batch-size", &["24", "32"]),
+        ("train --dp 3", "--dp", &["2", "4"]),
+        ("train --dp 2 --micro-batches 5", "--micro-batches", &["4", "8"]),
+        ("train --schedule dualpipe-v --pp 2 --micro-batches 3", "--micro-batches", &["4"]),
+        (
+            "train --schedule interleaved-1f1b --pp 3 --micro-batches 7 --batch-size 36",
+            "--micro-batches",
+            &["6", "9"],
+        ),
+    ];
+    for (line, flag, named) in lines {
+        let ran = home.run(&words(line));
+        assert_eq!(ran.code, Some(2), "{line}: {}", ran.stderr);
+        let remedy = ran.stderr.split_once("; use ").unwrap().1;
+        for value in named {
+            let has = remedy.split([' ', ',', '\n']).any(|word| word == *value);
+            assert!(has, "{line}: {value} is not in: {}", ran.stderr);
+            // The same line with this value fails, if at all, for another reason: there is no such text.
+            let mut args: Vec<&str> = words(line);
+            match args.iter().position(|word| *word == flag) {
+                Some(at) => args[at + 1] = value,
+                None => args.extend([flag, value]),
+            }
+            args.extend(["--data", "nowhere.txt"]);
+            let better = home.run(&args);
+            assert!(better.stderr.contains("nowhere.txt"), "{args:?}: {}", better.stderr);
+        }
+    }
+    assert!(home.contents().is_empty());
 }

@@ -100,7 +100,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
             why: format!("no cause costs {} of the window", percent(SMALL)),
             next: "nothing: what is left is the work itself".to_owned(),
             verdict: format!(
-                "ranks compute {:.0} % of the time: nothing to mend",
+                "ranks compute {:.0} % of the time: nothing to improve",
                 computing * 100.0
             ),
         };

@@ -213,7 +213,7 @@ pub enum NoAccount {
 impl std::fmt::Display for NoAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoSteps => f.write_str("no step with all its operations is over yet"),
+            Self::NoSteps => f.write_str("no step has been recorded in full yet"),
             Self::NoPlan => f.write_str("the log does not say what the plan is"),
             Self::Unusable(why) => write!(f, "the plan in the log cannot be used: {why}"),
             Self::TooLong(n) => {

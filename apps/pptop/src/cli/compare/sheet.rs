@@ -28,8 +28,10 @@ pub(super) struct Sheet {
 impl Sheet {
     /// Columns of one width each, two blanks between them.
     pub(super) fn text(&self) -> String {
+        let rows: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
         let width = |at: usize| {
-            let cells = self.rows.iter().map(|row| row[at].as_str());
+            let cells = rows.iter().map(|row| row[at].as_str());
             cells.chain([self.head[at].0.as_str()]).map(columns_of).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
@@ -49,7 +51,7 @@ impl Sheet {
             text.push('\n');
         };
         line(&titles);
-        for row in &self.rows {
+        for row in &rows {
             line(&row.iter().map(String::as_str).collect::<Vec<_>>());
         }
         text

@@ -49,10 +49,14 @@ pub(super) fn cores(n_cores: Option<usize>) -> Check {
             NAME,
             format!("{n} can be used: ranks take turns, and no pipeline is faster than one rank"),
             format!(
-                "allow this process {CORES_MIN} and more (taskset, the limits of its container)"
+                "allow this process at least {CORES_MIN} (taskset, the limits of its container)"
             ),
         ),
-        None => Check::warn(NAME, "not known how many can be used", "give --pp with each command"),
+        None => Check::warn(
+            NAME,
+            "the number of usable cores is unknown",
+            "give --pp with each command",
+        ),
     }
 }
 
@@ -94,13 +98,13 @@ pub(super) fn starved(schedstat: Option<&str>) -> Check {
 pub(super) fn memory(available_bytes: Option<u64>) -> Check {
     const NAME: &str = "memory";
     let Some(free) = available_bytes else {
-        return Check::warn(NAME, "not known how much is free", "mount /proc");
+        return Check::warn(NAME, "the free memory is unknown", "mount /proc");
     };
     let found = format!("{} MiB are free", free >> 20);
     match free {
-        0..MEMORY_MIN => Check::fail(NAME, found, "free some; 64 MiB are the least"),
+        0..MEMORY_MIN => Check::fail(NAME, found, "free at least 64 MiB"),
         MEMORY_MIN..MEMORY_GOOD => {
-            Check::warn(NAME, found, "free some, or train small models: a GiB is comfortable")
+            Check::warn(NAME, found, "free some, or train small models: 1 GiB is enough")
         }
         _ => Check::pass(NAME, found),
     }
@@ -155,7 +159,7 @@ fn find(
 pub(super) fn nvml(nvml: &Nvml) -> Check {
     const NAME: &str = "nvml";
     if nvml.is_off {
-        return Check::pass(NAME, "not asked, as configured");
+        return Check::pass(NAME, "off, as configured");
     }
     match (&nvml.found, &nvml.named) {
         (Some(found), _) => Check::pass(NAME, found.display().to_string()),

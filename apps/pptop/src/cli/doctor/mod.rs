@@ -127,7 +127,7 @@ fn config_file(config: Result<&Config, &CliError>) -> Check {
     match config {
         Ok(config) => match &config.file {
             Some(path) => Check::pass(NAME, format!("{} is valid", path.display())),
-            None => Check::pass(NAME, "no file; the defaults hold"),
+            None => Check::pass(NAME, "no file; the defaults apply"),
         },
         Err(CliError::Usage(why) | CliError::Failed(why)) => {
             Check::fail(NAME, why, "correct it; pptop config validate checks the file again")

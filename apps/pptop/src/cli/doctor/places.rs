@@ -136,7 +136,7 @@ pub(super) fn free_space(free_bytes: Option<u64>, kept_bytes: u64) -> Check {
     const NAME: &str = "free_space";
     const TODO: &str = "make room, or set PPTOP_STATE_DIR to a folder on another disk; a full disk stops the recording, not the run";
     let Some(free) = free_bytes else {
-        return Check::warn(NAME, "not known how much the disk of the state has", TODO);
+        return Check::warn(NAME, "the free space on the disk of the state is unknown", TODO);
     };
     let found = format!("{} MB where runs are kept", free / 1_000_000);
     if free < LOG_BYTES_MAX {

@@ -47,7 +47,10 @@ impl Screen {
 /// What can be drawn.
 pub(super) fn checks(screen: &Screen) -> Vec<Check> {
     if !screen.is_terminal {
-        return vec![Check::pass("terminal", "standard output is none: plain lines are written")];
+        return vec![Check::pass(
+            "terminal",
+            "standard output is no terminal: plain lines are written",
+        )];
     }
     vec![terminal(screen), characters(screen), size_of(screen)]
 }

@@ -6,7 +6,7 @@ use pp_schedule::{ScheduleName, did_you_mean};
 
 use super::super::help::headings;
 use super::super::refusal::choice;
-use super::super::sizes::{self, count};
+use super::super::sizes::{self, count, natural};
 use super::defaults::{ModelName, TABLE};
 
 /// A finite number above zero.
@@ -19,11 +19,6 @@ fn positive(text: &str) -> Result<f64, String> {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse::<u64>().ok().filter(|n| *n > 0);
     number.ok_or_else(|| format!("use a whole number from 1 to {}", u64::MAX))
-}
-
-/// A whole number, zero included.
-fn natural(text: &str) -> Result<u64, String> {
-    text.parse::<u64>().map_err(|_| format!("use a whole number from 0 to {}", u64::MAX))
 }
 
 fn optimizer(text: &str) -> Result<pp_nn::OptimizerKind, String> {

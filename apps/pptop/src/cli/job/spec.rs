@@ -467,7 +467,7 @@ fn refuse_foreign(args: &JobArgs, name: ModelName) -> Result<(), CliError> {
         ));
     }
     if name == ModelName::Sleep && args.partition == Some(Cut::Time) {
-        let message = "--partition time: the layers of --model sleep take what they are told, nothing is measured; use uniform, or layers per stage such as 3,5";
+        let message = "--partition time: the layers of --model sleep take the times of their flags, nothing is measured; use uniform, or layers per stage such as 3,5";
         return Err(CliError::Usage(message.to_owned()));
     }
     Ok(())

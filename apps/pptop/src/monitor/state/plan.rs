@@ -54,7 +54,7 @@ impl Memo {
     /// The plan of the run with the mean times of its last recorded steps, or why there is none.
     pub(crate) fn planned(&self, model: &Model) -> Found<Planned> {
         let Some(hello) = model.hello() else {
-            return Arc::new(Err("the run has not told its plan yet".to_owned()));
+            return Arc::new(Err("the plan of the run is not known yet".to_owned()));
         };
         let n_bytes = hello.plan.iter().map(String::len).sum();
         let plan_key = (hello.run.clone(), hello.micro_batches, n_bytes);
@@ -88,7 +88,7 @@ impl Memo {
 
 fn play(plan: &ValidPlan, model: &Model) -> Result<Planned, String> {
     let costs = mean_costs(model, plan, STEPS)
-        .ok_or_else(|| "it is played through once a whole step is recorded".to_owned())?;
+        .ok_or_else(|| "the plan is simulated once a step is recorded in full".to_owned())?;
     let simulation = simulate(plan, &costs).map_err(|refused| {
         // The grid that may follow has no room on a screen.
         refused.to_string().lines().next().unwrap_or_default().to_owned()
@@ -217,7 +217,7 @@ mod tests {
     fn where_there_is_no_plan_one_learns_why() {
         let why = |model: &Model| Memo::default().planned(model).as_ref().clone().unwrap_err();
         assert!(why(&model(&[], &[])).contains("does not say what the plan is"));
-        assert!(why(&model(&GPIPE, &[(0, SpanKind::F, 10)])).contains("whole step"));
+        assert!(why(&model(&GPIPE, &[(0, SpanKind::F, 10)])).contains("recorded in full"));
         assert!(why(&model(&["0F0,nonsense"], &[])).contains("nonsense"));
         let long = vec!["0F0"; 200_001].join(",");
         assert!(why(&model(&[&long], &[])).contains("200001 operations"));

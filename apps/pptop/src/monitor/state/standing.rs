@@ -150,14 +150,14 @@ impl State {
         }
         if self.status() == Status::Died && self.exit_code().is_none() {
             let pid = self.child.pid;
-            return Some(format!("process {pid} is gone without a last word: it was killed"));
+            return Some(format!("process {pid} is gone without an end record: it was killed"));
         }
         let code = self.exit_code().filter(|&code| code != 0)?;
         let Some(end) = self.model.end().filter(|end| end.code != 0) else {
             return Some(match self.child.last_error.as_deref() {
                 _ if code == CODE_KILL => "the process was killed".to_owned(),
                 Some(last_error) => format!("the run ended with exit code {code}: {last_error}"),
-                None => format!("the run ended with exit code {code}, without a word why"),
+                None => format!("the run ended with exit code {code}, without a reason"),
             });
         };
         // The reason often names the place itself.

@@ -163,7 +163,7 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
         pen.put(format!("   {} bad lines in the log", state.n_bad_lines()), theme.notice());
     }
     if state.is_read_only() {
-        pen.put("   only looks", theme.dim());
+        pen.put("   read-only", theme.dim());
     }
     if hello.span_every > 1 {
         let every = format::ordinal(hello.span_every);

@@ -27,7 +27,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     }
     let mut pen = Pen::new(buffer, inside, theme);
     if history.last().is_none() {
-        pen.put(" no step is over yet", theme.dim());
+        pen.put(" no step has finished yet", theme.dim());
         return;
     }
     let (n_columns, n_rows) =

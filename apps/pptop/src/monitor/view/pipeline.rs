@@ -25,7 +25,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     let inside = panel(buffer, area, theme, "pipeline", &right);
     let mut pen = Pen::new(buffer, inside, theme);
     if model.step() == 0 {
-        pen.put(" no step is over yet", theme.dim());
+        pen.put(" no step has finished yet", theme.dim());
         return;
     }
     if let Some(alarm) = model.alarm() {

@@ -111,7 +111,7 @@ pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> Title 
         .hello()
         .map(|hello| format!("{} m={}", format::plain(&hello.schedule), hello.micro_batches));
     if state.timeline().is_held() {
-        parts.push("held".to_owned());
+        parts.push("pinned".to_owned());
     }
     if state.timeline().scale() > 1 {
         parts.push(format!("x{}", state.timeline().scale()));

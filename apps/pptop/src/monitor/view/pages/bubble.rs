@@ -23,7 +23,7 @@ const PARTS_ROWS: u16 = 13;
 /// Rows of a table that are not about its lines: the frame and the head.
 const TABLE_ROWS: u16 = 3;
 /// Cells before a line of advice.
-const ADVICE_CELLS: usize = 6;
+const ADVICE_CELLS: usize = 7;
 /// Cells of the bar of a part: alone, and where its meaning stands beside it.
 const BAR_CELLS: (usize, usize) = (40, 24);
 /// Cells of the bar of a rank, at least and at most.
@@ -180,11 +180,11 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     }
     draw_ratios(&mut pen, account);
     let advice = &found.advice;
-    let lines = [("what", &advice.what, 1), ("why", &advice.why, 1), ("next", &advice.next, 2)];
+    let lines = [("cost", &advice.what, 1), ("cause", &advice.why, 1), ("try", &advice.next, 2)];
     for (name, text, n_lines) in lines {
         pen.put(format!(" {name:<5}"), theme.dim());
         let n_lines = n_lines.min(pen.lines_left() as usize);
-        let style = if name == "next" { STRONG } else { Style::new() };
+        let style = if name == "try" { STRONG } else { Style::new() };
         for line in wrapped(text, pen.left() as usize, n_lines) {
             pen.column(ADVICE_CELLS as u16).put(line, style).next_line();
         }

@@ -221,7 +221,7 @@ fn put_stages(text: &mut Text, model: &Model, rank: &RankState) {
 fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     let theme = text.theme;
     let Some(memory) = rank.memory else {
-        text.name("memory").put("not told yet", theme.dim());
+        text.name("memory").put("not reported yet", theme.dim());
         return;
     };
     let room = room_of(model, rank);
@@ -235,7 +235,7 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     if let Some(planned) = plan.iter().find(|planned| planned.rank == rank.rank) {
         text.text(format!(" planned {}", format::bytes(planned.peak_bytes)));
     }
-    put_fit(text, room);
+    put_fit(text, room, if has_gpu { "device memory" } else { "host RAM" });
     let Mem {
         parameter_bytes,
         gradient_bytes,
@@ -268,10 +268,10 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
 }
 
 /// Whether it will fit.
-fn put_fit(text: &mut Text, room: Option<(u64, u64, usize)>) {
+fn put_fit(text: &mut Text, room: Option<(u64, u64, usize)>, what: &str) {
     let theme = text.theme;
-    let Some((total, peaks, n_ranks)) = room else {
-        text.put("  the device does not tell its size", theme.dim());
+    let Some((total, peaks, _)) = room else {
+        text.put("  size of the device unknown", theme.dim());
         return;
     };
     let left = total.saturating_sub(peaks);
@@ -283,23 +283,21 @@ fn put_fit(text: &mut Text, room: Option<(u64, u64, usize)>) {
         _ => ("fits", theme.good()),
     };
     text.text("  ").put(word, style);
-    text.text(format!(": {} of {} left", format::bytes(left), format::whole_bytes(total)));
-    if n_ranks > 1 {
-        text.text(format!(" by its {n_ranks} ranks"));
-    }
+    let gib = |bytes: u64| bytes as f64 / f64::from(1_u32 << 30);
+    text.text(format!(": {what} free {:.1} of {:.1} GiB", gib(left), gib(total)));
 }
 
 fn put_thread(text: &mut Text, rank: &RankState) {
     let theme = text.theme;
     let Some(thread) = rank.thread() else {
-        text.name("thread").put("not looked at", theme.dim());
+        text.name("thread").put("not sampled", theme.dim());
         return;
     };
     let style = if thread.starved > 0.1 { theme.notice() } else { Style::new() };
     text.name("thread").text(format!("on a core {}  ", format::percent(thread.on_core)));
-    text.put(format!("ready without one {}", format::percent(thread.starved)), style);
+    text.put(format!("waits for one {}", format::percent(thread.starved)), style);
     text.name("").text(format!(
-        "a second: {} waits, core taken {} times",
+        "per second: {} waits, preempted {} times",
         format::count(thread.voluntary_switches.round()),
         format::count(thread.involuntary_switches.round())
     ));
@@ -475,7 +473,7 @@ fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
         let highest = |values: &[Option<f64>]| values.iter().flatten().copied().fold(0.0, f64::max);
         let power: Vec<_> = gpu.power().collect();
         charts.push(Chart {
-            title: "GPU utilisation, by look",
+            title: "GPU utilisation, by sample",
             short: "NVML",
             values: gpu.utilisation().collect(),
             high: 1.0,
@@ -483,7 +481,7 @@ fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
             format: whole_percent,
         });
         charts.push(Chart {
-            title: "power, by look",
+            title: "power, by sample",
             short: "power",
             high: highest(&power),
             high_is: "most",
@@ -491,7 +489,7 @@ fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
             format: |watts| format!("{watts:.0}W"),
         });
         charts.push(Chart {
-            title: "temperature, by look",
+            title: "temperature, by sample",
             short: "temp",
             values: gpu.temperature().collect(),
             high: 100.0,

@@ -43,7 +43,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     };
     let mut pen = Pen::new(buffer, inside, theme);
     if entries.is_empty() {
-        let nothing = if log.filter().is_empty() { "nothing was said" } else { "nothing is found" };
+        let nothing = if log.filter().is_empty() { "no messages" } else { "no match" };
         pen.put(format!(" {nothing}"), theme.dim());
         return;
     }
@@ -82,13 +82,13 @@ fn titles(
 ) -> (String, String) {
     let mut parts = vec!["log".to_owned()];
     if log.warnings_only() {
-        parts.push("warnings alone".to_owned());
+        parts.push("warnings only".to_owned());
     }
     if !log.filter().is_empty() {
         parts.push(format!("/{}", log.filter()));
     }
     if let Some(at) = held {
-        let mut text = format!("held {} above the newest", entries.len() - 1 - at);
+        let mut text = format!("pinned {} above the newest", entries.len() - 1 - at);
         let hint = state.keymap().hint(Action::Edge { last: true }, "follows");
         if !hint.is_empty() {
             text.push_str(", ");

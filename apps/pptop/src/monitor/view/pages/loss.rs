@@ -35,7 +35,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     if plot.series().buckets.is_empty() {
         let what = match plot.metric {
             Metric::Validation => "no validation yet",
-            _ => "no step is over yet",
+            _ => "no step has finished yet",
         };
         pen.put(format!(" {what}"), theme.dim());
         return;
@@ -332,7 +332,7 @@ impl<'a> Plot<'a> {
                 ("falling, but validation rises: it may overfit", "it may overfit", false)
             }
             Some(Trend::Falling) => ("falling: it learns", "it learns", true),
-            Some(Trend::Flat) => ("flat: it learns nothing now", "flat", false),
+            Some(Trend::Flat) => ("flat: it has stopped learning", "flat", false),
             Some(Trend::Rising) => ("rising: it gets worse", "rising", false),
         })
     }

@@ -195,7 +195,7 @@ impl Page<'_> {
             }
             (Some(needs), Some(cause)) => {
                 let text = format!(
-                    "{} was there at {}, but its rank was busy with {} until {}",
+                    "{} arrived at {}, but its rank was busy with {} until {}",
                     self.name_with_rank(needs),
                     ended(needs),
                     self.name_with_rank(cause),
@@ -205,13 +205,13 @@ impl Page<'_> {
             }
             (None, Some(cause)) => {
                 let text = format!(
-                    "needs nothing of another rank; came behind {}, which ended at {}",
+                    "needs no other rank; followed {}, which ended at {}",
                     self.name_with_rank(cause),
                     ended(cause)
                 );
                 (text, Style::new())
             }
-            (_, None) => ("nothing is before it: here the step begins".to_owned(), Style::new()),
+            (_, None) => ("the first operation of the step".to_owned(), Style::new()),
         }
     }
 
@@ -224,7 +224,7 @@ impl Page<'_> {
         if every <= 1 || steps.is_empty() {
             return;
         }
-        let head = format!(" every {} step is recorded; at hand: ", format::ordinal(every));
+        let head = format!(" every {} step is recorded: ", format::ordinal(every));
         let room = (pen.left() as usize).saturating_sub(head.len() + 1);
         pen.put(head, theme.dim());
         let mut ranges = ranges(&steps);
