@@ -623,7 +623,7 @@ fn the_runs_that_are_kept_are_a_list() {
     terminal.press("j");
     terminal.wait_for("▸  banana");
     terminal.press("/");
-    terminal.wait_for("look for /");
+    terminal.wait_for("search /");
     terminal.tmux(&["send-keys", "-l", "app"]);
     terminal.press("Enter");
     terminal.wait("one run", |screen| screen.contains("▸  apple") && !screen.contains("banana"));
@@ -647,7 +647,7 @@ fn the_runs_that_are_kept_are_a_list() {
     terminal.wait("the list", |screen| !screen.contains("two runs"));
     // What is asked about opens on Cancel, and Enter acts on what is chosen.
     terminal.press("/");
-    terminal.wait_for("look for /");
+    terminal.wait_for("search /");
     terminal.tmux(&["send-keys", "-l", "banana"]);
     terminal.press("Enter");
     terminal.wait_for("▸● banana");

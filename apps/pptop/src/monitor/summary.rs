@@ -23,7 +23,7 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
     let (step, n_steps) = (model.step(), model.hello().map_or(0, |hello| hello.steps));
     match state.exit_code() {
         None if state.playback().is_some() || state.child().pid == 0 => {
-            writeln!(text, "{name}: step {step} of {n_steps} was seen")?;
+            writeln!(text, "{name}: last known step {step} of {n_steps}")?;
         }
         None if state.is_read_only() && state.child().pid == std::process::id() => {
             return writeln!(text, "the demo is over after {step} steps");
@@ -33,11 +33,11 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
         }
         None if state.child().host.is_some() => {
             let host = state.child().host.as_deref().unwrap_or_default();
-            writeln!(text, "{name} runs on {host}; step {step} of {n_steps} was seen")?;
+            writeln!(text, "{name} runs on {host}; last known step {step} of {n_steps}")?;
         }
         None if state.child().is_suspended => writeln!(
             text,
-            "{name} is held as process {}; step {step} of {n_steps} is done",
+            "{name} is suspended as process {}; step {step} of {n_steps} is done",
             state.child().pid
         )?,
         None => writeln!(

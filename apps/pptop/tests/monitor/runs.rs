@@ -158,7 +158,7 @@ fn one_searches_sorts_and_comes_back() {
     acted(&mut state, &[RunsAction::Filter]);
     state.paste("nothing like it");
     acted(&mut state, &[RunsAction::Accept]);
-    assert!(text(&state).contains("no run fits the search"));
+    assert!(text(&state).contains("no run matches the search"));
     for action in [RunsAction::Open, RunsAction::Delete, RunsAction::Mark, RunsAction::Replay] {
         assert_eq!(state.act(action), None);
     }

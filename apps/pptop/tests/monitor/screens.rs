@@ -176,7 +176,7 @@ fn a_prompt_takes_the_first_line_of_what_is_pasted() {
     state.act(Action::Filter);
     state.paste("\n wai\u{1b}[31mting\u{7} \nx\ns\n");
     let drawn = text(&state, 80, 24);
-    assert!(drawn.contains("look for /wai[31mting"), "{drawn}");
+    assert!(drawn.contains("search /wai[31mting"), "{drawn}");
     state.act(Action::Back);
     state.act(Action::Filter);
     state.paste(&"long".repeat(1000));

@@ -220,7 +220,7 @@ impl std::fmt::Display for NoAccount {
                 write!(f, "the plan has {n} operations; at most {OPS_MAX} are simulated here")
             }
             Self::TooMany { what, found, most } => {
-                write!(f, "the run has {found} {what}; at most {most} are looked at here")
+                write!(f, "the run has {found} {what}; at most {most} are analysed here")
             }
             Self::Omitted(what) => write!(f, "the log leaves out {what}"),
         }

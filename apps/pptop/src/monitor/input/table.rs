@@ -79,7 +79,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Everywhere,
         &[bind("quit", Action::Quit, &["q", "Ctrl-c"])],
-        "leave; a run that was started here: detach, stop or cancel",
+        "quit; a run started here: detach, stop or cancel",
         Some("quit"),
     ),
     entry(
@@ -91,7 +91,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Everywhere,
         &[bind("help", Action::Help, &["?", "F1"])],
-        "these keys",
+        "this help",
         Some("help"),
     ),
     entry(
@@ -119,16 +119,11 @@ pub(super) const TABLE: &[Entry] = &[
         "replay: slower, faster",
         Some("speed"),
     ),
-    entry(
-        Place::Replay,
-        &[bind("loop", Action::Loop, &["L"])],
-        "replay: begin again at the end",
-        Some("loop"),
-    ),
+    entry(Place::Replay, &[bind("loop", Action::Loop, &["L"])], "replay: loop", Some("loop")),
     entry(
         Place::Runs,
         &[bind("next-run", Action::Run(1), &["n"]), bind("previous-run", Action::Run(-1), &["p"])],
-        "the next, the previous of the runs that are watched",
+        "next, previous run",
         Some("run"),
     ),
     entry(
@@ -137,7 +132,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("previous-step", Action::StepBy(-1), &["["]),
             bind("next-step", Action::StepBy(1), &["]"]),
         ],
-        "the recorded step before, behind",
+        "previous, next recorded step",
         Some("step"),
     ),
     entry(
@@ -146,7 +141,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("ten-back", Action::StepBy(-10), &["{"]),
             bind("ten-on", Action::StepBy(10), &["}"]),
         ],
-        "ten recorded steps back, on",
+        "ten recorded steps back, forward",
         None,
     ),
     entry(
@@ -158,7 +153,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::HeldSteps,
         &[bind("newest-step", Action::NewestStep, &["Home"])],
-        "follow the newest step again",
+        "follow the newest step",
         None,
     ),
     entry(
@@ -168,43 +163,43 @@ pub(super) const TABLE: &[Entry] = &[
             bind("zoom-out", Action::ZoomOut, &["-"]),
             bind("zoom-fit", Action::ZoomFit, &["="]),
         ],
-        "timeline: larger, smaller, the whole step",
+        "timeline: zoom in, zoom out, whole step",
         Some("zoom"),
     ),
     entry(
         Place::Timeline,
         &[bind("timeline-mode", Action::Mode, &["z"])],
-        "timeline: with the plan, measured alone, over other steps",
+        "timeline: with the plan, measured only, overlaid steps",
         Some("mode"),
     ),
     entry(
         Place::Timeline,
         &[bind("export-trace", Action::ExportTrace, &["e"])],
-        "timeline: write the step as a Chrome trace into the run's folder",
+        "timeline: save the step as a Chrome trace in the run's folder",
         Some("export"),
     ),
     entry(
         Place::Devices,
         &[bind("sort", Action::Sort, &["o"])],
-        "devices: sort by another column",
+        "devices: next sort column",
         Some("sort"),
     ),
     entry(
         Place::Loss,
         &[bind("metric", Action::Metric, &["m"])],
-        "loss: another number",
+        "loss: next metric",
         Some("metric"),
     ),
     entry(
         Place::Loss,
         &[bind("log-scale", Action::LogScale, &["y"]), bind("range", Action::Range, &["r"])],
-        "loss: logarithmic axis, another part of the run",
+        "loss: log axis, next range",
         Some("axes"),
     ),
     entry(
         Place::RunsOfLoss,
         &[bind("compare", Action::Compare, &["c"])],
-        "loss: lay another of the runs over this one",
+        "loss: overlay another run",
         Some("compare"),
     ),
     entry(
@@ -216,7 +211,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Log,
         &[bind("filter", Action::Filter, &["/"]), bind("warnings", Action::Warnings, &["w"])],
-        "log: look for a text, warnings alone",
+        "log: search, warnings only",
         Some("filter"),
     ),
     entry(
@@ -225,7 +220,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("pan-left", Action::Pan(-1.0), &["h", "Left"]),
             bind("pan-right", Action::Pan(1.0), &["l", "Right"]),
         ],
-        "left, right: the cursor, or along a step that is zoomed",
+        "left, right: move the cursor or a zoomed step",
         None,
     ),
     entry(
@@ -234,7 +229,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("down", Action::Scroll(1), &["j", "Down"]),
             bind("up", Action::Scroll(-1), &["k", "Up"]),
         ],
-        "another rank or line; the wheel too",
+        "next, previous rank or line (also the wheel)",
         None,
     ),
     entry(
@@ -243,7 +238,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("page-down", Action::Page(1), &["PageDown"]),
             bind("page-up", Action::Page(-1), &["PageUp"]),
         ],
-        "a screen of them on, back",
+        "page down, page up",
         None,
     ),
     entry(
@@ -252,7 +247,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("first", Action::Edge { last: false }, &["g"]),
             bind("last", Action::Edge { last: true }, &["G"]),
         ],
-        "the first, the last of them",
+        "first, last rank or line",
         None,
     ),
     entry(
@@ -261,25 +256,25 @@ pub(super) const TABLE: &[Entry] = &[
             bind("next-panel", Action::Panel(1), &["Tab"]),
             bind("previous-panel", Action::Panel(-1), &["Shift-Tab"]),
         ],
-        "overview: the next, the previous panel",
+        "overview: next, previous panel",
         None,
     ),
     entry(
         Place::Choices,
         &[bind("enter", Action::Enter, &["Enter"])],
-        "more about what is chosen",
+        "details of the selection",
         None,
     ),
     entry(
         Place::Everywhere,
         &[bind("snapshot", Action::Snapshot, &["s"])],
-        "write the screen into the run's folder",
+        "save the screen in the run's folder",
         None,
     ),
     entry(
         Place::Everywhere,
         &[bind("full", Action::Full, &["f"]), bind("back", Action::Back, &["Esc"])],
-        "the chosen panel alone; back, which never leaves",
+        "full panel; back (never quits)",
         None,
     ),
     entry(
@@ -288,7 +283,7 @@ pub(super) const TABLE: &[Entry] = &[
             bind("redraw", Action::Redraw, &["Ctrl-l"]),
             bind("suspend", Action::Suspend, &["Ctrl-z"]),
         ],
-        "draw the screen anew; suspend this monitor, fg comes back",
+        "redraw; suspend the monitor (fg resumes)",
         None,
     ),
 ];

@@ -62,7 +62,7 @@ pub enum Chosen {
 /// # Errors
 /// The terminal cannot be used, or the folder not be read.
 pub fn choose(launch: &ListLaunch<'_>, state: &mut Option<RunsState>) -> anyhow::Result<Chosen> {
-    let signals = Signals::register().context("cannot look for signals")?;
+    let signals = Signals::register().context("cannot listen for signals")?;
     let mut rows = Rows::default();
     let found = rows.read(launch.runs_dir).context("cannot read the runs")?;
     let state = match state {
@@ -299,7 +299,7 @@ fn action_of(keymap: &Keymap, state: &RunsState, event: KeyEvent) -> Option<Runs
 fn run_of(dir: &Path) -> Result<Box<Run>, String> {
     match Run::of(dir) {
         Ok(Some(run)) => Ok(Box::new(run)),
-        Ok(None) => Err(format!("{} holds no run any more", dir.display())),
+        Ok(None) => Err(format!("{} no longer holds a run", dir.display())),
         Err(error) => Err(format!("cannot read {}: {error}", dir.display())),
     }
 }

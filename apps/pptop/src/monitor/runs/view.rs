@@ -103,7 +103,7 @@ fn draw_list(buffer: &mut Buffer, area: Rect, state: &RunsState, theme: Theme) {
     let list = list_area(area);
     let mut pen = Pen::new(buffer, list, theme);
     if shown.is_empty() {
-        pen.text("   ").put("no run fits the search; Esc forgets it", theme.notice());
+        pen.text("   ").put("no run matches the search; Esc clears it", theme.notice());
         return;
     }
     let first = first_shown(state, list.height as usize);

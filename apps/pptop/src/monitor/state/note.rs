@@ -67,7 +67,7 @@ impl State {
                     let host = format::plain(host);
                     format!("it runs on {host}; whether it is alive is not known here")
                 }
-                None => "the log has no end, and nothing is known of its process".to_owned(),
+                None => "the log has no end record, and its process is unknown".to_owned(),
             }),
             _ => None,
         }

@@ -45,7 +45,7 @@ impl State {
             let host = crate::monitor::view::format::plain(host);
             Some(format!("the run is a process of {host}: end it there"))
         } else if self.child.pid == 0 && hello.is_none_or(|hello| hello.socket.is_none()) {
-            Some("nothing is known of the run's process: it cannot be ended from here".to_owned())
+            Some("the process of the run is unknown: it cannot be ended from here".to_owned())
         } else {
             None
         }

@@ -131,7 +131,7 @@ impl Prompt {
     pub(crate) fn label(&self) -> &'static str {
         match self.kind {
             PromptKind::Step => "go to step :",
-            PromptKind::Filter => "look for /",
+            PromptKind::Filter => "search /",
         }
     }
 }

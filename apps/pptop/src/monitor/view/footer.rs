@@ -61,7 +61,7 @@ fn standing_notice(state: &State) -> Option<(Weight, String)> {
     match state.status() {
         Status::Suspended => Some((
             Weight::Bad,
-            format!("process {pid} is held, as by SIGSTOP: kill -CONT {pid} lets it go on"),
+            format!("process {pid} is suspended (SIGSTOP): kill -CONT {pid} resumes it"),
         )),
         Status::Stale(seconds) => {
             let silent = format!("nothing was written for {seconds:.0} s");

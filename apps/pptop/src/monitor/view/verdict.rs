@@ -33,7 +33,7 @@ pub(crate) fn texts(state: &State, theme: Theme) -> (Vec<String>, Style) {
             return (vec![advice.sentence(), advice.verdict().to_owned()], style);
         }
         Some(Err(why)) => why.to_string(),
-        None => "where the time goes is being looked at".to_owned(),
+        None => "analysing where the time goes".to_owned(),
     };
     match without_account(state).or_else(|| state.standing_word()) {
         Some(text) => (vec![text], theme.notice()),
