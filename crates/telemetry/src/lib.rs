@@ -71,6 +71,7 @@ pub use event::{
 };
 pub use export::{
     Export, ExportError, ExportFormat, STEPS_DRAWN_MAX, StepRange, StepRangeError, export,
+    standing_metrics,
 };
 pub use files::{
     CHECKPOINT_FILE, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, STATUS_FILE, STDERR_FILE,
@@ -81,10 +82,10 @@ pub use index::{Frame, Index};
 pub use limits::{Limits, cores};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
-    Activity, Alarm, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Level, LossBucket,
-    LossHistory, Lost, Mark, Message, Metrics, Model, PhaseCost, RECENT_STEPS, RECENT_VALUES,
-    RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow, SlowGroup,
-    Slowest, Spread, StepSeconds, Thread, Trend, Wait, Watchdog,
+    Activity, Alarm, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Incomplete, Level,
+    LossBucket, LossHistory, Lost, Mark, Message, Metrics, Model, PhaseCost, RECENT_STEPS,
+    RECENT_VALUES, RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow,
+    SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals, Trend, Wait, Watchdog,
 };
 pub use number::Nonfinite;
 pub use paths::{new_run_dir, runs_dir, state_dir};

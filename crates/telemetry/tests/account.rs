@@ -33,6 +33,9 @@ fn seconds(account: &Account, part: Part) -> f64 {
 
 #[track_caller]
 fn assert_adds_up(account: &Account) {
+    // No part is absurd: none explains less than nothing.
+    assert!(account.parts.iter().all(|part| part.seconds >= 0.0), "{:?}", account.parts);
+    assert!(account.parts.iter().all(|part| part.of_bubble >= -1e-12), "{:?}", account.parts);
     let window: f64 = account.parts.iter().map(|part| part.seconds).sum();
     assert!((window - account.window_seconds).abs() < 1e-9, "{account:?}");
     let bubble: f64 = account.parts.iter().map(|part| part.of_bubble).sum();

@@ -146,6 +146,64 @@ fn lost_events_are_known_with_their_time() {
     assert_eq!((model.n_dropped(), model.lost().next().unwrap().elapsed_ns), (15, 7));
 }
 
+/// What was lost of a step looks idle to whoever adds up its spans.
+#[test]
+fn a_step_that_lost_operations_is_told_and_left_out() {
+    let job = Job { steps: 12, ..Job::one_f_one_b() };
+    let whole = fold(&run(&job, TIMES));
+    assert_eq!(whole.incomplete(), pp_telemetry::Incomplete::default());
+    let without = |keeps_plan: bool| {
+        let mut model = Model::new();
+        for mut event in run(&job, TIMES) {
+            match &mut event {
+                Event::Hello(hello) if !keeps_plan => hello.plan.clear(),
+                Event::Span(span) if span.step == 9 && span.mb % 2 == 1 => continue,
+                Event::Step(step) if step.step >= 9 => step.dropped = 40,
+                _ => {}
+            }
+            model.apply(&event);
+        }
+        model
+    };
+    let (planned, unplanned) = (without(true), without(false));
+    let incomplete = planned.incomplete();
+    assert_eq!((incomplete.n_steps, incomplete.last_step), (1, 9));
+    assert_eq!((incomplete.n_missing, incomplete.n_expected), (32, 64), "half of the ops");
+    // Without a plan the recorder's count is all that is known.
+    assert_eq!((unplanned.incomplete().n_steps, unplanned.incomplete().n_missing), (1, 40));
+    for model in [&planned, &unplanned] {
+        for (rank, wanted) in model.ranks().iter().zip(whole.ranks()) {
+            let (busy, wanted) = (rank.busy_of_window().unwrap(), wanted.busy_of_window().unwrap());
+            assert!((busy - wanted).abs() < 1e-9, "{busy} {wanted}");
+        }
+        let step = model.recorded().get(9).unwrap();
+        assert!(step.is_complete() && !step.is_whole());
+        // The trainer has measured its own bubble, which lacks nothing.
+        assert_eq!(model.steps().bubble_ratio(), whole.steps().bubble_ratio());
+    }
+}
+
+#[test]
+fn computing_and_waiting_for_a_core_and_the_bubble_are_all_of_the_window() {
+    let job = Job { starved_per_mille: 400, cores: 2, ..Job::one_f_one_b() };
+    for rank in fold(&run(&job, TIMES)).ranks() {
+        let parts = [rank.computing_of_window(), rank.starved_of_window(), rank.bubble_of_window()];
+        let sum: f64 = parts.into_iter().map(Option::unwrap).sum();
+        assert!((sum - 1.0).abs() < 1e-12 && parts[1].unwrap() > 0.1, "{parts:?}");
+        assert!(rank.computing_of_step().unwrap() < rank.busy_of_step().unwrap());
+    }
+}
+
+#[test]
+fn a_slow_rank_is_held_against_the_median_of_the_others() {
+    let job = Job { slow_rank: Some((2, 500)), starved_per_mille: 300, ..Job::one_f_one_b() };
+    let slowest = fold(&run(&job, TIMES)).slowest().unwrap();
+    assert_eq!(slowest.rank, 2);
+    assert!((slowest.ratio - 1.5).abs() < 0.01, "{slowest:?}");
+    let alone = Job { pp: 1, ..Job::one_f_one_b() };
+    assert_eq!(fold(&run(&alone, TIMES)).slowest(), None, "there are no others");
+}
+
 #[test]
 fn a_hundred_thousand_lines_of_garbage_do_no_harm() {
     let job = Job { steps: 3, ..Job::one_f_one_b() };

@@ -187,6 +187,31 @@ fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
+/// What a full disk does is tried in a process of its own, by the program's tests; here a summary that can't be replaced is written over.
+#[test]
+fn a_summary_without_room_for_a_second_one_is_written_over() {
+    let dir = TestDir::new();
+    let recorder = Recorder::create(&dir.run()).unwrap();
+    let status = dir.run().join("status.json");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !status.exists() {
+        assert!(Instant::now() < deadline, "no summary");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let length = fs::metadata(&status).unwrap().len();
+    assert!(length >= 2048, "it keeps room for what it may have to say: {length}");
+    // A directory that is not empty stands where the new one is prepared.
+    fs::create_dir_all(dir.run().join(".status.json.new/in the way")).unwrap();
+    recorder.record(log("before"));
+    recorder.finish(End { reason: "stopped by request after step 0".to_owned(), ..finished() });
+    assert_eq!(recorder.take_warning(), None);
+    let text = fs::read_to_string(&status).unwrap();
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&status["state"], &status["code"]), (&"ended".into(), &0.into()));
+    assert_eq!(status["reason"], "stopped by request after step 0");
+    assert_eq!(text.len() as u64, length, "in the room that it had");
+}
+
 #[test]
 fn only_the_steps_of_the_policy_have_spans() {
     let dir = TestDir::new();

@@ -173,6 +173,10 @@ fn write(
     })?;
     let n_bad = export(&mut format.follow(&run.log), format, steps, &mut output)
         .map_err(|failed| told(run, failed))?;
+    if format == ExportFormat::Prometheus {
+        let text = super::standing::metrics(run);
+        output.write_all(text.as_bytes()).map_err(|failed| write_failed(&failed))?;
+    }
     output.finish(path)?;
     if n_bad > 0 {
         // Where standard error is closed there is nobody left to tell.

@@ -42,6 +42,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
                 "what": advice.what,
                 "why": advice.why,
                 "next": advice.next,
+                "line": advice.verdict(),
+                "rank": advice.rank,
             })
         });
         print_json(&json!({
@@ -54,6 +56,17 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         print(&text(&standing))?;
     }
     if missed.is_empty() { Ok(()) } else { Err(CliError::Failed(missed.join("; "))) }
+}
+
+/// What was not recorded whole.
+fn write_incomplete(text: &mut String, standing: &Standing) -> std::fmt::Result {
+    let Some(last) = standing.last_incomplete_step else { return Ok(()) };
+    let (n_steps, missing) = (standing.incomplete_steps, standing.missing_ops);
+    let steps = if n_steps == 1 { "step is" } else { "steps are" };
+    writeln!(
+        text,
+        "{n_steps} {steps} not complete, the last is {last} ({missing} operations were lost): left out of all numbers of ranks"
+    )
 }
 
 /// The bounds that are missed. What was never measured misses every bound.
@@ -92,6 +105,7 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
         writeln!(text, "ALARM  {alarm}")?;
     }
     write!(text, "{}", standing.line())?;
+    write_incomplete(text, standing)?;
     let Some((account, advice)) = &standing.found else {
         writeln!(text, "no step has been recorded in full yet: no diagnosis")?;
         write_phases(text, standing)?;
@@ -132,6 +146,13 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
         percent(account.simulated_bubble_ratio),
         account.theory().map_or_else(|| "-".to_owned(), percent)
     )?;
+    if account.starved_ratio() >= 0.005 {
+        writeln!(
+            text,
+            "        by the wall clock, on which a rank without a core computes; with a core for each rank {}",
+            percent(account.simulated_net_bubble_ratio)
+        )?;
+    }
     for rank in &account.ranks {
         if let Some((other, seconds)) =
             rank.waits_for.filter(|(_, s)| *s > 0.02 * account.window_seconds)

@@ -71,6 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             &mut text,
         )
         .map_err(|error| CliError::Usage(error.to_string()))?;
+        text.extend(super::standing::metrics(&run).bytes());
         return print(&String::from_utf8_lossy(&text));
     }
     let (model, _) = model_of(&run)?;

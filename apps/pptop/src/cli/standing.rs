@@ -2,7 +2,7 @@
 
 use pp_telemetry::{
     Account, Advice, Alarm, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
-    what_if,
+    standing_metrics, what_if,
 };
 use serde::Serialize;
 
@@ -38,7 +38,10 @@ pub(crate) struct Standing {
     pub(crate) bubble_ratio: Option<f64>,
     pub(crate) bubble_ratio_sd: Option<f64>,
     pub(crate) bubble_theory: Option<f64>,
+    /// Simulated with this run's times by the wall clock, as the measured ratio is.
     pub(crate) bubble_simulated: Option<f64>,
+    /// The same if no rank ever waited for a core.
+    pub(crate) bubble_simulated_net: Option<f64>,
     pub(crate) starved_ratio: Option<f64>,
     /// Where the compute window of a step goes; absent where no spans are at hand.
     pub(crate) window: Option<Window>,
@@ -56,6 +59,18 @@ pub(crate) struct Standing {
     pub(crate) phases: Vec<PhaseStanding>,
     /// Slow operations, one line for each rank, cause and span of steps.
     pub(crate) slow: Vec<String>,
+    /// From the beginning to the end of the last step.
+    pub(crate) elapsed_seconds: f64,
+    pub(crate) samples_total: u64,
+    /// 0 where samples are not made of tokens.
+    pub(crate) tokens_total: u64,
+    /// Floating-point operations a second, where it is known what a sample needs, and their share of the peak, where that was given.
+    pub(crate) flops: Option<f64>,
+    pub(crate) mfu: Option<f64>,
+    /// Steps of which operations were lost: no number of a rank is taken from them. The last of them, and how many it lacks.
+    pub(crate) incomplete_steps: u64,
+    pub(crate) last_incomplete_step: Option<u64>,
+    pub(crate) missing_ops: u64,
     pub(crate) lost_events: u64,
     pub(crate) warnings: u64,
     pub(crate) slow_ops: u64,
@@ -97,8 +112,15 @@ pub(crate) struct RankStanding {
     pub(crate) replica: u32,
     pub(crate) rank: u32,
     pub(crate) device: String,
+    /// By the wall clock: what it computes, a time without a core meanwhile included.
     pub(crate) busy_of_window: Option<f64>,
     pub(crate) busy_of_step: Option<f64>,
+    /// Computing on a core, ready without one, and idle: together all of the window.
+    pub(crate) computing_of_window: Option<f64>,
+    pub(crate) starved_of_window: Option<f64>,
+    pub(crate) bubble_of_window: Option<f64>,
+    /// What it computes on a core over the median of the other ranks of its replica; 1 where all are alike.
+    pub(crate) times_the_others: Option<f64>,
     pub(crate) live_bytes: Option<u64>,
     pub(crate) peak_bytes: Option<u64>,
 }
@@ -132,6 +154,18 @@ pub(crate) fn not_a_run(run: &Run, why: Option<&str>) -> CliError {
     CliError::Usage(format!(
         "{name} says nothing of a run{why}; name the log of a run that has begun"
     ))
+}
+
+/// How a run stands, by its log as well; for a Prometheus server.
+pub(crate) fn metrics(run: &Run) -> String {
+    match model_of(run) {
+        Ok((model, _)) => {
+            let name = model.hello().map_or(run.id.as_str(), |hello| hello.run.as_str());
+            let evidence = Evidence { end: model.end(), ..run.evidence() };
+            standing_metrics(name, evidence.standing())
+        }
+        Err(_) => standing_metrics(&run.id, run.standing()),
+    }
 }
 
 impl Standing {
@@ -172,6 +206,13 @@ impl Standing {
             device: rank.device.clone(),
             busy_of_window: rank.busy_of_window(),
             busy_of_step: rank.busy_of_step(),
+            computing_of_window: rank.computing_of_window(),
+            starved_of_window: rank.starved_of_window(),
+            bubble_of_window: rank.bubble_of_window(),
+            times_the_others: found
+                .as_ref()
+                .filter(|_| hello.pp > 1)
+                .map(|(account, _)| account.ratio_of_rank(rank.rank)),
             live_bytes: rank.memory.map(|memory| memory.live_bytes),
             peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
         });
@@ -205,7 +246,8 @@ impl Standing {
             phase: model.phase().map(|phase| one_line(&phase.text())),
             phases: phases.collect(),
             slow: slow.collect(),
-            step: model.step(),
+            // A log that could not be written any more is behind its run.
+            step: run.status.as_ref().map_or(0, |status| status.step).max(model.step()),
             loss: model.loss().last().and_then(finite),
             validation_loss: model.loss().marks().last().and_then(|mark| finite(mark.loss)),
             samples_per_second,
@@ -216,6 +258,17 @@ impl Standing {
             bubble_ratio_sd: bubble.map(|bubble| bubble.sd),
             bubble_theory: hello.theory,
             bubble_simulated: found.as_ref().map(|(account, _)| account.simulated_bubble_ratio),
+            bubble_simulated_net: found
+                .as_ref()
+                .map(|(account, _)| account.simulated_net_bubble_ratio),
+            elapsed_seconds: model.totals().elapsed_seconds,
+            samples_total: model.totals().samples,
+            tokens_total: model.totals().tokens,
+            flops: model.flops(),
+            mfu: model.flops_utilisation(),
+            incomplete_steps: model.incomplete().n_steps,
+            last_incomplete_step: Some(model.incomplete().last_step).filter(|step| *step > 0),
+            missing_ops: model.incomplete().n_missing,
             starved_ratio: steps.starved_ratio().map(|starved| starved.mean),
             window,
             ranks: ranks.collect(),

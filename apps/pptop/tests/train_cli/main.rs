@@ -16,3 +16,4 @@ mod refusals;
 mod remedy;
 mod requests;
 mod signals;
+mod standing;

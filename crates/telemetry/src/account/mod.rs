@@ -10,8 +10,9 @@
 //! T   what was measured                                                          T − T3 = other
 //! ```
 //!
-//! So the parts always add up to T. Times are means over the last recorded steps; *other* is what means do not show: single operations that
-//! took long, and the time between operations. It may be negative, when the ranks happened to be slow at moments where nobody waited.
+//! So the parts always add up to T. Times are means over the last recorded steps of which no operation was lost; *other* is what means do
+//! not show: single operations that took long, and the time between operations. No cause explains more of the window than those before it
+//! leave, so no part is negative. T0 to T2 are on the clock of a core, T3 and T on the wall's.
 
 mod advice;
 mod recut;
@@ -47,13 +48,13 @@ pub struct RankTime {
     pub replica: u32,
     /// The rank.
     pub rank: u32,
-    /// Forward.
+    /// Forward, on a core.
     pub forward: f64,
-    /// Backward, whole or its half for the inputs.
+    /// Backward on a core, whole or its half for the inputs.
     pub backward: f64,
-    /// Backward for the weights alone.
+    /// Backward for the weights alone, on a core.
     pub weight_grad: f64,
-    /// How much of these three it had no core.
+    /// Ready for one of these three, but without a core.
     pub starved: f64,
     /// Copies to and from neighbours.
     pub copy: f64,
@@ -76,12 +77,12 @@ pub struct RankTime {
 }
 
 impl RankTime {
-    /// Forward and backward.
+    /// Forward and backward by the wall clock: the time without a core included.
     pub fn compute(&self) -> f64 {
-        self.forward + self.backward + self.weight_grad
+        self.forward + self.backward + self.weight_grad + self.starved
     }
 
-    /// All but the starved time, which is part of the computing: the step.
+    /// All of it: the step.
     pub fn sum(&self) -> f64 {
         self.compute()
             + self.copy
@@ -136,8 +137,12 @@ impl Part {
             Self::Inherent => "this plan simulated with these times, less work",
             Self::Imbalance => "simulated with each rank's own times, less the line above",
             Self::Copy => "simulated with copies and message delays as well, less the line above",
-            Self::Starved => "simulated with the time without a core, less the line above",
-            Self::Other => "measured window, less the simulation with all of these",
+            Self::Starved => {
+                "simulated with the time without a core, less the line above; no more than the window"
+            }
+            Self::Other => {
+                "what is left of the measured window: single slow operations, time between them"
+            }
         }
     }
 }
@@ -167,10 +172,13 @@ pub struct Account {
     pub window_seconds: f64,
     /// The measured bubble ratio of these steps.
     pub bubble_ratio: f64,
-    /// The bubble ratio that the plan has with the measured times of operations and messages.
+    /// The bubble ratio that the plan has with the measured times of operations and messages, by the wall clock as the measured one: the
+    /// time without a core counts as computing.
     pub simulated_bubble_ratio: f64,
     /// The window of that simulation, in seconds.
     pub simulated_seconds: f64,
+    /// The same if no rank ever waited for a core.
+    pub simulated_net_bubble_ratio: f64,
     /// The parts of the window, in the order of [`Part::ALL`]; their seconds add up to it.
     pub parts: [PartTime; 6],
     /// How much of the imbalance each rank of the pipeline causes, in seconds.
@@ -285,25 +293,17 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
     let window = measured.window_seconds;
     let net_busy = mean(&t1.busy);
     let starved_busy = measured.busy_seconds - measured.net_busy_seconds;
-    let seconds = [
-        work,
-        t0.makespan - work,
-        t1.makespan - t0.makespan,
-        t2.makespan - t1.makespan,
-        t3.makespan - t2.makespan,
-        window - t3.makespan,
-    ];
+    let seconds = parts_of(window, [work, t0.makespan, t1.makespan, t2.makespan, t3.makespan]);
     // Of what is added to the window the part that somebody computes is no idleness.
     let computed = [work, 0.0, net_busy - work, 0.0, starved_busy, 0.0];
+    let idle = std::array::from_fn(|at| (seconds[at] - computed[at]) / window);
+    let of_bubble = shares_of(measured.bubble_ratio, idle);
     let part = |at: usize| PartTime {
         part: Part::ALL[at],
         seconds: seconds[at],
-        of_bubble: (seconds[at] - computed[at]) / window,
+        of_bubble: of_bubble[at],
     };
-    let mut parts = [0, 1, 2, 3, 4, 5].map(part);
-    // Means of single ops leave a rest of the measured busy time; so the bubble's parts add up to it as well.
-    let rest = measured.bubble_ratio - parts.iter().map(|part| part.of_bubble).sum::<f64>();
-    parts[5].of_bubble += rest;
+    let parts = [0, 1, 2, 3, 4, 5].map(part);
 
     let imbalance_of_rank =
         imbalance(&plan, &measured, &reference, &net, t1.makespan, seconds[2].max(0.0));
@@ -313,8 +313,9 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
         step_seconds: measured.step_seconds,
         window_seconds: window,
         bubble_ratio: measured.bubble_ratio,
-        simulated_bubble_ratio: 1.0 - net_busy / t2.makespan,
-        simulated_seconds: t2.makespan,
+        simulated_bubble_ratio: 1.0 - measured.busy_seconds / t3.makespan,
+        simulated_seconds: t3.makespan,
+        simulated_net_bubble_ratio: 1.0 - net_busy / t2.makespan,
         parts,
         imbalance_of_rank,
         ranks: measured.ranks.clone(),
@@ -324,6 +325,35 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
         measured,
         plan,
     })
+}
+
+/// The parts of a window from simulations that each know of one cause more. A mean may claim more than there is: ops that had no core were
+/// mostly those that nobody waited for. So no cause explains more of the window than those before it leave, and none less than nothing.
+fn parts_of(window: f64, simulated: [f64; 5]) -> [f64; 6] {
+    let mut so_far = 0.0;
+    let mut seconds = [0.0; 6];
+    for (part, until) in seconds.iter_mut().zip(simulated.into_iter().chain([window])) {
+        let until = until.min(window).max(so_far);
+        (*part, so_far) = (until - so_far, until);
+    }
+    seconds
+}
+
+/// The parts of the bubble: what each cause adds to the window beyond what is computed in it, none less than nothing. What they leave of
+/// the measured bubble is *other*; what they claim beyond it is taken off all alike.
+fn shares_of(bubble: f64, idle: [f64; 6]) -> [f64; 6] {
+    let mut shares = idle.map(|share| share.max(0.0));
+    // Work is no bubble.
+    shares[0] = 0.0;
+    let claimed: f64 = shares[..5].iter().sum();
+    if claimed > bubble && claimed > 0.0 {
+        let part = bubble.max(0.0) / claimed;
+        shares = shares.map(|share| share * part);
+        shares[5] = 0.0;
+    } else {
+        shares[5] = bubble - claimed;
+    }
+    shares
 }
 
 /// What each rank adds: how much less time the plan would take, were this rank alone as fast as the lower median. Shared out so that all of

@@ -75,8 +75,8 @@ impl OpTimes {
     }
 }
 
-/// The mean times of a plan's ops over the last recorded steps, messages and copies left out: what the plan would take if nothing came
-/// between. `None` before a first step is recorded whole.
+/// The mean times of a plan's ops on a core over the last recorded steps, messages, copies and waiting for a core left out: what the plan
+/// would take if nothing came between. `None` before a first step is recorded whole.
 pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option<Costs> {
     let mut ops = OpTimes::new(plan);
     let mut costs = Costs::uniform(plan.n_stages(), 0.0, 0.0, 0.0, 0.0);
@@ -84,7 +84,7 @@ pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option
         step.spans.iter().for_each(|span| ops.add(span));
     }
     for stage in 0..plan.n_stages() as usize {
-        let [forward, input, weight] = ops.of_stage(stage, Share::Gross);
+        let [forward, input, weight] = ops.of_stage(stage, Share::Net);
         if forward <= 0.0 {
             return None;
         }
@@ -99,7 +99,8 @@ fn settled<'a>(model: &'a Model, plan: &ValidPlan, n_steps_max: usize) -> Vec<&'
     let dp = model.hello().map_or(1, |hello| hello.dp.max(1)) as usize;
     // A recorder that could not keep up leaves gaps, which are no idleness.
     let is_whole = |step: &&RecordedStep| {
-        step.spans.iter().filter(|span| span.op.is_compute()).count() == plan.n_ops() * dp
+        step.is_whole()
+            && step.spans.iter().filter(|span| span.op.is_compute()).count() == plan.n_ops() * dp
     };
     let mut steps: Vec<&RecordedStep> =
         model.recorded().complete_steps().rev().filter(is_whole).take(n_steps_max).collect();
@@ -425,7 +426,9 @@ fn producer<'a>(wait: &Span, made: &HashMap<Made, &'a Span>) -> Option<&'a Span>
 }
 
 fn add_to_rank(rank: &mut RankTime, span: &Span, n_steps: f64) {
-    let time = seconds(span.dur_ns) / n_steps;
+    let starved = if span.op.is_compute() { span.starved_ns.min(span.dur_ns) } else { 0 };
+    let time = seconds(span.dur_ns - starved) / n_steps;
+    rank.starved += seconds(starved) / n_steps;
     let sum = match span.op {
         SpanKind::F => &mut rank.forward,
         SpanKind::B | SpanKind::I => &mut rank.backward,
@@ -439,7 +442,4 @@ fn add_to_rank(rank: &mut RankTime, span: &Span, n_steps: f64) {
         SpanKind::Data => &mut rank.data,
     };
     *sum += time;
-    if span.op.is_compute() {
-        rank.starved += seconds(span.starved_ns.min(span.dur_ns)) / n_steps;
-    }
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use super::untimed::Untimed;
 use super::{ExportError, Writer};
 use crate::event::{Event, Hello, Mem};
+use crate::model::Tally;
 use crate::number::Nonfinite;
 use crate::phase::PhaseEvent;
 use crate::span::{Span, SpanKind};
@@ -68,6 +69,9 @@ pub(super) struct ChromeTrace {
     named: HashSet<(u32, u32)>,
     named_replicas: HashSet<u32>,
     untimed: Untimed,
+    tally: Tally,
+    /// Steps of which operations were lost, and the last of them.
+    incomplete: (u64, Option<u64>),
     halves: HashMap<Tensor, ArrowEnd>,
     halves_looked_at: usize,
     n_arrows: u64,
@@ -311,6 +315,7 @@ impl ChromeTrace {
 impl Writer for ChromeTrace {
     fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
         self.untimed.see(event);
+        let missing = self.tally.push(event).filter(|&missing| missing > 0);
         match event {
             Event::Hello(hello) => {
                 self.devices.clear();
@@ -343,6 +348,17 @@ impl Writer for ChromeTrace {
                     self.untimed(&event, ns, out)?;
                 }
                 self.step(step, ns, out)?;
+                if let Some(missing) = missing {
+                    let step = step.step;
+                    self.incomplete = (self.incomplete.0 + 1, Some(step));
+                    self.object(
+                        out,
+                        format_args!(
+                            r#""name":"step {step} is not complete: {missing} operations were lost","cat":"incomplete","ph":"i","s":"g","pid":0,"tid":0,"ts":{},"args":{{"step":{step},"missing_ops":{missing}}}"#,
+                            Micros(ns)
+                        ),
+                    )?;
+                }
                 // Spans of a step that is over may still come, but not of the one before it.
                 // Looked for when there are twice as many as the last time: a log may have more steps than tensors.
                 if self.halves.len() >= self.halves_looked_at {
@@ -377,6 +393,8 @@ impl Writer for ChromeTrace {
                     "started_unix_ms": hello.started_unix_ms,
                     "span_every": hello.span_every,
                     "theory": hello.theory,
+                    "incomplete_steps": self.incomplete.0,
+                    "last_incomplete_step": self.incomplete.1,
                 })
             },
         ))

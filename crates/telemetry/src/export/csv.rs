@@ -7,6 +7,7 @@ use std::io::Write;
 
 use super::{ExportError, Writer};
 use crate::event::Event;
+use crate::model::Tally;
 use crate::step::{Eval, StepEvent};
 
 /// A float as a CSV file has it.
@@ -25,14 +26,15 @@ impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
 }
 
 const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
-starved_ratio,window_seconds,validation_loss,validation_accuracy";
+starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 
 /// A line a step, with the validation that followed it.
 #[derive(Debug, Default)]
 pub(super) struct StepRows {
     has_header: bool,
-    /// The newest step: its validation may still come.
-    step: Option<StepEvent>,
+    /// The newest step: its validation may still come. With it how many of its operations were lost; nothing where none was recorded.
+    step: Option<(StepEvent, Option<u64>)>,
+    tally: Tally,
     eval: Option<Eval>,
 }
 
@@ -45,7 +47,8 @@ impl StepRows {
     }
 
     fn write_row(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
-        let Some(step) = self.step.take() else { return Ok(()) };
+        let Some((step, missing)) = self.step.take() else { return Ok(()) };
+        let missing = missing.map_or_else(String::new, |missing| missing.to_string());
         self.header(out)?;
         write!(
             out,
@@ -65,10 +68,12 @@ impl StepRows {
         )?;
         match self.eval.take_if(|eval| eval.step <= step.step).filter(|e| e.step == step.step) {
             Some(Eval { loss, accuracy: Some(accuracy), .. }) => {
-                writeln!(out, "{},{}", Number(loss), Number(accuracy))?;
+                writeln!(out, "{},{},{missing}", Number(loss), Number(accuracy))?;
             }
-            Some(Eval { loss, accuracy: None, .. }) => writeln!(out, "{},", Number(loss))?,
-            None => writeln!(out, ",")?,
+            Some(Eval { loss, accuracy: None, .. }) => {
+                writeln!(out, "{},,{missing}", Number(loss))?;
+            }
+            None => writeln!(out, ",,{missing}")?,
         }
         Ok(())
     }
@@ -76,10 +81,11 @@ impl StepRows {
 
 impl Writer for StepRows {
     fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError> {
+        let missing = self.tally.push(event);
         match event {
             Event::Step(step) => {
                 self.write_row(out)?;
-                self.step = Some(step.clone());
+                self.step = Some((step.clone(), missing));
             }
             Event::Eval(eval) => self.eval = Some(eval.clone()),
             _ => {}

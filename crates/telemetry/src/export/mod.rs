@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::event::Event;
 use crate::reader::{Follower, ReadError};
 
+pub use prometheus::standing_metrics;
 pub use range::{StepRange, StepRangeError};
 pub use svg::STEPS_DRAWN_MAX;
 

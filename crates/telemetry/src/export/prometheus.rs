@@ -8,6 +8,7 @@ use pp_schedule::is_obeyed;
 use super::{ExportError, Writer};
 use crate::event::{Event, Hello};
 use crate::model::{GpuState, Model, RankState};
+use crate::standing::Standing;
 
 /// A value as the format has it.
 struct Number(f64);
@@ -88,6 +89,20 @@ impl Page<'_> {
     }
 }
 
+/// How a run stands, as lines that belong behind those of its log: a log alone does not tell that its run was killed.
+pub fn standing_metrics(run: &str, standing: Standing) -> String {
+    let run = Labels::default().with("run", run);
+    let alive = u8::from(standing.is_alive());
+    let labels = run.with("standing", standing.name());
+    format!(
+        "# HELP pptop_run_alive Whether the process of the run is there.\n# TYPE pptop_run_alive gauge\n\
+         pptop_run_alive{{{}}} {alive}\n\
+         # HELP pptop_run_standing How the run stands: always 1.\n# TYPE pptop_run_standing gauge\n\
+         pptop_run_standing{{{}}} 1\n",
+        run.0, labels.0
+    )
+}
+
 /// Folds the run, and writes what it has come to.
 #[derive(Debug, Default)]
 pub(super) struct Prometheus {
@@ -146,6 +161,34 @@ fn of_run(
             "Events that the recorder has lost, as it could not keep up.",
         ),
         one(model.n_dropped() as f64),
+    )?;
+    page.metric(
+        (
+            "pptop_incomplete_steps_total",
+            Counter,
+            "Steps of which operations were lost: no number of a rank is taken from them.",
+        ),
+        one(model.incomplete().n_steps as f64),
+    )?;
+    page.metric(
+        ("pptop_samples_total", Counter, "Samples that were trained on."),
+        one(model.totals().samples as f64),
+    )?;
+    page.metric(
+        ("pptop_tokens_total", Counter, "Tokens that were trained on."),
+        (model.totals().tokens > 0).then(|| (run.clone(), model.totals().tokens as f64)),
+    )?;
+    page.metric(
+        (
+            "pptop_flops",
+            Gauge,
+            "Floating-point operations a second, over the last steps: 6 for each weight and token, and attention.",
+        ),
+        model.flops().map(|flops| (run.clone(), flops)),
+    )?;
+    page.metric(
+        ("pptop_mfu_ratio", Gauge, "The share of what the devices could do at most that was done."),
+        model.flops_utilisation().map(|share| (run.clone(), share)),
     )?;
     page.metric(
         ("pptop_warnings_total", Counter, "Warnings of the run."),
@@ -279,6 +322,18 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
             "Share of the compute window that a rank computes, over the last recorded steps.",
         ),
         each(RankState::busy_of_window),
+    )?;
+    page.metric(
+        (
+            "pptop_rank_computing_ratio",
+            Gauge,
+            "Share of the compute window that a rank computes on a core; with starved and bubble that is 1.",
+        ),
+        each(RankState::computing_of_window),
+    )?;
+    page.metric(
+        ("pptop_rank_bubble_ratio", Gauge, "Share of the compute window in which a rank was idle."),
+        each(RankState::bubble_of_window),
     )?;
     page.metric(
         (

@@ -9,6 +9,7 @@ use pp_schedule::{
 
 use super::{ExportError, StepRange, Writer};
 use crate::event::{Event, Hello};
+use crate::model::Expected;
 use crate::span::{Span, SpanKind};
 use crate::step::StepEvent;
 
@@ -208,13 +209,19 @@ impl Svg {
         format!("{run}: {} p={pp}, m={micro_batches}{chunks}{replicas}", name(schedule))
     }
 
-    fn heading(&self, step: &StepEvent) -> String {
+    fn heading(&self, panel: &Panel) -> String {
+        let step = &panel.step;
+        // Without a plan nobody knows what should be there.
+        let lost = match Expected::of(&self.hello).missing(&panel.spans, 0) {
+            0 => String::new(),
+            missing => format!("; not complete: {missing} operations were lost"),
+        };
         let theory = match self.hello.theory {
             Some(theory) => format!(", in theory {}", percent(theory)),
             None => String::new(),
         };
         format!(
-            "step {}: {} ms, bubble ratio {}{theory}",
+            "step {}: {} ms, bubble ratio {}{theory}{lost}",
             step.step,
             short_number((step.seconds * 1e6).round() / 1e3),
             percent(step.bubble_ratio)
@@ -234,8 +241,7 @@ impl Svg {
              font-family=\"Helvetica, Arial, sans-serif\" font-size=\"{FONT}\">"
         )?;
         let title = self.title();
-        let headings: Vec<String> =
-            self.panels.iter().map(|panel| self.heading(&panel.step)).collect();
+        let headings: Vec<String> = self.panels.iter().map(|panel| self.heading(panel)).collect();
         writeln!(out, "<title>{title}; {}</title>", headings.join("; "))?;
         writeln!(out, "<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>")?;
         writeln!(

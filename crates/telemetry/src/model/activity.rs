@@ -114,6 +114,11 @@ impl Progress {
         }
     }
 
+    /// Operations that each rank has to do in a step; `None` where the plan is not known.
+    pub(crate) fn n_ops_of_ranks(&self) -> Option<impl ExactSizeIterator<Item = usize>> {
+        (!self.rows.is_empty()).then(|| self.rows.iter().map(|row| row.ops.len()))
+    }
+
     pub(crate) fn push(&mut self, span: &Span) {
         if span.step < self.step {
             return;

@@ -13,6 +13,7 @@ mod rank;
 mod recorded;
 mod slow;
 mod steps;
+mod whole;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -27,7 +28,10 @@ pub use phases::PhaseCost;
 pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS, Thread};
 pub use recorded::{Recorded, RecordedStep};
 pub use slow::{Reason, Slow, SlowGroup};
-pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds};
+pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds, Totals};
+pub use whole::Incomplete;
+
+pub(crate) use whole::{Expected, Tally};
 
 use crate::account::RANKS_MAX as RANKS_OF_ACCOUNT_MAX;
 use crate::bounds::RANKS_MAX;
@@ -202,6 +206,13 @@ pub struct Model {
     messages: VecDeque<Message>,
     n_warnings: u64,
     n_dropped: u64,
+    /// Events that were lost by the end of the last step.
+    #[serde(default)]
+    n_dropped_before: u64,
+    #[serde(default)]
+    incomplete: Incomplete,
+    #[serde(default)]
+    totals: Totals,
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     lost: VecDeque<Lost>,
     n_events: u64,
@@ -364,17 +375,41 @@ impl Model {
         self.progress.end_step(step.step);
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let step_ns = (step.seconds * 1e9) as u64;
-        if let Some(recorded) = self.recorded.complete(step.step, step_ns) {
+        let n_lost = step.dropped.saturating_sub(self.n_dropped_before);
+        self.n_dropped_before = step.dropped.max(self.n_dropped_before);
+        let dp = self.hello.as_ref().map_or(0, |hello| hello.dp);
+        let expected = Expected::by(&self.progress, dp);
+        if let Some(recorded) = self.recorded.complete(step.step, step_ns, &expected, n_lost) {
             let n_ranks = self.hello.as_ref().map_or(0, |hello| hello.pp) as usize;
-            for (index, rank_step) in rank_steps(recorded, step_ns, n_ranks) {
-                if let Some(state) = self.ranks.get_mut(index) {
-                    state.push(rank_step);
+            if recorded.n_missing > 0 {
+                // What is lost is no idleness: no number is taken from such a step.
+                self.incomplete = Incomplete {
+                    n_steps: self.incomplete.n_steps + 1,
+                    last_step: step.step,
+                    n_missing: recorded.n_missing,
+                    n_expected: expected.n_ops(),
+                };
+            } else {
+                for (index, rank_step) in rank_steps(recorded, step_ns, n_ranks) {
+                    if let Some(state) = self.ranks.get_mut(index) {
+                        state.push(rank_step);
+                    }
+                }
+                if !self.recorded.is_brief() {
+                    self.find_slow(step.step, elapsed_ns);
                 }
             }
-            if !self.recorded.is_brief() {
-                self.find_slow(step.step, elapsed_ns);
-            }
+        } else if n_lost > 0 {
+            // Nothing of it has come.
+            let n_expected = expected.n_ops();
+            self.incomplete = Incomplete {
+                n_steps: self.incomplete.n_steps + 1,
+                last_step: step.step,
+                n_missing: n_expected.max(1),
+                n_expected,
+            };
         }
+        self.totals.push(step);
         self.steps.push(step.clone());
     }
 
@@ -613,6 +648,29 @@ impl Model {
     /// Events that the recorder has lost.
     pub fn n_dropped(&self) -> u64 {
         self.n_dropped
+    }
+
+    /// The steps of which operations were lost: no number of a rank is taken from them.
+    pub fn incomplete(&self) -> Incomplete {
+        self.incomplete
+    }
+
+    /// What was trained on so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Floating-point operations a second, where it is known what a sample needs.
+    pub fn flops(&self) -> Option<f64> {
+        let of_sample = self.hello.as_ref()?.flops_per_sample;
+        let samples = self.steps.samples_per_second()?;
+        (of_sample > 0).then(|| of_sample as f64 * samples)
+    }
+
+    /// The share of what the devices could do at most that was done (MFU), where somebody said what that is.
+    pub fn flops_utilisation(&self) -> Option<f64> {
+        let peak = self.hello.as_ref()?.peak_flops.filter(|peak| *peak > 0.0)?;
+        Some(self.flops()? / peak)
     }
 
     /// When events were lost lately, oldest first.

@@ -30,6 +30,11 @@ pub(crate) struct RankStep {
 }
 
 impl RankStep {
+    /// Compute on a core.
+    fn computing_ns(&self) -> u64 {
+        self.busy_ns.saturating_sub(self.starved_ns)
+    }
+
     pub(crate) fn add(&mut self, span: &Span) {
         if span.op.is_compute() {
             self.busy_ns = self.busy_ns.saturating_add(span.dur_ns);
@@ -106,7 +111,7 @@ impl RankState {
         if self.history.len() >= HISTORY_STEPS {
             self.history.pop_front();
         }
-        self.history.push_back(share(step.busy_ns, step.step_ns).unwrap_or(0.0));
+        self.history.push_back(share(step.computing_ns(), step.step_ns).unwrap_or(0.0));
         self.recent.push_back(step);
     }
 
@@ -144,12 +149,13 @@ impl RankState {
         self.recent.iter().map(number).fold(0, u64::saturating_add)
     }
 
-    /// Share of the whole step that it computes, over the last recorded steps.
+    /// Share of the whole step that it computes, over the last recorded steps; a time without a core meanwhile counts as well.
     pub fn busy_of_step(&self) -> Option<f64> {
         share(self.sum(|step| step.busy_ns), self.sum(|step| step.step_ns))
     }
 
-    /// Share of the compute window that it computes, over the last recorded steps; the rest is its bubble.
+    /// Share of the compute window that it computes, over the last recorded steps, a time without a core meanwhile included; the rest is
+    /// its bubble.
     pub fn busy_of_window(&self) -> Option<f64> {
         share(self.sum(|step| step.busy_ns), self.sum(|step| step.window_ns))
     }
@@ -172,11 +178,27 @@ impl RankState {
 
     /// Compute on a core in one step: mean over the last recorded steps, without the time in which it had no core.
     pub fn computing_seconds(&self) -> Option<f64> {
-        let net = |step: &RankStep| step.busy_ns.saturating_sub(step.starved_ns);
-        (!self.recent.is_empty()).then(|| self.sum(net) as f64 * 1e-9 / self.recent.len() as f64)
+        (!self.recent.is_empty())
+            .then(|| self.sum(RankStep::computing_ns) as f64 * 1e-9 / self.recent.len() as f64)
     }
 
-    /// The busy share of each of the last recorded steps, oldest first.
+    /// Share of the whole step that it computes on a core, over the last recorded steps.
+    pub fn computing_of_step(&self) -> Option<f64> {
+        share(self.sum(RankStep::computing_ns), self.sum(|step| step.step_ns))
+    }
+
+    /// Share of the compute window that it computes on a core. With the share in which it had none
+    /// ([`RankState::starved_of_window`]) and its bubble ([`RankState::bubble_of_window`]) that is all of the window.
+    pub fn computing_of_window(&self) -> Option<f64> {
+        share(self.sum(RankStep::computing_ns), self.sum(|step| step.window_ns))
+    }
+
+    /// Share of the compute window in which it was idle: neither computing nor ready to.
+    pub fn bubble_of_window(&self) -> Option<f64> {
+        self.busy_of_window().map(|busy| 1.0 - busy)
+    }
+
+    /// The share of each of the last recorded steps that it computed on a core, oldest first.
     pub fn history(&self) -> impl ExactSizeIterator<Item = f64> {
         self.history.iter().copied()
     }

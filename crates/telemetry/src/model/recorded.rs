@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::whole::Expected;
 use crate::span::Span;
 
 /// Steps that are kept at most.
@@ -21,12 +22,19 @@ pub struct RecordedStep {
     pub spans: Vec<Span>,
     /// The time of the whole step; `None` while it runs.
     pub step_ns: Option<u64>,
+    /// Operations of a step that is over that were lost.
+    pub n_missing: u64,
 }
 
 impl RecordedStep {
-    /// Whether the step is over, so that no span is missing.
+    /// Whether the step is over.
     pub fn is_complete(&self) -> bool {
         self.step_ns.is_some()
+    }
+
+    /// Whether the step is over and none of its operations was lost.
+    pub fn is_whole(&self) -> bool {
+        self.is_complete() && self.n_missing == 0
     }
 
     /// First start and last end of all its spans.
@@ -71,20 +79,34 @@ impl Recorded {
             Some(_) => {}
             None => {
                 let (step, spans) = (span.step, vec![span]);
-                self.steps.push_back(Arc::new(RecordedStep { step, spans, step_ns: None }));
+                self.steps.push_back(Arc::new(RecordedStep {
+                    step,
+                    spans,
+                    step_ns: None,
+                    n_missing: 0,
+                }));
                 self.n_spans += 1;
                 self.shrink();
             }
         }
     }
 
-    pub(crate) fn complete(&mut self, step: u64, step_ns: u64) -> Option<&RecordedStep> {
+    /// A step is over: its length, what its spans should be, and how many events were lost meanwhile.
+    pub(crate) fn complete(
+        &mut self,
+        step: u64,
+        step_ns: u64,
+        expected: &Expected,
+        n_lost: u64,
+    ) -> Option<&RecordedStep> {
         let at = self.steps.partition_point(|recorded| recorded.step < step);
         // A step is over once: its spans are summed up once.
         let is_it =
             |recorded: &&mut Arc<RecordedStep>| recorded.step == step && !recorded.is_complete();
         let recorded = self.steps.get_mut(at).filter(is_it)?;
-        Arc::make_mut(recorded).step_ns = Some(step_ns);
+        let recorded = Arc::make_mut(recorded);
+        recorded.step_ns = Some(step_ns);
+        recorded.n_missing = expected.missing(&recorded.spans, n_lost);
         Some(recorded)
     }
 
@@ -165,7 +187,7 @@ mod tests {
             for _ in 0..1000 {
                 recorded.push(span(step));
             }
-            recorded.complete(step, 100);
+            recorded.complete(step, 100, &Expected::default(), 0);
         }
         assert!(recorded.n_spans <= SPANS_MAX + 1000);
         assert_eq!(
@@ -198,7 +220,7 @@ mod tests {
             recorded.push(span(step));
         }
         for step in [1, 2, 10] {
-            recorded.complete(step, 100);
+            recorded.complete(step, 100, &Expected::default(), 0);
         }
         assert_eq!(recorded.running().map(|step| step.step), Some(20));
         assert_eq!(recorded.neighbour(10, -1), Some(2));

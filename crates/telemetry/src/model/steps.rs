@@ -40,6 +40,27 @@ pub enum Rate {
     Samples(f64),
 }
 
+/// What was trained on since the run began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Samples.
+    pub samples: u64,
+    /// Tokens; 0 where samples are not made of tokens.
+    pub tokens: u64,
+    /// From the beginning of the run to the end of the last step, in seconds.
+    pub elapsed_seconds: f64,
+}
+
+impl Totals {
+    pub(crate) fn push(&mut self, step: &StepEvent) {
+        self.samples = self.samples.saturating_add(step.samples);
+        self.tokens = self.tokens.saturating_add(step.tokens);
+        if step.elapsed_seconds.is_finite() {
+            self.elapsed_seconds = step.elapsed_seconds;
+        }
+    }
+}
+
 /// The last steps.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RecentSteps {
@@ -124,6 +145,14 @@ impl RecentSteps {
         } else {
             Some(Rate::Samples(samples / seconds))
         }
+    }
+
+    /// How many samples are trained on in a second.
+    pub fn samples_per_second(&self) -> Option<f64> {
+        let finite = || self.settled().filter(|step| step.seconds.is_finite());
+        let seconds: f64 = finite().map(|step| step.seconds).sum();
+        let samples: f64 = finite().map(|step| step.samples as f64).sum();
+        (seconds > 0.0).then(|| samples / seconds)
     }
 
     /// How long the rest of a run of `n_steps` will take, once there are enough steps to say so.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use pp_telemetry::{ExportFormat, Span, SpanKind};
+use pp_telemetry::{Event, ExportFormat, Span, SpanKind};
 
 use super::common::{TIMES, job, runs, spans, steps, text};
 use super::simulated::{Job, run};
@@ -92,4 +92,34 @@ fn a_row_of_csv_is_a_span() {
             .collect();
         assert_eq!(read, spans(&events), "{name}");
     }
+}
+
+#[test]
+fn a_step_that_lost_operations_says_so() {
+    let whole = run(&Job { steps: 4, span_every: 1, ..job() }, TIMES);
+    let events: Vec<Event> = whole
+        .into_iter()
+        .filter(
+            |e| !matches!(e, Event::Span(s) if s.step == 3 && s.rank == 1 && s.op == SpanKind::F),
+        )
+        .collect();
+    let n_lost = job().micro_batches.to_string();
+    let csv = text(&events, ExportFormat::StepsCsv, None);
+    let lost: Vec<&str> = table(&csv).iter().map(|row| row["missing_ops"]).collect();
+    assert_eq!(lost, ["0", "0", n_lost.as_str(), "0"]);
+    let trace: serde_json::Value =
+        serde_json::from_str(&text(&events, ExportFormat::ChromeTrace, None)).unwrap();
+    assert_eq!(trace["otherData"]["incomplete_steps"], 1);
+    assert_eq!(trace["otherData"]["last_incomplete_step"], 3);
+    let marks = trace["traceEvents"].as_array().unwrap();
+    let marks: Vec<_> = marks.iter().filter(|event| event["cat"] == "incomplete").collect();
+    assert_eq!(marks.len(), 1);
+    assert_eq!(marks[0]["args"]["missing_ops"].to_string(), n_lost);
+    let metrics = text(&events, ExportFormat::Prometheus, None);
+    let is_told =
+        |line: &str| line.starts_with("pptop_incomplete_steps_total{") && line.ends_with(" 1");
+    assert!(metrics.lines().any(is_told), "{metrics}");
+    let picture = text(&events, ExportFormat::Svg, Some("3..4"));
+    assert!(picture.contains(&format!("not complete: {n_lost} operations were lost")));
+    assert_eq!(picture.matches("not complete").count(), 2, "title and heading of step 3 alone");
 }

@@ -53,8 +53,8 @@ impl Sort {
     fn key(self, rank: &RankState) -> Option<f64> {
         match self {
             Self::Rank => None,
-            Self::Busy => rank.busy_of_window(),
-            Self::Bubble => rank.busy_of_window().map(|busy| 1.0 - busy),
+            Self::Busy => rank.computing_of_window(),
+            Self::Bubble => rank.bubble_of_window(),
             Self::Memory => rank.memory.map(|memory| memory.live_bytes as f64),
             Self::Slowest => rank.busy_seconds(),
         }

@@ -155,7 +155,9 @@ impl TimelineState {
     pub(crate) fn overlaid<'a>(&self, model: &'a Model) -> Vec<&'a RecordedStep> {
         let Some(shown) = self.step(model) else { return Vec::new() };
         let steps = model.recorded().complete_steps().rev();
-        steps.filter(|step| step.step <= shown.step).take(OVERLAID_STEPS).collect()
+        // What was lost of a step would look idle.
+        let is_fit = |step: &&RecordedStep| step.step == shown.step || step.is_whole();
+        steps.filter(|step| step.step <= shown.step).filter(is_fit).take(OVERLAID_STEPS).collect()
     }
 
     /// Goes `by` recorded steps on; the newest step is followed again.

@@ -131,7 +131,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     let shown = || model.ranks().iter().skip(first).take(plan.n_ranks as usize);
     for (row, rank) in shown().enumerate() {
         pen.put(rank_name(model, rank.replica, rank.rank), STRONG).text(" ");
-        let busy = rank.busy_of_window();
+        let busy = rank.computing_of_window();
         pen.put(theme.gauge(busy.unwrap_or(0.0), UTIL_BAR), theme.bar());
         pen.text(busy.map_or_else(|| "    -".to_owned(), |busy| format!("{:>4.0}%", busy * 100.0)));
         let live = rank.memory.map(|memory| format::bytes(memory.live_bytes));

@@ -1,6 +1,6 @@
 //! The devices: what each rank does, how busy it is, what it holds.
 
-use pp_telemetry::{Activity, Model, PhaseEvent, RankState, SpanKind};
+use pp_telemetry::{Activity, Model, PhaseEvent, RankState, Slowest, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -8,16 +8,14 @@ use ratatui::style::Style;
 use super::format;
 use super::paint::{Pen, mark_more, panel};
 use super::rank_table::{
-    Column, Placed, Room, Row, bring_back, draw_heads, draw_row, drop_columns, names_of, place,
+    Column, MemoryScale, Placed, Room, Row, bring_back, draw_heads, draw_row, drop_columns,
+    names_of, place,
 };
 use super::theme::{STRONG, Theme, letter};
 use crate::monitor::state::State;
 
 /// Cells of the chart, and the one behind it.
 const CHART_CELLS: u16 = 25;
-/// How far above the closed form the bubble of a rank may be before it is pointed out.
-const BUBBLE_NOTICE: f64 = 0.05;
-const BUBBLE_BAD: f64 = 0.20;
 
 /// What the overview shows of the table.
 const SHOWN: [Column; 12] = [
@@ -50,10 +48,12 @@ const DROPPED_FIRST: [Column; 9] = [
 
 /// The columns for a width.
 fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
+    let of_device = memory_scale(model) == MemoryScale::Device;
     let room = Room {
         long: wide,
         names: names_of(model),
         chart: (CHART_CELLS, CHART_CELLS),
+        of_device,
         ..Room::default()
     };
     let mut kept: Vec<Column> = SHOWN.to_vec();
@@ -131,7 +131,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
         let last = (first + n_rows).min(n_ranks);
         format!("{} to {last} of {n_ranks}", first + 1)
     } else {
-        String::new()
+        incomplete_text(model)
     };
     let replicas = model.hello().is_some_and(|hello| hello.dp > 1);
     let title = if replicas { "devices  rank.replica" } else { "devices" };
@@ -141,7 +141,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     mark_more(buffer, area, theme, (first.min(n_ranks), below), &keys);
     let mut pen = Pen::new(buffer, inside, theme);
     let (room, columns) = columns(pen.width().saturating_sub(1), wide, model);
-    draw_heads(&mut pen, &columns, None);
+    draw_heads(&mut pen, &columns, None, room.of_device);
     for (index, rank) in model.ranks().iter().enumerate().skip(first).take(n_rows) {
         pen.next_line();
         if state.devices().is_chosen(index) {
@@ -151,19 +151,55 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     }
 }
 
-/// Low utilisation is what one has to look into: how much more idle a rank is than its schedule makes it.
-pub(crate) fn bubble_style(model: &Model, bubble: Option<f64>, theme: Theme) -> Style {
-    let theory = model.hello().and_then(|hello| hello.theory);
-    match (bubble, theory) {
-        (Some(bubble), Some(theory)) if bubble > theory + BUBBLE_BAD => theme.bad(),
-        (Some(bubble), Some(theory)) if bubble > theory + BUBBLE_NOTICE => theme.notice(),
+/// How much longer than the others the slowest rank has to compute before it is pointed out: the layers of a model can't be dealt out
+/// more evenly than that as a rule.
+const SLOW_NOTICE: f64 = 1.1;
+const SLOW_BAD: f64 = 1.3;
+/// Share of the window without a core above which that is pointed out.
+const STARVED_NOTICE: f64 = 0.1;
+
+/// The rank that the others wait for is what one has to look into; they themselves are fine.
+pub(crate) fn culprit_style(model: &Model, rank: &RankState, theme: Theme) -> Style {
+    let is_it = |slowest: &Slowest| (slowest.replica, slowest.rank) == (rank.replica, rank.rank);
+    match model.slowest().filter(is_it) {
+        Some(slowest) if slowest.ratio >= SLOW_BAD => theme.bad(),
+        Some(slowest) if slowest.ratio >= SLOW_NOTICE => theme.notice(),
         _ => Style::new(),
     }
 }
 
-/// What a rank holds now, and the highest peak of all ranks: what its bar is drawn against.
-pub(crate) fn memory(model: &Model, rank: &RankState) -> (Option<u64>, u64) {
-    (rank.memory.map(|memory| memory.live_bytes), model.peak_memory().map_or(0, |(_, bytes)| bytes))
+/// A rank without a core.
+pub(crate) fn starved_style(starved: Option<f64>, theme: Theme) -> Style {
+    if starved.is_some_and(|share| share > STARVED_NOTICE) { theme.notice() } else { Style::new() }
+}
+
+/// What the bars of the memory are drawn against.
+pub(crate) fn memory_scale(model: &Model) -> MemoryScale {
+    let has_size = |rank: &RankState| {
+        let gpu = model.gpu_of(rank.replica, rank.rank);
+        gpu.is_some_and(|gpu| gpu.latest.total_bytes.is_some())
+    };
+    if !model.ranks().is_empty() && model.ranks().iter().all(has_size) {
+        MemoryScale::Device
+    } else {
+        MemoryScale::Peak(model.peak_memory().map_or(0, |(_, bytes)| bytes))
+    }
+}
+
+/// That operations of the last steps were lost; nothing where none were.
+pub(crate) fn incomplete_text(model: &Model) -> String {
+    let incomplete = model.incomplete();
+    match (incomplete.n_steps, incomplete.n_expected) {
+        (0, _) => String::new(),
+        (1, 0) => format!("step {} not complete: left out", incomplete.last_step),
+        (1, of) => format!(
+            "step {} lost {} of {of} ops: left out",
+            incomplete.last_step, incomplete.n_missing
+        ),
+        (n_steps, _) => {
+            format!("{n_steps} steps lost ops, the last {}: left out", incomplete.last_step)
+        }
+    }
 }
 
 /// The bytes of a rank's device (a processor's ranks share the machine's memory), the peaks of all ranks on it together, and how many they

@@ -4,6 +4,7 @@ use ratatui::style::Style;
 
 use super::format;
 use super::paint::Pen;
+use super::pipeline;
 use super::theme::{STRONG, Theme};
 use crate::monitor::state::{State, Status, View};
 
@@ -151,14 +152,18 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
         ),
         STRONG,
     );
+    draw_progress(pen, state);
     pen.text(format!(
-        "   {} parameters   batch {}   {} cores   clock {}   process {}",
+        "   {} parameters   batch {}   {} cores   process {}",
         format::count(hello.parameters as f64),
         hello.batch_size,
         hello.cores,
-        hello.clock,
         hello.pid
     ));
+    // A clock that is not the machine's own has to be known.
+    if hello.clock != "host" && !hello.clock.is_empty() {
+        pen.text(format!("   clock {}", format::plain(&hello.clock)));
+    }
     if state.n_bad_lines() > 0 {
         pen.put(format!("   {} bad lines in the log", state.n_bad_lines()), theme.notice());
     }
@@ -168,6 +173,32 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
     if hello.span_every > 1 {
         let every = format::ordinal(hello.span_every);
         pen.put(format!("   spans of every {every} step are kept"), theme.dim());
+    }
+}
+
+/// How long it has trained, on how much, and how fast: samples or tokens, and arithmetic where that is known.
+fn draw_progress(pen: &mut Pen<'_>, state: &State) {
+    let model = state.shown();
+    let totals = model.totals();
+    if model.step() == 0 {
+        return;
+    }
+    let elapsed = model.end().map_or(totals.elapsed_seconds, |end| end.wall_seconds);
+    pen.text("   elapsed ").put(format::clock(elapsed), STRONG);
+    let (unit, n) = match totals.tokens {
+        0 => ("samples", totals.samples),
+        tokens => ("tok", tokens),
+    };
+    pen.text("   ");
+    if let Some((name, rate)) = pipeline::rate(model) {
+        pen.put(format!("{} {name}", format::count(rate)), STRONG).text(", ");
+    }
+    pen.text(format!("{} {unit} in all", format::count(n as f64)));
+    if let Some(flops) = model.flops() {
+        pen.text("   ").put(format!("{}FLOP/s", format::count(flops)), STRONG);
+        if let Some(share) = model.flops_utilisation() {
+            pen.text("  MFU ").put(format::percent(share), STRONG);
+        }
     }
 }
 

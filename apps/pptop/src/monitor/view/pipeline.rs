@@ -240,6 +240,12 @@ fn draw_breakdown(pen: &mut Pen<'_>, model: &Model, step: &RecordedStep) {
         return;
     }
     let theme = pen.theme;
+    if step.n_missing > 0 {
+        pen.next_line();
+        pen.put(format!(" step {} lost {} ops: no shares", step.step, step.n_missing), theme.dim());
+        pen.next_line();
+        return;
+    }
     let step_ns = step.step_ns.unwrap_or(0).max(1) as f64;
     let mut sums: BTreeMap<(u32, u32, usize), u64> = BTreeMap::new();
     for span in &step.spans {

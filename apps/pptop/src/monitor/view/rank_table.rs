@@ -3,7 +3,7 @@
 use pp_telemetry::{Account, Gpu, Model, RankState, RankTime};
 use ratatui::style::Style;
 
-use super::devices::{activity_text, bubble_style, layers_text, memory, rank_name};
+use super::devices::{activity_text, layers_text, memory_scale, rank_name, starved_style};
 use super::format;
 use super::paint::Pen;
 use super::theme::{STRONG, Theme};
@@ -84,8 +84,8 @@ pub(crate) struct Room {
     pub(crate) names: (u16, u16),
     /// Cells of the chart at least and at most.
     pub(crate) chart: (u16, u16),
-    /// Whether the bar of the memory has a mark where the peak is, and its end where the device's is.
-    pub(crate) marks_peak: bool,
+    /// Whether the bar of the memory ends where the device's does, and not at the highest peak of all ranks.
+    pub(crate) of_device: bool,
 }
 
 impl Column {
@@ -274,13 +274,23 @@ pub(crate) fn place(mut kept: Vec<Column>, width: u16, room: Room) -> Vec<Placed
 }
 
 /// Draws the heads of the columns, the one that sorts marked.
-pub(crate) fn draw_heads(pen: &mut Pen<'_>, columns: &[Placed], sort: Option<Sort>) {
+pub(crate) fn draw_heads(
+    pen: &mut Pen<'_>,
+    columns: &[Placed],
+    sort: Option<Sort>,
+    of_device: bool,
+) {
     let theme = pen.theme;
     let mark = if theme.ascii { 'v' } else { '▼' };
     for &Placed { column, x, width } in columns {
         let width = width as usize - 1;
         let is_sorted = sort.is_some() && column.sort() == sort;
-        let mut title = format::cut(column.title(), width);
+        let title = match column {
+            Column::Mem if of_device => "MEM of device",
+            Column::Mem => "MEM of peak",
+            _ => column.title(),
+        };
+        let mut title = format::cut(title, width);
         if is_sorted && title.chars().count() < width {
             title.push(mark);
         }
@@ -292,6 +302,15 @@ pub(crate) fn draw_heads(pen: &mut Pen<'_>, columns: &[Placed], sort: Option<Sor
             pen.put(title, style);
         }
     }
+}
+
+/// What the bars of the memory are drawn against: the same for all ranks of a run, on every screen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemoryScale {
+    /// The memory of the rank's own device.
+    Device,
+    /// The highest peak of all ranks, where not every device tells its size, or where ranks share the machine's memory.
+    Peak(u64),
 }
 
 /// A bar of what a rank holds of `whole`, with a mark where its peak is.
@@ -381,8 +400,9 @@ fn draw_cell(pen: &mut Pen<'_>, row: Row<'_>, column: Column, room: Room, width:
             let (text, style) = activity_text(model, rank, theme, room.long);
             pen.put(format::cut(&text, width), style);
         }
+        // On a core; with STARVED and BUBBLE that is all of the window.
         Column::Busy => {
-            let busy = rank.busy_of_window();
+            let busy = rank.computing_of_window();
             if !room.tiny {
                 let style = if is_culprit { theme.bad() } else { theme.bar() };
                 pen.put(theme.gauge(busy.unwrap_or(0.0), BUSY_BAR), style);
@@ -415,11 +435,15 @@ fn draw_cell(pen: &mut Pen<'_>, row: Row<'_>, column: Column, room: Room, width:
 
 fn draw_memory(pen: &mut Pen<'_>, model: &Model, rank: &RankState, room: Room) {
     let theme = pen.theme;
-    let (live, highest) = memory(model, rank);
-    let peak = rank.memory.filter(|_| room.marks_peak).map_or(0, |memory| memory.peak_bytes);
-    let gpu = model.gpu_of(rank.replica, rank.rank).filter(|_| room.marks_peak);
+    let live = rank.memory.map(|memory| memory.live_bytes);
+    let peak = rank.memory.map_or(0, |memory| memory.peak_bytes);
+    let gpu = model.gpu_of(rank.replica, rank.rank);
     let total = gpu.and_then(|gpu| gpu.latest.total_bytes);
-    let bar = memory_bar(theme, live.unwrap_or(0), peak, total.unwrap_or(highest), MEM_BAR);
+    let whole = match memory_scale(model) {
+        MemoryScale::Device => total.unwrap_or(0),
+        MemoryScale::Peak(highest) => highest,
+    };
+    let bar = memory_bar(theme, live.unwrap_or(0), peak, whole, MEM_BAR);
     pen.put(bar, theme.bar());
     let live = live.map_or_else(|| NOTHING.to_owned(), format::bytes);
     pen.text(format!("{live:>7}"));
@@ -453,12 +477,12 @@ fn number(
     let text = match column {
         Column::Peak => rank.memory.map(|memory| format::bytes(memory.peak_bytes)),
         Column::Activations => rank.memory.map(|memory| format::bytes(memory.stash_bytes)),
-        Column::Compute => rank.busy_seconds().map(format::duration),
-        Column::Bubble => {
-            let bubble = rank.busy_of_window().map(|busy| 1.0 - busy);
-            return (bubble.map(format::percent), bubble_style(model, bubble, theme));
+        Column::Compute => rank.computing_seconds().map(format::duration),
+        Column::Bubble => rank.bubble_of_window().map(format::percent),
+        Column::Starved => {
+            let starved = rank.starved_of_window();
+            return (starved.map(format::percent), starved_style(starved, theme));
         }
-        Column::Starved => rank.starved_of_window().map(format::percent),
         Column::Copy => rank.copy_of_window().map(format::percent),
         Column::OnCore => rank.thread().map(|thread| whole(thread.on_core)),
         Column::Switches => rank.thread().map(|thread| {

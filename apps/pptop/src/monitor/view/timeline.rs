@@ -107,6 +107,10 @@ pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> Title 
     parts.push(
         step.step_ns.map_or_else(|| "runs".to_owned(), |ns| format::duration(ns as f64 * 1e-9)),
     );
+    if step.n_missing > 0 {
+        let ops = if step.n_missing == 1 { "op" } else { "ops" };
+        parts.push(format!("{} {ops} LOST", step.n_missing));
+    }
     let schedule = model
         .hello()
         .map(|hello| format!("{} m={}", format::plain(&hello.schedule), hello.micro_batches));

@@ -5,7 +5,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::super::devices::rank_name;
+use super::super::devices::{incomplete_text, rank_name, starved_style};
 use super::super::format::{self, wrapped};
 use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::theme::{STRONG, Theme, letter};
@@ -42,10 +42,14 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
             } else {
                 area
             };
-            let why = match other {
+            let mut why = match other {
                 Some(Err(why)) => why.to_string(),
                 _ => "computing…".to_owned(),
             };
+            let incomplete = incomplete_text(state.shown());
+            if !incomplete.is_empty() {
+                why = format!("{why}; {incomplete}");
+            }
             let mut pen = Pen::new(buffer, inside, theme);
             let (width, height) = (pen.width().saturating_sub(1), pen.height());
             for line in wrapped(&why, width as usize, height as usize) {
@@ -158,10 +162,14 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let account = &found.account;
     let (first, last) = account.steps;
     let n_steps = account.n_steps;
-    let title = match n_steps {
+    let mut title = match n_steps {
         1 => format!("where the time goes  step {last}"),
         _ => format!("where the time goes  {n_steps} recorded steps, {first} to {last}"),
     };
+    let incomplete = incomplete_text(state.shown());
+    if !incomplete.is_empty() {
+        title = format!("{title}  {incomplete}");
+    }
     let what = if state.bubble().defines() { "numbers" } else { "meaning" };
     let right = state.keymap().hint(Action::Definition, what);
     let inside = panel(buffer, area, theme, &title, &right);
@@ -173,7 +181,9 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
             pen.text(format::cut(part.formula(), room)).next_line();
         }
         pen.put(format!(" {:<NAME_CELLS$}", "bubble"), theme.dim());
-        pen.put("idle time of all ranks over ranks x window: the parts add up to it", theme.dim());
+        let room = pen.left() as usize;
+        let text = "idle of ranks x window; BUSY on a core + STARVED without one + BUBBLE = 100 %";
+        pen.put(format::cut(text, room), theme.dim());
         pen.next_line();
     } else {
         draw_numbers(&mut pen, account);
@@ -250,10 +260,15 @@ fn note(part: Part, account: &Account, theme: Theme) -> String {
 /// The bubble three times: measured, simulated from these times, and by the formula.
 fn draw_ratios(pen: &mut Pen<'_>, account: &Account) {
     pen.text(" bubble measured ").put(format::percent(account.bubble_ratio), STRONG);
-    pen.text("  simulated from these times ");
+    let clock = if account.starved_ratio() >= 0.005 { " (wall)" } else { "" };
+    pen.text(format!("  simulated from these times{clock} "));
     pen.put(format::percent(account.simulated_bubble_ratio), STRONG);
     if let Some(theory) = account.theory() {
         pen.text("  theory ").put(format::percent(theory), STRONG);
+    }
+    if !clock.is_empty() && pen.left() >= 24 {
+        pen.text("  a core each ");
+        pen.put(format::percent(account.simulated_net_bubble_ratio), STRONG);
     }
     pen.next_line();
 }
@@ -329,21 +344,22 @@ pub(crate) fn draw_ranks(
     if bar_cells > 0 {
         pen.put("  of the step", theme.dim());
     }
-    let most = account.slowest_rank();
     for rank in ranks.iter().skip(first) {
         pen.next_line();
         let name = rank_name(state.shown(), rank.replica, rank.rank);
-        pen.put(format!(" {name:<6}"), STRONG);
+        let is_culprit = found.advice.rank == Some(rank.rank);
+        let style = if is_culprit { STRONG.patch(theme.notice()) } else { STRONG };
+        pen.put(format!(" {name:<6}"), style);
         for (name, time) in &columns {
             let style = if name.starts_with("wait") { theme.dim() } else { Style::new() };
             pen.put(format!("{:>CELLS$}", millis(time(rank))), style);
         }
-        pen.text(format!("{:>CELLS$}", millis(rank.starved)));
+        let starved = starved_style(Some(rank.starved / account.window_seconds), theme);
+        pen.put(format!("{:>CELLS$}", millis(rank.starved)), starved);
         let its = account.imbalance_of_rank.get(rank.rank as usize).copied().unwrap_or(0.0);
-        let is_most = most.is_some_and(|(slow, _)| slow == rank.rank) && its > 5e-5;
         pen.put(
             format!("{:>CELLS$}", millis(its)),
-            if is_most { theme.notice() } else { theme.dim() },
+            if is_culprit { theme.notice() } else { theme.dim() },
         );
         pen.text(format!("{:>FOR_CELLS$}", waits_for(rank)));
         pen.text("  ");
@@ -360,10 +376,12 @@ fn waits_for(rank: &RankTime) -> String {
 /// What a rank does in a step, side by side, each kind as long as its share.
 fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells: u16) {
     let theme = pen.theme;
-    let kinds: [(SpanKind, f64); 8] = [
+    let kinds: [(SpanKind, f64); 9] = [
         (SpanKind::F, rank.forward),
         (SpanKind::B, rank.backward),
         (SpanKind::W, rank.weight_grad),
+        // Ready to compute, but without a core.
+        (SpanKind::WaitAct, rank.starved),
         (SpanKind::Send, rank.copy),
         (SpanKind::AllReduce, rank.all_reduce),
         (SpanKind::Optim, rank.optimizer),
@@ -380,7 +398,11 @@ fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells:
         let first = letter(kind).to_ascii_uppercase();
         let text: String =
             std::iter::once(first).chain(std::iter::repeat(theme.fill(kind))).take(n).collect();
-        pen.put(text, theme.block(kind));
+        if kind == SpanKind::WaitAct {
+            pen.put("-".repeat(n), theme.bad());
+        } else {
+            pen.put(text, theme.block(kind));
+        }
         n_drawn += n;
     }
     pen.put(
@@ -406,7 +428,9 @@ pub(crate) fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme
         format!(" {:<name_cells$}  {:>7}  {:>10}  {:>11}", "", head[0], head[1], head[2]),
         theme.dim(),
     );
-    let best = lines.iter().map(|line| line.gain).fold(0.02, f64::max);
+    // What gains less than the steps differ among themselves is not pointed out.
+    let least = found.account.noise().max(0.02);
+    let best = lines.iter().map(|line| line.gain).fold(least, f64::max);
     for (at, line) in lines.iter().enumerate() {
         pen.next_line();
         let is_best = line.gain >= best;
@@ -419,7 +443,10 @@ pub(crate) fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme
             0 => "now".to_owned(),
             _ => change(line.gain, "%"),
         };
-        pen.put(format!("  {gain:>10}"), if line.gain > 0.02 { theme.good() } else { theme.dim() });
+        pen.put(
+            format!("  {gain:>10}"),
+            if line.gain > least { theme.good() } else { theme.dim() },
+        );
         pen.put(format!("  {:>11.1}", line.peak_activations), theme.dim());
         if line.flags.chars().count() + 2 <= pen.left() as usize {
             pen.put(format!("  {}", line.flags), if is_best { STRONG } else { theme.dim() });

@@ -6,7 +6,9 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::super::devices::{activity_text, bubble_style, layers_text, rank_name, room_of};
+use super::super::devices::{
+    activity_text, culprit_style, layers_text, rank_name, room_of, starved_style,
+};
 use super::super::format;
 use super::super::paint::{Pen, mark_more, panel, slice_left, slice_top};
 use super::super::rank_table::memory_bar;
@@ -187,12 +189,14 @@ fn text(
 fn put_time(text: &mut Text, model: &Model, rank: &RankState) {
     let theme = text.theme;
     let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), format::percent);
-    let bubble = rank.busy_of_window().map(|busy| 1.0 - busy);
-    text.name("time").text("busy ").put(share(rank.busy_of_window()), STRONG);
-    text.text("  bubble ").put(share(bubble), bubble_style(model, bubble, theme));
-    text.text(format!("  starved {}", share(rank.starved_of_window())));
+    let culprit = culprit_style(model, rank, theme);
+    let starved = rank.starved_of_window();
+    // These three are all of the window.
+    text.name("time").text("busy ").put(share(rank.computing_of_window()), STRONG.patch(culprit));
+    text.text(" + starved ").put(share(starved), starved_style(starved, theme));
+    text.text(format!(" + bubble {}", share(rank.bubble_of_window())));
     text.text(format!("  copy {}", share(rank.copy_of_window())));
-    if let Some(seconds) = rank.busy_seconds() {
+    if let Some(seconds) = rank.computing_seconds() {
         text.name("").text(format!("computes {} a step", format::duration(seconds)));
         text.put(format!("  (last {SHARE_STEPS} recorded steps)"), theme.dim());
     }
@@ -225,10 +229,8 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
         return;
     };
     let room = room_of(model, rank);
-    // Against the memory of a whole machine no bar would be seen.
-    let has_gpu = model.gpu_of(rank.replica, rank.rank).is_some();
-    let total = room.filter(|_| has_gpu).map_or(memory.peak_bytes, |(total, ..)| total);
-    let whole = total.max(1);
+    // The bars below are parts of this rank's own peak, as the numbers beside them are.
+    let whole = memory.peak_bytes.max(1);
     text.name("memory").text("live ").put(format::bytes(memory.live_bytes), STRONG);
     text.text("  peak ").put(format::bytes(memory.peak_bytes), STRONG);
     let plan = model.hello().map_or(&[][..], |hello| &hello.memory_plan);

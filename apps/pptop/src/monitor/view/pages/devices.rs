@@ -4,10 +4,11 @@ use pp_telemetry::Model;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
+use super::super::devices::{incomplete_text, memory_scale};
 use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::rank_table::{
-    COLUMNS, Column, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row, drop_columns,
-    names_of, place,
+    COLUMNS, Column, MemoryScale, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row,
+    drop_columns, names_of, place,
 };
 use super::super::theme::{STRONG, Theme};
 use super::detail;
@@ -56,7 +57,7 @@ fn columns(width: u16, model: &Model) -> (Room, Vec<Placed>) {
         names: names_of(model),
         has_total: model.gpus().iter().any(|gpu| gpu.latest.total_bytes.is_some()),
         chart: CHART_CELLS,
-        marks_peak: true,
+        of_device: memory_scale(model) == MemoryScale::Device,
     };
     let is_wanted = |column: Column| column.has_content(model);
     let mut kept: Vec<Column> = COLUMNS.into_iter().filter(|&column| is_wanted(column)).collect();
@@ -195,7 +196,7 @@ fn draw_table(buffer: &mut Buffer, table: Rect, framed: bool, state: &State, the
         let right = if n_seen < n_ranks {
             format!("{} to {} of {n_ranks}", n_before + 1, n_before + n_seen)
         } else {
-            String::new()
+            incomplete_text(model)
         };
         panel(buffer, table, theme, &title, &right);
         let below = n_ranks.saturating_sub(n_before + n_seen);
@@ -206,7 +207,7 @@ fn draw_table(buffer: &mut Buffer, table: Rect, framed: bool, state: &State, the
     // The first cell is for the mark of the chosen rank.
     let (room, columns) = columns(pen.width().saturating_sub(1), model);
     if window.has_heads {
-        draw_heads(&mut pen, &columns, Some(state.devices().sort()));
+        draw_heads(&mut pen, &columns, Some(state.devices().sort()), room.of_device);
     }
     let chosen = state.devices().chosen(model);
     for (y, row) in window.lines() {

@@ -368,7 +368,7 @@ impl<'a> Page<'a> {
     ) -> u16 {
         if lines.heads > 0 {
             let text = format!(
-                " planned, with this run's mean times and without delays   {}",
+                " planned: mean times on a core, without delays or waiting for one   {}",
                 time(plan.makespan_ns, pen.theme)
             );
             let style = pen.theme.dim();
@@ -405,7 +405,7 @@ impl<'a> Page<'a> {
                 pen.put(" measured alone", theme.dim());
             }
             Mode::WithPlan => {
-                pen.put(" measured", theme.dim());
+                pen.put(" measured by the wall clock", theme.dim());
                 if let Some(why) = refusal {
                     pen.put(format!("   no plan: {why}"), theme.notice());
                 }
@@ -415,7 +415,8 @@ impl<'a> Page<'a> {
                     let share = behind / (plan.makespan_ns.max(1)) as f64;
                     pen.put(format!("   {}", time(measured_ns, theme)), theme.dim());
                     let behind = signed(behind, theme);
-                    let text = format!("measured - plan {behind} ({:+.1}%) ", share * 100.0);
+                    let fast = if share < 0.0 { ": this step beat its mean" } else { "" };
+                    let text = format!("measured - plan {behind} ({:+.1}%){fast} ", share * 100.0);
                     pen.put_right(&text, STRONG);
                 }
             }
