@@ -435,7 +435,7 @@ impl Account {
     }
 
     /// How much the windows of the steps differ, as a part of their median: what changes a step by less than that can't be told from
-    /// chance. It is the median of the distances from the median, scaled to a standard deviation, so that one odd step does not decide.
+    /// chance. It is the distance between the quartiles, scaled to a standard deviation, so that one odd step does not decide.
     pub fn noise(&self) -> f64 {
         self.measured.noise
     }

@@ -365,18 +365,20 @@ impl Measured {
 const STEPS_FOR_NOISE: usize = 4;
 /// What steps are taken to differ by where there are too few to tell.
 const NOISE_UNKNOWN: f64 = 0.05;
-/// The median of the distances from the median of a normal distribution, times this, is its standard deviation.
-const MEDIAN_TO_SD: f64 = 1.4826;
+/// The distance between the quartiles of a normal distribution in standard deviations.
+const QUARTILES_IN_SD: f64 = 1.349;
 
-fn noise(windows: Vec<f64>) -> f64 {
+fn noise(mut windows: Vec<f64>) -> f64 {
     if windows.len() < STEPS_FOR_NOISE {
         return NOISE_UNKNOWN;
     }
-    let Some(middle) = median(windows.clone()).filter(|middle| *middle > 0.0) else {
-        return NOISE_UNKNOWN;
-    };
-    let distances = windows.iter().map(|window| (window - middle).abs()).collect();
-    median(distances).map_or(NOISE_UNKNOWN, |distance| MEDIAN_TO_SD * distance / middle)
+    windows.sort_by(f64::total_cmp);
+    let last = windows.len() - 1;
+    let (low, high) = (windows[last / 4], windows[last - last / 4]);
+    match median(windows) {
+        Some(middle) if middle > 0.0 => (high - low) / QUARTILES_IN_SD / middle,
+        _ => NOISE_UNKNOWN,
+    }
 }
 
 /// What each op of a step has made for another stage.

@@ -244,7 +244,7 @@ mod tests {
             span(1, SpanKind::F, 1, 56, 12),
             span(0, SpanKind::B, 0, 60, 20),
         ];
-        RecordedStep { step: 1, spans, step_ns: Some(100) }
+        RecordedStep { step: 1, spans, step_ns: Some(100), n_missing: 0 }
     }
 
     fn op(step: &RecordedStep, rank: u32, op: SpanKind, mb: u32) -> Span {
@@ -315,7 +315,7 @@ mod tests {
                 Span { stage, ..span(rank, SpanKind::ALL[kind], mb, start_ns, dur_ns) }
             };
             let spans = parts.into_iter().map(of).collect();
-            let step = RecordedStep { step: 1, spans, step_ns: Some(100) };
+            let step = RecordedStep { step: 1, spans, step_ns: Some(100), n_missing: 0 };
             let causes = Causes::of(&step, 0);
             for span in &step.spans {
                 prop_assert_eq!(causes.cause(span), dependency(&step, span).cause());
