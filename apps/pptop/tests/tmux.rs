@@ -301,7 +301,7 @@ fn a_run_that_is_killed_is_seen_at_once() {
     terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 1));
     kill_process(terminal.trainer().unwrap(), Signal::KILL).unwrap();
     let screen = terminal.wait_for("failed: the process was killed");
-    assert!(screen.contains("FAILED (137)"), "{screen}");
+    assert!(screen.contains("DIED"), "{screen}");
     terminal.press("q");
     terminal.wait_restored("exit=137");
 }
@@ -533,10 +533,10 @@ fn an_attached_run_that_is_killed_is_called_dead() {
     let mut run = terminal.background_run("");
     terminal.pptop("attach run");
     terminal.wait_for("LIVE");
-    // Stopped, it is alive and silent; killed, it is gone.
+    // Held, it is there and does nothing; killed, it is gone.
     let trainer = terminal.trainer().unwrap();
     kill_process(trainer, Signal::STOP).unwrap();
-    terminal.wait_for("STALE");
+    terminal.wait_for("SUSPENDED");
     kill_process(trainer, Signal::KILL).unwrap();
     run.wait().unwrap();
     let screen = terminal.wait_for("DIED");

@@ -205,7 +205,7 @@ fn what_cannot_be_done_is_refused_in_a_line() {
 fn runs_are_listed_told_of_and_pruned() {
     let home = Home::with_run();
     let list = home.well("runs list");
-    assert!(list.lines().nth(1).unwrap().starts_with("gpt-1  unknown"), "{list}");
+    assert!(list.lines().nth(1).unwrap().starts_with("gpt-1  finished"), "{list}");
     for part in ["state", "step", "loss", "time", "schedule", "sizes", "120/120", "1f1b", "p4 m8"] {
         assert!(list.contains(part), "{part} is not in: {list}");
     }

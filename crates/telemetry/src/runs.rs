@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pp_schedule::did_you_mean;
 use thiserror::Error;
 
+use crate::event::{End, Event, Line};
 use crate::files::{COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
 use crate::source::{log_of, open_regular};
 use crate::standing::{Evidence, Standing};
@@ -32,6 +33,8 @@ pub struct Run {
     pub log: PathBuf,
     /// Its summary, if it can be read.
     pub status: Option<Status>,
+    /// The last line of its log, where that is one and the summary does not tell the end.
+    pub end: Option<End>,
     /// Bytes of all its files.
     pub bytes: u64,
     /// When any of them was last written.
@@ -57,11 +60,13 @@ impl Run {
             modified = modified.max(about.modified()?);
         }
         let log = log_of(dir);
+        let status = status_of(dir);
         Ok(is_run.then(|| Self {
             id: id.to_string_lossy().into_owned(),
             dir: dir.to_owned(),
+            end: end_of(&log, status.as_ref()),
             log,
-            status: status_of(dir),
+            status,
             bytes,
             modified,
         }))
@@ -76,14 +81,38 @@ impl Run {
         began.filter(|&began| began > 0).unwrap_or(modified).min(modified)
     }
 
-    /// How it stands, by its summary and its process.
+    /// How it stands, by its summary, its process, and the last line of its log.
     pub fn standing(&self) -> Standing {
         self.evidence().standing()
     }
 
     /// What is known of how it stands; who has read its log knows more.
     pub fn evidence(&self) -> Evidence<'_> {
-        self.status.as_ref().map(Evidence::of).unwrap_or_default()
+        let evidence = self.status.as_ref().map(Evidence::of).unwrap_or_default();
+        Evidence { end: self.end.as_ref(), ..evidence }
+    }
+}
+
+/// Bytes at the end of a log in which its last line is looked for.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// How a run ended by the last line of its log, where its summary does not say so. A compressed log cannot be read from its end.
+fn end_of(log: &Path, status: Option<&Status>) -> Option<End> {
+    let has_ended = status.is_some_and(|status| Evidence::of(status).code.is_some());
+    if has_ended || log.extension().is_some_and(|ending| ending == "zst") {
+        return None;
+    }
+    let mut file = open_regular(log).ok()?;
+    let len = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
+    // A last line without its line feed is not whole yet.
+    let whole = tail.strip_suffix(b"\n")?;
+    let line = whole.rsplit(|&byte| byte == b'\n').next()?;
+    match Event::parse(line) {
+        Ok(Line::Event(Event::End(end))) => Some(end),
+        _ => None,
     }
 }
 
@@ -251,6 +280,7 @@ pub fn of_path(path: &Path) -> Result<Run, FindError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let is_named =
         [EVENTS_FILE, COMPRESSED_FILE].iter().any(|n| path.file_name().is_some_and(|f| f == *n));
+    let status = if is_named { status_of(dir) } else { None };
     let name =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     Ok(Run {
@@ -258,7 +288,8 @@ pub fn of_path(path: &Path) -> Result<Run, FindError> {
         dir: dir.to_owned(),
         log: path.to_owned(),
         // Beside a file of another name lies the summary of another run, if any.
-        status: if is_named { status_of(dir) } else { None },
+        end: end_of(path, status.as_ref()),
+        status,
         bytes: about.len(),
         modified: about.modified().map_err(unreadable)?,
     })

@@ -144,7 +144,7 @@ impl<'a> Evidence<'a> {
 }
 
 fn of_code(code: i32, reason: &str) -> Standing {
-    match code - SIGNALLED {
+    match code.saturating_sub(SIGNALLED) {
         _ if code == 0 => Standing::Finished,
         // A request ends a run as SIGTERM does, so its code is the same.
         SIGTERM if reason.contains("by request") => Standing::Stopped(StoppedBy::Request),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::files::{CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES};
 use crate::runs::{Run, list_runs, status_of};
 use crate::source::{log_of, open_regular};
-use crate::standing::Standing;
+use crate::standing::{Evidence, Standing};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
         let mut may_go = is_ours
             && !is_newest
             && !has_results(&run)
-            && match run.standing() {
+            && match summed_up(&run) {
                 Standing::Starting
                 | Standing::Live
                 | Standing::Stalled(_)
@@ -110,7 +110,7 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
             may_go = false;
         }
         let is_plain = run.log.file_name().is_some_and(|name| name == EVENTS_FILE);
-        let has_ended = run.standing().is_over();
+        let has_ended = summed_up(&run).is_over();
         let draft = if is_ours && has_ended && is_plain && age > COMPRESS_AFTER {
             match Draft::of(&run, dry) {
                 Ok(draft) => Some(draft),
@@ -156,6 +156,12 @@ fn has_results(run: &Run) -> bool {
     let is_there =
         |name: &str| !name.contains('/') && run.dir.join(name).symlink_metadata().is_ok();
     named.chain([CHECKPOINT_FILE]).any(is_there)
+}
+
+/// How a run stands by its summary alone. One without a summary may be of another program, or of another machine that goes on with
+/// it: it is left alone until it is old, whatever its log says.
+fn summed_up(run: &Run) -> Standing {
+    run.status.as_ref().map_or(Standing::Unknown, |status| Evidence::of(status).standing())
 }
 
 fn drop_run(run: &Run, names: &[std::ffi::OsString], dry: bool, tidied: &mut Tidied) {

@@ -137,12 +137,8 @@ impl Part {
             Self::Inherent => "this plan simulated with these times, less work",
             Self::Imbalance => "simulated with each rank's own times, less the line above",
             Self::Copy => "simulated with copies and message delays as well, less the line above",
-            Self::Starved => {
-                "simulated with the time without a core, less the line above; no more than the window"
-            }
-            Self::Other => {
-                "what is left of the measured window: single slow operations, time between them"
-            }
+            Self::Starved => "simulated with the time without a core, less the line above",
+            Self::Other => "what is left of the measured window: slow single ops, gaps",
         }
     }
 }

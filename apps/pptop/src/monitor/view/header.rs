@@ -172,7 +172,7 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
     }
     if hello.span_every > 1 {
         let every = format::ordinal(hello.span_every);
-        pen.put(format!("   spans of every {every} step are kept"), theme.dim());
+        pen.put(format!("   spans: every {every} step"), theme.dim());
     }
 }
 

@@ -15,6 +15,8 @@ use crate::monitor::state::State;
 
 /// Above the closed form by this much, the bubble is pointed out.
 const GAP_NOTICE: f64 = 0.03;
+/// Below this many times the others no rank is called slow.
+const ALIKE: f64 = 1.05;
 const NAME_CELLS: usize = 10;
 
 /// Draws the panel; what matters most stands first, for the lower lines may not fit.
@@ -177,7 +179,11 @@ fn draw_slowest(pen: &mut Pen<'_>, model: &Model) {
     if let Some(slowest) = model.slowest() {
         name(pen, "slowest");
         let slow = rank_name(model, slowest.replica, slowest.rank);
-        pen.text(format!("r{slow} {:.1}x the others", slowest.ratio));
+        if slowest.ratio < ALIKE {
+            pen.text("none: ranks are alike");
+        } else {
+            pen.text(format!("r{slow} {:.1}x the others", slowest.ratio));
+        }
         pen.next_line();
     }
 }

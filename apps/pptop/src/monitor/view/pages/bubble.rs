@@ -65,9 +65,11 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     let n_rows =
         |n_lines: usize| u16::try_from(n_lines).unwrap_or(u16::MAX).saturating_add(TABLE_ROWS);
     let ranks_rows = n_rows(found.account.ranks.len());
-    // What to do next may take a second line, where no rank has to go for it.
+    // Why, and what to try, may take a second line each, where no rank has to go for it.
     let room = (area.width as usize).saturating_sub(2 + ADVICE_CELLS);
-    let more = wrapped(&found.advice.next, room, 2).len().saturating_sub(1) as u16;
+    let advice = &found.advice;
+    let more = |text: &str| wrapped(text, room, 2).len().saturating_sub(1) as u16;
+    let more = more(&advice.why) + more(&advice.next);
     let more = more.min(area.height.saturating_sub(PARTS_ROWS.saturating_add(ranks_rows)));
     let (parts_area, rest) = slice_top(area, PARTS_ROWS + more);
     draw_parts(buffer, parts_area, state, found, theme);
@@ -190,7 +192,10 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     }
     draw_ratios(&mut pen, account);
     let advice = &found.advice;
-    let lines = [("cost", &advice.what, 1), ("cause", &advice.why, 1), ("try", &advice.next, 2)];
+    let room = (pen.width() as usize).saturating_sub(ADVICE_CELLS);
+    let n_next = wrapped(&advice.next, room, 2).len();
+    let n_why = (pen.lines_left() as usize).saturating_sub(1 + n_next).clamp(1, 2);
+    let lines = [("cost", &advice.what, 1), ("cause", &advice.why, n_why), ("try", &advice.next, 2)];
     for (name, text, n_lines) in lines {
         pen.put(format!(" {name:<5}"), theme.dim());
         let n_lines = n_lines.min(pen.lines_left() as usize);
