@@ -58,7 +58,7 @@ fn more(gain: f64) -> String {
 }
 
 /// The first of some verdicts that has room; the last one is cut if it must be.
-fn that_fits<const N: usize>(verdicts: [String; N]) -> String {
+fn that_fits<const N: usize>(verdicts: &[String; N]) -> String {
     let fits = |verdict: &&String| verdict.chars().count() <= VERDICT_CELLS;
     let chosen = verdicts.iter().find(fits).or(verdicts.last()).cloned().unwrap_or_default();
     chosen.chars().take(VERDICT_CELLS).collect()
@@ -121,7 +121,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                     percent(ratio)
                 ),
                 "stop what else runs here, or use fewer ranks".to_owned(),
-                that_fits(["another program takes cores: stop it, or use fewer ranks".to_owned()]),
+                that_fits(&["another program takes cores: stop it, or use fewer ranks".to_owned()]),
             )
         }
         Part::Inherent => inherent(account, changes),
@@ -130,7 +130,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                 .to_owned(),
             "look at the timeline's overlay of steps, and at the slow operations in the log"
                 .to_owned(),
-            that_fits([format!(
+            that_fits(&[format!(
                 "single slow ops cost {} of a step: see the log",
                 percent(share(Part::Other))
             )]),
@@ -173,7 +173,7 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
         ),
         why: "ranks wait for a core, and then for ranks that waited for one; it is no bubble of the schedule".to_owned(),
         next,
-        verdict: that_fits([
+        verdict: that_fits(&[
             format!("{n_ranks} ranks share {cores} {name}, all wait for one: try {try_this}"),
             format!("{n_ranks} ranks share {cores} {name}: use fewer ranks"),
         ]),
@@ -255,7 +255,7 @@ fn imbalance(account: &Account, changes: &[WhatIf]) -> (String, String, String) 
         } else {
             format!("a faster device for r{rank}, or fewer stages: each has one layer already")
         };
-        let verdict = that_fits([
+        let verdict = that_fits(&[
             format!("{head}: give it a faster device"),
             format!("{head}: see its device"),
         ]);
@@ -263,7 +263,7 @@ fn imbalance(account: &Account, changes: &[WhatIf]) -> (String, String, String) 
     };
     let next =
         format!("fewer layers on r{rank}: {} ({} throughput)", change.flags, more(change.gain));
-    let verdict = that_fits([
+    let verdict = that_fits(&[
         format!("{head}: try {}", change.flags),
         format!("{head}: {}", change.flags),
         format!("{head}: move layers off it"),
@@ -284,7 +284,7 @@ fn copy(account: &Account) -> (String, String, String) {
         Some((from, to, delay)) => (
             format!("a message from r{from} to r{to} takes {}: the slowest link", millis(delay)),
             next,
-            that_fits([format!(
+            that_fits(&[format!(
                 "r{to} waits {} for messages of r{from}: try {short}",
                 millis(delay)
             )]),
@@ -292,7 +292,7 @@ fn copy(account: &Account) -> (String, String, String) {
         None => (
             "handing tensors over takes time on the ranks themselves".to_owned(),
             next,
-            that_fits([format!("copies between ranks cost most: try {short}")]),
+            that_fits(&[format!("copies between ranks cost most: try {short}")]),
         ),
     }
 }
@@ -320,7 +320,7 @@ fn inherent(account: &Account, changes: &[WhatIf]) -> (String, String, String) {
                 more(line.gain),
                 line.peak_activations
             ),
-            that_fits([
+            that_fits(&[
                 format!("{head}: try {}", line.flags),
                 format!("fill and drain {:.0} %: try {}", share * 100.0, line.flags),
                 format!("fill and drain {:.0} %: try {}", share * 100.0, line.change),
@@ -329,7 +329,7 @@ fn inherent(account: &Account, changes: &[WhatIf]) -> (String, String, String) {
         None => (
             why,
             "more micro-batches a step, or fewer ranks".to_owned(),
-            that_fits([
+            that_fits(&[
                 format!("{head}: more micro-batches"),
                 "fill and drain cost most: more micro-batches".to_owned(),
             ]),

@@ -664,7 +664,7 @@ impl Model {
     pub fn flops(&self) -> Option<f64> {
         let of_sample = self.hello.as_ref()?.flops_per_sample;
         let samples = self.steps.samples_per_second()?;
-        (of_sample > 0).then(|| of_sample as f64 * samples)
+        (of_sample > 0).then_some(of_sample as f64 * samples)
     }
 
     /// The share of what the devices could do at most that was done (MFU), where somebody said what that is.

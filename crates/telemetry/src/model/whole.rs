@@ -98,10 +98,10 @@ impl Tally {
             Event::Hello(hello) => {
                 *self = Self { expected: Expected::of(hello), ..Self::default() }
             }
-            Event::Span(span) => {
-                if self.running.len() < RUNNING_MAX || self.running.contains_key(&span.step) {
-                    self.running.entry(span.step).or_default().add(span);
-                }
+            Event::Span(span)
+                if self.running.len() < RUNNING_MAX || self.running.contains_key(&span.step) =>
+            {
+                self.running.entry(span.step).or_default().add(span);
             }
             Event::Step(step) => {
                 // Of the steps before the first that is looked at nobody knows which of them lost what.
