@@ -643,8 +643,10 @@ fn the_runs_that_are_kept_are_a_list() {
     terminal.press("c");
     let screen = terminal.wait_for("two runs");
     assert!(screen.contains("last loss") && screen.contains("samples a second"), "{screen}");
-    terminal.press("Escape");
-    terminal.wait("the list", |screen| !screen.contains("two runs"));
+    terminal.press("Enter");
+    terminal.wait_for("[4]Loss");
+    terminal.press("q");
+    terminal.wait("the list", |screen| screen.contains("3 runs") && !screen.contains("two runs"));
     // What is asked about opens on Cancel, and Enter acts on what is chosen.
     terminal.press("/");
     terminal.wait_for("search /");

@@ -127,6 +127,10 @@ pub(crate) fn chosen_from(config: &Config) -> Result<(), CliError> {
         let chosen = choose(&launch, &mut state)
             .map_err(|error| CliError::Failed(format!("the list: {error:#}")))?;
         let (watch, read_only) = match chosen {
+            Chosen::LayOver(runs) => {
+                look.compare(runs.map(Watch::Found).into())?;
+                continue;
+            }
             Chosen::Nothing => return Ok(()),
             Chosen::Signalled(code) => return Err(CliError::Code(code as u8)),
             Chosen::Open(run) => (Watch::Found(run), false),

@@ -104,6 +104,23 @@ impl Look {
     /// # Errors
     /// The terminal cannot be used, or the exit code is not 0.
     pub(crate) fn watch(self, runs: Vec<Watch>, read_only: bool) -> Result<(), CliError> {
+        self.show(runs, read_only, monitor::run)
+    }
+
+    /// Lays the losses of two runs over each other.
+    ///
+    /// # Errors
+    /// As [`Look::watch`].
+    pub(crate) fn compare(self, runs: Vec<Watch>) -> Result<(), CliError> {
+        self.show(runs, false, monitor::compare)
+    }
+
+    fn show(
+        self,
+        runs: Vec<Watch>,
+        read_only: bool,
+        how: fn(Launch) -> anyhow::Result<i32>,
+    ) -> Result<(), CliError> {
         let launch = Launch {
             runs,
             theme: self.theme,
@@ -112,8 +129,8 @@ impl Look {
             interval: self.interval,
             read_only,
         };
-        let code = monitor::run(launch)
-            .map_err(|error| CliError::Failed(format!("the screen: {error:#}")))?;
+        let code =
+            how(launch).map_err(|error| CliError::Failed(format!("the screen: {error:#}")))?;
         // An exit code is a byte.
         if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
     }

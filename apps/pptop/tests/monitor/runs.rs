@@ -221,7 +221,12 @@ fn two_are_marked_and_compared() {
     acted(&mut state, &[RunsAction::Mark, RunsAction::Mark]);
     let dirs = ["gpt-20261128-091500", "seed-mlp-20261127-174200"];
     let dirs = dirs.map(|id| PathBuf::from("/state/runs").join(id));
-    assert_eq!(state.act(RunsAction::Compare), Some(RunsEffect::Compare(dirs)));
+    assert_eq!(state.act(RunsAction::Compare), Some(RunsEffect::Compare(dirs.clone())));
+    // From the table one goes to both losses, and comes back to the list.
+    let names = ["one".to_owned(), "other".to_owned()];
+    state.show_comparison(Comparison::of(names, &[Model::new(), Model::new()]));
+    acted(&mut state, &[RunsAction::Move(1)]);
+    assert_eq!(state.act(RunsAction::Open), Some(RunsEffect::LayOver(dirs)));
     // A third takes the place of the first.
     acted(&mut state, &[RunsAction::Move(1), RunsAction::Mark]);
     let Some(RunsEffect::Compare([first, _])) = state.act(RunsAction::Compare) else {

@@ -53,6 +53,8 @@ pub enum Chosen {
     Open(Box<Run>),
     /// A run is to be played again.
     Replay(Box<Run>),
+    /// The losses of two runs are to be laid over each other.
+    LayOver([Box<Run>; 2]),
     /// A signal has ended it, with this exit code.
     Signalled(i32),
 }
@@ -131,6 +133,12 @@ pub fn choose(launch: &ListLaunch<'_>, state: &mut Option<RunsState>) -> anyhow:
                     list.looked = None;
                 }
                 Some(RunsEffect::Compare(dirs)) => list.compare(dirs),
+                Some(RunsEffect::LayOver([first, second])) => {
+                    match (run_of(&first), run_of(&second)) {
+                        (Ok(first), Ok(second)) => return Ok(Chosen::LayOver([first, second])),
+                        (Err(why), _) | (_, Err(why)) => state.set_note(why),
+                    }
+                }
                 Some(RunsEffect::Redraw) => {
                     screen.terminal().clear().context("cannot draw on the terminal")?;
                 }

@@ -75,6 +75,8 @@ pub enum RunsEffect {
     Delete(PathBuf),
     /// Read the logs of two runs.
     Compare([PathBuf; 2]),
+    /// Lay the losses of two runs over each other.
+    LayOver([PathBuf; 2]),
     /// Draw everything anew.
     Redraw,
     /// Give the terminal back to the shell for a while.
@@ -293,8 +295,11 @@ impl RunsState {
                 return None;
             }
             Some(Over::Comparison(comparison)) => {
-                match action {
-                    RunsAction::Quit | RunsAction::Back | RunsAction::Open => {}
+                match (action, self.marked.as_slice()) {
+                    (RunsAction::Open, [first, second]) => {
+                        return Some(RunsEffect::LayOver([first.clone(), second.clone()]));
+                    }
+                    (RunsAction::Quit | RunsAction::Back, _) => {}
                     _ => self.over = Some(Over::Comparison(comparison)),
                 }
                 return None;

@@ -160,7 +160,7 @@ fn draw_comparison(buffer: &mut Buffer, area: Rect, theme: Theme, comparison: &C
     let width = widest.min(room / 2);
     let window = middle(area, WHAT + 2 * width + CHANGE + 4, comparison.lines.len() + 1);
     Clear.render(window, buffer);
-    let inside = panel(buffer, window, theme, "two runs", "Esc closes");
+    let inside = panel(buffer, window, theme, "two runs", "Enter: both losses, Esc closes");
     let mut pen = Pen::new(buffer, inside, theme);
     let cell = |text: &str| format!("{:>width$}", format::cut(&format::plain(text), width));
     let indent = " ".repeat(WHAT + 1);
