@@ -44,6 +44,10 @@ impl PhaseEvent {
     /// A result is written.
     pub const SAVING: &str = "saving";
 
+    /// Names of what comes before the first step.
+    pub const OF_THE_START: [&str; 4] =
+        [Self::PROFILING, Self::CUTTING, Self::REHEARSING, Self::BUILDING];
+
     /// What is done and how far: `evaluating 3/12`.
     pub fn text(&self) -> String {
         match (self.total, self.dur_ns) {

@@ -8,6 +8,7 @@ mod devices;
 mod log;
 mod loss;
 mod overview;
+mod phases;
 mod runs;
 mod screens;
 mod themes;

@@ -208,8 +208,10 @@ fn draw_peak(pen: &mut Pen<'_>, model: &Model) {
 fn draw_training(pen: &mut Pen<'_>, model: &Model) {
     if let Some(step) = model.steps().last() {
         name(pen, "training");
-        let text =
-            format!("lr {}  grad norm {}", format::number(step.lr), format::number(step.grad_norm));
+        let norm = format!("grad norm {}", format::number(step.grad_norm));
+        let both = format!("lr {}  {norm}", format::number(step.lr));
+        // A number that is cut is another number.
+        let text = if both.chars().count() <= pen.left() as usize { both } else { norm };
         let style = if model.alarm().is_some() { pen.theme.bad() } else { Style::new() };
         pen.put(text, style);
         pen.next_line();

@@ -1,6 +1,6 @@
 //! One step, drawn to scale: a row for each rank, a cell for each slice of time.
 
-use pp_telemetry::{Model, RankState, RecordedStep, Span, SpanKind};
+use pp_telemetry::{Model, PhaseEvent, RankState, RecordedStep, Span, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
@@ -25,6 +25,60 @@ pub(crate) enum Naming {
     Short,
 }
 
+/// What the run did after a step and before the next: drawn behind the step, and not to its scale.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tail {
+    /// What it was and how long it took: `evaluating 410 ms`.
+    text: String,
+    letter: char,
+    pub(crate) n_cells: u16,
+}
+
+impl Tail {
+    /// The narrowest row that has room for it.
+    const ROW_MIN: u16 = 36;
+
+    /// What followed a step of which rows are `n_cells` wide.
+    pub(crate) fn of(state: &State, step: &RecordedStep, n_cells: u16) -> Option<Self> {
+        if state.timeline().scale() > 1 || n_cells < Self::ROW_MIN {
+            return None;
+        }
+        let model = state.shown();
+        let is_its = |phase: &&PhaseEvent| phase.step == Some(step.step);
+        let mut told = Vec::new();
+        for phase in model.phases().filter(is_its) {
+            let seconds = phase.dur_ns.unwrap_or(0) as f64 * 1e-9;
+            told.push(format!("{} {}", format::plain(&phase.phase), format::duration(seconds)));
+        }
+        told.extend(model.phase().filter(is_its).map(|phase| format::plain(&phase.text())));
+        let letter = told.last()?.chars().next()?.to_ascii_uppercase();
+        let text = told.join(", ");
+        let most = n_cells / 3;
+        let n_cells = u16::try_from(text.chars().count() + 3).unwrap_or(most).min(most);
+        Some(Self { text, letter, n_cells })
+    }
+
+    /// Draws its part of a row; the first one says what it is.
+    pub(crate) fn draw(&self, pen: &mut Pen<'_>, x: u16, y: u16, is_first: bool) {
+        let theme = pen.theme;
+        let edge = if theme.ascii { '|' } else { '┊' };
+        pen.cell(x, y, edge, theme.dim());
+        let style = theme.op(SpanKind::Checkpoint);
+        let n_cells = self.n_cells.saturating_sub(1) as usize;
+        let filled = || std::iter::repeat(self.letter);
+        let text: String = if is_first {
+            let text = format!("{} ", format::cut(&self.text, n_cells.saturating_sub(1)));
+            text.chars().chain(filled()).take(n_cells).collect()
+        } else {
+            filled().take(n_cells).collect()
+        };
+        for (symbol, at) in text.chars().zip(1_u16..) {
+            let symbol = if theme.ascii && !symbol.is_ascii() { '?' } else { symbol };
+            pen.cell(x.saturating_add(at), y, symbol, style);
+        }
+    }
+}
+
 /// Draws the panel.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let model = state.shown();
@@ -35,6 +89,8 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     };
     let Some(range_ns) = state.timeline().range_ns(step) else { return };
     let n_cells = area.width.saturating_sub(2 + LABEL_CELLS + 1);
+    let tail = Tail::of(state, step, n_cells);
+    let n_cells = n_cells - tail.as_ref().map_or(0, |tail| tail.n_cells);
     let n_rows = area.height.saturating_sub(3);
     let first = state.first_rank(n_rows as usize);
     let chunks = model.hello().is_some_and(|hello| hello.virtual_stages > 1);
@@ -55,6 +111,9 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     for (y, (rank, cells)) in (0..).zip(&rows) {
         pen.line(y).put(format!(" r{}", rank_name(model, rank.replica, rank.rank)), STRONG);
         draw_cells(&mut pen, LABEL_CELLS, y, cells, Naming::Full, chunks);
+        if let Some(tail) = &tail {
+            tail.draw(&mut pen, LABEL_CELLS + n_cells, y, y == 0);
+        }
     }
     pen.line(n_rows);
     draw_axis(&mut pen, step, range_ns, LABEL_CELLS, n_cells);

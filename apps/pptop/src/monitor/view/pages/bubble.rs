@@ -1,6 +1,6 @@
 //! Where the time of the ranks goes: the parts of the window, what each rank does, and what changes would bring.
 
-use pp_telemetry::{Account, Part, RankTime, SpanKind, WhatIf};
+use pp_telemetry::{Account, Model, Part, PhaseEvent, RankTime, SpanKind, WhatIf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -324,6 +324,13 @@ pub(crate) fn draw_ranks(
     } else {
         format!("step {} ms", millis(account.step_seconds))
     };
+    let beside = beside_the_steps(state.shown());
+    let room = (area.width as usize).saturating_sub(title.len() + right.chars().count() + 12);
+    let right = match beside.chars().count() {
+        0 => right,
+        n if n > room => right,
+        _ => format!("{beside}   {right}"),
+    };
     let inside = panel(buffer, area, theme, title, &right);
     let below = ranks.len().saturating_sub(first + n_rows);
     mark_more(buffer, area, theme, (first, below), &state.keymap().scroll_keys());
@@ -414,6 +421,23 @@ fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells:
         theme.idle().to_string().repeat((n_cells as usize).saturating_sub(n_drawn)),
         theme.dim(),
     );
+}
+
+/// What took time between the steps, which no step has in its numbers: `between steps: evaluating 6 x 410 ms`.
+fn beside_the_steps(model: &Model) -> String {
+    let between = model
+        .phase_costs()
+        .filter(|(name, _)| !PhaseEvent::OF_THE_START.contains(name))
+        .filter_map(|(name, cost)| {
+            let each = format::duration(cost.median_seconds()?);
+            Some(format!("{} {} x {each}", format::plain(name), cost.count))
+        });
+    let between: Vec<String> = between.collect();
+    if between.is_empty() {
+        String::new()
+    } else {
+        format!("between steps: {}", between.join(", "))
+    }
 }
 
 /// Draws what changes would bring, the best first.

@@ -16,7 +16,7 @@ use super::super::devices::rank_name;
 use super::super::format;
 use super::super::paint::{Pen, head, mark_more, panel};
 use super::super::theme::{STRONG, Theme, letter};
-use super::super::timeline::{Kinds, Naming, cells, draw_axis, draw_cells, heading, title};
+use super::super::timeline::{Kinds, Naming, Tail, cells, draw_axis, draw_cells, heading, title};
 use crate::monitor::state::{Dependency, Mode, Planned, State, Target, first_compute_ns, ops_of};
 use details::signed;
 use overlaid::shades;
@@ -134,6 +134,8 @@ struct Page<'a> {
     is_embedded: bool,
     label_cells: u16,
     n_cells: u16,
+    /// What the run did after the step.
+    tail: Option<Tail>,
     chosen: Option<&'a Span>,
     cause: Option<Dependency<'a>>,
     path: Vec<&'a Span>,
@@ -218,6 +220,9 @@ impl<'a> Page<'a> {
             _ => u16::from(width > 10) * 4,
         };
         let n_cells = width.saturating_sub(label_cells + u16::from(is_framed));
+        let is_single = timeline.mode() != Mode::Overlaid;
+        let tail = Tail::of(state, step, n_cells).filter(|_| is_single);
+        let n_cells = n_cells - tail.as_ref().map_or(0, |tail| tail.n_cells);
         let (chosen, cause) = (timeline.chosen(model), timeline.cause(model));
         let path = timeline.path(model);
         let overlaid = match timeline.mode() {
@@ -235,6 +240,7 @@ impl<'a> Page<'a> {
             is_embedded: false,
             label_cells,
             n_cells,
+            tail,
             chosen,
             cause,
             path,
@@ -318,6 +324,7 @@ impl<'a> Page<'a> {
             self.draw_head(pen, mode, plan, refusal);
             y += 1;
         }
+        let y_first = y;
         for (row, rank) in shown() {
             self.draw_label(pen, y, row, rank);
             if mode == Mode::Overlaid {
@@ -325,6 +332,11 @@ impl<'a> Page<'a> {
             } else {
                 let of_rank = self.step.spans.iter().filter(|span| is_of(span, rank));
                 self.draw_row(pen, y, lines.per_rank, of_rank, self.range_ns);
+            }
+            if let Some(tail) = &self.tail {
+                for line in y..y.saturating_add(lines.per_rank) {
+                    tail.draw(pen, self.label_cells + self.n_cells, line, line == y_first);
+                }
             }
             self.draw_marks(pen, y, lines.per_rank, rank);
             y += lines.per_rank;
