@@ -96,6 +96,7 @@ impl Spool {
             dir: path.clone(),
             log: path,
             status: None,
+            end: None,
             bytes: self.n_bytes,
             modified: SystemTime::now(),
         }
@@ -162,7 +163,7 @@ fn is_log(begun: &[u8], is_all: bool) -> Option<bool> {
         match Event::parse(line) {
             // A later version is told by whoever reads it.
             Ok(_) | Err(LineError::NewerSchema { .. }) => return Some(true),
-            Err(LineError::Malformed(_)) => {}
+            Err(LineError::Malformed(_) | LineError::Damaged) => {}
         }
     }
     let is_enough = is_all || n_lines == LINES_LOOKED_AT || begun.len() > BYTES_LOOKED_AT;

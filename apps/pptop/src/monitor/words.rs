@@ -148,7 +148,7 @@ mod tests {
     fn a_text_is_found_whatever_its_letters() {
         assert_eq!(find("GPU gpu", "Gpu"), [0..3, 4..7]);
         assert_eq!(find("aaa aa", "aa"), [0..2, 4..6]);
-        assert_eq!(find("Straße İ", "STRASSE"), []);
+        assert!(find("Straße İ", "STRASSE").is_empty());
         assert_eq!(find("漢字字", "字"), [1..2, 2..3]);
         assert_eq!((find("", "a"), find("a", "")), (vec![], vec![]));
     }

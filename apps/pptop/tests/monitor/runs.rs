@@ -21,6 +21,7 @@ fn row(id: &str, standing: Standing) -> Row {
             dir: PathBuf::from("/state/runs").join(id),
             log: PathBuf::from("/state/runs").join(id).join("events.jsonl"),
             status: None,
+            end: None,
             bytes: 4_200_000,
             modified: SystemTime::now() - Duration::from_secs(3 * 3600 + 60),
         },

@@ -237,6 +237,7 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     if let Some(planned) = plan.iter().find(|planned| planned.rank == rank.rank) {
         text.text(format!(" planned {}", format::bytes(planned.peak_bytes)));
     }
+    let has_gpu = model.gpu_of(rank.replica, rank.rank).is_some();
     put_fit(text, room, if has_gpu { "device memory" } else { "host RAM" });
     let Mem {
         parameter_bytes,
