@@ -135,7 +135,9 @@ fn copy(mut from: impl Read, into: &mut File) -> Result<u64, SpoolError> {
         let n_read = from.read(&mut chunk)?;
         if let Some(begun) = &mut looked_at {
             begun.extend_from_slice(&chunk[..n_read]);
-            match is_log(begun, n_read == 0) {
+            let is_due =
+                chunk[..n_read].contains(&b'\n') || n_read == 0 || begun.len() > BYTES_LOOKED_AT;
+            match is_due.then(|| is_log(begun, n_read == 0)).flatten() {
                 Some(true) => looked_at = None,
                 Some(false) if n_bytes > 0 || n_read > 0 => return Err(SpoolError::NoLog),
                 _ => {}

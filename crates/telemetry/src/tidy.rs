@@ -130,11 +130,9 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
         if n_kept > 0 && kept_bytes.saturating_add(log_bytes) > keep.bytes {
             // From here on there is no room, for older ones neither.
             is_full = true;
-            if may_go {
-                let done = draft.as_ref().map_or(Ok(()), Draft::discard);
-                if done.is_ok() && has_to_go(&mut tidied) {
-                    continue;
-                }
+            // What was compressed for nothing goes with the rest.
+            if may_go && has_to_go(&mut tidied) {
+                continue;
             }
         }
         if let Some(draft) = draft {
@@ -304,10 +302,6 @@ impl<'a> Draft<'a> {
             fs::File::open(dir)?.sync_all()?;
         }
         fs::remove_file(&self.run.log)
-    }
-
-    fn discard(&self) -> io::Result<()> {
-        if self.is_dry { Ok(()) } else { remove_if_there(&self.run.dir.join(COMPRESSED_DRAFT)) }
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::Command;
 
 use pp_telemetry::{Request, ask, status_of};
+use rustix::process::Signal;
 use safetensors::SafeTensors;
 
 use crate::home::{Events, Home, Ran, words};
@@ -40,6 +41,12 @@ fn set_mode(home: &Home, name: &str, mode: u32) {
     fs::set_permissions(home.path(name), fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// A folder that only its owner may write to, whatever the umask is.
+fn folder(home: &Home, name: &str) {
+    fs::create_dir(home.path(name)).unwrap();
+    set_mode(home, name, 0o755);
+}
+
 fn weights(home: &Home, name: &str) -> usize {
     let bytes = fs::read(home.path(name)).unwrap();
     SafeTensors::deserialize(&bytes).unwrap().len()
@@ -52,7 +59,7 @@ fn a_result_never_takes_the_place_of_what_is_read() {
     home.write("plan.csv", b"0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n");
     home.write("lib.so", b"");
     fs::hard_link(home.path("text"), home.path("hard")).unwrap();
-    fs::create_dir(home.path("sub")).unwrap();
+    folder(&home, "sub");
     symlink(home.path("sub"), home.path("link")).unwrap();
     home.write("sub/w", b"");
     let here = home.path("text").display().to_string();
@@ -103,9 +110,11 @@ fn an_existing_result_is_replaced_only_by_force() {
 #[test]
 fn a_name_that_is_taken_meanwhile_costs_nobody_anything() {
     let home = Home::new();
-    let mut run = home.start(&words(&format!("{SLEEP} --steps 40 --save w.safetensors")));
-    run.wait_for("step");
+    let mut run = home.start(&words(&format!("{SLEEP} --steps 200 --save w.safetensors")));
+    run.wait_for("hello");
+    run.signal(Signal::STOP);
     home.write("w.safetensors", b"theirs");
+    run.signal(Signal::CONT);
     let ran = run.finish();
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert_eq!(fs::read(home.path("w.safetensors")).unwrap(), b"theirs");
@@ -119,10 +128,12 @@ fn a_name_that_is_taken_meanwhile_costs_nobody_anything() {
 #[test]
 fn a_folder_that_is_gone_does_not_take_the_result_with_it() {
     let home = Home::new();
-    fs::create_dir(home.path("out")).unwrap();
-    let mut run = home.start(&words(&format!("{SLEEP} --steps 40 --save out/w.safetensors")));
-    run.wait_for("step");
+    folder(&home, "out");
+    let mut run = home.start(&words(&format!("{SLEEP} --steps 200 --save out/w.safetensors")));
+    run.wait_for("hello");
+    run.signal(Signal::STOP);
     fs::remove_dir(home.path("out")).unwrap();
+    run.signal(Signal::CONT);
     let ran = run.finish();
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     assert!(weights(&home, "run/w.safetensors") > 0);
@@ -197,12 +208,12 @@ fn a_folder_with_files_of_a_run_is_refused_and_one_with_others_is_not() {
         "checkpoint.safetensors",
         ".status.json.new",
     ] {
-        fs::create_dir(home.path("d")).unwrap();
+        folder(&home, "d");
         home.write(&format!("d/{name}"), b"mine");
         refused(&home, &format!("{TINY} --run-dir d"), &["--run-dir d holds", name]);
         fs::remove_dir_all(home.path("d")).unwrap();
     }
-    fs::create_dir(home.path("d")).unwrap();
+    folder(&home, "d");
     home.write("d/stderr.log", b"old\n");
     home.write("d/notes.txt", b"mine");
     symlink("d", home.path("link")).unwrap();
@@ -216,7 +227,7 @@ fn a_folder_with_files_of_a_run_is_refused_and_one_with_others_is_not() {
     symlink("nowhere", home.path("dangling")).unwrap();
     refused(&home, &format!("{TINY} --run-dir dangling"), &["dangling", "leads nowhere"]);
     // A link within the folder is followed by nobody.
-    fs::create_dir(home.path("e")).unwrap();
+    folder(&home, "e");
     home.write("target", b"mine");
     symlink(home.path("target"), home.path("e/events.jsonl")).unwrap();
     refused(&home, &format!("{TINY} --run-dir e"), &["e holds a run already"]);
@@ -229,7 +240,7 @@ fn a_folder_with_files_of_a_run_is_refused_and_one_with_others_is_not() {
 #[test]
 fn what_an_earlier_run_has_said_stays() {
     let home = Home::new();
-    fs::create_dir(home.path("d")).unwrap();
+    folder(&home, "d");
     home.write("d/stderr.log", b"old\n");
     let pptop = env!("CARGO_BIN_EXE_pptop");
     let train =
