@@ -195,7 +195,8 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
     let room = (pen.width() as usize).saturating_sub(ADVICE_CELLS);
     let n_next = wrapped(&advice.next, room, 2).len();
     let n_why = (pen.lines_left() as usize).saturating_sub(1 + n_next).clamp(1, 2);
-    let lines = [("cost", &advice.what, 1), ("cause", &advice.why, n_why), ("try", &advice.next, 2)];
+    let lines =
+        [("cost", &advice.what, 1), ("cause", &advice.why, n_why), ("try", &advice.next, 2)];
     for (name, text, n_lines) in lines {
         pen.put(format!(" {name:<5}"), theme.dim());
         let n_lines = n_lines.min(pen.lines_left() as usize);
