@@ -13,6 +13,8 @@
 //!
 //! A GPU is known by its UUID or its address on the bus, never by its number: CUDA and NVML count differently.
 
+#![forbid(unsafe_code)]
+
 mod library;
 mod metrics;
 mod names;

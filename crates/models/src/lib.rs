@@ -16,6 +16,8 @@
 //! # }
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod data;
 mod error;
 mod gpt;

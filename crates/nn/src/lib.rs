@@ -33,6 +33,8 @@
 //! # }
 //! ```
 
+#![deny(unsafe_code)]
+
 mod attention;
 mod context;
 mod cpu;

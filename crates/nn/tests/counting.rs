@@ -206,3 +206,20 @@ fn the_peak_is_the_most_since_it_was_reset() {
     drop(held);
     assert_eq!(peak_bytes() - before, 20_000);
 }
+
+#[test]
+fn absurd_numbers_move_and_the_allocator_does_not_panic() {
+    let before = live_bytes();
+    for _ in 0..3 {
+        moved_in(usize::MAX);
+        moved_in(isize::MAX as usize);
+        drop(vec![0_u8; 5000]);
+    }
+    for _ in 0..3 {
+        moved_out(usize::MAX);
+        moved_out(isize::MAX as usize);
+        drop(vec![0_u8; 5000]);
+    }
+    assert_eq!(live_bytes(), before);
+    reset_peak();
+}

@@ -115,6 +115,7 @@ pub fn gemm(
 }
 
 /// The product by the `gemm` crate. Of views that [`gemm`] has checked.
+#[expect(unsafe_code, reason = "the crate has no safe product, and takes no slices")]
 fn packed(
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
