@@ -144,6 +144,10 @@ fn lost_events_are_known_with_their_time() {
     let lost: Vec<_> = model.lost().map(|lost| (lost.step, lost.count)).collect();
     assert_eq!(lost, [(None, 2), (Some(10), 3), (Some(20), 5), (Some(30), 5)]);
     assert_eq!((model.n_dropped(), model.lost().next().unwrap().elapsed_ns), (15, 7));
+    let groups = model.lost_groups();
+    let groups: Vec<_> =
+        groups.iter().map(|lost| (lost.first_step, lost.step, lost.count)).collect();
+    assert_eq!(groups, [(Some(10), Some(30), 15)], "one line, with all of them");
 }
 
 /// What was lost of a step looks idle to whoever adds up its spans.

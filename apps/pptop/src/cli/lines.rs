@@ -113,8 +113,8 @@ impl Teller {
         for group in self.model.slow_groups() {
             print(&format!("slow: {}\n", one_line(&slow_line(group))))?;
         }
-        for lost in self.model.lost() {
-            print(&format!("lost: {}\n", lost_line(lost)))?;
+        for lost in self.model.lost_groups() {
+            print(&format!("lost: {}\n", lost_line(&lost)))?;
         }
         Ok(())
     }

@@ -45,6 +45,8 @@ mod sizes;
 mod snapshot;
 mod standing;
 #[cfg(feature = "train")]
+mod starting;
+#[cfg(feature = "train")]
 mod stopping;
 #[cfg(feature = "train")]
 mod story;

@@ -136,7 +136,9 @@ pub(crate) fn model_of(run: &Run) -> Result<(Model, u64), CliError> {
             break;
         }
     }
-    if model.hello().is_none() {
+    // A run that starts has phases before it says what it trains.
+    let starts = model.phase().is_some() || model.phases().next().is_some();
+    if model.hello().is_none() && !starts {
         return Err(not_a_run(run, follower.first_refusal().as_deref()));
     }
     Ok((model, follower.n_bad_lines()))
@@ -277,7 +279,7 @@ impl Standing {
             slow_ops: model.n_slow_ops(),
             bad_lines,
             found,
-            run: one_line(&hello.run),
+            run: one_line(if hello.run.is_empty() { &run.id } else { &hello.run }),
             model: one_line(&hello.model),
             schedule: one_line(&hello.schedule),
             pp: hello.pp,

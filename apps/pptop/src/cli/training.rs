@@ -15,17 +15,18 @@ use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_schedule::clean_lines;
 use pp_telemetry::{
-    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, PhaseEvent, PlannedMem,
-    Recorder, Request, StepEvent, Warn, Watchdog,
+    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Log, Mem, PhaseEvent, Recorder,
+    Request, StepEvent, Warn, Watchdog,
 };
 
 use pptop::whole_file::{Identity, Taken, WholeFile};
 use signal_hook::consts::SIGTERM;
 
 use super::CliError;
-use super::job::{ModelSpec, Prepared, Preparing, Profiles, Session, chain, devices_line};
+use super::job::{ModelSpec, Prepared, Session, chain, devices_line};
 use super::phases::Phases;
 use super::results::{self, Named, Wanted};
+use super::starting::{Ready, make_ready, never_began};
 use super::stopping::{self, Starting, Stop};
 use super::story::Story;
 
@@ -89,61 +90,6 @@ enum Early {
     Failed(TrainerError),
     /// A result could not be written.
     Result(String),
-}
-
-/// What a run has before its first step.
-struct Ready {
-    session: Session,
-    trainer: Trainer,
-    memory_plan: Vec<PlannedMem>,
-    /// What was done for it, and how many seconds that took.
-    took: Vec<(&'static str, f64)>,
-}
-
-/// Measures, cuts, rehearses and builds; each of it is a phase in the log.
-fn make_ready(
-    prepared: Prepared,
-    recorder: &Recorder,
-    origin: Instant,
-    phases: &Phases,
-) -> Result<Ready, CliError> {
-    let mut took = Vec::new();
-    let mut phase = None;
-    let mut session = prepared.cut(&mut Profiles::default(), |now| match now {
-        Preparing::Profiling(done, total) => phase
-            .get_or_insert_with(|| phases.begin(PhaseEvent::PROFILING, None, total))
-            .at(done, total),
-        Preparing::Cutting => {
-            took.extend(phase.take().map(|phase| (PhaseEvent::PROFILING, phase.end())));
-            phase = Some(phases.begin(PhaseEvent::CUTTING, None, 0));
-        }
-    })?;
-    took.extend(phase.map(|phase| (PhaseEvent::CUTTING, phase.end())));
-    let phase = phases.begin(PhaseEvent::REHEARSING, None, 0);
-    let memory_plan = session.memory_plan()?;
-    took.push((PhaseEvent::REHEARSING, phase.end()));
-    let phase = phases.begin(PhaseEvent::BUILDING, None, 0);
-    let trainer = session.trainer(recorder.clone(), origin)?;
-    took.push((PhaseEvent::BUILDING, phase.end()));
-    Ok(Ready { session, trainer, memory_plan, took })
-}
-
-/// The log of a run that did not come as far as its first step, and what standard output is told of it.
-fn never_began(error: &CliError, recorder: &Recorder, origin: Instant, output: Output) {
-    let (code, reason) = match error {
-        CliError::Usage(text) => (2, text.clone()),
-        CliError::Failed(text) => (1, text.clone()),
-        CliError::Code(code) => (i32::from(*code), String::new()),
-    };
-    let wall_seconds = origin.elapsed().as_secs_f64();
-    let end = End { code, reason, wall_seconds, ..End::default() };
-    if output == Output::Json
-        && let Ok(json) = Event::End(end.clone()).to_json()
-    {
-        // What went wrong is told by the exit code as well.
-        let _ = super::print(&format!("{json}\n"));
-    }
-    recorder.finish(end);
 }
 
 impl Run {
@@ -462,7 +408,14 @@ impl Run {
         }
         let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
         if let Some(alarm) = self.watchdog.step(outcome.step, loss, grad_norm) {
-            self.warn(Some(outcome.step), alarm.to_string());
+            let (elapsed_ns, message) =
+                (self.origin.elapsed().as_nanos() as u64, alarm.to_string());
+            // With --json it is a line of the run like others, and nothing is wrong with the program.
+            if self.output == Output::Plain {
+                let _ = writeln!(std::io::stderr(), "pptop: {message}");
+            }
+            let step = Some(outcome.step);
+            self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
         }
         if let Some(message) = self.recorder.take_warning() {
             self.warn(Some(outcome.step), message);

@@ -86,10 +86,13 @@ fn a_loss_that_diverges_is_told_everywhere() {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     let goes_wrong =
         |text: &str| text.contains("the loss diverges: ") || text.contains("not finite");
-    assert!(goes_wrong(&ran.stderr), "{}", ran.stderr);
-    assert!(ran.stderr.lines().count() <= 4, "told once: {}", ran.stderr);
+    assert_eq!(ran.stderr, "", "with --json it is a line like others");
     let warned = Events::of(&ran.stdout);
     assert!(warned.kind("warn").iter().any(|warn| goes_wrong(warn["message"].as_str().unwrap())));
+    assert!(warned.kind("warn").len() <= 4, "told once: {:?}", warned.kind("warn"));
+    let plain = format!("{line} --run-dir plain").replace("--json --run-dir run", "");
+    let plain = home.run(&words(&plain));
+    assert!(plain.code == Some(0) && goes_wrong(&plain.stderr), "{}", plain.stderr);
     let report = home.stdout("report run");
     assert!(report.starts_with("ALARM  the loss "), "{report}");
     let snapshot: Value = serde_json::from_str(&home.stdout("snapshot run --json")).unwrap();
@@ -117,7 +120,6 @@ fn what_trains_well_raises_no_alarm() {
             "--layers 1 --width 16 --heads 2 --context 16 --batch-size 8 --micro-batches 2 --pp 2 --steps 200",
         ),
     ] {
-        // A warning would stand on standard error.
         let run = home.train(&format!("{flags} --run-dir {name}"));
         assert!(run.kind("warn").is_empty(), "{name}: {:?}", run.kind("warn"));
         let snapshot: Value =

@@ -16,8 +16,10 @@ const WINDOW: usize = 50;
 const ENOUGH: usize = 10;
 /// A jump leaves the median by more than so many median absolute deviations,
 const DEVIATIONS: f64 = 10.0;
-/// and by more than this factor.
+/// and by more than this factor: of the loss,
 const FACTOR: f64 = 3.0;
+/// and of the norm of the gradients, which varies more in trainings that go well.
+const FACTOR_OF_NORM: f64 = 10.0;
 /// Before it is known what is usual, a jump is so many times the largest number so far. The first steps of any training vary much.
 const FACTOR_EARLY: f64 = 30.0;
 /// Losses of which the median says how it stands; one or two that jump do not make a divergence.
@@ -228,13 +230,13 @@ fn keep(window: &mut VecDeque<f64>, value: f64) {
 }
 
 /// What is usual, if `value` jumps out of it.
-fn jumps(window: &VecDeque<f64>, value: f64) -> Option<f64> {
+fn jumps(window: &VecDeque<f64>, value: f64, factor: f64) -> Option<f64> {
     if window.len() < ENOUGH {
         let largest = window.iter().copied().fold(0.0, f64::max);
         return (largest > 0.0 && value > largest * FACTOR_EARLY).then_some(largest);
     }
     let (middle, deviation) = usual(window)?;
-    let is_far = value > middle + DEVIATIONS * deviation && value > middle * FACTOR;
+    let is_far = value > middle + DEVIATIONS * deviation && value > middle * factor;
     (is_far && middle > 0.0).then_some(middle)
 }
 
@@ -325,13 +327,16 @@ impl Watchdog {
 
     /// Whether one of the numbers jumps, and whether that has to be told.
     fn spikes(&mut self, step: u64, loss: f64, grad_norm: f64) -> Option<Alarm> {
-        let of_norm = jumps(&self.norms, grad_norm).map(|usual| Alarm::NormSpike {
+        let of_norm = jumps(&self.norms, grad_norm, FACTOR_OF_NORM).map(|usual| Alarm::NormSpike {
             step,
             value: grad_norm,
             usual,
         });
-        let of_loss =
-            jumps(&self.losses, loss).map(|usual| Alarm::LossSpike { step, value: loss, usual });
+        let of_loss = jumps(&self.losses, loss, FACTOR).map(|usual| Alarm::LossSpike {
+            step,
+            value: loss,
+            usual,
+        });
         let mut told = None;
         for (kind, alarm) in [(1, of_norm), (0, of_loss)] {
             let Some(alarm) = alarm else { continue };

@@ -7,6 +7,7 @@ mod activity;
 mod alarm;
 mod gpus;
 mod loss;
+mod message;
 mod metrics;
 mod phases;
 mod rank;
@@ -23,6 +24,7 @@ pub use activity::{Activity, Wait};
 pub use alarm::{Alarm, Watchdog};
 pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
+pub use message::{Level, Message};
 pub use metrics::Metrics;
 pub use phases::PhaseCost;
 pub use rank::{HISTORY_STEPS, RankState, SHARE_STEPS, Thread};
@@ -59,98 +61,6 @@ const ALARMS_MAX: usize = 64;
 const RANKS_EVER_MAX: u64 = 16 * RANKS_MAX;
 /// Stages, over all replicas, whose places are shown at most.
 const STAGES_SHOWN_MAX: u64 = 1 << 20;
-
-/// How serious a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// Worth knowing.
-    Info,
-    /// Something may be wrong.
-    Warn,
-}
-
-/// A message of the run; one that comes again and again is one message with a count.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Time since the run began, of the last of them.
-    pub elapsed_ns: u64,
-    /// The step that it belongs to, if any; of several the last.
-    pub step: Option<u64>,
-    /// How serious it is.
-    pub level: Level,
-    /// One line of text, as it was the last time.
-    pub text: String,
-    /// The rank that it belongs to, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rank: Option<u32>,
-    /// How often it came.
-    #[serde(default = "once", skip_serializing_if = "is_once")]
-    pub count: u64,
-    /// The step of the first of several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_step: Option<u64>,
-}
-
-fn once() -> u64 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_once(count: &u64) -> bool {
-    *count <= 1
-}
-
-impl Message {
-    /// Whether both say the same: letter for letter, but for the number of the step in a warning.
-    fn is_again(&self, other: &Self) -> bool {
-        (self.level, self.rank) == (other.level, other.rank)
-            && match self.level {
-                Level::Info => self.text == other.text,
-                Level::Warn => says_the_same(&self.text, &other.text),
-            }
-    }
-
-    /// The text, with how often it came and in which steps where that was more than once.
-    pub fn line(&self) -> String {
-        if self.count <= 1 {
-            return self.text.clone();
-        }
-        match self.first_step.zip(self.step) {
-            Some((first, last)) if first < last => {
-                format!("{} ({} times, steps {first} to {last})", self.text, self.count)
-            }
-            Some((first, _)) => format!("{} ({} times, step {first})", self.text, self.count),
-            None => format!("{} ({} times)", self.text, self.count),
-        }
-    }
-}
-
-/// Whether two texts differ in nothing but the number after the word "step".
-fn says_the_same(a: &str, b: &str) -> bool {
-    const STEP: &str = "step ";
-    if a == b {
-        return true;
-    }
-    let (mut a, mut b) = (a, b);
-    loop {
-        let (Some(at), Some(other)) = (a.find(STEP), b.find(STEP)) else { return a == b };
-        let (at, other) = (at + STEP.len(), other + STEP.len());
-        if a.get(..at) != b.get(..other) {
-            return false;
-        }
-        let rest = |text: &'_ str, from: usize| {
-            let rest = text.get(from..).unwrap_or_default();
-            rest.len() - rest.trim_start_matches(|letter: char| letter.is_ascii_digit()).len()
-        };
-        let (n_a, n_b) = (rest(a, at), rest(b, other));
-        if (n_a == 0) != (n_b == 0) {
-            return false;
-        }
-        a = a.get(at + n_a..).unwrap_or_default();
-        b = b.get(other + n_b..).unwrap_or_default();
-    }
-}
 
 /// Events that the recorder has lost, over some steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -419,18 +329,13 @@ impl Model {
             return;
         };
         self.n_dropped = n_dropped;
-        // The same cause, as long as there is no pause.
-        let now = step.unwrap_or_else(|| self.step());
-        if let Some(last) = self.lost.back_mut()
-            && last.step.is_none_or(|step| now <= step.saturating_add(LOST_PAUSE))
+        if self.lost.len() >= LOST_MAX
+            && let Some(oldest) = self.lost.pop_front()
+            && let Some(next) = self.lost.front_mut()
         {
-            last.first_step = last.first_step.or(last.step).or(step);
-            last.count = last.count.saturating_add(count);
-            (last.elapsed_ns, last.step) = (elapsed_ns, step.or(last.step));
-            return;
-        }
-        if self.lost.len() >= LOST_MAX {
-            self.lost.pop_front();
+            // What is no longer told by itself still counts.
+            next.count = next.count.saturating_add(oldest.count);
+            next.first_step = oldest.first_step.or(oldest.step).or(next.first_step);
         }
         self.lost.push_back(Lost { elapsed_ns, step, count, first_step: None });
     }
@@ -671,6 +576,24 @@ impl Model {
     pub fn flops_utilisation(&self) -> Option<f64> {
         let peak = self.hello.as_ref()?.peak_flops.filter(|peak| *peak > 0.0)?;
         Some(self.flops()? / peak)
+    }
+
+    /// The same as one for each span of steps without a pause.
+    pub fn lost_groups(&self) -> Vec<Lost> {
+        let mut groups: Vec<Lost> = Vec::new();
+        for lost in &self.lost {
+            let begins = lost.first_step.or(lost.step).unwrap_or(0);
+            match groups.last_mut() {
+                Some(last) if begins <= last.step.unwrap_or(0).saturating_add(LOST_PAUSE) => {
+                    last.first_step =
+                        last.first_step.or(last.step).or(lost.first_step).or(lost.step);
+                    last.count = last.count.saturating_add(lost.count);
+                    (last.elapsed_ns, last.step) = (lost.elapsed_ns, lost.step.or(last.step));
+                }
+                _ => groups.push(*lost),
+            }
+        }
+        groups
     }
 
     /// When events were lost lately, oldest first.

@@ -20,7 +20,7 @@ pub(crate) enum Entry<'a> {
     /// The training goes wrong, and since when that is known.
     Alarm(u64, Alarm),
     /// The recorder could not keep up.
-    Lost(&'a Lost),
+    Lost(Lost),
 }
 
 impl<'a> Entry<'a> {
@@ -31,7 +31,7 @@ impl<'a> Entry<'a> {
             Self::Message(message) => words::clean(&message.line()).into_owned().into(),
             Self::Slow(slow) => words::clean(&words::slow_group(slow)).into_owned().into(),
             Self::Alarm(_, alarm) => alarm.to_string().into(),
-            Self::Lost(lost) => words::lost(lost).into(),
+            Self::Lost(lost) => words::lost(&lost).into(),
         }
     }
 
@@ -125,7 +125,7 @@ impl LogState {
         };
         let alarms = model.alarms().filter(|(_, alarm)| !is_told(alarm));
         entries.extend(alarms.map(|(elapsed_ns, alarm)| Entry::Alarm(elapsed_ns, alarm)));
-        entries.extend(model.lost().map(Entry::Lost));
+        entries.extend(model.lost_groups().into_iter().map(Entry::Lost));
         entries.retain(|entry| {
             (!self.warnings_only || entry.is_warning())
                 && (self.filter.is_empty() || !words::find(&entry.text(), &self.filter).is_empty())

@@ -1,0 +1,66 @@
+//! What a run does before its first step.
+
+use std::time::Instant;
+
+use pp_hybrid::Trainer;
+use pp_telemetry::{End, Event, PhaseEvent, PlannedMem, Recorder};
+
+use super::job::{Prepared, Preparing, Profiles, Session};
+use super::phases::Phases;
+use super::training::Output;
+use super::{CliError, print};
+
+/// What a run has before its first step.
+pub(crate) struct Ready {
+    pub(crate) session: Session,
+    pub(crate) trainer: Trainer,
+    pub(crate) memory_plan: Vec<PlannedMem>,
+    /// What was done for it, and how many seconds that took.
+    pub(crate) took: Vec<(&'static str, f64)>,
+}
+
+/// Measures, cuts, rehearses and builds; each of it is a phase in the log.
+pub(crate) fn make_ready(
+    prepared: Prepared,
+    recorder: &Recorder,
+    origin: Instant,
+    phases: &Phases,
+) -> Result<Ready, CliError> {
+    let mut took = Vec::new();
+    let mut phase = None;
+    let mut session = prepared.cut(&mut Profiles::default(), |now| match now {
+        Preparing::Profiling(done, total) => phase
+            .get_or_insert_with(|| phases.begin(PhaseEvent::PROFILING, None, total))
+            .at(done, total),
+        Preparing::Cutting => {
+            took.extend(phase.take().map(|phase| (PhaseEvent::PROFILING, phase.end())));
+            phase = Some(phases.begin(PhaseEvent::CUTTING, None, 0));
+        }
+    })?;
+    took.extend(phase.map(|phase| (PhaseEvent::CUTTING, phase.end())));
+    let phase = phases.begin(PhaseEvent::REHEARSING, None, 0);
+    let memory_plan = session.memory_plan()?;
+    took.push((PhaseEvent::REHEARSING, phase.end()));
+    let phase = phases.begin(PhaseEvent::BUILDING, None, 0);
+    let trainer = session.trainer(recorder.clone(), origin)?;
+    took.push((PhaseEvent::BUILDING, phase.end()));
+    Ok(Ready { session, trainer, memory_plan, took })
+}
+
+/// The log of a run that did not come as far as its first step, and what standard output is told of it.
+pub(crate) fn never_began(error: &CliError, recorder: &Recorder, origin: Instant, output: Output) {
+    let (code, reason) = match error {
+        CliError::Usage(text) => (2, text.clone()),
+        CliError::Failed(text) => (1, text.clone()),
+        CliError::Code(code) => (i32::from(*code), String::new()),
+    };
+    let wall_seconds = origin.elapsed().as_secs_f64();
+    let end = End { code, reason, wall_seconds, ..End::default() };
+    if output == Output::Json
+        && let Ok(json) = Event::End(end.clone()).to_json()
+    {
+        // What went wrong is told by the exit code as well.
+        let _ = print(&format!("{json}\n"));
+    }
+    recorder.finish(end);
+}

@@ -1,0 +1,147 @@
+//! What the run has said, with what is said again and again as one.
+
+use serde::{Deserialize, Serialize};
+
+/// How serious a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Worth knowing.
+    Info,
+    /// Something may be wrong.
+    Warn,
+}
+
+/// A message of the run; one that comes again and again is one message with a count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Time since the run began, of the last of them.
+    pub elapsed_ns: u64,
+    /// The step that it belongs to, if any; of several the last.
+    pub step: Option<u64>,
+    /// How serious it is.
+    pub level: Level,
+    /// One line of text, as it was the last time.
+    pub text: String,
+    /// The rank that it belongs to, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<u32>,
+    /// How often it came.
+    #[serde(default = "once", skip_serializing_if = "is_once")]
+    pub count: u64,
+    /// The step of the first of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_step: Option<u64>,
+}
+
+fn once() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_once(count: &u64) -> bool {
+    *count <= 1
+}
+
+impl Message {
+    /// Whether both say the same: letter for letter, but for the number of the step in a warning.
+    pub(crate) fn is_again(&self, other: &Self) -> bool {
+        (self.level, self.rank) == (other.level, other.rank)
+            && match self.level {
+                Level::Info => self.text == other.text,
+                Level::Warn => says_the_same(&self.text, &other.text),
+            }
+    }
+
+    /// The text, with how often it came and in which steps where that was more than once.
+    pub fn line(&self) -> String {
+        if self.count <= 1 {
+            return self.text.clone();
+        }
+        match self.first_step.zip(self.step) {
+            Some((first, last)) if first < last => {
+                format!("{} ({} times, steps {first} to {last})", self.text, self.count)
+            }
+            Some((first, _)) => format!("{} ({} times, step {first})", self.text, self.count),
+            None => format!("{} ({} times)", self.text, self.count),
+        }
+    }
+}
+
+/// Whether two texts differ in nothing but the number after the word "step".
+fn says_the_same(a: &str, b: &str) -> bool {
+    const STEP: &str = "step ";
+    if a == b {
+        return true;
+    }
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (Some(at), Some(other)) = (a.find(STEP), b.find(STEP)) else { return a == b };
+        let (at, other) = (at + STEP.len(), other + STEP.len());
+        if a.get(..at) != b.get(..other) {
+            return false;
+        }
+        let rest = |text: &'_ str, from: usize| {
+            let rest = text.get(from..).unwrap_or_default();
+            rest.len() - rest.trim_start_matches(|letter: char| letter.is_ascii_digit()).len()
+        };
+        let (n_a, n_b) = (rest(a, at), rest(b, other));
+        if (n_a == 0) != (n_b == 0) {
+            return false;
+        }
+        a = a.get(at + n_a..).unwrap_or_default();
+        b = b.get(other + n_b..).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::event::{Event, Log, Warn};
+    use crate::model::Model;
+
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_step_makes_no_other_message() {
+        assert!(says_the_same("no checkpoint of step 7: full", "no checkpoint of step 1200: full"));
+        assert!(!says_the_same("no checkpoint of step 7: full", "no checkpoint of step 7: gone"));
+        assert!(!says_the_same("step ", "step 1"));
+        assert!(!says_the_same("rank 1 is slow", "rank 2 is slow"));
+        assert!(says_the_same("step 1 and step 2", "step 3 and step 4"));
+    }
+
+    #[test]
+    fn what_comes_again_and_again_is_one_message_with_a_count() {
+        let mut model = Model::new();
+        for step in 1..=1000 {
+            let message = format!("no checkpoint of step {step}: the disk is full");
+            let (elapsed_ns, step) = (step, Some(step));
+            model.apply(&Event::Warn(Warn { elapsed_ns, step, message, ..Warn::default() }));
+            let message = "GPU 1 does not answer".to_owned();
+            let rank = Some(1);
+            model.apply(&Event::Warn(Warn { elapsed_ns, step, rank, message: message.clone() }));
+            model.apply(&Event::Warn(Warn { elapsed_ns, step, rank: Some(2), message }));
+            model.apply(&Event::Log(Log {
+                elapsed_ns,
+                step,
+                message: format!("news of {elapsed_ns}"),
+            }));
+        }
+        assert_eq!(model.n_warnings(), 3000);
+        let warned: Vec<&Message> = model.messages().filter(|m| m.level == Level::Warn).collect();
+        let lines: Vec<String> = warned.iter().map(|message| message.line()).collect();
+        assert_eq!(
+            lines,
+            [
+                "no checkpoint of step 1000: the disk is full (1000 times, steps 1 to 1000)",
+                "GPU 1 does not answer (1000 times, steps 1 to 1000)",
+                "GPU 1 does not answer (1000 times, steps 1 to 1000)",
+            ]
+        );
+        assert_eq!(model.messages().filter(|m| m.level == Level::Info).count(), 497);
+        // An older log has messages without a count.
+        let old = r#"{"elapsed_ns":1,"step":null,"level":"warn","text":"a"}"#;
+        let old: Message = serde_json::from_str(old).unwrap();
+        assert_eq!((old.count, old.line().as_str()), (1, "a"));
+    }
+}
