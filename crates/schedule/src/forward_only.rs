@@ -28,7 +28,7 @@ pub fn forward_only(topology: Topology, n_micro_batches: u32) -> Result<ValidPla
 /// The row of one rank.
 pub(crate) fn row(rank: Rank, topology: &Topology, n_micro_batches: u32) -> Vec<Action> {
     let mut row = Row::default();
-    for stage in topology.stages().filter(|&stage| topology.rank_of(Pipe(0), stage) == rank) {
+    for &(_, stage) in topology.stages_of(rank).iter().filter(|(pipe, _)| *pipe == Pipe(0)) {
         (0..n_micro_batches).for_each(|j| row.forward(stage.0, j));
     }
     row.finish()

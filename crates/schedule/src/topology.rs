@@ -139,6 +139,7 @@ impl Topology {
     /// When there is no such pipe or stage.
     #[inline]
     pub fn rank_of(&self, pipe: Pipe, stage: Stage) -> Rank {
+        work::done(1);
         self.rank_of[self.at(pipe, stage)]
     }
 
