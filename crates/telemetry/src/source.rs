@@ -25,7 +25,7 @@ const TAIL_BYTES: u64 = 4 << 20;
 const SEARCH_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
 /// How many times its own size a compressed log may open to, and what any may. A run's log opens to some ten times its size.
-const OPENS_TO_TIMES: u64 = 200;
+const OPENS_TO_TIMES: u64 = 64;
 const OPENS_TO_BYTES_MIN: u64 = 64 << 20;
 
 /// A stream that is decompressed, up to a bound.

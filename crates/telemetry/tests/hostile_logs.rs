@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Job, Times, run};
-use pp_telemetry::{Event, Follower, Index, Model, account};
+use pp_telemetry::{Event, Follower, Hello, Index, Model, account};
 use proptest::prelude::*;
 
 const TIMES: Times =
@@ -43,10 +43,17 @@ fn mark() -> Vec<u8> {
     Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
 }
 
+/// The same as an older version wrote it, without a checksum: with one, no byte of it can be changed.
+fn old_mark() -> Vec<u8> {
+    let text = String::from_utf8(mark()).unwrap();
+    let body = text.find("\"step\"").unwrap();
+    format!("{{\"ev\":\"index\",{}", &text[body..]).into_bytes()
+}
+
 /// A mark that no fold can have come to is no beginning.
 #[test]
 fn a_mark_that_promises_what_it_has_not_is_passed_over() {
-    let text = String::from_utf8(mark()).unwrap();
+    let text = String::from_utf8(old_mark()).unwrap();
     for (what, instead) in [("\"dp\":1", "\"dp\":4000000000"), ("\"pp\":4", "\"pp\":3")] {
         assert!(text.contains(what));
         let line = text.replacen(what, instead, 1);
@@ -57,6 +64,45 @@ fn a_mark_that_promises_what_it_has_not_is_passed_over() {
         model.apply(&event);
         assert!(model.hello().is_none() && account(&model).is_err(), "{instead}");
     }
+}
+
+/// Issue 10, number 19: three megabytes opened to terabytes.
+#[test]
+fn a_compressed_log_opens_to_no_more_than_its_bound() {
+    let path =
+        std::env::temp_dir().join(format!("pp-hostile-bomb-{}.jsonl.zst", std::process::id()));
+    let line = b"{\"ev\":\"log\",\"elapsed_ns\":5,\"message\":\"hello\"}\n";
+    let text = line.repeat((70 << 20) / line.len());
+    fs::write(&path, zstd::encode_all(&text[..], 1).unwrap()).unwrap();
+    for mut follower in [Follower::new(&path), Follower::from_last_mark(&path)] {
+        let refused = loop {
+            match follower.poll(|_| {}) {
+                Ok(poll) => assert!(!poll.at_end, "it was read to its end"),
+                Err(refused) => break refused.to_string(),
+            }
+        };
+        assert!(refused.contains("opens to more than 64 MiB"), "{refused}");
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+/// What is kept for each two ranks of a plan would not fit anywhere.
+#[test]
+fn a_run_of_too_many_ranks_has_no_account_and_it_is_said_why() {
+    let plan: Vec<String> = (0..2000).map(|stage| format!("{stage}F0")).collect();
+    let hello = Hello { pp: 2000, dp: 1, micro_batches: 1, plan, ..Hello::default() };
+    let mut model = Model::new();
+    model.apply(&Event::Hello(Box::new(hello)));
+    let why = account(&model).unwrap_err().to_string();
+    assert_eq!(why, "the run has 2000 ranks; at most 1024 are looked at here");
+    let hello = Hello {
+        pp: 1,
+        dp: 1,
+        omitted: Some("the plan: it is long".to_owned()),
+        ..Hello::default()
+    };
+    model.apply(&Event::Hello(Box::new(hello)));
+    assert_eq!(account(&model).unwrap_err().to_string(), "the log leaves out the plan: it is long");
 }
 
 fn fold(events: &[Event]) -> Model {
@@ -106,7 +152,7 @@ proptest! {
             static LINES: Vec<Vec<u8>> = log_text().split(|&byte| byte == b'\n')
                 .filter(|line| !line.is_empty()).take(400).map(<[u8]>::to_vec)
                 // A tenth of all lines are marks.
-                .chain(std::iter::repeat_n(mark(), 40)).collect();
+                .chain(std::iter::repeat_n(old_mark(), 40)).collect();
         }
         LINES.with(|lines| {
             let mut line = pick.get(lines).clone();
