@@ -502,7 +502,9 @@ mod tests {
         let known = ChildState { pid: std::process::id(), ..ChildState::default() };
         app.runs[0].state.observe(known, 0.0, 0);
         app.runs[0].state.act(Action::Stop);
-        let effect = app.runs[0].state.act(Action::Choose(Choice::Stop));
+        app.runs[0].state.set_now(Duration::from_secs(1));
+        app.runs[0].state.act(Action::Choose(Choice::Stop));
+        let effect = app.runs[0].state.act(Action::Accept);
         assert_eq!(effect, Some(Effect::Stop { then_leave: false }));
         app.leave_when_over = true;
         let is_stopping = |app: &App| (app.runs[0].state.is_stopping(), app.leave_when_over);

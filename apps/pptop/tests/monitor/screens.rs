@@ -93,6 +93,7 @@ fn help_and_questions() {
     state.act(Action::Help);
     assert_eq!(state.act(Action::Quit), None);
     assert_screen!("quit_80x24", &state, MONO, 80, 24);
+    state.set_now(Duration::from_millis(300));
     state.act(Action::Back);
     state.act(Action::Stop);
     assert_screen!("stop_80x24", &state, MONO, 80, 24);
@@ -180,7 +181,9 @@ fn a_prompt_takes_the_first_line_of_what_is_pasted() {
     state.act(Action::Back);
     state.act(Action::Filter);
     state.paste(&"long".repeat(1000));
-    assert_eq!(text(&state, 200, 24).matches("long").count(), 20);
+    let drawn = text(&state, 200, 24);
+    let typed = drawn.lines().find(|line| line.contains("look for /")).unwrap();
+    assert_eq!(typed.matches("long").count(), 20, "{drawn}");
 }
 
 /// The answer is chosen by a click or a key, and only Enter takes it, and only when the question has been there for a while.

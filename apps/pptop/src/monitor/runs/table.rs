@@ -13,41 +13,49 @@ struct Column {
     head: &'static str,
     /// Whether its numbers stand at its right.
     is_right: bool,
-    /// Cells that it keeps where there is no room.
-    least: usize,
     cell: fn(&Row) -> String,
 }
 
-const fn column(
-    head: &'static str,
-    is_right: bool,
-    least: usize,
-    cell: fn(&Row) -> String,
-) -> Column {
-    Column { head, is_right, least, cell }
+const fn column(head: &'static str, is_right: bool, cell: fn(&Row) -> String) -> Column {
+    Column { head, is_right, cell }
 }
 
-/// Cells that the name of a run keeps.
-const NAME_LEAST: usize = 12;
 /// Below so many columns there are fewer of them.
 const ALL_COLUMNS: usize = 110;
 /// How many are there in any case.
 const N_ALWAYS: usize = 7;
+const NAME: usize = 0;
+const SCHEDULE: usize = 5;
+const SIZES: usize = 6;
+
+/// Where there is no room: which column gives way first, and how many cells it keeps then. Numbers are never cut.
+const GIVE_WAY: [(usize, usize); 6] =
+    [(NAME, 32), (SCHEDULE, 10), (SIZES, 12), (SCHEDULE, 6), (NAME, 12), (SIZES, 5)];
+
+/// Steps from here on are written with a letter.
+const MANY_STEPS: u64 = 100_000;
+
+fn steps(row: &Row) -> String {
+    let number = |n: u64| {
+        if n < MANY_STEPS { n.to_string() } else { format::count(n as f64) }
+    };
+    match row.steps {
+        (0, 0) => "-".to_owned(),
+        (step, 0) => number(step),
+        (step, n_steps) => format!("{}/{}", number(step), number(n_steps)),
+    }
+}
 
 const COLUMNS: [Column; 9] = [
-    column("run", false, NAME_LEAST, |row| row.run.id.clone()),
-    column("state", false, 7, Row::state),
-    column("step", true, 5, |row| match row.steps {
-        (0, 0) => "-".to_owned(),
-        (step, 0) => step.to_string(),
-        (step, n_steps) => format!("{step}/{n_steps}"),
-    }),
-    column("loss", true, 5, |row| row.loss.map_or_else(|| "-".to_owned(), format::number)),
-    column("time", true, 5, |row| row.seconds.map_or_else(|| "-".to_owned(), short_time)),
-    column("schedule", false, 6, |row| known(&row.schedule)),
-    column("sizes", false, 5, |row| known(&row.sizes)),
-    column("files", true, 5, |row| format::bytes(row.run.bytes)),
-    column("written", true, 8, |row| ago(row.run.modified)),
+    column("run", false, |row| row.run.id.clone()),
+    column("state", false, Row::state),
+    column("step", true, steps),
+    column("loss", true, |row| row.loss.map_or_else(|| "-".to_owned(), format::number)),
+    column("time", true, |row| row.seconds.map_or_else(|| "-".to_owned(), short_time)),
+    column("schedule", false, |row| known(&row.schedule)),
+    column("sizes", false, |row| known(&row.sizes)),
+    column("files", true, |row| format::bytes(row.run.bytes)),
+    column("written", true, |row| ago(row.run.modified)),
 ];
 
 fn known(text: &str) -> String {
@@ -82,16 +90,26 @@ fn ago(when: SystemTime) -> String {
 
 /// A text in so many cells: of one that is too long the middle gives way, for its ends say most.
 fn cut_middle(text: &str, n_cells: usize) -> String {
-    let letters: Vec<char> = text.chars().collect();
-    if letters.len() <= n_cells {
+    const MARK: &str = "..";
+    if format::cells(text) <= n_cells {
         return text.to_owned();
     }
-    let Some(kept) = n_cells.checked_sub(1) else { return String::new() };
-    let (first, last) = (kept / 2, kept - kept / 2);
-    let mut cut: String = letters[..first].iter().collect();
-    cut.push('…');
-    cut.extend(&letters[letters.len() - last..]);
-    cut
+    let kept = n_cells.saturating_sub(MARK.len());
+    if kept < 2 {
+        return format::cut(text, n_cells);
+    }
+    let letters: Vec<char> = text.chars().collect();
+    let fits = |part: &[char], room: usize| format::cells(&part.iter().collect::<String>()) <= room;
+    let (mut first, mut last) = (0, letters.len());
+    while first < letters.len() && fits(&letters[..=first], kept / 2) {
+        first += 1;
+    }
+    while last > first && fits(&letters[last - 1..], kept - kept / 2) {
+        last -= 1;
+    }
+    let head: String = letters[..first].iter().collect();
+    let tail: String = letters[last..].iter().collect();
+    format!("{head}{MARK}{tail}")
 }
 
 /// The heads and the rows in lines of at most `n_columns`; a column that has no room is cut, the name of a run last.
@@ -109,28 +127,24 @@ pub fn table<'a>(
         .iter()
         .enumerate()
         .map(|(at, column)| {
-            let of_cells = cells.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+            let of_cells = cells.iter().map(|row| format::cells(&row[at])).max().unwrap_or(0);
             of_cells.max(column.head.len())
         })
         .collect();
     // Two cells behind each of the first two, for the eye, and one behind the others.
     let gaps = n_shown + 1;
-    while widths.iter().sum::<usize>() + gaps > n_columns {
-        let spare = |at: &usize| widths[*at].saturating_sub(columns[*at].least);
-        let Some(at) = (1..n_shown)
-            .filter(|at| spare(at) > 0)
-            .max_by_key(spare)
-            .or_else(|| (spare(&0) > 0).then_some(0))
-        else {
-            break;
-        };
-        widths[at] -= 1;
+    for (at, least) in GIVE_WAY {
+        let beyond = (widths.iter().sum::<usize>() + gaps).saturating_sub(n_columns);
+        widths[at] -= beyond.min(widths[at].saturating_sub(least));
     }
     let line = |cells: Vec<&str>| -> String {
         let mut line = String::new();
         for (at, cell) in cells.into_iter().enumerate() {
-            let cell = cut_middle(cell, widths[at]);
-            let fill = " ".repeat(widths[at] - cell.chars().count());
+            let cell = match at {
+                NAME => cut_middle(cell, widths[at]),
+                _ => format::cut(cell, widths[at]),
+            };
+            let fill = " ".repeat(widths[at].saturating_sub(format::cells(&cell)));
             if columns[at].is_right {
                 line.push_str(&fill);
                 line.push_str(&cell);
@@ -140,8 +154,7 @@ pub fn table<'a>(
             }
             line.push_str(if at < 2 { "  " } else { " " });
         }
-        let line: String = line.chars().take(n_columns).collect();
-        line.trim_end().to_owned()
+        format::cut(line.trim_end(), n_columns)
     };
     let head = line(columns.iter().map(|column| column.head).collect());
     let lines = cells.iter().map(|row| line(row.iter().map(String::as_str).collect()));
@@ -169,9 +182,13 @@ mod tests {
 
     #[test]
     fn the_ends_of_a_name_stay() {
-        assert_eq!(cut_middle("seed-mlp-20261124-112734", 12), "seed-…112734");
+        assert_eq!(cut_middle("seed-mlp-20261124-112734", 12), "seed-..12734");
         assert_eq!(cut_middle("short", 12), "short");
-        assert_eq!(cut_middle("short", 1), "…");
+        assert_eq!(cut_middle("short", 3), "s..");
         assert_eq!(cut_middle("short", 0), "");
+        for n_cells in 0..40 {
+            let cut = cut_middle("漢字 wide 漢字 and long 漢字漢字漢字", n_cells);
+            assert!(format::cells(&cut) <= n_cells, "{cut:?} in {n_cells}");
+        }
     }
 }

@@ -75,6 +75,8 @@ fn draw_first_line(pen: &mut Pen<'_>, state: &RunsState) {
     let runs = if n_runs == 1 { "1 run".to_owned() } else { format!("{n_runs} runs") };
     pen.put(" pptop  ", theme.dim()).put(runs, STRONG);
     match n_live {
+        // What is looked for is said in its place.
+        0 if !state.filter().is_empty() => pen.text(""),
         0 if cfg!(feature = "train") => pen.text("  no run is live; pptop train starts one"),
         0 => pen.text("  no run is live"),
         n => pen.put(format!("  {n} live"), theme.good()),
@@ -90,12 +92,6 @@ fn draw_list(buffer: &mut Buffer, area: Rect, state: &RunsState, theme: Theme) {
     let shown = state.shown();
     let columns = (area.width as usize).saturating_sub(BEFORE);
     let (head, lines) = table(shown.iter().copied(), columns);
-    let (head, lines) = if theme.ascii {
-        let plain = |line: String| line.replace('…', "~");
-        (plain(head), lines.into_iter().map(plain).collect())
-    } else {
-        (head, lines)
-    };
     let line = Rect { height: 1, ..slice_top(area, 1).1 };
     if area.height > 2 {
         Pen::new(buffer, line, theme).column(BEFORE as u16).put(head, theme.dim());

@@ -44,6 +44,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
             };
             let mut why = match other {
                 Some(Err(why)) => why.to_string(),
+                _ if theme.ascii => "computing...".to_owned(),
                 _ => "computing…".to_owned(),
             };
             let incomplete = incomplete_text(state.shown());
