@@ -278,6 +278,10 @@ fn write_until_closed(
                         drain.note_dropped(shared.dropped.load(Ordering::Relaxed))?;
                     }
                     drain.push(&event)?;
+                    if matches!(event, Event::Hello(_)) {
+                        // Who it is and where it listens is asked for from the first moment on.
+                        next_status = Instant::now();
+                    }
                     if drain.has_ended() {
                         break;
                     }
