@@ -198,7 +198,8 @@ fn skipped() {
 
 /// The number behind `step ` in the first line.
 fn step(screen: &str) -> Option<u32> {
-    let (_, behind) = screen.lines().next()?.split_once(" step ")?;
+    // A frozen screen says how many steps it is behind.
+    let (_, behind) = screen.lines().next()?.rsplit_once(" step ")?;
     behind.split_once('/')?.0.parse().ok()
 }
 
@@ -440,8 +441,10 @@ fn a_demo_shows_every_view() {
     terminal.press("Space");
     terminal.wait_for("FROZEN");
     terminal.press("?");
-    terminal.wait_for("keys");
+    terminal.wait_for("these keys");
+    // Together with the next key it would be another one.
     terminal.press("Escape");
+    terminal.wait("no help", |screen| !screen.contains("these keys"));
     terminal.press("Space");
     terminal.wait_for("LIVE");
     terminal.press("1");
@@ -819,8 +822,9 @@ fn in_the_background_it_leaves_the_terminal_alone_and_ends_on_a_signal() {
             fs::read_to_string(format!("/proc/{}/stat", terminal.monitor().as_raw_nonzero()));
         stat.is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
     });
+    // This shell leaves the terminal's mode as it is: a line ends with a line feed in it.
     terminal.tmux(&["send-keys", "-l", "bg"]);
-    terminal.press("Enter");
+    terminal.press("C-j");
     terminal.wait("the modes of the shell", |_| terminal.modes() == RESTORED);
     kill_process(terminal.monitor(), Signal::TERM).unwrap();
     let began = Instant::now();
@@ -828,8 +832,8 @@ fn in_the_background_it_leaves_the_terminal_alone_and_ends_on_a_signal() {
         assert!(began.elapsed() < DEADLINE, "it does not end in the background");
         thread::sleep(POLL);
     }
-    terminal.tmux(&["send-keys", "-l", "clear; echo a''b"]);
-    terminal.press("Enter");
+    terminal.tmux(&["send-keys", "-l", "stty sane; clear; echo a''b"]);
+    terminal.press("C-j");
     terminal.wait("the shell's own line", |screen| screen.lines().any(|line| line == "ab"));
 }
 
