@@ -15,7 +15,7 @@ pub(crate) struct Edges {
     /// By pipe and stage: from this stage to the next one, and back. Inside a rank no message passes, and the number is never asked for.
     numbers: Vec<[u32; 2]>,
     n_stages: usize,
-    n_edges: usize,
+    len: usize,
 }
 
 impl Edges {
@@ -36,12 +36,12 @@ impl Edges {
                 }
             }
         }
-        Self { numbers, n_stages, n_edges: known.len() }
+        Self { numbers, n_stages, len: known.len() }
     }
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.n_edges
+        self.len
     }
 
     /// The edge from one stage to a neighbouring one, on another rank.

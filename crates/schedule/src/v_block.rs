@@ -11,6 +11,7 @@
 //! among them, and the shortest step wins. V-half then has 3p−7 idle slots a rank for every even p from 4 on.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use crate::action::Action;
 use crate::op::Op;
@@ -165,27 +166,23 @@ fn block_row(slots: [u64; 4], n_micro_batches: u32) -> Vec<Cell> {
         work::done(1);
         let is_due =
             |&at: &usize| next[at] < n_micro_batches && slots[at] + 6 * u64::from(next[at]) == slot;
-        match (0..4).find(is_due) {
-            Some(at) => {
-                let cell = Cell { kind: Kind::IN_SLOTS[at], micro_batch: next[at] };
-                next[at] += 1;
-                row.push(cell);
-                match cell.kind {
-                    Kind::InputGradA => late.push_back(Cell { kind: Kind::WeightGradA, ..cell }),
-                    Kind::InputGradB => late.push_back(Cell { kind: Kind::WeightGradB, ..cell }),
-                    _ => {}
-                }
+        if let Some(at) = (0..4).find(is_due) {
+            let cell = Cell { kind: Kind::IN_SLOTS[at], micro_batch: next[at] };
+            next[at] += 1;
+            row.push(cell);
+            match cell.kind {
+                Kind::InputGradA => late.push_back(Cell { kind: Kind::WeightGradA, ..cell }),
+                Kind::InputGradB => late.push_back(Cell { kind: Kind::WeightGradB, ..cell }),
+                _ => {}
             }
-            None => match late.pop_front() {
-                Some(cell) => row.push(cell),
-                // Nothing is due: on to the next slot that has something.
-                None => {
-                    let ahead = (0..4).filter(|&at| next[at] < n_micro_batches);
-                    let due = ahead.map(|at| slots[at] + 6 * u64::from(next[at]));
-                    slot = due.filter(|&due| due > slot).min().unwrap_or(slot + 1);
-                    continue;
-                }
-            },
+        } else if let Some(cell) = late.pop_front() {
+            row.push(cell);
+        } else {
+            // Nothing is due: on to the next slot that has something.
+            let ahead = (0..4).filter(|&at| next[at] < n_micro_batches);
+            let due = ahead.map(|at| slots[at] + 6 * u64::from(next[at]));
+            slot = due.filter(|&due| due > slot).min().unwrap_or(slot + 1);
+            continue;
         }
         slot += 1;
     }
@@ -246,11 +243,8 @@ impl<'a> Squeeze<'a> {
             // What ends with this slot is there from the next one on.
             n_left -= chosen.len();
             for (rank, at) in chosen.drain(..) {
-                for near in rank.saturating_sub(1)..(rank + 2).min(n_ranks) {
-                    if !std::mem::replace(&mut is_listed[near], true) {
-                        changed.push(near);
-                    }
-                }
+                let near = rank.saturating_sub(1)..(rank + 2).min(n_ranks);
+                changed.extend(near.filter(|&rank| !mem::replace(&mut is_listed[rank], true)));
                 let cursor = &mut self.ranks[rank];
                 let cell = self.rows[rank][cursor.head + at];
                 cursor.held += cell.change();

@@ -2,7 +2,7 @@
 
 /// A loop has made `n` more turns.
 #[inline(always)]
-#[cfg_attr(not(test), expect(clippy::inline_always, reason = "nothing must be left of it"))]
+#[expect(clippy::inline_always, reason = "nothing must be left of it")]
 pub(crate) fn done(n: usize) {
     #[cfg(test)]
     count::TURNS.with(|turns| turns.set(turns.get() + n as u64));
