@@ -118,15 +118,12 @@ fn unescaped(field: &[u8]) -> PathBuf {
     while let Some((&byte, after)) = rest.split_first() {
         let digits = after.get(..3).filter(|_| byte == b'\\');
         let code = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
-            Some(code) => {
-                bytes.push(code);
-                rest = &after[3..];
-            }
-            None => {
-                bytes.push(byte);
-                rest = after;
-            }
+        if let Some(code) = code.and_then(|code| u8::from_str_radix(code, 8).ok()) {
+            bytes.push(code);
+            rest = &after[3..];
+        } else {
+            bytes.push(byte);
+            rest = after;
         }
     }
     OsString::from_vec(bytes).into()

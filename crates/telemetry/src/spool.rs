@@ -201,13 +201,12 @@ impl<'a> Patient<'a> {
         })
     }
 
-    fn give_up(&mut self, why: SpoolError) -> io::Result<usize> {
+    fn give_up(&mut self, why: SpoolError) {
         if self.has_read {
             self.is_cut = true;
         } else {
             self.why_none = Some(why);
         }
-        Ok(0)
     }
 
     fn is_ready(&self, wait: Duration) -> io::Result<bool> {
@@ -235,7 +234,8 @@ impl Read for Patient<'_> {
                     // Nobody has the other end open: at the end that is the end.
                     Ok(0) if self.is_fifo && !self.has_read && !is_ready => {
                         if since.elapsed() > WRITER_WAIT {
-                            return self.give_up(SpoolError::NoWriter);
+                            self.give_up(SpoolError::NoWriter);
+                            return Ok(0);
                         }
                         continue;
                     }
@@ -249,7 +249,8 @@ impl Read for Patient<'_> {
                 }
             }
             if since.elapsed() > SILENCE_MAX || self.begun.elapsed() > TOTAL_MAX {
-                return self.give_up(SpoolError::Silent);
+                self.give_up(SpoolError::Silent);
+                return Ok(0);
             }
         }
     }
@@ -291,7 +292,7 @@ mod tests {
     #[test]
     fn what_is_no_log_is_refused_before_it_is_all_there() {
         assert!(matches!(piped(&b"roses\n".repeat(100_000)), Err(SpoolError::NoLog)));
-        assert!(matches!(piped(&[b'x'; BYTES_LOOKED_AT + 2]), Err(SpoolError::NoLog)));
+        assert!(matches!(piped(&b"x".repeat(BYTES_LOOKED_AT + 2)), Err(SpoolError::NoLog)));
         assert!(matches!(piped(b"a poem"), Err(SpoolError::NoLog)));
         assert!(matches!(
             piped(&zstd::encode_all(&[0; 99][..], 3).unwrap()),

@@ -123,10 +123,10 @@ pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
             None
         };
         // What counts is the log as it will be, and not what somebody has put beside it.
-        let log_bytes = draft
-            .as_ref()
-            .map(|draft| draft.bytes)
-            .unwrap_or_else(|| fs::metadata(log_of(&run.dir)).map_or(0, |about| about.len()));
+        let log_bytes = match &draft {
+            Some(draft) => draft.bytes,
+            None => fs::metadata(log_of(&run.dir)).map_or(0, |about| about.len()),
+        };
         if n_kept > 0 && kept_bytes.saturating_add(log_bytes) > keep.bytes {
             // From here on there is no room, for older ones neither.
             is_full = true;

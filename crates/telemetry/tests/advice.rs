@@ -11,7 +11,9 @@ const TIMES: Times =
 
 fn found_in(events: &[Event]) -> (Account, Advice) {
     let mut model = Model::new();
-    events.iter().for_each(|event| model.apply(event));
+    for event in events {
+        model.apply(event);
+    }
     let account = account(&model).unwrap();
     let advice = advice(&account, &what_if(&account));
     let verdict = advice.verdict();

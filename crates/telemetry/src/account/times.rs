@@ -404,7 +404,9 @@ fn sends(spans: &[Span]) -> HashMap<(u32, u32, SpanKind, u32), u64> {
         }
     }
     // By their ends, and those that end together in their order.
-    made.values_mut().for_each(|ops| ops.sort_by_key(|op| op.end_ns()));
+    for ops in made.values_mut() {
+        ops.sort_by_key(|op| op.end_ns());
+    }
     let mut sent = HashMap::new();
     for send in spans.iter().filter(|span| span.op == SpanKind::Send) {
         let Some(ops) = made.get(&(send.replica, send.stage, send.mb)) else { continue };

@@ -326,10 +326,8 @@ impl Writer for ChromeTrace {
                 self.hello = Some(hello.clone());
             }
             Event::Phase(phase) if self.has_begun => self.phase(phase, out)?,
-            Event::Phase(phase) => {
-                if phase.dur_ns.is_some() && self.phases.len() < PHASES_MAX {
-                    self.phases.push(phase.clone());
-                }
+            Event::Phase(phase) if phase.dur_ns.is_some() && self.phases.len() < PHASES_MAX => {
+                self.phases.push(phase.clone());
             }
             Event::Span(span) => {
                 self.begin(out)?;

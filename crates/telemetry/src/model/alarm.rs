@@ -140,7 +140,7 @@ impl Alarm {
 /// A number of a loss with four digits, and without a row of zeros.
 fn number(value: f64) -> String {
     let size = value.abs();
-    if size != 0.0 && (size >= 1e6 || size < 1e-3) {
+    if size != 0.0 && !(1e-3..1e6).contains(&size) {
         return format!("{value:.2e}");
     }
     let text = match size {
@@ -148,9 +148,10 @@ fn number(value: f64) -> String {
         _ if size >= 10.0 => format!("{value:.2}"),
         _ => format!("{value:.4}"),
     };
-    match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
-        false => text,
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
     }
 }
 

@@ -174,7 +174,7 @@ impl Model {
                 let is_shown = n_ranks_ever <= RANKS_EVER_MAX;
                 let n_events = before.n_events;
                 *self =
-                    Self { n_events, n_ranks_ever, recorded, ..Self::with_hello(hello, is_shown) };
+                    Self { recorded, n_events, n_ranks_ever, ..Self::with_hello(hello, is_shown) };
                 if before.hello.is_none() {
                     (self.phases, self.messages) = (before.phases, before.messages);
                     self.n_warnings = before.n_warnings;
@@ -360,7 +360,7 @@ impl Model {
             let n_ranks_ever =
                 self.n_ranks_ever.saturating_add(hello.map_or(0, Hello::n_ranks_shown));
             let recorded = std::mem::take(&mut self.recorded);
-            *self = Self { progress, devices, n_ranks_ever, recorded, ..(*index.model).clone() };
+            *self = Self { progress, recorded, n_ranks_ever, devices, ..(*index.model).clone() };
         }
         self.frames.clone_from(&index.frames);
     }
