@@ -82,7 +82,7 @@ fn two_allocators_never_exchange_blocks_and_keep_none() {
             blocks
         });
         let list = (blocks.capacity() * size_of_val(&blocks[0])) as i64;
-        let large = layouts.iter().map(|layout| layout.size()).filter(|&size| size >= 1024);
+        let large = layouts.iter().map(Layout::size).filter(|&size| size >= 1024);
         assert_eq!(total, 2 * large.sum::<usize>() as i64 + list);
         assert_eq!(owners.each_ref().map(|owner| owner.0.n_given()), [layouts.len(); 2]);
         let (total, ()) = added(|| {
