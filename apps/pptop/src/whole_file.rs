@@ -128,7 +128,7 @@ impl WholeFile {
     /// # Errors
     /// The rest cannot be written, or no name be taken. Then nothing has changed.
     pub fn finish(mut self, taken: Taken) -> Result<PathBuf, NotWritten> {
-        let done = self.to_disk().and_then(|()| self.take_a_name(taken));
+        let done = self.draft_to_disk().and_then(|()| self.take_a_name(taken));
         let name = done.map_err(|error| self.failed(&error))?;
         self.is_done = true;
         self.folder_to_disk().map_err(|error| self.failed(&error))?;
@@ -140,7 +140,7 @@ impl WholeFile {
     /// # Errors
     /// As [`WholeFile::finish`].
     pub fn finish_new(mut self) -> Result<bool, NotWritten> {
-        let named = self.to_disk().and_then(|()| self.take_if_free(&self.name));
+        let named = self.draft_to_disk().and_then(|()| self.take_if_free(&self.name));
         self.is_done = named.map_err(|error| self.failed(&error))?;
         if self.is_done {
             self.folder_to_disk().map_err(|error| self.failed(&error))?;
@@ -159,7 +159,7 @@ impl WholeFile {
     }
 
     /// A name that is taken must not be lost to a loss of power before the bytes are there.
-    fn to_disk(&mut self) -> io::Result<()> {
+    fn draft_to_disk(&mut self) -> io::Result<()> {
         self.draft.flush()?;
         self.draft.get_ref().sync_all()
     }

@@ -710,7 +710,7 @@ fn a_process_that_a_file_names_is_left_alone() {
     let began = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(19).unwrap();
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
     let log = fs::read_to_string(log).unwrap();
-    let without_end = &log[..log.trim_end().rfind('\n').unwrap() + 1];
+    let without_end = &log[..=log.trim_end().rfind('\n').unwrap()];
     fs::create_dir(terminal.dir.join("forged")).unwrap();
     fs::write(terminal.dir.join("forged/events.jsonl"), without_end).unwrap();
     let status = format!(

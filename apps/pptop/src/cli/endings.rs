@@ -12,6 +12,7 @@ use super::refusal::excerpt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Tensors by name.
+    #[cfg(any(test, feature = "train"))]
     Weights,
     /// A drawing in characters.
     Text,
@@ -108,6 +109,7 @@ impl Content {
     /// The endings of names of such files; none that is known where it is empty.
     pub(crate) fn endings(self) -> &'static [&'static str] {
         match self {
+            #[cfg(any(test, feature = "train"))]
             Self::Weights => &["safetensors"],
             Self::Text => &["txt", "text", "md"],
             Self::Csv => &["csv"],
@@ -120,6 +122,7 @@ impl Content {
 
     fn name(self) -> &'static str {
         match self {
+            #[cfg(any(test, feature = "train"))]
             Self::Weights => "weights in the safetensors format",
             Self::Text => "text",
             Self::Csv => "CSV",

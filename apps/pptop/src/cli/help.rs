@@ -10,6 +10,7 @@ pub(crate) mod headings {
     #[cfg(feature = "train")]
     pub(crate) const MODEL: &str = "Model";
     /// How the model is cut, and in which order its parts run.
+    #[cfg(feature = "train")]
     pub(crate) const PIPELINE: &str = "Pipeline";
     /// How the weights change.
     #[cfg(feature = "train")]

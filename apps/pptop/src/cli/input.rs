@@ -55,7 +55,7 @@ fn open_any(path: &Path) -> io::Result<Opened> {
 ///
 /// # Errors
 /// It cannot be read, or is something else: what.
-#[cfg_attr(not(feature = "train"), expect(dead_code, reason = "weights are read to train"))]
+#[cfg(any(test, feature = "train"))]
 pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     match open_any(path)? {
         Opened::Regular(file, len) => Ok((file, len)),

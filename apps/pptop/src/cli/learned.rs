@@ -77,7 +77,7 @@ pub(crate) fn learned(losses: &[f32], goal: Goal) -> Learned {
     let has_converged = match goal {
         Goal::BelowOne => last < 1.0 && last < first,
         Goal::Below(blind) => last <= USED_INPUTS * blind,
-        Goal::Noise(least) => last <= (1.0 + FLAT) * least,
+        Goal::Noise(noise) => last <= (1.0 + FLAT) * noise,
         Goal::None => false,
     };
     let flat = if goal == Goal::BelowOne { 0.0 } else { FLAT };

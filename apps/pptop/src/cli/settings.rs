@@ -52,6 +52,7 @@ pub(crate) struct ScreenFlags {
     #[arg(long, value_name = "WHEN", help_heading = headings::SCREEN)]
     color: Option<ColorMode>,
     /// Draw with ASCII characters only [default: as configured, else where the locale (LC_ALL, LC_CTYPE, LANG) or TERM has no others]
+    #[expect(clippy::doc_markdown, reason = "it is printed as the help of the flag")]
     #[arg(long, help_heading = headings::SCREEN)]
     ascii: bool,
     /// Leave the mouse to the terminal, which can then select text

@@ -1,8 +1,8 @@
 //! How a run stands, in numbers.
 
 use pp_telemetry::{
-    Account, Advice, Alarm, Evidence, Follower, Model, Part, Rate, ReadError, Run, account, advice,
-    standing_metrics, what_if,
+    Account, Advice, Alarm, Evidence, Follower, Model, Part, RankState, Rate, ReadError, Run,
+    account, advice, standing_metrics, what_if,
 };
 use serde::Serialize;
 
@@ -10,6 +10,7 @@ use super::{CliError, one_line};
 
 /// How a run stands. Shares are of 1, times in seconds, memory in bytes.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "it is the name in JSON")]
 pub(crate) struct Standing {
     pub(crate) run: String,
     /// `live` while the process is there, `ended CODE`, `stopped`, `died` or `unknown`.
@@ -106,6 +107,22 @@ pub(crate) struct Window {
     pub(crate) imbalance_of_rank_seconds: Vec<f64>,
 }
 
+impl Window {
+    fn of(account: &Account) -> Self {
+        let of = |part: Part| account.part(part).seconds;
+        Self {
+            seconds: account.window_seconds,
+            work_seconds: of(Part::Work),
+            inherent_seconds: of(Part::Inherent),
+            imbalance_seconds: of(Part::Imbalance),
+            copy_seconds: of(Part::Copy),
+            starved_seconds: of(Part::Starved),
+            other_seconds: of(Part::Other),
+            imbalance_of_rank_seconds: account.imbalance_of_rank.clone(),
+        }
+    }
+}
+
 /// One rank.
 #[derive(Debug, Serialize)]
 pub(crate) struct RankStanding {
@@ -123,6 +140,25 @@ pub(crate) struct RankStanding {
     pub(crate) times_the_others: Option<f64>,
     pub(crate) live_bytes: Option<u64>,
     pub(crate) peak_bytes: Option<u64>,
+}
+
+impl RankStanding {
+    /// `account` says how it compares with the others, where there are others.
+    fn of(rank: &RankState, account: Option<&Account>) -> Self {
+        Self {
+            replica: rank.replica,
+            rank: rank.rank,
+            device: rank.device.clone(),
+            busy_of_window: rank.busy_of_window(),
+            busy_of_step: rank.busy_of_step(),
+            computing_of_window: rank.computing_of_window(),
+            starved_of_window: rank.starved_of_window(),
+            bubble_of_window: rank.bubble_of_window(),
+            times_the_others: account.map(|account| account.ratio_of_rank(rank.rank)),
+            live_bytes: rank.memory.map(|memory| memory.live_bytes),
+            peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
+        }
+    }
 }
 
 /// What a log amounts to, read from its last mark on, and how many of its lines were none.
@@ -189,35 +225,9 @@ impl Standing {
         };
         let finite = |value: f64| Some(value).filter(|value| value.is_finite());
         let bubble = steps.bubble_ratio();
-        let window = found.as_ref().map(|(account, _)| {
-            let of = |part: Part| account.part(part).seconds;
-            Window {
-                seconds: account.window_seconds,
-                work_seconds: of(Part::Work),
-                inherent_seconds: of(Part::Inherent),
-                imbalance_seconds: of(Part::Imbalance),
-                copy_seconds: of(Part::Copy),
-                starved_seconds: of(Part::Starved),
-                other_seconds: of(Part::Other),
-                imbalance_of_rank_seconds: account.imbalance_of_rank.clone(),
-            }
-        });
-        let ranks = model.ranks().iter().map(|rank| RankStanding {
-            replica: rank.replica,
-            rank: rank.rank,
-            device: rank.device.clone(),
-            busy_of_window: rank.busy_of_window(),
-            busy_of_step: rank.busy_of_step(),
-            computing_of_window: rank.computing_of_window(),
-            starved_of_window: rank.starved_of_window(),
-            bubble_of_window: rank.bubble_of_window(),
-            times_the_others: found
-                .as_ref()
-                .filter(|_| hello.pp > 1)
-                .map(|(account, _)| account.ratio_of_rank(rank.rank)),
-            live_bytes: rank.memory.map(|memory| memory.live_bytes),
-            peak_bytes: rank.memory.map(|memory| memory.peak_bytes),
-        });
+        let account = found.as_ref().map(|(account, _)| account);
+        let beside_others = account.filter(|_| hello.pp > 1);
+        let ranks = model.ranks().iter().map(|rank| RankStanding::of(rank, beside_others));
         let run_seconds = model
             .end()
             .map(|end| end.wall_seconds)
@@ -259,10 +269,8 @@ impl Standing {
             bubble_ratio: bubble.map(|bubble| bubble.mean),
             bubble_ratio_sd: bubble.map(|bubble| bubble.sd),
             bubble_theory: hello.theory,
-            bubble_simulated: found.as_ref().map(|(account, _)| account.simulated_bubble_ratio),
-            bubble_simulated_net: found
-                .as_ref()
-                .map(|(account, _)| account.simulated_net_bubble_ratio),
+            bubble_simulated: account.map(|account| account.simulated_bubble_ratio),
+            bubble_simulated_net: account.map(|account| account.simulated_net_bubble_ratio),
             elapsed_seconds: model.totals().elapsed_seconds,
             samples_total: model.totals().samples,
             tokens_total: model.totals().tokens,
@@ -272,7 +280,7 @@ impl Standing {
             last_incomplete_step: Some(model.incomplete().last_step).filter(|step| *step > 0),
             missing_ops: model.incomplete().n_missing,
             starved_ratio: steps.starved_ratio().map(|starved| starved.mean),
-            window,
+            window: account.map(Window::of),
             ranks: ranks.collect(),
             lost_events: model.n_dropped(),
             warnings: model.n_warnings(),

@@ -292,7 +292,7 @@ impl Run {
     /// Looks at the held-out samples; a signal ends that early, and then nothing is said of it.
     fn evaluate(&mut self, step: u64, pieces: &[Samples]) -> Result<(), Early> {
         let mut phase = self.phases.begin(PhaseEvent::EVALUATING, Some(step), pieces.len());
-        let (stop, output) = (self.stop.clone(), self.output);
+        let (stopping, output) = (self.stop.clone(), self.output);
         let mut said = Instant::now();
         let goes_on = |done| {
             phase.at(done, pieces.len());
@@ -301,7 +301,7 @@ impl Run {
                 // A reader that has gone away is noticed with the next step.
                 let _ = super::print(&format!("evaluating {done}/{}\n", pieces.len()));
             }
-            stop.signal().is_none()
+            stopping.signal().is_none()
         };
         let found = self.trainer.evaluate_while(pieces, goes_on).map_err(Early::Failed)?;
         phase.end();

@@ -96,6 +96,7 @@ fn stream_of(name: &OsStr) -> Option<Stream<'_>> {
     is_fifo.then_some(Stream::Named(path))
 }
 
+#[derive(Clone, Copy)]
 enum Stream<'a> {
     Stdin,
     Named(&'a Path),
@@ -112,7 +113,7 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
     if matches!(stream, Stream::Stdin) && io::stdin().is_terminal() {
         return Err(refused(&"it is a terminal; send the log of a run through a pipe"));
     }
-    let fd = opened(&stream).map_err(|error| refused(&error))?;
+    let fd = opened(stream).map_err(|error| refused(&error))?;
     let spool = Spool::of(fd).map_err(|why| refused(&why))?;
     if spool.is_cut() {
         // Where standard error is closed there is nobody left to tell.
@@ -126,7 +127,7 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
 }
 
 /// The stream, opened anew where that is possible: how it is read from is then nobody else's matter.
-fn opened(stream: &Stream<'_>) -> io::Result<OwnedFd> {
+fn opened(stream: Stream<'_>) -> io::Result<OwnedFd> {
     let path = match stream {
         Stream::Stdin => Path::new("/proc/self/fd/0"),
         Stream::Named(path) => path,

@@ -164,7 +164,7 @@ mod tests {
         }
         accountant.has_thread = false;
         accountant.ask(0, state.question().unwrap());
-        let (run, looked) = accountant.receiver.recv_timeout(Duration::from_secs(60)).unwrap();
+        let (run, looked) = accountant.receiver.recv_timeout(Duration::from_mins(1)).unwrap();
         assert_eq!(run, 0);
         assert!(accountant.found().next().is_none());
         state.looked(looked);

@@ -213,6 +213,7 @@ mod tests {
     use super::*;
 
     /// The hue of `#rrggbb`, in degrees.
+    #[expect(clippy::float_cmp, reason = "the largest is one of them")]
     fn hue(colour: &str) -> f64 {
         let channel = |at| f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap());
         let [red, green, blue] = [1, 3, 5].map(channel);

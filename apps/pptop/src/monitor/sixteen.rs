@@ -78,7 +78,9 @@ fn of_old(parameters: &[u8]) -> String {
 impl<W: Write> Write for Sixteen<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_on {
-            bytes.iter().for_each(|byte| self.push(*byte));
+            for byte in bytes {
+                self.push(*byte);
+            }
         } else {
             self.ready.extend_from_slice(bytes);
         }

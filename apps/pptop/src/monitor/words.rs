@@ -67,7 +67,7 @@ pub(crate) fn slow_op(slow: &Slow) -> String {
 pub(crate) fn lost(lost: &Lost) -> String {
     let events = if lost.count == 1 { "event" } else { "events" };
     let steps = match lost.first_step.zip(lost.step) {
-        Some((first, last)) if first < last => format!(" in steps {first} to {last}"),
+        Some((from, to)) if from < to => format!(" in steps {from} to {to}"),
         _ => String::new(),
     };
     format!("{} {events} lost{steps}: the recorder could not keep up", lost.count)

@@ -170,7 +170,7 @@ impl Play {
         hello.stages = stages.collect();
         hello.device_map.retain(|device| device.rank < self.pp);
         (hello.pp, hello.virtual_stages, hello.cores) = (self.pp, self.virtual_stages, self.cores);
-        hello.schedule = self.schedule.as_str().to_owned();
+        self.schedule.as_str().clone_into(&mut hello.schedule);
         hello.plan = plan.to_text_rows();
         self.put_spans(&plan, &costs, &mut events);
         events

@@ -205,7 +205,7 @@ fn a_loss_that_diverges_is_seen() {
     let overview = screen(&overview, COLOUR, 80, 24);
     let buffer = overview.backend().buffer();
     let red = buffer.content.iter().filter(|cell| cell.fg == ratatui::style::Color::Red);
-    let red: String = red.map(|cell| cell.symbol()).collect();
+    let red: String = red.map(ratatui::buffer::Cell::symbol).collect();
     assert!(red.contains("diverging"), "{red}");
     let log = text(&state_in(View::Log, &events, &[]), 160, 24);
     assert!(log.contains("the loss diverges: 8888 at step 61"), "{log}");

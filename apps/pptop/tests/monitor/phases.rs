@@ -8,14 +8,13 @@ use super::common::{
 };
 
 fn phase(name: &str, step: Option<u64>, start_ms: u64, dur_ms: Option<u64>, done: u64) -> Event {
-    let start_ns = start_ms * 1_000_000;
-    let dur_ns = dur_ms.map(|ms| ms * 1_000_000);
+    let ns = |ms: u64| ms * 1_000_000;
     Event::Phase(PhaseEvent {
         phase: name.to_owned(),
         step,
-        start_ns,
-        elapsed_ns: start_ns + dur_ns.unwrap_or(50_000_000),
-        dur_ns,
+        start_ns: ns(start_ms),
+        elapsed_ns: ns(start_ms + dur_ms.unwrap_or(50)),
+        dur_ns: dur_ms.map(ns),
         done,
         total: 12,
     })

@@ -23,7 +23,7 @@ fn row(id: &str, standing: Standing) -> Row {
             status: None,
             end: None,
             bytes: 4_200_000,
-            modified: SystemTime::now() - Duration::from_secs(3 * 3600 + 60),
+            modified: SystemTime::now() - Duration::from_mins(3 * 60 + 1),
         },
         standing,
         steps: (600, 600),
@@ -115,7 +115,9 @@ fn what_lies_over_the_list() {
     assert_list!("runs_search_80x8", &state, MONO, 80, 8);
     let mut models = [Model::new(), Model::new()];
     for model in &mut models {
-        whole_log().iter().for_each(|event| model.apply(event));
+        for event in &whole_log() {
+            model.apply(event);
+        }
     }
     let other = {
         let mut model = Model::new();

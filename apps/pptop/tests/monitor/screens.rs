@@ -146,7 +146,9 @@ fn pasted_text_ends_no_run() {
         for text in ["fix this", "x\ns\n", "q\ns\n", "x\nk\n", "xs\n", "qs\n", "x\tk\n\n"] {
             let start = || {
                 let mut state = State::new(running(), launched_here);
-                hundred_steps().iter().for_each(|event| state.apply(event));
+                for event in &hundred_steps() {
+                    state.apply(event);
+                }
                 state
             };
             // Bracketed, it is dropped.
@@ -189,7 +191,7 @@ fn a_prompt_takes_the_first_line_of_what_is_pasted() {
 /// The answer is chosen by a click or a key, and only Enter takes it, and only when the question has been there for a while.
 #[test]
 fn a_question_is_answered_by_enter_alone() {
-    let late = Duration::from_millis(300);
+    let (early, late) = (Duration::from_millis(299), Duration::from_millis(300));
     let ask = || {
         let mut state = in_the_middle();
         state.set_now(Duration::ZERO);
@@ -197,7 +199,7 @@ fn a_question_is_answered_by_enter_alone() {
         state
     };
     let mut state = ask();
-    state.set_now(late - Duration::from_millis(1));
+    state.set_now(early);
     for action in [Action::Accept, Action::Back, Action::Answer(1), Action::Choose(Choice::Kill)] {
         assert_eq!(state.act(action), None);
     }

@@ -33,11 +33,11 @@ fn panel(screen: &str, title: &str) -> Vec<String> {
     let top = lines.iter().position(|line| line.contains(title)).unwrap();
     let left = lines[top].find(title).unwrap();
     let left = lines[top][..left].rfind('┌').map_or(0, |at| lines[top][..at].chars().count());
-    let inside = |line: &&str| -> String { line.chars().skip(left + 1).collect() };
+    let inside = |line: &str| -> String { line.chars().skip(left + 1).collect() };
     lines[top + 1..]
         .iter()
         .take_while(|line| line.chars().nth(left) == Some('│'))
-        .map(|line| inside(&line).split('│').next().unwrap_or_default().to_owned())
+        .map(|line| inside(line).split('│').next().unwrap_or_default().to_owned())
         .collect()
 }
 
@@ -224,7 +224,9 @@ fn only_what_works_is_offered() {
     assert!(help(&mut live).contains("end the run"));
     let found = |child: ChildState| {
         let mut state = State::new(child, false);
-        log().iter().for_each(|event| state.apply(event));
+        for event in &log() {
+            state.apply(event);
+        }
         state
     };
     let host = Some("far".to_owned());
@@ -234,24 +236,26 @@ fn only_what_works_is_offered() {
     read_only.set_read_only(true);
     let ended = {
         let mut state = found(ChildState { code: Some(0), ..running() });
-        whole_log().iter().for_each(|event| state.apply(event));
+        for event in &whole_log() {
+            state.apply(event);
+        }
         state
     };
-    for (mut state, what, why) in [
-        (found(running()).simulated(), "demo", "this is a demo"),
-        (found(ChildState::default()).replayed(playback), "replay", "this is a replay"),
-        (found(ChildState { host, ..running() }), "far", "the run is a process of far"),
-        (found(gone), "gone", "the run is over"),
-        (read_only, "read-only", "read-only"),
-        (ended, "ended", "the run is over"),
-    ] {
+    let cannot_be_ended = |mut state: State, what: &str, why: &str| {
         assert!(!keys(&state).contains("stop"), "{what}: {}", keys(&state));
         assert!(!help(&mut state).contains("end the run"), "{what}");
         // The key says why, and asks nothing.
         assert_eq!(state.act(Action::Stop), None, "{what}");
         let drawn = text(&state, 100, 30);
         assert!(drawn.contains(why) && !drawn.contains("end the run?"), "{what}\n{drawn}");
-    }
+    };
+    cannot_be_ended(found(running()).simulated(), "demo", "this is a demo");
+    cannot_be_ended(found(ChildState::default()).replayed(playback), "replay", "this is a replay");
+    let far = found(ChildState { host, ..running() });
+    cannot_be_ended(far, "far", "the run is a process of far");
+    cannot_be_ended(found(gone), "gone", "the run is over");
+    cannot_be_ended(read_only, "read-only", "read-only");
+    cannot_be_ended(ended, "ended", "the run is over");
     let demo = found(running()).simulated();
     assert_screen!("demo_80x24", &demo, MONO, 80, 24);
     let replay = found(ChildState::default()).replayed(Playback::new(1.0, false));

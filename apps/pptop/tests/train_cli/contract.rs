@@ -141,8 +141,8 @@ fn memory_is_planned_and_kept() {
             let keys = "rank:u peak_bytes:u parameter_bytes:u gradient_bytes:u optimizer_bytes:u stash_bytes:u temporary_bytes:u";
             typed(planned, keys);
             let log = Events::of(&log);
-            let of_rank = log.kind("mem").into_iter().filter(|mem| mem["rank"] == rank);
-            let held = of_rank.last().unwrap()["peak_bytes"].as_f64().unwrap();
+            let mut of_rank = log.kind("mem").into_iter().filter(|mem| mem["rank"] == rank);
+            let held = of_rank.next_back().unwrap()["peak_bytes"].as_f64().unwrap();
             let planned = planned["peak_bytes"].as_f64().unwrap();
             assert!((held / planned - 1.0).abs() < 0.05, "{flags}: {held} held, {planned} planned");
             peaks.push(held);

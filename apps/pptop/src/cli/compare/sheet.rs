@@ -42,9 +42,10 @@ impl Sheet {
             for (at, cell) in cells.iter().enumerate() {
                 let room = " ".repeat(widths[at].saturating_sub(columns_of(cell)));
                 let gap = if at == 0 { "" } else { "  " };
-                let _ = match self.head[at].1 {
-                    true => write!(line, "{gap}{cell}{room}"),
-                    false => write!(line, "{gap}{room}{cell}"),
+                let _ = if self.head[at].1 {
+                    write!(line, "{gap}{cell}{room}")
+                } else {
+                    write!(line, "{gap}{room}{cell}")
                 };
             }
             text.push_str(line.trim_end());

@@ -39,7 +39,7 @@ pub(super) fn table(rows: &[Row], session: &Session, format: Format, wide: bool)
 }
 
 fn lines(notes: &[String], before: &str) -> String {
-    notes.iter().map(|note| format!("{before}{note}\n")).collect()
+    notes.iter().flat_map(|note| [before, note.as_str(), "\n"]).collect()
 }
 
 /// What the columns mean, and what the numbers say.

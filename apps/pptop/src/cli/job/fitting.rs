@@ -85,8 +85,7 @@ fn divisors(number: u64) -> Vec<u64> {
     if number == 0 || number > LARGEST {
         return Vec::new();
     }
-    let small: Vec<u64> =
-        (1..).take_while(|&n| n * n <= number).filter(|&n| number.is_multiple_of(n)).collect();
+    let small: Vec<u64> = (1..=number.isqrt()).filter(|&n| number.is_multiple_of(n)).collect();
     let large = small.iter().rev().map(|&n| number / n).filter(|&n| n * n > number);
     small.iter().copied().chain(large).collect()
 }

@@ -1,5 +1,6 @@
 //! What the list says of a run.
 
+use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_telemetry::{Follower, Model, Run, Standing, Status};
@@ -122,7 +123,7 @@ fn sizes_text((pp, virtual_stages, dp, micro_batches): (u32, u32, u32, u32)) -> 
     for (letter, number, least) in [('v', virtual_stages, 2), ('d', dp, 2), ('m', micro_batches, 1)]
     {
         if number >= least {
-            text.push_str(&format!(" {letter}{number}"));
+            let _ = write!(text, " {letter}{number}");
         }
     }
     text

@@ -228,7 +228,9 @@ impl RunsState {
             Sort::Newest => {}
             Sort::Loss => rows.sort_by(|a, b| by(a.loss).total_cmp(&by(b.loss))),
             Sort::Time => {
-                rows.sort_by(|a, b| by(a.seconds.map(|s| -s)).total_cmp(&by(b.seconds.map(|s| -s))))
+                rows.sort_by(|a, b| {
+                    by(a.seconds.map(|s| -s)).total_cmp(&by(b.seconds.map(|s| -s)))
+                });
             }
             Sort::Steps => rows.sort_by_key(|row| std::cmp::Reverse(row.steps.0)),
             Sort::Name => rows.sort_by(|a, b| a.run.id.cmp(&b.run.id)),

@@ -194,8 +194,8 @@ impl State {
             None => self.first_rank(n_rows).saturating_add_signed(by - by.signum()).min(last),
         };
         self.devices.choose(to);
-        let least = (to + 1).saturating_sub(n_rows);
-        self.first_rank = self.first_rank(n_rows).clamp(least, to);
+        let first = (to + 1).saturating_sub(n_rows);
+        self.first_rank = self.first_rank(n_rows).clamp(first, to);
     }
 
     fn scroll(&mut self, by: isize) {

@@ -88,6 +88,7 @@ pub enum Effect {
 
 /// What the monitor knows and what it looks at.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "none follows from the others")]
 pub struct State {
     model: Model,
     /// What the screen shows while it stands still.

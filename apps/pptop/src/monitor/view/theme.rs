@@ -18,6 +18,7 @@ pub(crate) const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 
 /// Colours and characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "none follows from the others")]
 pub struct Theme {
     /// Whether colours may be used.
     pub colour: bool,

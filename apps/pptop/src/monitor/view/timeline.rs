@@ -102,7 +102,9 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
         .map(|rank| (rank, cells(spans_of(step, rank), range_ns, n_cells as usize)))
         .collect();
     let mut kinds = Kinds::default();
-    rows.iter().for_each(|(_, cells)| kinds.see(cells));
+    for (_, cells) in &rows {
+        kinds.see(cells);
+    }
     let (title, legend) = heading(&title(state, model, step), kinds, theme, area.width);
     let inside = panel(buffer, area, theme, &title, &legend);
     let below = model.ranks().len().saturating_sub(first + rows.len());

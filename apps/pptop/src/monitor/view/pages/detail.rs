@@ -28,7 +28,7 @@ const WIDE_CELLS: usize = 56;
 const MEM_BAR: usize = 12;
 /// Cells of a chart within a line.
 const LINE_CHART: usize = 60;
-/// SlowGroup operations that are named.
+/// Groups of slow operations that are named.
 const SLOW_MAX: usize = 4;
 /// Below this share of the device that is left, one should know.
 const LEFT_NOTICE: f64 = 0.1;
