@@ -24,6 +24,7 @@ pub(crate) mod headings {
     /// How ops and messages are timed.
     pub(crate) const COSTS: &str = "Costs";
     /// GPUs.
+    #[cfg(feature = "train")]
     pub(crate) const GPUS: &str = "GPUs";
     /// The terminal.
     pub(crate) const SCREEN: &str = "Screen";
