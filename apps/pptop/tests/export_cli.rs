@@ -88,7 +88,14 @@ fn wanted(format: ExportFormat, steps: Option<&str>) -> Vec<u8> {
 fn each_format_goes_to_standard_output_or_to_a_file() {
     let home = Home::new();
     for (format, kind) in FORMATS {
-        let bytes = wanted(kind, None);
+        let mut bytes = wanted(kind, None);
+        if format == "prometheus" {
+            // How the run stands follows from more than its log.
+            let all = home.stdout("export prometheus gpt");
+            assert!(all.starts_with(&bytes));
+            bytes = all;
+            assert!(String::from_utf8_lossy(&bytes).contains("pptop_run_standing"));
+        }
         // By the beginning of its name, as the latest, by default, and as a file.
         for run in ["gpt", "latest", "", LOG, "gpt -o -"] {
             assert_eq!(home.stdout(&format!("export {format} {run}")), bytes, "{format} {run}");

@@ -441,10 +441,10 @@ fn a_demo_shows_every_view() {
     terminal.press("Space");
     terminal.wait_for("FROZEN");
     terminal.press("?");
-    terminal.wait_for("these keys");
+    terminal.wait_for("this help");
     // Together with the next key it would be another one.
     terminal.press("Escape");
-    terminal.wait("no help", |screen| !screen.contains("these keys"));
+    terminal.wait("no help", |screen| !screen.contains("this help"));
     terminal.press("Space");
     terminal.wait_for("LIVE");
     terminal.press("1");
@@ -472,7 +472,7 @@ fn without_a_command_one_watches_what_is_live() {
     fs::copy(log, terminal.dir.join("runs/old/events.jsonl")).unwrap();
     terminal.pptop("");
     let screen = terminal.wait_for("no run is live; pptop train starts one");
-    for part in ["old", "unknown", "120/120", "1f1b", "p4 m8"] {
+    for part in ["old", "finished", "120/120", "1f1b", "p4 m8"] {
         assert!(screen.contains(part), "{part} is not in\n{screen}");
     }
     terminal.press("q");

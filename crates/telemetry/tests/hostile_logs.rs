@@ -94,7 +94,7 @@ fn a_run_of_too_many_ranks_has_no_account_and_it_is_said_why() {
     let mut model = Model::new();
     model.apply(&Event::Hello(Box::new(hello)));
     let why = account(&model).unwrap_err().to_string();
-    assert_eq!(why, "the run has 2000 ranks; at most 1024 are looked at here");
+    assert_eq!(why, "the run has 2000 ranks; at most 1024 are analysed here");
     let hello = Hello {
         pp: 1,
         dp: 1,

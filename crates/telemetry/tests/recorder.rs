@@ -149,14 +149,19 @@ fn a_symbolic_link_in_place_of_the_log_is_refused() {
 }
 
 #[test]
-fn a_symbolic_link_in_place_of_the_directory_is_refused() {
+fn a_symbolic_link_to_the_directory_is_followed_once() {
     let dir = TestDir::new();
     let elsewhere = dir.0.join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::create_dir(dir.0.join("runs")).unwrap();
     symlink(&elsewhere, dir.run()).unwrap();
+    Recorder::create(&dir.run()).unwrap().finish(End::default());
+    assert!(elsewhere.join("events.jsonl").is_file());
+    // To nowhere, it is not made.
+    fs::remove_file(dir.run()).unwrap();
+    symlink(dir.0.join("nowhere"), dir.run()).unwrap();
     assert!(matches!(Recorder::create(&dir.run()), Err(TelemetryError::Directory { .. })));
-    assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
+    assert!(!dir.0.join("nowhere").exists());
 }
 
 #[test]

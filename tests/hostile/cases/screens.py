@@ -47,7 +47,8 @@ def terminal_cases():
         yield Case("C21", f"demo at {size[0]}x{size[1]}", ["demo"], size=size,
                    keys=[(0.5, b"123456?"), (0.9, b"\x1b"), (1.1, b"2hhhjjzzee"), (1.5, b"\x1b"),
                          (1.8, b"q"), (2.4, b"q"), (3.0, b"\r")], codes=(0,))
-    noise = bytes(range(256)) * 4
+    # Without Ctrl-Z, which stops it until a shell lets it go on.
+    noise = bytes(byte for byte in range(256) if byte != 0x1A) * 4
     yield Case("C21", "demo with every byte typed", ["demo"],
                keys=[(0.5, noise), (1.5, b"\x1b"), (2.0, b"\x1b"), (2.4, b"q"), (2.8, b"q")],
                codes=(0, 2, 130), signals=[(6.0, signal.SIGTERM)])

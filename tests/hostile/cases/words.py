@@ -7,7 +7,7 @@ from harness import Case
 
 from .harm import LONG, TINY, fail
 
-LIVE_WORDS = r"(?i)\bLIVE\b|\bETA\b"
+LIVE_WORDS = r"\bLIVE\b|\bETA\b|: live\b"
 
 
 def copy(which):
@@ -39,7 +39,7 @@ def standing_cases():
                    silent=LIVE_WORDS, codes=(0,))
         yield Case("B10", f"the {view} of a finished run",
                    ["snapshot", "{dir}/r", "--view", view], setup=copy("sleep"),
-                   silent=r"(?i)\bLIVE\b|\bETA\b|\bdied\b|\bkilled\b", codes=(0,))
+                   silent=r"\bLIVE\b|\bETA\b|\bdied\b|\bkilled\b", codes=(0,))
     def listed(which):
         def setup(place):
             place.run_copy(which, "state/runs/one-1")

@@ -39,6 +39,8 @@ pub(crate) struct Learned {
 
 /// What is above nothing: a loss that changes by less has not changed.
 const FLAT: f64 = 0.01;
+/// From this growth on a loss has not only got worse: the warning of a run that trains begins here as well.
+const DOUBLED: f64 = 1.0;
 /// How far below the best blind guess a model has to come to have used its inputs.
 const USED_INPUTS: f64 = 0.9;
 /// The last losses are those of this part of the steps: one batch is easier than another.
@@ -47,11 +49,10 @@ const LAST_PART: usize = 10;
 impl Goal {
     /// What to say of it below a table.
     pub(crate) fn legend(self) -> Option<String> {
-        const REST: &str =
-            "improved: it fell by 1 % or more; flat: by less; diverged: it rose by more";
+        const REST: &str = "improved: it fell by 1 % or more; flat: it changed by less; worse: it rose by more; diverged: it doubled, or is no number";
         match self {
             Self::BelowOne => Some(
-                "verdict, by the notebook's rule: converged (the final loss is below 1 and below the first), improved (below the first), flat or diverged."
+                "verdict, by the notebook's rule: converged (the final loss is below 1 and below the first), improved (below the first), flat, worse or diverged."
                     .to_owned(),
             ),
             Self::Below(blind) => Some(format!(
@@ -86,6 +87,7 @@ pub(crate) fn learned(losses: &[f32], goal: Goal) -> Learned {
         Some(_) if has_converged => (Verdict::Converged, "converged"),
         Some(change) if change < 0.0 && change <= -flat => (Verdict::Partly, "improved"),
         Some(change) if change <= FLAT => (Verdict::Not, "flat"),
+        Some(change) if change < DOUBLED => (Verdict::Not, "worse"),
         _ => (Verdict::Not, "diverged"),
     };
     Learned { verdict, word, change }
@@ -112,10 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fall_is_flat_or_diverged() {
+    fn what_does_not_fall_is_flat_worse_or_diverged() {
         for (losses, wanted) in [
             (&[5.5, 5.49][..], "flat"),
             (&[5.5, 5.54], "flat"),
+            (&[2.3019, 2.3455], "worse"),
+            (&[5.5, 10.9], "worse"),
+            (&[5.5, 11.1], "diverged"),
             (&[5.5, 8888.0], "diverged"),
             (&[5.5, f32::NAN], "diverged"),
             (&[5.5, f32::INFINITY], "diverged"),

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", help_heading = headings::RECORD)]
     run_dir: Option<PathBuf>,
     /// After training, print N bytes of generated text (gpt)
-    #[arg(long, value_name = "N", value_parser = super::sizes::count, help_heading = headings::RECORD)]
+    #[arg(long, value_name = "N", value_parser = sample_bytes, help_heading = headings::RECORD)]
     sample: Option<u32>,
     /// Write the final weights, by name
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
@@ -56,6 +56,13 @@ pub(crate) struct Args {
     nvml: NvmlArgs,
     #[command(flatten)]
     screen: ScreenFlags,
+}
+
+/// Bytes of a sample: each takes a pass through the model, so that more would take hours.
+fn sample_bytes(text: &str) -> Result<u32, String> {
+    const MOST: u32 = 1_000_000;
+    let refused = || format!("use a whole number from 1 to {MOST}");
+    text.parse::<u32>().ok().filter(|bytes| (1..=MOST).contains(bytes)).ok_or_else(refused)
 }
 
 /// Runs the command.

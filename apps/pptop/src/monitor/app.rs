@@ -400,7 +400,7 @@ impl App {
             Effect::ExportTrace(step) => {
                 self.errands.export_trace(self.at, watched.log.clone(), &watched.files, step);
             }
-            Effect::Redraw => screen.terminal().clear().context("cannot draw on the terminal")?,
+            Effect::Redraw => screen.clear().context("cannot draw on the terminal")?,
             Effect::Suspend => screen.suspend().context("cannot stop")?,
         }
         Ok(None)

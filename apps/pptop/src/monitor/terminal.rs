@@ -22,6 +22,7 @@ use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use ratatui::layout::{Position, Rect};
 use rustix::process::{Signal, getpid, kill_process};
 use signal_hook::consts::signal::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
 
@@ -110,11 +111,17 @@ impl Screen {
         if TAKEN.load(Ordering::SeqCst) && !was_stopped {
             return Ok(Held::Already);
         }
-        let taken = take(self.mouse).and_then(|()| self.terminal.clear());
+        let taken = take(self.mouse).and_then(|()| self.clear());
         if taken.is_err() {
             leave();
         }
         taken.map(|()| Held::Anew)
+    }
+
+    /// Empties the screen, so that all of it is drawn again. The terminal is asked nothing: not every one answers.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
 
     /// Gives the terminal back and stops this process until the shell lets it go on; then it has to be held anew.

@@ -184,7 +184,7 @@ fn a_prompt_takes_the_first_line_of_what_is_pasted() {
     state.act(Action::Filter);
     state.paste(&"long".repeat(1000));
     let drawn = text(&state, 200, 24);
-    let typed = drawn.lines().find(|line| line.contains("look for /")).unwrap();
+    let typed = drawn.lines().find(|line| line.contains("search /")).unwrap();
     assert_eq!(typed.matches("long").count(), 20, "{drawn}");
 }
 

@@ -196,11 +196,11 @@ fn the_legend_names_all_that_is_drawn() {
 #[test]
 fn a_large_screen_uses_its_space() {
     let drawn = text(&overview(&slow_rank()), 160, 50);
-    for what in ["planned, with this run's mean times", "what if", "pipeline", "loss", "messages"] {
+    for what in ["planned: mean times on a core", "what if", "pipeline", "loss", "messages"] {
         assert!(drawn.contains(what), "{what}\n{drawn}");
     }
     let drawn = text(&overview(&slow_rank()), 240, 70);
-    for what in ["planned, with this run's mean times", "what if", "each rank, ms of a step"] {
+    for what in ["planned: mean times on a core", "what if", "each rank, ms of a step"] {
         assert!(drawn.contains(what), "{what}\n{drawn}");
     }
 }
@@ -386,7 +386,7 @@ fn a_click_on_the_timeline_chooses_an_operation() {
     assert!(text(&state, 100, 34).contains(" r3 f0 "), "{}", text(&state, 100, 34));
     // In the plan below stands the same operation.
     let drawn = text(&state, 100, 34);
-    let planned = drawn.lines().position(|line| line.contains("planned, with")).unwrap();
+    let planned = drawn.lines().position(|line| line.contains("planned: mean")).unwrap();
     let (line, y) = drawn.lines().zip(0..).skip(planned).find(|(l, _)| l.contains("r1")).unwrap();
     let x = line[..line.find("B5").unwrap()].chars().count() as u16 - 1;
     state.point_at(target(&state, area, x, y).unwrap());

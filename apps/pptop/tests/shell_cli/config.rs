@@ -133,6 +133,7 @@ fn prune_keeps_what_is_configured() {
     home.configure("[keep]\nruns = 2\n");
     assert_eq!(n_removed(&[], &[]), 1);
     assert_eq!(n_removed(&[("PPTOP_KEEP_RUNS", "1")], &[]), 2);
-    assert_eq!(n_removed(&[("PPTOP_KEEP_RUNS", "1")], &["--keep-runs", "0"]), 3);
+    // The newest run stays, whatever is configured.
+    assert_eq!(n_removed(&[("PPTOP_KEEP_RUNS", "1")], &["--keep-runs", "0"]), 2);
     assert_eq!(n_removed(&[], &["--keep-runs", "3"]), 0);
 }

@@ -2,7 +2,7 @@
 
 use crate::home::{Home, words};
 
-const JOB: &str = "compare --model sleep --steps 3 --sleep-forward-ms 1 \
+const JOB: &str = "compare --model sleep --pp 2 --micro-batches 4 --steps 3 --sleep-forward-ms 1 \
                    --sleep-input-grad-ms 1 --sleep-weight-grad-ms 1";
 
 /// The comparison of one plan whose name means something to each format, and of the two base rows.

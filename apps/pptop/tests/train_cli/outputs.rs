@@ -297,8 +297,7 @@ fn arguments_and_variables_need_not_be_text() {
     let name = |bytes: &'static [u8]| OsStr::from_bytes(bytes);
     fs::write(home.path("").join(name(b"d\xff.txt")), [b'a'; 4000]).unwrap();
     fs::write(home.path("").join(name(b"p\xff.csv")), "0F0,0F1,0B0,0B1\n").unwrap();
-    let gpt =
-        "train --headless --json --layers 1 --width 8 --heads 1 --pp 1 --batch-size 2 --steps 1";
+    let gpt = "train --headless --json --layers 1 --width 8 --heads 1 --pp 1 --micro-batches 2 --batch-size 2 --steps 1";
     let pptop = |more: &[&OsStr]| {
         let output = Command::new(env!("CARGO_BIN_EXE_pptop"))
             .args(words(gpt))

@@ -79,10 +79,7 @@ fn a_run_that_was_killed_has_died_everywhere() {
     assert_eq!(run.finish().code, None);
     assert_told(&home, "died", "died", "died");
     let lines = home.stdout("attach run --plain");
-    assert!(
-        lines.ends_with("the log ends here, without a last word of the run: died\n"),
-        "{lines}"
-    );
+    assert!(lines.ends_with("the log ends here, without an end record: died\n"), "{lines}");
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn why_there_is_none() {
     for (script, expected, message) in cases {
         let machine = Machine::new(script);
         let watch = machine.watch();
-        assert_eq!(watch.first_log(), format!("no GPU is watched: {message}"), "{script}");
+        assert_eq!(watch.first_log(), format!("no GPU is monitored: {message}"), "{script}");
         assert_eq!(watch.sampler.none(), Some(expected), "{script}");
         assert_eq!(probe(&machine.library()).why_none.as_deref(), Some(message), "{script}");
     }
@@ -120,7 +120,7 @@ fn no_library_and_a_library_that_is_another() {
     let why = Watch::of(missing.clone()).first_log();
     assert!(
         why.starts_with(
-            "no GPU is watched: the NVIDIA driver's library cannot be loaded: /nowhere/"
+            "no GPU is monitored: the NVIDIA driver's library cannot be loaded: /nowhere/"
         ),
         "{why}"
     );
@@ -131,7 +131,7 @@ fn no_library_and_a_library_that_is_another() {
     let why = machine.watch().first_log();
     assert!(why.contains("libnvidia-ml.so.1 is not NVML: "), "{why}");
     assert!(!why.contains('\n'), "{why}");
-    assert_eq!(Watch::of(Library::Off).first_log(), "no GPU is watched: NVML is switched off");
+    assert_eq!(Watch::of(Library::Off).first_log(), "no GPU is monitored: NVML is switched off");
 }
 
 #[test]

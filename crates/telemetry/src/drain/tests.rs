@@ -266,9 +266,12 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
         damage(&mut log, &marks[last]);
         std::fs::write(&path, &log).unwrap();
         assert_eq!(begun_at(&path), marks[last - 1].start, "{what}");
-        both_ways(&path, &[20, STEPS / 2, STEPS]);
+        // With the line before the mark an operation is lost: later marks know of it, and whoever reads all lines does not.
+        let has_all_lines = what != "joined with the line before";
+        let steps = if has_all_lines { &[20, STEPS / 2, STEPS][..] } else { &[20] };
+        both_ways(&path, steps);
         std::fs::write(&compressed, zstd::encode_all(&log[..], 1).unwrap()).unwrap();
-        both_ways(&compressed, &[STEPS / 2]);
+        both_ways(&compressed, &steps[1.min(steps.len() - 1)..][..1]);
         // All of them: from the beginning.
         for mark in marks.iter().rev().filter(|mark| mark.start != marks[last].start) {
             damage(&mut log, mark);
@@ -353,12 +356,18 @@ fn what_the_recorder_writes_its_reader_takes() {
         let row: Vec<String> = (0..n_cells).map(|mb| format!("0F{mb}")).collect();
         Hello { plan: vec![row.join(","), String::new()], ..hello() }
     };
+    // The longest plan that a hello has room for: a mark, which holds more, has none.
+    let has_room = |n_cells: &usize| {
+        let hello = Event::Hello(Box::new(with_plan(*n_cells)));
+        hello.to_json().unwrap().len() < MOST
+    };
+    let n_fit = (38_000..39_500).rev().find(has_room).unwrap();
     // Of the plan alone, of everything, and of a plan that fits a line but with the rest no mark.
     let all = Hello { model: "m".repeat(2 * MOST), ..with_plan(10) };
     for (name, hello, has_plan, marks_have_plan) in [
         ("plan", with_plan(60_000), false, false),
         ("all", all, false, false),
-        ("mark", with_plan(38_500), true, false),
+        ("mark", with_plan(n_fit), true, false),
         ("short", with_plan(10), true, true),
     ] {
         let dir = TestDir::new(&format!("hello-{name}"));

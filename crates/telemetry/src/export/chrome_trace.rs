@@ -126,7 +126,7 @@ impl ChromeTrace {
             self.object(out, format_args!(r#""name":"process_sort_index","ph":"M","pid":{pid},"args":{{"sort_index":{pid}}}"#))?;
             self.object(out, format_args!(r#""name":"thread_name","ph":"M","pid":{pid},"tid":0,"args":{{"name":"driver"}}"#))?;
         }
-        let (name, step) = (json!(phase.phase), json!(phase.step));
+        let (name, step) = (to_json(&phase.phase).map_err(io::Error::from)?, json!(phase.step));
         self.object(
             out,
             format_args!(

@@ -98,7 +98,7 @@ struct Row {
     /// Against the row "one device"; of no meaning for another number of micro-batches.
     loss_bits_equal: Option<bool>,
     verdict: Verdict,
-    /// The verdict in a word: converged, improved, flat or diverged.
+    /// The verdict in a word: converged, improved, flat, worse or diverged.
     outcome: &'static str,
     /// From the first loss to the last tenth of them, as a part of the first.
     loss_change: Option<f64>,

@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn text_is_aligned() {
-        let wanted = "strategy               step ms\n\
-                      1f1b                     205.8\n\
+        let wanted = "strategy           step ms\n\
+                      1f1b                 205.8\n\
                       a|b_50%, \"q\"\u{fffd}.csv        -\n";
         assert_eq!(sheet().text(), wanted);
         let wide = Sheet {
