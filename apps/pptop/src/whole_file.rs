@@ -43,8 +43,8 @@ pub enum Taken {
     ReplacedIf(Identity),
 }
 
-/// What tells a file from every other: its device and its number on it.
-pub type Identity = (u64, u64);
+/// What tells a file from every other: its device, its number on it, and when it was last written, in seconds and nanoseconds.
+pub type Identity = (u64, u64, i64, u64);
 
 /// Why a file is not written.
 #[derive(Debug)]
@@ -152,10 +152,11 @@ impl WholeFile {
     ///
     /// # Errors
     /// The system does not say.
-    pub fn identity(&self) -> io::Result<Identity> {
-        use std::os::unix::fs::MetadataExt as _;
-        let about = self.draft.get_ref().metadata()?;
-        Ok((about.dev(), about.ino()))
+    pub fn identity(&mut self) -> io::Result<Identity> {
+        // What is written later would be another time.
+        self.draft.flush()?;
+        let there = rustix::fs::fstat(self.draft.get_ref())?;
+        Ok(identity_of(&there))
     }
 
     /// A name that is taken must not be lost to a loss of power before the bytes are there.
@@ -240,7 +241,9 @@ fn kind_of(there: &Stat) -> FileType {
 
 #[expect(clippy::useless_conversion, reason = "the numbers have other types on other machines")]
 fn identity_of(there: &Stat) -> Identity {
-    (u64::from(there.st_dev), u64::from(there.st_ino))
+    // A new file may get the number of one that was removed: its time tells them apart.
+    let (seconds, nanoseconds) = (i64::from(there.st_mtime), u64::from(there.st_mtime_nsec));
+    (u64::from(there.st_dev), u64::from(there.st_ino), seconds, nanoseconds)
 }
 
 /// `w-2.safetensors` for `w.safetensors`: the name that is tried beside one that is taken.

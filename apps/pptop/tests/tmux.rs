@@ -148,6 +148,13 @@ impl Terminal {
         }
     }
 
+    /// Waits until the program of a pane that stays has ended.
+    #[track_caller]
+    fn wait_dead(&self) {
+        let is_dead = || self.tmux(&["display-message", "-p", "#{pane_dead}"]).trim() == "1";
+        self.wait("the end of the program", |_| is_dead());
+    }
+
     #[track_caller]
     fn wait_for(&self, text: &str) -> String {
         self.wait(text, |screen| screen.contains(text))
@@ -793,7 +800,7 @@ fn stopped_and_continued_from_outside_it_draws_anew() {
     terminal.press("3");
     terminal.wait_for("[3]Devices");
     terminal.press("q");
-    terminal.wait_for("Pane is dead");
+    terminal.wait_dead();
 }
 
 #[test]
@@ -862,6 +869,6 @@ fn characters_and_colours_are_those_that_the_terminal_has() {
         assert_eq!(is_coloured, has_colour, "{environment}:\n{coloured}");
         assert!(!coloured.contains("[38;5;") && !coloured.contains("[48;5;"), "{environment}");
         terminal.press("q");
-        terminal.wait_for("Pane is dead");
+        terminal.wait_dead();
     }
 }

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use pp_telemetry::{OWN_FILES, STDERR_FILE};
-use pptop::whole_file::{Identity, WholeFile};
+use pptop::whole_file::WholeFile;
 
 use super::CliError;
 use super::endings::Content;
@@ -21,13 +21,16 @@ use super::refusal::excerpt;
 /// Links that are followed to a file that does not exist.
 const LINKS_MAX: usize = 40;
 
+/// A file by its device and its number on it: the same under all of its names.
+type FileId = (u64, u64);
+
 /// What tells a file from every other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// It exists.
-    There(Identity),
+    There(FileId),
     /// It does not: the nearest folder that does, and the names below that.
-    Missing(Identity, PathBuf),
+    Missing(FileId, PathBuf),
 }
 
 impl Place {

@@ -104,11 +104,17 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     };
     let stop =
         Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+    let is_new = args.run_dir.is_none() || !dir.exists();
     let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!("--run-dir: {}", super::job::chain(&e))),
         None => CliError::Failed(super::job::chain(&e)),
     })?;
-    Run::start(prepared, &id, &dir, (recorder, stop), output, flags)?.finish()
+    let started = Run::start(prepared, &id, &dir, (recorder, stop), output, flags);
+    if matches!(started, Err(CliError::Usage(_))) && is_new {
+        // What only measuring can tell is a refusal like any other, and leaves nothing. Should a file resist, the log says why.
+        let _ = pp_telemetry::remove(&dir);
+    }
+    started?.finish()
 }
 
 /// Compresses and removes earlier runs, beside everything else. What cannot be done is told by `pptop runs prune`.

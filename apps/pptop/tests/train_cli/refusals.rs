@@ -265,10 +265,6 @@ fn sizes_that_no_machine_holds() {
                 &["--partition 1,1,1,1 has 4 parts", "2 stages"],
             ),
             ("train --model sleep --partition time", &["--partition time", "uniform"]),
-            (
-                "train --model seed-mlp --schedule zb-auto --pp 4 --memory-limit 0.5",
-                &["rank 0 may hold 0.5", "takes 1", "raise the memory limit to 1"],
-            ),
             ("train --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
             ("train --width 4294967295 --heads 1", &["parameters", "MiB are free"]),
             ("train --layers 4294967295", &["parameters", "MiB are free"]),
@@ -307,16 +303,34 @@ fn sizes_that_no_machine_holds() {
             ("compare --memory-limit 4", &["--memory-limit", "zb-auto and auto"]),
             ("train --schedule auto --memory-limit 0", &["'0'", "--memory-limit", "above 0"]),
             (
-                "train --model sleep --schedule auto --pp 2 --memory-limit 0.5",
-                &["rank 0 may hold 0.5", "takes 1", "raise the memory limit to 1"],
-            ),
-            (
                 "train --model sleep --schedule chimera --pp 2 --sleep-slow-rank 0:2",
                 &["--sleep-slow-rank", "chimera", "another schedule"],
             ),
             ("compare --width 100000000", &["720000065600000000 parameters", "MiB are free"]),
         ],
     );
+}
+
+/// What is known only when the model was measured: the folder of such a run does not stay.
+#[test]
+fn a_limit_that_no_plan_keeps() {
+    let home = Home::new();
+    for job in
+        ["--model seed-mlp --schedule zb-auto --pp 4", "--model sleep --schedule auto --pp 2"]
+    {
+        for folder in ["", " --run-dir new"] {
+            let line = format!("train --headless {job} --memory-limit 0.5{folder}");
+            let ran = home.run(&words(&line));
+            assert_eq!(ran.code, Some(2), "{line}: {}", ran.stderr);
+            for part in ["rank 0 may hold 0.5", "takes 1", "raise the memory limit to 1"] {
+                assert!(ran.stderr.contains(part), "{line}: {}", ran.stderr);
+            }
+            assert!(!home.path("new").exists(), "{line}");
+            let runs = std::fs::read_dir(home.path("state/runs"));
+            let runs: Vec<_> = runs.into_iter().flatten().flatten().collect();
+            assert!(runs.iter().all(|run| !run.path().is_dir()), "{line}: {runs:?}");
+        }
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn a_signal_while_the_run_starts_ends_it_with_a_last_line() {
 fn a_signal_while_a_sample_is_made_ends_it_and_keeps_the_weights() {
     let home = Home::new();
     let line = "train --headless --json --run-dir run --pp 1 --layers 1 --width 8 --heads 2 --context 16 --batch-size 2 \
-                --micro-batches 1 --steps 2 --sample 1000000000 --save w.safetensors";
+                --micro-batches 1 --steps 2 --sample 1000000 --save w.safetensors";
     let run = home.start(&words(line));
     let began = Instant::now();
     while !log(&home).contains("sampling") {

@@ -244,7 +244,13 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
             "no schedule to compare; name some with --schedules a,b,…".to_owned(),
         ));
     };
-    let base = Spec { interleave_group: None, virtual_stages: None, ..first.spec.clone() };
+    let base = Spec {
+        interleave_group: None,
+        virtual_stages: None,
+        // A plan from a file is that of its own row.
+        plan_file: None,
+        ..first.spec.clone()
+    };
     let naive = ScheduleName::Naive.to_string();
     let micro_batches = Some(first.plan.n_micro_batches());
     let one = Spec {
