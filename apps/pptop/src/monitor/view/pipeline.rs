@@ -42,7 +42,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     draw_bubble(&mut pen, model);
     draw_gap(&mut pen, model);
     draw_speed(&mut pen, model);
-    draw_slowest(&mut pen, model);
+    draw_slowest(&mut pen, state);
     draw_peak(&mut pen, model);
     draw_training(&mut pen, model);
     if let Some(step) = state.timeline().step(model) {
@@ -175,17 +175,23 @@ fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
     }
 }
 
-fn draw_slowest(pen: &mut Pen<'_>, model: &Model) {
-    if let Some(slowest) = model.slowest() {
-        name(pen, "slowest");
-        let slow = rank_name(model, slowest.replica, slowest.rank);
-        if slowest.ratio < ALIKE {
-            pen.text("none: ranks are alike");
-        } else {
-            pen.text(format!("r{slow} {:.1}x the others", slowest.ratio));
-        }
-        pen.next_line();
+/// How many times as long as the others a rank takes: the verdict's own number where it speaks of that rank.
+fn draw_slowest(pen: &mut Pen<'_>, state: &State) {
+    let model = state.shown();
+    let Some(slowest) = model.slowest() else { return };
+    name(pen, "slowest");
+    let found = state.bubble().found().and_then(Result::ok);
+    let of_verdict = found
+        .filter(|found| found.advice.rank == Some(slowest.rank))
+        .map(|found| found.account.ratio_of_rank(slowest.rank));
+    let ratio = of_verdict.unwrap_or(slowest.ratio);
+    let slow = rank_name(model, slowest.replica, slowest.rank);
+    if ratio < ALIKE {
+        pen.text("none: ranks are alike");
+    } else {
+        pen.text(format!("r{slow} {ratio:.1}x the others"));
     }
+    pen.next_line();
 }
 
 fn draw_peak(pen: &mut Pen<'_>, model: &Model) {
