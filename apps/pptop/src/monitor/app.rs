@@ -20,6 +20,7 @@ use super::terminal::{Held, Screen, Signals};
 use super::tty::Found;
 use super::view::{Theme, draw, target};
 use super::watched::{Read, Watch, Watched};
+use crate::ability::in_ascii;
 
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
@@ -95,7 +96,9 @@ fn watch_all(launch: Launch, is_compared: bool) -> anyhow::Result<i32> {
         Ending::Detached | Ending::Over => 0,
     };
     // Whoever closes the pipe or the terminal here does not want the summary.
-    let _ = stdout().write_all(summary(&watched.state, &watched.dir).as_bytes());
+    let summary = summary(&watched.state, &watched.dir);
+    let summary = if theme.ascii { in_ascii(&summary) } else { summary };
+    let _ = stdout().write_all(summary.as_bytes());
     Ok(code)
 }
 

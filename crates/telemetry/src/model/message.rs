@@ -1,5 +1,7 @@
 //! What the run has said, with what is said again and again as one.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 /// How serious a message is.
@@ -44,13 +46,23 @@ fn is_once(count: &u64) -> bool {
 }
 
 impl Message {
-    /// Whether both say the same: letter for letter, but for the number of the step in a warning.
-    pub(crate) fn is_again(&self, other: &Self) -> bool {
-        (self.level, self.rank) == (other.level, other.rank)
-            && match self.level {
-                Level::Info => self.text == other.text,
-                Level::Warn => says_the_same(&self.text, &other.text),
-            }
+    /// The newest of these that says the same: letter for letter, but for the number of the step in a warning.
+    pub(crate) fn again_in(&self, messages: &VecDeque<Self>) -> Option<usize> {
+        // Most messages differ before the first step that they name, which is seen without looking for it in each of them.
+        let before_step = match self.level {
+            Level::Info => None,
+            Level::Warn => self.text.find(STEP).map(|at| at + STEP.len()),
+        };
+        messages.iter().rposition(|other| {
+            (self.level, self.rank) == (other.level, other.rank)
+                && match before_step {
+                    None => self.text == other.text,
+                    Some(at) => {
+                        self.text.as_bytes().get(..at) == other.text.as_bytes().get(..at)
+                            && says_the_same(&self.text, &other.text)
+                    }
+                }
+        })
     }
 
     /// The text, with how often it came and in which steps where that was more than once.
@@ -68,9 +80,11 @@ impl Message {
     }
 }
 
+/// What stands before the number of a step.
+const STEP: &str = "step ";
+
 /// Whether two texts differ in nothing but the number after the word "step".
 fn says_the_same(a: &str, b: &str) -> bool {
-    const STEP: &str = "step ";
     if a == b {
         return true;
     }

@@ -406,7 +406,7 @@ impl Model {
     ) {
         let text = text.to_owned();
         let mut new = Message { elapsed_ns, step, level, text, rank, count: 1, first_step: None };
-        let again = self.messages.iter().rposition(|message| message.is_again(&new));
+        let again = new.again_in(&self.messages);
         if let Some(before) = again.and_then(|at| self.messages.remove(at)) {
             new.count = before.count.saturating_add(1);
             new.first_step = before.first_step.or(before.step);
