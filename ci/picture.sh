@@ -14,9 +14,11 @@ trap 'tmux kill-session -t "$session" 2>/dev/null || true; rm -rf "$state"' EXIT
 tmux new-session -d -s "$session" -x 100 -y 30 "PPTOP_STATE_DIR=$state target/release/pptop train $*"
 sleep "$seconds"
 tmux capture-pane -p -t "$session" >"$state/picture"
+# The question opens on "cancel" and hears nothing at first; "s" chooses to stop the run, and Enter does it.
 tmux send-keys -t "$session" q
 sleep 1
 tmux send-keys -t "$session" s
+tmux send-keys -t "$session" Enter
 grep -q 'pptop' "$state/picture" || { echo "picture: nothing was drawn" >&2; exit 1; }
 
 awk -v picture="$state/picture" '

@@ -96,10 +96,10 @@ fn with_too_few_cores_the_first_advice_is_about_cores() {
     let (_, advice) = found(&job, |_| {});
     assert_eq!(advice.part, Some(Part::Starved));
     let verdict = advice.verdict();
-    assert_eq!(verdict, "4 ranks share 2 cores, all wait for one: try --pp 2");
+    assert_eq!(verdict, "4 ranks share 2 cores and wait for a core: try --pp 2");
     let job = Job { dp: 2, ..job };
     let (_, advice) = found(&job, |_| {});
-    assert_eq!(advice.verdict(), "8 ranks share 2 cores, all wait for one: try --pp 2 --dp 1");
+    assert_eq!(advice.verdict(), "8 ranks share 2 cores and wait for a core: try --pp 2 --dp 1");
     // Ranks that need no core, as those that sleep, are not told to get one.
     let (_, advice) = found(&Job { cores: 2, ..slow_rank() }, |_| {});
     assert_eq!(advice.part, Some(Part::Imbalance));

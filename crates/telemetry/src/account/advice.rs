@@ -174,7 +174,7 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
         why: "ranks wait for a core, and then for ranks that waited for one; it is no bubble of the schedule".to_owned(),
         next,
         verdict: that_fits(&[
-            format!("{n_ranks} ranks share {cores} {name}, all wait for one: try {try_this}"),
+            format!("{n_ranks} ranks share {cores} {name} and wait for a core: try {try_this}"),
             format!("{n_ranks} ranks share {cores} {name}: use fewer ranks"),
         ]),
     }

@@ -99,7 +99,7 @@ pub(crate) fn duration(seconds: f64) -> String {
         size if size >= 0.9995 => format!("{seconds:.2} s"),
         size if size >= 0.0995 => format!("{:.0} ms", seconds * 1e3),
         size if size >= 0.000_999_5 => format!("{:.1} ms", seconds * 1e3),
-        size if size > 0.0 => format!("{:.0} µs", seconds * 1e6),
+        size if size > 0.0 => format!("{:.0} us", seconds * 1e6),
         _ => "0 s".to_owned(),
     }
 }
@@ -187,7 +187,7 @@ mod tests {
         let texts = [0.0, 2e-5, 0.0042, 0.331, 1.239, 42.06, 125.0, 5000.0].map(duration);
         assert_eq!(
             texts,
-            ["0 s", "20 µs", "4.2 ms", "331 ms", "1.24 s", "42.1 s", "2 min 5 s", "1 h 23 min"]
+            ["0 s", "20 us", "4.2 ms", "331 ms", "1.24 s", "42.1 s", "2 min 5 s", "1 h 23 min"]
         );
         assert_eq!(
             [0.0, 2530.4, 1e9, f64::NAN].map(clock),

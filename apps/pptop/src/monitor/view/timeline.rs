@@ -353,10 +353,10 @@ pub(crate) fn draw_axis(
     let (unit, unit_ns) = match whole {
         ns if ns >= 10e9 => ("s", 1e9),
         ns if ns >= 2e6 => ("ms", 1e6),
-        ns if ns >= 2e3 => ("µs", 1e3),
+        ns if ns >= 2e3 => ("us", 1e3),
         _ => ("ns", 1.0),
     };
-    pen.put(format!(" {}", if theme.ascii && unit == "µs" { "us" } else { unit }), theme.dim());
+    pen.put(format!(" {unit}"), theme.dim());
     let cell_ns = whole / f64::from(n_cells.max(1));
     let tick_ns = round_up(cell_ns * TICK_CELLS);
     let n_digits = (-(tick_ns / unit_ns).log10().floor()).clamp(0.0, 9.0);

@@ -159,7 +159,7 @@ impl<'a> Plot<'a> {
     /// A value with its unit.
     fn text(&self, value: f64) -> String {
         match self.metric {
-            Metric::StepTime => format::duration(value).replace('µ', "u"),
+            Metric::StepTime => format::duration(value),
             Metric::Bubble => format::percent(value),
             Metric::Rate => {
                 let prefix = self.unit.split_once(' ').map_or("", |(prefix, _)| prefix);

@@ -43,7 +43,7 @@ impl Page<'_> {
             return;
         };
         pen.line(y).put(format!(" {} ", self.name_with_rank(chosen)), STRONG);
-        for (text, style) in self.facts(chosen, plan, theme) {
+        for (text, style) in self.facts(chosen, plan) {
             if text.chars().count() + 2 > pen.left() as usize {
                 break;
             }
@@ -81,14 +81,14 @@ impl Page<'_> {
             lines.extend(wrapped(text, width).into_iter().map(|line| (line, style)));
         };
         if let Some(chosen) = self.chosen {
-            let facts = self.facts(chosen, plan, theme).into_iter().map(|(text, _)| text);
+            let facts = self.facts(chosen, plan).into_iter().map(|(text, _)| text);
             let facts: Vec<String> = facts.collect();
             add(&format!("{} {}", self.name_with_rank(chosen), facts.join(" ")), STRONG);
             if let Some(found) = self.cause {
                 let (text, style) = self.cause_text(chosen, &found, theme);
                 if n_lines == 1 {
                     let cause = found.cause().map(|cause| self.name_with_rank(cause));
-                    let waited = time(found.waited_ns, theme);
+                    let waited = time(found.waited_ns);
                     let text = format!("{waited} for {}", cause.unwrap_or_default());
                     lines = vec![(text, style)];
                 } else if n_lines < 4 {
@@ -99,7 +99,7 @@ impl Page<'_> {
             }
         } else {
             let step_ns = self.step.step_ns.unwrap_or(0);
-            add(&format!("step {}  {}", self.step.step, time(step_ns, theme)), STRONG);
+            add(&format!("step {}  {}", self.step.step, time(step_ns)), STRONG);
         }
         for ((text, style), y) in lines.iter().zip(y..y.saturating_add(n_lines)) {
             pen.line(y).put(text, *style);
@@ -149,22 +149,22 @@ impl Page<'_> {
     }
 
     /// What is known of an operation, what matters most first.
-    fn facts(&self, span: &Span, plan: Option<&Planned>, theme: Theme) -> Vec<(String, Style)> {
+    fn facts(&self, span: &Span, plan: Option<&Planned>) -> Vec<(String, Style)> {
         let usual = Style::new();
-        let mut facts = vec![(format!("took {}", time(span.dur_ns, theme)), STRONG)];
+        let mut facts = vec![(format!("took {}", time(span.dur_ns)), STRONG)];
         if let Some(usual_ns) = usual_ns(self.model.recorded(), span) {
             let more = span.dur_ns as f64 - usual_ns as f64;
-            facts.push((format!("({} to its median)", signed(more, theme)), usual));
+            facts.push((format!("({} to its median)", signed(more)), usual));
         }
         let (first, _) = self.step.range_ns().unwrap_or_default();
-        facts.push((format!("at {}", time(span.start_ns.saturating_sub(first), theme)), usual));
+        facts.push((format!("at {}", time(span.start_ns.saturating_sub(first))), usual));
         if span.op.is_compute() {
             facts.push((format!("stage {}  micro-batch {}", span.stage, span.mb), usual));
         }
         if let Some(planned) = plan.and_then(|plan| in_plan(plan, span)) {
             let begin = first_compute_ns(self.step).unwrap_or(first);
             let at = begin.saturating_add(planned.start_ns);
-            facts.push((format!("planned at {}", time(at.saturating_sub(first), theme)), usual));
+            facts.push((format!("planned at {}", time(at.saturating_sub(first))), usual));
         }
         let moved = bytes(self.step, span);
         for (what, n_bytes) in
@@ -174,18 +174,18 @@ impl Page<'_> {
                 facts.push((format!("{what} {}", format::bytes(n_bytes)), usual));
             }
         }
-        facts.push((format!("starved {}", time(span.starved_ns, theme)), usual));
+        facts.push((format!("starved {}", time(span.starved_ns)), usual));
         facts
     }
 
     fn cause_text(&self, span: &Span, found: &Dependency<'_>, theme: Theme) -> (String, Style) {
         let (first, _) = self.step.range_ns().unwrap_or_default();
-        let ended = |span: &Span| time(span.end_ns().saturating_sub(first), theme);
-        let waited = time(found.waited_ns, theme);
+        let ended = |span: &Span| time(span.end_ns().saturating_sub(first));
+        let waited = time(found.waited_ns);
         match (found.needs, found.cause()) {
             (Some(needs), Some(cause)) if needs == cause => {
                 let later = span.start_ns.saturating_sub(needs.end_ns());
-                let later = time(later, theme);
+                let later = time(later);
                 let text = format!(
                     "waited {waited} for {}, which ended at {}; began {later} later",
                     self.name_with_rank(needs),
@@ -268,10 +268,10 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
 }
 
 /// A difference with its sign: `+3.1 ms`.
-pub(super) fn signed(ns: f64, theme: Theme) -> String {
+pub(super) fn signed(ns: f64) -> String {
     let sign = if ns < 0.0 { '-' } else { '+' };
     #[expect(clippy::cast_sign_loss, reason = "what is absolute has no sign")]
-    let text = time(ns.abs() as u64, theme);
+    let text = time(ns.abs() as u64);
     format!("{sign}{text}")
 }
 

@@ -381,7 +381,7 @@ impl<'a> Page<'a> {
         if lines.heads > 0 {
             let text = format!(
                 " planned: mean times on a core, without delays or waiting for one   {}",
-                time(plan.makespan_ns, pen.theme)
+                time(plan.makespan_ns)
             );
             let style = pen.theme.dim();
             pen.line(y).put(text, style);
@@ -425,8 +425,8 @@ impl<'a> Page<'a> {
                 if let Some((plan, measured_ns)) = plan.zip(measured_ns) {
                     let behind = measured_ns as f64 - plan.makespan_ns as f64;
                     let share = behind / (plan.makespan_ns.max(1)) as f64;
-                    pen.put(format!("   {}", time(measured_ns, theme)), theme.dim());
-                    let behind = signed(behind, theme);
+                    pen.put(format!("   {}", time(measured_ns)), theme.dim());
+                    let behind = signed(behind);
                     let fast = if share < 0.0 { ": this step beat its mean" } else { "" };
                     let text = format!("measured - plan {behind} ({:+.1}%){fast} ", share * 100.0);
                     pen.put_right(&text, STRONG);
@@ -437,8 +437,8 @@ impl<'a> Page<'a> {
                 let text = format!(
                     " {} steps, each from its first operation on   {} to {}",
                     self.overlaid.len(),
-                    time(seconds().min().unwrap_or(0), theme),
-                    time(seconds().max().unwrap_or(0), theme),
+                    time(seconds().min().unwrap_or(0)),
+                    time(seconds().max().unwrap_or(0)),
                 );
                 pen.put(text, theme.dim());
                 let shades: String = shades(theme).iter().collect();
@@ -502,7 +502,7 @@ impl<'a> Page<'a> {
                 let x = self.label_cells.saturating_add(at as u16);
                 (x..x.saturating_add(n_cells as u16))
                     .for_each(|x| pen.cell(x, y + line, ' ', theme.block(span.op)));
-                let text = time(span.dur_ns, theme);
+                let text = time(span.dur_ns);
                 if line == 1 && text.chars().count() < n_cells {
                     let style = theme.block(span.op);
                     (x..).zip(text.chars()).for_each(|(x, c)| pen.cell(x, y + line, c, style));
@@ -579,10 +579,9 @@ fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
     row.iter().find(|other| (other.op, other.stage, other.mb) == (span.op, span.stage, span.mb))
 }
 
-/// A time in the characters of the theme.
-fn time(ns: u64, theme: Theme) -> String {
-    let text = format::duration(ns as f64 * 1e-9);
-    if theme.ascii { text.replace('µ', "u") } else { text }
+/// A time as one reads it.
+fn time(ns: u64) -> String {
+    format::duration(ns as f64 * 1e-9)
 }
 
 #[cfg(test)]

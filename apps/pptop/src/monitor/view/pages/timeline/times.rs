@@ -41,7 +41,6 @@ impl Page<'_> {
         let last_y = y + n_lines - u16::from(usize::from(n_lines) > sums.len() + 1);
         for (sum, y) in sums.iter().zip(y + 1..last_y) {
             let share = sum.whole_ns as f64 / step_ns.unwrap_or(0).max(1) as f64;
-            let time = |ns: u64| time(ns, theme);
             let name = name(sum.kind);
             let sign = if sum.kind.is_wait() { theme.idle() } else { letter(sum.kind) };
             pen.line(y).put(format!(" {sign} "), theme.op(sum.kind));
@@ -93,8 +92,8 @@ impl Page<'_> {
         let head = format!(
             " critical path: {} operations take {}, and {} lie between them",
             path.len(),
-            time(busy_ns, theme),
-            time(whole_ns.saturating_sub(busy_ns), theme)
+            time(busy_ns),
+            time(whole_ns.saturating_sub(busy_ns))
         );
         pen.line(y + 1).put(head, theme.dim());
         // The rank is told where it changes.
