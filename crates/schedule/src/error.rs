@@ -376,7 +376,7 @@ impl ScheduleError {
     }
 }
 
-/// The multiples of `unit` on both sides of a number that is none, as text.
+/// The nearest multiples of `unit` below and above a number that is not a multiple, as text.
 fn near_multiples(number: u32, unit: u32) -> String {
     let below = number / unit * unit;
     let above = below.saturating_add(unit);

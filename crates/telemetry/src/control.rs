@@ -284,7 +284,7 @@ pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Who is at the other end of a connection, by the word of the system.
+/// The process at the other end of a connection, from the kernel's peer credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// Its process as this one sees it: the one that called `listen`, or that connected. 0 for one of a PID namespace that cannot be
@@ -293,7 +293,7 @@ pub(crate) struct Peer {
     pub(crate) uid: u32,
 }
 
-/// Who is at the other end.
+/// Reads the peer credentials.
 pub(crate) fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
     use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
     let peer = getsockopt(stream, PeerCredentials)?;

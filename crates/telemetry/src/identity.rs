@@ -111,7 +111,7 @@ pub enum NotProven {
     },
 }
 
-/// A process that is the run of a folder, by the word of the system.
+/// The process of a folder's run, as the kernel confirms it.
 #[derive(Debug)]
 pub struct ProvenRun {
     /// Stays with the process whatever becomes of its number.

@@ -185,7 +185,7 @@ pub(crate) fn unreadable(error: &ReadError) -> CliError {
     CliError::Usage(error.with_remedy())
 }
 
-/// A file that is no log of a run; why its first line that is none could not be used.
+/// Refuses a file that is not a run's log, with the reason why its first bad line was rejected.
 pub(crate) fn not_a_run(run: &Run, why: Option<&str>) -> CliError {
     let name = super::refusal::excerpt(&run.log.display().to_string());
     let why = why.map_or_else(String::new, |why| format!(" ({})", super::refusal::excerpt(why)));

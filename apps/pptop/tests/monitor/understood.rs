@@ -93,7 +93,7 @@ fn no_number_of_a_rank_stands_twice() {
 fn a_slow_rank_is_understood_from_the_overview_alone() {
     let state = overview(&slow_rank());
     let drawn = text(&state, 80, 24);
-    // Who waits for whom; why and what to try stands in one line above the keys.
+    // The table says who waits for whom; the line above the keys says why and what to try.
     let rows = panel(&drawn, "devices ");
     assert!(rows[0].contains("WAITS FOR") && rows[1].contains("r1"), "{drawn}");
     assert!(rows[2].contains("r2") && rows[4].contains("r2"), "{drawn}");

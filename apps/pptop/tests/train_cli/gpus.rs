@@ -100,7 +100,7 @@ fn a_library_in_the_working_directory_needs_no_slash() {
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
         assert_eq!(told["nvml"]["driver"], "580.95.05", "{name}: {told}");
     }
-    // A name that is none here is the loader's.
+    // A name with no file in the working directory is left to the dynamic loader.
     let told = home.stdout("devices --json --nvml-lib libnothing.so.9");
     assert!(told.contains("libnothing.so.9"), "{told}");
 }

@@ -52,7 +52,7 @@ fn a_signal_while_the_run_starts_ends_it_with_a_last_line() {
             assert!(began.elapsed() < DEADLINE, "it does not begin to measure");
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Who looks meanwhile is told what goes on.
+        // A viewer that attaches now sees the current phase.
         let snapshot: Value = serde_json::from_str(&home.stdout("snapshot run --json")).unwrap();
         assert_eq!((&snapshot["run"], &snapshot["step"]), (&json!("run"), &json!(0)));
         assert!(home.stdout("snapshot run").contains("STARTING"));

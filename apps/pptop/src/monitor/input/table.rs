@@ -304,7 +304,7 @@ pub(crate) struct Where {
     pub(crate) can_stop: bool,
     /// Whether there is anything that a frozen screen would miss.
     pub(crate) can_freeze: bool,
-    /// Whether the spans of a step are at hand.
+    /// Whether the spans of a step were recorded.
     pub(crate) has_step: bool,
     /// Whether those of several are.
     pub(crate) has_steps: bool,
