@@ -177,7 +177,7 @@ impl State {
         self.keymap = keymap;
     }
 
-    /// Whether this is for somebody who only looks.
+    /// Makes this a read-only view.
     pub fn set_read_only(&mut self, read_only: bool) {
         self.read_only = read_only;
     }
