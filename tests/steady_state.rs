@@ -61,7 +61,8 @@ fn trainer(job: &Job, (schedule, pp): (ScheduleName, u32), steps: u64) -> Traine
     Trainer::new(TrainerConfig { ranks, clip_norm: Some(1.0), rate, steps }).unwrap()
 }
 
-/// What the kernels of `gemm` keep for a thread, once it has made a product that wants it: 4 MiB, and some change.
+/// What the kernels of `gemm` keep for a thread, once it has made a product that wants it: 4 MiB,
+/// and some change.
 const OF_THREAD: i64 = 5 << 20;
 
 /// One test, so that nobody else allocates meanwhile.

@@ -1,7 +1,8 @@
-//! Do plans stay linear when they grow? `just bench` runs it: each fixed schedule at two sizes, the second with four times the ops,
-//! generated, validated and simulated: with more ranks and micro-batches, with more micro-batches alone, and with more ranks alone. Then 1F1B
-//! on 1,024 ranks with 8,192 micro-batches, with the memory that it takes.
-//! The numbers go to `benches/results/scale.json`.
+//! Do plans stay linear when they grow? `just bench` runs it: each fixed schedule at two sizes, the
+//! second with four times the ops, generated, validated and simulated: with more ranks and
+//! micro-batches, with more micro-batches alone, and with more ranks alone. Then 1F1B on 1,024
+//! ranks with 8,192 micro-batches, with the memory that it takes. The numbers go to
+//! `benches/results/scale.json`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 use std::path::Path;

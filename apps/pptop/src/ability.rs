@@ -1,7 +1,8 @@
 //! What the terminal can show: how many colours, and which characters.
 //!
-//! Everything that is drawn or written asks here. Which characters a terminal takes is said by the locale, as for every other
-//! program (`LC_ALL` over `LC_CTYPE` over `LANG`); some terminals have no others than ASCII whatever it says.
+//! Everything that is drawn or written asks here. Which characters a terminal takes is said by the
+//! locale, as for every other program (`LC_ALL` over `LC_CTYPE` over `LANG`); some terminals have
+//! no others than ASCII whatever it says.
 
 use std::ffi::OsString;
 
@@ -38,13 +39,15 @@ const MANY: [&str; 9] = [
     "iterm",
 ];
 
-/// Terminals with no colours and no characters but ASCII, by their name without what stands behind a `-`.
+/// Terminals with no colours and no characters but ASCII, by their name without what stands behind
+/// a `-`.
 const PLAIN: [&str; 12] = [
     "dumb", "unknown", "network", "dialup", "switch", "printer", "teletype", "sun", "ibm3151",
     "adm3a", "wy50", "wy60",
 ];
 
-/// Terminals with colours whose characters are those of an old PC: neither dots nor small blocks are there.
+/// Terminals with colours whose characters are those of an old PC: neither dots nor small blocks
+/// are there.
 const OLD_GLYPHS: [&str; 5] = ["linux", "ansi", "cons25", "pcansi", "sco"];
 
 impl Ability {
@@ -83,8 +86,8 @@ impl Ability {
     }
 }
 
-/// The variable that says which characters text has, where these are not those of UTF-8. Where nothing says so, UTF-8 it is: that is what
-/// terminals have, and containers rarely say.
+/// The variable that says which characters text has, where these are not those of UTF-8. Where
+/// nothing says so, UTF-8 it is: that is what terminals have, and containers rarely say.
 pub fn other_locale(variable: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
     let mut said = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(|name| {
         let value = variable(name).filter(|value| !value.is_empty())?;

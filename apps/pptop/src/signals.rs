@@ -1,7 +1,8 @@
 //! What signals do to this program, decided before anybody handles one.
 //!
-//! A signal that was ignored when the program started stays ignored: `nohup` and the shell's background jobs rely on that.
-//! The exception is SIGXFSZ, which means the same as a full disk and must reach the writer as an error.
+//! A signal that was ignored when the program started stays ignored: `nohup` and the shell's
+//! background jobs rely on that. The exception is SIGXFSZ, which means the same as a full disk and
+//! must reach the writer as an error.
 
 use std::fs;
 use std::io;
@@ -27,9 +28,11 @@ fn is_ignored_by(status: &str, signal: i32) -> bool {
     mask.and_then(|mask| mask.checked_shr(bit)).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// From now on a file that grows beyond its limit is an error of the write (`EFBIG`), as a full disk is, and kills nobody.
+/// From now on a file that grows beyond its limit is an error of the write (`EFBIG`), as a full
+/// disk is, and kills nobody.
 ///
-/// A handler does that, and not the disposition to ignore: programs that this one starts begin with the default again.
+/// A handler does that, and not the disposition to ignore: programs that this one starts begin with
+/// the default again.
 ///
 /// # Errors
 /// The system takes no handler.

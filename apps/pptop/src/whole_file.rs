@@ -43,7 +43,8 @@ pub enum Taken {
     ReplacedIf(Identity),
 }
 
-/// What tells a file from every other: its device, its number on it, and when it was last written, in seconds and nanoseconds.
+/// What tells a file from every other: its device, its number on it, and when it was last written,
+/// in seconds and nanoseconds.
 pub type Identity = (u64, u64, i64, u64);
 
 /// Why a file is not written.

@@ -1,4 +1,5 @@
-//! Runs in containers that share a folder for sockets: the number of a process is that of another one there.
+//! Runs in containers that share a folder for sockets: the number of a process is that of another
+//! one there.
 #![cfg(feature = "train")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -89,7 +90,8 @@ fn two_runs_with_the_same_number_have_a_socket_each() {
     for (socket, name) in [(&socket_of_first, "first"), (&socket_of_second, "second")] {
         assert_eq!(ask(socket, name, Request::Ping).unwrap(), "here", "{name}");
     }
-    // From outside both are seen to be alive, though process 1 is another here, and the number names none of them alone.
+    // From outside both are seen to be alive, though process 1 is another here, and the number
+    // names none of them alone.
     let list = String::from_utf8(pptop(&home, "runs list --json").stdout).unwrap();
     assert_eq!(list.matches(r#""state":"live""#).count(), 2, "{list}");
     let refused = pptop(&home, "attach --once 1");

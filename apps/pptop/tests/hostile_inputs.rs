@@ -1,6 +1,8 @@
-//! Small inputs that would cost much: each is refused with the bound that it exceeds, or costs little.
+//! Small inputs that would cost much: each is refused with the bound that it exceeds, or costs
+//! little.
 //!
-//! No time is measured here: what used to take minutes or gigabytes would not end, or end with another message.
+//! No time is measured here: what used to take minutes or gigabytes would not end, or end with
+//! another message.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "common/folder.rs"]

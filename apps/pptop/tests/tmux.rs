@@ -96,7 +96,8 @@ impl Terminal {
         self.dir.join("run")
     }
 
-    /// Answers the question that has just been asked: its key chooses, and Enter acts once the question takes keys.
+    /// Answers the question that has just been asked: its key chooses, and Enter acts once the
+    /// question takes keys.
     #[track_caller]
     fn answer(&self, question: &str, key: &str, answer: &str) {
         self.wait_for(question);
@@ -708,7 +709,8 @@ fn pasted_text_ends_no_run() {
     assert!(written.is_empty(), "{written:?}");
 }
 
-/// A folder whose summary names somebody's process: nothing is sent to that, and the question says why.
+/// A folder whose summary names somebody's process: nothing is sent to that, and the question says
+/// why.
 #[test]
 fn a_process_that_a_file_names_is_left_alone() {
     let Some(terminal) = Terminal::open() else { return };
@@ -744,7 +746,8 @@ fn a_process_that_a_file_names_is_left_alone() {
     victim.wait().unwrap();
 }
 
-/// A run that is stopped hears nothing; it is killed all the same, for the system still says who listens.
+/// A run that is stopped hears nothing; it is killed all the same, for the system still says who
+/// listens.
 #[test]
 fn a_stopped_run_can_be_killed() {
     let Some(terminal) = Terminal::open() else { return };
@@ -761,7 +764,8 @@ fn a_stopped_run_can_be_killed() {
 }
 
 impl Terminal {
-    /// The program of this pane without a shell between: stopped and continued, it is never in the background.
+    /// The program of this pane without a shell between: stopped and continued, it is never in the
+    /// background.
     fn respawn(&self, environment: &str, arguments: &str) {
         let program = env!("CARGO_BIN_EXE_pptop");
         let dir = self.dir.display();

@@ -226,7 +226,8 @@ fn runs_are_listed_told_of_and_pruned() {
     assert!(empty.well("runs list").starts_with("no runs in "));
 }
 
-/// What must not leave the program as it is: C0 and C1, what turns the order of others round, and what nobody sees.
+/// What must not leave the program as it is: C0 and C1, what turns the order of others round, and
+/// what nobody sees.
 const OBEYED: &str = "\u{1b}[31m \u{9b}2J \u{85} \u{7f} \u{202e}abc\u{2066} \u{200b}\u{feff} \u{2028}x\u{2029} \u{e0041}";
 
 /// Issue 10, number 21: U+0080 to U+009F were escaped nowhere.

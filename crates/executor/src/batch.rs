@@ -47,8 +47,8 @@ impl Batch {
         Ok(Self { micro_batches, first_sample })
     }
 
-    /// The index of the first sample of each micro-batch. Of all of them at once: who adds up those before one, for each, takes the
-    /// square of their number.
+    /// The index of the first sample of each micro-batch. Of all of them at once: who adds up those
+    /// before one, for each, takes the square of their number.
     pub(crate) fn first_samples(&self) -> Vec<u64> {
         let mut next = self.first_sample;
         let first = |(_, targets): &(Vec<Tensor>, Tensor)| {
@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(batch.first_samples(), [100, 103, 106, 109]);
     }
 
-    /// A step of one rank, on this thread. How many micro-batches were looked at to number their samples.
+    /// A step of one rank, on this thread. How many micro-batches were looked at to number their
+    /// samples.
     fn looked_at_in_a_step(n_micro_batches: u32) -> u64 {
         let mut stack = LayerStack::default();
         stack.push("a", |vb| {
@@ -130,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_step_looks_at_each_micro_batch_once_however_many_there_are() {
-        // Each forward added up the rows of all micro-batches before it: with 40,000 of them a step took 11.6 s.
+        // Each forward added up the rows of all micro-batches before it: with 40,000 of them a step
+        // took 11.6 s.
         assert_eq!([5, 50, 500].map(looked_at_in_a_step), [5, 50, 500]);
     }
 }

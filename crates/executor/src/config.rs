@@ -28,8 +28,8 @@ pub struct RankConfig {
     pub optimizer: OptimizerKind,
     /// The seed of weights and dropout.
     pub seed: u64,
-    /// Initial values by name, instead of random ones. No rank keeps them once it has built its stages; who holds a clone of this holds
-    /// a second copy of the model.
+    /// Initial values by name, instead of random ones. No rank keeps them once it has built its
+    /// stages; who holds a clone of this holds a second copy of the model.
     pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
     /// Copies of the pipeline.
     pub n_replicas: u32,

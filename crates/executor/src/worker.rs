@@ -99,7 +99,8 @@ impl Worker {
             let run = StageRun::new(built, optimizer, micro_batches, recompute)?;
             stages.insert((pipe, stage), run);
         }
-        // The stages have copies of their own now; these would be a second model for as long as the run lasts.
+        // The stages have copies of their own now; these would be a second model for as long as the
+        // run lasts.
         config.initial = None;
         let clock = HostClock::new(config.origin, device.clone());
         Ok(Self {
@@ -531,7 +532,8 @@ impl Worker {
     }
 
     fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
-        // A copy: the originals change in place with the next step. Detached: autograd would keep the originals for as long as it lives.
+        // A copy: the originals change in place with the next step. Detached: autograd would keep
+        // the originals for as long as it lives.
         let host = |t: &Tensor| {
             let copy = t.detach().to_device(&Device::Cpu)?.copy()?;
             // It is for whoever asked.

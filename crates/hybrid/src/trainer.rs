@@ -273,7 +273,8 @@ impl Trainer {
         }
     }
 
-    /// The same, some pieces at a time: `goes_on` is told how many are done and says whether to go on. `None` where it does not.
+    /// The same, some pieces at a time: `goes_on` is told how many are done and says whether to go
+    /// on. `None` where it does not.
     ///
     /// # Errors
     /// As [`Trainer::evaluate`].

@@ -34,12 +34,14 @@ pub trait DataSet: Send {
         1
     }
 
-    /// The cross-entropy of the best guess that ignores the inputs: that of the targets' frequencies in the training part.
+    /// The cross-entropy of the best guess that ignores the inputs: that of the targets'
+    /// frequencies in the training part.
     fn blind_loss(&self) -> Option<f64> {
         None
     }
 
-    /// Whether the inputs say anything about the targets. Where they do not, no loss stays below [`DataSet::blind_loss`].
+    /// Whether the inputs say anything about the targets. Where they do not, no loss stays below
+    /// [`DataSet::blind_loss`].
     fn is_learnable(&self) -> bool {
         true
     }

@@ -34,8 +34,9 @@ pub struct GptConfig {
 }
 
 impl GptConfig {
-    /// Floating-point operations that training on one window of `context` tokens needs: 6 for each weight that is multiplied with and
-    /// each token, and 12 for each pair of tokens, feature and block, of which causality would need half (Chowdhery et al. 2022 count so).
+    /// Floating-point operations that training on one window of `context` tokens needs: 6 for each
+    /// weight that is multiplied with and each token, and 12 for each pair of tokens, feature and
+    /// block, of which causality would need half (Chowdhery et al. 2022 count so).
     pub fn flops_per_sample(&self) -> u64 {
         let [layers, width, tokens] = [self.layers, self.width, self.context].map(|n| n as u64);
         let weights = layers
@@ -183,7 +184,8 @@ pub fn sample(
     sample_while(model, context, prompt, bytes, seed, |_| true)
 }
 
-/// The same, byte by byte: `goes_on` is told how many there are and says whether there shall be more.
+/// The same, byte by byte: `goes_on` is told how many there are and says whether there shall be
+/// more.
 ///
 /// # Errors
 /// As [`sample`].

@@ -17,9 +17,10 @@ pub struct Job {
     pub objective: Arc<dyn Objective>,
     /// Its data.
     pub data: Box<dyn DataSet>,
-    /// Floating-point operations that training on one sample needs; 0 where that is not known. By the usual count: two for each
-    /// multiplication with an addition, six for each weight of a product over forward and backward, recomputation and what is done
-    /// element by element left out.
+    /// Floating-point operations that training on one sample needs; 0 where that is not known. By
+    /// the usual count: two for each multiplication with an addition, six for each weight of a
+    /// product over forward and backward, recomputation and what is done element by element left
+    /// out.
     pub flops_per_sample: u64,
 }
 

@@ -97,7 +97,8 @@ mod tests {
         let windows: usize = pieces.iter().map(|(_, y)| y.dim(0).unwrap()).sum();
         assert_eq!(windows, (text.held_out.len() - 1) / 32);
         assert!(Text::load(None, 5000, 1).err().unwrap().to_string().contains("at least 50010"));
-        // English and Latin letters have about three nats each; 256 equally frequent bytes would have 5.5.
+        // English and Latin letters have about three nats each; 256 equally frequent bytes would
+        // have 5.5.
         let blind = text.blind_loss().unwrap();
         assert!((2.5..3.5).contains(&blind), "{blind}");
         let missing = Text::load(Some(Path::new("/no/such/file")), 8, 1).err().unwrap();

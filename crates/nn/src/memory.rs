@@ -18,8 +18,9 @@ thread_local! {
     static PEAK: Cell<i64> = const { Cell::new(0) };
 }
 
-/// An allocator that counts what passes through it, for each thread by itself. It keeps nothing: of several each gives back to its inner
-/// allocator what came from there, and a thread's count is what it holds of all of them.
+/// An allocator that counts what passes through it, for each thread by itself. It keeps nothing: of
+/// several each gives back to its inner allocator what came from there, and a thread's count is
+/// what it holds of all of them.
 #[derive(Debug)]
 pub struct CountingAllocator<A>(pub A);
 
@@ -33,7 +34,8 @@ fn note(bytes: i64) {
     });
 }
 
-/// The inner allocator was asked for a block. One that was refused is not held, and after a refused `realloc` the old one still is.
+/// The inner allocator was asked for a block. One that was refused is not held, and after a refused
+/// `realloc` the old one still is.
 #[inline]
 fn note_given(block: *mut u8, bytes: i64) {
     if !block.is_null() {
@@ -46,9 +48,10 @@ fn counted(size: usize) -> i64 {
     if size >= SMALLEST { i64::try_from(size).unwrap_or(i64::MAX) } else { 0 }
 }
 
-// SAFETY: every call goes to the inner allocator as it came, and its answer back to the caller: blocks, layouts and promises are
-// those of the inner one. The counters are plain thread-local cells that neither allocate nor unwind. A counted allocation of 4 KiB
-// and its release take 20 ns together (`just bench`, counted_allocation). There is no safe way to see what a thread holds.
+// SAFETY: every call goes to the inner allocator as it came, and its answer back to the caller:
+// blocks, layouts and promises are those of the inner one. The counters are plain thread-local
+// cells that neither allocate nor unwind. A counted allocation of 4 KiB and its release take 20 ns
+// together (`just bench`, counted_allocation). There is no safe way to see what a thread holds.
 #[expect(unsafe_code, reason = "an allocator is `unsafe` to write")]
 unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -61,7 +61,8 @@ impl ParameterStore {
         Self::from_source(Source::Zeros)
     }
 
-    /// A store whose initial values are given by name (`--init`). It holds them for as long as it lives.
+    /// A store whose initial values are given by name (`--init`). It holds them for as long as it
+    /// lives.
     pub fn given(values: impl Into<Arc<BTreeMap<String, Tensor>>>) -> Self {
         Self::from_source(Source::Given(values.into()))
     }

@@ -1,7 +1,9 @@
-//! A program without a line of `unsafe` may hand `gemm` any numbers: it gets the product, or a panic.
+//! A program without a line of `unsafe` may hand `gemm` any numbers: it gets the product, or a
+//! panic.
 //!
-//! The story: sizes were added up without a look at overflow. A matrix of 129 rows that lie 2^57 elements apart ended, by that sum, at
-//! element 1, and the kernel wrote to addresses that nobody has.
+//! The story: sizes were added up without a look at overflow. A matrix of 129 rows that lie 2^57
+//! elements apart ended, by that sum, at element 1, and the kernel wrote to addresses that nobody
+//! has.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::float_cmp, reason = "an element is cleared or left as it was")]

@@ -59,7 +59,8 @@ fn added<T>(work: impl FnOnce() -> T) -> (i64, T) {
 #[test]
 fn two_allocators_never_exchange_blocks_and_keep_none() {
     let owners = [Owner::default(), Owner::default()].map(CountingAllocator);
-    // From what is not counted to what was kept once, of the sizes of one class and of others, with every alignment.
+    // From what is not counted to what was kept once, of the sizes of one class and of others, with
+    // every alignment.
     let layouts: Vec<Layout> = [1, 1000, 1024, 40_000, 100_000, 99_000, 3 << 20]
         .into_iter()
         .flat_map(|size| [1, 64, 128, 8192].map(|align| layout(size, align)))
@@ -69,7 +70,8 @@ fn two_allocators_never_exchange_blocks_and_keep_none() {
             let mut blocks = Vec::with_capacity(0);
             for (owner, &layout) in owners.iter().flat_map(|o| layouts.iter().map(move |l| (o, l)))
             {
-                // SAFETY: no layout is empty; each block is written within its size, and freed once below by who gave it.
+                // SAFETY: no layout is empty; each block is written within its size, and freed once
+                // below by who gave it.
                 unsafe {
                     let block =
                         if round == 1 { owner.alloc_zeroed(layout) } else { owner.alloc(layout) };
@@ -138,7 +140,8 @@ fn a_block_that_was_refused_is_not_held() {
     }
     let poor = CountingAllocator(Poor);
     let mut byte = 0_u8;
-    // SAFETY: what is refused is not touched; the block that stays as it is belongs to nobody who counts.
+    // SAFETY: what is refused is not touched; the block that stays as it is belongs to nobody who
+    // counts.
     let (total, ()) = added(|| unsafe {
         assert!(poor.alloc(layout(1 << 20, 8)).is_null());
         assert!(poor.alloc_zeroed(layout(1 << 20, 8)).is_null());

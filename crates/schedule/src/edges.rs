@@ -1,7 +1,7 @@
 //! The edges that messages cross: pairs of ranks, numbered as they come up along the stages.
 //!
-//! A table of all pairs grows with the square of the ranks: 80,000 of them would take 51 GB. Messages cross at most two edges for each
-//! boundary of a copy of the model.
+//! A table of all pairs grows with the square of the ranks: 80,000 of them would take 51 GB.
+//! Messages cross at most two edges for each boundary of a copy of the model.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,8 @@ use crate::work;
 /// The number of the edge behind each boundary, in both directions.
 #[derive(Debug)]
 pub(crate) struct Edges {
-    /// By pipe and stage: from this stage to the next one, and back. Inside a rank no message passes, and the number is never asked for.
+    /// By pipe and stage: from this stage to the next one, and back. Inside a rank no message
+    /// passes, and the number is never asked for.
     numbers: Vec<[u32; 2]>,
     n_stages: usize,
     len: usize,

@@ -145,8 +145,8 @@ fn transfer(plan: &ValidPlan, op: Op, from_stage: Stage, to_stage: Stage) -> Opt
     })
 }
 
-/// For every rank the most messages that can ever wait for it, however fast or slow each rank is. It takes the ops of the plan times the
-/// ranks: to check what a run measured, not to prepare one.
+/// For every rank the most messages that can ever wait for it, however fast or slow each rank is.
+/// It takes the ops of the plan times the ranks: to check what a run measured, not to prepare one.
 ///
 /// For each rank: hold it before each of its ops in turn while everybody else runs as far as they can get without it. What then
 /// waits for it is the most that can wait at that op, whatever the times are.

@@ -5,10 +5,12 @@ const LONGEST: usize = 64;
 /// How many names a message can offer before it becomes a list.
 const MOST: usize = 3;
 
-/// Of the known names, those that the given one was probably meant to be, the nearest first; three at most.
+/// Of the known names, those that the given one was probably meant to be, the nearest first; three
+/// at most.
 ///
-/// Case, hyphens and underscores do not count. A beginning of three letters and more means every name that has it; otherwise
-/// a quarter of the letters may be wrong, missing or exchanged, and one of a short name.
+/// Case, hyphens and underscores do not count. A beginning of three letters and more means every
+/// name that has it; otherwise a quarter of the letters may be wrong, missing or exchanged, and one
+/// of a short name.
 pub fn meant<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let wanted = folded(given);
     let n_letters = wanted.chars().count();

@@ -16,7 +16,8 @@ pub struct Shade {
 
 impl Shade {
     fn hsl(self) -> (f64, f64, f64) {
-        // The hues of a terminal's blue, yellow, cyan and green: what is computed has one colour on screens and in pictures.
+        // The hues of a terminal's blue, yellow, cyan and green: what is computed has one colour on
+        // screens and in pictures.
         let (hue, saturation, light, turn) = match self.phase {
             Phase::Forward => (214.0, 62.0, 70.0, 26.0),
             Phase::Backward => (39.0, 74.0, 62.0, -22.0),

@@ -1,8 +1,10 @@
-//! Foreign text that is shown: names, messages and paths may hold anything, also what a terminal obeys.
+//! Foreign text that is shown: names, messages and paths may hold anything, also what a terminal
+//! obeys.
 //!
-//! Three kinds of characters never leave the program as they are: control characters, those of U+0080 to U+009F included;
-//! characters that change the order of the others, U+202A to U+202E for example; and characters that nobody sees. Text shows
-//! U+FFFD in their place, JSON their escape, so that nothing is lost there.
+//! Three kinds of characters never leave the program as they are: control characters, those of
+//! U+0080 to U+009F included; characters that change the order of the others, U+202A to U+202E for
+//! example; and characters that nobody sees. Text shows U+FFFD in their place, JSON their escape,
+//! so that nothing is lost there.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,7 +12,8 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// Whether a terminal obeys this character, or it changes how other characters stand, or cannot be seen.
+/// Whether a terminal obeys this character, or it changes how other characters stand, or cannot be
+/// seen.
 ///
 /// ```
 /// use pp_schedule::is_obeyed;
@@ -26,7 +29,8 @@ pub fn is_obeyed(c: char) -> bool {
             '\u{ad}' | '\u{61c}' | '\u{180e}'
             // Fillers of Hangul, which are drawn as nothing.
             | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}'
-            // Zero width, marks of direction; separators of lines and paragraphs; embeddings and overrides.
+            // Zero width, marks of direction; separators of lines and paragraphs; embeddings and
+            // overrides.
             | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             // Joiners, invisible operators, isolates, and what was deprecated.
             | '\u{2060}'..='\u{206f}'
@@ -53,7 +57,8 @@ pub fn clean_lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c| is_obeyed(c) && c != '\n' && c != '\t')
 }
 
-/// JSON without a character that a terminal obeys: each of them is written as its escape, and read as what it is.
+/// JSON without a character that a terminal obeys: each of them is written as its escape, and read
+/// as what it is.
 struct Escaped;
 
 impl Formatter for Escaped {

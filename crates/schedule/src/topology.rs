@@ -33,7 +33,8 @@ pub struct Topology {
     /// Pipe by pipe, stage by stage.
     rank_of: Vec<Rank>,
     chunk_of: Vec<Chunk>,
-    /// Rank by rank: who asks what each rank holds would otherwise look through all stages for each.
+    /// Rank by rank: who asks what each rank holds would otherwise look through all stages for
+    /// each.
     held: Vec<(Pipe, Stage)>,
     /// Where the stages of each rank begin in `held`, and after the last one its end.
     held_from: Vec<usize>,

@@ -1,4 +1,5 @@
-//! Counts what loops do, so that a test can tell linear from quadratic without a clock. Outside of this crate's own tests it is nothing.
+//! Counts what loops do, so that a test can tell linear from quadratic without a clock. Outside of
+//! this crate's own tests it is nothing.
 
 /// A loop has made `n` more turns.
 #[inline(always)]
@@ -64,7 +65,8 @@ mod tests {
         Some(found)
     }
 
-    /// Quadratic growth would make eight times as many ranks, or micro-batches, take some eight times as many turns an op.
+    /// Quadratic growth would make eight times as many ranks, or micro-batches, take some eight
+    /// times as many turns an op.
     fn assert_linear(sizes: [(u32, u32); 2]) {
         let mut n_checked = 0;
         for name in ScheduleName::ALL.into_iter().filter(|name| !name.is_synthesised()) {

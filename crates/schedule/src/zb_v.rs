@@ -13,8 +13,8 @@ use crate::action::Action;
 use crate::row::Row;
 use crate::work;
 
-/// What a rank has done of one of its two stages so far, of the micro-batches that there are. The phases are laid out for 2p−1 at least;
-/// those that are not there are passed over.
+/// What a rank has done of one of its two stages so far, of the micro-batches that there are. The
+/// phases are laid out for 2p−1 at least; those that are not there are passed over.
 struct Half {
     stage: u32,
     n_micro_batches: u32,
@@ -58,7 +58,8 @@ pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> 
     let (p, r, m) = (n_ranks, rank, n_micro_batches);
     let mut row = Row::with_capacity(6 * m as usize);
     let (mut a, mut b) = (Half::new(r, m), Half::new(2 * p - 1 - r, m));
-    // A round takes the next micro-batch of each op in it: after m rounds a phase has none left, however many the rule has.
+    // A round takes the next micro-batch of each op in it: after m rounds a phase has none left,
+    // however many the rule has.
     let rounds = |n: u32| 0..n.min(m);
     // 1: down, until the first micro-batch comes up again
     rounds(2 * (p - r) - 1).for_each(|_| a.forward(&mut row));

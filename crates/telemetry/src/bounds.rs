@@ -1,5 +1,5 @@
-//! How much one line of a log may name: what a line of some bytes can ask for is bounded, and what the recorder writes keeps
-//! to the same bounds.
+//! How much one line of a log may name: what a line of some bytes can ask for is bounded, and what
+//! the recorder writes keeps to the same bounds.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -87,7 +87,8 @@ pub(crate) fn shortened(text: &str) -> String {
 }
 
 impl Hello {
-    /// The parts that its reader would refuse: lists that are too long. They are left out, and it is said.
+    /// The parts that its reader would refuse: lists that are too long. They are left out, and it
+    /// is said.
     pub(crate) fn without_what_is_refused(&self) -> Option<Self> {
         let mut kept = self.clone();
         let mut left_out = Vec::new();

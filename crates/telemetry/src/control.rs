@@ -100,7 +100,8 @@ pub fn socket_place() -> PathBuf {
     }
 }
 
-/// Where a run of this user may have its socket: the run may have had another `XDG_RUNTIME_DIR` or `TMPDIR` than who asks.
+/// Where a run of this user may have its socket: the run may have had another `XDG_RUNTIME_DIR` or
+/// `TMPDIR` than who asks.
 pub(crate) fn socket_places() -> Vec<PathBuf> {
     let uid = rustix::process::getuid().as_raw();
     vec![
@@ -158,10 +159,12 @@ struct Shared {
 }
 
 impl ControlServer {
-    /// Listens on a socket of its own in a directory such as [`socket_dir`], for requests to the run of this id.
+    /// Listens on a socket of its own in a directory such as [`socket_dir`], for requests to the
+    /// run of this id.
     ///
-    /// The socket is called after `name`, such as the number of the process, with something behind it that no other run has: a
-    /// container may see this directory and have processes of the same numbers. What is there already is never replaced.
+    /// The socket is called after `name`, such as the number of the process, with something behind
+    /// it that no other run has: a container may see this directory and have processes of the same
+    /// numbers. What is there already is never replaced.
     ///
     /// # Errors
     /// The socket cannot be made, or the directory is not this user's alone.
@@ -241,11 +244,12 @@ fn nonce(n_letters: usize) -> String {
     letters
 }
 
-/// How old a socket has to be before it may be taken for one that was left behind: one that was just bound does not listen yet.
+/// How old a socket has to be before it may be taken for one that was left behind: one that was
+/// just bound does not listen yet.
 const DESERTED_AFTER: Duration = Duration::from_mins(1);
 
-/// Removes sockets that were left behind: who was killed could not do so. One on which somebody listens stays, whatever its name:
-/// its process may be one of another container.
+/// Removes sockets that were left behind: who was killed could not do so. One on which somebody
+/// listens stays, whatever its name: its process may be one of another container.
 fn forget_the_dead(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     let own = rustix::process::getuid().as_raw();
@@ -287,8 +291,8 @@ pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
 /// The process at the other end of a connection, from the kernel's peer credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Peer {
-    /// Its process as this one sees it: the one that called `listen`, or that connected. 0 for one of a PID namespace that cannot be
-    /// seen from here, for which `rustix` has no value.
+    /// Its process as this one sees it: the one that called `listen`, or that connected. 0 for one
+    /// of a PID namespace that cannot be seen from here, for which `rustix` has no value.
     pub(crate) pid: i32,
     pub(crate) uid: u32,
 }

@@ -145,7 +145,8 @@ impl Drain {
         self.status.step_seconds = pace.filter(|seconds| seconds.is_finite());
     }
 
-    /// From now on nothing is written into the log. The summary goes on: how the run ended must not be lost with its log.
+    /// From now on nothing is written into the log. The summary goes on: how the run ended must not
+    /// be lost with its log.
     pub(crate) fn give_up(&mut self, why: &io::Error) {
         self.buffer = Vec::new();
         let why: String = why.to_string().chars().take(REASON_CHARS).collect();
@@ -162,14 +163,15 @@ impl Drain {
         }
         if let Event::End(end) = event {
             let event = Event::End(shorter(end));
-            // There may be room again by now. The line before may have been cut: a line feed ends it.
+            // There may be room again by now. The line before may have been cut: a line feed ends
+            // it.
             let mut line = vec![b'\n'];
             let _ = event.write_line(&mut line).map(|()| self.events.write_all(&line));
         }
     }
 
-    /// Writes an event as a line that can be read again: what is too long for one is shortened where that can be said, else
-    /// lost.
+    /// Writes an event as a line that can be read again: what is too long for one is shortened
+    /// where that can be said, else lost.
     fn write(&mut self, event: &Event) -> io::Result<()> {
         if let Event::Hello(hello) = event
             && let Some(kept) = hello.without_what_is_refused()
@@ -255,8 +257,8 @@ impl Drain {
         Ok(self.buffer.len() - start - 1)
     }
 
-    /// Writes how many events were lost, when there are more than before and the last line is still to come: `count` to a full
-    /// queue, and those that were too long.
+    /// Writes how many events were lost, when there are more than before and the last line is still
+    /// to come: `count` to a full queue, and those that were too long.
     pub(crate) fn note_dropped(&mut self, count: u64) -> io::Result<()> {
         let count = count.saturating_add(self.n_too_long);
         self.status.dropped = count;
@@ -300,7 +302,8 @@ impl Drain {
         }
         let mut text = Vec::new();
         write_json(&mut text, &self.status)?;
-        // So long that what it may yet have to say has its room on the disk, should that be full by then.
+        // So long that what it may yet have to say has its room on the disk, should that be full by
+        // then.
         text.resize(text.len().max(STATUS_BYTES), b' ');
         text.push(b'\n');
         self.dir.replace_status(&text)

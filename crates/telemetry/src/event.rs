@@ -79,7 +79,8 @@ pub struct Hello {
     pub batch_size: u64,
     /// Steps that are planned.
     pub steps: u64,
-    /// After every so many steps the held-out samples are looked at, and after the last one; 0 where that is not known or not done.
+    /// After every so many steps the held-out samples are looked at, and after the last one; 0
+    /// where that is not known or not done.
     #[serde(skip_serializing_if = "is_none")]
     pub eval_every: u64,
     /// Cores that the process may use.
@@ -120,14 +121,16 @@ pub struct Hello {
     /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::planned")]
     pub memory_plan: Vec<PlannedMem>,
-    /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each stage such as `3,5`; empty where nobody
-    /// said so.
+    /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each
+    /// stage such as `3,5`; empty where nobody said so.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
-    /// What each layer was measured to take for a micro-batch, forward and backward, in seconds; empty where nothing was measured.
+    /// What each layer was measured to take for a micro-batch, forward and backward, in seconds;
+    /// empty where nothing was measured.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::layers")]
     pub layer_seconds: Vec<f64>,
-    /// Floating-point operations that one sample needs, forward and backward; 0 where that is not known.
+    /// Floating-point operations that one sample needs, forward and backward; 0 where that is not
+    /// known.
     #[serde(skip_serializing_if = "is_zero")]
     pub flops_per_sample: u64,
     /// What all devices of the run together could do in a second at most, where somebody said so.
@@ -162,7 +165,8 @@ impl Hello {
         if n_ranks <= bounds::RANKS_MAX { n_ranks } else { 0 }
     }
 
-    /// How the layers were cut: what the log says, or for a log of before what follows from the command line; `None` where neither tells.
+    /// How the layers were cut: what the log says, or for a log of before what follows from the
+    /// command line; `None` where neither tells.
     pub fn cut(&self) -> Option<&str> {
         if !self.partition.is_empty() {
             return Some(&self.partition);

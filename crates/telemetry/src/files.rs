@@ -81,8 +81,8 @@ impl RunDir {
         Ok(File::from(fd))
     }
 
-    /// Replaces the summary in one step: a reader sees the old one or the new one. On a disk without room for a second file the summary is
-    /// written over, in the room that it has.
+    /// Replaces the summary in one step: a reader sees the old one or the new one. On a disk
+    /// without room for a second file the summary is written over, in the room that it has.
     pub(crate) fn replace_status(&self, text: &[u8]) -> io::Result<()> {
         self.renew_status(text).or_else(|error| {
             let _ = unlinkat(&self.fd, STATUS_DRAFT, AtFlags::empty());
@@ -113,7 +113,8 @@ impl RunDir {
         if !about.is_file() {
             return Err(io::Error::other("it is not the summary that was written before"));
         }
-        // Blanks in place of what a longer one had there: a file that is cut first could lose its room.
+        // Blanks in place of what a longer one had there: a file that is cut first could lose its
+        // room.
         let n_left = about.len().saturating_sub(text.len() as u64);
         let mut text = text.to_vec();
         text.resize(text.len().saturating_add(n_left.min(STATUS_BYTES_MAX) as usize), b' ');

@@ -1,9 +1,10 @@
 //! Whether a process is the run of a folder.
 //!
 //! `status.json` is a file: anybody who can write it can name any process. So nothing is sent to a process because a file
-//! names it. The system itself has to say that it is the run: it listens on a socket in this user's own folder, belongs to this
-//! user, began when the run did, and writes this folder's log. The proof holds a file descriptor of that process, and what is sent
-//! goes through it: another process that gets the number later is never reached.
+//! names it. The system itself has to say that it is the run: it listens on a socket in this user's
+//! own folder, belongs to this user, began when the run did, and writes this folder's log. The
+//! proof holds a file descriptor of that process, and what is sent goes through it: another process
+//! that gets the number later is never reached.
 
 use std::fs;
 use std::io;
@@ -127,7 +128,8 @@ pub struct ProvenRun {
 impl ProvenRun {
     /// Proves that a process is the run whose log and summary are in a folder.
     ///
-    /// It works for a stopped process as well: the system keeps the connection until somebody takes it. Never waits.
+    /// It works for a stopped process as well: the system keeps the connection until somebody takes
+    /// it. Never waits.
     ///
     /// # Errors
     /// [`NotProven`] says what does not fit.
@@ -150,7 +152,8 @@ impl ProvenRun {
         if pid == std::process::id() {
             return Err(NotProven::Itself(pid));
         }
-        // From here on the number may be given to another: what is looked at below is what the descriptor stands for.
+        // From here on the number may be given to another: what is looked at below is what the
+        // descriptor stands for.
         let process = match pidfd_open(handle, PidfdFlags::empty()) {
             Ok(process) => process,
             Err(rustix::io::Errno::SRCH) => return Err(NotProven::Reused(named)),

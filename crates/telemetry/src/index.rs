@@ -1,8 +1,8 @@
 //! Marks in a log from which one can begin to read.
 //!
-//! A mark says what all lines before it amount to. One that was damaged would therefore be worse than none: it carries a
-//! checksum, and a reader passes over a mark that does not match it. Logs of older versions have marks without a checksum;
-//! those are taken if what they say can be.
+//! A mark says what all lines before it amount to. One that was damaged would therefore be worse
+//! than none: it carries a checksum, and a reader passes over a mark that does not match it. Logs
+//! of older versions have marks without a checksum; those are taken if what they say can be.
 
 use pp_schedule::write_json;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,8 @@ use crate::model::Model;
 
 /// How the line of a mark begins.
 pub(crate) const HEAD: &[u8] = br#"{"ev":"index","#;
-/// What follows where the mark has a checksum: eight hexadecimal digits, then [`CHECK_END`] and what is checked.
+/// What follows where the mark has a checksum: eight hexadecimal digits, then [`CHECK_END`] and
+/// what is checked.
 const CHECK: &[u8] = br#""crc32c":""#;
 const CHECK_DIGITS: usize = 8;
 const CHECK_END: &[u8] = br#"","#;

@@ -88,15 +88,16 @@ fn least<T: PartialOrd + Copy>(limit: &mut Option<T>, other: Option<T>) {
     }
 }
 
-/// Which controllers a line of `/proc/self/cgroup` is about, and the group; none are named for version 2.
+/// Which controllers a line of `/proc/self/cgroup` is about, and the group; none are named for
+/// version 2.
 fn own_group(line: &[u8]) -> Option<(&[u8], &Path)> {
     let mut fields = line.splitn(3, |&byte| byte == b':').skip(1);
     let (controllers, group) = (fields.next()?, fields.next()?);
     Some((controllers, Path::new(std::ffi::OsStr::from_bytes(group))))
 }
 
-/// The group at the root of a mount and where it is mounted, if the line of `mountinfo` is about this
-/// controller, or about version 2.
+/// The group at the root of a mount and where it is mounted, if the line of `mountinfo` is about
+/// this controller, or about version 2.
 fn mount_of(line: &[u8], controller: Option<&str>) -> Option<(PathBuf, PathBuf)> {
     let fields: Vec<&[u8]> = line.split(|&byte| byte == b' ').collect();
     // Any number of optional fields ends with a hyphen.

@@ -1,8 +1,8 @@
 //! Where runs are kept.
 //!
 //! `PPTOP_STATE_DIR`, else `$XDG_STATE_HOME/pptop`, else `~/.local/state/pptop`; below it `runs/<id>/`, one directory a
-//! run. A relative `PPTOP_STATE_DIR` is one below the working directory. A relative path in another of these variables is
-//! ignored, as the XDG specification asks.
+//! run. A relative `PPTOP_STATE_DIR` is one below the working directory. A relative path in another
+//! of these variables is ignored, as the XDG specification asks.
 
 use std::env;
 use std::fs::DirBuilder;

@@ -1,11 +1,13 @@
-//! What a run does that lasts and is no training step: evaluation, checkpoints, and all that comes before the first step.
+//! What a run does that lasts and is no training step: evaluation, checkpoints, and all that comes
+//! before the first step.
 
 use serde::{Deserialize, Serialize};
 
 /// One phase of a run, told by its driver when it begins, while it goes on, and when it is over.
 ///
-/// All lines of one phase have the same name and the same `start_ns`. The name is shown as it is, so it is a word for what
-/// happens: `evaluating`, `profiling`. A program of another kind may use names of its own.
+/// All lines of one phase have the same name and the same `start_ns`. The name is shown as it is,
+/// so it is a word for what happens: `evaluating`, `profiling`. A program of another kind may use
+/// names of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PhaseEvent {

@@ -99,14 +99,15 @@ impl Follower {
         Self::starting(path, Start::Beginning)
     }
 
-    /// One that begins at the last mark that can be read and has some steps behind it: what was before is in the mark, but for
-    /// the spans. Without such a mark it begins at the beginning.
+    /// One that begins at the last mark that can be read and has some steps behind it: what was
+    /// before is in the mark, but for the spans. Without such a mark it begins at the beginning.
     pub fn from_last_mark(path: &Path) -> Self {
         Self::starting(path, Start::LastMark)
     }
 
-    /// One that begins at the first of these places, in their order, at which a mark can be read; at the beginning where there
-    /// is none. What a log says of its marks is a hint: each of them is looked at.
+    /// One that begins at the first of these places, in their order, at which a mark can be read;
+    /// at the beginning where there is none. What a log says of its marks is a hint: each of them
+    /// is looked at.
     pub fn from_first_mark(path: &Path, offsets: impl IntoIterator<Item = u64>) -> Self {
         Self::starting(path, Start::FirstMark(offsets.into_iter().collect()))
     }

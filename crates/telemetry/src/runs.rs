@@ -72,8 +72,8 @@ impl Run {
         }))
     }
 
-    /// When it began, in milliseconds of Unix time: by its own account, but not after its last byte.
-    /// A clock that was wrong once does not make a run the newest for ever.
+    /// When it began, in milliseconds of Unix time: by its own account, but not after its last
+    /// byte. A clock that was wrong once does not make a run the newest for ever.
     pub fn began_unix_ms(&self) -> u64 {
         let since = self.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
         let modified = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
@@ -96,7 +96,8 @@ impl Run {
 /// Bytes at the end of a log in which its last line is looked for.
 const TAIL_BYTES: u64 = 64 * 1024;
 
-/// How a run ended by the last line of its log, where its summary does not say so. A compressed log cannot be read from its end.
+/// How a run ended by the last line of its log, where its summary does not say so. A compressed log
+/// cannot be read from its end.
 fn end_of(log: &Path, status: Option<&Status>) -> Option<End> {
     let has_ended = status.is_some_and(|status| Evidence::of(status).code.is_some());
     if has_ended || log.extension().is_some_and(|ending| ending == "zst") {
@@ -139,7 +140,8 @@ pub fn list_runs(runs_dir: &Path) -> io::Result<Vec<Run>> {
     };
     let mut runs: Vec<Run> =
         entries.filter_map(|entry| Run::of(&entry.ok()?.path()).ok().flatten()).collect();
-    // Of runs that began in the same moment the one with the higher number behind its name is newer.
+    // Of runs that began in the same moment the one with the higher number behind its name is
+    // newer.
     runs.sort_by_cached_key(|run| Reverse((run.began_unix_ms(), run.id.len(), run.id.clone())));
     Ok(runs)
 }
@@ -219,7 +221,8 @@ fn find_by_name(runs_dir: &Path, name: &OsStr) -> Result<Run, FindError> {
             run.standing().is_alive() && run.status.as_ref().is_some_and(|status| status.pid == pid)
         };
         let is_here = |run: &&Run| run.status.as_ref().is_some_and(Status::is_of_this_namespace);
-        // Containers have processes of the same numbers: the one that is this number here comes first.
+        // Containers have processes of the same numbers: the one that is this number here comes
+        // first.
         let (here, elsewhere): (Vec<&Run>, Vec<&Run>) =
             runs.iter().filter(has_it).partition(is_here);
         match if here.is_empty() { elsewhere } else { here }.as_slice() {

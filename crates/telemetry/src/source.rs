@@ -24,7 +24,8 @@ const TAIL_BYTES: u64 = 4 << 20;
 /// How far back one looks for a mark.
 const SEARCH_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
-/// How many times its own size a compressed log may open to, and what any may. A run's log opens to some ten times its size.
+/// How many times its own size a compressed log may open to, and what any may. A run's log opens to
+/// some ten times its size.
 const OPENS_TO_TIMES: u64 = 64;
 const OPENS_TO_BYTES_MIN: u64 = 64 << 20;
 
@@ -127,8 +128,8 @@ impl Read for Source {
     }
 }
 
-/// Where a reader should begin that wants to know what is now: at the last mark that can be read and has some steps behind it,
-/// else at the beginning.
+/// Where a reader should begin that wants to know what is now: at the last mark that can be read
+/// and has some steps behind it, else at the beginning.
 pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
     let mut file = open_regular(path)?;
     if is_compressed(path) {
@@ -163,7 +164,8 @@ pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
     Ok(0)
 }
 
-/// The first of these places, all of them said to be marks, at which there is one that can be read; else the beginning.
+/// The first of these places, all of them said to be marks, at which there is one that can be read;
+/// else the beginning.
 pub(crate) fn first_mark(path: &Path, offsets: impl Iterator<Item = u64>) -> io::Result<u64> {
     let is_compressed = is_compressed(path);
     let n_tried_max = if is_compressed { MARKS_TRIED_MAX_COMPRESSED } else { MARKS_TRIED_MAX };

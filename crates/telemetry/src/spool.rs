@@ -64,7 +64,8 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Copies a log from a pipe, a terminal or a file that is open; a compressed one is decompressed.
+    /// Copies a log from a pipe, a terminal or a file that is open; a compressed one is
+    /// decompressed.
     ///
     /// # Errors
     /// [`SpoolError`] says what to do.

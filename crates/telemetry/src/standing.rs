@@ -1,14 +1,16 @@
 //! How a run stands: one word for it, from all that is known.
 //!
-//! A log alone does not tell whether its run goes on. Three witnesses do: the last line of the log, the summary beside it, and the process
-//! that the summary names. Whoever shows a run asks here, so that no two screens differ.
+//! A log alone does not tell whether its run goes on. Three witnesses do: the last line of the log,
+//! the summary beside it, and the process that the summary names. Whoever shows a run asks here, so
+//! that no two screens differ.
 
 use std::fmt;
 
 use crate::event::End;
 use crate::status::{State, Status};
 
-/// A run whose process is there and that has done nothing for so long, and for three steps, has stalled.
+/// A run whose process is there and that has done nothing for so long, and for three steps, has
+/// stalled.
 const STALLED_SECONDS: f64 = 5.0;
 const STALLED_STEPS: f64 = 3.0;
 /// What lasts and is no step, such as an evaluation, says how far it is only now and then.
@@ -170,7 +172,8 @@ impl Standing {
         self == Self::Live
     }
 
-    /// One word, for scripts: `starting`, `live`, `stalled`, `suspended`, `finished`, `stopped`, `failed`, `died` or `unknown`.
+    /// One word, for scripts: `starting`, `live`, `stalled`, `suspended`, `finished`, `stopped`,
+    /// `failed`, `died` or `unknown`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -185,7 +188,8 @@ impl Standing {
         }
     }
 
-    /// What `state` was before there were more words: `live` while the process is there, `ended CODE`, `stopped`, `died` or `unknown`.
+    /// What `state` was before there were more words: `live` while the process is there, `ended
+    /// CODE`, `stopped`, `died` or `unknown`.
     pub fn state(self) -> String {
         match self {
             Self::Starting | Self::Live | Self::Stalled(_) | Self::Suspended => "live".to_owned(),

@@ -35,10 +35,11 @@ pub struct Status {
     pub pid: u32,
     /// When that process began, in clock ticks since the machine did: another process with its number began at another time.
     pub pid_began: u64,
-    /// The PID namespace in which that is its number, by the system's own; 0 where it is not known. Two containers have processes of
-    /// the same numbers.
+    /// The PID namespace in which that is its number, by the system's own; 0 where it is not known.
+    /// Two containers have processes of the same numbers.
     pub pid_namespace: u64,
-    /// Which start of the machine it is, in the system's own words; empty where it is not known. Two machines may have one name.
+    /// Which start of the machine it is, in the system's own words; empty where it is not known.
+    /// Two machines may have one name.
     pub boot: String,
     /// The machine that it runs on.
     pub host: String,
@@ -90,7 +91,8 @@ pub struct Status {
     pub started_unix_ms: u64,
     /// When this was written, in milliseconds of Unix time.
     pub updated_unix_ms: u64,
-    /// When the run last did anything but look at its devices, in milliseconds of Unix time; 0 in a summary of an older version.
+    /// When the run last did anything but look at its devices, in milliseconds of Unix time; 0 in a
+    /// summary of an older version.
     pub progressed_unix_ms: u64,
 }
 
@@ -110,8 +112,8 @@ impl Status {
         }
     }
 
-    /// Whether the process of the run is there, as far as one can tell from here: `None` for a run of another machine, or of a
-    /// container whose processes and socket cannot be seen.
+    /// Whether the process of the run is there, as far as one can tell from here: `None` for a run
+    /// of another machine, or of a container whose processes and socket cannot be seen.
     pub fn is_alive(&self) -> Option<bool> {
         match self.process() {
             Process::There | Process::Suspended => Some(true),
@@ -125,13 +127,15 @@ impl Status {
         if self.host != host_name() {
             return false;
         }
-        // The machine was started anew, or another one has its name: who wrote just now is not of a past start.
+        // The machine was started anew, or another one has its name: who wrote just now is not of a
+        // past start.
         let is_other_boot = !self.boot.is_empty() && boot_id().is_some_and(|own| own != self.boot);
         let age_ms = unix_ms().saturating_sub(self.updated_unix_ms);
         !(is_other_boot && age_ms < OTHER_BOOT_MS)
     }
 
-    /// Whether its number is one of this PID namespace. A summary of before does not say; then it is taken for one.
+    /// Whether its number is one of this PID namespace. A summary of before does not say; then it
+    /// is taken for one.
     pub(crate) fn is_of_this_namespace(&self) -> bool {
         self.pid_namespace == 0 || pid_namespace().is_none_or(|own| own == self.pid_namespace)
     }
@@ -153,8 +157,8 @@ impl Status {
         }
     }
 
-    /// The process of a container: its number means another process here, or none. Where its socket can be seen, the system knows
-    /// whether anybody listens.
+    /// The process of a container: its number means another process here, or none. Where its socket
+    /// can be seen, the system knows whether anybody listens.
     fn process_by_its_socket(&self) -> Process {
         let Some(socket) = self.socket.as_ref().map(PathBuf::from) else {
             return Process::Elsewhere;
@@ -175,7 +179,8 @@ pub fn is_suspended(pid: u32) -> bool {
     look_at(pid).is_some_and(|(_, letter)| matches!(letter, 'T' | 't'))
 }
 
-/// A summary of another start of the machine that is as young as this is one of another machine with the same name.
+/// A summary of another start of the machine that is as young as this is one of another machine
+/// with the same name.
 const OTHER_BOOT_MS: u64 = 60_000;
 
 /// Milliseconds of Unix time.
@@ -189,7 +194,8 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Bytes of memory that this machine has, or this process may use if that is less; `None` where the system does not say.
+/// Bytes of memory that this machine has, or this process may use if that is less; `None` where the
+/// system does not say.
 pub fn host_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;

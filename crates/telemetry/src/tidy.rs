@@ -35,7 +35,8 @@ impl Default for Keep {
     }
 }
 
-/// Logs of runs that ended are compressed when nothing was written for so long: whoever watched has seen the end.
+/// Logs of runs that ended are compressed when nothing was written for so long: whoever watched has
+/// seen the end.
 const COMPRESS_AFTER: Duration = Duration::from_mins(10);
 /// Whoever has not written for so long is gone, whatever the list of processes says.
 const SILENT: Duration = Duration::from_mins(1);
@@ -59,12 +60,15 @@ pub struct Tidied {
     pub is_busy: bool,
 }
 
-/// Compresses the logs of finished runs, and removes the oldest runs beyond what is kept: by their number, by the bytes of their logs, and by
-/// their age. The newest run is kept whatever the limits are, a run with a checkpoint until somebody removes it; a run whose process is
-/// there is never touched, nor is anything that is no run, nor a folder with anything else in it. With `dry` it only tells.
+/// Compresses the logs of finished runs, and removes the oldest runs beyond what is kept: by their
+/// number, by the bytes of their logs, and by their age. The newest run is kept whatever the limits
+/// are, a run with a checkpoint until somebody removes it; a run whose process is there is never
+/// touched, nor is anything that is no run, nor a folder with anything else in it. With `dry` it
+/// only tells.
 ///
 /// # Errors
-/// The directory cannot be read or locked. Another process that tidies up at the moment is no error: then nothing is done.
+/// The directory cannot be read or locked. Another process that tidies up at the moment is no
+/// error: then nothing is done.
 pub fn tidy(runs_dir: &Path, keep: Keep, dry: bool) -> io::Result<Tidied> {
     let mut tidied = Tidied::default();
     let _lock = match Lock::take(runs_dir, dry)? {
@@ -156,8 +160,8 @@ fn has_results(run: &Run) -> bool {
     named.chain([CHECKPOINT_FILE]).any(is_there)
 }
 
-/// How a run stands by its summary alone. One without a summary may be of another program, or of another machine that goes on with
-/// it: it is left alone until it is old, whatever its log says.
+/// How a run stands by its summary alone. One without a summary may be of another program, or of
+/// another machine that goes on with it: it is left alone until it is old, whatever its log says.
 fn summed_up(run: &Run) -> Standing {
     run.status.as_ref().map_or(Standing::Unknown, |status| Evidence::of(status).standing())
 }

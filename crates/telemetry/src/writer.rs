@@ -141,7 +141,8 @@ impl Recorder {
     /// Hands over an event. Never blocks: with a full queue the event is dropped and counted.
     pub fn record(&self, event: Event) {
         let (Some(queue), Some(inner)) = (&self.queue, &self.inner) else { return };
-        // A log that cannot be written is one thing, the summary another: how far the run is, and how it ends.
+        // A log that cannot be written is one thing, the summary another: how far the run is, and
+        // how it ends.
         let is_summed_up = matches!(event, Event::Hello(_) | Event::Step(_));
         if inner.finished.load(Ordering::Relaxed) || !(self.is_recording() || is_summed_up) {
             return;
@@ -194,8 +195,8 @@ impl Recorder {
         Shared::lock(&inner.shared.warning).take()
     }
 
-    /// Notes that the run has written a file with this name into its folder: it is named in the summary,
-    /// and so the run's own.
+    /// Notes that the run has written a file with this name into its folder: it is named in the
+    /// summary, and so the run's own.
     pub fn note_file(&self, name: &str) {
         let Some(inner) = &self.inner else { return };
         let mut files = Shared::lock(&inner.shared.files);
@@ -304,7 +305,8 @@ fn write_until_closed(
     }
 }
 
-/// The rest of the writer's life when the disk has failed: nothing is recorded, but the summary is renewed where that is possible.
+/// The rest of the writer's life when the disk has failed: nothing is recorded, but the summary is
+/// renewed where that is possible.
 fn summarize_until_closed(queue: &Receiver<Event>, drain: &mut Drain) {
     let mut next_status = Instant::now();
     let mut open = true;

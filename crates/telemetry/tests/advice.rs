@@ -1,4 +1,5 @@
-//! What is advised: who waits, for whom, why, and what to try; nothing that is done already, and nothing that chance could hide.
+//! What is advised: who waits, for whom, why, and what to try; nothing that is done already, and
+//! nothing that chance could hide.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
@@ -105,7 +106,8 @@ fn with_too_few_cores_the_first_advice_is_about_cores() {
     assert_eq!(advice.part, Some(Part::Imbalance));
 }
 
-/// A gain that is smaller than the steps differ among themselves would not be seen by whoever tries it.
+/// A gain that is smaller than the steps differ among themselves would not be seen by whoever tries
+/// it.
 #[test]
 fn what_chance_could_hide_is_not_advised() {
     let job = Job { steps: 20, ..Job::one_f_one_b() };

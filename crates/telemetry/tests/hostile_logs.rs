@@ -43,7 +43,8 @@ fn mark() -> Vec<u8> {
     Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
 }
 
-/// The same as an older version wrote it, without a checksum: with one, no byte of it can be changed.
+/// The same as an older version wrote it, without a checksum: with one, no byte of it can be
+/// changed.
 fn old_mark() -> Vec<u8> {
     let text = String::from_utf8(mark()).unwrap();
     let body = text.find("\"step\"").unwrap();

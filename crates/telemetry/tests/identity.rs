@@ -1,4 +1,5 @@
-//! Whether a process is the run that a folder says: a signal never goes to a process because a file names it.
+//! Whether a process is the run that a folder says: a signal never goes to a process because a file
+//! names it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;

@@ -192,7 +192,8 @@ fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
     assert!(began.elapsed() < Duration::from_secs(2));
 }
 
-/// What a full disk does is tried in a process of its own, by the program's tests; here a summary that can't be replaced is written over.
+/// What a full disk does is tried in a process of its own, by the program's tests; here a summary
+/// that can't be replaced is written over.
 #[test]
 fn a_summary_without_room_for_a_second_one_is_written_over() {
     let dir = TestDir::new();

@@ -13,7 +13,8 @@ use super::which::{Found, find};
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(crate) struct Args {
-    /// latest, the start of a run id, the process id of a run, a run folder, a log file, or - for a log on standard input
+    /// latest, the start of a run id, the process id of a run, a run folder, a log file, or - for a
+    /// log on standard input
     #[arg(value_name = "RUN|PID|FILE|-", default_value = "latest")]
     runs: Vec<OsString>,
     /// Attach read-only: the run cannot be asked to end or to write a checkpoint
@@ -22,7 +23,8 @@ pub(crate) struct Args {
     /// Print lines instead of a screen, as without a terminal
     #[arg(long)]
     plain: bool,
-    /// Print one JSON object per line, as in the log: hello, step, eval, warn, end; with --once the numbers of snapshot --json
+    /// Print one JSON object per line, as in the log: hello, step, eval, warn, end; with --once the
+    /// numbers of snapshot --json
     #[arg(long)]
     json: bool,
     /// Print one line with the state of the run, then end
@@ -54,7 +56,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     follow(&run, lines, args.once)
 }
 
-/// What `pptop` without a command does on a terminal: watches the runs that are live, or opens a list of those that are recorded.
+/// What `pptop` without a command does on a terminal: watches the runs that are live, or opens a
+/// list of those that are recorded.
 pub(crate) fn alone() -> Result<(), CliError> {
     let config = super::settings::config()?;
     let live = super::runs::live()?;

@@ -52,7 +52,8 @@ pub(crate) struct Args {
     /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1]
     #[arg(long, value_name = "V", value_delimiter = ',', value_parser = count)]
     virtual_stages: Vec<u32>,
-    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that fits]
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that
+    /// fits]
     #[arg(long, value_name = "N", value_parser = count)]
     interleave_group: Option<u32>,
     /// Print one JSON array

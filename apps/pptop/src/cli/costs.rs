@@ -51,7 +51,8 @@ pub(crate) struct CostArgs {
     /// Share of an activation that stays between I and W [default: 1]
     #[arg(long, value_name = "PART", value_parser = cost, help_heading = headings::COSTS)]
     weight_grad_residue: Option<f64>,
-    /// Memory limit of a rank, in activations of one micro-batch on all its stages [default: P for zb-auto and auto, else none]
+    /// Memory limit of a rank, in activations of one micro-batch on all its stages [default: P for
+    /// zb-auto and auto, else none]
     #[arg(long, value_name = "L", value_parser = cost, help_heading = headings::COSTS)]
     memory_limit: Option<f64>,
     /// A file of costs.

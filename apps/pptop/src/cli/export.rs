@@ -16,7 +16,8 @@ use super::which::WhichRun;
 /// What a run is written as.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Trace for Perfetto and Chrome: a track per rank, a slice per span, an arrow per tensor waited for
+    /// Trace for Perfetto and Chrome: a track per rank, a slice per span, an arrow per tensor
+    /// waited for
     ChromeTrace(StepsArgs),
     /// CSV with one line per step or per span
     Csv(CsvArgs),
@@ -75,7 +76,8 @@ enum Rows {
 pub(crate) struct TensorBoardArgs {
     #[command(flatten)]
     which: WhichRun,
-    /// File to write, or a directory, such as that of --logdir, for a file with the name that TensorBoard expects
+    /// File to write, or a directory, such as that of --logdir, for a file with the name that
+    /// TensorBoard expects
     #[arg(short, long, value_name = "DIRECTORY|FILE|-", default_value = "-")]
     output: PathBuf,
     /// Replace a file that is there

@@ -1,4 +1,5 @@
-//! The help of a command: `-h` shows the flags that matter first, `--help` and `pptop help` all of them, in groups.
+//! The help of a command: `-h` shows the flags that matter first, `--help` and `pptop help` all of
+//! them, in groups.
 
 use std::ffi::OsString;
 

@@ -1,5 +1,5 @@
-//! Files that a user names, opened so that none of them costs more than it should: no device, no socket, no folder, nothing that
-//! never comes, and no more bytes than its reader takes.
+//! Files that a user names, opened so that none of them costs more than it should: no device, no
+//! socket, no folder, nothing that never comes, and no more bytes than its reader takes.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -141,7 +141,8 @@ mod tests {
         }
     }
 
-    /// Issue 10, number 19: `/dev/zero` was read until the bound of its reader, or until the memory was full.
+    /// Issue 10, number 19: `/dev/zero` was read until the bound of its reader, or until the memory
+    /// was full.
     #[test]
     fn devices_folders_and_sockets_are_named_and_not_read() {
         let folder = Folder::new("kinds");

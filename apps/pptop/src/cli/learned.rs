@@ -39,7 +39,8 @@ pub(crate) struct Learned {
 
 /// What is above nothing: a loss that changes by less has not changed.
 const FLAT: f64 = 0.01;
-/// From this growth on a loss has not only got worse: the warning of a run that trains begins here as well.
+/// From this growth on a loss has not only got worse: the warning of a run that trains begins here
+/// as well.
 const DOUBLED: f64 = 1.0;
 /// How far below the best blind guess a model has to come to have used its inputs.
 const USED_INPUTS: f64 = 0.9;

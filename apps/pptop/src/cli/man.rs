@@ -60,8 +60,8 @@ fn collect(command: clap::Command, pages: &mut Vec<(String, Vec<u8>)>) -> io::Re
     below.into_iter().try_for_each(|command| collect(command, pages))
 }
 
-/// Writes all pages, or none where one of them would replace something else. A page that is there as
-/// it would be written is left.
+/// Writes all pages, or none where one of them would replace something else. A page that is there
+/// as it would be written is left.
 fn write(dir: &Path, pages: &[(String, Vec<u8>)], force: bool) -> Result<(), CliError> {
     let is_there = |(name, page): &&(String, Vec<u8>)| {
         let path = dir.join(name);

@@ -231,7 +231,8 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says something on standard error, beside what the command writes. Where that is closed there is nobody left to tell.
+/// Says something on standard error, beside what the command writes. Where that is closed there is
+/// nobody left to tell.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "pptop: {}", clean_lines(text));
 }

@@ -75,7 +75,8 @@ impl Target {
     }
 }
 
-/// The number of an open file of this process that a path names, through links such as `/dev/stdout`.
+/// The number of an open file of this process that a path names, through links such as
+/// `/dev/stdout`.
 pub(crate) fn own_descriptor(path: &Path) -> Option<u32> {
     let own = format!("/proc/{}", std::process::id());
     let mut path = path.to_owned();

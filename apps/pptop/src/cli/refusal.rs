@@ -33,7 +33,8 @@ pub(crate) fn excerpt(value: &str) -> String {
     cut(&clean(&beginning), MOST)
 }
 
-/// What to write instead of a word that nothing knows: the one that was probably meant, and what there is.
+/// What to write instead of a word that nothing knows: the one that was probably meant, and what
+/// there is.
 pub(crate) fn choice(given: &str, known: &[&str]) -> String {
     let all = match known {
         [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
@@ -92,7 +93,8 @@ pub(crate) fn of_arguments(
                     text(refused, ContextKind::InvalidArg)
                 );
             }
-            // A parser of ours says what to use instead, or what is wrong and what to use; others only what is wrong.
+            // A parser of ours says what to use instead, or what is wrong and what to use; others
+            // only what is wrong.
             let place = format!("invalid value '{value}' for {arg}");
             if remedy.contains("; ") {
                 format!("{place}: {remedy}")

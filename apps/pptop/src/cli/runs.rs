@@ -23,7 +23,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Describe a run without reading its log
     Info(InfoArgs),
-    /// Compress the logs of runs that ended ten minutes ago or earlier, and remove the oldest runs beyond the limits
+    /// Compress the logs of runs that ended ten minutes ago or earlier, and remove the oldest runs
+    /// beyond the limits
     Prune(PruneArgs),
 }
 

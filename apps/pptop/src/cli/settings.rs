@@ -25,8 +25,8 @@ pub(crate) fn config() -> Result<Config, CliError> {
     Ok(Config::load(|name| std::env::var_os(name))?)
 }
 
-/// Whether a text on standard output has to do with ASCII: as configured, else where it is a terminal that has no others. A file and
-/// a pipe get UTF-8.
+/// Whether a text on standard output has to do with ASCII: as configured, else where it is a
+/// terminal that has no others. A file and a pipe get UTF-8.
 ///
 /// # Errors
 /// As [`config`].
@@ -51,7 +51,8 @@ pub(crate) struct ScreenFlags {
     /// When to use colours [default: as configured, else auto]
     #[arg(long, value_name = "WHEN", help_heading = headings::SCREEN)]
     color: Option<ColorMode>,
-    /// Draw with ASCII characters only [default: as configured, else where the locale (LC_ALL, LC_CTYPE, LANG) or TERM has no others]
+    /// Draw with ASCII characters only [default: as configured, else where the locale (LC_ALL,
+    /// LC_CTYPE, LANG) or TERM has no others]
     #[expect(clippy::doc_markdown, reason = "it is printed as the help of the flag")]
     #[arg(long, help_heading = headings::SCREEN)]
     ascii: bool,

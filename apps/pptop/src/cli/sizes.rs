@@ -44,7 +44,8 @@ pub(crate) fn cost(text: &str) -> Result<f64, String> {
 /// A plan: a schedule by name with its sizes, or a CSV file that brings its own.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanArgs {
-    /// Schedule by name (see below), or a CSV file with one line per rank, of cells such as 0F0,0F1,0B0
+    /// Schedule by name (see below), or a CSV file with one line per rank, of cells such as
+    /// 0F0,0F1,0B0
     #[arg(value_name = "NAME|FILE")]
     pub(crate) plan: OsString,
     /// Ranks along the pipeline
@@ -53,16 +54,19 @@ pub(crate) struct PlanArgs {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_parser = count)]
     pub(crate) micro_batches: Option<u32>,
-    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1; auto chooses]
+    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1;
+    /// auto chooses]
     #[arg(long, value_name = "V", value_parser = count)]
     pub(crate) virtual_stages: Option<u32>,
-    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that fits]
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that
+    /// fits]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) interleave_group: Option<u32>,
 }
 
 impl PlanArgs {
-    /// How many ops a schedule by name makes at most of these sizes; 0 where that is not known before.
+    /// How many ops a schedule by name makes at most of these sizes; 0 where that is not known
+    /// before.
     pub(crate) fn n_ops_at_most(&self) -> u128 {
         let (Ok(name), Some(n_ranks), Some(n_micro_batches)) =
             (self.named(), self.pp, self.micro_batches)
@@ -232,7 +236,8 @@ pub(crate) fn fits_in_memory(name: ScheduleName, sizes: &Sizes) -> Result<(), Cl
 /// Ops of the plans that one command makes at most: some seconds.
 pub(crate) const OPS_MAX: u128 = 20_000_000;
 
-/// How many times as long as an op of `1f1b` one of this schedule takes, about: a search tries many plans.
+/// How many times as long as an op of `1f1b` one of this schedule takes, about: a search tries many
+/// plans.
 pub(crate) fn work_an_op(name: ScheduleName) -> u128 {
     match name {
         ScheduleName::Auto => 30,

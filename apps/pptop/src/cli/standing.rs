@@ -15,7 +15,8 @@ pub(crate) struct Standing {
     pub(crate) run: String,
     /// `live` while the process is there, `ended CODE`, `stopped`, `died` or `unknown`.
     pub(crate) state: String,
-    /// One word more precisely: starting, live, stalled, suspended, finished, stopped, failed, died or unknown.
+    /// One word more precisely: starting, live, stalled, suspended, finished, stopped, failed, died
+    /// or unknown.
     pub(crate) standing: &'static str,
     pub(crate) exit_code: Option<i32>,
     /// How it ended, in its own words.
@@ -65,10 +66,12 @@ pub(crate) struct Standing {
     pub(crate) samples_total: u64,
     /// 0 where samples are not made of tokens.
     pub(crate) tokens_total: u64,
-    /// Floating-point operations a second, where it is known what a sample needs, and their share of the peak, where that was given.
+    /// Floating-point operations a second, where it is known what a sample needs, and their share
+    /// of the peak, where that was given.
     pub(crate) flops: Option<f64>,
     pub(crate) mfu: Option<f64>,
-    /// Steps of which operations were lost: no number of a rank is taken from them. The last of them, and how many it lacks.
+    /// Steps of which operations were lost: no number of a rank is taken from them. The last of
+    /// them, and how many it lacks.
     pub(crate) incomplete_steps: u64,
     pub(crate) last_incomplete_step: Option<u64>,
     pub(crate) missing_ops: u64,
@@ -136,7 +139,8 @@ pub(crate) struct RankStanding {
     pub(crate) computing_of_window: Option<f64>,
     pub(crate) starved_of_window: Option<f64>,
     pub(crate) bubble_of_window: Option<f64>,
-    /// What it computes on a core over the median of the other ranks of its replica; 1 where all are alike.
+    /// What it computes on a core over the median of the other ranks of its replica; 1 where all
+    /// are alike.
     pub(crate) times_the_others: Option<f64>,
     pub(crate) live_bytes: Option<u64>,
     pub(crate) peak_bytes: Option<u64>,

@@ -47,7 +47,8 @@ pub(crate) fn make_ready(
     Ok(Ready { session, trainer, memory_plan, took })
 }
 
-/// The log of a run that did not come as far as its first step, and what standard output is told of it.
+/// The log of a run that did not come as far as its first step, and what standard output is told of
+/// it.
 pub(crate) fn never_began(error: &CliError, recorder: &Recorder, origin: Instant, output: Output) {
     let (code, reason) = match error {
         CliError::Usage(text) => (2, text.clone()),

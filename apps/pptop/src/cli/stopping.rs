@@ -1,7 +1,7 @@
 //! How a run is asked to end by a signal.
 //!
-//! While it starts there is no step to wait for: the run ends at once, and its log says so. Afterwards the first signal ends it after its
-//! step, and a second one at once.
+//! While it starts there is no step to wait for: the run ends at once, and its log says so.
+//! Afterwards the first signal ends it after its step, and a second one at once.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,7 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Stop(Arc<AtomicUsize>);
 
 impl Stop {
-    /// From now on signals are counted. One that was ignored when the program started stays ignored.
+    /// From now on signals are counted. One that was ignored when the program started stays
+    /// ignored.
     pub(crate) fn listen() -> std::io::Result<Self> {
         let stop = Arc::new(AtomicUsize::new(0));
         let again = Arc::new(AtomicBool::new(false));

@@ -111,7 +111,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     })?;
     let started = Run::start(prepared, &id, &dir, (recorder, stop), output, flags);
     if matches!(started, Err(CliError::Usage(_))) && is_new {
-        // What only measuring can tell is a refusal like any other, and leaves nothing. Should a file resist, the log says why.
+        // What only measuring can tell is a refusal like any other, and leaves nothing. Should a
+        // file resist, the log says why.
         let _ = pp_telemetry::remove(&dir);
     }
     started?.finish()
@@ -168,7 +169,8 @@ fn run_dir(given: Option<PathBuf>, model: &str) -> Result<(String, PathBuf), Cli
     }
 }
 
-/// Starts the run as a process of its own and watches it: also while it measures and cuts the model.
+/// Starts the run as a process of its own and watches it: also while it measures and cuts the
+/// model.
 fn watch(args: &Args, given: Option<PathBuf>, model: &str, look: Look) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));

@@ -410,7 +410,8 @@ impl Run {
         if let Some(alarm) = self.watchdog.step(outcome.step, loss, grad_norm) {
             let (elapsed_ns, message) =
                 (self.origin.elapsed().as_nanos() as u64, alarm.to_string());
-            // With --json it is a line of the run like others, and nothing is wrong with the program.
+            // With --json it is a line of the run like others, and nothing is wrong with the
+            // program.
             if self.output == Output::Plain {
                 let _ = writeln!(std::io::stderr(), "pptop: {message}");
             }

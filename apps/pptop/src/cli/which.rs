@@ -17,7 +17,8 @@ use super::refusal::excerpt;
 /// The run of a command that watches, reports or exports.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WhichRun {
-    /// latest, the start of a run id, a process id, a run folder, a log file, or - for a log on standard input
+    /// latest, the start of a run id, a process id, a run folder, a log file, or - for a log on
+    /// standard input
     #[arg(value_name = "RUN|PID|FILE|-", default_value = "latest")]
     pub(crate) run: OsString,
 }
@@ -126,7 +127,8 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
     Ok(Found { run, spool: Some(spool) })
 }
 
-/// The stream, opened anew where that is possible: how it is read from is then nobody else's matter.
+/// The stream, opened anew where that is possible: how it is read from is then nobody else's
+/// matter.
 fn opened(stream: Stream<'_>) -> io::Result<OwnedFd> {
     let path = match stream {
         Stream::Stdin => Path::new("/proc/self/fd/0"),

@@ -140,7 +140,8 @@ pub(crate) fn listed<'a>(words: impl Iterator<Item = &'a str>) -> String {
     list
 }
 
-/// What to write instead of a word that nothing knows: the one that was probably meant, and what there is.
+/// What to write instead of a word that nothing knows: the one that was probably meant, and what
+/// there is.
 pub(crate) fn choice<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let all = listed(known.iter().copied());

@@ -1,7 +1,8 @@
-//! Where the time of a run goes, found beside the loop: a long plan is simulated many times for that, and the screen never waits.
+//! Where the time of a run goes, found beside the loop: a long plan is simulated many times for
+//! that, and the screen never waits.
 //!
-//! One thread works on one question at a time. A question that comes meanwhile takes the place of the one that waits: the newest
-//! is the one that somebody wants to see.
+//! One thread works on one question at a time. A question that comes meanwhile takes the place of
+//! the one that waits: the newest is the one that somebody wants to see.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

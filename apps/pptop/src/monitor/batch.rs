@@ -1,7 +1,8 @@
 //! The keys that are there at once.
 //!
-//! A terminal that knows bracketed paste says what was pasted. From any other, pasted text comes as keys, many at once, which
-//! nobody types: such a batch is known by that, and no letter of it may write a file, leave, or answer a question.
+//! A terminal that knows bracketed paste says what was pasted. From any other, pasted text comes as
+//! keys, many at once, which nobody types: such a batch is known by that, and no letter of it may
+//! write a file, leave, or answer a question.
 
 use std::io;
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Takes what is there, and behind a key that `has_consequences` also what comes a moment later.
+    /// Takes what is there, and behind a key that `has_consequences` also what comes a moment
+    /// later.
     pub(super) fn read(
         tty: &Tty,
         has_consequences: impl Fn(&KeyEvent) -> bool,
@@ -50,7 +52,8 @@ impl Batch {
     }
 }
 
-/// Whether keys that came at once are text: three of them, with two letters that are not there to move about.
+/// Whether keys that came at once are text: three of them, with two letters that are not there to
+/// move about.
 fn looks_pasted(inputs: &[Input]) -> bool {
     let typed: Vec<char> = inputs
         .iter()

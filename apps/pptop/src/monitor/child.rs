@@ -53,8 +53,8 @@ impl Trainer {
         Ok(())
     }
 
-    /// Sends a signal. That it is the run needs no proof: it is a child of this process, and its number is its own until it has
-    /// been waited for.
+    /// Sends a signal. That it is the run needs no proof: it is a child of this process, and its
+    /// number is its own until it has been waited for.
     pub(crate) fn signal(&mut self, signal: Signal) -> io::Result<()> {
         self.poll()?;
         if self.state.code.is_some() {

@@ -69,7 +69,8 @@ impl Errands {
         }
     }
 
-    /// Asks the run of a folder for something, once the process that listens is proven to be that run.
+    /// Asks the run of a folder for something, once the process that listens is proven to be that
+    /// run.
     pub(crate) fn ask(&self, run: usize, dir: PathBuf, request: Request) {
         self.send(run, purpose_of(request), move || {
             let what = match request {

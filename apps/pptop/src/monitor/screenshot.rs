@@ -75,8 +75,8 @@ fn text_of(buffer: &Buffer) -> String {
     text
 }
 
-/// The cells of a line that show something, each with its column and how many columns it takes. What stands in the columns that a
-/// wide character covers is not shown.
+/// The cells of a line that show something, each with its column and how many columns it takes.
+/// What stands in the columns that a wide character covers is not shown.
 fn cells_of(buffer: &Buffer, y: u16) -> impl Iterator<Item = (u16, &Cell, u16)> {
     let end = buffer.area.x + buffer.area.width;
     let mut next = buffer.area.x;
@@ -149,7 +149,8 @@ fn write_svg(text: &mut String, buffer: &Buffer) -> std::fmt::Result {
     for y in 0..rows {
         let mut run: Option<Stretch> = None;
         for (x, cell, n_columns) in cells_of(buffer, y) {
-            // A font may have its own idea of how wide a wide character is, so each begins at its own column.
+            // A font may have its own idea of how wide a wide character is, so each begins at its
+            // own column.
             let (is_wide, look) = (n_columns > 1, look(cell));
             if run.as_ref().is_none_or(|run| is_wide || run.is_wide || run.look != look)
                 && let Some(run) =
@@ -228,7 +229,8 @@ mod tests {
         (turn * 60.0).rem_euclid(360.0)
     }
 
-    /// The colour of an operation on the screen, as the picture of the screen has it, and in the pictures of plans and of runs.
+    /// The colour of an operation on the screen, as the picture of the screen has it, and in the
+    /// pictures of plans and of runs.
     #[test]
     fn what_is_computed_has_one_colour_on_the_screen_and_in_pictures() {
         for phase in [Phase::Forward, Phase::Backward, Phase::InputGrad, Phase::WeightGrad] {

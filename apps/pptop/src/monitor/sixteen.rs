@@ -1,7 +1,8 @@
 //! Colours as old terminals know them.
 //!
-//! The library that draws writes every colour as one of 256 (`38;5;4`). A terminal of sixteen colours may take the 5 for
-//! "blink", so for such a one they are written as they were of old (`34`). Everything else goes through as it is.
+//! The library that draws writes every colour as one of 256 (`38;5;4`). A terminal of sixteen
+//! colours may take the 5 for "blink", so for such a one they are written as they were of old
+//! (`34`). Everything else goes through as it is.
 
 use std::io::{self, Write};
 

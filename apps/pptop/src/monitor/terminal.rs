@@ -38,7 +38,8 @@ static OTHER_PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn take(mouse: bool) -> io::Result<()> {
     TAKEN.store(true, Ordering::SeqCst);
-    // The library believes that the mode is still what it has set: after a stop it is what the shell has set.
+    // The library believes that the mode is still what it has set: after a stop it is what the
+    // shell has set.
     disable_raw_mode()?;
     enable_raw_mode()?;
     execute!(stdout(), EnterAlternateScreen, Hide, EnableBracketedPaste)?;
@@ -100,8 +101,9 @@ impl Screen {
         &self.tty
     }
 
-    /// Takes the terminal where it is not ours yet, or no longer as we left it: somebody may have stopped this process and
-    /// let it go on. In the background nothing is taken, and what was taken is given back.
+    /// Takes the terminal where it is not ours yet, or no longer as we left it: somebody may have
+    /// stopped this process and let it go on. In the background nothing is taken, and what was
+    /// taken is given back.
     pub(crate) fn hold(&mut self, signals: &Signals) -> io::Result<Held> {
         if !self.tty.is_foreground() {
             leave();
@@ -118,13 +120,15 @@ impl Screen {
         taken.map(|()| Held::Anew)
     }
 
-    /// Empties the screen, so that all of it is drawn again. The terminal is asked nothing: not every one answers.
+    /// Empties the screen, so that all of it is drawn again. The terminal is asked nothing: not
+    /// every one answers.
     pub(crate) fn clear(&mut self) -> io::Result<()> {
         let size = self.terminal.size()?;
         self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
 
-    /// Gives the terminal back and stops this process until the shell lets it go on; then it has to be held anew.
+    /// Gives the terminal back and stops this process until the shell lets it go on; then it has to
+    /// be held anew.
     #[expect(clippy::unused_self, reason = "who has no screen has none to give back")]
     pub(crate) fn suspend(&mut self) -> io::Result<()> {
         leave();
@@ -183,8 +187,8 @@ impl Signals {
         }
         signal_hook::flag::register(SIGTSTP, Arc::clone(&signals.suspending))?;
         signal_hook::flag::register(SIGCONT, Arc::clone(&signals.continued))?;
-        // In the background the terminal is left alone. Should it be touched all the same, a process that these have stopped would
-        // not see that it is to end.
+        // In the background the terminal is left alone. Should it be touched all the same, a
+        // process that these have stopped would not see that it is to end.
         for signal in [SIGTTOU, SIGTTIN] {
             signal_hook::flag::register(signal, Arc::default())?;
         }

@@ -34,7 +34,8 @@ impl Tty {
         Ok(Self { own })
     }
 
-    /// Whether this process may use the terminal now: the shell gives it to one group of processes at a time.
+    /// Whether this process may use the terminal now: the shell gives it to one group of processes
+    /// at a time.
     ///
     /// A terminal that does not say, such as one that controls no process, is taken for ours.
     pub(crate) fn is_foreground(&self) -> bool {
@@ -48,7 +49,8 @@ impl Tty {
         self.poll(PollFlags::IN, time)
     }
 
-    /// Waits for the end of the terminal, a signal, or the end of `time`; keys are for somebody else.
+    /// Waits for the end of the terminal, a signal, or the end of `time`; keys are for somebody
+    /// else.
     pub(crate) fn wait_gone(&self, time: Duration) -> io::Result<Found> {
         self.poll(PollFlags::empty(), time)
     }

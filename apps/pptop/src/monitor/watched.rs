@@ -232,7 +232,8 @@ impl Watched {
         }
     }
 
-    /// Asks a run that was started here to end after its step; whether the signal was sent. A note says why not.
+    /// Asks a run that was started here to end after its step; whether the signal was sent. A note
+    /// says why not.
     pub(crate) fn terminate_child(&mut self) -> bool {
         let sent = match &mut self.process {
             Process::Child(trainer) => trainer.signal(Signal::TERM),
@@ -243,7 +244,8 @@ impl Watched {
         self.told(&sent)
     }
 
-    /// Ends the process at once; whether it was. Only a process that is proven to be the run gets the signal.
+    /// Ends the process at once; whether it was. Only a process that is proven to be the run gets
+    /// the signal.
     pub(crate) fn kill(&mut self) -> bool {
         let sent = match &mut self.process {
             Process::Child(trainer) => trainer.signal(Signal::KILL),

@@ -15,7 +15,8 @@ pub(crate) fn slow(slow: &Slow) -> String {
     format!("rank {}{replica} {}", slow.rank, slow_op(slow))
 }
 
-/// Several of one rank and cause: `rank 2: 14 slow B in steps 100 to 180, up to 3.1x their median: no core for most of it`.
+/// Several of one rank and cause: `rank 2: 14 slow B in steps 100 to 180, up to 3.1x their median:
+/// no core for most of it`.
 pub(crate) fn slow_group(group: &SlowGroup) -> String {
     if group.count <= 1 {
         return slow(&group.last);

@@ -23,8 +23,8 @@ impl Ran {
         Self { code: output.status.code(), stdout, stderr }
     }
 
-    /// It was refused: exit code 2, nothing on standard output, one line of at most 300 characters with all of `parts` in it, and
-    /// with what to do.
+    /// It was refused: exit code 2, nothing on standard output, one line of at most 300 characters
+    /// with all of `parts` in it, and with what to do.
     #[track_caller]
     pub(crate) fn refused(&self, what: &str, parts: &[&str]) {
         assert_eq!((self.code, self.stdout.as_str()), (Some(2), ""), "{what}: {}", self.stderr);

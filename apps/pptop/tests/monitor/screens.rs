@@ -188,7 +188,8 @@ fn a_prompt_takes_the_first_line_of_what_is_pasted() {
     assert_eq!(typed.matches("long").count(), 20, "{drawn}");
 }
 
-/// The answer is chosen by a click or a key, and only Enter takes it, and only when the question has been there for a while.
+/// The answer is chosen by a click or a key, and only Enter takes it, and only when the question
+/// has been there for a while.
 #[test]
 fn a_question_is_answered_by_enter_alone() {
     let (early, late) = (Duration::from_millis(299), Duration::from_millis(300));

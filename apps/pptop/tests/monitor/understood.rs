@@ -1,5 +1,6 @@
-//! What one understands at once: heads on every table, each number once, the verdict in the overview, a legend for all that is drawn,
-//! keys that work and no others, and a word where something is cut off.
+//! What one understands at once: heads on every table, each number once, the verdict in the
+//! overview, a legend for all that is drawn, keys that work and no others, and a word where
+//! something is cut off.
 
 use std::time::Duration;
 

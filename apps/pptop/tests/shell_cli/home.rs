@@ -67,7 +67,8 @@ impl Home {
         serde_json::from_str(&self.stdout(line)).unwrap()
     }
 
-    /// Runs a command that must be refused with a line that says what to do, with all of `parts` in it.
+    /// Runs a command that must be refused with a line that says what to do, with all of `parts` in
+    /// it.
     pub(crate) fn refused(&self, variables: &[(&str, &str)], args: &[&str], parts: &[&str]) {
         let ran = self.with(variables, args);
         ran.refused(&format!("{args:?}"), parts);

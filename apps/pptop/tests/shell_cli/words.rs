@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::home::Home;
 
-/// What stood in messages, on screens and in help texts before, and must not come back. In small letters.
+/// What stood in messages, on screens and in help texts before, and must not come back. In small
+/// letters.
 const GONE: [&str; 27] = [
     // The formula at the end of every refusal: a message says what to do instead.
     "accepted:",
@@ -65,7 +66,8 @@ fn files(dir: &Path, ending: &str, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts of a source file, outside its tests: string literals, and the comments from which clap makes help texts.
+/// The texts of a source file, outside its tests: string literals, and the comments from which clap
+/// makes help texts.
 fn texts(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]\nmod ").next().unwrap();
     let letters: Vec<char> = source.chars().collect();

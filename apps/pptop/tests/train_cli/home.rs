@@ -98,7 +98,8 @@ impl Home {
         Events::of(&self.stdout(&format!("train --headless --json {flags}")))
     }
 
-    /// Starts it through another program, such as `env` or `sh`, whose last arguments are it and its own.
+    /// Starts it through another program, such as `env` or `sh`, whose last arguments are it and
+    /// its own.
     pub(crate) fn start_through(&self, wrapper: &[&str], args: &[&str]) -> Running {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_pptop")).args(args);
@@ -117,7 +118,8 @@ impl Home {
     }
 }
 
-/// The program, with the default for signals that this test was started to ignore, as under `nohup`: it leaves them ignored.
+/// The program, with the default for signals that this test was started to ignore, as under
+/// `nohup`: it leaves them ignored.
 fn program() -> Command {
     let ends = [("HUP", 1), ("INT", 2), ("TERM", 15)];
     let ignored = ends.into_iter().filter(|&(_, signal)| pptop::signals::is_ignored(signal));

@@ -128,7 +128,8 @@ fn what_trains_well_raises_no_alarm() {
     }
 }
 
-/// What is only found out by measuring leaves a log that says so; what can be told before leaves nothing.
+/// What is only found out by measuring leaves a log that says so; what can be told before leaves
+/// nothing.
 #[test]
 fn a_cut_by_hand_that_does_not_fit_is_refused_before_anything_is_written() {
     let home = Home::new();

@@ -508,7 +508,8 @@ fn sizes_that_do_not_divide_name_some_that_do() {
         for value in named {
             let has = remedy.split([' ', ',', '\n']).any(|word| word == *value);
             assert!(has, "{line}: {value} is not in: {}", ran.stderr);
-            // The same line with this value fails, if at all, for another reason: there is no such text.
+            // The same line with this value fails, if at all, for another reason: there is no such
+            // text.
             let mut args: Vec<&str> = words(line);
             match args.iter().position(|word| *word == flag) {
                 Some(at) => args[at + 1] = value,

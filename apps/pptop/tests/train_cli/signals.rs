@@ -1,4 +1,5 @@
-//! Signals and limits: what was ignored stays ignored, a start that is ended says so, and a limit is a full disk.
+//! Signals and limits: what was ignored stays ignored, a start that is ended says so, and a limit
+//! is a full disk.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
     assert!(end(&home)["reason"].as_str().unwrap().contains("SIGTERM"), "{}", end(&home));
 }
 
-/// What is measured, cut and built takes its time; a signal ends that at once, and the log says how.
+/// What is measured, cut and built takes its time; a signal ends that at once, and the log says
+/// how.
 #[test]
 fn a_signal_while_the_run_starts_ends_it_with_a_last_line() {
     for (signal, code, name) in

@@ -74,7 +74,8 @@ fn takes_panel(a: View) -> bool {
 /// ```
 ///
 /// # Panics
-/// If the shapes do not fit each other, a matrix reaches outside its slice, whatever numbers say so, or two elements of `c` are one.
+/// If the shapes do not fit each other, a matrix reaches outside its slice, whatever numbers say
+/// so, or two elements of `c` are one.
 pub fn gemm(
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
@@ -128,11 +129,12 @@ fn packed(
     let ((c_columns, c_rows), (a_columns, a_rows)) = (strides(cv), strides(av));
     let (b_columns, b_rows) = strides(bv);
     let (c, a, b) = (&mut c[cv.offset..], &a[av.offset..], &b[bv.offset..]);
-    // SAFETY: `gemm` showed with checked sums that each of the three matrices has an element and ends inside its slice, so that
-    // every element that is read or written, at offset + r·row_stride + c·column_stride, lies in it; that no two elements of `c`
-    // coincide; and `c` is borrowed exclusively. Why not candle's safe matmul: it cannot add into
-    // an existing matrix nor read strided heads in place; forward and backward of a layer of
-    // 256 x 1024 at 256 rows take 4.0 ms with it, 5.7 ms as candle does it (`just bench`, ops).
+    // SAFETY: `gemm` showed with checked sums that each of the three matrices has an element and
+    // ends inside its slice, so that every element that is read or written, at offset +
+    // r·row_stride + c·column_stride, lies in it; that no two elements of `c` coincide; and `c` is
+    // borrowed exclusively. Why not candle's safe matmul: it cannot add into an existing matrix nor
+    // read strided heads in place; forward and backward of a layer of 256 x 1024 at 256 rows take
+    // 4.0 ms with it, 5.7 ms as candle does it (`just bench`, ops).
     unsafe {
         gemm::gemm(
             cv.rows,

@@ -42,8 +42,8 @@ impl View {
         Self { offset: self.offset + rows.start * self.row_stride, rows: rows.len(), ..self }
     }
 
-    /// One past the last position that the matrix touches: 0 where it has no element, `None` where no slice could hold it. A stride
-    /// of 0 repeats elements, and counts as if they were there.
+    /// One past the last position that the matrix touches: 0 where it has no element, `None` where
+    /// no slice could hold it. A stride of 0 repeats elements, and counts as if they were there.
     pub(super) fn end(&self) -> Option<usize> {
         if self.rows == 0 || self.columns == 0 {
             return Some(0);
@@ -59,8 +59,8 @@ impl View {
         self.end().is_some_and(|end| end <= slice.len())
     }
 
-    /// Whether no two positions are one element: whole rows lie behind each other, or whole columns do. For a matrix inside a slice:
-    /// there neither product can overflow.
+    /// Whether no two positions are one element: whole rows lie behind each other, or whole columns
+    /// do. For a matrix inside a slice: there neither product can overflow.
     pub(super) fn is_without_overlap(&self) -> bool {
         let (row, column) = (self.columns - 1, self.rows - 1);
         let (row, column) = (row * self.column_stride, column * self.row_stride);
@@ -76,8 +76,8 @@ impl View {
         }
     }
 
-    /// The same positions. The stride of a single row, or column, is never taken, so that it may be any number; kernels that compute
-    /// with it get one that stays inside the slice.
+    /// The same positions. The stride of a single row, or column, is never taken, so that it may be
+    /// any number; kernels that compute with it get one that stays inside the slice.
     pub(super) fn with_strides_in(self, slice: &[f32]) -> Self {
         let kept = |n: usize, stride: usize| if n > 1 { stride } else { stride.min(slice.len()) };
         Self {

@@ -1,4 +1,5 @@
-//! What costs a run most, what causes it, and what to try: three lines that follow from its account, and a verdict of one line.
+//! What costs a run most, what causes it, and what to try: three lines that follow from its
+//! account, and a verdict of one line.
 
 use super::{Account, Part, WhatIf};
 use crate::event::Hello;
@@ -7,7 +8,8 @@ use crate::event::Hello;
 const SMALL: f64 = 0.03;
 /// From this share on something is wrong with the run, and not only with its schedule.
 const WRONG: f64 = 0.06;
-/// What a change has to gain to be worth a word, however calm the steps are: simulations from means are no better than that.
+/// What a change has to gain to be worth a word, however calm the steps are: simulations from means
+/// are no better than that.
 const GAIN_MIN: f64 = 0.02;
 /// A rank that takes no more than this part longer than the others is not called slow.
 const SLOW_MIN: f64 = 0.05;
@@ -33,7 +35,8 @@ pub struct Advice {
 }
 
 impl Advice {
-    /// Who waits, for whom, and what to try, in at most 60 cells: `all wait for r2, 1.5x as slow: --partition 3,3,2,2`.
+    /// Who waits, for whom, and what to try, in at most 60 cells: `all wait for r2, 1.5x as slow:
+    /// --partition 3,3,2,2`.
     pub fn verdict(&self) -> &str {
         &self.verdict
     }
@@ -64,14 +67,16 @@ fn that_fits<const N: usize>(verdicts: &[String; N]) -> String {
     chosen.chars().take(VERDICT_CELLS).collect()
 }
 
-/// What a change has to gain to be advised: more than the steps differ among themselves, or nobody would see it.
+/// What a change has to gain to be advised: more than the steps differ among themselves, or nobody
+/// would see it.
 fn gain_min(account: &Account) -> f64 {
     GAIN_MIN.max(account.noise())
 }
 
 /// What to try. `changes` are those of [`what_if`](super::what_if).
 pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
-    // Too few cores come first: who has to share one takes longer for everything, and any other number is about that as well.
+    // Too few cores come first: who has to share one takes longer for everything, and any other
+    // number is about that as well.
     if let Some((n_ranks, cores)) = account.hello.ranks_over_cores()
         && account.starved_ratio() >= STARVED_MIN
     {
@@ -82,8 +87,8 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
         let costly = parts.iter().copied().filter(|part| share(*part) >= least);
         costly.max_by(|a, b| share(*a).total_cmp(&share(*b)))
     };
-    // What went wrong comes before what the schedule costs by itself, however much that is; but nothing has gone wrong that costs less
-    // than the steps differ among themselves.
+    // What went wrong comes before what the schedule costs by itself, however much that is; but
+    // nothing has gone wrong that costs less than the steps differ among themselves.
     let wrong = WRONG.max(account.noise());
     let worst = worst_of(&[Part::Imbalance, Part::Copy, Part::Starved, Part::Other], wrong)
         .filter(|part| *part != Part::Imbalance || slow_rank(account).is_some())
@@ -180,7 +185,8 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
     }
 }
 
-/// The flags with which no rank shares a core; `None` where the number of ranks is not free, as in a plan from a file.
+/// The flags with which no rank shares a core; `None` where the number of ranks is not free, as in
+/// a plan from a file.
 pub(crate) fn fewer_ranks(hello: &Hello, cores: u32) -> Option<String> {
     let is_named =
         pp_schedule::ScheduleName::ALL.iter().any(|name| name.as_str() == hello.schedule);
@@ -208,7 +214,8 @@ pub(crate) fn fewer_ranks(hello: &Hello, cores: u32) -> Option<String> {
     (!flags.is_empty()).then(|| flags.join(" "))
 }
 
-/// The rank that takes longest, and how many times as long as the median of the others, if that is more than chance.
+/// The rank that takes longest, and how many times as long as the median of the others, if that is
+/// more than chance.
 fn slow_rank(account: &Account) -> Option<(u32, f64)> {
     let (rank, _) = account.slowest_rank()?;
     let ratio = account.ratio_of_rank(rank);

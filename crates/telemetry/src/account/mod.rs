@@ -10,9 +10,10 @@
 //! T   what was measured                                                          T − T3 = other
 //! ```
 //!
-//! So the parts always add up to T. Times are means over the last recorded steps of which no operation was lost; *other* is what means do
-//! not show: single operations that took long, and the time between operations. No cause explains more of the window than those before it
-//! leave, so no part is negative. T0 to T2 are on the clock of a core, T3 and T on the wall's.
+//! So the parts always add up to T. Times are means over the last recorded steps of which no
+//! operation was lost; *other* is what means do not show: single operations that took long, and the
+//! time between operations. No cause explains more of the window than those before it leave, so no
+//! part is negative. T0 to T2 are on the clock of a core, T3 and T on the wall's.
 
 mod advice;
 mod recut;
@@ -35,7 +36,8 @@ use times::{Measured, Share};
 const STEPS: usize = 20;
 /// Operations of a plan at most: a longer one would take too long to simulate over and over.
 const OPS_MAX: usize = 200_000;
-/// Ranks, over all replicas, and stages at most: what is kept for each two of them would not fit anywhere.
+/// Ranks, over all replicas, and stages at most: what is kept for each two of them would not fit
+/// anywhere.
 pub(crate) const RANKS_MAX: usize = 1024;
 const STAGES_MAX: u32 = 4096;
 /// Operations that are simulated at most to find what each rank adds: a plan once for every rank.
@@ -168,8 +170,8 @@ pub struct Account {
     pub window_seconds: f64,
     /// The measured bubble ratio of these steps.
     pub bubble_ratio: f64,
-    /// The bubble ratio that the plan has with the measured times of operations and messages, by the wall clock as the measured one: the
-    /// time without a core counts as computing.
+    /// The bubble ratio that the plan has with the measured times of operations and messages, by
+    /// the wall clock as the measured one: the time without a core counts as computing.
     pub simulated_bubble_ratio: f64,
     /// The window of that simulation, in seconds.
     pub simulated_seconds: f64,
@@ -323,8 +325,9 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
     })
 }
 
-/// The parts of a window from simulations that each know of one cause more. A mean may claim more than there is: ops that had no core were
-/// mostly those that nobody waited for. So no cause explains more of the window than those before it leave, and none less than nothing.
+/// The parts of a window from simulations that each know of one cause more. A mean may claim more
+/// than there is: ops that had no core were mostly those that nobody waited for. So no cause
+/// explains more of the window than those before it leave, and none less than nothing.
 fn parts_of(window: f64, simulated: [f64; 5]) -> [f64; 6] {
     let mut so_far = 0.0;
     let mut seconds = [0.0; 6];
@@ -335,8 +338,9 @@ fn parts_of(window: f64, simulated: [f64; 5]) -> [f64; 6] {
     seconds
 }
 
-/// The parts of the bubble: what each cause adds to the window beyond what is computed in it, none less than nothing. What they leave of
-/// the measured bubble is *other*; what they claim beyond it is taken off all alike.
+/// The parts of the bubble: what each cause adds to the window beyond what is computed in it, none
+/// less than nothing. What they leave of the measured bubble is *other*; what they claim beyond it
+/// is taken off all alike.
 fn shares_of(bubble: f64, idle: [f64; 6]) -> [f64; 6] {
     let mut shares = idle.map(|share| share.max(0.0));
     // Work is no bubble.
@@ -417,7 +421,8 @@ impl Account {
         Some((rank as u32, *seconds))
     }
 
-    /// What a rank computes without the time in which it had no core, over the median of the other ranks: 1 for all alike.
+    /// What a rank computes without the time in which it had no core, over the median of the other
+    /// ranks: 1 for all alike.
     pub fn ratio_of_rank(&self, rank: u32) -> f64 {
         let mut others = self.measured.net_of_ranks();
         if rank as usize >= others.len() {
@@ -430,8 +435,9 @@ impl Account {
         }
     }
 
-    /// How much the windows of the steps differ, as a part of their median: what changes a step by less than that can't be told from
-    /// chance. It is the distance between the quartiles, scaled to a standard deviation, so that one odd step does not decide.
+    /// How much the windows of the steps differ, as a part of their median: what changes a step by
+    /// less than that can't be told from chance. It is the distance between the quartiles, scaled
+    /// to a standard deviation, so that one odd step does not decide.
     pub fn noise(&self) -> f64 {
         self.measured.noise
     }
@@ -452,8 +458,9 @@ impl Account {
         self.n_layers().is_none_or(|n_layers| n_layers > self.plan.n_stages())
     }
 
-    /// The flag of another cut than the present one, where there is one to be tried: by what the layers take; or, where it was cut so
-    /// already, the layers of each stage that would take the ranks equally long.
+    /// The flag of another cut than the present one, where there is one to be tried: by what the
+    /// layers take; or, where it was cut so already, the layers of each stage that would take the
+    /// ranks equally long.
     pub fn other_cut(&self) -> Option<String> {
         if !self.can_be_cut_otherwise() {
             return None;

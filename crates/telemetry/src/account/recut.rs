@@ -1,7 +1,8 @@
 //! Another cut of the layers: what each rank would take, had it other layers than it has.
 //!
-//! What a layer costs stands in the log where the layers were profiled, and then a rank that takes longer than its layers should is slow
-//! itself: whatever it gets takes that much longer there. Without a profile each layer of a stage counts with an equal part of the stage.
+//! What a layer costs stands in the log where the layers were profiled, and then a rank that takes
+//! longer than its layers should is slow itself: whatever it gets takes that much longer there.
+//! Without a profile each layer of a stage counts with an equal part of the stage.
 
 use pp_schedule::{Pipe, ValidPlan};
 
@@ -30,7 +31,8 @@ impl Recut {
     }
 }
 
-/// How many layers each stage has now, in order; `None` where the log does not say so of each, or the model has copies.
+/// How many layers each stage has now, in order; `None` where the log does not say so of each, or
+/// the model has copies.
 fn sizes_of(hello: &Hello, plan: &ValidPlan) -> Option<Vec<usize>> {
     let mut stages: Vec<&StageInfo> = hello.stages.iter().collect();
     stages.sort_by_key(|stage| stage.stage);
@@ -64,8 +66,8 @@ impl Search<'_> {
         self.before[to] - self.before[from]
     }
 
-    /// What the ranks take for a micro-batch: the longest of them, and the sum of the squares, which tells which of two cuts is on its
-    /// way to a better one.
+    /// What the ranks take for a micro-batch: the longest of them, and the sum of the squares,
+    /// which tells which of two cuts is on its way to a better one.
     fn load(&self, sizes: &[usize]) -> (f64, f64) {
         let mut loads = vec![0.0; self.factor_of_rank.len()];
         let mut first = 0;
@@ -76,7 +78,8 @@ impl Search<'_> {
         (loads.iter().copied().fold(0.0, f64::max), loads.iter().map(|load| load * load).sum())
     }
 
-    /// The best cut where each rank has one stage: of the layers up to each, the least that the slowest of the ranks so far takes.
+    /// The best cut where each rank has one stage: of the layers up to each, the least that the
+    /// slowest of the ranks so far takes.
     fn exact(&self) -> Vec<usize> {
         let n_layers = self.before.len() - 1;
         let n_stages = self.rank_of_stage.len();
@@ -131,8 +134,8 @@ impl Search<'_> {
     }
 }
 
-/// The cut that lets the slowest rank take least; `None` where the log does not say what the stages are made of, or where the present cut
-/// is as good.
+/// The cut that lets the slowest rank take least; `None` where the log does not say what the stages
+/// are made of, or where the present cut is as good.
 pub(crate) fn recut(account: &Account) -> Option<Recut> {
     let (hello, plan) = (&account.hello, account.plan());
     let sizes = sizes_of(hello, plan)?;

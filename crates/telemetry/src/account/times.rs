@@ -75,8 +75,9 @@ impl OpTimes {
     }
 }
 
-/// The mean times of a plan's ops on a core over the last recorded steps, messages, copies and waiting for a core left out: what the plan
-/// would take if nothing came between. `None` before a first step is recorded whole.
+/// The mean times of a plan's ops on a core over the last recorded steps, messages, copies and
+/// waiting for a core left out: what the plan would take if nothing came between. `None` before a
+/// first step is recorded whole.
 pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option<Costs> {
     let mut ops = OpTimes::new(plan);
     let mut costs = Costs::uniform(plan.n_stages(), 0.0, 0.0, 0.0, 0.0);
@@ -340,7 +341,8 @@ impl Measured {
         all.get(all.len() / 2).copied().unwrap_or(0.0)
     }
 
-    /// F, I and W of all stages of a rank together, with their copies; `factors` says for each stage how many times as long it takes.
+    /// F, I and W of all stages of a rank together, with their copies; `factors` says for each
+    /// stage how many times as long it takes.
     pub(crate) fn of_rank(&self, plan: &ValidPlan, rank: u32, factors: Option<&[f64]>) -> [f64; 3] {
         let mut sum = [0.0; 3];
         for &(_, stage) in plan.topology().stages_of(pp_schedule::Rank(rank)) {

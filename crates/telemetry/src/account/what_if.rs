@@ -130,7 +130,8 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
     let can_hold = |n_stages: u32| n_layers.is_none_or(|n_layers| n_layers >= n_stages);
     let cut = hello.cut();
     if let Some(flags) = account.other_cut() {
-        // What a cut by time found was to be even, and is not: then the layers that would make it so are known.
+        // What a cut by time found was to be even, and is not: then the layers that would make it
+        // so are known.
         match recut(account).filter(|recut| recut.flag() == flags) {
             Some(other) => {
                 let layers = flags.trim_start_matches("--partition ");

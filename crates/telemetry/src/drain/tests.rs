@@ -266,7 +266,8 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
         damage(&mut log, &marks[last]);
         std::fs::write(&path, &log).unwrap();
         assert_eq!(begun_at(&path), marks[last - 1].start, "{what}");
-        // With the line before the mark an operation is lost: later marks know of it, and whoever reads all lines does not.
+        // With the line before the mark an operation is lost: later marks know of it, and whoever
+        // reads all lines does not.
         let has_all_lines = what != "joined with the line before";
         let steps = if has_all_lines { &[20, STEPS / 2, STEPS][..] } else { &[20] };
         both_ways(&path, steps);
@@ -282,7 +283,8 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
     }
 }
 
-/// What is right by its checksum can be wrong all the same: a mark of another place, another run, another log.
+/// What is right by its checksum can be wrong all the same: a mark of another place, another run,
+/// another log.
 #[test]
 fn a_mark_that_belongs_elsewhere_is_passed_over() {
     let (text, marks) = long_log();
@@ -348,7 +350,8 @@ fn longest_line(dir: &TestDir) -> usize {
     text.split(|&byte| byte == b'\n').map(<[u8]>::len).max().unwrap_or(0)
 }
 
-/// Issue 10, number 18: a plan of 130,000 micro-batches makes a hello of more than 16 MiB, which no reader took.
+/// Issue 10, number 18: a plan of 130,000 micro-batches makes a hello of more than 16 MiB, which no
+/// reader took.
 #[test]
 fn what_the_recorder_writes_its_reader_takes() {
     const MOST: usize = 300_000;

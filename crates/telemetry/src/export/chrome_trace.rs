@@ -112,7 +112,8 @@ impl ChromeTrace {
         Ok(())
     }
 
-    /// What the driver did that was no step: a track of its own, in a process after those of the replicas.
+    /// What the driver did that was no step: a track of its own, in a process after those of the
+    /// replicas.
     fn phase(&mut self, phase: &PhaseEvent, out: &mut dyn Write) -> Result<(), ExportError> {
         let Some(dur_ns) = phase.dur_ns else { return Ok(()) };
         let pid = self.hello.as_ref().map_or(u32::MAX, |hello| hello.dp);
@@ -357,8 +358,9 @@ impl Writer for ChromeTrace {
                         ),
                     )?;
                 }
-                // Spans of a step that is over may still come, but not of the one before it.
-                // Looked for when there are twice as many as the last time: a log may have more steps than tensors.
+                // Spans of a step that is over may still come, but not of the one before it. Looked
+                // for when there are twice as many as the last time: a log may have more steps than
+                // tensors.
                 if self.halves.len() >= self.halves_looked_at {
                     self.halves.retain(|tensor, _| tensor.step >= step.step);
                     self.halves_looked_at = 2 * self.halves.len() + HALVES_MIN;
@@ -402,7 +404,8 @@ impl Writer for ChromeTrace {
     }
 }
 
-/// The colour of a slice, of those that a trace has names for: that of the screen, as near as they come.
+/// The colour of a slice, of those that a trace has names for: that of the screen, as near as they
+/// come.
 fn colour(kind: SpanKind) -> &'static str {
     match kind {
         SpanKind::F => trace_colour_of(Phase::Forward),

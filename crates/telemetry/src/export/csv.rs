@@ -32,7 +32,8 @@ starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 #[derive(Debug, Default)]
 pub(super) struct StepRows {
     has_header: bool,
-    /// The newest step: its validation may still come. With it how many of its operations were lost; nothing where none was recorded.
+    /// The newest step: its validation may still come. With it how many of its operations were
+    /// lost; nothing where none was recorded.
     step: Option<(StepEvent, Option<u64>)>,
     tally: Tally,
     eval: Option<Eval>,

@@ -89,7 +89,8 @@ impl Page<'_> {
     }
 }
 
-/// How a run stands, as lines that belong behind those of its log: a log alone does not tell that its run was killed.
+/// How a run stands, as lines that belong behind those of its log: a log alone does not tell that
+/// its run was killed.
 pub fn standing_metrics(run: &str, standing: Standing) -> String {
     let run = Labels::default().with("run", run);
     let alive = u8::from(standing.is_alive());

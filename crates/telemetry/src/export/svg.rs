@@ -175,8 +175,8 @@ fn phase(kind: SpanKind) -> Option<Phase> {
     }
 }
 
-/// The colour of what is not compute: as on the screen, copies and reductions are magenta, and what stands beside the pipeline has no
-/// colour of its own.
+/// The colour of what is not compute: as on the screen, copies and reductions are magenta, and what
+/// stands beside the pipeline has no colour of its own.
 fn other_fill(kind: SpanKind) -> &'static str {
     match kind {
         SpanKind::Send | SpanKind::Recv => "#b46fd1",

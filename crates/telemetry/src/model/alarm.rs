@@ -1,7 +1,8 @@
-//! Whether the training goes wrong: a loss or a gradient norm that is no number, that jumps, or that stays far above what it was.
+//! Whether the training goes wrong: a loss or a gradient norm that is no number, that jumps, or
+//! that stays far above what it was.
 //!
-//! One detector for all: the trainer warns with it while it trains, and the fold finds the same in any log, also in one that was written
-//! before the trainer warned.
+//! One detector for all: the trainer warns with it while it trains, and the fold finds the same in
+//! any log, also in one that was written before the trainer warned.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,13 +21,15 @@ const DEVIATIONS: f64 = 10.0;
 const FACTOR: f64 = 3.0;
 /// and of the norm of the gradients, which varies more in trainings that go well.
 const FACTOR_OF_NORM: f64 = 10.0;
-/// Before it is known what is usual, a jump is so many times the largest number so far. The first steps of any training vary much.
+/// Before it is known what is usual, a jump is so many times the largest number so far. The first
+/// steps of any training vary much.
 const FACTOR_EARLY: f64 = 30.0;
 /// Losses of which the median says how it stands; one or two that jump do not make a divergence.
 const LEVEL: usize = 3;
 /// The loss diverges when its level is above the first loss by this factor,
 const OVER_FIRST: f64 = 2.0;
-/// or above the best level that it had over a whole window by this one, if that leaves the noise of that window as well.
+/// or above the best level that it had over a whole window by this one, if that leaves the noise of
+/// that window as well.
 const OVER_BEST: f64 = 5.0;
 /// The loss of a single step that is above the first one by this factor diverges at once.
 const OVER_FIRST_AT_ONCE: f64 = 10.0;

@@ -46,9 +46,11 @@ fn is_once(count: &u64) -> bool {
 }
 
 impl Message {
-    /// The newest of these that says the same: letter for letter, but for the number of the step in a warning.
+    /// The newest of these that says the same: letter for letter, but for the number of the step in
+    /// a warning.
     pub(crate) fn again_in(&self, messages: &VecDeque<Self>) -> Option<usize> {
-        // Most messages differ before the first step that they name, which is seen without looking for it in each of them.
+        // Most messages differ before the first step that they name, which is seen without looking
+        // for it in each of them.
         let before_step = match self.level {
             Level::Info => None,
             Level::Warn => self.text.find(STEP).map(|at| at + STEP.len()),

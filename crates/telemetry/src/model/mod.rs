@@ -83,7 +83,8 @@ pub struct Slowest {
     pub replica: u32,
     /// The rank.
     pub rank: u32,
-    /// How many times as long as the median of the other ranks it computes, the time without a core left out: 1 where all are alike.
+    /// How many times as long as the median of the other ranks it computes, the time without a core
+    /// left out: 1 where all are alike.
     pub ratio: f64,
 }
 
@@ -350,8 +351,8 @@ impl Model {
         self.slow = slow;
     }
 
-    /// Who begins to read at a mark knows what was before it, and so does who could not read the first line; who has read that
-    /// already learns where the marks are.
+    /// Who begins to read at a mark knows what was before it, and so does who could not read the
+    /// first line; who has read that already learns where the marks are.
     fn apply_index(&mut self, index: &Index) {
         if self.hello.is_none() && index.model.is_sound() {
             let hello = index.model.hello.as_deref();
@@ -418,10 +419,12 @@ impl Model {
         self.messages.push_back(new);
     }
 
-    /// As much of it as [`crate::account`] looks at, to be handed to another thread: the spans are shared, not copied.
+    /// As much of it as [`crate::account`] looks at, to be handed to another thread: the spans are
+    /// shared, not copied.
     #[must_use]
     pub fn for_account(&self) -> Self {
-        // Of more ranks than it takes there is no account, and of the rest it wants the names alone.
+        // Of more ranks than it takes there is no account, and of the rest it wants the names
+        // alone.
         let ranks = self.ranks.iter().take(RANKS_OF_ACCOUNT_MAX + 1);
         Self {
             hello: self.hello.clone(),
@@ -463,7 +466,8 @@ impl Model {
         self.slow.n_found()
     }
 
-    /// The same as one line for each rank, cause and span of steps, the one that came last at the end.
+    /// The same as one line for each rank, cause and span of steps, the one that came last at the
+    /// end.
     pub fn slow_groups(&self) -> impl DoubleEndedIterator<Item = &SlowGroup> {
         self.slow.groups()
     }
@@ -515,7 +519,8 @@ impl Model {
         self.progress.activity(replica, rank, all_recorded)
     }
 
-    /// The log does not say that a run was killed; who knows it says so here. Then no rank does anything any more.
+    /// The log does not say that a run was killed; who knows it says so here. Then no rank does
+    /// anything any more.
     pub fn set_over(&mut self, is_over: bool) {
         self.is_over = is_over;
     }
@@ -572,7 +577,8 @@ impl Model {
         (of_sample > 0).then_some(of_sample as f64 * samples)
     }
 
-    /// The share of what the devices could do at most that was done (MFU), where somebody said what that is.
+    /// The share of what the devices could do at most that was done (MFU), where somebody said what
+    /// that is.
     pub fn flops_utilisation(&self) -> Option<f64> {
         let peak = self.hello.as_ref()?.peak_flops.filter(|peak| *peak > 0.0)?;
         Some(self.flops()? / peak)
@@ -616,7 +622,8 @@ impl Model {
         self.steps.last().map_or(0, |step| step.step)
     }
 
-    /// How long the rest of the run will take: its steps, and the evaluations between them as far as one knows what they cost.
+    /// How long the rest of the run will take: its steps, and the evaluations between them as far
+    /// as one knows what they cost.
     pub fn eta_seconds(&self) -> Option<f64> {
         let hello = self.hello.as_ref()?;
         let steps = self.steps.eta_seconds(hello.steps)?;

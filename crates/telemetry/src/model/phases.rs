@@ -86,7 +86,8 @@ impl Phases {
         self.over.push_back(event);
     }
 
-    /// A step is over, or the run is: what was said to go on before it has ended without a word, as an event that was lost.
+    /// A step is over, or the run is: what was said to go on before it has ended without a word, as
+    /// an event that was lost.
     pub(crate) fn step_is_over(&mut self) {
         self.running = None;
     }

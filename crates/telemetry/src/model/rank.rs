@@ -149,13 +149,14 @@ impl RankState {
         self.recent.iter().map(number).fold(0, u64::saturating_add)
     }
 
-    /// Share of the whole step that it computes, over the last recorded steps; a time without a core meanwhile counts as well.
+    /// Share of the whole step that it computes, over the last recorded steps; a time without a
+    /// core meanwhile counts as well.
     pub fn busy_of_step(&self) -> Option<f64> {
         share(self.sum(|step| step.busy_ns), self.sum(|step| step.step_ns))
     }
 
-    /// Share of the compute window that it computes, over the last recorded steps, a time without a core meanwhile included; the rest is
-    /// its bubble.
+    /// Share of the compute window that it computes, over the last recorded steps, a time without a
+    /// core meanwhile included; the rest is its bubble.
     pub fn busy_of_window(&self) -> Option<f64> {
         share(self.sum(|step| step.busy_ns), self.sum(|step| step.window_ns))
     }
@@ -176,7 +177,8 @@ impl RankState {
             .then(|| self.sum(|step| step.busy_ns) as f64 * 1e-9 / self.recent.len() as f64)
     }
 
-    /// Compute on a core in one step: mean over the last recorded steps, without the time in which it had no core.
+    /// Compute on a core in one step: mean over the last recorded steps, without the time in which
+    /// it had no core.
     pub fn computing_seconds(&self) -> Option<f64> {
         (!self.recent.is_empty())
             .then(|| self.sum(RankStep::computing_ns) as f64 * 1e-9 / self.recent.len() as f64)
@@ -188,7 +190,8 @@ impl RankState {
     }
 
     /// Share of the compute window that it computes on a core. With the share in which it had none
-    /// ([`RankState::starved_of_window`]) and its bubble ([`RankState::bubble_of_window`]) that is all of the window.
+    /// ([`RankState::starved_of_window`]) and its bubble ([`RankState::bubble_of_window`]) that is
+    /// all of the window.
     pub fn computing_of_window(&self) -> Option<f64> {
         share(self.sum(RankStep::computing_ns), self.sum(|step| step.window_ns))
     }

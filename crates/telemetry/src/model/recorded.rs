@@ -91,7 +91,8 @@ impl Recorded {
         }
     }
 
-    /// A step is over: its length, what its spans should be, and how many events were lost meanwhile.
+    /// A step is over: its length, what its spans should be, and how many events were lost
+    /// meanwhile.
     pub(crate) fn complete(
         &mut self,
         step: u64,

@@ -19,7 +19,8 @@ const STEPS: usize = 50;
 const STEPS_ENOUGH: usize = 8;
 /// Slow operations that are kept.
 const KEPT: usize = 64;
-/// Recorded steps without a slow operation of a rank and cause, after which the next one is told anew.
+/// Recorded steps without a slow operation of a rank and cause, after which the next one is told
+/// anew.
 const PAUSE: u64 = 30;
 /// Kinds that are followed at most.
 const KINDS_MAX: usize = 65_536;

@@ -1,7 +1,8 @@
 //! Whether all of a step was recorded.
 //!
-//! A recorder that can't keep up loses events. What is lost looks like idleness to whoever adds up spans, so such a step is told from a
-//! whole one: by the plan, which says how many operations each rank has to do, or else by the count of lost events.
+//! A recorder that can't keep up loses events. What is lost looks like idleness to whoever adds up
+//! spans, so such a step is told from a whole one: by the plan, which says how many operations each
+//! rank has to do, or else by the count of lost events.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +38,8 @@ impl Expected {
         Self { of_rank: if n_places <= PLACES_MAX { of_rank } else { Vec::new() }, dp }
     }
 
-    /// How many operations of a step that is over were lost. `n_lost` events were lost during the step: where there is no plan, all of
-    /// them may have been operations.
+    /// How many operations of a step that is over were lost. `n_lost` events were lost during the
+    /// step: where there is no plan, all of them may have been operations.
     pub(crate) fn missing<'a>(
         &self,
         spans: impl IntoIterator<Item = &'a Span>,
@@ -92,7 +93,8 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Takes an event; for a step that is over how many of its operations were lost, `None` where none was recorded.
+    /// Takes an event; for a step that is over how many of its operations were lost, `None` where
+    /// none was recorded.
     pub(crate) fn push(&mut self, event: &Event) -> Option<u64> {
         match event {
             Event::Hello(hello) => {
@@ -104,7 +106,8 @@ impl Tally {
                 self.running.entry(span.step).or_default().add(span);
             }
             Event::Step(step) => {
-                // Of the steps before the first that is looked at nobody knows which of them lost what.
+                // Of the steps before the first that is looked at nobody knows which of them lost
+                // what.
                 let is_next = step.step == self.last_step.saturating_add(1);
                 let n_lost = if is_next { step.dropped.saturating_sub(self.n_dropped) } else { 0 };
                 self.last_step = step.step;

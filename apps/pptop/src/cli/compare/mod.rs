@@ -30,7 +30,8 @@ const ROUNDS: u64 = 3;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Schedules to compare, separated by commas; all takes every schedule that fits the sizes [default: naive,gpipe,1f1b,interleaved-1f1b]
+    /// Schedules to compare, separated by commas; all takes every schedule that fits the sizes
+    /// [default: naive,gpipe,1f1b,interleaved-1f1b]
     #[arg(
         long,
         visible_alias = "schedule",
@@ -42,7 +43,8 @@ pub(crate) struct Args {
     /// Format of the table
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     format: Format,
-    /// Show all columns: sizes, mean and p95, loss and verdict, every bubble number, memory of each rank
+    /// Show all columns: sizes, mean and p95, loss and verdict, every bubble number, memory of each
+    /// rank
     #[arg(long)]
     wide: bool,
     /// Print one JSON object with everything

@@ -20,7 +20,8 @@ pub(crate) enum Format {
 /// A table: its head, and rows of as many cells.
 #[derive(Debug, Default)]
 pub(super) struct Sheet {
-    /// The title of each column, and whether it holds words: they stand on the left, numbers on the right.
+    /// The title of each column, and whether it holds words: they stand on the left, numbers on the
+    /// right.
     pub(super) head: Vec<(String, bool)>,
     pub(super) rows: Vec<Vec<String>>,
 }

@@ -14,7 +14,8 @@ use super::Check;
 
 /// Bytes of a socket's path that the system takes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// The name that a socket has where the path has room for no longer one: as long as the highest process number.
+/// The name that a socket has where the path has room for no longer one: as long as the highest
+/// process number.
 const LONGEST_SOCKET: &str = "4194304.sock";
 /// Runs that are named.
 const NAMED_MAX: usize = 3;

@@ -192,13 +192,16 @@ pub(crate) struct JobArgs {
     /// Micro-batches that pass through one chunk before the next chunk runs
     #[arg(long, value_name = "N", value_parser = count, help_heading = headings::PIPELINE)]
     pub(crate) interleave_group: Option<u32>,
-    /// Memory limit of a rank under zb-auto and auto, in activations of one micro-batch on all its stages [default: P]
+    /// Memory limit of a rank under zb-auto and auto, in activations of one micro-batch on all its
+    /// stages [default: P]
     #[arg(long, value_name = "L", value_parser = positive, help_heading = headings::PIPELINE)]
     pub(crate) memory_limit: Option<f64>,
-    /// Recompute activations in the backward pass instead of keeping them, on all stages or on those named (0,1)
+    /// Recompute activations in the backward pass instead of keeping them, on all stages or on
+    /// those named (0,1)
     #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute, help_heading = headings::PIPELINE)]
     pub(crate) recompute: Option<pp_executor::Recompute>,
-    /// Pin the thread of each rank to a core of its own; needs one core per rank, and two pinned runs share the first cores
+    /// Pin the thread of each rank to a core of its own; needs one core per rank, and two pinned
+    /// runs share the first cores
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) pin: bool,
     /// Seed of initial weights, dropout and data order
@@ -225,7 +228,8 @@ pub(crate) struct JobArgs {
     /// Steps between evaluations on held-out data
     #[arg(long, value_name = "N", value_parser = whole, help_heading = headings::OPTIMIZER)]
     pub(crate) eval_every: Option<u64>,
-    /// Steps whose spans are recorded: all, every N-th, or auto (keeps the log under 256 MB) [default: auto]
+    /// Steps whose spans are recorded: all, every N-th, or auto (keeps the log under 256 MB)
+    /// [default: auto]
     #[arg(long, value_name = "WHICH", value_parser = spans, help_heading = headings::RECORD)]
     pub(crate) spans: Option<pp_telemetry::SpanPolicy>,
     /// Peak FLOP/s of the device of one rank, such as 1.5e11 or 67T; shows the MFU

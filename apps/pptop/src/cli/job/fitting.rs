@@ -5,7 +5,8 @@ use pp_schedule::{ScheduleError, ScheduleName, Sizes};
 /// Numbers of micro-batches that are tried upwards from one that a schedule does not take.
 const MOST_TRIED: usize = 1 << 16;
 
-/// The divisors of `number` nearest to `wanted` that `fits` takes, as text: `4 or 8`, one of both, or nothing.
+/// The divisors of `number` nearest to `wanted` that `fits` takes, as text: `4 or 8`, one of both,
+/// or nothing.
 pub(crate) fn near_divisors(
     number: u64,
     wanted: u64,
@@ -24,8 +25,9 @@ pub(crate) fn near_multiples(unit: u64, wanted: u64) -> String {
     either(Some(below).filter(|&below| below > 0), below.checked_add(unit)).unwrap_or_default()
 }
 
-/// The micro-batches nearest to the refused ones that divide a batch over the replicas and that the schedule takes, as a phrase.
-/// Without a batch only the schedule counts, and its own refusal says what it takes.
+/// The micro-batches nearest to the refused ones that divide a batch over the replicas and that the
+/// schedule takes, as a phrase. Without a batch only the schedule counts, and its own refusal says
+/// what it takes.
 pub(crate) fn near_micro_batches(
     name: ScheduleName,
     sizes: &Sizes,
@@ -118,7 +120,8 @@ mod tests {
         };
         let near = |name, p, m, batch, dp| near_micro_batches(name, &sizes(p, m), Some(batch), dp);
         let interleaved = ScheduleName::InterleavedOneFOneB;
-        // m=6 and m=12 divide 60 too, but four ranks take neither 6 = 4 + 2 nor odd rounds such as 15.
+        // m=6 and m=12 divide 60 too, but four ranks take neither 6 = 4 + 2 nor odd rounds such as
+        // 15.
         let named = near(interleaved, 4, 9, 60, 1).unwrap();
         for m in named.split(" or ").map(|m| m.parse().unwrap()) {
             assert!(60 % m == 0 && interleaved.check(&sizes(4, m)).is_ok(), "{named}");

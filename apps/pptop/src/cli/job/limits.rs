@@ -74,7 +74,8 @@ pub(crate) fn batch(samples: u64, bytes_a_sample: u64) -> Result<(), CliError> {
     }
 }
 
-/// Refuses a batch of more samples than anybody needs who makes them up: each of them costs time and shows nothing new.
+/// Refuses a batch of more samples than anybody needs who makes them up: each of them costs time
+/// and shows nothing new.
 pub(crate) fn batch_of_noise(samples: u64) -> Result<(), CliError> {
     const SAMPLES_MAX: u64 = 65_536;
     if samples <= SAMPLES_MAX {

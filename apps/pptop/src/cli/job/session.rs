@@ -54,7 +54,8 @@ fn scale(profile: &mut Profile, times: f64) {
     }
 }
 
-/// What several jobs with one model need once: its profiles, by the samples of a micro-batch, and its initial weights from a file.
+/// What several jobs with one model need once: its profiles, by the samples of a micro-batch, and
+/// its initial weights from a file.
 #[derive(Default)]
 pub(crate) struct Profiles {
     by_rows: BTreeMap<usize, Profile>,
@@ -98,7 +99,8 @@ impl Profiles {
     }
 }
 
-/// What is done between a job that can be started and one that is ready: with how much of it, and of how much.
+/// What is done between a job that can be started and one that is ready: with how much of it, and
+/// of how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Preparing {
     /// So many of so many layers are measured.
@@ -134,7 +136,8 @@ pub(crate) struct Session {
 }
 
 impl Prepared {
-    /// Looks at everything that does not have to be measured: sizes, plan, files. Nothing is written anywhere.
+    /// Looks at everything that does not have to be measured: sizes, plan, files. Nothing is
+    /// written anywhere.
     ///
     /// # Errors
     /// [`CliError::Usage`] for everything that the flags or the files that they name get wrong.
@@ -197,7 +200,8 @@ impl Prepared {
     /// Measures what has to be measured, and cuts the model. `on_progress` is told what goes on.
     ///
     /// # Errors
-    /// As [`Prepared::new`], where a flag turns out wrong with what was measured; [`CliError::Failed`] where measuring fails.
+    /// As [`Prepared::new`], where a flag turns out wrong with what was measured;
+    /// [`CliError::Failed`] where measuring fails.
     pub(crate) fn cut(
         self,
         profiles: &mut Profiles,
@@ -268,7 +272,8 @@ impl Session {
         }
     }
 
-    /// Sets up one of several jobs with one model: what one of them has measured the others take as it is, so that they are cut alike.
+    /// Sets up one of several jobs with one model: what one of them has measured the others take as
+    /// it is, so that they are cut alike.
     ///
     /// # Errors
     /// As [`Prepared::new`] and [`Prepared::cut`].
@@ -362,7 +367,8 @@ impl Session {
         rows(self.batch_size, self.spec.dp, &self.plan)
     }
 
-    /// How many devices compute at once: ranks on the processor have no more of them than there are cores.
+    /// How many devices compute at once: ranks on the processor have no more of them than there are
+    /// cores.
     fn n_devices(&self) -> f64 {
         let on_gpus =
             self.mesh.places().any(|place| !matches!(place.device, DeviceSpec::Cpu { .. }));

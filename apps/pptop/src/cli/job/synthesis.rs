@@ -44,7 +44,8 @@ fn tried(spec: &Spec, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
     }
 }
 
-/// What can be refused before anything is measured: sizes that the schedule does not take, and a cut by hand that does not fit.
+/// What can be refused before anything is measured: sizes that the schedule does not take, and a
+/// cut by hand that does not fit.
 ///
 /// # Errors
 /// [`CliError::Usage`] says which it is.

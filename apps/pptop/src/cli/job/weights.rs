@@ -1,7 +1,8 @@
 //! What a file of weights says it holds, compared with the model before anything of it is read.
 //!
-//! The head of such a file names each tensor with its type, its shape and its place. It is read one tensor at a time, and the first
-//! that is not the model's ends it: so a file costs no more than the model, whatever it is.
+//! The head of such a file names each tensor with its type, its shape and its place. It is read one
+//! tensor at a time, and the first that is not the model's ends it: so a file costs no more than
+//! the model, whatever it is.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,7 +58,8 @@ fn dimensions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> 
     from.deserialize_seq(Few)
 }
 
-/// Compares each tensor with the model's as it is read; what comes of it is the end of the last one.
+/// Compares each tensor with the model's as it is read; what comes of it is the end of the last
+/// one.
 struct Compared<'a> {
     known: &'a BTreeMap<String, Shape>,
 }
@@ -119,7 +121,8 @@ fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
     }
 }
 
-/// Whether the file holds tensors of the model alone, each as the model has it, and nothing behind them.
+/// Whether the file holds tensors of the model alone, each as the model has it, and nothing behind
+/// them.
 ///
 /// # Errors
 /// What is wrong with it, with both numbers.

@@ -149,7 +149,8 @@ impl Keymap {
         self.bound_at(key, None)
     }
 
-    /// What a key asks for in a place; `None` for any. The key that ends a run says why where it cannot.
+    /// What a key asks for in a place; `None` for any. The key that ends a run says why where it
+    /// cannot.
     fn bound_at(&self, key: Key, at: Option<Where>) -> Option<Action> {
         self.bound()
             .find(|(bound, _, place)| {
@@ -162,8 +163,8 @@ impl Keymap {
         self.keys[at].iter().flatten().map(ToString::to_string)
     }
 
-    /// The help: first what does something where one is, then what does in another view. What does nothing in any, such as the keys of
-    /// a replay while a run is live, is left out.
+    /// The help: first what does something where one is, then what does in another view. What does
+    /// nothing in any, such as the keys of a replay while a run is live, is left out.
     pub(crate) fn help(&self, at: Where) -> Vec<HelpLine> {
         let line = |(index, entry): (usize, &'static Entry)| HelpLine {
             keys: self.names(index).collect::<Vec<_>>().join(" "),

@@ -40,7 +40,8 @@ pub(super) enum Place {
     Across,
     /// Wherever the spans of a step are seen, where another step than the newest is held.
     HeldSteps,
-    /// Wherever the spans of a step are seen and there are others, and everywhere in a replay, which goes to that step.
+    /// Wherever the spans of a step are seen and there are others, and everywhere in a replay,
+    /// which goes to that step.
     Seek,
     /// Wherever there are ranks or lines to choose from.
     Lists,
@@ -320,7 +321,8 @@ pub(crate) struct Where {
 }
 
 impl Place {
-    /// Whether a key does something where one is: the handler, the bottom line and the help ask here.
+    /// Whether a key does something where one is: the handler, the bottom line and the help ask
+    /// here.
     pub(super) fn contains(self, at: Where) -> bool {
         let sees_step = at.has_step && matches!(at.view, View::Overview | View::Timeline);
         match self {

@@ -59,7 +59,8 @@ pub enum Chosen {
     Signalled(i32),
 }
 
-/// Shows the list until a run is chosen or the user leaves. `state` keeps where one is for the next time.
+/// Shows the list until a run is chosen or the user leaves. `state` keeps where one is for the next
+/// time.
 ///
 /// # Errors
 /// The terminal cannot be used, or the folder not be read.
@@ -312,8 +313,8 @@ fn run_of(dir: &Path) -> Result<Box<Run>, String> {
     }
 }
 
-/// Removes the files of a run that is over, and says what came of it. How it stands is looked at once more: the question may have been
-/// open for long.
+/// Removes the files of a run that is over, and says what came of it. How it stands is looked at
+/// once more: the question may have been open for long.
 fn delete(dir: &Path) -> String {
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let run = match run_of(dir) {

@@ -1,6 +1,7 @@
 //! The runs that are kept: as a list that one moves in, and as a table in text.
 //!
-//! As in the monitor, the state knows no file and no terminal, and the view changes nothing; `app` is between them and the rest.
+//! As in the monitor, the state knows no file and no terminal, and the view changes nothing; `app`
+//! is between them and the rest.
 
 mod app;
 mod comparison;

@@ -28,7 +28,8 @@ const NAME: usize = 0;
 const SCHEDULE: usize = 5;
 const SIZES: usize = 6;
 
-/// Where there is no room: which column gives way first, and how many cells it keeps then. Numbers are never cut.
+/// Where there is no room: which column gives way first, and how many cells it keeps then. Numbers
+/// are never cut.
 const GIVE_WAY: [(usize, usize); 6] =
     [(NAME, 32), (SCHEDULE, 10), (SIZES, 12), (SCHEDULE, 6), (NAME, 12), (SIZES, 5)];
 
@@ -112,7 +113,8 @@ fn cut_middle(text: &str, n_cells: usize) -> String {
     format!("{head}{MARK}{tail}")
 }
 
-/// The heads and the rows in lines of at most `n_columns`; a column that has no room is cut, the name of a run last.
+/// The heads and the rows in lines of at most `n_columns`; a column that has no room is cut, the
+/// name of a run last.
 pub fn table<'a>(
     rows: impl IntoIterator<Item = &'a Row>,
     n_columns: usize,

@@ -132,7 +132,8 @@ impl State {
         None
     }
 
-    /// Whether a key does what it does also where it came as pasted text does: not where it writes a file, leaves, or answers.
+    /// Whether a key does what it does also where it came as pasted text does: not where it writes
+    /// a file, leaves, or answers.
     pub(crate) fn takes_pasted(&self, action: Action) -> bool {
         match &self.overlay {
             Some(Overlay::Prompt(_)) => true,
@@ -143,7 +144,8 @@ impl State {
         }
     }
 
-    /// Takes pasted text where a line is typed. Everywhere else it is dropped: no letter of it is a key.
+    /// Takes pasted text where a line is typed. Everywhere else it is dropped: no letter of it is a
+    /// key.
     pub fn paste(&mut self, text: &str) {
         match &mut self.overlay {
             Some(Overlay::Prompt(prompt)) => prompt.paste(text),
@@ -184,7 +186,8 @@ impl State {
         }
     }
 
-    /// Chooses another rank in the overview, the first one that is seen to begin with; the rows follow it.
+    /// Chooses another rank in the overview, the first one that is seen to begin with; the rows
+    /// follow it.
     fn choose_rank(&mut self, by: isize) {
         let Some(last) = self.shown().ranks().len().checked_sub(1) else { return };
         let n_rows = self.seen_rows.0.get().max(1);

@@ -1,7 +1,8 @@
 //! Questions that are asked before something happens to a run.
 //!
-//! A key that was meant for something else, or pasted text, must not end a run. So a question opens on Cancel, letters and arrows
-//! only choose, only Enter acts, and nothing at all is taken in its first moments.
+//! A key that was meant for something else, or pasted text, must not end a run. So a question opens
+//! on Cancel, letters and arrows only choose, only Enter acts, and nothing at all is taken in its
+//! first moments.
 
 use std::time::Duration;
 

@@ -115,7 +115,8 @@ pub struct State {
     log: LogState,
     bubble: BubbleState,
     first_rank: usize,
-    /// Rows that the last frame had for the ranks of the overview, and for the help: a key moves within them.
+    /// Rows that the last frame had for the ranks of the overview, and for the help: a key moves
+    /// within them.
     seen_rows: (Cell<usize>, Cell<usize>),
     stopping: bool,
     /// What came of the last thing that was asked for.
@@ -328,7 +329,8 @@ impl State {
         self.bubble.looked(looked);
     }
 
-    /// Looks anew where the time goes, if there is something new, here and now: not in a loop that draws.
+    /// Looks anew where the time goes, if there is something new, here and now: not in a loop that
+    /// draws.
     pub fn refresh_bubble(&mut self) {
         self.bubble.refresh(self.frozen.as_deref().unwrap_or(&self.model));
     }

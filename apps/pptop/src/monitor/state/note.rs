@@ -1,4 +1,5 @@
-//! What came of the last thing that was asked for: it is shown for some seconds, and then it is gone.
+//! What came of the last thing that was asked for: it is shown for some seconds, and then it is
+//! gone.
 
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ impl State {
         self.note = Some(Note { text, is_error: true, left: ERROR_TIME });
     }
 
-    /// Lets time pass: a note goes when its time is over. Whether the screen has to be drawn for that.
+    /// Lets time pass: a note goes when its time is over. Whether the screen has to be drawn for
+    /// that.
     pub fn pass(&mut self, elapsed: Duration) -> bool {
         let word = self.standing_word();
         if word != self.told {

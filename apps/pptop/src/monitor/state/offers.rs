@@ -1,4 +1,5 @@
-//! What works now: the bottom line and the help offer that and nothing else, and a key that does not work says why.
+//! What works now: the bottom line and the help offer that and nothing else, and a key that does
+//! not work says why.
 
 use super::State;
 use crate::monitor::input::Where;

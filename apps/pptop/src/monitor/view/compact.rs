@@ -40,7 +40,8 @@ struct Plan {
 }
 
 impl Plan {
-    /// The ranks matter most, then the bubble, then the timeline, then the loss, then what to try, on so many lines.
+    /// The ranks matter most, then the bubble, then the timeline, then the loss, then what to try,
+    /// on so many lines.
     fn new(height: u16, n_ranks: u16, has_notice: bool, verdict: u16) -> Self {
         let mut left = height.saturating_sub(1);
         let mut take = |n_rows: u16| {

@@ -151,8 +151,8 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme,
     }
 }
 
-/// How much longer than the others the slowest rank has to compute before it is pointed out: the layers of a model can't be dealt out
-/// more evenly than that as a rule.
+/// How much longer than the others the slowest rank has to compute before it is pointed out: the
+/// layers of a model can't be dealt out more evenly than that as a rule.
 const SLOW_NOTICE: f64 = 1.1;
 const SLOW_BAD: f64 = 1.3;
 /// Share of the window without a core above which that is pointed out.

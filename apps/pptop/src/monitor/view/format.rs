@@ -114,7 +114,8 @@ pub(crate) fn clock(seconds: f64) -> String {
     format!("{:02}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60)
 }
 
-/// The cells that a text takes: two for a character of China or an emoji, none for an accent that stands on another.
+/// The cells that a text takes: two for a character of China or an emoji, none for an accent that
+/// stands on another.
 pub(crate) fn cells(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { Span::raw(text).width() }
 }

@@ -176,7 +176,8 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
     }
 }
 
-/// How long it has trained, on how much, and how fast: samples or tokens, and arithmetic where that is known.
+/// How long it has trained, on how much, and how fast: samples or tokens, and arithmetic where that
+/// is known.
 fn draw_progress(pen: &mut Pen<'_>, state: &State) {
     let model = state.shown();
     let totals = model.totals();

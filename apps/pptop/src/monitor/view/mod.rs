@@ -76,7 +76,8 @@ pub fn draw(frame: &mut Frame<'_>, state: &State, theme: Theme) {
     obeyed_by_nobody(buffer);
 }
 
-/// What a log, a path or a device is called may be anything. Whatever else is done about that: no cell holds what a terminal obeys.
+/// What a log, a path or a device is called may be anything. Whatever else is done about that: no
+/// cell holds what a terminal obeys.
 fn obeyed_by_nobody(buffer: &mut Buffer) {
     for cell in &mut buffer.content {
         if cell.symbol().contains(is_obeyed) {

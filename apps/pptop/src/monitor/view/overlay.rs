@@ -12,7 +12,8 @@ use super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Dialog, Prompt, State};
 
-/// An empty panel in the middle of the screen, as large as there is room for, and what is inside of it; `key` closes it.
+/// An empty panel in the middle of the screen, as large as there is room for, and what is inside of
+/// it; `key` closes it.
 fn window(
     buffer: &mut Buffer,
     area: Rect,
@@ -91,7 +92,8 @@ pub(crate) fn draw_prompt(buffer: &mut Buffer, area: Rect, theme: Theme, prompt:
 /// Columns that the text above the answers has at most.
 const TEXT_COLUMNS: usize = 56;
 
-/// Where a question stands on a screen, what is said above its answers, and in which row the first of them is.
+/// Where a question stands on a screen, what is said above its answers, and in which row the first
+/// of them is.
 fn question(area: Rect, dialog: &Dialog) -> (Rect, Vec<String>, u16) {
     let answers = dialog.answers();
     let columns = answers.iter().map(|answer| answer.text.len() + 8).max().unwrap_or(0);

@@ -118,7 +118,8 @@ pub(crate) fn panel(
     inside
 }
 
-/// Writes into the upper edge of a frame: a title at its left and one at its right, where there is room for both.
+/// Writes into the upper edge of a frame: a title at its left and one at its right, where there is
+/// room for both.
 pub(crate) fn head(buffer: &mut Buffer, area: Rect, theme: Theme, title: &str, right: &str) {
     let area = area.intersection(buffer.area);
     if area.height > 0 && area.width > 4 {

@@ -140,7 +140,8 @@ fn draw_gap(pen: &mut Pen<'_>, model: &Model) {
     pen.next_line();
 }
 
-/// Lines that the speed may take only where this many are left: the slowest rank and the memory come behind it.
+/// Lines that the speed may take only where this many are left: the slowest rank and the memory
+/// come behind it.
 const SPEED_ROOM: u16 = 4;
 
 fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
@@ -175,7 +176,8 @@ fn draw_speed(pen: &mut Pen<'_>, model: &Model) {
     }
 }
 
-/// How many times as long as the others a rank takes: the verdict's own number where it speaks of that rank.
+/// How many times as long as the others a rank takes: the verdict's own number where it speaks of
+/// that rank.
 fn draw_slowest(pen: &mut Pen<'_>, state: &State) {
     let model = state.shown();
     let Some(slowest) = model.slowest() else { return };

@@ -84,7 +84,8 @@ pub(crate) struct Room {
     pub(crate) names: (u16, u16),
     /// Cells of the chart at least and at most.
     pub(crate) chart: (u16, u16),
-    /// Whether the bar of the memory ends where the device's does, and not at the highest peak of all ranks.
+    /// Whether the bar of the memory ends where the device's does, and not at the highest peak of
+    /// all ranks.
     pub(crate) of_device: bool,
 }
 
@@ -309,7 +310,8 @@ pub(crate) fn draw_heads(
 pub(crate) enum MemoryScale {
     /// The memory of the rank's own device.
     Device,
-    /// The highest peak of all ranks, where not every device tells its size, or where ranks share the machine's memory.
+    /// The highest peak of all ranks, where not every device tells its size, or where ranks share
+    /// the machine's memory.
     Peak(u64),
 }
 

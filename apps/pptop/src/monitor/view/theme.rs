@@ -74,7 +74,8 @@ const DARK: Palette = Palette {
     average: Color::Yellow,
 };
 
-/// Yellow, white and the bright colours cannot be read on white. What is computed keeps its colour: text about it stands on that.
+/// Yellow, white and the bright colours cannot be read on white. What is computed keeps its colour:
+/// text about it stands on that.
 const LIGHT: Palette = Palette {
     optimizer: Color::Black,
     notice: Color::Magenta,
@@ -106,7 +107,8 @@ impl Theme {
         Self { palette: LIGHT, is_light: true, ..self }
     }
 
-    /// What the configuration wants, else what the terminal can show ([`Ability`]); `NO_COLOR` with any value turns colours off.
+    /// What the configuration wants, else what the terminal can show ([`Ability`]); `NO_COLOR` with
+    /// any value turns colours off.
     pub fn from_config(config: &Config) -> Self {
         Self::from_settings(config, &|name| env::var_os(name))
     }

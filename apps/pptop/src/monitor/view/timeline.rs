@@ -224,8 +224,8 @@ impl Kinds {
     }
 }
 
-/// A title and a legend with room for both. The legend names everything that is drawn: its names become short first, then the title, and
-/// only where that is not enough the letters stand alone.
+/// A title and a legend with room for both. The legend names everything that is drawn: its names
+/// become short first, then the title, and only where that is not enough the letters stand alone.
 pub(crate) fn heading(title: &Title, kinds: Kinds, theme: Theme, width: u16) -> (String, String) {
     let titles = title.texts();
     let legends = kinds.legends(theme);

@@ -1,4 +1,5 @@
-//! What costs most and what to try, in one line: the verdict of the view of the bubble, for the overview.
+//! What costs most and what to try, in one line: the verdict of the view of the bubble, for the
+//! overview.
 
 use ratatui::style::Style;
 

@@ -425,7 +425,8 @@ fn draw_rank_bar(pen: &mut Pen<'_>, rank: &RankTime, step_seconds: f64, n_cells:
     );
 }
 
-/// What took time between the steps, which no step has in its numbers: `between steps: evaluating 6 x 410 ms`.
+/// What took time between the steps, which no step has in its numbers: `between steps: evaluating 6
+/// x 410 ms`.
 fn beside_the_steps(model: &Model) -> String {
     let between = model
         .phase_costs()

@@ -127,7 +127,8 @@ impl Window {
     fn new(table: Rect, framed: bool, state: &State) -> Self {
         let area = if framed { inside(table) } else { table };
         let rows = rows(state);
-        // Without heads nobody knows what the numbers are; only where ranks would have to go for them they do.
+        // Without heads nobody knows what the numbers are; only where ranks would have to go for
+        // them they do.
         let has_heads = area.height > 3 || area.height as usize > rows.len();
         let n_rows = area.height.saturating_sub(u16::from(has_heads)) as usize;
         let chosen = Row::Rank(state.devices().chosen(state.shown()));

@@ -130,8 +130,8 @@ fn step_text(step: u64) -> String {
 }
 
 impl Writer<'_> {
-    /// The lines that are seen: up to the one that is held, or else to the newest; more, while there is room. And how many entries are
-    /// above and below them.
+    /// The lines that are seen: up to the one that is held, or else to the newest; more, while
+    /// there is room. And how many entries are above and below them.
     fn window(
         &self,
         entries: &[Entry<'_>],

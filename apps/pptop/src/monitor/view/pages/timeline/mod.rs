@@ -65,7 +65,8 @@ fn draw_in(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, is_embe
     }
 }
 
-/// The operation that a click at a cell means: what is there, or where nothing is, what the rank did next.
+/// The operation that a click at a cell means: what is there, or where nothing is, what the rank
+/// did next.
 pub(crate) fn op_at(area: Rect, state: &State, at: Position, is_embedded: bool) -> Option<Target> {
     let model = state.shown();
     let is_framed = is_framed(area);
@@ -96,8 +97,9 @@ pub(crate) fn op_at_time(state: &State, rank: usize, time_ns: f64) -> Option<Tar
     Some(Target::Op { rank, at })
 }
 
-/// Rows that the panel of the overview fills, of so many at most: with the plan below the step where there is room for it, and with times
-/// in the operations where they fit. `None` where that is not more than a line for each rank.
+/// Rows that the panel of the overview fills, of so many at most: with the plan below the step
+/// where there is room for it, and with times in the operations where they fit. `None` where that
+/// is not more than a line for each rank.
 pub(crate) fn rows_within(state: &State, width: u16, most: u16) -> Option<u16> {
     let model = state.shown();
     let (step, range_ns) = state.timeline().step(model).zip(state.timeline().view_ns(model))?;
@@ -567,7 +569,8 @@ fn is_of(span: &Span, rank: &RankState) -> bool {
     span.rank == rank.rank && span.replica == rank.replica
 }
 
-/// Of operations in the order of time the one at a time, or what comes next; behind the last one, that.
+/// Of operations in the order of time the one at a time, or what comes next; behind the last one,
+/// that.
 fn at_time(ops: &[&Span], time_ns: f64) -> Option<usize> {
     let next = ops.iter().position(|span| span.end_ns() as f64 > time_ns);
     next.or(ops.len().checked_sub(1))
