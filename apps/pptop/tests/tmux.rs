@@ -693,7 +693,7 @@ fn pasted_text_ends_no_run() {
         paste(&terminal, text, true);
         terminal.wait_for("pasted text is ignored here");
         assert!(!terminal.screen().contains("the run?"));
-        // What is said goes with the next key.
+        // The next key removes the note.
         terminal.press("h");
         terminal.wait("nothing said", |screen| !screen.contains("pasted text"));
         paste(&terminal, text, false);
@@ -784,7 +784,7 @@ fn stopped_and_continued_from_outside_it_draws_anew() {
     terminal.wait("a step", |screen| step(screen).is_some_and(|step| step >= 2));
     let monitor = terminal.monitor();
     kill_process(monitor, Signal::STOP).unwrap();
-    // Whoever had the terminal meanwhile has left it in another state.
+    // Another program changed the terminal's modes meanwhile.
     let tty = terminal.tmux(&["display-message", "-p", "#{pane_tty}"]);
     let tty = fs::OpenOptions::new().write(true).read(true).open(tty.trim()).unwrap();
     let sane = Command::new("stty").arg("sane").stdin(tty.try_clone().unwrap()).status().unwrap();

@@ -77,7 +77,7 @@ pub enum ControlError {
         path: PathBuf,
         /// Whose it is.
         owner: u32,
-        /// Who asks.
+        /// The user that asks.
         own: u32,
     },
     /// The answer is none.
@@ -164,7 +164,7 @@ impl ControlServer {
     ///
     /// The socket is called after `name`, such as the number of the process, with something behind
     /// it that no other run has: a container may see this directory and have processes of the same
-    /// numbers. What is there already is never replaced.
+    /// numbers. An existing file is never replaced.
     ///
     /// # Errors
     /// The socket cannot be made, or the directory is not this user's alone.

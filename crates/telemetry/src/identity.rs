@@ -41,7 +41,7 @@ pub enum NotProven {
         "it has no socket, which would prove that process {0} is this run; look at the process and end it with kill {0}"
     )]
     NoSocket(u32),
-    /// Its socket is none of this user's.
+    /// Its socket is not in this user's folder.
     #[error(
         "status.json names a socket outside of this user's folder {own:?}: {socket:?}; a run with another XDG_RUNTIME_DIR is ended from there"
     )]
@@ -85,7 +85,7 @@ pub enum NotProven {
         pid: u32,
         /// Whose it is.
         owner: u32,
-        /// Who asks.
+        /// The user that asks.
         own: u32,
     },
     /// The process is the one that asks.

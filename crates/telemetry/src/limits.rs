@@ -76,7 +76,7 @@ pub fn cores() -> u32 {
     whole_cores(by_affinity, Limits::here().cores)
 }
 
-/// A part of a core at the end is none that a rank could have.
+/// Rounds down: no rank can use a fraction of a core.
 #[expect(clippy::cast_sign_loss, reason = "a limit is not negative")]
 fn whole_cores(by_affinity: u32, limit: Option<f64>) -> u32 {
     limit.map_or(by_affinity, |limit| by_affinity.min((limit as u32).max(1)))

@@ -89,7 +89,7 @@ pub struct Follower {
     n_bytes: u64,
     n_malformed: u64,
     n_unknown: u64,
-    /// Why the first line that is none could not be used.
+    /// Why the first bad line was rejected.
     refusal: Option<String>,
 }
 
@@ -106,8 +106,8 @@ impl Follower {
     }
 
     /// One that begins at the first of these places, in their order, at which a mark can be read;
-    /// at the beginning where there is none. What a log says of its marks is a hint: each of them
-    /// is looked at.
+    /// at the beginning where there is none. The offsets in a log are hints: each mark is
+    /// checked.
     pub fn from_first_mark(path: &Path, offsets: impl IntoIterator<Item = u64>) -> Self {
         Self::starting(path, Start::FirstMark(offsets.into_iter().collect()))
     }

@@ -42,7 +42,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a directory, if it is one. A symbolic link is none.
+    /// The run of a directory, or `None` if it holds no run. A symbolic link holds none.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -211,7 +211,7 @@ fn find_by_name(runs_dir: &Path, name: &OsStr) -> Result<Run, FindError> {
         Err(_) if name != "latest" && path.exists() => return of_path(path),
         Err(source) => return Err(FindError::Unreadable { path: runs_dir.to_owned(), source }),
     };
-    // Ids are text; a name that is none is the beginning of no other.
+    // Ids are UTF-8, so a name that is not matches none of them.
     let name = &*name.to_string_lossy();
     if name == "latest" {
         return runs.into_iter().next().ok_or_else(|| FindError::NoRuns(runs_dir.to_owned()));

@@ -183,7 +183,7 @@ pub(crate) fn first_mark(path: &Path, offsets: impl Iterator<Item = u64>) -> io:
 
 /// Whether the line at this byte of a file is a mark that can be read.
 fn is_mark(file: &mut File, offset: u64) -> io::Result<bool> {
-    // With the line feed before it: what stands within another line is none.
+    // With the line feed before it: a match inside another line is not a mark.
     file.seek(SeekFrom::Start(offset - 1))?;
     is_mark_next(file, offset)
 }

@@ -27,7 +27,7 @@ const WRITER_WAIT: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(8);
 /// How long it may take in all.
 const TOTAL_MAX: Duration = Duration::from_mins(10);
-/// Lines of which one has to be an event.
+/// At least one of this many first lines has to be an event.
 const LINES_LOOKED_AT: usize = 64;
 /// Bytes among which these lines have to end.
 const BYTES_LOOKED_AT: usize = 32 << 20;
@@ -299,7 +299,7 @@ mod tests {
             piped(&zstd::encode_all(&[0; 99][..], 3).unwrap()),
             Err(SpoolError::NoLog)
         ));
-        // Whoever reads it says that nothing is in it.
+        // The reader reports that the log is empty.
         assert_eq!(piped(b"").unwrap().n_bytes, 0);
         // Some lines of another program before the first event are none of a log's fault.
         assert!(piped(&[&b"module loaded\n".repeat(9), HELLO].concat()).is_ok());

@@ -1,8 +1,8 @@
 //! How a run stands: one word for it, from all that is known.
 //!
 //! A log alone does not tell whether its run goes on. Three witnesses do: the last line of the log,
-//! the summary beside it, and the process that the summary names. Whoever shows a run asks here, so
-//! that no two screens differ.
+//! the summary beside it, and the process that the summary names. Everything that shows a run asks
+//! here, so that no two screens differ.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ pub enum Process {
     Unknown,
 }
 
-/// Who ended a run before its last step.
+/// What ended a run before its last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppedBy {
     /// A signal, such as SIGTERM.

@@ -38,7 +38,7 @@ impl Default for Keep {
 /// Logs of runs that ended are compressed when nothing was written for so long: whoever watched has
 /// seen the end.
 const COMPRESS_AFTER: Duration = Duration::from_mins(10);
-/// Whoever has not written for so long is gone, whatever the list of processes says.
+/// A run that has written nothing for this long is gone, whatever the process list says.
 const SILENT: Duration = Duration::from_mins(1);
 const COMPRESS_LEVEL: i32 = 3;
 /// How long one waits for another process that tidies up.

@@ -280,7 +280,7 @@ fn write_until_closed(
                     }
                     drain.push(&event)?;
                     if matches!(event, Event::Hello(_)) {
-                        // Who it is and where it listens is asked for from the first moment on.
+                        // Viewers need the process and its socket from the first moment on.
                         next_status = Instant::now();
                     }
                     if drain.has_ended() {

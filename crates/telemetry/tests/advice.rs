@@ -90,7 +90,7 @@ fn where_each_rank_has_one_layer_no_cut_is_advised() {
     assert!(advice.verdict().starts_with("r0 waits for r1, 1.5x as slow"), "{advice:?}");
 }
 
-/// Whoever shares a core takes longer for everything: no cut makes up for that.
+/// A rank that shares a core takes longer for everything: no cut makes up for that.
 #[test]
 fn with_too_few_cores_the_first_advice_is_about_cores() {
     let job = Job { cores: 2, starved_per_mille: 600, ..slow_rank() };

@@ -147,7 +147,7 @@ fn nothing_that_is_there_is_replaced() {
     drop(listens);
 }
 
-/// Sends bytes and returns the answer: empty where there is none.
+/// Sends bytes and returns the answer, which may be empty.
 fn send(server: &ControlServer, bytes: &[u8]) -> Vec<u8> {
     let mut stream = UnixStream::connect(server.path()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();

@@ -145,7 +145,7 @@ impl Files {
     /// A file that is written.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if its ending means something else, or its place is none for a file.
+    /// [`CliError::Usage`] if its ending means another format, or no file can be written there.
     pub(crate) fn output(
         &mut self,
         flag: &str,

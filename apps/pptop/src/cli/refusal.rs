@@ -148,7 +148,7 @@ fn dashed_value(
     })
 }
 
-/// What is said of a word that is no command.
+/// The refusal of a word that is not a command.
 pub(crate) fn no_command(command: &clap::Command, path: &str, given: &str) -> String {
     let names: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
     let given = excerpt(given);

@@ -50,7 +50,7 @@ pub(crate) fn given(dir: &Path) -> Result<PathBuf, CliError> {
                     "holds a run already, {name}; name another folder"
                 )));
             }
-            // What is said is added to it.
+            // The run appends to it.
             STDERR_FILE if about.is_file() => {}
             _ => {
                 return Err(refused(&format_args!(
@@ -73,8 +73,8 @@ pub(crate) fn make(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// The file for what a run in the background says on standard error. What an earlier one has said
-/// stays, with a line after it.
+/// Opens the file that receives the standard error of a run in the background. It keeps what an
+/// earlier run wrote and appends a line after it.
 ///
 /// # Errors
 /// It cannot be written.

@@ -55,8 +55,8 @@ impl Deref for Found {
     }
 }
 
-/// The run that a name means. Where runs are kept has to be known only where the name is none of a
-/// file.
+/// Finds the run that a name refers to. The state directory is needed only for a name that is not a
+/// path.
 ///
 /// # Errors
 /// As [`WhichRun::find`].

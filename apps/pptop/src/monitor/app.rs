@@ -27,7 +27,7 @@ const REDRAW_EVERY: Duration = Duration::from_millis(500);
 /// How often one looks where the time goes, at most.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// What is said of a key that came among others as pasted text does.
+/// The note for a key that arrived in a burst, as pasted text does.
 const PASTED: &str = "ignored: this key came as pasted text does; press it alone";
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
@@ -172,7 +172,7 @@ impl App {
             match screen.hold(signals).context("cannot take the terminal")? {
                 Held::Already => {}
                 Held::Anew => self.drawn = None,
-                // Whoever has the terminal now is not disturbed; a signal is seen all the same.
+                // The foreground job keeps the terminal; signals are still handled.
                 Held::InBackground => {
                     if screen.tty().wait_gone(interval).context("cannot wait")? == Found::Gone {
                         return Ok(Ending::Signalled(HANGUP));

@@ -380,7 +380,7 @@ impl Watchdog {
 mod tests {
     use super::*;
 
-    /// What is told of some losses, with a norm that stays.
+    /// The alarms that these losses raise, with a constant norm.
     fn told(losses: impl IntoIterator<Item = f64>) -> Vec<Alarm> {
         let mut watchdog = Watchdog::default();
         (1..).zip(losses).filter_map(|(step, loss)| watchdog.step(step, loss, 1.0)).collect()

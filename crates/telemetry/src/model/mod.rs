@@ -351,8 +351,8 @@ impl Model {
         self.slow = slow;
     }
 
-    /// Who begins to read at a mark knows what was before it, and so does who could not read the
-    /// first line; who has read that already learns where the marks are.
+    /// A reader that begins at a mark takes the fold from it, and so does one that could not read the
+    /// first line. A reader that has a fold already takes the places of the marks alone.
     fn apply_index(&mut self, index: &Index) {
         if self.hello.is_none() && index.model.is_sound() {
             let hello = index.model.hello.as_deref();
@@ -641,7 +641,7 @@ impl Model {
         let Some(hello) = &self.hello else { return 0 };
         let n_until = |step: u64| {
             let regular = step.checked_div(hello.eval_every).unwrap_or(0);
-            // One more after the last step, where that is none of the others.
+            // One more after the last step, unless an earlier one falls on it.
             let is_last =
                 step >= hello.steps && !hello.steps.is_multiple_of(hello.eval_every.max(1));
             regular + u64::from(is_last)

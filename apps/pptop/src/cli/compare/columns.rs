@@ -3,12 +3,12 @@
 use super::sheet::{Format, Sheet};
 use super::{Row, Three};
 
-/// A number as a program reads it; empty where there is none.
+/// A number for programs; an empty cell stands for a missing number.
 fn raw<T: ToString>(number: Option<T>) -> String {
     number.map_or_else(String::new, |number| number.to_string())
 }
 
-/// A number as a person reads it; a hyphen where there is none.
+/// A number for people; a hyphen stands for a missing number.
 fn shown(number: Option<f64>, digits: usize) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
 }

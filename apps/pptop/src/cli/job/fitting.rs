@@ -19,7 +19,7 @@ pub(crate) fn near_divisors(
     either(below, above)
 }
 
-/// The multiples of `unit` nearest to `wanted`, which is none, as text.
+/// The multiples of `unit` nearest to `wanted`, which is not a multiple itself, as text.
 pub(crate) fn near_multiples(unit: u64, wanted: u64) -> String {
     let below = wanted / unit * unit;
     either(Some(below).filter(|&below| below > 0), below.checked_add(unit)).unwrap_or_default()

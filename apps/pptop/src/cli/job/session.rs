@@ -461,7 +461,7 @@ impl Session {
             schema: SCHEMA,
             run: run.to_owned(),
             pid: std::process::id(),
-            // The log is text; what is none in an argument is replaced in it.
+            // The log is UTF-8: bytes of an argument that are not become replacement characters.
             argv: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             model: self.spec.name.as_str().to_owned(),
             schedule: plan.name().to_owned(),

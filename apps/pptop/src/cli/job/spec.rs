@@ -391,8 +391,7 @@ impl Spec {
         Err(CliError::Usage(self.uneven_batch(plan, batch)))
     }
 
-    /// What is said of a batch that does not divide: the flag that was given, and what would divide
-    /// it.
+    /// The refusal of a batch that does not divide: the flag that was given, and sizes that fit.
     fn uneven_batch(&self, plan: &ValidPlan, batch: u64) -> String {
         let (m, dp) = (plan.n_micro_batches(), u64::from(self.dp));
         let parts = dp * u64::from(m);

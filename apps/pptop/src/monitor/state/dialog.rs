@@ -111,7 +111,7 @@ impl Dialog {
         }
     }
 
-    /// What is said above the answers.
+    /// The text above the answers.
     pub(crate) fn text(&self) -> Option<String> {
         match &self.question {
             Question::Quit | Question::Stop(None) => None,

@@ -58,7 +58,7 @@ impl State {
         self.note.is_none()
     }
 
-    /// What is said once of how the run stands: the head line goes on saying so.
+    /// The note about how the run stands. It is shown once; the head line keeps showing the state.
     pub(crate) fn standing_word(&self) -> Option<String> {
         let leaves = self.keymap.leaves();
         match self.status() {

@@ -96,7 +96,7 @@ impl State {
         };
         let child = &self.child;
         let evidence = Evidence {
-            // A process that was killed after its last line has gone to its end all the same.
+            // A process that was killed after it wrote its end record still counts as ended.
             end: self.model.end().filter(|end| end.code == child.code.unwrap_or(end.code)),
             code: child.code,
             reason: child.reason.as_deref(),

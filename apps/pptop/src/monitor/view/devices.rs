@@ -158,7 +158,7 @@ const SLOW_BAD: f64 = 1.3;
 /// Share of the window without a core above which that is pointed out.
 const STARVED_NOTICE: f64 = 0.1;
 
-/// The rank that the others wait for is what one has to look into; they themselves are fine.
+/// Highlights the rank that the others wait for: it is the cause, and they are fine.
 pub(crate) fn culprit_style(model: &Model, rank: &RankState, theme: Theme) -> Style {
     let is_it = |slowest: &Slowest| (slowest.replica, slowest.rank) == (rank.replica, rank.rank);
     match model.slowest().filter(is_it) {
