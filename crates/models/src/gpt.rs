@@ -220,3 +220,20 @@ pub fn sample_while(
     }
     Ok(text.split_off(start))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_is_counted_by_weights_tokens_and_pairs_of_tokens() {
+        let config = GptConfig { layers: 2, width: 8, heads: 2, context: 4, dropout: 0.0 };
+        // Queries, keys and values, the projection, and both halves of the MLP; then the head.
+        let block = 8 * 24 + 8 * 8 + 8 * 32 + 32 * 8;
+        let weights = 2 * block + 8 * VOCABULARY as u64;
+        let of_products = 6 * weights * 4;
+        // Two products of each pair of tokens in two blocks, forward once and backward twice.
+        let of_attention = 2 * 2 * (4 * 4) * 8 * 2 * 3;
+        assert_eq!(config.flops_per_sample(), of_products + of_attention);
+    }
+}

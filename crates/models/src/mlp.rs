@@ -123,3 +123,14 @@ impl DataSet for Noise {
         false
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_is_six_operations_for_each_weight() {
+        let dense = |inputs, outputs| Dense { inputs, outputs, dropout: 0.0 };
+        assert_eq!(flops(&[dense(3, 5), dense(5, 2)]), 6 * (15 + 10));
+    }
+}

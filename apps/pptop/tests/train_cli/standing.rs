@@ -118,3 +118,25 @@ fn a_log_without_its_folder_is_unknown() {
     let json: Value = serde_json::from_str(&home.stdout("snapshot copy.jsonl --json")).unwrap();
     assert_eq!((&json["state"], &json["eta_seconds"]), (&"unknown".into(), &Value::Null));
 }
+
+/// The arithmetic follows from the model and the throughput, the MFU from the peak of its devices.
+#[test]
+fn throughput_is_told_in_operations_where_the_arithmetic_is_known() {
+    let home = Home::new();
+    let train = "train --headless --layers 1 --width 16 --heads 2 --context 8 --pp 1 --steps 3 --batch-size 8 \
+                 --micro-batches 4 --peak-flops 2G --run-dir run";
+    home.stdout(train);
+    let told = json(&home);
+    let number = |key: &str| told[key].as_f64().unwrap();
+    let weights = 12 * 16 * 16 + 16 * 256;
+    let of_sample = f64::from(6 * weights * 8 + 12 * 16 * 8 * 8);
+    let flops = of_sample * number("samples_per_second");
+    assert!((number("flops") / flops - 1.0).abs() < 1e-9, "{told}");
+    assert!((number("mfu") / (flops / 2e9) - 1.0).abs() < 1e-9, "{told}");
+    let drawn = home.stdout("snapshot run --size 160x50");
+    assert!(drawn.contains("FLOP/s") && drawn.contains("MFU"), "{drawn}");
+    // Layers that sleep compute nothing that could be counted.
+    home.stdout("train --headless --model sleep --pp 1 --steps 2 --run-dir other");
+    let other: Value = serde_json::from_str(&home.stdout("snapshot other --json")).unwrap();
+    assert!(other["flops"].is_null() && other["mfu"].is_null(), "{other}");
+}
