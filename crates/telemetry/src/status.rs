@@ -127,8 +127,8 @@ impl Status {
         if self.host != host_name() {
             return false;
         }
-        // The machine was restarted, or another one has its name. A run that wrote just now does not
-        // belong to an earlier boot.
+        // The machine was restarted, or another one has its name. A run that wrote just now does
+        // not belong to an earlier boot.
         let is_other_boot = !self.boot.is_empty() && boot_id().is_some_and(|own| own != self.boot);
         let age_ms = unix_ms().saturating_sub(self.updated_unix_ms);
         !(is_other_boot && age_ms < OTHER_BOOT_MS)

@@ -102,6 +102,13 @@ fn a_slow_rank_is_understood_from_the_overview_alone() {
     assert!(verdict.contains("r2") || verdict.contains("rank 2"), "{drawn}");
     let pipeline = panel(&drawn, "pipeline ");
     let slowest = pipeline.iter().find(|line| line.contains("slowest")).unwrap();
+    // No rank waits for another for longer than it is idle.
+    for row in rows[1..].iter().filter(|row| row.contains("% r")) {
+        let percents: Vec<f64> =
+            row.split_whitespace().filter_map(|w| w.strip_suffix('%')?.parse().ok()).collect();
+        let [.., bubble, waits] = percents[..] else { panic!("{row}") };
+        assert!(waits <= bubble + 0.5, "{row}\n{drawn}");
+    }
     // One number for one thing: that of the verdict.
     let ratio = slowest.split_once("r2 ").unwrap().1.split_once('x').unwrap().0;
     assert!(verdict.contains(&format!("{ratio}x as slow")), "{drawn}");

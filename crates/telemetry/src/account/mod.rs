@@ -33,7 +33,7 @@ use crate::span::SpanKind;
 use times::{Measured, Share};
 
 /// Steps that are looked at.
-const STEPS: usize = 20;
+const STEPS: usize = crate::model::SHARE_STEPS;
 /// Operations of a plan at most: a longer one would take too long to simulate over and over.
 const OPS_MAX: usize = 200_000;
 /// Ranks, over all replicas, and stages at most: what is kept for each two of them would not fit
@@ -76,6 +76,8 @@ pub struct RankTime {
     pub other: f64,
     /// The rank that it waited for most, and how long.
     pub waits_for: Option<(u32, f64)>,
+    /// How much of that waiting lies in the compute window; no more than the rank's bubble.
+    pub waits_for_in_window: f64,
 }
 
 impl RankTime {

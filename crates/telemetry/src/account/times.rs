@@ -145,6 +145,23 @@ fn kind_index(kind: SpanKind) -> Option<usize> {
     KINDS.iter().position(|other| *other == kind)
 }
 
+/// Gives each rank the one that it waits for longest, of several the first.
+///
+/// `waits` is by the place of the rank that waits and the rank that it waits for: all of the wait,
+/// and what of it lies in the compute window.
+fn set_longest_waits(ranks: &mut [RankTime], waits: HashMap<(usize, u32), [f64; 2]>) {
+    for ((at, other), [seconds, in_window]) in waits {
+        let Some(rank) = ranks.get_mut(at) else { continue };
+        let is_most = rank
+            .waits_for
+            .is_none_or(|(before, most)| seconds.total_cmp(&most).then(before.cmp(&other)).is_gt());
+        if is_most {
+            rank.waits_for = Some((other, seconds));
+            rank.waits_for_in_window = in_window;
+        }
+    }
+}
+
 impl Measured {
     /// Of the last complete steps.
     pub(crate) fn of(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option<Self> {
@@ -158,8 +175,7 @@ impl Measured {
         let mut ops = OpTimes::new(plan);
         let mut copies = vec![0.0; n_stages];
         let mut delays: HashMap<(usize, usize), Vec<f64>> = HashMap::new();
-        // By the place of the rank that waits, and the rank that it waits for.
-        let mut waits: HashMap<(usize, u32), f64> = HashMap::new();
+        let mut waits: HashMap<(usize, u32), [f64; 2]> = HashMap::new();
         let mut ranks: Vec<RankTime> = model
             .ranks()
             .iter()
@@ -179,6 +195,7 @@ impl Measured {
             windows.push(bubble.window_seconds);
             bubble_ratio += bubble.bubble_ratio / n_steps;
             let made = made(&step.spans);
+            let window_of_replica = windows_of(&step.spans);
             let sent = sends(&step.spans);
             for span in &step.spans {
                 let at = span.replica as usize * n_ranks + span.rank as usize;
@@ -194,8 +211,10 @@ impl Measured {
                     && let Some(producer) = producer(span, &made)
                     && producer.rank != span.rank
                 {
-                    *waits.entry((at, producer.rank)).or_default() +=
-                        seconds(span.dur_ns) / n_steps;
+                    let [whole, in_window] = waits.entry((at, producer.rank)).or_default();
+                    *whole += seconds(span.dur_ns) / n_steps;
+                    let window = window_of_replica.get(&span.replica).copied().unwrap_or_default();
+                    *in_window += seconds(within(span, window)) / n_steps;
                     // A message leaves when its Send is over: of an overlapped pair both leave at the end of the pair.
                     let left_ns = sent
                         .get(&(span.replica, producer.stage, span.op, span.mb))
@@ -211,16 +230,7 @@ impl Measured {
         for rank in &mut ranks {
             rank.other = step_seconds - rank.sum();
         }
-        for ((at, other), seconds) in waits {
-            let Some(rank) = ranks.get_mut(at) else { continue };
-            // The longest, and of several the first rank.
-            let is_most = rank.waits_for.is_none_or(|(before, most)| {
-                seconds.total_cmp(&most).then(before.cmp(&other)).is_gt()
-            });
-            if is_most {
-                rank.waits_for = Some((other, seconds));
-            }
-        }
+        set_longest_waits(&mut ranks, waits);
         let mut latency = vec![vec![0.0; n_ranks]; n_ranks];
         for ((from, to), mut delays) in delays {
             if let Some(cell) = latency.get_mut(from).and_then(|row| row.get_mut(to)) {
@@ -429,6 +439,22 @@ fn producer<'a>(wait: &Span, made: &HashMap<Made, &'a Span>) -> Option<&'a Span>
         _ => return None,
     };
     made.get(&(wait.replica, stage, forwards, wait.mb)).copied()
+}
+
+/// From the first start to the last end of compute, for each replica.
+fn windows_of(spans: &[Span]) -> HashMap<u32, (u64, u64)> {
+    let mut windows = HashMap::new();
+    for span in spans.iter().filter(|span| span.op.is_compute()) {
+        let (first, last) = windows.entry(span.replica).or_insert((u64::MAX, 0));
+        *first = span.start_ns.min(*first);
+        *last = span.end_ns().max(*last);
+    }
+    windows
+}
+
+/// How much of a span lies between two times.
+fn within(span: &Span, (first_ns, last_ns): (u64, u64)) -> u64 {
+    span.end_ns().min(last_ns).saturating_sub(span.start_ns.max(first_ns))
 }
 
 fn add_to_rank(rank: &mut RankTime, span: &Span, n_steps: f64) {

@@ -9,13 +9,12 @@ use crate::event::Mem;
 use crate::span::Span;
 
 /// Steps that the shares are taken over.
-pub const SHARE_STEPS: usize = 10;
+pub const SHARE_STEPS: usize = 20;
 /// Steps whose busy share is kept for a small chart.
 pub const HISTORY_STEPS: usize = 120;
 
 /// What one rank did in one step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the unit stands last in every name")]
 pub(crate) struct RankStep {
     /// The whole step.
     pub(crate) step_ns: u64,
@@ -27,6 +26,9 @@ pub(crate) struct RankStep {
     pub(crate) starved_ns: u64,
     /// Copies.
     pub(crate) copy_ns: u64,
+    /// Whether it is step 1, which also pays for what happens only once.
+    #[serde(default)]
+    pub(crate) is_first: bool,
 }
 
 impl RankStep {
@@ -105,7 +107,8 @@ impl RankState {
     }
 
     pub(crate) fn push(&mut self, step: RankStep) {
-        if self.recent.len() >= SHARE_STEPS {
+        let has_first = self.recent.front().is_some_and(|first| first.is_first);
+        if has_first || self.recent.len() >= SHARE_STEPS {
             self.recent.pop_front();
         }
         if self.history.len() >= HISTORY_STEPS {

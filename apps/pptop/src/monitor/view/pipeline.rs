@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pp_telemetry::{Model, Rate, RecordedStep, SpanKind};
+use pp_telemetry::{Model, Part, Rate, RecordedStep, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -188,7 +188,10 @@ fn draw_slowest(pen: &mut Pen<'_>, state: &State) {
         .map(|found| found.account.ratio_of_rank(slowest.rank));
     let ratio = of_verdict.unwrap_or(slowest.ratio);
     let slow = rank_name(model, slowest.replica, slowest.rank);
-    if ratio < ALIKE {
+    if found.is_some_and(|found| found.advice.part == Some(Part::Starved)) {
+        // Ranks that share cores disturb each other: their times say little about the ranks.
+        pen.put("unclear while ranks lack a core", pen.theme.dim());
+    } else if ratio < ALIKE {
         pen.text("none: ranks are alike");
     } else {
         pen.text(format!("r{slow} {ratio:.1}x the others"));

@@ -364,8 +364,9 @@ impl<'a> Row<'a> {
 
     /// The rank that it waits for most, and for which share of the window: `r2 45%`.
     pub(crate) fn waits_for(self) -> Option<String> {
-        let (other, seconds) = self.time()?.waits_for?;
-        let share = seconds / self.account?.window_seconds;
+        let time = self.time()?;
+        let (other, _) = time.waits_for?;
+        let share = time.waits_for_in_window / self.account?.window_seconds;
         let percent = share * 100.0;
         let other = rank_name(self.model, self.rank.replica, other);
         (percent >= 0.5).then(|| format!("r{other} {percent:.0}%"))
