@@ -107,7 +107,7 @@ impl Recorder {
                 if let Err(error) = result {
                     for_writer.failed.store(true, Ordering::Release);
                     *Shared::lock(&for_writer.warning) =
-                        Some(format!("recording has stopped, the run goes on: {error}"));
+                        Some(format!("recording has stopped: {error}"));
                     drain.give_up(&error);
                     summarize_until_closed(&receiver, &mut drain);
                 }

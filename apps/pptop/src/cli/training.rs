@@ -152,6 +152,8 @@ impl Run {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
         run.plain(&format!("{}\n{}", run.story.opening(), devices_line(&hello)));
+        let chosen = run.session.chosen.clone();
+        run.plain(&format!("kernels {} ({})", chosen.kernels, chosen.how));
         run.plain(&format!("run {id} in {}", dir.display()));
         let took: Vec<String> =
             took.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
@@ -232,6 +234,10 @@ impl Run {
             self.plain(&summary);
         }
         self.recorder.finish(end);
+        // A disk may be full by the last lines alone, and then no step has told of it.
+        if let Some(message) = self.recorder.take_warning() {
+            let _ = writeln!(std::io::stderr(), "pptop: {}", clean_lines(&message));
+        }
         result
     }
 
@@ -395,6 +401,7 @@ impl Run {
                 parameter_bytes: memory.parameter_bytes,
                 gradient_bytes: memory.gradient_bytes,
                 optimizer_bytes: memory.optimizer_bytes,
+                packed_bytes: memory.packed_bytes,
                 stash_bytes: memory.stash_bytes,
                 temporary_bytes: memory.temporary_bytes,
             }));
@@ -419,7 +426,7 @@ impl Run {
             self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
         }
         if let Some(message) = self.recorder.take_warning() {
-            self.warn(Some(outcome.step), message);
+            self.warn(Some(outcome.step), format!("{message}; the run goes on"));
         }
     }
 

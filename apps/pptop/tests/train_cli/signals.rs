@@ -113,9 +113,21 @@ fn a_limit_on_the_size_of_files_costs_the_log_and_not_the_training() {
     let (code, stdout, stderr) = limited(&home, 32, &format!("{SLEEP} {FAST} --steps 200"));
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "one warning: {stderr}");
-    assert!(stderr.contains("recording has stopped, the run goes on"), "{stderr}");
+    assert!(stderr.contains("recording has stopped: "), "{stderr}");
     let run = Events::of(&stdout);
     assert_eq!((run.kind("step").len(), &run.one("end")["code"]), (200, &json!(0)));
+}
+
+/// So short a run is over before a step could tell of the disk: the end tells.
+#[test]
+fn a_log_that_only_the_last_lines_made_too_long_is_told_as_well() {
+    for steps in [2, 4, 8, 16] {
+        let home = Home::new();
+        let line = format!("{SLEEP} --spans all --steps {steps} {FAST}");
+        let (code, _, stderr) = limited(&home, 5, &line);
+        assert_eq!(code, Some(0), "{stderr}");
+        assert_eq!(stderr.matches("recording has stopped").count(), 1, "{steps} steps: {stderr}");
+    }
 }
 
 #[test]
