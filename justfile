@@ -67,7 +67,11 @@ bench *args:
 bench-peers *args:
     benches/peers/run.sh {{ args }}
 
-# Puts benches/results/peers.json and account.json into the README
+# What each kernel makes of each product here, and what is chosen from that; N: how often
+bench-kernels *args:
+    cargo run --release -p pp-benches --bin kernels -- {{ args }}
+
+# Puts benches/results/peers-*.json and account.json into the README
 tables:
     cargo run --release -p pp-benches --bin tables
 

@@ -47,6 +47,7 @@ checked() {
 
 # The border to `gemm`, and the allocator.
 checked crates/nn lib pp_nn 4 cpu::
+checked crates/nn test kernels 2 every_kernel what_is_not_finite
 checked crates/nn test absurd_views 6
 checked crates/nn test counting 7
 # Another library's structs, filled through pointers, as NVML fills them.

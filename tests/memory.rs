@@ -80,9 +80,18 @@ fn the_measured_peak_is_within_5_percent_of_the_planned_one() {
                 let ranks = planned_and_held(&job, schedule, batch, recompute.clone());
                 for (rank, (planned, held)) in ranks.into_iter().enumerate() {
                     let what = format!("{name}, {schedule}, {recompute:?}, rank {rank}");
-                    let exact = (held.parameter_bytes, held.gradient_bytes, held.optimizer_bytes);
-                    let want =
-                        (planned.parameter_bytes, planned.gradient_bytes, planned.optimizer_bytes);
+                    let exact = (
+                        held.parameter_bytes,
+                        held.gradient_bytes,
+                        held.optimizer_bytes,
+                        held.packed_bytes,
+                    );
+                    let want = (
+                        planned.parameter_bytes,
+                        planned.gradient_bytes,
+                        planned.optimizer_bytes,
+                        planned.packed_bytes,
+                    );
                     assert_eq!(exact, want, "{what}");
                     let near = |got: u64, want: u64, of: u64| got.abs_diff(want) * 20 <= of;
                     let peak = planned.peak_bytes();

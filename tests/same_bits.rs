@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use pp_executor::{RankConfig, Recompute};
 use pp_hybrid::{Trainer, TrainerConfig, weights_hash};
 use pp_models::{GptConfig, Job, gpt, seed_mlp};
-use pp_nn::{ParameterStore, clip_factor, global_norm};
+use pp_nn::{Kernel, Kernels, ParameterStore, clip_factor, global_norm};
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
     Action, Draft, Op, Phase, ScheduleName, Sizes, ValidPlan, export_csv, import_csv,
@@ -131,6 +131,48 @@ fn check_all(job: &Job, run: Run) {
         }
     }
     assert!(n >= 60, "only {n} combinations were run");
+}
+
+/// Whatever multiplies, every schedule and cut rounds alike, with weights in the order of the kernels and without. BLAS is asked
+/// where the build has it and a library is there: `OpenBLAS` rounds by shape alone.
+#[test]
+fn each_kernel_has_the_same_bits_in_every_plan() {
+    for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+        let kernels = Kernels::all(kernel);
+        // Few rows, and more.
+        let more = Run { batch: 160, micro_batches: 4, steps: 2, ..MLP };
+        for (job, run) in [
+            (seed_mlp(None, MLP.seed).unwrap(), Run { steps: 2, ..MLP }),
+            (seed_mlp(None, MLP.seed).unwrap(), more),
+            (small_gpt(0.1), Run { steps: 2, ..GPT }),
+        ] {
+            let (losses, weights) = plain_loop::train_by(kernels, &job, run);
+            let want = (losses, weights_hash(&weights).unwrap());
+            let plans = [
+                (ScheduleName::Gpipe, 2, Cut::Uniform, true),
+                (ScheduleName::OneFOneB, 2, Cut::Parameters, false),
+                (ScheduleName::ZbH1, 4, Cut::Uniform, true),
+                (ScheduleName::ZbV, 2, Cut::Uniform, true),
+            ];
+            for (schedule, pp, cut, packs) in plans {
+                let plan = plan(schedule, pp, run.micro_batches);
+                let partition = cut.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
+                let stack = job.stack.clone();
+                let mut ranks =
+                    RankConfig::new(plan, partition, stack, job.objective.clone(), OPTIMIZER);
+                (ranks.seed, ranks.kernels, ranks.packs_weights) = (run.seed, kernels, packs);
+                let (clip_norm, rate, steps) = (CLIP, rate(), run.steps);
+                let config = TrainerConfig { ranks, clip_norm, rate, steps };
+                let mut trainer = Trainer::new(config).unwrap();
+                let losses = (1..=run.steps).map(|step| {
+                    trainer.step(step, || job.data.batch(step, run.batch)).unwrap().loss.to_bits()
+                });
+                let losses = losses.collect();
+                let got = (losses, weights_hash(&trainer.weights().unwrap()).unwrap());
+                assert_eq!(got, want, "{kernel}, {schedule} pp={pp}, packed {packs}");
+            }
+        }
+    }
 }
 
 /// Chimera trains two copies of the model with half the micro-batches each: two replicas.

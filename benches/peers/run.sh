@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# pptop, PyTorch and plain candle on the same jobs, in turns; ARGS: the number of rounds.
+# pptop, PyTorch and plain candle on the same jobs, in turns; ARGS: the number of rounds, and jobs (all).
 #
 # Wants python3 with venv. PyTorch goes into .venv at the root of the repository, which git ignores: some 5 GB, as it comes with its CUDA
 # libraries; `just interop` uses the same folder.

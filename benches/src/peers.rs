@@ -17,52 +17,94 @@ const WARM_UP: usize = 2;
 
 struct Job {
     name: &'static str,
+    /// What PyTorch's program and that of plain candle call it.
+    model: &'static str,
     /// Flags of pptop, without the schedule.
     pptop: &'static [&'static str],
     ours: &'static [&'static [&'static str]],
     torch: &'static [&'static str],
     theirs: &'static [&'static [&'static str]],
     steps: usize,
-    /// Cuts for plain candle.
+    /// Cuts for plain candle; none where it is left out.
     candle: &'static [&'static str],
 }
 
-const JOBS: [Job; 2] = [
+/// Schedules of ours that may be the fastest.
+const OURS: &[&[&str]] = &[
+    &["--schedule", "1f1b"],
+    &["--schedule", "zb-h1"],
+    &["--schedule", "zb-h2"],
+    &["--schedule", "auto"],
+    &["--schedule", "auto", "--virtual-stages", "2"],
+];
+/// PyTorch's, with cuts of the eight layers of `seed-mlp`.
+const THEIRS_OF_MLP: &[&[&str]] = &[
+    &["--schedule", "gpipe", "--cut", "4,4"],
+    &["--schedule", "1f1b", "--cut", "4,4"],
+    &["--schedule", "1f1b", "--cut", "3,5"],
+    &["--schedule", "interleaved-1f1b", "--cut", "3,1,1,3"],
+    &["--schedule", "looped-bfs", "--cut", "3,1,1,3"],
+    &["--schedule", "interleaved-zb", "--cut", "3,1,1,3"],
+    &["--schedule", "zb-v", "--cut", "3,1,1,3"],
+    &["--schedule", "dualpipe-v", "--cut", "3,1,1,3"],
+];
+
+const JOBS: [Job; 5] = [
     Job {
-        name: "seed-mlp",
+        name: "seed-mlp 256/32",
+        model: "seed-mlp",
         pptop: &["--preset", "seed", "--pp", "2", "--partition", "time"],
-        ours: &[
-            &["--schedule", "1f1b"],
-            &["--schedule", "zb-h1"],
-            &["--schedule", "zb-h2"],
-            &["--schedule", "auto"],
-            &["--schedule", "auto", "--virtual-stages", "2"],
-        ],
-        torch: &[
-            "--job",
-            "seed-mlp",
-            "--batch-size",
-            "256",
-            "--micro-batches",
-            "32",
-            "--clip-norm",
-            "1",
-        ],
-        theirs: &[
-            &["--schedule", "gpipe", "--cut", "4,4"],
-            &["--schedule", "1f1b", "--cut", "4,4"],
-            &["--schedule", "1f1b", "--cut", "3,5"],
-            &["--schedule", "interleaved-1f1b", "--cut", "3,1,1,3"],
-            &["--schedule", "looped-bfs", "--cut", "3,1,1,3"],
-            &["--schedule", "interleaved-zb", "--cut", "3,1,1,3"],
-            &["--schedule", "zb-v", "--cut", "3,1,1,3"],
-            &["--schedule", "dualpipe-v", "--cut", "3,1,1,3"],
-        ],
+        ours: OURS,
+        torch: &["--batch-size", "256", "--micro-batches", "32", "--clip-norm", "1"],
+        theirs: THEIRS_OF_MLP,
         steps: 10,
         candle: &["3", "4"],
     },
     Job {
+        name: "seed-mlp 512/16",
+        model: "seed-mlp",
+        pptop: &[
+            "--preset",
+            "seed",
+            "--pp",
+            "2",
+            "--partition",
+            "time",
+            "--batch-size",
+            "512",
+            "--micro-batches",
+            "16",
+        ],
+        ours: OURS,
+        torch: &["--batch-size", "512", "--micro-batches", "16", "--clip-norm", "1"],
+        theirs: THEIRS_OF_MLP,
+        steps: 10,
+        candle: &[],
+    },
+    Job {
+        name: "seed-mlp 2048/8",
+        model: "seed-mlp",
+        pptop: &[
+            "--preset",
+            "seed",
+            "--pp",
+            "2",
+            "--partition",
+            "time",
+            "--batch-size",
+            "2048",
+            "--micro-batches",
+            "8",
+        ],
+        ours: OURS,
+        torch: &["--batch-size", "2048", "--micro-batches", "8", "--clip-norm", "1"],
+        theirs: THEIRS_OF_MLP,
+        steps: 6,
+        candle: &[],
+    },
+    Job {
         name: "gpt",
+        model: "gpt",
         pptop: &[
             "--model",
             "gpt",
@@ -93,7 +135,7 @@ const JOBS: [Job; 2] = [
             &["--schedule", "auto", "--virtual-stages", "2"],
             &["--schedule", "zb-v"],
         ],
-        torch: &["--job", "gpt", "--batch-size", "16", "--micro-batches", "8"],
+        torch: &["--batch-size", "16", "--micro-batches", "8"],
         theirs: &[
             &["--schedule", "gpipe", "--cut", "5,5"],
             &["--schedule", "1f1b", "--cut", "5,5"],
@@ -106,6 +148,64 @@ const JOBS: [Job; 2] = [
         steps: 8,
         candle: &["5"],
     },
+    Job {
+        name: "gpt wide",
+        model: "gpt",
+        pptop: &[
+            "--model",
+            "gpt",
+            "--layers",
+            "6",
+            "--width",
+            "512",
+            "--heads",
+            "8",
+            "--context",
+            "256",
+            "--batch-size",
+            "8",
+            "--micro-batches",
+            "8",
+            "--optimizer",
+            "adam",
+            "--pp",
+            "2",
+            "--partition",
+            "time",
+        ],
+        ours: &[
+            &["--schedule", "1f1b"],
+            &["--schedule", "zb-h1"],
+            &["--schedule", "auto"],
+            &["--schedule", "auto", "--virtual-stages", "2"],
+            &["--schedule", "zb-v"],
+        ],
+        torch: &[
+            "--layers",
+            "6",
+            "--width",
+            "512",
+            "--heads",
+            "8",
+            "--context",
+            "256",
+            "--batch-size",
+            "8",
+            "--micro-batches",
+            "8",
+        ],
+        theirs: &[
+            &["--schedule", "gpipe", "--cut", "4,4"],
+            &["--schedule", "1f1b", "--cut", "4,4"],
+            &["--schedule", "interleaved-1f1b", "--cut", "2,2,2,2"],
+            &["--schedule", "looped-bfs", "--cut", "2,2,2,2"],
+            &["--schedule", "interleaved-zb", "--cut", "2,2,2,2"],
+            &["--schedule", "zb-v", "--cut", "2,2,2,2"],
+            &["--schedule", "dualpipe-v", "--cut", "2,2,2,2"],
+        ],
+        steps: 6,
+        candle: &[],
+    },
 ];
 
 fn main() -> anyhow::Result<()> {
@@ -113,6 +213,13 @@ fn main() -> anyhow::Result<()> {
         Some(rounds) => rounds.parse().context("the number of rounds")?,
         None => 7,
     };
+    let wanted: Vec<String> = std::env::args().skip(2).collect();
+    let is_wanted = |job: &&Job| wanted.is_empty() || wanted.iter().any(|name| name == job.name);
+    ensure!(
+        JOBS.iter().any(|job| is_wanted(&job)),
+        "no such job: choose of {}",
+        JOBS.map(|job| job.name).join(", ")
+    );
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let programs = Programs {
         pptop: pptop::build()?,
@@ -123,17 +230,69 @@ fn main() -> anyhow::Result<()> {
     };
     ensure!(programs.python.is_file(), "no PyTorch in .venv: benches/peers/run.sh brings it");
     let mut results = Vec::new();
-    for job in &JOBS {
+    for job in JOBS.iter().filter(is_wanted) {
         results.push(programs.compare(job, rounds)?);
     }
     let _ = std::fs::remove_dir_all(&programs.state);
+    let processor = processor();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    let path = dir.join(format!("peers-{}.json", processor.slug()));
+    // Jobs that were not measured now keep what was measured before on this kind of processor.
+    let mut jobs: Vec<Value> = match std::fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str::<Value>(&text)?["jobs"].as_array().cloned(),
+        Err(_) => None,
+    }
+    .unwrap_or_default();
+    for found in results {
+        jobs.retain(|job| job["job"] != found["job"]);
+        jobs.push(found);
+    }
+    let order = |job: &Value| JOBS.iter().position(|known| job["job"] == known.name);
+    jobs.sort_by_key(order);
     let machine = pptop::json(&programs.pptop, &["devices"])?;
-    let found = json!({"machine": machine, "jobs": results});
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/peers.json");
+    let found = json!({"processor": processor.name(), "machine": machine, "jobs": jobs});
     std::fs::write(&path, serde_json::to_string_pretty(&found)? + "\n")
         .with_context(|| path.display().to_string())?;
-    println!("written: benches/results/peers.json");
+    println!("written: {}", path.display());
     Ok(())
+}
+
+/// The processor of this machine, as the system names it.
+struct Processor {
+    vendor: String,
+    family: String,
+    model: String,
+    name: String,
+}
+
+fn processor() -> Processor {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of = |key: &str| {
+        let pairs = text.lines().filter_map(|line| line.split_once(':'));
+        let value = pairs.into_iter().find(|(name, _)| name.trim() == key);
+        value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    Processor {
+        vendor: of("vendor_id"),
+        family: of("cpu family"),
+        model: of("model"),
+        name: of("model name"),
+    }
+}
+
+impl Processor {
+    fn slug(&self) -> String {
+        let vendor = match self.vendor.as_str() {
+            "GenuineIntel" => "intel",
+            "AuthenticAMD" => "amd",
+            other => other,
+        };
+        format!("{vendor}-{}-{}", self.family, self.model).to_lowercase()
+    }
+
+    fn name(&self) -> String {
+        format!("{} (family {}, model {})", self.name, self.family, self.model)
+    }
 }
 
 struct Programs {
@@ -158,6 +317,11 @@ impl Way {
     }
 }
 
+fn unix_seconds() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
+}
+
 fn words(args: &[&str]) -> Vec<String> {
     args.iter().map(ToString::to_string).collect()
 }
@@ -173,7 +337,9 @@ impl Programs {
             self.fastest(job, &ways("pytorch", job.theirs))?,
         ];
         let cut = |cut: &&str| Way { program: "candle", args: words(&[cut]) };
-        chosen.push(self.fastest(job, &job.candle.iter().map(cut).collect::<Vec<_>>())?);
+        if !job.candle.is_empty() {
+            chosen.push(self.fastest(job, &job.candle.iter().map(cut).collect::<Vec<_>>())?);
+        }
         let alone = [
             Way { program: "pptop alone", args: Vec::new() },
             Way { program: "pytorch alone", args: Vec::new() },
@@ -237,15 +403,15 @@ impl Programs {
             optimizer[0] / optimizer[1]
         );
         Ok(json!({
-            "job": job.name, "rounds": rounds, "rows": rows, "alone_compute_seconds": compute,
+            "job": job.name, "rounds": rounds, "unix_seconds": unix_seconds(), "rows": rows, "alone_compute_seconds": compute,
             "alone_optimizer_seconds": optimizer,
         }))
     }
 
-    /// The way with the smallest median, of two runs each: a machine that is slow for a while must not choose.
+    /// The way with the smallest median, of three runs each in turns: a machine that is slow for a while must not choose.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
-        for _ in 0..2 {
+        for _ in 0..3 {
             for (way, least) in ways.iter().zip(&mut seconds) {
                 *least = least.min(median(&self.run(job, way, 4)?.seconds));
             }
@@ -264,7 +430,12 @@ impl Programs {
             "pptop alone" => self.train(job, &words(&["--pp", "1"]), &steps),
             "pytorch" | "pytorch alone" => {
                 let mut command = Command::new(&self.python);
-                command.arg(&self.script).args(job.torch).args(["--steps", &steps]).args(&way.args);
+                command
+                    .arg(&self.script)
+                    .args(["--job", job.model])
+                    .args(job.torch)
+                    .args(["--steps", &steps])
+                    .args(&way.args);
                 if way.program == "pytorch alone" {
                     command.args(["--pp", "1"]);
                 }
@@ -272,7 +443,7 @@ impl Programs {
             }
             _ => {
                 let mut command = Command::new(&self.candle);
-                command.env("RAYON_NUM_THREADS", "1").arg(job.name).arg(&steps).args(&way.args);
+                command.env("RAYON_NUM_THREADS", "1").arg(job.model).arg(&steps).args(&way.args);
                 Parts::read(&output(&mut command)?)
             }
         }

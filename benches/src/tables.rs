@@ -11,16 +11,42 @@ fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let path = root.join("README.md");
     let mut page = std::fs::read_to_string(&path)?;
-    for (name, table) in
-        [("peers", peers as fn(&Value) -> anyhow::Result<String>), ("account", account)]
-    {
-        let file: PathBuf = root.join(format!("benches/results/{name}.json"));
-        let found: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)
-            .with_context(|| file.display().to_string())?;
-        page = replaced(&page, name, &table(&found)?)?;
-        println!("README.md: {name}");
-    }
+    let results = root.join("benches/results");
+    page = replaced(&page, "peers", &all_peers(&results)?)?;
+    println!("README.md: peers");
+    page = replaced(&page, "account", &account(&read(&results.join("account.json"))?)?)?;
+    println!("README.md: account");
     Ok(std::fs::write(&path, page)?)
+}
+
+fn read(file: &Path) -> anyhow::Result<Value> {
+    serde_json::from_str(&std::fs::read_to_string(file)?).with_context(|| file.display().to_string())
+}
+
+/// The tables of every processor that was measured.
+fn all_peers(results: &Path) -> anyhow::Result<String> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(results)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("peers-") && name.ends_with(".json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    let mut text = String::new();
+    for file in files {
+        let found = read(&file)?;
+        writeln!(text, "**{}**\n", found["processor"].as_str().unwrap_or_default())?;
+        text += &peers(&found)?;
+    }
+    Ok(text)
+}
+
+/// The day (UTC) of a moment in seconds of Unix time: 2026-11-24.
+fn day(unix_seconds: u64) -> String {
+    let (year, month, day) = pp_telemetry::civil_date(unix_seconds / 86_400);
+    format!("{year}-{month:02}-{day:02}")
 }
 
 /// The page with another table between the markers of `name`.
@@ -46,7 +72,8 @@ fn peers(found: &Value) -> anyhow::Result<String> {
         let (name, rounds) = (job["job"].as_str().unwrap_or_default(), number(job, "rounds")?);
         writeln!(
             text,
-            "| {name}, {rounds} rounds in turns | median step | least to most | to pptop's, median and spread of the rounds |"
+            "| {name}, {rounds} rounds in turns, {} | median step | least to most | to pptop's, median and spread of the rounds |",
+            day(job["unix_seconds"].as_u64().unwrap_or_default())
         )?;
         writeln!(text, "|---|---|---|---|")?;
         for row in list(job, "rows")? {

@@ -5,7 +5,7 @@
 use candle_core::{DType, Device, Tensor};
 use pp_models::Job;
 use pp_nn::{
-    ForwardContext, Gradients, LearningRate, LearningRateCurve, Optimizer, OptimizerKind,
+    ForwardContext, Gradients, Kernels, LearningRate, LearningRateCurve, Optimizer, OptimizerKind,
     ParameterStore, ResidueQueue, clip_factor, global_norm,
 };
 
@@ -30,11 +30,16 @@ pub(crate) fn rate() -> LearningRate {
 pub(crate) type Trace = (Vec<u32>, Vec<(String, Tensor)>);
 
 pub(crate) fn train(job: &Job, run: Run) -> Trace {
+    train_by(Kernels::default(), job, run)
+}
+
+/// The same with other kernels. Weights are never kept in their order here.
+pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
     let store = ParameterStore::seeded(run.seed);
     let builder = store.builder(DType::F32, &Device::Cpu);
     let layers: Vec<_> =
         (0..job.stack.len()).map(|i| job.stack.build(i, builder.clone()).unwrap()).collect();
-    let mut gradients = Gradients::new(store.parameters()).unwrap();
+    let mut gradients = Gradients::new(store.parameters()).unwrap().with_kernels(kernels);
     let mut optimizer = Optimizer::new(OPTIMIZER);
     let queue = ResidueQueue::default();
     let rows = run.batch / run.micro_batches;
@@ -46,7 +51,8 @@ pub(crate) fn train(job: &Job, run: Run) -> Trace {
         for j in 0..run.micro_batches {
             let context = ForwardContext::training(run.seed, step)
                 .with_first_sample((j * rows) as u64)
-                .with_residues(queue.clone());
+                .with_residues(queue.clone())
+                .with_kernels(kernels);
             let mut tensors: Vec<Tensor> =
                 inputs.iter().map(|t| t.narrow(0, j * rows, rows).unwrap()).collect();
             for (i, layer) in layers.iter().enumerate() {

@@ -327,6 +327,7 @@ fn device_events(job: &Job, step: u64, now_ns: u64, noise: &mut Noise) -> Vec<Ev
                 parameter_bytes: PARAMETER_BYTES,
                 gradient_bytes: PARAMETER_BYTES,
                 optimizer_bytes: 2 * PARAMETER_BYTES,
+                packed_bytes: 0,
                 stash_bytes,
                 temporary_bytes: 0,
             }));

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use pp_nn::{View, gemm};
+use pp_nn::{Kernels, View, gemm};
 
 use crate::median;
 
@@ -101,7 +101,9 @@ impl Matrices {
 
     /// Into matrices that are there; weight gradients are added.
     fn ours(&mut self) -> candle_core::Result<[f64; 3]> {
+        let kernels = Kernels::default();
         self.timed(|phase, p, [x, gy, weight, y, gx, gw], _| {
+            let kernel = |product| kernels.of(product, p.rows);
             for time in 0..p.times {
                 let at = |rows: usize, columns: usize| {
                     let view = View::row_major(rows, columns);
@@ -110,9 +112,30 @@ impl Matrices {
                 let (xv, gyv) = (at(p.rows, p.inputs), at(p.rows, p.outputs));
                 let wv = at(p.outputs, p.inputs);
                 match phase {
-                    0 => gemm((y, gyv), (x, xv), (weight, wv.transposed()), 1.0, false),
-                    1 => gemm((gx, xv), (gy, gyv), (weight, wv), 1.0, false),
-                    _ => gemm((gw, wv), (gy, gyv.transposed()), (x, xv), 1.0, true),
+                    0 => gemm(
+                        kernel(pp_nn::Product::Output),
+                        (y, gyv),
+                        (x, xv),
+                        (weight, wv.transposed()),
+                        1.0,
+                        false,
+                    ),
+                    1 => gemm(
+                        kernel(pp_nn::Product::InputGradient),
+                        (gx, xv),
+                        (gy, gyv),
+                        (weight, wv),
+                        1.0,
+                        false,
+                    ),
+                    _ => gemm(
+                        kernel(pp_nn::Product::WeightGradient),
+                        (gw, wv),
+                        (gy, gyv.transposed()),
+                        (x, xv),
+                        1.0,
+                        true,
+                    ),
                 }
             }
             Ok(())
@@ -164,7 +187,8 @@ pub(crate) fn ceilings() -> (f64, f64) {
         });
         times.fold(f64::INFINITY, f64::min)
     };
-    let seconds = best(&mut || gemm((&mut c, view), (&a, view), (&b, view), 1.0, false));
+    let kernel = Kernels::default().of(pp_nn::Product::InputGradient, n);
+    let seconds = best(&mut || gemm(kernel, (&mut c, view), (&a, view), (&b, view), 1.0, false));
     let large = vec![1.0f32; 64 << 20];
     let read = best(&mut || {
         let mut sums = [0.0f32; 64];

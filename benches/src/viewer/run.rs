@@ -193,6 +193,7 @@ impl Simulated {
                 parameter_bytes: 9 << 30,
                 gradient_bytes: 9 << 30,
                 optimizer_bytes: 18 << 30,
+                packed_bytes: 0,
                 stash_bytes: 8 << 30,
                 temporary_bytes: 0,
             }));

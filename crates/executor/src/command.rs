@@ -128,6 +128,8 @@ pub struct RankMemory {
     pub gradient_bytes: u64,
     /// State of the optimizer.
     pub optimizer_bytes: u64,
+    /// Weights in the order of the kernels.
+    pub packed_bytes: u64,
     /// The most between two ops beyond what stays: activations, residues, messages.
     pub stash_bytes: u64,
     /// What ops needed beyond that while they ran, where the whole was largest.

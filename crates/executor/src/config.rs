@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use pp_nn::OptimizerKind;
+use pp_nn::{Kernels, OptimizerKind};
 use pp_partition::{LayerStack, Objective, Partition};
 use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use pp_telemetry::Recorder;
@@ -35,6 +35,11 @@ pub struct RankConfig {
     pub n_replicas: u32,
     /// Where each rank computes, by rank and replica.
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
+    /// What multiplies matrices: the same on every rank, or they would round differently.
+    pub kernels: Kernels,
+    /// Whether weights are kept in the order of the kernels as well, where several micro-batches use
+    /// them: faster, for twice their bytes. Results have the same bits.
+    pub packs_weights: bool,
     /// Which stages run their forward again instead of keeping what it made.
     pub recompute: Recompute,
     /// How long every message takes, beyond what it really takes.
@@ -70,6 +75,8 @@ impl RankConfig {
             initial: None,
             n_replicas: 1,
             devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
+            kernels: Kernels::default(),
+            packs_weights: true,
             recompute: Recompute::Never,
             link_delay: Duration::ZERO,
             pinned: false,
@@ -82,6 +89,11 @@ impl RankConfig {
 }
 
 impl RankConfig {
+    /// Whether each rank keeps its weights in the order of the kernels: one micro-batch alone has nothing from that.
+    pub(crate) fn keeps_packed(&self) -> bool {
+        self.packs_weights && self.plan.n_micro_batches() > self.plan.n_pipes()
+    }
+
     /// Whether the model is there more than once, so that gradients have to be averaged.
     pub(crate) fn has_copies(&self) -> bool {
         self.n_replicas > 1 || self.plan.n_pipes() > 1

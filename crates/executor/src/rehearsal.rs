@@ -21,6 +21,8 @@ pub struct PlannedMemory {
     pub gradient_bytes: u64,
     /// State of the optimizer.
     pub optimizer_bytes: u64,
+    /// Weights in the order of the kernels.
+    pub packed_bytes: u64,
     /// The most between two ops: activations, residues, messages.
     pub stash_bytes: u64,
     /// What an op needs beyond that while it runs, where the whole is largest.
@@ -33,6 +35,7 @@ impl PlannedMemory {
         self.parameter_bytes
             + self.gradient_bytes
             + self.optimizer_bytes
+            + self.packed_bytes
             + self.stash_bytes
             + self.temporary_bytes
     }
@@ -83,10 +86,11 @@ fn rehearse_here(
         // Once for what the kernels keep, then again to count.
         let looks = Looks::start();
         rehearsed.micro_batch(config, &arriving, last)?;
-        of_thread += looks.held();
+        let packed = rehearsed.run.packed_bytes();
+        of_thread += looks.held() - packed as i64;
         let (bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
         stages.push(bytes);
-        fixed.push(rehearsed.parameter_bytes);
+        fixed.push((rehearsed.parameter_bytes, packed as u64));
         arriving = outputs;
     }
     let of_thread = of_thread.max(0) as u64;
@@ -99,10 +103,11 @@ fn rehearse_here(
         })
         .collect();
     for pipe in plan.topology().pipes() {
-        for (rank, &parameters) in plan.topology().ranks(pipe).iter().zip(&fixed) {
+        for (rank, &(parameters, packed)) in plan.topology().ranks(pipe).iter().zip(&fixed) {
             let rank = &mut planned[rank.idx()];
             rank.parameter_bytes += parameters;
             rank.gradient_bytes += parameters;
+            rank.packed_bytes += packed;
             rank.optimizer_bytes += config.optimizer.state_bytes(parameters);
         }
     }
@@ -126,7 +131,7 @@ impl Rehearsed {
         let bytes = parameters.map(|p| p.var.elem_count() * p.var.dtype().size_in_bytes());
         let parameter_bytes = bytes.sum::<usize>() as u64;
         let recompute = config.recompute.is_for(stage);
-        let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute)?;
+        let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute, config)?;
         Ok(Self { run, stage, recompute, parameter_bytes })
     }
 

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
-use pp_nn::{ForwardContext, Gradients, Optimizer, Residue, ResidueQueue};
+use pp_nn::{ForwardContext, Gradients, Kernels, Optimizer, PackedWeights, Residue, ResidueQueue};
 use pp_partition::{Objective, Stage};
 use pp_schedule::MicroBatch;
 
 use crate::boundary;
+use crate::config::RankConfig;
 use crate::link::Tensors;
 use crate::stash::{Held, Kept, Stash};
 
@@ -17,6 +18,8 @@ pub(crate) struct StageRun {
     pub(crate) gradients: Gradients,
     pub(crate) optimizer: Optimizer,
     queue: ResidueQueue,
+    kernels: Kernels,
+    packed: Option<PackedWeights>,
     /// Whether the backward begins with the forward once more.
     recompute: bool,
     saved: HashMap<MicroBatch, Saved>,
@@ -83,13 +86,16 @@ impl StageRun {
         optimizer: Optimizer,
         micro_batches: Range<u32>,
         recompute: bool,
+        config: &RankConfig,
     ) -> Result<Self> {
-        let gradients = Gradients::new(stage.parameters().to_vec())?;
+        let gradients = Gradients::new(stage.parameters().to_vec())?.with_kernels(config.kernels);
         Ok(Self {
             stage,
             gradients,
             optimizer,
             queue: ResidueQueue::default(),
+            kernels: config.kernels,
+            packed: config.keeps_packed().then(PackedWeights::default),
             recompute,
             saved: HashMap::new(),
             pending: BTreeMap::new(),
@@ -98,8 +104,32 @@ impl StageRun {
         })
     }
 
+    /// The weights have changed, or may have.
+    pub(crate) fn outdate_packed(&self) {
+        if let Some(packed) = &self.packed {
+            packed.outdate();
+        }
+    }
+
+    /// Bytes of the weights in the order of the kernels.
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.packed.as_ref().map_or(0, PackedWeights::bytes)
+    }
+
+    /// A pass of this stage.
+    pub(crate) fn in_context(&self, context: ForwardContext) -> ForwardContext {
+        let context = context.with_kernels(self.kernels);
+        match &self.packed {
+            Some(packed) => context.with_packed_weights(packed.clone()),
+            None => context,
+        }
+    }
+
     /// Forgets the last step.
     pub(crate) fn begin(&mut self) {
+        if let Some(packed) = &self.packed {
+            packed.begin_step();
+        }
         self.gradients.clear();
         self.saved.clear();
         self.pending.clear();
@@ -147,7 +177,7 @@ impl StageRun {
         } else {
             inputs.tensors.clone()
         };
-        let context = context.clone().with_residues(self.queue.clone());
+        let context = self.in_context(context.clone()).with_residues(self.queue.clone());
         let outputs = self.stage.forward(&leaves, &context)?;
         let outputs = match last {
             None => Outputs::Boundary(outputs),

@@ -96,7 +96,7 @@ impl Worker {
             let micro_batches = pipe.0 * n_per_pipe..(pipe.0 + 1) * n_per_pipe;
             let recompute = config.recompute.is_for(stage);
             let optimizer = Optimizer::new(config.optimizer);
-            let run = StageRun::new(built, optimizer, micro_batches, recompute)?;
+            let run = StageRun::new(built, optimizer, micro_batches, recompute, &config)?;
             stages.insert((pipe, stage), run);
         }
         // The stages have copies of their own now; these would be a second model for as long as the
@@ -152,6 +152,7 @@ impl Worker {
                 self.timed(Place::rank(SpanKind::Optim), |w| {
                     for run in w.stages.values_mut() {
                         run.optimizer.step(&mut run.gradients, lr, clip)?;
+                        run.outdate_packed();
                     }
                     Ok(())
                 })?;
@@ -217,7 +218,7 @@ impl Worker {
         self.step = step;
         self.stages.values_mut().for_each(StageRun::begin);
         memory::reset_peak();
-        (self.live_before, self.live_between) = (memory::live_bytes(), 0);
+        (self.live_before, self.live_between) = (self.live_beyond_packed(), 0);
         let mut report = StepReport::default();
         let step_data = StepData { batch, first_samples: batch.first_samples() };
         let lowered = Arc::clone(&self.lowered);
@@ -238,7 +239,7 @@ impl Worker {
                             micro_batch: op.micro_batch,
                         };
                         self.timed(place, |w| w.compute(op, &step_data, &mut report.losses))?;
-                        let held = memory::live_bytes() - self.live_before;
+                        let held = self.live_beyond_packed() - self.live_before;
                         self.live_between = self.live_between.max(held);
                     }
                 }
@@ -268,6 +269,15 @@ impl Worker {
         report.stash_peak = self.stash.take_peak();
         report.mailbox_peak = self.mailbox.take_peak();
         Ok(report)
+    }
+
+    /// Bytes alive, without the packed weights: the first step makes these.
+    fn live_beyond_packed(&self) -> i64 {
+        memory::live_bytes() - self.packed_bytes() as i64
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.stages.values().map(StageRun::packed_bytes).sum()
     }
 
     fn last_stage(&self) -> Stage {
@@ -494,10 +504,9 @@ impl Worker {
                     self.op = Some(op);
                     let (inputs, _) = self.inputs(op.stage, op.micro_batch, batch)?;
                     let targets = self.targets(op.stage, op.micro_batch, batch)?;
-                    let outputs = self
-                        .run_of(Pipe(0), op.stage)?
-                        .stage
-                        .forward(&inputs, &ForwardContext::evaluation())?;
+                    let run = self.run_of(Pipe(0), op.stage)?;
+                    let context = run.in_context(ForwardContext::evaluation());
+                    let outputs = run.stage.forward(&inputs, &context)?;
                     if let Some(targets) = targets {
                         let objective = &self.config.objective;
                         losses[op.micro_batch.idx()] =
@@ -566,7 +575,8 @@ impl Worker {
         let gradient_bytes = sum(&|run| run.gradients.bytes());
         let optimizer_bytes = sum(&|run| run.optimizer.bytes());
         let parameter_bytes: u64 = self.stage_parameters().iter().map(|s| s.bytes).sum();
-        let fixed = gradient_bytes + optimizer_bytes + parameter_bytes;
+        let packed_bytes = self.packed_bytes() as u64;
+        let fixed = gradient_bytes + optimizer_bytes + parameter_bytes + packed_bytes;
         // Without a counting allocator only what stays is known.
         let counted = memory::is_counted() && self.device.is_cpu();
         let (live_bytes, peak_bytes) = if counted {
@@ -582,6 +592,7 @@ impl Worker {
             parameter_bytes,
             gradient_bytes,
             optimizer_bytes,
+            packed_bytes,
             stash_bytes,
             temporary_bytes: beyond - stash_bytes,
         }

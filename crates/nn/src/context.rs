@@ -1,5 +1,7 @@
 //! What a layer must know about the pass that it takes part in.
 
+use crate::cpu::Kernels;
+use crate::packed_weights::PackedWeights;
 use crate::residue::ResidueQueue;
 
 /// The surroundings of one forward pass of one micro-batch.
@@ -11,17 +13,28 @@ pub struct ForwardContext {
     first_sample: u64,
     layer: u32,
     residues: Option<ResidueQueue>,
+    kernels: Kernels,
+    packed: Option<PackedWeights>,
 }
 
 impl ForwardContext {
     /// A pass whose gradients are wanted: dropout is on. Steps count from 1.
     pub fn training(seed: u64, step: u64) -> Self {
-        Self { train: true, seed, step, first_sample: 0, layer: 0, residues: None }
+        Self {
+            train: true,
+            seed,
+            step,
+            first_sample: 0,
+            layer: 0,
+            residues: None,
+            kernels: Kernels::default(),
+            packed: None,
+        }
     }
 
     /// A pass for evaluation: dropout is off, no gradient is kept.
     pub fn evaluation() -> Self {
-        Self { train: false, seed: 0, step: 0, first_sample: 0, layer: 0, residues: None }
+        Self { train: false, ..Self::training(0, 0) }
     }
 
     /// The index, in the whole batch of the step, of the first sample of this micro-batch.
@@ -35,6 +48,20 @@ impl ForwardContext {
     #[must_use]
     pub fn with_residues(mut self, residues: ResidueQueue) -> Self {
         self.residues = Some(residues);
+        self
+    }
+
+    /// What multiplies matrices. Without it [`Kernels::for_processor`] decides.
+    #[must_use]
+    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = kernels;
+        self
+    }
+
+    /// Where layers keep their weights in the order of the kernels. Without it each product does that anew.
+    #[must_use]
+    pub fn with_packed_weights(mut self, packed: PackedWeights) -> Self {
+        self.packed = Some(packed);
         self
     }
 
@@ -52,6 +79,16 @@ impl ForwardContext {
     /// Where this pass leaves residues, if anywhere.
     pub fn residues(&self) -> Option<&ResidueQueue> {
         self.residues.as_ref()
+    }
+
+    /// What multiplies matrices in this pass.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Where layers keep their weights in the order of the kernels, if anywhere.
+    pub fn packed_weights(&self) -> Option<&PackedWeights> {
+        self.packed.as_ref()
     }
 
     /// The key of a stream of random numbers for sample `index` of this micro-batch, at place

@@ -8,7 +8,7 @@ use candle_core::{
     CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, TensorId, bail,
 };
 
-use crate::cpu::{self, View};
+use crate::cpu::{self, Kernel, Kernels, Product, View};
 use crate::embedding::add_rows;
 use crate::parameters::Parameter;
 use crate::residue::Residue;
@@ -19,6 +19,7 @@ use crate::residue::Residue;
 pub struct Gradients {
     slots: Vec<Slot>,
     by_id: HashMap<TensorId, usize>,
+    kernels: Kernels,
 }
 
 #[derive(Debug)]
@@ -45,7 +46,14 @@ impl Gradients {
                 Ok(Slot { parameter, sum, filled: false, squares: None })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { slots, by_id })
+        Ok(Self { slots, by_id, kernels: Kernels::default() })
+    }
+
+    /// What multiplies matrices. Without it [`Kernels::for_processor`] decides.
+    #[must_use]
+    pub fn with_kernels(mut self, kernels: Kernels) -> Self {
+        self.kernels = kernels;
+        self
     }
 
     /// Forgets the sums of the last step; costs nothing.
@@ -85,7 +93,8 @@ impl Gradients {
             Residue::Linear { weight, bias, x, gy } => {
                 let (outputs, inputs) = self.slot(weight)?.sum.dims2()?;
                 let (x, gy) = (x.reshape(((), inputs))?, gy.reshape(((), outputs))?);
-                self.slot(weight)?.add_product(&gy, &x, last)?;
+                let kernel = self.kernels.of(Product::WeightGradient, x.dim(0)?);
+                self.slot(weight)?.add_product(kernel, &gy, &x, last)?;
                 match bias {
                     Some(bias) => self.slot(bias)?.add_columns(&gy),
                     None => Ok(()),
@@ -232,11 +241,11 @@ impl Slot {
         Ok(())
     }
 
-    fn add_product(&mut self, gy: &Tensor, x: &Tensor, last: bool) -> Result<()> {
+    fn add_product(&mut self, kernel: Kernel, gy: &Tensor, x: &Tensor, last: bool) -> Result<()> {
         let squares = Cell::new(None);
         self.add_with(
             |sum, add| {
-                let op = AddProduct { add, squares: last.then_some(&squares) };
+                let op = AddProduct { kernel, add, squares: last.then_some(&squares) };
                 sum.inplace_op3(gy, x, &op)
             },
             || gy.t()?.matmul(x),
@@ -273,6 +282,7 @@ impl Slot {
 
 /// `sum (+)= gyᵀ·x`: sum (o, i), gy (r, o), x (r, i).
 struct AddProduct<'a> {
+    kernel: Kernel,
     add: bool,
     /// Where the squares of the finished sum go, if anybody wants them.
     squares: Option<&'a Cell<Option<f64>>>,
@@ -297,8 +307,10 @@ impl InplaceOp3 for AddProduct<'_> {
         let gy = (cpu::slice(gy, gl)?, View::row_major(rows, outputs).transposed());
         let x = (cpu::slice(x, xl)?, View::row_major(rows, inputs));
         match self.squares {
-            Some(squares) => squares.set(Some(cpu::gemm_and_squares(sum, gy, x, self.add))),
-            None => cpu::gemm(sum, gy, x, 1.0, self.add),
+            Some(squares) => {
+                squares.set(Some(cpu::gemm_and_squares(self.kernel, sum, gy, x, self.add)));
+            }
+            None => cpu::gemm(self.kernel, sum, gy, x, 1.0, self.add),
         }
         Ok(())
     }

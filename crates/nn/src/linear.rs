@@ -2,12 +2,15 @@
 //!
 //! Shapes: `r` rows (all leading dimensions together), `i` inputs, `o` outputs.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, TensorId, bail,
+};
 use candle_nn::{Init, VarBuilder};
 
 use crate::context::ForwardContext;
-use crate::cpu::{self, View};
+use crate::cpu::{self, InstructionSet, Kernels, Product, View};
 use crate::deferred;
+use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
 
 /// A fully connected layer.
@@ -65,7 +68,14 @@ impl Linear {
                 None => self.forward_composed(x),
             };
         }
-        let op = LinearOp { queue: context.residues().cloned() };
+        let op = LinearOp {
+            queue: context.residues().cloned(),
+            products: Products {
+                weight: self.weight_oi.id(),
+                kernels: context.kernels(),
+                packed: context.packed_weights().cloned(),
+            },
+        };
         let x = x.contiguous()?;
         match &self.bias_o {
             Some(bias_o) => x.apply_op3(&self.weight_oi, bias_o, op),
@@ -109,12 +119,49 @@ impl Linear {
     }
 }
 
+/// How the products with one weight are made.
+#[derive(Clone)]
+struct Products {
+    weight: TensorId,
+    kernels: Kernels,
+    packed: Option<PackedWeights>,
+}
+
+impl Products {
+    /// `y (+)= x·wᵀ` or `gx = gy·w`, for a weight (o, i): `to` has as many rows as `from`.
+    fn multiply(
+        &self,
+        product: Product,
+        to: &mut [f32],
+        from: &[f32],
+        (weight, (outputs, inputs)): (&[f32], (usize, usize)),
+        accumulate: bool,
+    ) {
+        let view = View::row_major(outputs, inputs);
+        let right = if matches!(product, Product::Output) { view.transposed() } else { view };
+        let rows = from.len() / right.rows.max(1);
+        let to = (to, View::row_major(rows, right.columns));
+        let from = (from, View::row_major(rows, right.rows));
+        let kernel = self.kernels.of(product, rows);
+        match (&self.packed, InstructionSet::of(kernel)) {
+            (Some(packed), Some(set)) => {
+                packed.with((self.weight, weight), (outputs, inputs), product, set, |panels| {
+                    cpu::gemm_by_panels(panels, to, from, 1.0, accumulate);
+                });
+            }
+            _ => cpu::gemm(kernel, to, from, (weight, right), 1.0, accumulate),
+        }
+    }
+}
+
 struct LinearOp {
     queue: Option<ResidueQueue>,
+    products: Products,
 }
 
 impl LinearOp {
     fn forward(
+        &self,
         x: (&CpuStorage, &Layout),
         weight: (&CpuStorage, &Layout),
         bias: Option<(&CpuStorage, &Layout)>,
@@ -127,13 +174,8 @@ impl LinearOp {
             Some((storage, layout)) => cpu::slice::<f32>(storage, layout)?.repeat(rows),
             None => vec![0.0; rows * outputs],
         };
-        cpu::gemm(
-            (&mut y, View::row_major(rows, outputs)),
-            (xs, View::row_major(rows, inputs)),
-            (ws, View::row_major(outputs, inputs).transposed()),
-            1.0,
-            bias.is_some(),
-        );
+        let weight = (ws, (outputs, inputs));
+        self.products.multiply(Product::Output, &mut y, xs, weight, bias.is_some());
         let mut shape = x.1.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -151,7 +193,8 @@ impl LinearOp {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let gy = gy.contiguous()?;
         // Nobody asks for the gradient of the batch itself.
-        let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &InputGradient)).transpose()?;
+        let op = InputGradient(self.products.clone());
+        let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &op)).transpose()?;
         if let Some(queue) = &self.queue {
             queue.push(Residue::Linear {
                 weight: weight.id(),
@@ -183,7 +226,7 @@ impl CustomOp3 for LinearOp {
         bias: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((x, xl), (weight, wl), Some((bias, bl)))
+        self.forward((x, xl), (weight, wl), Some((bias, bl)))
     }
 
     fn bwd(
@@ -210,7 +253,7 @@ impl CustomOp2 for LinearOp {
         weight: &CpuStorage,
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Self::forward((x, xl), (weight, wl), None)
+        self.forward((x, xl), (weight, wl), None)
     }
 
     fn bwd(
@@ -226,7 +269,7 @@ impl CustomOp2 for LinearOp {
 }
 
 /// `gx = gy·w`.
-struct InputGradient;
+struct InputGradient(Products);
 
 impl CustomOp2 for InputGradient {
     fn name(&self) -> &'static str {
@@ -244,13 +287,8 @@ impl CustomOp2 for InputGradient {
         let gys: &[f32] = cpu::slice(gy, gl)?;
         let rows = gys.len() / outputs;
         let mut gx = vec![0.0; rows * inputs];
-        cpu::gemm(
-            (&mut gx, View::row_major(rows, inputs)),
-            (gys, View::row_major(rows, outputs)),
-            (cpu::slice(weight, wl)?, View::row_major(outputs, inputs)),
-            1.0,
-            false,
-        );
+        let weight = (cpu::slice(weight, wl)?, (outputs, inputs));
+        self.0.multiply(Product::InputGradient, &mut gx, gys, weight, false);
         let mut shape = gl.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = inputs;

@@ -11,8 +11,36 @@
 use std::collections::BTreeSet;
 use std::panic::catch_unwind;
 
-use pp_nn::{View, gemm};
+use pp_nn::{Kernel, View};
 use proptest::prelude::*;
+
+/// The product by each kernel that there is here; they agree, or each of them panics.
+fn gemm(
+    (c, cv): (&mut [f32], View),
+    a: (&[f32], View),
+    b: (&[f32], View),
+    scale: f32,
+    accumulate: bool,
+) {
+    let before = c.to_vec();
+    let kernels: Vec<Kernel> = Kernel::ALL.into_iter().filter(|k| k.is_available()).collect();
+    let mut found: Vec<std::thread::Result<Vec<f32>>> = Vec::new();
+    for &kernel in &kernels {
+        found.push(catch_unwind(|| {
+            let mut c = before.clone();
+            pp_nn::gemm(kernel, (&mut c, cv), a, b, scale, accumulate);
+            c
+        }));
+    }
+    for (made, kernel) in found.iter().zip(&kernels) {
+        // Small whole numbers: every order of the sums gives the same.
+        assert_eq!(made.as_ref().ok(), found[0].as_ref().ok(), "{kernel} and {}", kernels[0]);
+    }
+    match found.swap_remove(0) {
+        Ok(made) => c.copy_from_slice(&made),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
 
 /// The product of 129 rows, one of the three matrices as `change` leaves it.
 fn tall(which: usize, change: impl FnOnce(&mut View)) {

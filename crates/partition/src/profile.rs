@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
-use pp_nn::{ForwardContext, Gradients, ParameterStore, ResidueQueue, memory};
+use pp_nn::{
+    ForwardContext, Gradients, Kernels, PackedWeights, ParameterStore, ResidueQueue, memory,
+};
 
 use crate::error::PartitionError;
 use crate::layer::Objective;
@@ -58,11 +60,15 @@ pub struct ProfileConfig {
     pub repeats: usize,
     /// The seed of the weights.
     pub seed: u64,
+    /// What multiplies matrices.
+    pub kernels: Kernels,
+    /// Whether weights are kept in the order of the kernels as well.
+    pub packs_weights: bool,
 }
 
 impl Default for ProfileConfig {
     fn default() -> Self {
-        Self { warm_up: 1, repeats: 5, seed: 0 }
+        Self { warm_up: 1, repeats: 5, seed: 0, kernels: Kernels::default(), packs_weights: true }
     }
 }
 
@@ -143,14 +149,21 @@ fn measure(
     config: ProfileConfig,
 ) -> candle_core::Result<Measured> {
     let queue = ResidueQueue::default();
-    let context = ForwardContext::training(config.seed, 1).with_residues(queue.clone());
-    let mut sums = Gradients::new(stage.parameters().to_vec())?;
+    let packed = config.packs_weights.then(PackedWeights::default);
+    let mut context = ForwardContext::training(config.seed, 1)
+        .with_residues(queue.clone())
+        .with_kernels(config.kernels);
+    if let Some(packed) = &packed {
+        context = context.with_packed_weights(packed.clone());
+    }
+    let packed_bytes = || packed.as_ref().map_or(0, |packed| packed.bytes() as i64);
+    let mut sums = Gradients::new(stage.parameters().to_vec())?.with_kernels(config.kernels);
     let counted = memory::is_counted();
     let (mut forward, mut input_grad, mut weight_grad) = (Vec::new(), Vec::new(), Vec::new());
     let mut measured = None;
     for pass in 0..config.warm_up + config.repeats.max(1) {
         let leaves: Vec<Tensor> = inputs.iter().map(leaf).collect::<candle_core::Result<_>>()?;
-        let live = memory::live_bytes();
+        let live = memory::live_bytes() - packed_bytes();
         let start = Instant::now();
         let outputs = stage.forward(&leaves, &context)?;
         let scalar = match objective {
@@ -160,7 +173,7 @@ fn measure(
         wait_for(&scalar)?;
         let forward_seconds = start.elapsed().as_secs_f64();
         let activation_bytes = if counted {
-            (memory::live_bytes() - live).max(0) as u64
+            (memory::live_bytes() - packed_bytes() - live).max(0) as u64
         } else {
             let nodes = scalar.sorted_nodes();
             nodes.iter().filter(|n| !n.is_variable()).map(|n| bytes(std::slice::from_ref(n))).sum()

@@ -125,6 +125,9 @@ pub struct Hello {
     /// stage such as `3,5`; empty where nobody said so.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
+    /// What multiplies matrices, for each product and number of rows; empty where nobody said so.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub kernels: String,
     /// What each layer was measured to take for a micro-batch, forward and backward, in seconds;
     /// empty where nothing was measured.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::layers")]
@@ -152,6 +155,8 @@ pub struct PlannedMem {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
+    /// Bytes of weights that are kept in the order of the kernels as well.
+    pub packed_bytes: u64,
     /// Bytes that wait between ops: activations, residues of weight gradients, messages.
     pub stash_bytes: u64,
     /// What an op needs beyond that while it runs.
@@ -267,6 +272,8 @@ pub struct Mem {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
+    /// Bytes of weights that are kept in the order of the kernels as well.
+    pub packed_bytes: u64,
     /// Most bytes that wait between ops: activations, residues of weight gradients, messages.
     pub stash_bytes: u64,
     /// What ops needed beyond that while they ran.

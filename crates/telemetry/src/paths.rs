@@ -98,11 +98,11 @@ fn utc_stamp(unix_seconds: u64) -> String {
     )
 }
 
-/// The Gregorian date of a day counted from 1970-01-01.
+/// The Gregorian date (year, month, day) of a day counted from 1970-01-01.
 ///
 /// Years are taken to begin in March, so that the leap day is the last of a year, and are counted in eras of 400 years,
 /// which all have the same number of days.
-fn civil_date(unix_days: u64) -> (u64, u64, u64) {
+pub fn civil_date(unix_days: u64) -> (u64, u64, u64) {
     const DAYS_OF_ERA: u64 = 146_097;
     let days = unix_days + 719_468; // from 0000-03-01
     let (era, day_of_era) = (days / DAYS_OF_ERA, days % DAYS_OF_ERA);

@@ -232,22 +232,25 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     parameter_bytes: large[2],
                     gradient_bytes: 3,
                     optimizer_bytes: 4,
+                    packed_bytes: 7,
                     stash_bytes: 5,
                     temporary_bytes: 6,
                 }],
                 partition: "3,5".to_owned(),
+                kernels: "avx2".to_owned(),
                 layer_seconds: vec![0.25, 0.5],
                 flops_per_sample: large[4],
                 peak_flops: theory,
             }))
         });
-    let mem = any::<(u64, u32, u32, [u64; 7])>().prop_map(|(step, replica, rank, bytes)| {
+    let mem = any::<(u64, u32, u32, [u64; 8])>().prop_map(|(step, replica, rank, bytes)| {
         let [
             live_bytes,
             peak_bytes,
             parameter_bytes,
             gradient_bytes,
             optimizer_bytes,
+            packed_bytes,
             stash_bytes,
             temporary_bytes,
         ] = bytes;
@@ -260,6 +263,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
             parameter_bytes,
             gradient_bytes,
             optimizer_bytes,
+            packed_bytes,
             stash_bytes,
             temporary_bytes,
         })

@@ -24,6 +24,8 @@ mod input;
 #[cfg(feature = "train")]
 mod job;
 #[cfg(feature = "train")]
+mod kernels;
+#[cfg(feature = "train")]
 mod learned;
 mod lines;
 mod man;

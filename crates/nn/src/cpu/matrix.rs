@@ -1,16 +1,15 @@
 //! Products of matrices inside slices.
 
+use super::blas;
 use super::elementwise::square_sum;
+use super::kernel::{InstructionSet, Kernel};
 use super::panel::Panel;
+use super::panels::{self, Panels, Right};
 use super::product::{Combine, Dots};
 use super::vectorized;
 use super::view::View;
 
-/// With as many rows of the result as this, `dots` is as fast as a packed product (`just bench`, products).
-const DOTS_ROWS: usize = 64;
-/// The same for `combine`.
-const COMBINE_ROWS: usize = 32;
-/// With as many terms as this `panel` is as fast.
+/// With as many terms as this `panel` is faster than `combine` where nothing is packed.
 const PANEL_TERMS: usize = 16;
 
 /// `c (+)= scale·a·b` of matrices that lie in the cache, rows of `b` and `c` contiguous.
@@ -36,13 +35,15 @@ pub(crate) fn panel(
 
 /// [`gemm`] into a whole row-major matrix, and `Σ c²` of the result.
 pub(crate) fn gemm_and_squares(
+    kernel: Kernel,
     (c, cv): (&mut [f32], View),
     a: (&[f32], View),
     b: (&[f32], View),
     accumulate: bool,
 ) -> f64 {
     let fits = cv.rows > 0 && cv.columns > 0 && b.1.column_stride == 1;
-    if fits && cv.row_stride == cv.columns && takes_panel(a.1) {
+    let is_whole = fits && cv.row_stride == cv.columns;
+    if kernel == Kernel::InPlace && is_whole && takes_panel(a.1) {
         let shapes = (cv.rows, cv.columns, a.1.columns);
         assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
         let is_inside = cv.is_inside(c) && a.1.is_inside(a.0) && b.1.is_inside(b.0);
@@ -50,7 +51,7 @@ pub(crate) fn gemm_and_squares(
         let c = (&mut *c, cv);
         return vectorized(Panel { c, a, b, scale: 1.0, accumulate, wants_squares: true });
     }
-    gemm((&mut *c, cv), a, b, 1.0, accumulate);
+    gemm(kernel, (&mut *c, cv), a, b, 1.0, accumulate);
     square_sum(c, cv.columns)
 }
 
@@ -59,24 +60,29 @@ fn takes_panel(a: View) -> bool {
     (2..=PANEL_TERMS).contains(&a.columns)
 }
 
-/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`. Without a term, where `a` has no column, the product is 0.
+/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`, by `kernel`. Without a term, where `a`
+/// has no column, the product is 0.
 ///
-/// Which kernel is used, and so how sums round, depends on the shapes and the processor alone.
+/// How sums round depends on the kernel, the shapes and the strides alone; [`Kernel::InPlace`]
+/// also asks how long this processor's vectors are. One thread does it.
 ///
-/// One thread does it; what is not contiguous in a way that a kernel of ours wants is packed by the `gemm` crate.
+/// A kernel takes some arrangements only: [`Kernel::InPlace`] rows of `a` with columns of `b`, or rows of `b`; the kernels on panels and [`Kernel::Blas`]
+/// rows or columns of `c` that are contiguous. What fits none of these is left to the `gemm` crate.
 ///
 /// ```should_panic
 /// #![forbid(unsafe_code)]
-/// use pp_nn::{View, gemm};
+/// use pp_nn::{Kernel, View, gemm};
 /// // Two rows that lie half of all addresses apart: no slice holds them.
 /// let far = View { row_stride: usize::MAX / 2 + 1, ..View::row_major(3, 3) };
-/// gemm((&mut [0.0; 9], far), (&[1.0; 9], View::row_major(3, 3)), (&[1.0; 9], View::row_major(3, 3)), 1.0, false);
+/// let (a, b) = ((&[1.0; 9][..], View::row_major(3, 3)), (&[1.0; 9][..], View::row_major(3, 3)));
+/// gemm(Kernel::Gemm, (&mut [0.0; 9], far), a, b, 1.0, false);
 /// ```
 ///
 /// # Panics
 /// If the shapes do not fit each other, a matrix reaches outside its slice, whatever numbers say
-/// so, or two elements of `c` are one.
+/// so, two elements of `c` are one, or this processor has no such kernel.
 pub fn gemm(
+    kernel: Kernel,
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
     (b, bv): (&[f32], View),
@@ -97,20 +103,86 @@ pub fn gemm(
         return;
     }
     let (cv, av, bv) = (cv.with_strides_in(c), av.with_strides_in(a), bv.with_strides_in(b));
-    let few = |n: usize, most: usize| (2..=most).contains(&n);
-    if av.column_stride == 1 && bv.row_stride == 1 && few(cv.rows, DOTS_ROWS) {
+    let (c, a, b) = ((c, cv), (a, av), (b, bv));
+    match kernel {
+        Kernel::InPlace => in_place(c, a, b, scale, accumulate),
+        Kernel::Avx512 | Kernel::Avx2 | Kernel::Neon => {
+            let Some(set) = InstructionSet::of(kernel) else {
+                panic!("this processor has no kernel '{kernel}'")
+            };
+            if has_rows(cv) {
+                let b = Right::Matrix(b.0, b.1);
+                panels::product(set, c, a, b, scale, accumulate);
+            } else if has_rows(cv.transposed()) {
+                let (c, b) = ((c.0, cv.transposed()), (b.0, bv.transposed()));
+                let a = Right::Matrix(a.0, av.transposed());
+                panels::product(set, c, b, a, scale, accumulate);
+            } else {
+                packed(c, a, b, scale, accumulate);
+            }
+        }
+        Kernel::Gemm => packed(c, a, b, scale, accumulate),
+        Kernel::Blas => {
+            if !blas::product((&mut *c.0, cv), a, b, scale, accumulate) {
+                packed(c, a, b, scale, accumulate);
+            }
+        }
+    }
+}
+
+/// [`gemm`] with panels that were made before. Bits are those of panels that are made on the way.
+///
+/// # Panics
+/// As [`gemm`]; and if rows of `c` are not contiguous.
+pub(crate) fn gemm_by_panels(
+    panels: &Panels,
+    (c, cv): (&mut [f32], View),
+    (a, av): (&[f32], View),
+    scale: f32,
+    accumulate: bool,
+) {
+    let b = Right::Panels(panels);
+    assert_eq!((cv.rows, cv.columns), (av.rows, b.shape().1), "matrix shapes");
+    assert_eq!(av.columns, b.shape().0, "matrix shapes");
+    assert!(cv.is_inside(c) && av.is_inside(a), "matrix inside its slice");
+    if cv.rows == 0 || cv.columns == 0 {
+        return;
+    }
+    assert!(cv.is_without_overlap() && has_rows(cv), "rows are contiguous");
+    if av.columns == 0 {
+        if !accumulate {
+            fill_zero(c, cv);
+        }
+        return;
+    }
+    let (cv, av) = (cv.with_strides_in(c), av.with_strides_in(a));
+    panels::product(panels.set(), (c, cv), (a, av), b, scale, accumulate);
+}
+
+/// Whether each row is contiguous.
+fn has_rows(view: View) -> bool {
+    view.column_stride == 1 || view.columns == 1
+}
+
+/// Both factors are read where they lie. Of views that [`gemm`] has checked.
+fn in_place(
+    (c, cv): (&mut [f32], View),
+    (a, av): (&[f32], View),
+    (b, bv): (&[f32], View),
+    scale: f32,
+    accumulate: bool,
+) {
+    if av.column_stride == 1 && bv.row_stride == 1 {
         let (c, a, b) = ((c, cv), (a, av), (b, bv.transposed()));
         return vectorized(Dots { c, a, b, scale, accumulate });
     }
     if cv.column_stride == 1 && bv.column_stride == 1 {
-        let (c, a, b) = ((&mut *c, cv), (a, av), (b, bv));
+        let (c, a, b) = ((c, cv), (a, av), (b, bv));
         if takes_panel(av) {
             vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
             return;
         }
-        if few(cv.rows, COMBINE_ROWS) {
-            return vectorized(Combine { c, a, b, scale, accumulate });
-        }
+        return vectorized(Combine { c, a, b, scale, accumulate });
     }
     packed((c, cv), (a, av), (b, bv), scale, accumulate);
 }
@@ -179,91 +251,41 @@ mod tests {
     }
 
     #[test]
-    fn every_kernel_agrees_with_three_loops() {
-        // Few rows, few terms and many of both; tiles and vectors that come out even, and rests of each.
-        let sizes = [
-            (1, 1, 1),
-            (1, 40, 33),
-            (2, 3, 5),
-            (4, 4, 16),
-            (5, 7, 33),
-            (8, 130, 70),
-            (33, 9, 17),
-            (9, 1300, 8),
-            (64, 35, 130),
-            (70, 66, 65),
-        ];
-        for (m, n, k) in sizes {
-            for (a_transposed, b_transposed) in
-                [(false, false), (false, true), (true, false), (true, true)]
-            {
-                for accumulate in [false, true] {
-                    // Each row of a factor is followed by some numbers that are not its own.
-                    let view = |rows: usize, columns: usize, transposed: bool| {
-                        let (r, c) = if transposed { (columns, rows) } else { (rows, columns) };
-                        let view = View { row_stride: c + 3, ..View::row_major(r, c) };
-                        if transposed { view.transposed() } else { view }
-                    };
-                    let (av, bv) = (view(m, k, a_transposed), view(k, n, b_transposed));
-                    let cv = View { offset: 2, row_stride: n + 1, ..View::row_major(m, n) };
-                    let a: Vec<f32> = (0..av.end().unwrap()).map(value).collect();
-                    let b: Vec<f32> = (0..bv.end().unwrap()).map(|i| value(i + 77)).collect();
-                    let before: Vec<f32> = (0..=cv.end().unwrap()).map(|i| value(i + 5)).collect();
-                    let mut c = before.clone();
-                    gemm((&mut c, cv), (&a, av), (&b, bv), 2.0, accumulate);
-                    let at = |v: View, r: usize, q: usize| {
-                        v.offset + r * v.row_stride + q * v.column_stride
-                    };
-                    let mut want: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
-                    for r in 0..m {
-                        for q in 0..n {
-                            let sum: f64 = (0..k)
-                                .map(|i| f64::from(a[at(av, r, i)]) * f64::from(b[at(bv, i, q)]))
-                                .sum();
-                            let start = if accumulate { want[at(cv, r, q)] } else { 0.0 };
-                            want[at(cv, r, q)] = start + 2.0 * sum;
+    fn panels_round_alike_by_any_vectors_and_made_before_or_on_the_way() {
+        for (m, n, k) in [(1, 1, 1), (5, 33, 70), (27, 48, 300), (13, 32, 256), (40, 31, 513)] {
+            let a: Vec<f32> = (0..m * k).map(value).collect();
+            let b: Vec<f32> = (0..k * n).map(|i| value(i + 77)).collect();
+            let (av, cv) = (View::row_major(m, k), View::row_major(m, n));
+            let mut found: Vec<Vec<u32>> = Vec::new();
+            for bv in [View::row_major(k, n), View::row_major(n, k).transposed()] {
+                for kernel in Kernel::ALL {
+                    let Some(set) = InstructionSet::of(kernel) else { continue };
+                    for accumulate in [false, true] {
+                        let mut c: Vec<f32> = (0..m * n).map(|i| value(i + 5)).collect();
+                        gemm(kernel, (&mut c, cv), (&a, av), (&b, bv), 0.5, accumulate);
+                        let mut panels = Panels::new(set, k, n);
+                        panels.fill((&b, bv));
+                        let mut again: Vec<f32> = (0..m * n).map(|i| value(i + 5)).collect();
+                        gemm_by_panels(&panels, (&mut again, cv), (&a, av), 0.5, accumulate);
+                        let bits = |c: &[f32]| c.iter().map(|c| c.to_bits()).collect::<Vec<_>>();
+                        assert_eq!(bits(&c), bits(&again), "{kernel}, {m} x {n} x {k}");
+                        if !accumulate {
+                            found.push(bits(&c));
                         }
-                    }
-                    for (i, (&got, want)) in c.iter().zip(&want).enumerate() {
-                        assert!(
-                            (f64::from(got) - want).abs() < 1e-5 * (1.0 + want.abs()),
-                            "{m} x {n} x {k}, transposed {a_transposed} {b_transposed}, at {i}: {got}, not {want}"
-                        );
+                        // Columns of the left factor that are contiguous are copied first.
+                        let mut turned = vec![0.0; k * m];
+                        for (i, &a) in a.iter().enumerate() {
+                            turned[i % k * m + i / k] = a;
+                        }
+                        let mut by_tiles: Vec<f32> = (0..m * n).map(|i| value(i + 5)).collect();
+                        let turned = (&turned[..], View::row_major(k, m).transposed());
+                        gemm(kernel, (&mut by_tiles, cv), turned, (&b, bv), 0.5, accumulate);
+                        assert_eq!(bits(&c), bits(&by_tiles), "{kernel}, {m} x {n} x {k}, tiles");
                     }
                 }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_not_finite_reaches_its_own_row_and_column_alone() {
-        for (m, n, k) in [(8, 33, 70), (8, 130, 8), (40, 40, 40)] {
-            for transposed in [false, true] {
-                let mut a: Vec<f32> = (0..m * k).map(value).collect();
-                let mut b: Vec<f32> = (0..k * n).map(|i| value(i + 77)).collect();
-                a[k] = f32::NAN;
-                let last = if transposed { (n - 1) * k } else { n - 1 };
-                b[last] = f32::INFINITY;
-                let bv = if transposed {
-                    View::row_major(n, k).transposed()
-                } else {
-                    View::row_major(k, n)
-                };
-                let mut c = vec![0.0; m * n];
-                let cv = View::row_major(m, n);
-                gemm((&mut c, cv), (&a, View::row_major(m, k)), (&b, bv), 1.0, false);
-                for (i, v) in c.iter().enumerate() {
-                    match (i / n, i % n) {
-                        (1, _) => assert!(v.is_nan()),
-                        (row, column) if column == n - 1 => {
-                            assert!(
-                                v.is_infinite() && v.signum() == a[row * k].signum(),
-                                "row {row}: {v}"
-                            );
-                        }
-                        _ => assert!(v.is_finite(), "{m} x {n} x {k} at {i}"),
-                    }
-                }
+                // Another arrangement of b has other numbers.
+                assert!(found.windows(2).all(|two| two[0] == two[1]), "{m} x {n} x {k}");
+                found.clear();
             }
         }
     }
@@ -273,6 +295,7 @@ mod tests {
     fn a_matrix_outside_its_slice_is_caught() {
         let (a, b) = ([0.0; 4], [0.0; 4]);
         gemm(
+            Kernel::Gemm,
             (&mut [0.0; 3], View::row_major(2, 2)),
             (&a, View::row_major(2, 2)),
             (&b, View::row_major(2, 2)),

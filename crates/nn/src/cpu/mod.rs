@@ -1,9 +1,13 @@
 //! The few kernels of the CPU path, on slices. Everything above them is bounds-checked here once.
 
+#[cfg_attr(not(feature = "blas"), path = "no_blas.rs")]
+mod blas;
 mod elementwise;
+mod kernel;
 mod math;
 mod matrix;
 mod panel;
+mod panels;
 mod product;
 mod softmax;
 mod view;
@@ -48,9 +52,12 @@ pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
 pub(crate) use elementwise::{
     Binary, Unary, add, add_columns, binary, max_of, square_sum, sum_of, sum_of_pairs, unary,
 };
+pub(crate) use kernel::InstructionSet;
+pub use kernel::{Kernel, Kernels, KernelsError, Product, ROWS_OF_CLASSES};
 pub(crate) use math::{exp, tanh};
 pub use matrix::gemm;
-pub(crate) use matrix::{gemm_and_squares, panel};
+pub(crate) use matrix::{gemm_and_squares, gemm_by_panels, panel};
+pub(crate) use panels::Panels;
 pub(crate) use softmax::softmax;
 pub use view::View;
 

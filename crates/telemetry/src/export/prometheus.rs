@@ -370,6 +370,14 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
     )?;
     page.metric(
         (
+            "pptop_rank_memory_packed_weight_bytes",
+            Gauge,
+            "Bytes of weights that a rank keeps in the order of its kernels as well.",
+        ),
+        bytes(|memory| memory.packed_bytes),
+    )?;
+    page.metric(
+        (
             "pptop_rank_memory_stash_bytes",
             Gauge,
             "Bytes of activations of a rank that wait for their backward.",

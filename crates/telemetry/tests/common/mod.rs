@@ -293,6 +293,7 @@ pub(crate) fn run(job: &Job, times: Times) -> Vec<Event> {
                 parameter_bytes: 5_000_000,
                 gradient_bytes: 5_000_000,
                 optimizer_bytes: 10_000_000,
+                packed_bytes: 0,
                 stash_bytes,
                 temporary_bytes: 0,
             }));

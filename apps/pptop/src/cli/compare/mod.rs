@@ -288,6 +288,9 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
         }
         found.push((label.to_owned(), true, Session::with_profiles(spec, &mut profiles)?));
     }
+    for (_, _, session) in found.iter().take(1) {
+        session.chosen.keep();
+    }
     Ok(found)
 }
 

@@ -53,6 +53,16 @@ pub(super) fn cores(n: usize) -> Check {
     )
 }
 
+/// What multiplies matrices on this processor.
+#[cfg(feature = "train")]
+pub(super) fn kernels((processor, chosen): &(String, Option<pp_nn::Kernels>)) -> Check {
+    let chosen = match chosen {
+        Some(kernels) => kernels.to_string(),
+        None => "not measured yet; the first pptop train does that".to_owned(),
+    };
+    Check::pass("kernels", format!("{processor}: {chosen}"))
+}
+
 /// The finest step of the clock that spans are measured with.
 pub(super) fn look_at_clock() -> Duration {
     let step = clock_getres(ClockId::Monotonic);

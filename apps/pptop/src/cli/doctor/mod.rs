@@ -112,6 +112,8 @@ fn look() -> Vec<Check> {
     checks.extend(screen::checks(&screen::Screen::look(
         config.ok().and_then(pptop::config::Config::ascii_said),
     )));
+    #[cfg(feature = "train")]
+    checks.push(machine::kernels(&super::kernels::found()));
     checks.extend([
         machine::cores(machine::look_at_cores()),
         machine::clock(machine::look_at_clock()),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pp_schedule::{ScheduleName, did_you_mean};
 
 use super::super::help::headings;
+use super::super::kernels::{KernelsArg, kernels};
 use super::super::refusal::choice;
 use super::super::sizes::{self, count, natural};
 use super::defaults::{ModelName, TABLE};
@@ -204,6 +205,14 @@ pub(crate) struct JobArgs {
     /// runs share the first cores
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) pin: bool,
+    /// What multiplies matrices: auto (measured once on each kind of processor), rule (by its
+    /// features), or in-place, avx512, avx2, neon, gemm, blas; results may differ in the last bits
+    #[arg(long, value_name = "KERNELS", value_parser = kernels, help_heading = headings::PIPELINE)]
+    pub(crate) kernels: Option<KernelsArg>,
+    /// Do not keep weights in the order of the kernels as well: slower, and saves up to twice their
+    /// bytes; results are the same
+    #[arg(long, help_heading = headings::PIPELINE)]
+    pub(crate) no_packed_weights: bool,
     /// Seed of initial weights, dropout and data order
     #[arg(long, value_name = "S", value_parser = natural, help_heading = headings::OPTIMIZER)]
     pub(crate) seed: Option<u64>,

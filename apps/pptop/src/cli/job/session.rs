@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
+use pp_nn::Kernels;
 use pp_partition::{
     Cut, LayerProfile, Partition, PartitionError, Profile, ProfileConfig, profile_with,
 };
@@ -21,6 +22,7 @@ use pp_telemetry::{DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA,
 use super::super::CliError;
 use super::super::devices;
 use super::super::gpus::{GpuName, gpu_name};
+use super::super::kernels::{self, Chosen, KernelsArg};
 use super::super::learned::Goal;
 use super::super::refusal::excerpt;
 use super::args::DeviceArg;
@@ -59,6 +61,7 @@ fn scale(profile: &mut Profile, times: f64) {
 #[derive(Default)]
 pub(crate) struct Profiles {
     by_rows: BTreeMap<usize, Profile>,
+    kernels: Option<Chosen>,
     initial: Option<Initial>,
 }
 
@@ -71,8 +74,15 @@ impl Profiles {
         Arc::clone(self.initial.get_or_insert(initial))
     }
 
+    /// One choice for all jobs: the first.
+    fn kernels(&mut self, wanted: KernelsArg) -> Chosen {
+        self.kernels.get_or_insert_with(|| kernels::choose(wanted)).clone()
+    }
+
     fn measured(
         &mut self,
+        spec: &Spec,
+        kernels: Kernels,
         job: &Job,
         rows: usize,
         place: DeviceSpec,
@@ -86,7 +96,8 @@ impl Profiles {
                 let n_measured = rows.min(PROFILE_ROWS_MAX);
                 let (inputs, targets) = job.data.batch(1, n_measured).map_err(failed)?;
                 let device = place.make().map_err(failed)?;
-                let config = ProfileConfig::default();
+                let packs_weights = spec.packs_weights;
+                let config = ProfileConfig { kernels, packs_weights, ..ProfileConfig::default() };
                 let objective = job.objective.as_ref();
                 let found = profile_with(
                     &job.stack, objective, &inputs, &targets, &device, config, on_layer,
@@ -131,6 +142,8 @@ pub(crate) struct Session {
     pub(crate) promise: Option<Promise>,
     /// What each layer was measured to take for a micro-batch, where it was.
     layer_seconds: Vec<f64>,
+    /// What multiplies matrices.
+    pub(crate) chosen: Chosen,
     /// Until the ranks have them.
     initial: Option<Initial>,
 }
@@ -213,12 +226,15 @@ impl Prepared {
         let rows = rows(batch_size, spec.dp, &plan);
         let synthesised = spec.synthesised();
         let wants_profile = (spec.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
+        // Nothing is multiplied by layers that sleep.
+        let wanted = if sleeps { KernelsArg::Rule } else { spec.kernels };
+        let chosen = profiles.kernels(wanted);
         let profile = if wants_profile && !sleeps {
             // On the kind of device that will train.
             let place = mesh.device(Rank(0), Replica(0));
             let n_layers = job.stack.len();
             let on_layer = |done| on_progress(Preparing::Profiling(done, n_layers));
-            Some(profiles.measured(&job, rows, place, on_layer)?)
+            Some(profiles.measured(&spec, chosen.kernels, &job, rows, place, on_layer)?)
         } else {
             None
         };
@@ -256,6 +272,7 @@ impl Prepared {
             mesh,
             promise,
             layer_seconds,
+            chosen,
             initial,
         })
     }
@@ -304,6 +321,7 @@ impl Session {
             parameter_bytes: planned.parameter_bytes,
             gradient_bytes: planned.gradient_bytes,
             optimizer_bytes: planned.optimizer_bytes,
+            packed_bytes: planned.packed_bytes,
             stash_bytes: planned.stash_bytes,
             temporary_bytes: planned.temporary_bytes,
         };
@@ -337,6 +355,8 @@ impl Session {
             seed: self.spec.seed,
             n_replicas: self.spec.dp,
             devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
+            kernels: self.chosen.kernels,
+            packs_weights: self.spec.packs_weights,
             recompute: self.spec.recompute.clone(),
             pinned: self.spec.pinned,
             link_delay: link,
@@ -493,6 +513,7 @@ impl Session {
             span_every: recorder.set_span_policy(self.spec.spans, size),
             memory_plan,
             partition: self.spec.cut.to_string(),
+            kernels: self.chosen.kernels.to_string(),
             layer_seconds: self.layer_seconds.clone(),
             flops_per_sample: self.job.flops_per_sample,
             peak_flops: self.spec.peak_flops.map(|of_one| of_one * self.n_devices()),

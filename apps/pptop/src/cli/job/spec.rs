@@ -14,6 +14,7 @@ use pp_telemetry::SpanPolicy;
 
 use super::super::CliError;
 use super::super::costs::CostSource;
+use super::super::kernels::KernelsArg;
 use super::super::refusal::excerpt;
 use super::super::sizes::{PlanArgs, PlanError};
 use super::args::{CurveArg, DeviceArg, JobArgs, Preset};
@@ -85,6 +86,8 @@ pub(crate) struct Spec {
     pub(crate) dropout: Option<f64>,
     pub(crate) recompute: Recompute,
     pub(crate) pinned: bool,
+    pub(crate) kernels: KernelsArg,
+    pub(crate) packs_weights: bool,
     pub(crate) device: DeviceArg,
     pub(crate) cut: Cut,
     pub(crate) eval_every: Option<u64>,
@@ -141,6 +144,8 @@ impl Spec {
             dropout: args.dropout,
             recompute: args.recompute.clone().unwrap_or_default(),
             pinned: args.pin,
+            kernels: args.kernels.unwrap_or_default(),
+            packs_weights: !args.no_packed_weights,
             device: args.device.unwrap_or(DeviceArg::Auto),
             cut: args.partition.clone().unwrap_or(if name == ModelName::Sleep {
                 Cut::Uniform

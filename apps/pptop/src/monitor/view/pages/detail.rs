@@ -243,23 +243,32 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
         parameter_bytes,
         gradient_bytes,
         optimizer_bytes,
+        packed_bytes,
         stash_bytes,
         temporary_bytes,
         peak_bytes,
         ..
     } = memory;
-    let known = [parameter_bytes, gradient_bytes, optimizer_bytes, stash_bytes, temporary_bytes]
-        .into_iter()
-        .fold(0, u64::saturating_add);
+    let known = [
+        parameter_bytes,
+        gradient_bytes,
+        optimizer_bytes,
+        packed_bytes,
+        stash_bytes,
+        temporary_bytes,
+    ]
+    .into_iter()
+    .fold(0, u64::saturating_add);
     for (name, bytes) in [
         ("parameters", parameter_bytes),
         ("gradients", gradient_bytes),
         ("optimizer", optimizer_bytes),
+        ("packed", packed_bytes),
         ("activations", stash_bytes),
         ("temporary", temporary_bytes),
         ("other", peak_bytes.saturating_sub(known)),
     ] {
-        if matches!(name, "temporary" | "other") && bytes == 0 {
+        if matches!(name, "packed" | "temporary" | "other") && bytes == 0 {
             continue;
         }
         text.name("").text(format!("{name:<12}"));

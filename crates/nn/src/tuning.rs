@@ -1,0 +1,202 @@
+//! Which kernel is the fastest on this machine: measured in well under a second.
+
+use std::time::Instant;
+
+use crate::cpu::{self, InstructionSet, Kernel, Kernels, Panels, Product, View};
+
+/// Another kernel replaces that of the rule where it takes this part of its time at most. Noise is
+/// smaller, so that every measurement on one machine ends with the same choice.
+pub const NEEDED: f64 = 0.75;
+
+/// The same for a kernel on panels in the place of one that reads weights where they lie: panels take
+/// as many bytes as the weights once more.
+pub const NEEDED_FOR_PANELS: f64 = 0.5;
+
+/// Inputs and outputs of the weight that is measured: 4 MiB, more than most second-level caches hold.
+const WIDTH: usize = 1024;
+/// Rows that stand for few, some and many.
+const ROWS: [usize; 3] = [8, 32, 256];
+/// How often each kernel has its turn.
+const ROUNDS: [usize; 3] = [60, 30, 9];
+
+/// What one kernel took for one product.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Trial {
+    /// The product.
+    pub product: Product,
+    /// Rows of the micro-batch; the weight is 1,024 × 1,024.
+    pub rows: usize,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Its best time.
+    pub seconds: f64,
+}
+
+/// A choice, and what it was made from.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// The choice.
+    pub kernels: Kernels,
+    /// What was measured.
+    pub trials: Vec<Trial>,
+}
+
+/// Measures each kernel that this processor and this build have, in turns, one thread, and takes the
+/// best time of each: what else runs on the machine can only make a time longer.
+///
+/// The rule ([`Kernels::for_processor`]) stays where nothing is clearly faster ([`NEEDED`]).
+pub fn tune() -> Tuning {
+    let candidates: Vec<Kernel> = Kernel::ALL.into_iter().filter(|k| k.is_available()).collect();
+    let mut bench = Bench::new();
+    let mut trials = Vec::new();
+    for product in Product::ALL {
+        for (rows, rounds) in ROWS.into_iter().zip(ROUNDS) {
+            let mut best = vec![f64::INFINITY; candidates.len()];
+            for _ in 0..rounds {
+                for (&kernel, best) in candidates.iter().zip(&mut best) {
+                    // Made for few rows; with many it would take longer than all others together.
+                    if kernel == Kernel::InPlace && rows == ROWS[2] {
+                        continue;
+                    }
+                    *best = best.min(bench.seconds(product, rows, kernel));
+                }
+            }
+            trials.extend(
+                candidates
+                    .iter()
+                    .zip(best)
+                    .filter(|(_, seconds)| seconds.is_finite())
+                    .map(|(&kernel, seconds)| Trial { product, rows, kernel, seconds }),
+            );
+        }
+    }
+    Tuning { kernels: choose(Kernels::for_processor(), &trials), trials }
+}
+
+/// The rule, except where a trial was clearly faster.
+fn choose(rule: Kernels, trials: &[Trial]) -> Kernels {
+    let mut chosen = rule;
+    for product in Product::ALL {
+        for (class, rows) in ROWS.into_iter().enumerate() {
+            let of_class = || trials.iter().filter(|t| t.product == product && t.rows == rows);
+            let usual = of_class().find(|t| t.kernel == rule.of(product, rows));
+            let fastest = of_class().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+            let (Some(usual), Some(fastest)) = (usual, fastest) else { continue };
+            let costs_bytes = fastest.kernel.takes_panels() && !usual.kernel.takes_panels();
+            let needed = if costs_bytes { NEEDED_FOR_PANELS } else { NEEDED };
+            if fastest.seconds <= needed * usual.seconds {
+                chosen = chosen.with(product, class, fastest.kernel);
+            }
+        }
+    }
+    chosen
+}
+
+/// Matrices for the largest product.
+struct Bench {
+    x: Vec<f32>,
+    gy: Vec<f32>,
+    weight: Vec<f32>,
+    gradient: Vec<f32>,
+    panels: Vec<(Kernel, bool, Panels)>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let value = |i: usize| (i * 31 % 101) as f32 / 101.0 - 0.5;
+        let most = ROWS[2] * WIDTH;
+        let weight: Vec<f32> = (0..WIDTH * WIDTH).map(value).collect();
+        let mut panels = Vec::new();
+        for kernel in Kernel::ALL {
+            let Some(set) = InstructionSet::of(kernel) else { continue };
+            for is_output in [true, false] {
+                let mut made = Panels::new(set, WIDTH, WIDTH);
+                let view = View::row_major(WIDTH, WIDTH);
+                made.fill((&weight, if is_output { view.transposed() } else { view }));
+                panels.push((kernel, is_output, made));
+            }
+        }
+        Self {
+            x: (0..most).map(value).collect(),
+            gy: (0..most).map(value).collect(),
+            gradient: weight.clone(),
+            weight,
+            panels,
+        }
+    }
+
+    /// One product, as a layer makes it: weights that a kernel wants as panels are there already.
+    fn seconds(&mut self, product: Product, rows: usize, kernel: Kernel) -> f64 {
+        let (of_rows, square) = (View::row_major(rows, WIDTH), View::row_major(WIDTH, WIDTH));
+        let is_output = product == Product::Output;
+        let panels =
+            self.panels.iter().find(|(of, direction, _)| *of == kernel && *direction == is_output);
+        let begun = Instant::now();
+        match (product, panels) {
+            (Product::WeightGradient, _) => cpu::gemm(
+                kernel,
+                (&mut self.gradient, square),
+                (&self.gy, of_rows.transposed()),
+                (&self.x, of_rows),
+                1.0,
+                true,
+            ),
+            (_, Some((.., panels))) => {
+                cpu::gemm_by_panels(
+                    panels,
+                    (&mut self.gy, of_rows),
+                    (&self.x, of_rows),
+                    1.0,
+                    false,
+                );
+            }
+            (_, None) => {
+                let right = if is_output { square.transposed() } else { square };
+                let (to, from) = ((&mut self.gy[..], of_rows), (&self.x[..], of_rows));
+                cpu::gemm(kernel, to, from, (&self.weight, right), 1.0, false);
+            }
+        }
+        begun.elapsed().as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As if `seconds` were measured for every product and any number of rows.
+    fn trials(seconds: &[(Kernel, f64)]) -> Vec<Trial> {
+        let mut trials = Vec::new();
+        for product in Product::ALL {
+            for rows in ROWS {
+                let of = |&(kernel, seconds)| Trial { product, rows, kernel, seconds };
+                trials.extend(seconds.iter().map(of));
+            }
+        }
+        trials
+    }
+
+    #[test]
+    fn the_rule_stays_where_nothing_is_clearly_faster() {
+        let rule = Kernels::all(Kernel::Avx512);
+        let near = trials(&[(Kernel::Avx512, 1.0), (Kernel::Avx2, 0.85), (Kernel::Gemm, 1.2)]);
+        assert_eq!(choose(rule, &near), rule);
+        let clear = trials(&[(Kernel::Avx512, 1.0), (Kernel::Avx2, 0.7), (Kernel::Gemm, 0.75)]);
+        assert_eq!(choose(rule, &clear), Kernels::all(Kernel::Avx2));
+        // Of a rule whose kernel was not measured nothing is known to be faster.
+        assert_eq!(choose(Kernels::all(Kernel::Blas), &clear), Kernels::all(Kernel::Blas));
+    }
+
+    #[test]
+    fn what_was_measured_is_there_for_every_product() {
+        let tuning = tune();
+        assert_eq!(tuning.kernels.missing(), None);
+        for product in Product::ALL {
+            for rows in ROWS {
+                let n = tuning.trials.iter().filter(|t| (t.product, t.rows) == (product, rows));
+                assert!(n.count() >= 1, "{product:?}, {rows} rows");
+            }
+        }
+        assert!(tuning.trials.iter().all(|t| t.seconds > 0.0));
+    }
+}
