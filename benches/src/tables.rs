@@ -20,7 +20,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn read(file: &Path) -> anyhow::Result<Value> {
-    serde_json::from_str(&std::fs::read_to_string(file)?).with_context(|| file.display().to_string())
+    serde_json::from_str(&std::fs::read_to_string(file)?)
+        .with_context(|| file.display().to_string())
 }
 
 /// The tables of every processor that was measured.
@@ -28,8 +29,8 @@ fn all_peers(results: &Path) -> anyhow::Result<String> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(results)? {
         let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with("peers-") && name.ends_with(".json") {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if stem.starts_with("peers-") && path.extension().is_some_and(|ending| ending == "json") {
             files.push(path);
         }
     }

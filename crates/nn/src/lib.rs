@@ -73,4 +73,4 @@ pub use parameters::{Parameter, ParameterStore, parameter_shapes};
 pub use random::{hash, uniform};
 pub use relu::relu;
 pub use residue::{Residue, ResidueQueue};
-pub use tuning::{NEEDED, NEEDED_FOR_PANELS, Trial, Tuning, tune};
+pub use tuning::{NEEDED, Trial, Tuning, tune};

@@ -8,10 +8,6 @@ use crate::cpu::{self, InstructionSet, Kernel, Kernels, Panels, Product, View};
 /// smaller, so that every measurement on one machine ends with the same choice.
 pub const NEEDED: f64 = 0.75;
 
-/// The same for a kernel on panels in the place of one that reads weights where they lie: panels take
-/// as many bytes as the weights once more.
-pub const NEEDED_FOR_PANELS: f64 = 0.5;
-
 /// Inputs and outputs of the weight that is measured: 4 MiB, more than most second-level caches hold.
 const WIDTH: usize = 1024;
 /// Rows that stand for few, some and many.
@@ -79,12 +75,14 @@ fn choose(rule: Kernels, trials: &[Trial]) -> Kernels {
     for product in Product::ALL {
         for (class, rows) in ROWS.into_iter().enumerate() {
             let of_class = || trials.iter().filter(|t| t.product == product && t.rows == rows);
-            let usual = of_class().find(|t| t.kernel == rule.of(product, rows));
-            let fastest = of_class().min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+            let by_rule = rule.of(product, rows);
+            let usual = of_class().find(|t| t.kernel == by_rule);
+            // Where the rule reads weights in place, panels would take as many bytes as the weights once more.
+            let fastest = of_class()
+                .filter(|t| by_rule.takes_panels() || !t.kernel.takes_panels())
+                .min_by(|a, b| a.seconds.total_cmp(&b.seconds));
             let (Some(usual), Some(fastest)) = (usual, fastest) else { continue };
-            let costs_bytes = fastest.kernel.takes_panels() && !usual.kernel.takes_panels();
-            let needed = if costs_bytes { NEEDED_FOR_PANELS } else { NEEDED };
-            if fastest.seconds <= needed * usual.seconds {
+            if fastest.seconds <= NEEDED * usual.seconds {
                 chosen = chosen.with(product, class, fastest.kernel);
             }
         }
@@ -183,6 +181,10 @@ mod tests {
         assert_eq!(choose(rule, &near), rule);
         let clear = trials(&[(Kernel::Avx512, 1.0), (Kernel::Avx2, 0.7), (Kernel::Gemm, 0.75)]);
         assert_eq!(choose(rule, &clear), Kernels::all(Kernel::Avx2));
+        // Panels take memory, which a rule without them has not asked for.
+        let in_place = Kernels::all(Kernel::InPlace);
+        let panels = trials(&[(Kernel::InPlace, 1.0), (Kernel::Avx2, 0.1), (Kernel::Gemm, 0.9)]);
+        assert_eq!(choose(in_place, &panels), in_place);
         // Of a rule whose kernel was not measured nothing is known to be faster.
         assert_eq!(choose(Kernels::all(Kernel::Blas), &clear), Kernels::all(Kernel::Blas));
     }

@@ -1,5 +1,7 @@
 //! Each kernel that this processor and this build have: the same product, whatever the sizes.
 
+#![expect(clippy::print_stderr, reason = "a test that asks nobody says so")]
+
 use pp_nn::{Kernel, View, gemm};
 
 /// A number that looks random, the same each time.
@@ -63,9 +65,8 @@ fn every_kernel_agrees_with_three_loops() {
                 let before: Vec<f32> = (0..=end(cv)).map(|i| value(i + 5)).collect();
                 let mut c = before.clone();
                 gemm(kernel, (&mut c, cv), (&a, av), (&b, bv), 2.0, accumulate);
-                let at = |v: View, r: usize, q: usize| {
-                    v.offset + r * v.row_stride + q * v.column_stride
-                };
+                let at =
+                    |v: View, r: usize, q: usize| v.offset + r * v.row_stride + q * v.column_stride;
                 let mut want: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
                 for r in 0..m {
                     for q in 0..n {
@@ -96,11 +97,8 @@ fn what_is_not_finite_reaches_its_own_row_and_column_alone() {
             a[k] = f32::NAN;
             let last = if transposed { (n - 1) * k } else { n - 1 };
             b[last] = f32::INFINITY;
-            let bv = if transposed {
-                View::row_major(n, k).transposed()
-            } else {
-                View::row_major(k, n)
-            };
+            let bv =
+                if transposed { View::row_major(n, k).transposed() } else { View::row_major(k, n) };
             let mut c = vec![0.0; m * n];
             let cv = View::row_major(m, n);
             gemm(kernel, (&mut c, cv), (&a, View::row_major(m, k)), (&b, bv), 1.0, false);

@@ -1,4 +1,4 @@
-//! Products by the `cblas_sgemm` of a library that the user has: OpenBLAS, MKL, AOCL.
+//! Products by the `cblas_sgemm` of a library that the user has: `OpenBLAS`, MKL, AOCL.
 //!
 //! It is opened when it is first wanted, so that a program that was built with it starts without.
 
@@ -70,7 +70,7 @@ fn open(path: &OsStr) -> Option<Blas> {
     // wide in every library of `NAMES`; one with 64 bits has another name (`cblas_sgemm64_`), which is not
     // looked for. A function that sets the number of threads takes one `int` by value in all three libraries
     // (BLIS: a 64-bit integer, whose upper half is zero in a register that an `int` was put into). Tested
-    // with Debian's OpenBLAS (`crates/nn/src/cpu/matrix.rs`, `PPTOP_REQUIRE_BLAS`).
+    // with Debian's OpenBLAS (`crates/nn/tests/kernels.rs`, `PPTOP_REQUIRE_BLAS`).
     unsafe {
         let library = Library::new(path).ok()?;
         let sgemm = *library.get::<Sgemm>(b"cblas_sgemm").ok()?;
@@ -130,7 +130,7 @@ pub(super) fn product(
     let (c, a, b) = (&mut c[cv.offset..], &a[av.offset..], &b[bv.offset..]);
     // SAFETY: `gemm` showed that each matrix ends inside its slice, and `arrangement` that its strides are those that
     // BLAS is told, in numbers that an `int` holds; of a single row or column the stride is not taken. `c` is borrowed
-    // exclusively, and its rows do not overlap. Tested against three loops (`crates/nn/src/cpu/matrix.rs`) and with any
+    // exclusively, and its rows do not overlap. Tested against three loops (`crates/nn/tests/kernels.rs`) and with any
     // strides (`crates/nn/tests/absurd_views.rs`).
     unsafe {
         (blas.sgemm)(
