@@ -190,7 +190,7 @@ fn draw_slowest(pen: &mut Pen<'_>, state: &State) {
     let slow = rank_name(model, slowest.replica, slowest.rank);
     if found.is_some_and(|found| found.advice.part == Some(Part::Starved)) {
         // Ranks that share cores disturb each other: their times say little about the ranks.
-        pen.put("unclear while ranks lack a core", pen.theme.dim());
+        pen.put("unclear: too few cores", pen.theme.dim());
     } else if ratio < ALIKE {
         pen.text("none: ranks are alike");
     } else {
