@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use pp_nn::{Kernel, Kernels, tune};
+use pp_nn::{Kernel, Kernels, KernelsError, tune};
 use pptop::whole_file::{Taken, WholeFile};
 use serde::{Deserialize, Serialize};
 
 use super::CliError;
+use super::refusal::choice;
 
 /// The file of choices, in the state folder.
 const FILE: &str = "kernels.json";
@@ -32,7 +33,15 @@ pub(crate) fn kernels(text: &str) -> Result<KernelsArg, String> {
     let kernels = match text {
         "auto" => return Ok(KernelsArg::Auto),
         "rule" => return Ok(KernelsArg::Rule),
-        text => text.parse::<Kernels>().map_err(|error| error.to_string())?,
+        text => text.parse::<Kernels>().map_err(|error| {
+            let names = || ["auto", "rule"].into_iter().chain(Kernel::ALL.map(Kernel::name));
+            match error {
+                KernelsError::Kernel(name) if name == text => {
+                    choice(text, &names().collect::<Vec<_>>())
+                }
+                other => other.to_string(),
+            }
+        })?,
     };
     match kernels.missing() {
         None => Ok(KernelsArg::These(kernels)),
@@ -195,6 +204,8 @@ mod tests {
         assert_eq!(kernels("gemm"), Ok(KernelsArg::These(Kernels::all(Kernel::Gemm))));
         let absent = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
         assert!(kernels(absent).unwrap_err().contains("choose another kernel"));
-        assert!(kernels("fast").unwrap_err().contains("avx2"));
+        let slip = kernels("avx51").unwrap_err();
+        assert!(slip.contains("avx512") && slip.contains("auto"), "{slip}");
+        assert!(kernels("output=avx2").unwrap_err().contains("three for each product"));
     }
 }
