@@ -67,7 +67,7 @@ bench *args:
 bench-peers *args:
     benches/peers/run.sh {{ args }}
 
-# What each kernel makes of each product here, and what is chosen from that; N: how often
+# GFLOP/s of each matrix kernel for each product, and the choice that follows; N: how often
 bench-kernels *args:
     cargo run --release -p pp-benches --bin kernels -- {{ args }}
 

@@ -45,7 +45,7 @@ checked() {
   fi
 }
 
-# The border to `gemm`, and the allocator.
+# The border to the `gemm` crate, the kernels on panels, and the allocator.
 checked crates/nn lib pp_nn 4 cpu::
 checked crates/nn test kernels 2 every_kernel what_is_not_finite
 checked crates/nn test absurd_views 6

@@ -1,4 +1,4 @@
-//! What each kernel makes of each product of a layer on this machine, and what is chosen from that: `just bench-kernels`.
+//! GFLOP/s of each kernel for each product of a layer, and the choice that follows: `just bench-kernels`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 use std::collections::BTreeMap;
@@ -6,9 +6,6 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use pp_nn::{Kernel, Product, Tuning, View, gemm, tune};
-
-/// Inputs and outputs of the weight that is measured.
-const WIDTH: usize = 1024;
 
 fn main() -> anyhow::Result<()> {
     let times = match std::env::args().nth(1) {
@@ -29,7 +26,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// GFLOP/s of products that lie in the first-level cache, by the fastest kernel.
+/// GFLOP/s of a product whose matrices stay in the second-level cache, by the fastest kernel.
 fn limit() -> f64 {
     // Eight tiles of the widest kernel, one panel.
     let (m, n, k) = (104, 32, 256);
@@ -63,9 +60,8 @@ fn print(tuning: &Tuning) {
             print!("{:<16} {rows:>5}", product.name());
             for kernel in &kernels {
                 let found = of_product().find(|t| t.rows == rows && t.kernel == *kernel);
-                let flops = 2.0 * (rows * WIDTH * WIDTH) as f64;
                 match found {
-                    Some(trial) => print!(" {:>9.1}", 1e-9 * flops / trial.seconds),
+                    Some(trial) => print!(" {:>9.1}", 1e-9 * trial.flops()),
                     None => print!(" {:>9}", "–"),
                 }
             }

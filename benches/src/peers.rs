@@ -1,6 +1,6 @@
 //! The same jobs in pptop, in PyTorch's pipelines and in plain candle, in turns: `just bench-peers`.
 //!
-//! First every candidate runs twice, and of each program the fastest is taken. Then these run in turns, so that a machine that becomes
+//! First every candidate runs three times, and of each program the fastest is taken. Then these run in turns, so that a machine that becomes
 //! slower becomes slower for all. Reported are medians, their spread over the rounds, and the ratio of each round.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
@@ -10,19 +10,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail, ensure};
+use pp_telemetry::Processor;
 use serde_json::{Value, json};
 
 /// Of each run the first steps find their sizes.
 const WARM_UP: usize = 2;
 
+/// What a model is on both sides.
+#[derive(Clone, Copy)]
+enum Model {
+    /// The notebook's job.
+    SeedMlp,
+    /// Layers, width and context; 8 heads.
+    Gpt(u32, u32, u32),
+}
+
 struct Job {
     name: &'static str,
-    /// What PyTorch's program and that of plain candle call it.
-    model: &'static str,
-    /// Flags of pptop, without the schedule.
-    pptop: &'static [&'static str],
+    model: Model,
+    /// Samples of a step, and the micro-batches that they are cut into.
+    batch: u32,
+    micro_batches: u32,
     ours: &'static [&'static [&'static str]],
-    torch: &'static [&'static str],
     theirs: &'static [&'static [&'static str]],
     steps: usize,
     /// Cuts for plain candle; none where it is left out.
@@ -34,179 +43,104 @@ const OURS: &[&[&str]] = &[
     &["--schedule", "1f1b"],
     &["--schedule", "zb-h1"],
     &["--schedule", "zb-h2"],
+    &["--schedule", "zb-v"],
     &["--schedule", "auto"],
     &["--schedule", "auto", "--virtual-stages", "2"],
 ];
-/// PyTorch's, with cuts of the eight layers of `seed-mlp`.
-const THEIRS_OF_MLP: &[&[&str]] = &[
-    &["--schedule", "gpipe", "--cut", "4,4"],
-    &["--schedule", "1f1b", "--cut", "4,4"],
-    &["--schedule", "1f1b", "--cut", "3,5"],
-    &["--schedule", "interleaved-1f1b", "--cut", "3,1,1,3"],
-    &["--schedule", "looped-bfs", "--cut", "3,1,1,3"],
-    &["--schedule", "interleaved-zb", "--cut", "3,1,1,3"],
-    &["--schedule", "zb-v", "--cut", "3,1,1,3"],
-    &["--schedule", "dualpipe-v", "--cut", "3,1,1,3"],
-];
+
+/// PyTorch's schedules, with a cut into two stages and one into four.
+macro_rules! theirs {
+    ($two:literal, $four:literal $(, $other:literal)*) => {
+        &[
+            &["--schedule", "gpipe", "--cut", $two],
+            &["--schedule", "1f1b", "--cut", $two],
+            $(&["--schedule", "1f1b", "--cut", $other],)*
+            &["--schedule", "interleaved-1f1b", "--cut", $four],
+            &["--schedule", "looped-bfs", "--cut", $four],
+            &["--schedule", "interleaved-zb", "--cut", $four],
+            &["--schedule", "zb-v", "--cut", $four],
+            &["--schedule", "dualpipe-v", "--cut", $four],
+        ]
+    };
+}
+
+const fn seed_mlp(name: &'static str, batch: u32, micro_batches: u32, steps: usize) -> Job {
+    let theirs: &[&[&str]] = theirs!("4,4", "3,1,1,3", "3,5");
+    Job {
+        name,
+        model: Model::SeedMlp,
+        batch,
+        micro_batches,
+        ours: OURS,
+        theirs,
+        steps,
+        candle: &[],
+    }
+}
 
 const JOBS: [Job; 5] = [
-    Job {
-        name: "seed-mlp 256/32",
-        model: "seed-mlp",
-        pptop: &["--preset", "seed", "--pp", "2", "--partition", "time"],
-        ours: OURS,
-        torch: &["--batch-size", "256", "--micro-batches", "32", "--clip-norm", "1"],
-        theirs: THEIRS_OF_MLP,
-        steps: 10,
-        candle: &["3", "4"],
-    },
-    Job {
-        name: "seed-mlp 512/16",
-        model: "seed-mlp",
-        pptop: &[
-            "--preset",
-            "seed",
-            "--pp",
-            "2",
-            "--partition",
-            "time",
-            "--batch-size",
-            "512",
-            "--micro-batches",
-            "16",
-        ],
-        ours: OURS,
-        torch: &["--batch-size", "512", "--micro-batches", "16", "--clip-norm", "1"],
-        theirs: THEIRS_OF_MLP,
-        steps: 10,
-        candle: &[],
-    },
-    Job {
-        name: "seed-mlp 2048/8",
-        model: "seed-mlp",
-        pptop: &[
-            "--preset",
-            "seed",
-            "--pp",
-            "2",
-            "--partition",
-            "time",
-            "--batch-size",
-            "2048",
-            "--micro-batches",
-            "8",
-        ],
-        ours: OURS,
-        torch: &["--batch-size", "2048", "--micro-batches", "8", "--clip-norm", "1"],
-        theirs: THEIRS_OF_MLP,
-        steps: 6,
-        candle: &[],
-    },
+    Job { candle: &["3", "4"], ..seed_mlp("seed-mlp 256/32", 256, 32, 10) },
+    seed_mlp("seed-mlp 512/16", 512, 16, 10),
+    seed_mlp("seed-mlp 2048/8", 2048, 8, 6),
     Job {
         name: "gpt",
-        model: "gpt",
-        pptop: &[
-            "--model",
-            "gpt",
-            "--layers",
-            "8",
-            "--width",
-            "256",
-            "--heads",
-            "8",
-            "--context",
-            "128",
-            "--batch-size",
-            "16",
-            "--micro-batches",
-            "8",
-            "--optimizer",
-            "adam",
-            "--pp",
-            "2",
-            "--partition",
-            "time",
-        ],
-        ours: &[
-            &["--schedule", "1f1b"],
-            &["--schedule", "zb-h1"],
-            &["--schedule", "zb-h2"],
-            &["--schedule", "auto"],
-            &["--schedule", "auto", "--virtual-stages", "2"],
-            &["--schedule", "zb-v"],
-        ],
-        torch: &["--batch-size", "16", "--micro-batches", "8"],
-        theirs: &[
-            &["--schedule", "gpipe", "--cut", "5,5"],
-            &["--schedule", "1f1b", "--cut", "5,5"],
-            &["--schedule", "interleaved-1f1b", "--cut", "3,2,2,3"],
-            &["--schedule", "looped-bfs", "--cut", "3,2,2,3"],
-            &["--schedule", "interleaved-zb", "--cut", "3,2,2,3"],
-            &["--schedule", "zb-v", "--cut", "3,2,2,3"],
-            &["--schedule", "dualpipe-v", "--cut", "3,2,2,3"],
-        ],
+        model: Model::Gpt(8, 256, 128),
+        batch: 16,
+        micro_batches: 8,
+        ours: OURS,
+        theirs: theirs!("5,5", "3,2,2,3"),
         steps: 8,
         candle: &["5"],
     },
     Job {
         name: "gpt wide",
-        model: "gpt",
-        pptop: &[
-            "--model",
-            "gpt",
-            "--layers",
-            "6",
-            "--width",
-            "512",
-            "--heads",
-            "8",
-            "--context",
-            "256",
-            "--batch-size",
-            "8",
-            "--micro-batches",
-            "8",
-            "--optimizer",
-            "adam",
-            "--pp",
-            "2",
-            "--partition",
-            "time",
-        ],
-        ours: &[
-            &["--schedule", "1f1b"],
-            &["--schedule", "zb-h1"],
-            &["--schedule", "auto"],
-            &["--schedule", "auto", "--virtual-stages", "2"],
-            &["--schedule", "zb-v"],
-        ],
-        torch: &[
-            "--layers",
-            "6",
-            "--width",
-            "512",
-            "--heads",
-            "8",
-            "--context",
-            "256",
-            "--batch-size",
-            "8",
-            "--micro-batches",
-            "8",
-        ],
-        theirs: &[
-            &["--schedule", "gpipe", "--cut", "4,4"],
-            &["--schedule", "1f1b", "--cut", "4,4"],
-            &["--schedule", "interleaved-1f1b", "--cut", "2,2,2,2"],
-            &["--schedule", "looped-bfs", "--cut", "2,2,2,2"],
-            &["--schedule", "interleaved-zb", "--cut", "2,2,2,2"],
-            &["--schedule", "zb-v", "--cut", "2,2,2,2"],
-            &["--schedule", "dualpipe-v", "--cut", "2,2,2,2"],
-        ],
+        model: Model::Gpt(6, 512, 256),
+        batch: 8,
+        micro_batches: 8,
+        ours: OURS,
+        theirs: theirs!("4,4", "2,2,2,2"),
         steps: 6,
         candle: &[],
     },
 ];
+
+impl Job {
+    /// What both programs call it.
+    fn model(&self) -> &'static str {
+        match self.model {
+            Model::SeedMlp => "seed-mlp",
+            Model::Gpt(..) => "gpt",
+        }
+    }
+
+    /// Flags that both programs have.
+    fn sizes(&self) -> Vec<String> {
+        let mut flags = vec![("--batch-size", self.batch), ("--micro-batches", self.micro_batches)];
+        if let Model::Gpt(layers, width, context) = self.model {
+            let sizes = [("--layers", layers), ("--width", width), ("--context", context)];
+            flags.extend(sizes.into_iter().chain([("--heads", 8)]));
+        }
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_string()]).collect()
+    }
+
+    /// Flags of pptop on so many ranks, without the schedule.
+    fn of_pptop(&self, ranks: &str) -> Vec<String> {
+        let own: &[&str] = match self.model {
+            Model::SeedMlp => &["--preset", "seed"],
+            Model::Gpt(..) => &["--model", "gpt", "--optimizer", "adam"],
+        };
+        [words(own), self.sizes(), words(&["--partition", "time", "--pp", ranks])].concat()
+    }
+
+    /// Flags of PyTorch's program, without the schedule.
+    fn of_pytorch(&self) -> Vec<String> {
+        let own: &[&str] = match self.model {
+            Model::SeedMlp => &["--clip-norm", "1"],
+            Model::Gpt(..) => &[],
+        };
+        [words(&["--job", self.model()]), self.sizes(), words(own)].concat()
+    }
+}
 
 fn main() -> anyhow::Result<()> {
     let rounds = match std::env::args().nth(1) {
@@ -214,12 +148,12 @@ fn main() -> anyhow::Result<()> {
         None => 7,
     };
     let wanted: Vec<String> = std::env::args().skip(2).collect();
+    let known = || JOBS.map(|job| job.name).join(", ");
+    for name in &wanted {
+        let is_known = JOBS.iter().any(|job| job.name == name);
+        ensure!(is_known, "no job {name}: choose from {}", known());
+    }
     let is_wanted = |job: &&Job| wanted.is_empty() || wanted.iter().any(|name| name == job.name);
-    ensure!(
-        JOBS.iter().any(|job| is_wanted(&job)),
-        "no such job: choose of {}",
-        JOBS.map(|job| job.name).join(", ")
-    );
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let programs = Programs {
         pptop: pptop::build()?,
@@ -234,15 +168,16 @@ fn main() -> anyhow::Result<()> {
         results.push(programs.compare(job, rounds)?);
     }
     let _ = std::fs::remove_dir_all(&programs.state);
-    let processor = processor();
+    let processor = Processor::here();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-    let path = dir.join(format!("peers-{}.json", processor.slug()));
+    let path = dir.join(format!("peers-{}.json", slug(&processor)));
     // Jobs that were not measured now keep what was measured before on this kind of processor.
-    let mut jobs: Vec<Value> = match std::fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str::<Value>(&text)?["jobs"].as_array().cloned(),
-        Err(_) => None,
-    }
-    .unwrap_or_default();
+    let mut jobs = if path.is_file() {
+        let before: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        before["jobs"].as_array().cloned().context("a file of results without jobs")?
+    } else {
+        Vec::new()
+    };
     for found in results {
         jobs.retain(|job| job["job"] != found["job"]);
         jobs.push(found);
@@ -250,49 +185,21 @@ fn main() -> anyhow::Result<()> {
     let order = |job: &Value| JOBS.iter().position(|known| job["job"] == known.name);
     jobs.sort_by_key(order);
     let machine = pptop::json(&programs.pptop, &["devices"])?;
-    let found = json!({"processor": processor.name(), "machine": machine, "jobs": jobs});
+    let found = json!({"processor": processor.to_string(), "machine": machine, "jobs": jobs});
     std::fs::write(&path, serde_json::to_string_pretty(&found)? + "\n")
         .with_context(|| path.display().to_string())?;
     println!("written: {}", path.display());
     Ok(())
 }
 
-/// The processor of this machine, as the system names it.
-struct Processor {
-    vendor: String,
-    family: String,
-    model: String,
-    name: String,
-}
-
-fn processor() -> Processor {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let of = |key: &str| {
-        let pairs = text.lines().filter_map(|line| line.split_once(':'));
-        let value = pairs.into_iter().find(|(name, _)| name.trim() == key);
-        value.map_or_else(|| "unknown".to_owned(), |(_, value)| value.trim().to_owned())
-    };
-    Processor {
-        vendor: of("vendor_id"),
-        family: of("cpu family"),
-        model: of("model"),
-        name: of("model name"),
-    }
-}
-
-impl Processor {
-    fn slug(&self) -> String {
-        let vendor = match self.vendor.as_str() {
-            "GenuineIntel" => "intel",
-            "AuthenticAMD" => "amd",
-            other => other,
-        };
-        format!("{vendor}-{}-{}", self.family, self.model).to_lowercase()
-    }
-
-    fn name(&self) -> String {
-        format!("{} (family {}, model {})", self.name, self.family, self.model)
-    }
+/// What a file of results is called after: `intel-6-207`.
+fn slug(processor: &Processor) -> String {
+    let parts = processor.parts.iter().map(|part| match part.as_str() {
+        "GenuineIntel" => "intel".to_owned(),
+        "AuthenticAMD" => "amd".to_owned(),
+        other => other.to_lowercase(),
+    });
+    parts.collect::<Vec<_>>().join("-")
 }
 
 struct Programs {
@@ -408,7 +315,8 @@ impl Programs {
         }))
     }
 
-    /// The way with the smallest median, of three runs each in turns: a machine that is slow for a while must not choose.
+    /// The way with the smallest median, of three runs each, in turns. A machine that is slow for a while
+    /// must not choose.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
         for _ in 0..3 {
@@ -426,14 +334,13 @@ impl Programs {
     fn run(&self, job: &Job, way: &Way, steps: usize) -> anyhow::Result<Parts> {
         let steps = (steps + WARM_UP).to_string();
         match way.program {
-            "pptop" => self.train(job, &way.args, &steps),
-            "pptop alone" => self.train(job, &words(&["--pp", "1"]), &steps),
+            "pptop" => self.train(&[job.of_pptop("2"), way.args.clone()].concat(), &steps),
+            "pptop alone" => self.train(&job.of_pptop("1"), &steps),
             "pytorch" | "pytorch alone" => {
                 let mut command = Command::new(&self.python);
                 command
                     .arg(&self.script)
-                    .args(["--job", job.model])
-                    .args(job.torch)
+                    .args(job.of_pytorch())
                     .args(["--steps", &steps])
                     .args(&way.args);
                 if way.program == "pytorch alone" {
@@ -443,24 +350,19 @@ impl Programs {
             }
             _ => {
                 let mut command = Command::new(&self.candle);
-                command.env("RAYON_NUM_THREADS", "1").arg(job.model).arg(&steps).args(&way.args);
+                command.env("RAYON_NUM_THREADS", "1").arg(job.model()).arg(&steps).args(&way.args);
                 Parts::read(&output(&mut command)?)
             }
         }
     }
 
     /// pptop as a user runs it, recording and all.
-    fn train(&self, job: &Job, args: &[String], steps: &str) -> anyhow::Result<Parts> {
+    fn train(&self, args: &[String], steps: &str) -> anyhow::Result<Parts> {
         let folder = self.state.join("run");
         let _ = std::fs::remove_dir_all(&folder);
-        // What `args` says of the ranks replaces what the job says.
-        let own = job.pptop.iter().position(|a| *a == "--pp").context("a job without --pp")?;
-        let skipped = if args.first().is_some_and(|a| a == "--pp") { own..own + 2 } else { 0..0 };
-        let of_job = job.pptop.iter().enumerate().filter(|(i, _)| !skipped.contains(i));
         let folder_name =
             folder.to_str().context("a folder for temporary files that is no text")?;
         let mut all = vec!["train"];
-        all.extend(of_job.map(|(_, arg)| *arg));
         all.extend(args.iter().map(String::as_str));
         all.extend(["--steps", steps, "--headless", "--json", "--spans", "all"]);
         all.extend(["--run-dir", folder_name]);

@@ -38,7 +38,7 @@ fn all_peers(results: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     for file in files {
         let found = read(&file)?;
-        writeln!(text, "**{}**\n", found["processor"].as_str().unwrap_or_default())?;
+        writeln!(text, "**{}**\n", found["processor"].as_str().context("no processor")?)?;
         text += &peers(&found)?;
     }
     Ok(text)
@@ -74,7 +74,7 @@ fn peers(found: &Value) -> anyhow::Result<String> {
         writeln!(
             text,
             "| {name}, {rounds} rounds in turns, {} | median step | least to most | to pptop's, median and spread of the rounds |",
-            day(job["unix_seconds"].as_u64().unwrap_or_default())
+            day(job["unix_seconds"].as_u64().context("no unix_seconds")?)
         )?;
         writeln!(text, "|---|---|---|---|")?;
         for row in list(job, "rows")? {

@@ -41,6 +41,7 @@ mod identity;
 mod limits;
 mod paths;
 mod policy;
+mod processor;
 mod writer;
 
 mod lines;
@@ -93,6 +94,7 @@ pub use number::Nonfinite;
 pub use paths::{civil_date, new_run_dir, runs_dir, state_dir};
 pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
+pub use processor::Processor;
 pub use reader::{Follower, Poll, ReadError};
 pub use replay::Replay;
 pub use runs::{FindError, Run, find_run, is_path, list_runs, of_path, status_of};
