@@ -133,8 +133,8 @@ fn check_all(job: &Job, run: Run) {
     assert!(n >= 60, "only {n} combinations were run");
 }
 
-/// Whatever multiplies, every schedule and cut rounds alike, with weights in the order of the kernels and without. BLAS is asked
-/// where the build has it and a library is there: `OpenBLAS` rounds by shape alone.
+/// With each kernel, every schedule and cut rounds alike, with packed copies of the weights and without.
+/// BLAS takes part where the build has it and a library is there: `OpenBLAS` rounds by shape alone.
 #[test]
 fn each_kernel_has_the_same_bits_in_every_plan() {
     for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
@@ -154,6 +154,7 @@ fn each_kernel_has_the_same_bits_in_every_plan() {
                 (ScheduleName::ZbH1, 4, Cut::Uniform, true),
                 (ScheduleName::ZbV, 2, Cut::Uniform, true),
             ];
+            let mut evaluations = Vec::new();
             for (schedule, pp, cut, packs) in plans {
                 let plan = plan(schedule, pp, run.micro_batches);
                 let partition = cut.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
@@ -170,7 +171,14 @@ fn each_kernel_has_the_same_bits_in_every_plan() {
                 let losses = losses.collect();
                 let got = (losses, weights_hash(&trainer.weights().unwrap()).unwrap());
                 assert_eq!(got, want, "{kernel}, {schedule} pp={pp}, packed {packs}");
+                // The copies are of before the update; an evaluation must not see them.
+                let held_out = job.data.batch(1, 40).unwrap();
+                evaluations.push(trainer.evaluate(&[held_out]).unwrap().loss.to_bits());
             }
+            assert!(
+                evaluations.windows(2).all(|two| two[0] == two[1]),
+                "{kernel}: {evaluations:?}"
+            );
         }
     }
 }

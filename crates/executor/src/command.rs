@@ -128,7 +128,7 @@ pub struct RankMemory {
     pub gradient_bytes: u64,
     /// State of the optimizer.
     pub optimizer_bytes: u64,
-    /// Weights in the order of the kernels.
+    /// Packed copies of weights.
     pub packed_bytes: u64,
     /// The most between two ops beyond what stays: activations, residues, messages.
     pub stash_bytes: u64,

@@ -37,8 +37,8 @@ pub struct RankConfig {
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
     /// What multiplies matrices: the same on every rank, or they would round differently.
     pub kernels: Kernels,
-    /// Whether weights are kept in the order of the kernels as well, where several micro-batches use
-    /// them: faster, for twice their bytes. Results have the same bits.
+    /// Whether ranks keep packed copies of their weights, where several micro-batches use them. That is
+    /// faster, and takes about twice the bytes of the weights. Results have the same bits.
     pub packs_weights: bool,
     /// Which stages run their forward again instead of keeping what it made.
     pub recompute: Recompute,
@@ -89,7 +89,7 @@ impl RankConfig {
 }
 
 impl RankConfig {
-    /// Whether each rank keeps its weights in the order of the kernels: one micro-batch alone has nothing from that.
+    /// Whether ranks keep packed copies of their weights. A single micro-batch gains nothing from them.
     pub(crate) fn keeps_packed(&self) -> bool {
         self.packs_weights && self.plan.n_micro_batches() > self.plan.n_pipes()
     }

@@ -111,16 +111,26 @@ impl StageRun {
         }
     }
 
-    /// Bytes of the weights in the order of the kernels.
+    /// Bytes of packed copies of weights.
     pub(crate) fn packed_bytes(&self) -> usize {
         self.packed.as_ref().map_or(0, PackedWeights::bytes)
     }
 
-    /// A pass of this stage.
-    pub(crate) fn in_context(&self, context: ForwardContext) -> ForwardContext {
+    /// What every pass of this stage has in common.
+    fn in_context(&self, context: ForwardContext) -> ForwardContext {
         let context = context.with_kernels(self.kernels);
         match &self.packed {
             Some(packed) => context.with_packed_weights(packed.clone()),
+            None => context,
+        }
+    }
+
+    /// A pass for evaluation. Its micro-batches may have more rows than those of training; no packed copy is
+    /// added for them, since nobody has planned memory for it.
+    pub(crate) fn evaluation(&self) -> ForwardContext {
+        let context = ForwardContext::evaluation().with_kernels(self.kernels);
+        match &self.packed {
+            Some(packed) => context.with_packed_weights(packed.frozen()),
             None => context,
         }
     }

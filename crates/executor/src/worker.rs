@@ -271,7 +271,8 @@ impl Worker {
         Ok(report)
     }
 
-    /// Bytes alive, without the packed weights: the first step makes these.
+    /// Bytes alive without packed copies of weights. These are made during the first step, and would look
+    /// like activations.
     fn live_beyond_packed(&self) -> i64 {
         memory::live_bytes() - self.packed_bytes() as i64
     }
@@ -505,7 +506,7 @@ impl Worker {
                     let (inputs, _) = self.inputs(op.stage, op.micro_batch, batch)?;
                     let targets = self.targets(op.stage, op.micro_batch, batch)?;
                     let run = self.run_of(Pipe(0), op.stage)?;
-                    let context = run.in_context(ForwardContext::evaluation());
+                    let context = run.evaluation();
                     let outputs = run.stage.forward(&inputs, &context)?;
                     if let Some(targets) = targets {
                         let objective = &self.config.objective;

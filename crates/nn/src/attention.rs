@@ -163,12 +163,12 @@ impl CustomOp1 for AttentionOp {
             for block in blocks(t) {
                 let scores = block.scores();
                 let (q, k) = ((qkv, block.queries(head.q)), (&keys[..], block.transposed_keys(k)));
-                cpu::panel((&mut p, scores), q, k, scale, false);
+                cpu::few_terms((&mut p, scores), q, k, scale, false);
                 let log_sums = &mut log_sums[block.queries.clone()];
                 let first = block.queries.start;
                 cpu::vectorized(CausalSoftmax { scores: &mut p, first, log_sums });
                 let v = (qkv, block.keys(head.v));
-                cpu::panel((&mut out, block.queries(head.out)), (&p, scores), v, 1.0, false);
+                cpu::few_terms((&mut out, block.queries(head.out)), (&p, scores), v, 1.0, false);
             }
         }
         *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
@@ -218,8 +218,8 @@ impl AttentionOp {
                 let (q, gy_block) = ((qkv, block.queries(head.q)), (gy, block.queries(head.out)));
                 let k = (&keys[..], block.transposed_keys(k));
                 let v = (&values[..], block.transposed_keys(v));
-                cpu::panel((&mut p, scores), q, k, scale, false);
-                cpu::panel((&mut gs, scores), gy_block, v, 1.0, false);
+                cpu::few_terms((&mut p, scores), q, k, scale, false);
+                cpu::few_terms((&mut gs, scores), gy_block, v, 1.0, false);
                 cpu::vectorized(ScoreGradients {
                     p: &mut p,
                     gs: &mut gs,
@@ -229,11 +229,11 @@ impl AttentionOp {
                     gy: gy_block,
                 });
                 let keys = (qkv, block.keys(head.k));
-                cpu::panel((g, block.queries(head.q)), (&gs, scores), keys, scale, false);
+                cpu::few_terms((g, block.queries(head.q)), (&gs, scores), keys, scale, false);
                 let gs = (&gs[..], scores.transposed());
-                cpu::panel((g, block.keys(head.k)), gs, q, scale, true);
+                cpu::few_terms((g, block.keys(head.k)), gs, q, scale, true);
                 let p = (&p[..], scores.transposed());
-                cpu::panel((g, block.keys(head.v)), p, gy_block, 1.0, true);
+                cpu::few_terms((g, block.keys(head.v)), p, gy_block, 1.0, true);
             }
         }
     }

@@ -58,7 +58,8 @@ impl ForwardContext {
         self
     }
 
-    /// Where layers keep their weights in the order of the kernels. Without it each product does that anew.
+    /// Where layers keep packed copies of their weights. Without it, a kernel on panels packs the weight in
+    /// every product.
     #[must_use]
     pub fn with_packed_weights(mut self, packed: PackedWeights) -> Self {
         self.packed = Some(packed);
@@ -86,7 +87,7 @@ impl ForwardContext {
         self.kernels
     }
 
-    /// Where layers keep their weights in the order of the kernels, if anywhere.
+    /// Where layers keep packed copies of their weights, if anywhere.
     pub fn packed_weights(&self) -> Option<&PackedWeights> {
         self.packed.as_ref()
     }

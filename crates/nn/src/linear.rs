@@ -8,7 +8,7 @@ use candle_core::{
 use candle_nn::{Init, VarBuilder};
 
 use crate::context::ForwardContext;
-use crate::cpu::{self, InstructionSet, Kernels, Product, View};
+use crate::cpu::{self, InstructionSet, Kernels, Panels, Product, View};
 use crate::deferred;
 use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
@@ -143,14 +143,17 @@ impl Products {
         let to = (to, View::row_major(rows, right.columns));
         let from = (from, View::row_major(rows, right.rows));
         let kernel = self.kernels.of(product, rows);
-        match (&self.packed, InstructionSet::of(kernel)) {
-            (Some(packed), Some(set)) => {
-                packed.with((self.weight, weight), (outputs, inputs), product, set, |panels| {
-                    cpu::gemm_by_panels(panels, to, from, 1.0, accumulate);
-                });
+        let (to, to_view) = to;
+        if let (Some(packed), Some(set)) = (&self.packed, InstructionSet::of(kernel)) {
+            let by_copy = |panels: &Panels| {
+                cpu::gemm_by_panels(panels, (&mut *to, to_view), from, 1.0, accumulate);
+            };
+            let sizes = (outputs, inputs);
+            if packed.with((self.weight, weight), sizes, product, set, by_copy) {
+                return;
             }
-            _ => cpu::gemm(kernel, to, from, (weight, right), 1.0, accumulate),
         }
+        cpu::gemm(kernel, (to, to_view), from, (weight, right), 1.0, accumulate);
     }
 }
 

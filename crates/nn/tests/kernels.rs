@@ -99,7 +99,8 @@ fn what_is_not_finite_reaches_its_own_row_and_column_alone() {
             b[last] = f32::INFINITY;
             let bv =
                 if transposed { View::row_major(n, k).transposed() } else { View::row_major(k, n) };
-            let mut c = vec![0.0; m * n];
+            // What was there is not read.
+            let mut c = vec![f32::NAN; m * n];
             let cv = View::row_major(m, n);
             gemm(kernel, (&mut c, cv), (&a, View::row_major(m, k)), (&b, bv), 1.0, false);
             for (i, v) in c.iter().enumerate() {

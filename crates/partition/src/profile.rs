@@ -62,7 +62,7 @@ pub struct ProfileConfig {
     pub seed: u64,
     /// What multiplies matrices.
     pub kernels: Kernels,
-    /// Whether weights are kept in the order of the kernels as well.
+    /// Whether packed copies of the weights are kept.
     pub packs_weights: bool,
 }
 

@@ -125,7 +125,7 @@ pub struct Hello {
     /// stage such as `3,5`; empty where nobody said so.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
-    /// What multiplies matrices, for each product and number of rows; empty where nobody said so.
+    /// Matrix kernels, for each product and number of rows; empty if the log does not say.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub kernels: String,
     /// What each layer was measured to take for a micro-batch, forward and backward, in seconds;
@@ -155,7 +155,7 @@ pub struct PlannedMem {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
-    /// Bytes of weights that are kept in the order of the kernels as well.
+    /// Bytes of packed copies of weights.
     pub packed_bytes: u64,
     /// Bytes that wait between ops: activations, residues of weight gradients, messages.
     pub stash_bytes: u64,
@@ -272,7 +272,7 @@ pub struct Mem {
     pub gradient_bytes: u64,
     /// Bytes of the optimizer's state.
     pub optimizer_bytes: u64,
-    /// Bytes of weights that are kept in the order of the kernels as well.
+    /// Bytes of packed copies of weights.
     pub packed_bytes: u64,
     /// Most bytes that wait between ops: activations, residues of weight gradients, messages.
     pub stash_bytes: u64,

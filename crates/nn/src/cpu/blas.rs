@@ -1,17 +1,19 @@
 //! Products by the `cblas_sgemm` of a library that the user has: `OpenBLAS`, MKL, AOCL.
 //!
-//! It is opened when it is first wanted, so that a program that was built with it starts without.
+//! The library is opened on first use, so the program starts without it. It is told to use one thread
+//! for each call, in the whole process.
 
 use std::ffi::{OsStr, c_int};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use libloading::Library;
 
 use super::view::View;
 
-/// Where a name of the environment says which library to open.
+/// Environment variable that names the library.
 const VARIABLE: &str = "PPTOP_BLAS_LIB";
-/// Who is looked for without that name.
+/// Libraries that are tried otherwise.
 const NAMES: [&str; 6] = [
     "libopenblas.so.0",
     "libmkl_rt.so.3",
@@ -20,9 +22,13 @@ const NAMES: [&str; 6] = [
     "libblis.so.4",
     "libcblas.so.3",
 ];
-/// What sets the number of threads that a call may use.
-const SETS_THREADS: [&[u8]; 3] =
-    [b"openblas_set_num_threads", b"MKL_Set_Num_Threads", b"bli_thread_set_num_threads"];
+/// Functions of OpenBLAS and MKL that set the number of threads of a call.
+const SETS_THREADS: [&[u8]; 2] = [b"openblas_set_num_threads", b"MKL_Set_Num_Threads"];
+/// That of BLIS, whose integers have 64 bits.
+const SETS_THREADS_OF_BLIS: &[u8] = b"bli_thread_set_num_threads";
+/// MKL's choice of 32 or 64 bits for the integers of BLAS, and its number for 32.
+const SETS_INTEGERS_OF_MKL: &[u8] = b"MKL_Set_Interface_Layer";
+const MKL_INTERFACE_LP64: c_int = 0;
 
 /// From the reference interface (netlib, cblas.h).
 const ROW_MAJOR: c_int = 101;
@@ -53,43 +59,49 @@ struct Blas {
     _library: Library,
 }
 
-static BLAS: OnceLock<Option<Blas>> = OnceLock::new();
+static BLAS: OnceLock<Result<Blas, String>> = OnceLock::new();
 
-fn blas() -> Option<&'static Blas> {
-    let named = || match std::env::var_os(VARIABLE) {
-        Some(path) => open(&path),
-        None => NAMES.iter().find_map(|name| open(OsStr::new(name))),
+/// The library, or why there is none.
+fn blas() -> Result<&'static Blas, &'static str> {
+    let find = || match std::env::var_os(VARIABLE) {
+        Some(path) => open(&path)
+            .map_err(|error| format!("{VARIABLE} names {}: {error}", Path::new(&path).display())),
+        None => NAMES.iter().find_map(|name| open(OsStr::new(name)).ok()).ok_or_else(|| {
+            format!("none of {} can be opened; {VARIABLE} can name another", NAMES.join(", "))
+        }),
     };
-    BLAS.get_or_init(named).as_ref()
+    BLAS.get_or_init(find).as_ref().map_err(String::as_str)
 }
 
 #[expect(unsafe_code, reason = "a library is opened, and its functions have the types that we say")]
-fn open(path: &OsStr) -> Option<Blas> {
-    // SAFETY: opening runs the library's own initialisation, which is what the user of this feature asks
-    // for. `cblas_sgemm` has had this one signature since the reference interface, the integers being 32 bits
-    // wide in every library of `NAMES`; one with 64 bits has another name (`cblas_sgemm64_`), which is not
-    // looked for. A function that sets the number of threads takes one `int` by value in all three libraries
-    // (BLIS: a 64-bit integer, whose upper half is zero in a register that an `int` was put into). Tested
-    // with Debian's OpenBLAS (`crates/nn/tests/kernels.rs`, `PPTOP_REQUIRE_BLAS`).
+fn open(path: &OsStr) -> Result<Blas, libloading::Error> {
+    // SAFETY: opening runs the library's own initialisation; whoever builds with this feature asks for that.
+    // `cblas_sgemm` has had this signature since the reference interface, with integers of 32 bits.
+    // OpenBLAS with 64 bits calls it `cblas_sgemm64_`, which is not looked for; MKL is told to take 32
+    // before its first call; the packages of BLIS have 32 in BLAS. Whoever names another library in
+    // the variable vouches for the same. Tested with Debian's OpenBLAS
+    // (`crates/nn/tests/kernels.rs`, `PPTOP_REQUIRE_BLAS`).
     unsafe {
-        let library = Library::new(path).ok()?;
-        let sgemm = *library.get::<Sgemm>(b"cblas_sgemm").ok()?;
+        let library = Library::new(path)?;
+        let sgemm = *library.get::<Sgemm>(b"cblas_sgemm")?;
+        if let Ok(set) = library.get::<unsafe extern "C" fn(c_int) -> c_int>(SETS_INTEGERS_OF_MKL) {
+            set(MKL_INTERFACE_LP64);
+        }
+        // A rank is one thread; the other cores belong to other ranks.
         for name in SETS_THREADS {
             if let Ok(set) = library.get::<unsafe extern "C" fn(c_int)>(name) {
-                // A rank is one thread; what is beside it belongs to other ranks.
                 set(1);
             }
         }
-        Some(Blas { name: path.to_string_lossy().into_owned(), sgemm, _library: library })
+        if let Ok(set) = library.get::<unsafe extern "C" fn(i64)>(SETS_THREADS_OF_BLIS) {
+            set(1);
+        }
+        Ok(Blas { name: path.to_string_lossy().into_owned(), sgemm, _library: library })
     }
 }
 
-pub(super) fn is_available() -> bool {
-    blas().is_some()
-}
-
-/// The library that was found.
-pub(super) fn name() -> Option<&'static str> {
+/// The library that was found, or why there is none.
+pub(super) fn library() -> Result<&'static str, &'static str> {
     blas().map(|blas| blas.name.as_str())
 }
 
@@ -107,7 +119,8 @@ fn arrangement(view: View) -> Option<(c_int, c_int)> {
     is_transposed.then_some((TRANSPOSED, stride(view.column_stride, view.rows)?))
 }
 
-/// `c (+)= scale·a·b`, of views that lie inside their slices, where BLAS takes matrices that lie so. Returns whether it did.
+/// `c (+)= scale·a·b` of views inside their slices, if BLAS can take these views. Returns whether it
+/// did.
 #[expect(unsafe_code, reason = "BLAS takes pointers")]
 pub(super) fn product(
     (c, cv): (&mut [f32], View),
@@ -116,7 +129,7 @@ pub(super) fn product(
     scale: f32,
     accumulate: bool,
 ) -> bool {
-    let Some(blas) = blas() else { return false };
+    let Ok(blas) = blas() else { return false };
     let size = |n: usize| c_int::try_from(n).ok();
     let (Some(m), Some(n), Some(k)) = (size(cv.rows), size(cv.columns), size(av.columns)) else {
         return false;
@@ -128,10 +141,10 @@ pub(super) fn product(
     };
     let beta = if accumulate { 1.0 } else { 0.0 };
     let (c, a, b) = (&mut c[cv.offset..], &a[av.offset..], &b[bv.offset..]);
-    // SAFETY: `gemm` showed that each matrix ends inside its slice, and `arrangement` that its strides are those that
-    // BLAS is told, in numbers that an `int` holds; of a single row or column the stride is not taken. `c` is borrowed
-    // exclusively, and its rows do not overlap. Tested against three loops (`crates/nn/tests/kernels.rs`) and with any
-    // strides (`crates/nn/tests/absurd_views.rs`).
+    // SAFETY: `gemm` showed that each matrix ends inside its slice. `arrangement` gives BLAS the strides
+    // that the matrices have, as `int`s; that of a single row or column is not used. `c` is borrowed
+    // exclusively, and its rows do not overlap. Tested against three loops
+    // (`crates/nn/tests/kernels.rs`) and with any strides (`crates/nn/tests/absurd_views.rs`).
     unsafe {
         (blas.sgemm)(
             ROW_MAJOR,

@@ -2,7 +2,7 @@
 //!
 //! A sum of products rounds by its order, so two ranks that chose differently would not train the
 //! same model. The choice is therefore a value that somebody makes once and hands to every layer;
-//! [`Kernels::for_processor`] is the rule for whoever makes none.
+//! [`Kernels::for_processor`] is the default.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +22,7 @@ pub enum Kernel {
     Neon,
     /// The `gemm` crate.
     Gemm,
-    /// The `cblas_sgemm` of a library that the user has (feature `blas`).
+    /// The `cblas_sgemm` of an installed BLAS library (feature `blas`).
     Blas,
 }
 
@@ -47,17 +47,20 @@ impl Kernel {
     pub fn is_available(self) -> bool {
         match self {
             Self::InPlace | Self::Gemm => true,
-            Self::Blas => super::blas::is_available(),
+            Self::Blas => super::blas::library().is_ok(),
             Self::Avx512 | Self::Avx2 | Self::Neon => InstructionSet::of(self).is_some(),
         }
     }
 
-    /// The library behind [`Kernel::Blas`], where there is one.
-    pub fn blas_library() -> Option<&'static str> {
-        super::blas::name()
+    /// The library behind [`Kernel::Blas`], by the name that it was opened with.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn blas_library() -> Result<&'static str, &'static str> {
+        super::blas::library()
     }
 
-    /// Whether it works on panels, which can be made once and used often.
+    /// Whether it works on panels, which can be packed once and reused.
     pub fn takes_panels(self) -> bool {
         matches!(self, Self::Avx512 | Self::Avx2 | Self::Neon)
     }
@@ -94,13 +97,13 @@ impl Product {
     }
 }
 
-/// Up to as many rows of a micro-batch are few, and some; more are many.
+/// A micro-batch of up to 16 rows has few, one of up to 64 some, and one of more many.
 pub const ROWS_OF_CLASSES: [usize; 2] = [16, 64];
 
-/// A kernel for each product, for few, some and many rows (samples times positions of a micro-batch).
+/// A kernel for each product, for few, some and many rows: samples times positions of a micro-batch.
 ///
-/// Text and back: `output=in-place,avx512,avx512 input-gradient=… weight-gradient=…`, or the name
-/// of one kernel for everything.
+/// As text: `output=in-place,avx512,avx512 input-gradient=… weight-gradient=…`, or the name of one
+/// kernel for everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernels([[Kernel; 3]; 3]);
 
@@ -124,7 +127,8 @@ impl Kernels {
         self.0[product as usize][class]
     }
 
-    /// The same with another kernel for one product, in one class: 0 for few rows, 1 for some, 2 for many.
+    /// The same with another kernel for one product in one class: 0 for few rows, 1 for some, 2 for
+    /// many.
     ///
     /// # Panics
     /// If there is no such class.
@@ -132,6 +136,20 @@ impl Kernels {
     pub fn with(mut self, product: Product, class: usize, kernel: Kernel) -> Self {
         self.0[product as usize][class] = kernel;
         self
+    }
+
+    /// For people: `in-place up to 16 rows, avx512 above` where all products agree, else the text.
+    pub fn summary(&self) -> String {
+        let [few, some, many] = self.0[0];
+        let [most_few, most_some] = ROWS_OF_CLASSES;
+        if self.0 != [self.0[0]; 3] || few == many {
+            return self.to_string();
+        }
+        match some {
+            some if some == many => format!("{few} up to {most_few} rows, {many} above"),
+            some if some == few => format!("{few} up to {most_some} rows, {many} above"),
+            some => format!("{few} up to {most_few} rows, {some} up to {most_some}, {many} above"),
+        }
     }
 
     /// The first of its kernels that this processor or this build does not have.
@@ -160,7 +178,7 @@ impl fmt::Display for Kernels {
     }
 }
 
-/// Why a text names no kernels.
+/// Why a text cannot be read as a choice of kernels.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelsError {
     /// No kernel has this name.
@@ -168,7 +186,7 @@ pub enum KernelsError {
     Kernel(String),
     /// The parts are not as they should be.
     #[error(
-        "'{0}' is no choice of kernels: name one kernel, or three for each product, such as \
+        "'{0}' does not choose kernels: give one kernel, or for each product three (few, some and many rows), such as \
          'output=in-place,avx2,avx2 input-gradient=in-place,avx2,avx2 weight-gradient=in-place,avx2,avx2'"
     )]
     Form(String),
@@ -280,6 +298,17 @@ mod tests {
         }
         let twice = "output=avx2,avx2,avx2 output=avx2,avx2,avx2 weight-gradient=avx2,avx2,avx2";
         assert!(twice.parse::<Kernels>().is_err());
+    }
+
+    #[test]
+    fn people_read_a_choice_in_words() {
+        let rule = Kernels([[Kernel::InPlace, Kernel::Avx2, Kernel::Avx2]; 3]);
+        assert_eq!(rule.summary(), "in-place up to 16 rows, avx2 above");
+        let three = Kernels([[Kernel::InPlace, Kernel::Gemm, Kernel::Avx2]; 3]);
+        assert_eq!(three.summary(), "in-place up to 16 rows, gemm up to 64, avx2 above");
+        assert_eq!(Kernels::all(Kernel::Gemm).summary(), "gemm");
+        let mixed = rule.with(Product::Output, 2, Kernel::Gemm);
+        assert_eq!(mixed.summary(), mixed.to_string());
     }
 
     #[test]

@@ -2,21 +2,21 @@
 
 use super::blas;
 use super::elementwise::square_sum;
+use super::few_terms::FewTerms;
 use super::kernel::{InstructionSet, Kernel};
-use super::panel::Panel;
-use super::panels::{self, Panels, Right};
+use super::packed::{self, Panels, Right};
 use super::product::{Combine, Dots};
 use super::vectorized;
 use super::view::View;
 
-/// With as many terms as this `panel` is faster than `combine` where nothing is packed.
-const PANEL_TERMS: usize = 16;
+/// Up to this many terms, [`FewTerms`] is faster than [`Combine`].
+const FEW_TERMS: usize = 16;
 
 /// `c (+)= scale·a·b` of matrices that lie in the cache, rows of `b` and `c` contiguous.
 ///
 /// # Panics
 /// If the shapes do not fit each other, rows are not contiguous, or a matrix reaches outside its slice: our own bug.
-pub(crate) fn panel(
+pub(crate) fn few_terms(
     c: (&mut [f32], View),
     a: (&[f32], View),
     b: (&[f32], View),
@@ -30,7 +30,7 @@ pub(crate) fn panel(
         c.1.is_inside(c.0) && a.1.is_inside(a.0) && b.1.is_inside(b.0),
         "matrix inside its slice"
     );
-    vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
+    vectorized(FewTerms { c, a, b, scale, accumulate, wants_squares: false });
 }
 
 /// [`gemm`] into a whole row-major matrix, and `Σ c²` of the result.
@@ -43,31 +43,32 @@ pub(crate) fn gemm_and_squares(
 ) -> f64 {
     let fits = cv.rows > 0 && cv.columns > 0 && b.1.column_stride == 1;
     let is_whole = fits && cv.row_stride == cv.columns;
-    if kernel == Kernel::InPlace && is_whole && takes_panel(a.1) {
+    if kernel == Kernel::InPlace && is_whole && has_few_terms(a.1) {
         let shapes = (cv.rows, cv.columns, a.1.columns);
         assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
         let is_inside = cv.is_inside(c) && a.1.is_inside(a.0) && b.1.is_inside(b.0);
         assert!(is_inside, "matrix inside its slice");
         let c = (&mut *c, cv);
-        return vectorized(Panel { c, a, b, scale: 1.0, accumulate, wants_squares: true });
+        return vectorized(FewTerms { c, a, b, scale: 1.0, accumulate, wants_squares: true });
     }
     gemm(kernel, (&mut *c, cv), a, b, 1.0, accumulate);
     square_sum(c, cv.columns)
 }
 
 /// Whether a sum of so few terms is better off without packing.
-fn takes_panel(a: View) -> bool {
-    (2..=PANEL_TERMS).contains(&a.columns)
+fn has_few_terms(a: View) -> bool {
+    (2..=FEW_TERMS).contains(&a.columns)
 }
 
-/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`, by `kernel`. Without a term, where `a`
-/// has no column, the product is 0.
+/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`, by `kernel`. The product is 0 where `a` has
+/// no column.
 ///
 /// How sums round depends on the kernel, the shapes and the strides alone; [`Kernel::InPlace`]
 /// also asks how long this processor's vectors are. One thread does it.
 ///
-/// A kernel takes some arrangements only: [`Kernel::InPlace`] rows of `a` with columns of `b`, or rows of `b`; the kernels on panels and [`Kernel::Blas`]
-/// rows or columns of `c` that are contiguous. What fits none of these is left to the `gemm` crate.
+/// [`Kernel::InPlace`] takes rows of `a` with columns of `b`, or rows of `b` and `c`. The kernels on
+/// panels take contiguous rows or columns of `c`. [`Kernel::Blas`] wants the same of all three
+/// matrices. The `gemm` crate does the rest.
 ///
 /// ```should_panic
 /// #![forbid(unsafe_code)]
@@ -79,8 +80,8 @@ fn takes_panel(a: View) -> bool {
 /// ```
 ///
 /// # Panics
-/// If the shapes do not fit each other, a matrix reaches outside its slice, whatever numbers say
-/// so, two elements of `c` are one, or this processor has no such kernel.
+/// If the shapes do not fit each other, a matrix reaches outside its slice, elements of `c` overlap,
+/// or this processor or this build has no such kernel.
 pub fn gemm(
     kernel: Kernel,
     (c, cv): (&mut [f32], View),
@@ -106,25 +107,26 @@ pub fn gemm(
     let (c, a, b) = ((c, cv), (a, av), (b, bv));
     match kernel {
         Kernel::InPlace => in_place(c, a, b, scale, accumulate),
-        Kernel::Avx512 | Kernel::Avx2 | Kernel::Neon => {
-            let Some(set) = InstructionSet::of(kernel) else {
-                panic!("this processor has no kernel '{kernel}'")
-            };
-            if has_rows(cv) {
-                let b = Right::Matrix(b.0, b.1);
-                panels::product(set, c, a, b, scale, accumulate);
+        Kernel::Gemm => by_gemm_crate(c, a, b, scale, accumulate),
+        Kernel::Avx512 | Kernel::Avx2 | Kernel::Neon | Kernel::Blas => {
+            assert!(kernel.is_available(), "there is no kernel '{kernel}' here");
+            // cᵀ = bᵀ·aᵀ, where the rows of that are contiguous.
+            let (c, a, b) = if has_rows(cv) {
+                (c, a, b)
             } else if has_rows(cv.transposed()) {
-                let (c, b) = ((c.0, cv.transposed()), (b.0, bv.transposed()));
-                let a = Right::Matrix(a.0, av.transposed());
-                panels::product(set, c, b, a, scale, accumulate);
+                ((c.0, cv.transposed()), (b.0, bv.transposed()), (a.0, av.transposed()))
             } else {
-                packed(c, a, b, scale, accumulate);
-            }
-        }
-        Kernel::Gemm => packed(c, a, b, scale, accumulate),
-        Kernel::Blas => {
-            if !blas::product((&mut *c.0, cv), a, b, scale, accumulate) {
-                packed(c, a, b, scale, accumulate);
+                return by_gemm_crate(c, a, b, scale, accumulate);
+            };
+            match InstructionSet::of(kernel) {
+                Some(set) => {
+                    packed::product(set, c, a, Right::Matrix(b.0, b.1), scale, accumulate);
+                }
+                None => {
+                    if !blas::product((&mut *c.0, c.1), a, b, scale, accumulate) {
+                        by_gemm_crate(c, a, b, scale, accumulate);
+                    }
+                }
             }
         }
     }
@@ -156,7 +158,7 @@ pub(crate) fn gemm_by_panels(
         return;
     }
     let (cv, av) = (cv.with_strides_in(c), av.with_strides_in(a));
-    panels::product(panels.set(), (c, cv), (a, av), b, scale, accumulate);
+    packed::product(panels.set(), (c, cv), (a, av), b, scale, accumulate);
 }
 
 /// Whether each row is contiguous.
@@ -178,18 +180,18 @@ fn in_place(
     }
     if cv.column_stride == 1 && bv.column_stride == 1 {
         let (c, a, b) = ((c, cv), (a, av), (b, bv));
-        if takes_panel(av) {
-            vectorized(Panel { c, a, b, scale, accumulate, wants_squares: false });
+        if has_few_terms(av) {
+            vectorized(FewTerms { c, a, b, scale, accumulate, wants_squares: false });
             return;
         }
         return vectorized(Combine { c, a, b, scale, accumulate });
     }
-    packed((c, cv), (a, av), (b, bv), scale, accumulate);
+    by_gemm_crate((c, cv), (a, av), (b, bv), scale, accumulate);
 }
 
 /// The product by the `gemm` crate. Of views that [`gemm`] has checked.
 #[expect(unsafe_code, reason = "the crate has no safe product, and takes no slices")]
-fn packed(
+fn by_gemm_crate(
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
     (b, bv): (&[f32], View),

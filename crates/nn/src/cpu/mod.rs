@@ -3,11 +3,11 @@
 #[cfg_attr(not(feature = "blas"), path = "no_blas.rs")]
 mod blas;
 mod elementwise;
+mod few_terms;
 mod kernel;
 mod math;
 mod matrix;
-mod panel;
-mod panels;
+mod packed;
 mod product;
 mod softmax;
 mod view;
@@ -56,8 +56,8 @@ pub(crate) use kernel::InstructionSet;
 pub use kernel::{Kernel, Kernels, KernelsError, Product, ROWS_OF_CLASSES};
 pub(crate) use math::{exp, tanh};
 pub use matrix::gemm;
-pub(crate) use matrix::{gemm_and_squares, gemm_by_panels, panel};
-pub(crate) use panels::Panels;
+pub(crate) use matrix::{few_terms, gemm_and_squares, gemm_by_panels};
+pub(crate) use packed::Panels;
 pub(crate) use softmax::softmax;
 pub use view::View;
 

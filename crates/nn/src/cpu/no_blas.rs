@@ -2,12 +2,8 @@
 
 use super::view::View;
 
-pub(super) fn is_available() -> bool {
-    false
-}
-
-pub(super) fn name() -> Option<&'static str> {
-    None
+pub(super) fn library() -> Result<&'static str, &'static str> {
+    Err("this build has no BLAS; build it with --features blas")
 }
 
 pub(super) fn product(

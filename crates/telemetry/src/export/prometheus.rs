@@ -372,7 +372,7 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
         (
             "pptop_rank_memory_packed_weight_bytes",
             Gauge,
-            "Bytes of weights that a rank keeps in the order of its kernels as well.",
+            "Bytes of packed copies of a rank's weights.",
         ),
         bytes(|memory| memory.packed_bytes),
     )?;

@@ -160,7 +160,7 @@ impl Model {
         Some(self.flops()? / peak)
     }
 
-    /// The same as one for each span of steps without a pause.
+    /// The lost events, grouped by spans of steps without a pause.
     pub fn lost_groups(&self) -> Vec<Lost> {
         let mut groups: Vec<Lost> = Vec::new();
         for lost in &self.lost {
@@ -205,7 +205,7 @@ impl Model {
         let steps = self.steps.eta_seconds(hello.steps)?;
         let seconds = self.phases.cost(PhaseEvent::EVALUATING).and_then(PhaseCost::median_seconds);
         let evaluations = seconds.unwrap_or(0.0) * self.n_evaluations_left() as f64;
-        // Of what goes on, that is over which has been seen.
+        // Time already spent on the evaluation that goes on.
         let passed = self.phase().filter(|phase| phase.phase == PhaseEvent::EVALUATING);
         let passed = passed
             .map_or(0.0, |phase| phase.elapsed_ns.saturating_sub(phase.start_ns) as f64 * 1e-9);
@@ -225,7 +225,7 @@ impl Model {
         if hello.eval_every == 0 || hello.steps == 0 {
             return u64::from(self.phase().is_some_and(|p| p.phase == PhaseEvent::EVALUATING));
         }
-        // That of the last step is over when it is told so.
+        // The evaluation after the last step is over once its end is logged.
         let is_over = self.phases.over().next_back().is_some_and(|phase| {
             phase.phase == PhaseEvent::EVALUATING && phase.step == Some(self.step())
         });

@@ -23,7 +23,7 @@ use super::view::View;
 const ROWS: usize = 4;
 
 /// `c (+)= scale·a·b`. Returns `Σ c²` where it is wanted: each row is in the cache when it is finished.
-pub(super) struct Panel<'a> {
+pub(super) struct FewTerms<'a> {
     pub(super) c: (&'a mut [f32], View),
     pub(super) a: (&'a [f32], View),
     pub(super) b: (&'a [f32], View),
@@ -32,7 +32,7 @@ pub(super) struct Panel<'a> {
     pub(super) wants_squares: bool,
 }
 
-impl WithSimd for Panel<'_> {
+impl WithSimd for FewTerms<'_> {
     type Output = f64;
 
     #[inline(always)]
@@ -58,7 +58,7 @@ impl WithSimd for Panel<'_> {
     }
 }
 
-impl Panel<'_> {
+impl FewTerms<'_> {
     /// R rows of the result, four vectors of columns at a time, then fewer, then what is less than one.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, r: usize) {

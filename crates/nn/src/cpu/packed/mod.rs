@@ -1,0 +1,160 @@
+//! Products by panels: the right factor in the order in which a kernel reads it.
+//!
+//! ```text
+//! c[r, :] (+)= scale · Σ a[r, k] · b[k, :]
+//!
+//! b  (k × n)   blocks of 256 terms; in each, panels of two vectors of columns, term by term
+//! c  (m × n)   tiles of some rows (13 with AVX-512) × two vectors stay in registers meanwhile
+//! ```
+//!
+//! A panel (32 KiB with AVX-512: 256 terms × 32 columns) stays in the first-level cache while the rows
+//! of `a` pass. Goto and van de Geijn 2008 (ACM TOMS 34:12) give the reasons. `a` is not copied where
+//! its rows are contiguous, as in two of a layer's three products; otherwise it is copied tile by tile.
+//!
+//! Each term is added with one rounding, in ascending order within a block, and the blocks follow each
+//! other. So the bits are the same for every instruction set and every number of rows, and for panels
+//! that were packed before or on the way.
+
+#![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
+
+mod panels;
+mod tile;
+
+use pulp::{Simd, WithSimd};
+
+use super::kernel::InstructionSet;
+use super::view::View;
+use panels::{LINE, copy_panel, pack, start_of_line};
+use tile::{Rows, Split, Target, by_rows, by_tiles, pack_tile, tile_rows};
+
+pub(crate) use panels::Panels;
+
+/// Terms of a block.
+const TERMS: usize = 256;
+/// Vectors that a panel is wide.
+const VECTORS: usize = 2;
+/// Rows of `a` whose block of terms stays in the second-level cache.
+const ROWS: usize = 512;
+
+/// The right factor of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    /// As it lies: each panel is made on the way, in the first-level cache.
+    Matrix(&'a [f32], View),
+    /// Panels from before.
+    Panels(&'a Panels),
+}
+
+impl Right<'_> {
+    pub(crate) fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::Matrix(_, view) => (view.rows, view.columns),
+            Self::Panels(panels) => panels.shape(),
+        }
+    }
+}
+
+/// `c (+)= scale·a·b`. Rows of `c` are contiguous; all views lie inside their slices.
+pub(super) fn product(
+    set: InstructionSet,
+    c: (&mut [f32], View),
+    a: (&[f32], View),
+    b: Right<'_>,
+    scale: f32,
+    accumulate: bool,
+) {
+    debug_assert!(c.1.column_stride == 1 || c.1.columns <= 1);
+    let width = VECTORS * set.lanes();
+    let mut panel = Vec::new();
+    if matches!(b, Right::Matrix(..)) {
+        panel.resize(TERMS.min(a.1.columns) * width + LINE, 0.0);
+    }
+    let start = start_of_line(&panel);
+    let panel = &mut panel[start..];
+    // If the rows of `a` are not contiguous, its tiles are copied first.
+    let mut tiles = Vec::new();
+    if a.1.column_stride != 1 {
+        tiles.resize(ROWS.min(a.1.rows) * TERMS.min(a.1.columns), 0.0);
+    }
+    set.run(PanelProduct { c, a, b, scale, accumulate, panel, tiles: &mut tiles });
+}
+
+struct PanelProduct<'a> {
+    c: (&'a mut [f32], View),
+    a: (&'a [f32], View),
+    b: Right<'a>,
+    scale: f32,
+    accumulate: bool,
+    /// Room for one panel that is made on the way.
+    panel: &'a mut [f32],
+    /// Room for tiles of `a`, where its rows are not contiguous.
+    tiles: &'a mut [f32],
+}
+
+impl WithSimd for PanelProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { c: (c, cv), a: (a, av), b, scale, accumulate, panel: room, tiles } = self;
+        let width = VECTORS * S::F32_LANES;
+        let (rows, terms, columns) = (av.rows, av.columns, cv.columns);
+        let has_rows = av.column_stride == 1;
+        for first in (0..rows).step_by(ROWS) {
+            let rows = first..(first + ROWS).min(rows);
+            let split = Split::new(rows.clone(), tile_rows(S::F32_LANES));
+            for term in (0..terms).step_by(TERMS) {
+                let block = term..(term + TERMS).min(terms);
+                let n = block.len();
+                let add = accumulate || term > 0;
+                if !has_rows {
+                    for tile in 0..split.n {
+                        let of_tile = split.rows(tile);
+                        let at = (of_tile.start - first) * n;
+                        let to = &mut tiles[at..at + of_tile.len() * n];
+                        let at =
+                            av.offset + of_tile.start * av.row_stride + term * av.column_stride;
+                        let from = (&a[at..], av.row_stride, av.column_stride);
+                        pack_tile(to, from, of_tile.len());
+                    }
+                }
+                for column in (0..columns).step_by(width) {
+                    let panel = match b {
+                        Right::Panels(panels) => panels.panel(&block, column),
+                        Right::Matrix(b, view) => {
+                            let panel = &mut room[..n * width];
+                            if view.column_stride == 1 && column + width <= columns {
+                                let at = view.offset + term * view.row_stride + column;
+                                copy_panel::<S>(panel, &b[at..], view.row_stride);
+                            } else {
+                                pack(panel, width, (b, view), block.clone(), column);
+                            }
+                            &*panel
+                        }
+                    };
+                    let n_columns = width.min(columns - column);
+                    for tile in 0..split.n {
+                        let of_tile = split.rows(tile);
+                        let at = cv.offset + of_tile.start * cv.row_stride + column;
+                        let to = Target {
+                            c: &mut c[at..],
+                            stride: cv.row_stride,
+                            columns: n_columns,
+                            scale,
+                            add,
+                        };
+                        if has_rows {
+                            let at = av.offset + of_tile.start * av.row_stride + term;
+                            let rows = Rows { a: &a[at..], stride: av.row_stride, n };
+                            by_rows(simd, rows, panel, to, of_tile.len());
+                        } else {
+                            let at = (of_tile.start - first) * n;
+                            let a = &tiles[at..at + of_tile.len() * n];
+                            by_tiles(simd, a, panel, to, of_tile.len());
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Tiles of the result, which stay in registers while the terms of a block pass.
+
+#![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
+#![expect(
+    clippy::needless_range_loop,
+    reason = "rows, terms and columns are indices of several matrices"
+)]
+
+use std::ops::Range;
+
+use pulp::{NullaryFnOnce, Simd};
+
+use super::VECTORS;
+
+/// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the registers: 32
+/// with AVX-512 and NEON, 16 with AVX2.
+pub(super) const fn tile_rows(lanes: usize) -> usize {
+    match lanes {
+        16 => 13,
+        8 => 6,
+        _ => 8,
+    }
+}
+
+/// Rows in tiles that differ by one row at most.
+pub(super) struct Split {
+    rows: Range<usize>,
+    /// How many tiles.
+    pub(super) n: usize,
+    /// Rows of a smaller tile, and how many tiles have one more.
+    least: usize,
+    larger: usize,
+}
+
+impl Split {
+    #[inline(always)]
+    pub(super) fn new(rows: Range<usize>, most: usize) -> Self {
+        let n = rows.len().div_ceil(most);
+        let least = rows.len() / n.max(1);
+        Self { n, least, larger: rows.len() - least * n, rows }
+    }
+
+    #[inline(always)]
+    pub(super) fn rows(&self, tile: usize) -> Range<usize> {
+        let first = self.rows.start + tile * self.least + tile.min(self.larger);
+        first..first + self.least + usize::from(tile < self.larger)
+    }
+}
+
+/// Puts the rows of a tile side by side, term by term. `from` begins with the tile's first element, and
+/// has the strides of rows and columns.
+#[inline(always)]
+pub(super) fn pack_tile(to: &mut [f32], from: (&[f32], usize, usize), n: usize) {
+    match n {
+        1 => pack_rows::<1>(to, from),
+        2 => pack_rows::<2>(to, from),
+        3 => pack_rows::<3>(to, from),
+        4 => pack_rows::<4>(to, from),
+        5 => pack_rows::<5>(to, from),
+        6 => pack_rows::<6>(to, from),
+        7 => pack_rows::<7>(to, from),
+        8 => pack_rows::<8>(to, from),
+        9 => pack_rows::<9>(to, from),
+        10 => pack_rows::<10>(to, from),
+        11 => pack_rows::<11>(to, from),
+        12 => pack_rows::<12>(to, from),
+        _ => pack_rows::<13>(to, from),
+    }
+}
+
+/// The number of rows is a constant, so that copying a term compiles to moves and not to a call.
+#[inline(always)]
+fn pack_rows<const R: usize>(
+    to: &mut [f32],
+    (a, row_stride, column_stride): (&[f32], usize, usize),
+) {
+    if row_stride == 1 {
+        for (i, to) in to.chunks_exact_mut(R).enumerate() {
+            to.copy_from_slice(&a[i * column_stride..i * column_stride + R]);
+        }
+        return;
+    }
+    for (i, to) in to.chunks_exact_mut(R).enumerate() {
+        for (r, to) in to.iter_mut().enumerate() {
+            *to = a[i * column_stride + r * row_stride];
+        }
+    }
+}
+
+/// Rows of `a` from their first term on.
+pub(super) struct Rows<'a> {
+    pub(super) a: &'a [f32],
+    pub(super) stride: usize,
+    /// Terms.
+    pub(super) n: usize,
+}
+
+/// Where a tile goes.
+pub(super) struct Target<'a> {
+    pub(super) c: &'a mut [f32],
+    pub(super) stride: usize,
+    pub(super) columns: usize,
+    pub(super) scale: f32,
+    pub(super) add: bool,
+}
+
+/// Sums of a tile.
+type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
+
+/// A tile of R rows of `a`.
+struct Tile<'a, S, A, const R: usize> {
+    simd: S,
+    a: A,
+    panel: &'a [f32],
+    to: Target<'a>,
+}
+
+/// Keeps each tile size a function of its own, so that registers are allocated for it alone. Inlined
+/// into one loop, the thirteen sizes kept their sums in memory (ARCHITECTURE.md, "Tried, and left").
+#[inline(never)]
+fn apart<S: Simd, T: NullaryFnOnce<Output = ()>>(simd: S, tile: T) {
+    simd.vectorize(tile);
+}
+
+macro_rules! by_number_of_rows {
+    ($n:expr, $simd:expr, $a:expr, $panel:expr, $to:expr, [$($rows:literal)*], $most:literal) => {
+        match $n {
+            $($rows => apart($simd, Tile::<_, _, $rows> { simd: $simd, a: $a, panel: $panel, to: $to }),)*
+            _ => apart($simd, Tile::<_, _, $most> { simd: $simd, a: $a, panel: $panel, to: $to }),
+        }
+    };
+}
+
+#[inline(always)]
+pub(super) fn by_rows<S: Simd>(simd: S, a: Rows<'_>, panel: &[f32], to: Target<'_>, n: usize) {
+    by_number_of_rows!(n, simd, a, panel, to, [1 2 3 4 5 6 7 8 9 10 11 12], 13);
+}
+
+#[inline(always)]
+pub(super) fn by_tiles<S: Simd>(simd: S, a: &[f32], panel: &[f32], to: Target<'_>, n: usize) {
+    let a = Packed(a);
+    by_number_of_rows!(n, simd, a, panel, to, [1 2 3 4 5 6 7 8 9 10 11 12], 13);
+}
+
+/// Rows that lie in `a` as they are.
+impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Rows<'_>, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, a: from, panel, to } = self;
+        let width = VECTORS * S::F32_LANES;
+        let n = from.n;
+        // The same length for all, so that one check serves them.
+        let mut rows: [&[f32]; R] = [&[]; R];
+        for i in 0..R {
+            rows[i] = &from.a[i * from.stride..i * from.stride + n];
+        }
+        let panel = &panel[..n * width];
+        let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
+        for term in 0..n {
+            let (b, _) = S::as_simd_f32s(&panel[term * width..(term + 1) * width]);
+            let b = [b[0], b[1]];
+            for i in 0..R {
+                let a = simd.splat_f32s(rows[i][term]);
+                for v in 0..VECTORS {
+                    sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+                }
+            }
+        }
+        store(simd, sums, to);
+    }
+}
+
+/// Rows that were put side by side, term by term.
+struct Packed<'a>(&'a [f32]);
+
+impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Packed<'_>, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, a: Packed(a), panel, to } = self;
+        let width = VECTORS * S::F32_LANES;
+        let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
+        for (a, b) in a.chunks_exact(R).zip(panel.chunks_exact(width)) {
+            let (b, _) = S::as_simd_f32s(b);
+            let b = [b[0], b[1]];
+            for i in 0..R {
+                let a = simd.splat_f32s(a[i]);
+                for v in 0..VECTORS {
+                    sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+                }
+            }
+        }
+        store(simd, sums, to);
+    }
+}
+
+/// Scales finished sums and puts them where they go.
+// Every index of `sums` must be a constant once the loops are unrolled. A variable index keeps all sums
+// in memory, and each term stores them.
+#[inline(always)]
+fn store<S: Simd, const R: usize>(simd: S, sums: Sums<S, R>, to: Target<'_>) {
+    let width = VECTORS * S::F32_LANES;
+    if to.columns != width {
+        return apart(simd, StorePart { simd, sums, to });
+    }
+    let scale = simd.splat_f32s(to.scale);
+    if to.add {
+        for i in 0..R {
+            let (row, _) = S::as_mut_simd_f32s(&mut to.c[i * to.stride..i * to.stride + width]);
+            for v in 0..VECTORS {
+                row[v] = simd.mul_add_f32s(scale, sums[i][v], row[v]);
+            }
+        }
+    } else {
+        for i in 0..R {
+            let (row, _) = S::as_mut_simd_f32s(&mut to.c[i * to.stride..i * to.stride + width]);
+            for v in 0..VECTORS {
+                row[v] = simd.mul_f32s(scale, sums[i][v]);
+            }
+        }
+    }
+}
+
+/// The last columns, which fill no panel.
+struct StorePart<'a, S: Simd, const R: usize> {
+    simd: S,
+    sums: Sums<S, R>,
+    to: Target<'a>,
+}
+
+impl<S: Simd, const R: usize> NullaryFnOnce for StorePart<'_, S, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, sums, to } = self;
+        let scale = simd.splat_f32s(to.scale);
+        for i in 0..R {
+            let row = &mut to.c[i * to.stride..i * to.stride + to.columns];
+            for (v, part) in row.chunks_mut(S::F32_LANES).enumerate() {
+                let finished = if to.add {
+                    simd.mul_add_f32s(scale, sums[i][v], simd.partial_load_f32s(part))
+                } else {
+                    simd.mul_f32s(scale, sums[i][v])
+                };
+                simd.partial_store_f32s(part, finished);
+            }
+        }
+    }
+}
