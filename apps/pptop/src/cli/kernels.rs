@@ -1,14 +1,16 @@
-//! What multiplies matrices: forced by a flag, or measured once on this kind of processor and kept.
+//! The choice of matrix kernels: forced by a flag, or measured once per kind of processor and kept.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use pp_nn::{Kernel, Kernels, KernelsError, tune};
+use pp_telemetry::Processor;
 use pptop::whole_file::{Taken, WholeFile};
 use serde::{Deserialize, Serialize};
 
-use super::CliError;
 use super::refusal::choice;
 
 /// The file of choices, in the state folder.
@@ -48,9 +50,6 @@ pub(crate) fn kernels(text: &str) -> Result<KernelsArg, String> {
         Some(Kernel::Blas) if cfg!(feature = "blas") => {
             Err("there is no BLAS library; install one, or name it in PPTOP_BLAS_LIB".to_owned())
         }
-        Some(Kernel::Blas) => {
-            Err("this build has no BLAS; build it with --features blas".to_owned())
-        }
         Some(kernel) => Err(format!("this processor has no {kernel}; choose another kernel")),
     }
 }
@@ -67,10 +66,13 @@ pub(crate) struct Chosen {
 impl Chosen {
     /// Keeps what was measured now for the next run on this kind of processor.
     ///
-    /// A choice that cannot be kept is measured again, and comes out the same: that is no reason to stop.
-    pub(crate) fn keep(&self) {
-        if let (true, Some(path)) = (self.is_new, place()) {
-            let _ = keep(&path, &processor(), self.kernels);
+    /// # Errors
+    /// Why it cannot be kept. The next run then measures again.
+    pub(crate) fn keep(&self) -> Result<(), String> {
+        match place() {
+            Some(path) if self.is_new => keep(&path, &processor(), self.kernels)
+                .map_err(|why| format!("the choice of kernels is not kept: {why}")),
+            _ => Ok(()),
         }
     }
 }
@@ -107,61 +109,55 @@ fn place() -> Option<PathBuf> {
 #[serde(transparent)]
 struct Choices(BTreeMap<String, String>);
 
-fn read(path: &Path) -> Choices {
-    let is_small = std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.len() <= BYTES_MAX);
-    let text = is_small.then(|| std::fs::read_to_string(path).ok()).flatten();
-    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+/// The choices that were kept. There are none where the file is missing, or is not one of ours.
+fn read(path: &Path) -> io::Result<Choices> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Choices::default()),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(BYTES_MAX).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).unwrap_or_default())
 }
 
 /// The choice for this processor, if this build has all of its kernels.
 fn kept(path: &Path, processor: &str) -> Option<Kernels> {
-    let kernels: Kernels = read(path).0.get(processor)?.parse().ok()?;
+    let kernels: Kernels = read(path).ok()?.0.get(processor)?.parse().ok()?;
     kernels.missing().is_none().then_some(kernels)
 }
 
-/// Two processes that measured at once write the same line; of different processors one may have to
-/// measure again.
-fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), CliError> {
-    let mut choices = read(path);
+/// Adds a choice to the file. If two processes on different processors write at once, one entry may be
+/// lost, and is measured again.
+fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
+    let mut choices = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     choices.0.insert(processor.to_owned(), kernels.to_string());
-    let failed = |why: String| CliError::Failed(why);
     if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
+        // As private as where runs are kept, which is this folder.
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.map_err(|error| format!("{}: {error}", dir.display()))?;
     }
-    let text = serde_json::to_string_pretty(&choices).map_err(|error| failed(error.to_string()))?;
-    let mut file = WholeFile::private(path).map_err(|error| failed(error.to_string()))?;
-    file.write_all((text + "\n").as_bytes()).map_err(|error| failed(error.to_string()))?;
-    file.finish(Taken::Replaced).map_err(|error| failed(error.to_string()))?;
-    Ok(())
+    let text = serde_json::to_string_pretty(&choices).map_err(|error| error.to_string())?;
+    let mut file = WholeFile::private(path).map_err(|error| error.to_string())?;
+    let written = file.write_all((text + "\n").as_bytes());
+    written.map_err(|error| format!("{}: {error}", path.display()))?;
+    file.finish(Taken::Replaced).map(drop).map_err(|error| error.to_string())
 }
 
-/// What one choice is for: the processor by name and number, and the kernels that this build has on it.
+/// What a choice is for: a kind of processor, the kernels that this build has on it, and its BLAS
+/// library.
 fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let available = Kernel::ALL.into_iter().filter(|kernel| kernel.is_available());
-    let available = available.map(Kernel::name).collect::<Vec<_>>().join(" ");
-    format!("{} [{available}]", name_of_processor(&text))
-}
-
-/// `Intel(R) Xeon(R) Processor, GenuineIntel 6/207`, of a text like `/proc/cpuinfo`.
-fn name_of_processor(text: &str) -> String {
-    let of = |key: &str| {
-        text.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            (name.trim() == key).then(|| value.trim())
-        })
-    };
-    match (of("model name"), of("vendor_id"), of("cpu family"), of("model")) {
-        (Some(name), Some(vendor), Some(family), Some(model)) => {
-            format!("{name}, {vendor} {family}/{model}")
+    let mut available = Vec::new();
+    for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+        available.push(kernel.name());
+        if let (Kernel::Blas, Ok(library)) = (kernel, Kernel::blas_library()) {
+            available.push(library);
         }
-        (Some(name), ..) => name.to_owned(),
-        // An ARM processor has numbers alone.
-        _ => match (of("CPU implementer"), of("CPU part")) {
-            (Some(maker), Some(part)) => format!("processor {maker}/{part}"),
-            _ => std::env::consts::ARCH.to_owned(),
-        },
     }
+    format!("{} [{}]", Processor::here(), available.join(" "))
 }
 
 #[cfg(test)]
@@ -190,15 +186,6 @@ mod tests {
     }
 
     #[test]
-    fn processors_are_told_apart() {
-        let intel = "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Intel(R) Xeon(R) Processor\n";
-        assert_eq!(name_of_processor(intel), "Intel(R) Xeon(R) Processor, GenuineIntel 6/207");
-        let arm = "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd40\n";
-        assert_eq!(name_of_processor(arm), "processor 0x41/0xd40");
-        assert_eq!(name_of_processor(""), std::env::consts::ARCH);
-    }
-
-    #[test]
     fn what_this_machine_does_not_have_is_refused_with_a_remedy() {
         assert_eq!(kernels("auto"), Ok(KernelsArg::Auto));
         assert_eq!(kernels("gemm"), Ok(KernelsArg::These(Kernels::all(Kernel::Gemm))));
@@ -206,6 +193,6 @@ mod tests {
         assert!(kernels(absent).unwrap_err().contains("choose another kernel"));
         let slip = kernels("avx51").unwrap_err();
         assert!(slip.contains("avx512") && slip.contains("auto"), "{slip}");
-        assert!(kernels("output=avx2").unwrap_err().contains("three for each product"));
+        assert!(kernels("output=avx2").unwrap_err().contains("for each product three"));
     }
 }

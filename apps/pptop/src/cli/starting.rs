@@ -38,7 +38,6 @@ pub(crate) fn make_ready(
         }
     })?;
     took.extend(phase.map(|phase| (PhaseEvent::CUTTING, phase.end())));
-    session.chosen.keep();
     let phase = phases.begin(PhaseEvent::REHEARSING, None, 0);
     let memory_plan = session.memory_plan()?;
     took.push((PhaseEvent::REHEARSING, phase.end()));

@@ -152,8 +152,12 @@ impl Run {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
         run.plain(&format!("{}\n{}", run.story.opening(), devices_line(&hello)));
-        let chosen = run.session.chosen.clone();
-        run.plain(&format!("kernels {} ({})", chosen.kernels, chosen.how));
+        if let Some(chosen) = run.session.chosen.clone() {
+            run.plain(&format!("kernels {} ({})", chosen.kernels.summary(), chosen.how));
+            if let Err(why) = chosen.keep() {
+                run.warn(None, why);
+            }
+        }
         run.plain(&format!("run {id} in {}", dir.display()));
         let took: Vec<String> =
             took.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
@@ -234,7 +238,7 @@ impl Run {
             self.plain(&summary);
         }
         self.recorder.finish(end);
-        // A disk may be full by the last lines alone, and then no step has told of it.
+        // The last lines may fill the disk; no step reports that.
         if let Some(message) = self.recorder.take_warning() {
             let _ = writeln!(std::io::stderr(), "pptop: {}", clean_lines(&message));
         }

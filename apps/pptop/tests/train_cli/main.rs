@@ -8,6 +8,7 @@ mod failures;
 mod files;
 mod gpus;
 mod home;
+mod kernels;
 mod learning;
 mod outputs;
 mod phases;

@@ -288,8 +288,11 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
         }
         found.push((label.to_owned(), true, Session::with_profiles(spec, &mut profiles)?));
     }
-    for (_, _, session) in found.iter().take(1) {
-        session.chosen.keep();
+    // One choice serves all rows.
+    if let Some((.., Session { chosen: Some(chosen), .. })) = found.first()
+        && let Err(why) = chosen.keep()
+    {
+        note(&why);
     }
     Ok(found)
 }

@@ -53,12 +53,12 @@ pub(super) fn cores(n: usize) -> Check {
     )
 }
 
-/// What multiplies matrices on this processor.
+/// The matrix kernels for this processor.
 #[cfg(feature = "train")]
 pub(super) fn kernels((processor, chosen): &(String, Option<pp_nn::Kernels>)) -> Check {
     let chosen = match chosen {
-        Some(kernels) => kernels.to_string(),
-        None => "not measured yet; the first pptop train does that".to_owned(),
+        Some(kernels) => kernels.summary(),
+        None => "not measured yet; pptop train measures it".to_owned(),
     };
     Check::pass("kernels", format!("{processor}: {chosen}"))
 }

@@ -1,32 +1,29 @@
-//! From a job's description to a trainer that runs, and what a log says about it first.
+//! From a job's description to a trainer that runs.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_nn::Kernels;
-use pp_partition::{
-    Cut, LayerProfile, Partition, PartitionError, Profile, ProfileConfig, profile_with,
-};
+use pp_partition::{Cut, LayerProfile, Partition, PartitionError, ProfileConfig};
 use pp_schedule::{
     Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
 };
-use pp_telemetry::{DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo};
+use pp_telemetry::{PlannedMem, Recorder};
 
 use super::super::CliError;
 use super::super::devices;
-use super::super::gpus::{GpuName, gpu_name};
-use super::super::kernels::{self, Chosen, KernelsArg};
+use super::super::kernels::Chosen;
 use super::super::learned::Goal;
 use super::super::refusal::excerpt;
 use super::args::DeviceArg;
 use super::limits;
+use super::profiles::{Initial, Profiles};
 use super::spec::{ModelSpec, Spec};
 use super::synthesis::{self, Promise};
 use super::weights;
@@ -34,80 +31,6 @@ use super::weights;
 /// Cores that this process may use, by affinity and by the limits of its groups.
 pub(crate) fn cores() -> u32 {
     pp_telemetry::cores()
-}
-
-/// Samples that a micro-batch of a profile has at most: of several passes nobody waits for more.
-const PROFILE_ROWS_MAX: usize = 1024;
-
-/// What so many times as many samples cost.
-fn scale(profile: &mut Profile, times: f64) {
-    if times <= 1.0 {
-        return;
-    }
-    #[expect(clippy::cast_sign_loss, reason = "a count times a positive factor")]
-    let scaled = |bytes: u64| (bytes as f64 * times) as u64;
-    for layer in &mut profile.layers {
-        layer.forward_seconds *= times;
-        layer.input_grad_seconds *= times;
-        layer.weight_grad_seconds *= times;
-        layer.activation_bytes = scaled(layer.activation_bytes);
-        layer.residue_bytes = scaled(layer.residue_bytes);
-        layer.boundary_bytes = scaled(layer.boundary_bytes);
-    }
-}
-
-/// What several jobs with one model need once: its profiles, by the samples of a micro-batch, and
-/// its initial weights from a file.
-#[derive(Default)]
-pub(crate) struct Profiles {
-    by_rows: BTreeMap<usize, Profile>,
-    kernels: Option<Chosen>,
-    initial: Option<Initial>,
-}
-
-/// Initial weights by name.
-type Initial = Arc<BTreeMap<String, Tensor>>;
-
-impl Profiles {
-    /// One copy for all jobs, which all begin from the same file: the first.
-    fn shared(&mut self, initial: Initial) -> Initial {
-        Arc::clone(self.initial.get_or_insert(initial))
-    }
-
-    /// One choice for all jobs: the first.
-    fn kernels(&mut self, wanted: KernelsArg) -> Chosen {
-        self.kernels.get_or_insert_with(|| kernels::choose(wanted)).clone()
-    }
-
-    fn measured(
-        &mut self,
-        spec: &Spec,
-        kernels: Kernels,
-        job: &Job,
-        rows: usize,
-        place: DeviceSpec,
-        on_layer: impl FnMut(usize),
-    ) -> Result<&Profile, CliError> {
-        match self.by_rows.entry(rows) {
-            Entry::Occupied(found) => Ok(found.into_mut()),
-            Entry::Vacant(absent) => {
-                let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
-                // What more rows take is known from fewer.
-                let n_measured = rows.min(PROFILE_ROWS_MAX);
-                let (inputs, targets) = job.data.batch(1, n_measured).map_err(failed)?;
-                let device = place.make().map_err(failed)?;
-                let packs_weights = spec.packs_weights;
-                let config = ProfileConfig { kernels, packs_weights, ..ProfileConfig::default() };
-                let objective = job.objective.as_ref();
-                let found = profile_with(
-                    &job.stack, objective, &inputs, &targets, &device, config, on_layer,
-                );
-                let mut found = found.map_err(|e| CliError::Failed(chain(&e)))?;
-                scale(&mut found, rows as f64 / n_measured as f64);
-                Ok(absent.insert(found))
-            }
-        }
-    }
 }
 
 /// What is done between a job that can be started and one that is ready: with how much of it, and
@@ -137,13 +60,13 @@ pub(crate) struct Session {
     pub(crate) plan: ValidPlan,
     pub(crate) partition: Partition,
     pub(crate) batch_size: u64,
-    mesh: Mesh,
+    pub(super) mesh: Mesh,
     /// Of a plan that follows from costs.
     pub(crate) promise: Option<Promise>,
     /// What each layer was measured to take for a micro-batch, where it was.
-    layer_seconds: Vec<f64>,
-    /// What multiplies matrices.
-    pub(crate) chosen: Chosen,
+    pub(super) layer_seconds: Vec<f64>,
+    /// What multiplies matrices; nothing where layers sleep, or compute on GPUs.
+    pub(crate) chosen: Option<Chosen>,
     /// Until the ranks have them.
     initial: Option<Initial>,
 }
@@ -226,15 +149,18 @@ impl Prepared {
         let rows = rows(batch_size, spec.dp, &plan);
         let synthesised = spec.synthesised();
         let wants_profile = (spec.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
-        // Nothing is multiplied by layers that sleep.
-        let wanted = if sleeps { KernelsArg::Rule } else { spec.kernels };
-        let chosen = profiles.kernels(wanted);
+        let multiplies = !sleeps && is_on_cpu(&mesh);
+        let chosen = multiplies.then(|| profiles.kernels(spec.kernels));
+        let kernels = chosen.as_ref().map(|chosen| chosen.kernels).unwrap_or_default();
         let profile = if wants_profile && !sleeps {
             // On the kind of device that will train.
             let place = mesh.device(Rank(0), Replica(0));
             let n_layers = job.stack.len();
             let on_layer = |done| on_progress(Preparing::Profiling(done, n_layers));
-            Some(profiles.measured(&spec, chosen.kernels, &job, rows, place, on_layer)?)
+            // As the ranks do: a single micro-batch gains nothing.
+            let packs_weights = spec.packs_weights && plan.n_micro_batches() > plan.n_pipes();
+            let config = ProfileConfig { kernels, packs_weights, ..ProfileConfig::default() };
+            Some(profiles.measured(&job, rows, place, config, on_layer)?)
         } else {
             None
         };
@@ -305,7 +231,7 @@ impl Session {
     /// # Errors
     /// [`CliError::Failed`] if a stage cannot be built or run.
     pub(crate) fn memory_plan(&self) -> Result<Vec<PlannedMem>, CliError> {
-        let on_cpu = self.mesh.places().all(|place| matches!(place.device, DeviceSpec::Cpu { .. }));
+        let on_cpu = is_on_cpu(&self.mesh);
         let has_copies = self.spec.dp > 1 || self.plan.n_pipes() > 1;
         if !on_cpu || has_copies || matches!(self.spec.model, ModelSpec::Sleep { .. }) {
             return Ok(Vec::new());
@@ -355,7 +281,7 @@ impl Session {
             seed: self.spec.seed,
             n_replicas: self.spec.dp,
             devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
-            kernels: self.chosen.kernels,
+            kernels: self.kernels(),
             packs_weights: self.spec.packs_weights,
             recompute: self.spec.recompute.clone(),
             pinned: self.spec.pinned,
@@ -382,6 +308,10 @@ impl Session {
             * u128::from(self.plan.n_pipes()))
     }
 
+    fn kernels(&self) -> Kernels {
+        self.chosen.as_ref().map(|chosen| chosen.kernels).unwrap_or_default()
+    }
+
     /// Samples of one micro-batch.
     pub(crate) fn rows(&self) -> usize {
         rows(self.batch_size, self.spec.dp, &self.plan)
@@ -389,11 +319,10 @@ impl Session {
 
     /// How many devices compute at once: ranks on the processor have no more of them than there are
     /// cores.
-    fn n_devices(&self) -> f64 {
-        let on_gpus =
-            self.mesh.places().any(|place| !matches!(place.device, DeviceSpec::Cpu { .. }));
+    pub(super) fn n_devices(&self) -> f64 {
         let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.spec.dp);
-        let n_devices = if on_gpus { n_ranks } else { n_ranks.min(u64::from(cores())) };
+        let on_cpu = is_on_cpu(&self.mesh);
+        let n_devices = if on_cpu { n_ranks.min(u64::from(cores())) } else { n_ranks };
         n_devices as f64
     }
 
@@ -423,117 +352,11 @@ impl Session {
         let promised = self.promise.map(|promise| promise.bubble_ratio);
         promised.or_else(formula).or_else(simulated)
     }
-
-    /// The first event of the run. It also decides which steps have their spans recorded.
-    pub(crate) fn hello(
-        &self,
-        trainer: &Trainer,
-        recorder: &Recorder,
-        run: &str,
-        socket: Option<&Path>,
-        memory_plan: Vec<PlannedMem>,
-        started: SystemTime,
-    ) -> Hello {
-        let plan = &self.plan;
-        let stages: Vec<StageInfo> = trainer
-            .stages()
-            .into_iter()
-            .map(|of| {
-                let layers = self.partition.layers(of.stage.idx());
-                StageInfo {
-                    stage: of.stage.0,
-                    copy: of.pipe.0,
-                    rank: of.rank.0,
-                    layers: [layers.start as u32, layers.end as u32 - 1],
-                    parameters: of.parameters,
-                    parameter_bytes: of.bytes,
-                }
-            })
-            .collect();
-        let places: Vec<_> = self.mesh.places().collect();
-        let device_map = stages
-            .iter()
-            .flat_map(|stage| {
-                // Places go rank by rank.
-                let n_here = self.spec.dp as usize;
-                let here = places.iter().skip(stage.rank as usize * n_here).take(n_here);
-                here.map(move |place| {
-                    let GpuName { uuid, pci } = match place.device {
-                        DeviceSpec::Cpu { .. } => GpuName::default(),
-                        DeviceSpec::Cuda { ordinal } => gpu_name(ordinal),
-                    };
-                    DeviceMapEntry {
-                        stage: stage.stage,
-                        rank: stage.rank,
-                        replica: place.replica.0,
-                        device: place.device.to_string(),
-                        uuid,
-                        pci,
-                    }
-                })
-            })
-            .collect();
-        let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.spec.dp);
-        // An op, its two messages, and the waits before them.
-        let n_spans_per_step = plan.n_ops() as u64 * u64::from(self.spec.dp) * 4;
-        let size = LogSize { n_steps: self.spec.steps, n_spans_per_step, n_ranks };
-        Hello {
-            schema: SCHEMA,
-            run: run.to_owned(),
-            pid: std::process::id(),
-            // The log is UTF-8: bytes of an argument that are not become replacement characters.
-            argv: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
-            model: self.spec.name.as_str().to_owned(),
-            schedule: plan.name().to_owned(),
-            pp: plan.n_ranks(),
-            dp: self.spec.dp,
-            virtual_stages: plan.n_virtual_stages(),
-            micro_batches: plan.n_micro_batches(),
-            batch_size: self.batch_size,
-            steps: self.spec.steps,
-            eval_every: self.spec.eval_every.unwrap_or(0),
-            cores: cores(),
-            host: pp_telemetry::host_name(),
-            host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
-            socket: socket.map(|path| path.display().to_string()),
-            omitted: None,
-            seed: self.spec.seed,
-            parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),
-            device_map,
-            stages,
-            plan: plan.to_text_rows(),
-            started_unix_ms: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
-            clock: "host".to_owned(),
-            tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) {
-                self.job.data.tokens_per_sample()
-            } else {
-                0
-            },
-            theory: self.theory(),
-            span_every: recorder.set_span_policy(self.spec.spans, size),
-            memory_plan,
-            partition: self.spec.cut.to_string(),
-            kernels: self.chosen.kernels.to_string(),
-            layer_seconds: self.layer_seconds.clone(),
-            flops_per_sample: self.job.flops_per_sample,
-            peak_flops: self.spec.peak_flops.map(|of_one| of_one * self.n_devices()),
-        }
-    }
 }
 
-/// `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`: which devices serve which stage.
-pub(crate) fn devices_line(hello: &Hello) -> String {
-    let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
-    for entry in &hello.device_map {
-        names.entry(entry.stage).or_default().push(&entry.device);
-    }
-    let of = |stage: u32| names.get(&stage).map(|names| names.join(", ")).unwrap_or_default();
-    let stages = hello
-        .stages
-        .iter()
-        .filter(|s| s.copy == 0)
-        .map(|s| format!("stage {}: {}", s.stage, of(s.stage)));
-    stages.collect::<Vec<_>>().join(" · ")
+/// Whether every rank computes on the processor.
+fn is_on_cpu(mesh: &Mesh) -> bool {
+    mesh.places().all(|place| matches!(place.device, DeviceSpec::Cpu { .. }))
 }
 
 /// Samples of one micro-batch.
