@@ -22,7 +22,7 @@ const NAMES: [&str; 6] = [
     "libblis.so.4",
     "libcblas.so.3",
 ];
-/// Functions of OpenBLAS and MKL that set the number of threads of a call.
+/// Functions of `OpenBLAS` and MKL that set the number of threads of a call.
 const SETS_THREADS: [&[u8]; 2] = [b"openblas_set_num_threads", b"MKL_Set_Num_Threads"];
 /// That of BLIS, whose integers have 64 bits.
 const SETS_THREADS_OF_BLIS: &[u8] = b"bli_thread_set_num_threads";
