@@ -52,7 +52,7 @@ mod relu_and_dropout {
     fn ours(bencher: Bencher<'_, '_>, size: (usize, usize)) {
         let dropout = Dropout::new(0.3, 0).unwrap_or_else(|e| panic!("{e}"));
         let context = ForwardContext::training(1, 1);
-        both_ways(bencher, &input(size), |x| dropout.after_relu(x, &context));
+        both_ways(bencher, &input(size), |x| dropout.after_relu().forward(x, &context));
     }
 
     #[divan::bench(args = SIZES)]

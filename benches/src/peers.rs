@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod pptop;
+mod results;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -169,8 +170,7 @@ fn main() -> anyhow::Result<()> {
     }
     let _ = std::fs::remove_dir_all(&programs.state);
     let processor = Processor::here();
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-    let path = dir.join(format!("peers-{}.json", slug(&processor)));
+    let path = results::of_processor("peers", &processor);
     // Jobs that were not measured now keep what was measured before on this kind of processor.
     let mut jobs = if path.is_file() {
         let before: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
@@ -190,16 +190,6 @@ fn main() -> anyhow::Result<()> {
         .with_context(|| path.display().to_string())?;
     println!("written: {}", path.display());
     Ok(())
-}
-
-/// What a file of results is called after: `intel-6-207`.
-fn slug(processor: &Processor) -> String {
-    let parts = processor.parts.iter().map(|part| match part.as_str() {
-        "GenuineIntel" => "intel".to_owned(),
-        "AuthenticAMD" => "amd".to_owned(),
-        other => other.to_lowercase(),
-    });
-    parts.collect::<Vec<_>>().join("-")
 }
 
 struct Programs {

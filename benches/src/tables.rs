@@ -12,9 +12,9 @@ fn main() -> anyhow::Result<()> {
     let path = root.join("README.md");
     let mut page = std::fs::read_to_string(&path)?;
     let results = root.join("benches/results");
-    page = replaced(&page, "peers", &all_peers(&results)?)?;
+    page = replaced(&page, "peers", &of_processors(&results, "peers", peers)?)?;
     println!("README.md: peers");
-    page = replaced(&page, "account", &account(&read(&results.join("account.json"))?)?)?;
+    page = replaced(&page, "account", &of_processors(&results, "account", account)?)?;
     println!("README.md: account");
     Ok(std::fs::write(&path, page)?)
 }
@@ -25,12 +25,18 @@ fn read(file: &Path) -> anyhow::Result<Value> {
 }
 
 /// The tables of every processor that was measured.
-fn all_peers(results: &Path) -> anyhow::Result<String> {
+fn of_processors(
+    results: &Path,
+    what: &str,
+    table: impl Fn(&Value) -> anyhow::Result<String>,
+) -> anyhow::Result<String> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(results)? {
         let path = entry?.path();
         let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-        if stem.starts_with("peers-") && path.extension().is_some_and(|ending| ending == "json") {
+        if stem.starts_with(&format!("{what}-"))
+            && path.extension().is_some_and(|ending| ending == "json")
+        {
             files.push(path);
         }
     }
@@ -39,7 +45,7 @@ fn all_peers(results: &Path) -> anyhow::Result<String> {
     for file in files {
         let found = read(&file)?;
         writeln!(text, "**{}**\n", found["processor"].as_str().context("no processor")?)?;
-        text += &peers(&found)?;
+        text += &table(&found)?;
     }
     Ok(text)
 }
@@ -115,29 +121,32 @@ fn peers(found: &Value) -> anyhow::Result<String> {
 fn account(found: &Value) -> anyhow::Result<String> {
     let core = &found["core"];
     let mut text = format!(
-        "One core does {:.0} GFLOP/s in a product of 1024 x 1024, and reads {:.0} GB/s.\n\n",
+        "{}: one core does {:.0} GFLOP/s in a product of 1024 x 1024, and reads {:.0} GB/s.\n\n",
+        day(found["unix_seconds"].as_u64().context("no unix_seconds")?),
         number(core, "flops_per_second")? / 1e9,
         number(core, "bytes_per_second")? / 1e9
     );
     writeln!(
         text,
-        "| `zb-h1`, two ranks | F, I and W | their products alone | F / I / W by them | waiting | copying | optimizer | rest | window by the simulated one |"
+        "| `zb-h1`, two ranks | F, I and W | their products alone | by them | F / I / W by them | waiting | copying | optimizer | rest | window by the simulated one |"
     )?;
-    writeln!(text, "|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|---|---|")?;
     for job in list(found, "accounts")? {
         for rank in list(job, "ranks")? {
             let ratios: Vec<String> = list(rank, "phases")?
                 .iter()
                 .map(|phase| Ok(format!("{:.2}", number(phase, "ratio")?)))
                 .collect::<anyhow::Result<_>>()?;
-            let ms = |key: &str| number(rank, key).map(|ms| format!("{ms:.1} ms"));
+            let (ms, sum) =
+                (|key: &str| number(rank, key).map(|ms| format!("{ms:.1} ms")), &rank["sum"]);
             writeln!(
                 text,
-                "| {}, rank {} | {} | {} | {} | {} | {} | {} | {} | {:.3} |",
+                "| {}, rank {} | {:.1} ms | {:.1} ms | {:.2} | {} | {} | {} | {} | {} | {:.3} |",
                 job["job"].as_str().unwrap_or_default(),
                 rank["rank"],
-                ms("compute_ms")?,
-                ms("products_ms")?,
+                number(sum, "spans_ms")?,
+                number(sum, "products_ms")?,
+                number(sum, "ratio")?,
                 ratios.join(" / "),
                 ms("wait_ms")?,
                 ms("copy_ms")?,

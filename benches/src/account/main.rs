@@ -1,26 +1,35 @@
 //! Where a step's time goes, against what the machine can do: `just bench`.
 //!
-//! For seed-mlp and gpt on two ranks: F, I and W of each rank beside what their matrix products alone take (the faster of candle's and
-//! ours, the same shapes, weights that are not in the cache, on both cores at once); waiting, copying, the optimizer and the rest;
-//! the window beside the simulation with the measured times. Then, in pairs: what recording costs, and what pinning gains.
+//! For seed-mlp and gpt on two ranks: F, I and W of each rank, in processor time of its thread, beside what their matrix products alone
+//! take: each by the fastest of candle, our kernels and PyTorch, the same shapes, weights that are not in the cache, on both cores at
+//! once. Then waiting, copying, the optimizer and the rest; the window beside the simulation with the measured times; and, in pairs,
+//! what recording costs and what pinning gains.
+//!
+//! PyTorch takes part where `benches/peers/run.sh` has brought it.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod products;
+#[path = "../results.rs"]
+mod results;
 mod subject;
-
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use pp_hybrid::StepOutcome;
-use pp_telemetry::{Recorder, SpanKind};
+use pp_telemetry::{Processor, Recorder, SpanKind};
 use serde_json::{Value, json};
 
-use products::{Matrices, Product, ceilings, products_alone};
+use products::{Alone, Matrices, Product, ceilings, products_alone};
 use subject::{RANKS, Run, Subject, subjects};
 
 #[global_allocator]
 static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> =
     pp_nn::memory::CountingAllocator(mimalloc::MiMalloc);
+
+/// What the thread of one rank worked in spans of some kinds in a step.
+fn worked(outcome: &StepOutcome, rank: u32, kinds: &[SpanKind]) -> f64 {
+    let of = outcome.spans.iter().filter(|s| s.rank == rank && kinds.contains(&s.op));
+    of.map(|s| s.cpu_ns as f64 / 1e9).sum()
+}
 
 /// What one rank spent in spans of some kinds in a step.
 fn spent(outcome: &StepOutcome, rank: u32, kinds: &[SpanKind]) -> f64 {
@@ -41,7 +50,8 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
     let mut run = Run::new(subject, Recorder::disabled(), false)?;
     let [first, second] = &subject.products;
     let mut matrices = [Matrices::new(first)?, Matrices::new(second)?];
-    let mut alone: [[Vec<f64>; 3]; 2] = Default::default();
+    let has_pytorch = matrices.iter().all(Matrices::has_pytorch);
+    let mut alone: [Vec<Alone>; 2] = Default::default();
     let mut outcomes = Vec::new();
     let mut windows = Vec::new();
     for _ in 0..rounds {
@@ -49,9 +59,7 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
         windows.push(outcome.bubble.window_seconds / run.simulated(&outcome)?);
         outcomes.push(outcome);
         for (alone, found) in alone.iter_mut().zip(products_alone(&mut matrices)?) {
-            for (alone, found) in alone.iter_mut().zip(found) {
-                alone.push(found * subject.micro_batches as f64);
-            }
+            alone.push(found);
         }
     }
     let of_step =
@@ -59,34 +67,51 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
     let step = of_step(&|o| o.seconds);
     println!("{}: a step takes {:.1} ms", subject.name, 1e3 * step);
     println!(
-        "  {:<6} {:>9} {:>9} {:>7} {:>9} {:>9} {:>9} {:>9}",
-        "rank", "compute", "products", "ratio", "wait", "copy", "optimizer", "rest"
+        "  {:<6} {:>9} {:>9} {:>7} {:>9} {:>9} {:>9}",
+        "rank", "spans", "products", "ratio", "by candle", "by ours", "PyTorch"
     );
     let mut ranks = Vec::new();
     for rank in 0..RANKS {
         let ms = |kinds: &[SpanKind]| 1e3 * of_step(&|o| spent(o, rank, kinds));
-        let of_rank = &alone[rank as usize];
-        let gemms: f64 = of_rank.iter().map(|a| 1e3 * median(a)).sum();
-        let compute: f64 = PHASES.iter().map(|(kind, _)| ms(&[*kind])).sum();
+        // Medians over the rounds, in milliseconds a step.
+        let products = |of: &dyn Fn(&Alone) -> f64| {
+            let of_round: Vec<f64> = alone[rank as usize].iter().map(of).collect();
+            1e3 * median(&of_round) * subject.micro_batches as f64
+        };
+        let row = |name: &str, spans: f64, phases: &[usize]| -> Value {
+            let sum = |of: &[f64; 3]| phases.iter().map(|&phase| of[phase]).sum::<f64>();
+            let fastest = products(&|alone| sum(&alone.fastest));
+            let by_candle = products(&|alone| sum(&alone.candle));
+            let by_ours = products(&|alone| sum(&alone.ours));
+            let by_pytorch = has_pytorch
+                .then(|| products(&|alone| alone.pytorch.map_or(f64::NAN, |of| sum(&of))));
+            let ratio = spans / fastest;
+            println!(
+                "  {name:<6} {spans:>9.1} {fastest:>9.1} {ratio:>7.2} {by_candle:>9.1} {by_ours:>9.1} {:>9}",
+                by_pytorch.map_or("absent".to_owned(), |ms| format!("{ms:.1}"))
+            );
+            json!({
+                "phase": name, "spans_ms": spans, "products_ms": fastest, "ratio": ratio,
+                "by_candle_ms": by_candle, "by_ours_ms": by_ours, "by_pytorch_ms": by_pytorch,
+            })
+        };
+        let cpu = |kinds: &[SpanKind]| 1e3 * of_step(&|o| worked(o, rank, kinds));
+        let phases: Vec<Value> = PHASES
+            .iter()
+            .enumerate()
+            .map(|(phase, (kind, name))| row(&format!("{rank} {name}"), cpu(&[*kind]), &[phase]))
+            .collect();
+        let all = PHASES.map(|(kind, _)| kind);
+        let sum = row(&format!("{rank} sum"), cpu(&all), &[0, 1, 2]);
         let wait = ms(&[SpanKind::WaitAct, SpanKind::WaitGrad]);
         let copy = ms(&[SpanKind::Send, SpanKind::Recv]);
         let optimizer = ms(&[SpanKind::Optim]);
-        let rest = 1e3 * step - compute - wait - copy - optimizer;
+        let rest = 1e3 * step - ms(&all) - wait - copy - optimizer;
         println!(
-            "  {rank:<6} {compute:>9.1} {gemms:>9.1} {:>7.2} {wait:>9.1} {copy:>9.2} {optimizer:>9.1} {rest:>9.1}",
-            compute / gemms
+            "         wait {wait:.1}, copy {copy:.2}, optimizer {optimizer:.1}, rest {rest:.1} ms"
         );
-        let phases: Vec<Value> = PHASES
-            .iter()
-            .zip(of_rank)
-            .map(|((kind, name), alone)| {
-                let (spans, alone) = (ms(&[*kind]), 1e3 * median(alone));
-                println!("    {name}    {spans:>9.1} {alone:>9.1} {:>7.2}", spans / alone);
-                json!({"phase": name, "spans_ms": spans, "products_ms": alone, "ratio": spans / alone})
-            })
-            .collect();
         ranks.push(json!({
-            "rank": rank, "phases": phases, "compute_ms": compute, "products_ms": gemms, "ratio": compute / gemms,
+            "rank": rank, "phases": phases, "sum": sum,
             "wait_ms": wait, "copy_ms": copy, "optimizer_ms": optimizer, "rest_ms": rest,
         }));
     }
@@ -167,12 +192,19 @@ fn main() -> anyhow::Result<()> {
         accounts.push(account(subject, 9)?);
         compared.push(json!({"job": subject.name, "pairs": pairs(subject, 20)?}));
     }
+    let processor = Processor::here();
     let found = json!({
+        "processor": processor.to_string(), "unix_seconds": unix_seconds(),
         "core": {"flops_per_second": flops, "bytes_per_second": bytes}, "accounts": accounts, "pairs": compared,
     });
-    let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("results/account.json");
+    let path = results::of_processor("account", &processor);
     std::fs::write(&path, serde_json::to_string_pretty(&found)? + "\n")
         .with_context(|| path.display().to_string())?;
-    println!("written: benches/results/account.json");
+    println!("written: {}", path.display());
     Ok(())
+}
+
+fn unix_seconds() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }

@@ -1,10 +1,15 @@
 //! What matrix products alone take, and what one core can do.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use candle_core::{Device, Tensor};
-use pp_nn::{Kernels, View, gemm};
+use pp_nn::{Kernels, Panels, View, gemm};
+use serde_json::{Value, json};
 
 use crate::median;
 
@@ -33,7 +38,10 @@ impl Product {
 pub(crate) struct Matrices {
     products: Vec<Product>,
     of: Vec<[Vec<f32>; 6]>,
+    /// Packed copies of each weight, for the forward and for the input gradient.
+    packed: Vec<[Option<Panels>; 2]>,
     tensors: Vec<[Tensor; 3]>,
+    pytorch: Option<PyTorch>,
 }
 
 /// Which matrix, in [`Matrices::of`] and [`Matrices::tensors`].
@@ -41,9 +49,12 @@ const X: usize = 0;
 const GY: usize = 1;
 const WEIGHT: usize = 2;
 
+/// Seconds of F, I and W of each product.
+type Seconds = Vec<[f64; 3]>;
+
 impl Matrices {
-    pub(crate) fn new(products: &[Product]) -> candle_core::Result<Self> {
-        let (mut of, mut tensors) = (Vec::new(), Vec::new());
+    pub(crate) fn new(products: &[Product]) -> anyhow::Result<Self> {
+        let (mut of, mut tensors, mut packed) = (Vec::new(), Vec::new(), Vec::new());
         for p in products {
             // Weights as layers keep them: (outputs, inputs).
             let shapes = [(p.rows, p.inputs), (p.rows, p.outputs), (p.outputs, p.inputs)];
@@ -60,36 +71,51 @@ impl Matrices {
                 tensor(&gy, shapes[GY])?,
                 tensor(&weight, shapes[WEIGHT])?,
             ]);
+            let of_weight = View::row_major(p.outputs, p.inputs);
+            let directions = [
+                (pp_nn::Product::Output, of_weight.transposed()),
+                (pp_nn::Product::InputGradient, of_weight),
+            ];
+            packed.push(directions.map(|(product, view)| {
+                let kernel = Kernels::default().of(product, p.rows);
+                if p.has_weight { Panels::pack(kernel, &weight, view) } else { None }
+            }));
             let (y, gx, gw) = (gy.clone(), x.clone(), weight.clone());
             of.push([x, gy, weight, y, gx, gw]);
         }
-        Ok(Self { products: products.to_vec(), of, tensors })
+        let pytorch = PyTorch::start(products)?;
+        Ok(Self { products: products.to_vec(), of, packed, tensors, pytorch })
     }
 
-    /// Seconds of F, I and W of one micro-batch: `product` of each layer, in the order of each phase.
+    /// Whether PyTorch takes part.
+    pub(crate) fn has_pytorch(&self) -> bool {
+        self.pytorch.is_some()
+    }
+
+    /// Each product of one micro-batch once, in the order of each phase.
     fn timed(
         &mut self,
         mut product: impl FnMut(
             usize,
             &Product,
             &mut [Vec<f32>; 6],
+            &[Option<Panels>; 2],
             &[Tensor; 3],
         ) -> candle_core::Result<()>,
-    ) -> candle_core::Result<[f64; 3]> {
-        let mut seconds = [0.0; 3];
+    ) -> candle_core::Result<Seconds> {
+        let mut seconds = vec![Vec::new(); self.products.len()];
         for phase in 0..3 {
-            for ((p, of), tensors) in self.products.iter().zip(&mut self.of).zip(&self.tensors) {
-                let begun = Instant::now();
-                product(phase, p, of, tensors)?;
-                let place = if p.has_weight { phase } else { phase.min(1) };
-                seconds[place] += begun.elapsed().as_secs_f64();
+            for (i, p) in self.products.iter().enumerate() {
+                let begun = thread_seconds();
+                product(phase, p, &mut self.of[i], &self.packed[i], &self.tensors[i])?;
+                seconds[i].push(thread_seconds() - begun);
             }
         }
-        Ok(seconds)
+        Ok(seconds.into_iter().map(|of| [of[0], of[1], of[2]]).collect())
     }
 
-    fn candle(&mut self) -> candle_core::Result<[f64; 3]> {
-        self.timed(|phase, _, _, [x, gy, weight]| {
+    fn candle(&mut self) -> candle_core::Result<Seconds> {
+        self.timed(|phase, _, _, _, [x, gy, weight]| {
             std::hint::black_box(match phase {
                 0 => x.matmul(&weight.t()?)?,
                 1 => gy.matmul(weight)?,
@@ -99,10 +125,10 @@ impl Matrices {
         })
     }
 
-    /// Into matrices that are there; weight gradients are added.
-    fn ours(&mut self) -> candle_core::Result<[f64; 3]> {
+    /// Into matrices that are there; weight gradients are added. Weights are packed before, as in a run.
+    fn ours(&mut self) -> candle_core::Result<Seconds> {
         let kernels = Kernels::default();
-        self.timed(|phase, p, [x, gy, weight, y, gx, gw], _| {
+        self.timed(|phase, p, [x, gy, weight, y, gx, gw], packed, _| {
             let kernel = |product| kernels.of(product, p.rows);
             for time in 0..p.times {
                 let at = |rows: usize, columns: usize| {
@@ -111,8 +137,9 @@ impl Matrices {
                 };
                 let (xv, gyv) = (at(p.rows, p.inputs), at(p.rows, p.outputs));
                 let wv = at(p.outputs, p.inputs);
-                match phase {
-                    0 => gemm(
+                match (phase, packed) {
+                    (0, [Some(panels), _]) => panels.multiply((y, gyv), (x, xv)),
+                    (0, _) => gemm(
                         kernel(pp_nn::Product::Output),
                         (y, gyv),
                         (x, xv),
@@ -120,7 +147,8 @@ impl Matrices {
                         1.0,
                         false,
                     ),
-                    1 => gemm(
+                    (1, [_, Some(panels)]) => panels.multiply((gx, xv), (gy, gyv)),
+                    (1, _) => gemm(
                         kernel(pp_nn::Product::InputGradient),
                         (gx, xv),
                         (gy, gyv),
@@ -141,28 +169,127 @@ impl Matrices {
             Ok(())
         })
     }
+
+    /// Sums over products: of attention, which has no weights, both gradients belong to I.
+    fn by_phase(&self, seconds: &[[f64; 3]]) -> [f64; 3] {
+        let mut sums = [0.0; 3];
+        for (p, of) in self.products.iter().zip(seconds) {
+            for (phase, seconds) in of.iter().enumerate() {
+                sums[if p.has_weight { phase } else { phase.min(1) }] += seconds;
+            }
+        }
+        sums
+    }
 }
 
-/// Seconds that the products of a micro-batch take on each rank, both ranks at once: of F, I and W the faster of candle's and ours.
-pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[[f64; 3]; 2]> {
+/// PyTorch in a process of its own, which makes a pass whenever it is asked.
+struct PyTorch {
+    child: Child,
+    asks: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl PyTorch {
+    /// `None` where it is not installed.
+    fn start(products: &[Product]) -> anyhow::Result<Option<Self>> {
+        let benches = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = benches.join("../.venv/bin/python");
+        if !python.is_file() {
+            return Ok(None);
+        }
+        let sizes: Vec<Value> = products
+            .iter()
+            .map(|p| json!([p.rows, p.inputs, p.outputs, p.times, p.has_weight]))
+            .collect();
+        let mut child = Command::new(python)
+            .arg(benches.join("peers/products.py"))
+            .arg(Value::from(sizes).to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("products.py")?;
+        let asks = child.stdin.take().context("products.py without an input")?;
+        let answers = child.stdout.take().context("products.py without an output")?;
+        Ok(Some(Self { child, asks, answers: BufReader::new(answers) }))
+    }
+
+    fn pass(&mut self) -> anyhow::Result<Seconds> {
+        writeln!(self.asks, "pass").context("products.py has ended")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        serde_json::from_str(&line).context("products.py has ended")
+    }
+}
+
+impl Drop for PyTorch {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Processor time of this thread.
+fn thread_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
+}
+
+/// What the products of a micro-batch take on one rank, in seconds of F, I and W.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Alone {
+    /// Each product by whoever makes it fastest.
+    pub(crate) fastest: [f64; 3],
+    /// All by candle.
+    pub(crate) candle: [f64; 3],
+    /// All by our kernels, weights packed before.
+    pub(crate) ours: [f64; 3],
+    /// All by PyTorch, which packs on the way.
+    pub(crate) pytorch: Option<[f64; 3]>,
+}
+
+/// What the products of a micro-batch take on each rank, both ranks at once, each program in its turn.
+pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[Alone; 2]> {
     const PASSES: usize = 7;
     let barrier = Barrier::new(2);
-    let measure = |matrices: &mut Matrices| -> candle_core::Result<[f64; 3]> {
-        let mut of: [[Vec<f64>; 3]; 2] = Default::default();
+    let measure = |matrices: &mut Matrices| -> anyhow::Result<Alone> {
+        let n = matrices.products.len();
+        // Of each program, product and phase the times of all passes.
+        let mut times = vec![vec![[(); 3].map(|()| Vec::new()); n]; 3];
         for pass in 0..=PASSES {
             barrier.wait();
             let candle = matrices.candle()?;
             barrier.wait();
             let ours = matrices.ours()?;
-            if pass > 0 {
-                for phase in 0..3 {
-                    of[0][phase].push(candle[phase]);
-                    of[1][phase].push(ours[phase]);
+            barrier.wait();
+            let pytorch = matrices.pytorch.as_mut().map(PyTorch::pass).transpose()?;
+            if pass == 0 {
+                continue;
+            }
+            for (times, found) in times.iter_mut().zip([Some(candle), Some(ours), pytorch]) {
+                for (times, found) in times.iter_mut().zip(found.unwrap_or_default()) {
+                    for (times, seconds) in times.iter_mut().zip(found) {
+                        times.push(seconds);
+                    }
                 }
             }
         }
-        let [candle, ours] = of.map(|of| of.map(|seconds| median(&seconds)));
-        Ok(std::array::from_fn(|phase| candle[phase].min(ours[phase])))
+        let medians = |times: &Vec<[Vec<f64>; 3]>| -> Seconds {
+            times.iter().map(|of| of.each_ref().map(|times| median(times))).collect()
+        };
+        let found: Vec<Seconds> = times.iter().map(medians).collect();
+        let fastest: Seconds = (0..n)
+            .map(|i| {
+                let of = |phase: usize| found.iter().map(move |way| way[i][phase]);
+                [0, 1, 2].map(|phase| of(phase).fold(f64::INFINITY, f64::min))
+            })
+            .collect();
+        Ok(Alone {
+            fastest: matrices.by_phase(&fastest),
+            candle: matrices.by_phase(&found[0]),
+            ours: matrices.by_phase(&found[1]),
+            pytorch: matrices.has_pytorch().then(|| matrices.by_phase(&found[2])),
+        })
     };
     let [first, second] = matrices;
     std::thread::scope(|scope| {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pp_nn::{
-    CausalSelfAttention, Dropout, Embedding, ForwardContext, LayerNorm, Linear, gelu, hash, uniform,
+    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, LayerNorm, Linear,
+    hash, uniform,
 };
-use pp_partition::{LayerStack, Stage, single};
+use pp_partition::{LayerStack, Stage, chain, single};
 
 use crate::error::ModelError;
 use crate::job::{Classes, Job};
@@ -76,16 +77,13 @@ pub fn gpt(
     });
     for i in 0..layers {
         let name = format!("blocks.{i}");
-        stack.push(name.clone(), move |builder| {
-            let block = Block::new(config, &builder.pp(&name))?;
-            Ok(single(move |x, c| block.forward(x, c)))
-        });
+        stack.push(name.clone(), move |builder| Ok(chain(block(config, &builder.pp(&name))?)));
     }
     stack.push("head", move |builder| {
         let norm = LayerNorm::new(width, builder.pp("head.ln"))?;
         let linear =
             Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
-        Ok(single(move |x, c| linear.forward(&norm.forward(x, c)?, c)))
+        Ok(chain(Chain::new().then(norm).then(linear)))
     });
     let flops_per_sample = config.flops_per_sample();
     Ok(Job { stack, objective: Arc::new(Classes), data: Box::new(data), flops_per_sample })
@@ -127,45 +125,26 @@ impl Tokens {
 }
 
 /// Attention and an MLP, each behind a layer norm and beside a residual path.
-struct Block {
-    ln1: LayerNorm,
-    qkv: Linear,
-    attention: CausalSelfAttention,
-    attention_proj: Linear,
-    ln2: LayerNorm,
-    fc: Linear,
-    mlp_proj: Linear,
-    dropout: [Dropout; 2],
-}
-
-impl Block {
-    fn new(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Self> {
-        let w = config.width;
-        // Each block adds to the residual path twice: scaled so that its variance stays (GPT-2).
-        let residual = normal(0.02 / (2.0 * config.layers as f64).sqrt());
-        let linear = |inputs, outputs, init, name: &str| {
-            Linear::with_init(inputs, outputs, true, init, builder.pp(name))
-        };
-        Ok(Self {
-            ln1: LayerNorm::new(w, builder.pp("ln1"))?,
-            qkv: linear(w, 3 * w, normal(0.02), "attention.qkv")?,
-            attention: CausalSelfAttention::new(config.heads),
-            attention_proj: linear(w, w, residual, "attention.proj")?,
-            ln2: LayerNorm::new(w, builder.pp("ln2"))?,
-            fc: linear(w, 4 * w, normal(0.02), "mlp.fc")?,
-            mlp_proj: linear(4 * w, w, residual, "mlp.proj")?,
-            dropout: [Dropout::new(config.dropout, 0)?, Dropout::new(config.dropout, 1)?],
-        })
-    }
-
-    fn forward(&self, x_btw: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        let qkv = self.qkv.forward(&self.ln1.forward(x_btw, context)?, context)?;
-        let mixed = self.attention_proj.forward(&self.attention.forward(&qkv)?, context)?;
-        let x_btw = (x_btw + self.dropout[0].forward(&mixed, context)?)?;
-        let hidden = gelu(&self.fc.forward(&self.ln2.forward(&x_btw, context)?, context)?)?;
-        let hidden = self.mlp_proj.forward(&hidden, context)?;
-        &x_btw + self.dropout[1].forward(&hidden, context)?
-    }
+fn block(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Chain> {
+    let w = config.width;
+    // Each block adds to the residual path twice: scaled so that its variance stays (GPT-2).
+    let residual = normal(0.02 / (2.0 * config.layers as f64).sqrt());
+    let linear = |inputs, outputs, init, name: &str| {
+        Linear::with_init(inputs, outputs, true, init, builder.pp(name))
+    };
+    let attention = Chain::new()
+        .then(LayerNorm::new(w, builder.pp("ln1"))?)
+        .then(linear(w, 3 * w, normal(0.02), "attention.qkv")?)
+        .then(CausalSelfAttention::new(config.heads))
+        .then(linear(w, w, residual, "attention.proj")?)
+        .then(Dropout::new(config.dropout, 0)?);
+    let mlp = Chain::new()
+        .then(LayerNorm::new(w, builder.pp("ln2"))?)
+        .then(linear(w, 4 * w, normal(0.02), "mlp.fc")?)
+        .then(Activation::Gelu)
+        .then(linear(4 * w, w, residual, "mlp.proj")?)
+        .then(Dropout::new(config.dropout, 1)?);
+    Ok(Chain::new().residual(attention).residual(mlp))
 }
 
 /// Continues `prompt` by `bytes` bytes, each drawn from the model's own prediction.

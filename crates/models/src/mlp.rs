@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use pp_nn::{Dropout, Linear, hash, uniform};
-use pp_partition::{LayerStack, single};
+use pp_nn::{Chain, Dropout, Linear, hash, uniform};
+use pp_partition::{LayerStack, chain};
 
 use crate::data::{DataSet, Samples};
 use crate::error::ModelError;
@@ -30,11 +30,8 @@ fn stack(layers: Vec<Dense>) -> std::result::Result<LayerStack, ModelError> {
         let dropout = Dropout::new(dropout, 0)?;
         let name = format!("layers.{i}");
         stack.push(name.clone(), move |builder| {
-            let linear = Linear::new(inputs, outputs, builder.pp(&name))?;
-            Ok(single(move |x, context| {
-                let y = linear.forward(x, context)?;
-                if i == last { Ok(y) } else { dropout.after_relu(&y, context) }
-            }))
+            let linear = Chain::new().then(Linear::new(inputs, outputs, builder.pp(&name))?);
+            Ok(chain(if i == last { linear } else { linear.then(dropout.after_relu()) }))
         });
     }
     Ok(stack)

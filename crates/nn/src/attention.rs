@@ -11,10 +11,13 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Result, Shape, Tensor, bail};
 use pulp::{Simd, WithSimd};
 
-use crate::cpu::{self, View};
+use crate::buffer::Buffer;
+use crate::chain::{Backward, ChainLayer, InputGradient};
+use crate::context::ForwardContext;
+use crate::cpu::{self, Small, View};
 
 /// `softmax(q·kᵀ/√d, future masked)·v`, each head by itself. It has no parameters.
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +36,20 @@ impl CausalSelfAttention {
     /// # Errors
     /// If `3w` is not three times a multiple of the number of heads, or a kernel fails.
     pub fn forward(&self, qkv: &Tensor) -> Result<Tensor> {
-        let (_, _, three_w) = qkv.dims3()?;
-        if self.heads == 0 || three_w % (3 * self.heads) != 0 {
-            bail!("{three_w} features are not queries, keys and values of {} heads", self.heads);
-        }
+        self.check(qkv.shape())?;
         if !qkv.device().is_cpu() || qkv.dtype() != DType::F32 {
             return self.forward_composed(qkv);
         }
         qkv.contiguous()?
-            .apply_op1(AttentionOp { heads: self.heads, log_sums: Mutex::new(Vec::new()) })
+            .apply_op1(AttentionOp { heads: Heads(self.heads), log_sums: Mutex::new(Vec::new()) })
+    }
+
+    fn check(self, shape: &Shape) -> Result<()> {
+        let (_, _, three_w) = shape.dims3()?;
+        if self.heads == 0 || three_w % (3 * self.heads) != 0 {
+            bail!("{three_w} features are not queries, keys and values of {} heads", self.heads);
+        }
+        Ok(())
     }
 
     /// The same from candle's own operations: for devices without our kernels, and for the tests.
@@ -66,8 +74,51 @@ impl CausalSelfAttention {
     }
 }
 
+impl ChainLayer for CausalSelfAttention {
+    fn forward(&self, qkv: &Tensor, _: &ForwardContext) -> Result<Tensor> {
+        Self::forward(self, qkv)
+    }
+
+    fn run(
+        &self,
+        qkv: Buffer,
+        onto: Option<&Tensor>,
+        _: &ForwardContext,
+    ) -> Result<(Buffer, Backward)> {
+        self.check(qkv.shape())?;
+        let (b, t, three_w) = qkv.shape().dims3()?;
+        let heads = Heads(self.heads);
+        let (out, log_sums) = qkv.read(|qkv| Ok(heads.forward(qkv, (b, t, three_w / 3))))?;
+        let out = Tensor::from_vec(out, (b, t, three_w / 3), &Device::Cpu)?;
+        let known = out.clone();
+        let y = Buffer::Shared(out).plus_some(onto)?;
+        let backward = move |gy: Buffer, wish: InputGradient| {
+            if !wish.is_wanted() {
+                return Ok(None);
+            }
+            let shape = qkv.shape().clone();
+            let mut g = vec![0.0; shape.elem_count()];
+            qkv.read(|qkv| {
+                cpu::read(&known, |out| {
+                    gy.read(|gy| {
+                        let known = Known { qkv, out, gy, log_sums: &log_sums };
+                        heads.backward((b, t), known, &mut g);
+                        Ok(())
+                    })
+                })
+            })?;
+            Buffer::Owned(g, shape).plus_some(wish.other()).map(Some)
+        };
+        Ok((y, Box::new(backward)))
+    }
+}
+
+/// How many heads there are.
+#[derive(Clone, Copy)]
+struct Heads(usize);
+
 struct AttentionOp {
-    heads: usize,
+    heads: Heads,
     /// Of each row of scores the logarithm of what its weights were divided by, (b, h, t), for the backward.
     log_sums: Mutex<Vec<f32>>,
 }
@@ -80,9 +131,9 @@ struct Head {
     out: View,
 }
 
-impl AttentionOp {
-    fn heads(&self, b: usize, t: usize, w: usize) -> impl Iterator<Item = Head> + use<> {
-        let (heads, d) = (self.heads, w / self.heads);
+impl Heads {
+    fn of(self, (b, t, w): (usize, usize, usize)) -> impl Iterator<Item = Head> {
+        let (heads, d) = (self.0, w / self.0);
         (0..b * heads).map(move |i| {
             let (sample, head) = (i / heads, i % heads);
             let part = |which: usize| View {
@@ -97,8 +148,8 @@ impl AttentionOp {
         })
     }
 
-    fn scale(&self, w: usize) -> f32 {
-        1.0 / ((w / self.heads) as f32).sqrt()
+    fn scale(self, w: usize) -> f32 {
+        1.0 / ((w / self.0) as f32).sqrt()
     }
 }
 
@@ -123,26 +174,10 @@ impl Block {
         view.rows(0..self.queries.end)
     }
 
-    /// The same keys, of a transposed copy (d, t).
-    fn transposed_keys(&self, view: View) -> View {
-        View { columns: self.queries.end, ..view }
-    }
-
     /// Scores: rows queries, columns keys.
     fn scores(&self) -> View {
         View::row_major(self.queries.len(), self.queries.end)
     }
-}
-
-/// Copies one head (t, d) into `copy` as (d, t), whose rows the scores are made from.
-fn transpose(x: &[f32], head: View, copy: &mut [f32]) -> View {
-    for row in 0..head.rows {
-        let start = head.offset + row * head.row_stride;
-        for (feature, &x) in x[start..start + head.columns].iter().enumerate() {
-            copy[feature * head.rows + row] = x;
-        }
-    }
-    View::row_major(head.columns, head.rows)
 }
 
 impl CustomOp1 for AttentionOp {
@@ -152,27 +187,10 @@ impl CustomOp1 for AttentionOp {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (b, t, three_w) = layout.shape().dims3()?;
-        let w = three_w / 3;
-        let scale = self.scale(w);
-        let qkv: &[f32] = cpu::slice(qkv, layout)?;
-        let mut out = vec![0.0; b * t * w];
-        let mut log_sums = vec![0.0; b * self.heads * t];
-        let (mut keys, mut p) = (vec![0.0; t * w / self.heads], vec![0.0; QUERIES * t]);
-        for (head, log_sums) in self.heads(b, t, w).zip(log_sums.chunks_exact_mut(t.max(1))) {
-            let k = transpose(qkv, head.k, &mut keys);
-            for block in blocks(t) {
-                let scores = block.scores();
-                let (q, k) = ((qkv, block.queries(head.q)), (&keys[..], block.transposed_keys(k)));
-                cpu::few_terms((&mut p, scores), q, k, scale, false);
-                let log_sums = &mut log_sums[block.queries.clone()];
-                let first = block.queries.start;
-                cpu::vectorized(CausalSoftmax { scores: &mut p, first, log_sums });
-                let v = (qkv, block.keys(head.v));
-                cpu::few_terms((&mut out, block.queries(head.out)), (&p, scores), v, 1.0, false);
-            }
-        }
+        let sizes = (b, t, three_w / 3);
+        let (out, log_sums) = self.heads.forward(cpu::slice(qkv, layout)?, sizes);
         *self.log_sums.lock().unwrap_or_else(PoisonError::into_inner) = log_sums;
-        Ok((CpuStorage::F32(out), (b, t, w).into()))
+        Ok((CpuStorage::F32(out), sizes.into()))
     }
 
     fn bwd(&self, qkv: &Tensor, out: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
@@ -182,7 +200,8 @@ impl CustomOp1 for AttentionOp {
         cpu::read(qkv, |qkv| {
             cpu::read(out, |out| {
                 cpu::read(gy, |gy| {
-                    self.backward((b, t), Known { qkv, out, gy, log_sums: &log_sums }, &mut g);
+                    let known = Known { qkv, out, gy, log_sums: &log_sums };
+                    self.heads.backward((b, t), known, &mut g);
                     Ok(())
                 })
             })
@@ -200,26 +219,50 @@ struct Known<'a> {
     log_sums: &'a [f32],
 }
 
-impl AttentionOp {
+impl Heads {
+    /// The output (b, t, w), and of each row of scores the logarithm of what its weights were divided by.
+    fn forward(self, qkv: &[f32], (b, t, w): (usize, usize, usize)) -> (Vec<f32>, Vec<f32>) {
+        let scale = self.scale(w);
+        let mut out = vec![0.0; b * t * w];
+        let mut log_sums = vec![0.0; b * self.0 * t];
+        let mut p = vec![0.0; QUERIES * t];
+        let mut small = Small::new();
+        let mut keys = small.room_for_turned(t, w / self.0);
+        for (head, log_sums) in self.of((b, t, w)).zip(log_sums.chunks_exact_mut(t.max(1))) {
+            keys.fill(qkv, head.k);
+            for block in blocks(t) {
+                let scores = block.scores();
+                let q = (qkv, block.queries(head.q));
+                small.product_with_turned((&mut p, scores), q, &keys, scale);
+                let log_sums = &mut log_sums[block.queries.clone()];
+                let first = block.queries.start;
+                cpu::vectorized(CausalSoftmax { scores: &mut p, first, log_sums });
+                let v = (qkv, block.keys(head.v));
+                let out = (&mut out[..], block.queries(head.out));
+                small.product(out, (&p, scores), v, 1.0, false);
+            }
+        }
+        (out, log_sums)
+    }
+
     /// With P the weights, made again from the scores, and gP = gO·vᵀ: `gv = Pᵀ·gO`, `gS = P·(gP − rowsum(gO·O))`,
     /// `gq = gS·k/√d`, `gk = gSᵀ·q/√d` (Dao et al. 2022, arXiv:2205.14135, algorithm 4).
-    fn backward(&self, (b, t): (usize, usize), known: Known<'_>, g: &mut [f32]) {
+    fn backward(self, (b, t): (usize, usize), known: Known<'_>, g: &mut [f32]) {
         let Known { qkv, out, gy, log_sums } = known;
         let w = qkv.len() / (3 * b * t).max(1);
         let scale = self.scale(w);
-        let d = w / self.heads;
-        let (mut keys, mut values) = (vec![0.0; t * d], vec![0.0; t * d]);
         let (mut p, mut gs) = (vec![0.0; QUERIES * t], vec![0.0; QUERIES * t]);
-        for (head, log_sums) in self.heads(b, t, w).zip(log_sums.chunks_exact(t.max(1))) {
-            let k = transpose(qkv, head.k, &mut keys);
-            let v = transpose(qkv, head.v, &mut values);
+        let mut small = Small::new();
+        let room = || small.room_for_turned(t, w / self.0);
+        let (mut keys, mut values) = (room(), room());
+        for (head, log_sums) in self.of((b, t, w)).zip(log_sums.chunks_exact(t.max(1))) {
+            keys.fill(qkv, head.k);
+            values.fill(qkv, head.v);
             for block in blocks(t) {
                 let scores = block.scores();
                 let (q, gy_block) = ((qkv, block.queries(head.q)), (gy, block.queries(head.out)));
-                let k = (&keys[..], block.transposed_keys(k));
-                let v = (&values[..], block.transposed_keys(v));
-                cpu::few_terms((&mut p, scores), q, k, scale, false);
-                cpu::few_terms((&mut gs, scores), gy_block, v, 1.0, false);
+                small.product_with_turned((&mut p, scores), q, &keys, scale);
+                small.product_with_turned((&mut gs, scores), gy_block, &values, 1.0);
                 cpu::vectorized(ScoreGradients {
                     p: &mut p,
                     gs: &mut gs,
@@ -228,12 +271,12 @@ impl AttentionOp {
                     out: (out, block.queries(head.out)),
                     gy: gy_block,
                 });
-                let keys = (qkv, block.keys(head.k));
-                cpu::few_terms((g, block.queries(head.q)), (&gs, scores), keys, scale, false);
+                let k = (qkv, block.keys(head.k));
+                small.product((&mut *g, block.queries(head.q)), (&gs, scores), k, scale, false);
                 let gs = (&gs[..], scores.transposed());
-                cpu::few_terms((g, block.keys(head.k)), gs, q, scale, true);
+                small.product((&mut *g, block.keys(head.k)), gs, q, scale, true);
                 let p = (&p[..], scores.transposed());
-                cpu::few_terms((g, block.keys(head.v)), p, gy_block, 1.0, true);
+                small.product((&mut *g, block.keys(head.v)), p, gy_block, 1.0, true);
             }
         }
     }
@@ -258,11 +301,12 @@ impl WithSimd for CausalSoftmax<'_> {
             let (past, future) = row.split_at_mut(position + 1);
             let max = cpu::max_of(past);
             for s in past.iter_mut() {
-                *s = cpu::exp(*s - max);
+                *s = cpu::exp_of_difference(*s - max);
             }
             let sum = cpu::sum_of(past, |s| s);
+            let share = 1.0 / sum;
             for s in past {
-                *s /= sum;
+                *s *= share;
             }
             future.fill(0.0);
             *log_sum = max + sum.ln();
@@ -292,7 +336,7 @@ impl WithSimd for ScoreGradients<'_> {
             let (past, future) = p.split_at_mut(self.first + i + 1);
             let (past_gs, future_gs) = gs.split_at_mut(self.first + i + 1);
             for (p, gs) in past.iter_mut().zip(past_gs) {
-                *p = cpu::exp(*p - log_sum);
+                *p = cpu::exp_of_difference(*p - log_sum);
                 *gs = *p * (*gs - dot);
             }
             future.fill(0.0);

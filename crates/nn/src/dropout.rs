@@ -4,10 +4,14 @@
 //! numbers: as easy as 1, 2, 3". The mask is drawn again in the backward instead of being kept.
 #![expect(clippy::inline_always, reason = "loops compiled for each processor")]
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 
+use crate::activation::Activation;
+use crate::buffer::Buffer;
+use crate::chain::{Backward, Chain, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
+use crate::gradients::in_place;
 use crate::relu::{ReluGradient, relu};
 use crate::{cpu, random};
 
@@ -17,6 +21,8 @@ use crate::{cpu, random};
 pub struct Dropout {
     rate: f64,
     site: u32,
+    /// Whether numbers below zero become zero first.
+    relu: bool,
 }
 
 impl Dropout {
@@ -28,7 +34,13 @@ impl Dropout {
         if !(0.0..1.0).contains(&rate) {
             candle_core::bail!("dropout rate {rate} is not in [0, 1)");
         }
-        Ok(Self { rate, site })
+        Ok(Self { rate, site, relu: false })
+    }
+
+    /// The same of [`relu`] of its input, in one pass.
+    #[must_use]
+    pub fn after_relu(self) -> Self {
+        Self { relu: true, ..self }
     }
 
     /// `(b, …)` → the same shape.
@@ -36,37 +48,83 @@ impl Dropout {
     /// # Errors
     /// If the input has no dimension, or a kernel fails.
     pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        let Some(op) = self.op(x, context, false)? else { return Ok(x.clone()) };
-        if !x.device().is_cpu() || x.dtype() != DType::F32 {
-            let ones = vec![1.0; x.elem_count()];
-            let mask = Tensor::from_vec(op.apply(&ones), x.shape(), x.device())?;
+        if self.relu && !in_place(x) {
+            return Self { relu: false, ..*self }.forward(&relu(x)?, context);
+        }
+        let Some(op) = self.op(x.shape(), context)? else {
+            return if self.relu { relu(x) } else { Ok(x.clone()) };
+        };
+        if !in_place(x) {
+            let mut mask = vec![1.0; x.elem_count()];
+            op.apply(&mut mask);
+            let mask = Tensor::from_vec(mask, x.shape(), x.device())?;
             return x.mul(&mask.to_dtype(x.dtype())?);
         }
         x.contiguous()?.apply_op1(op)
     }
 
-    /// The same of [`relu`] of `x`, in one pass: `(b, …)` → the same shape.
-    ///
-    /// # Errors
-    /// If the input has no dimension, or a kernel fails.
-    pub fn after_relu(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        if !x.device().is_cpu() || x.dtype() != DType::F32 {
-            return self.forward(&relu(x)?, context);
-        }
-        match self.op(x, context, true)? {
-            Some(op) => x.contiguous()?.apply_op1(op),
-            None => relu(x),
-        }
-    }
-
     /// `None` where nothing is dropped.
-    fn op(&self, x: &Tensor, context: &ForwardContext, relu: bool) -> Result<Option<DropoutOp>> {
-        if !context.is_training() || self.rate == 0.0 {
+    fn op(&self, shape: &Shape, context: &ForwardContext) -> Result<Option<DropoutOp>> {
+        if !self.drops(context) {
             return Ok(None);
         }
-        let samples = 0..x.dim(0)? as u64;
+        let samples = 0..shape.dim(0)? as u64;
         let keys = samples.map(|sample| context.sample_key(self.site, sample)).collect();
-        Ok(Some(DropoutOp::new(self.rate, keys, relu)))
+        Ok(Some(DropoutOp::new(self.rate, keys, self.relu)))
+    }
+
+    fn drops(&self, context: &ForwardContext) -> bool {
+        context.is_training() && self.rate > 0.0
+    }
+}
+
+impl ChainLayer for Dropout {
+    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        Self::forward(self, x, context)
+    }
+
+    fn run(
+        &self,
+        x: Buffer,
+        onto: Option<&Tensor>,
+        context: &ForwardContext,
+    ) -> Result<(Buffer, Backward)> {
+        let Some(op) = self.op(x.shape(), context)? else {
+            return if self.relu {
+                Activation::Relu.run(x, onto, context)
+            } else {
+                Chain::new().run(x, onto, context)
+            };
+        };
+        let (mut y, shape) = x.into_vec()?;
+        op.apply(&mut y);
+        let mut y = Buffer::Owned(y, shape);
+        let mut kept = None;
+        if self.relu {
+            let tensor = y.into_tensor()?;
+            kept = Some(tensor.clone());
+            y = Buffer::Shared(tensor);
+        }
+        let backward = move |gy: Buffer, wish: InputGradient| {
+            if !wish.is_wanted() {
+                return Ok(None);
+            }
+            let (mut g, shape) = gy.into_vec()?;
+            match kept {
+                // What is not zero was above zero and was kept.
+                Some(y) => cpu::read(&y, |y| {
+                    cpu::binary_in_place(&ReluGradient { scale: op.scale }, y, &mut g);
+                    Ok(())
+                })?,
+                None => op.apply(&mut g),
+            }
+            Buffer::Owned(g, shape).plus_some(wish.other()).map(Some)
+        };
+        Ok((y.plus_some(onto)?, Box::new(backward)))
+    }
+
+    fn is_identity(&self, context: &ForwardContext) -> bool {
+        !self.relu && !self.drops(context)
     }
 }
 
@@ -87,10 +145,9 @@ impl DropoutOp {
         Self { threshold, scale: (1.0 / (1.0 - rate)) as f32, keys, relu }
     }
 
-    fn apply(&self, x: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
-        cpu::vectorized(DropoutLoop { op: self, x, y: &mut y });
-        y
+    /// Sets to zero what is dropped, and scales the rest.
+    fn apply(&self, x: &mut [f32]) {
+        cpu::vectorized(DropoutLoop { op: self, x });
     }
 }
 
@@ -99,8 +156,7 @@ const PAIRS: usize = 32;
 
 struct DropoutLoop<'a> {
     op: &'a DropoutOp,
-    x: &'a [f32],
-    y: &'a mut [f32],
+    x: &'a mut [f32],
 }
 
 impl WithSimd for DropoutLoop<'_> {
@@ -110,10 +166,9 @@ impl WithSimd for DropoutLoop<'_> {
     fn with_simd<S: Simd>(self, _: S) {
         let DropoutOp { threshold, scale, ref keys, relu } = *self.op;
         let sample = (self.x.len() / keys.len().max(1)).max(1);
-        let rows = self.x.chunks_exact(sample).zip(self.y.chunks_exact_mut(sample));
-        for (&key, (x, y)) in keys.iter().zip(rows) {
+        for (&key, x) in keys.iter().zip(self.x.chunks_exact_mut(sample)) {
             let mut position = 0;
-            for (x, y) in x.chunks(2 * PAIRS).zip(y.chunks_mut(2 * PAIRS)) {
+            for x in x.chunks_mut(2 * PAIRS) {
                 // One hash serves two elements, 32 bits each.
                 let mut bits = [0u32; 2 * PAIRS];
                 for (i, bits) in bits.chunks_exact_mut(2).enumerate() {
@@ -121,9 +176,9 @@ impl WithSimd for DropoutLoop<'_> {
                     bits[0] = both as u32;
                     bits[1] = (both >> 32) as u32;
                 }
-                for ((y, &x), bits) in y.iter_mut().zip(x).zip(bits) {
-                    let x = if relu && x <= 0.0 { 0.0 } else { x };
-                    *y = if bits < threshold { 0.0 } else { x * scale };
+                for (x, bits) in x.iter_mut().zip(bits) {
+                    let kept = if relu && *x <= 0.0 { 0.0 } else { *x };
+                    *x = if bits < threshold { 0.0 } else { kept * scale };
                 }
                 position += PAIRS as u64;
             }
@@ -137,7 +192,9 @@ impl CustomOp1 for DropoutOp {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(self.apply(cpu::slice(x, xl)?)), xl.shape().clone()))
+        let mut y = cpu::slice(x, xl)?.to_vec();
+        self.apply(&mut y);
+        Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, y: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
@@ -153,7 +210,7 @@ impl CustomOp1 for DropoutOp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     #[test]
     fn the_mask_follows_the_sample_through_every_cut_of_the_batch() {

@@ -9,7 +9,8 @@ use crate::cpu;
 const SCALE: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
-/// `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`, element by element.
+/// `x/2 · (1 + tanh u)` with `u = √(2/π)·(x + 0.044715·x³)`, element by element. It is computed as
+/// `x / (1 + e^−2u)`, which is the same.
 ///
 /// # Errors
 /// If a kernel fails.
@@ -20,12 +21,12 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(GeluOp)
 }
 
-struct GeluOp;
+pub(crate) struct GeluOp;
 
 impl cpu::Unary for GeluOp {
     #[inline(always)]
     fn at(&self, x: f32) -> f32 {
-        0.5 * x * (1.0 + cpu::tanh(SCALE * (x + CUBIC * x * x * x)))
+        x * cpu::sigmoid(2.0 * SCALE * (x + CUBIC * x * x * x))
     }
 }
 
@@ -44,14 +45,14 @@ impl CustomOp1 for GeluOp {
     }
 }
 
-struct GeluGradient;
+pub(crate) struct GeluGradient;
 
 impl cpu::Binary for GeluGradient {
     #[inline(always)]
     fn at(&self, x: f32, gy: f32) -> f32 {
-        let t = cpu::tanh(SCALE * (x + CUBIC * x * x * x));
-        let slope = SCALE * (1.0 + 3.0 * CUBIC * x * x);
-        gy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * slope)
+        let s = cpu::sigmoid(2.0 * SCALE * (x + CUBIC * x * x * x));
+        let slope = 2.0 * SCALE * (1.0 + 3.0 * CUBIC * x * x);
+        gy * (s + x * s * (1.0 - s) * slope)
     }
 }
 

@@ -8,6 +8,8 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pulp::{Simd, WithSimd};
 
+use crate::buffer::Buffer;
+use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
 use crate::cpu;
 use crate::deferred;
@@ -117,6 +119,29 @@ impl NormRows {
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }
 
+    /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`, plus `onto`.
+    fn input_gradient(
+        self,
+        x: &Tensor,
+        weight: &Tensor,
+        gy: &Tensor,
+        onto: Option<&Tensor>,
+    ) -> Result<Buffer> {
+        let mut gx = vec![0.0f32; x.elem_count()];
+        cpu::read(x, |x| {
+            cpu::read(gy, |gy| {
+                cpu::read(weight, |weight| {
+                    cpu::read_some(onto, |onto| {
+                        let gx = &mut gx;
+                        cpu::vectorized(InputGradientLoop { norm: self, x, gy, weight, onto, gx });
+                        Ok(())
+                    })
+                })
+            })
+        })?;
+        Ok(Buffer::Owned(gx, x.shape().clone()))
+    }
+
     /// With x̂ the normalised row: `gw = Σ gy·x̂`, `gb = Σ gy`, each (d).
     ///
     /// # Errors
@@ -136,6 +161,54 @@ impl NormRows {
             })
         })?;
         Ok((Tensor::from_vec(gw, d, x.device())?, Tensor::from_vec(gb, d, x.device())?))
+    }
+}
+
+fn check(shape: &Shape, features: usize) -> Result<()> {
+    if shape.dims().last() != Some(&features) {
+        candle_core::bail!("a layer norm of {features} features got a tensor of shape {shape:?}");
+    }
+    Ok(())
+}
+
+impl ChainLayer for LayerNorm {
+    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        Self::forward(self, x, context)
+    }
+
+    fn run(
+        &self,
+        x: Buffer,
+        onto: Option<&Tensor>,
+        context: &ForwardContext,
+    ) -> Result<(Buffer, Backward)> {
+        check(x.shape(), self.weight_d.elem_count())?;
+        let (x, norm) = (x.into_tensor()?, NormRows { epsilon: self.epsilon as f32 });
+        let mut y = vec![0.0; x.elem_count()];
+        cpu::read(&x, |x| {
+            cpu::read(&self.weight_d, |weight| {
+                cpu::read(&self.bias_d, |bias| {
+                    cpu::vectorized(Forward { norm, x, weight, bias, y: &mut y });
+                    Ok(())
+                })
+            })
+        })?;
+        let y = Buffer::Owned(y, x.shape().clone()).plus_some(onto)?;
+        let (weight, bias) = (self.weight_d.clone(), self.bias_d.id());
+        let queue = context.residues().cloned();
+        let backward = move |gy: Buffer, wish: InputGradient| {
+            let gy = gy.into_tensor()?;
+            let gx = wish.is_wanted().then(|| norm.input_gradient(&x, &weight, &gy, wish.other()));
+            if let Some(queue) = queue {
+                queue.push(Residue::Norm { weight: weight.id(), bias, x, gy, norm });
+            }
+            gx.transpose()
+        };
+        Ok((y, Box::new(backward)))
+    }
+
+    fn parameter(&self) -> Option<&Tensor> {
+        Some(&self.weight_d)
     }
 }
 
@@ -170,31 +243,23 @@ struct LayerNormOp {
 }
 
 impl LayerNormOp {
-    /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`.
     fn input_gradient(&self, x: &Tensor, weight: &Tensor, gy: &Tensor) -> Result<Tensor> {
-        let mut gx = vec![0.0f32; x.elem_count()];
         let norm = NormRows { epsilon: self.epsilon };
-        cpu::read(x, |x| {
-            cpu::read(gy, |gy| {
-                cpu::read(weight, |weight| {
-                    cpu::vectorized(InputGradient { norm, x, gy, weight, gx: &mut gx });
-                    Ok(())
-                })
-            })
-        })?;
-        Tensor::from_vec(gx, x.shape(), x.device())
+        norm.input_gradient(x, weight, gy, None)?.into_tensor()
     }
 }
 
-struct InputGradient<'a> {
+struct InputGradientLoop<'a> {
     norm: NormRows,
     x: &'a [f32],
     gy: &'a [f32],
     weight: &'a [f32],
+    /// What is added.
+    onto: Option<&'a [f32]>,
     gx: &'a mut [f32],
 }
 
-impl WithSimd for InputGradient<'_> {
+impl WithSimd for InputGradientLoop<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -202,7 +267,7 @@ impl WithSimd for InputGradient<'_> {
         let d = self.weight.len();
         let (mut normal, mut g) = (vec![0.0f32; d], vec![0.0f32; d]);
         let rows = self.x.chunks_exact(d).zip(self.gy.chunks_exact(d));
-        for ((row, gy), out) in rows.zip(self.gx.chunks_exact_mut(d)) {
+        for (i, ((row, gy), out)) in rows.zip(self.gx.chunks_exact_mut(d)).enumerate() {
             let (mean, scale) = self.norm.statistics(row);
             for (normal, &x) in normal.iter_mut().zip(row) {
                 *normal = (x - mean) * scale;
@@ -214,6 +279,11 @@ impl WithSimd for InputGradient<'_> {
             let mean_gn = cpu::sum_of_pairs(&g, &normal, |g, normal| g * normal) / d as f32;
             for (out, (&g, &normal)) in out.iter_mut().zip(g.iter().zip(&normal)) {
                 *out = (g - mean_g - normal * mean_gn) * scale;
+            }
+            if let Some(onto) = self.onto {
+                for (out, onto) in out.iter_mut().zip(&onto[i * d..(i + 1) * d]) {
+                    *out += onto;
+                }
             }
         }
     }
@@ -259,13 +329,7 @@ impl CustomOp3 for LayerNormOp {
     ) -> Result<(CpuStorage, Shape)> {
         let xs: &[f32] = cpu::slice(x, xl)?;
         let (ws, bs): (&[f32], &[f32]) = (cpu::slice(weight, wl)?, cpu::slice(bias, bl)?);
-        if xl.dims().last() != Some(&ws.len()) {
-            candle_core::bail!(
-                "a layer norm of {} features got a tensor of shape {:?}",
-                ws.len(),
-                xl.shape()
-            );
-        }
+        check(xl.shape(), ws.len())?;
         let norm = NormRows { epsilon: self.epsilon };
         let mut y = vec![0.0; xs.len()];
         cpu::vectorized(Forward { norm, x: xs, weight: ws, bias: bs, y: &mut y });

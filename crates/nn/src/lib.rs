@@ -35,7 +35,10 @@
 
 #![deny(unsafe_code)]
 
+mod activation;
 mod attention;
+mod buffer;
+mod chain;
 mod context;
 mod cpu;
 mod deferred;
@@ -56,9 +59,12 @@ mod relu;
 mod residue;
 mod tuning;
 
+pub use activation::Activation;
 pub use attention::CausalSelfAttention;
+pub use buffer::Buffer;
+pub use chain::{Backward, Chain, ChainLayer, ChainPass, InputGradient};
 pub use context::ForwardContext;
-pub use cpu::{Kernel, Kernels, KernelsError, Product, ROWS_OF_CLASSES, View, gemm};
+pub use cpu::{Kernel, Kernels, KernelsError, Panels, Product, ROWS_OF_CLASSES, View, gemm};
 pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gelu::gelu;

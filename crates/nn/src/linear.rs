@@ -7,8 +7,10 @@ use candle_core::{
 };
 use candle_nn::{Init, VarBuilder};
 
+use crate::buffer::Buffer;
+use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
-use crate::cpu::{self, InstructionSet, Kernels, Panels, Product, View};
+use crate::cpu::{self, Addends, InstructionSet, Kernels, Panels, Product, View};
 use crate::deferred;
 use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
@@ -58,28 +60,34 @@ impl Linear {
     /// # Errors
     /// If the last dimension is not `i`, or a kernel fails.
     pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        let inputs = self.weight_oi.dim(1)?;
-        if x.dims().last() != Some(&inputs) {
-            bail!("a linear layer of {inputs} inputs got a tensor of shape {:?}", x.shape());
-        }
+        self.check(x.shape())?;
         if !x.device().is_cpu() || x.dtype() != DType::F32 {
             return match context.residues() {
                 Some(queue) => self.forward_deferred(x, queue),
                 None => self.forward_composed(x),
             };
         }
-        let op = LinearOp {
-            queue: context.residues().cloned(),
-            products: Products {
-                weight: self.weight_oi.id(),
-                kernels: context.kernels(),
-                packed: context.packed_weights().cloned(),
-            },
-        };
+        let op = LinearOp { queue: context.residues().cloned(), products: self.products(context) };
         let x = x.contiguous()?;
         match &self.bias_o {
             Some(bias_o) => x.apply_op3(&self.weight_oi, bias_o, op),
             None => x.apply_op2(&self.weight_oi, op),
+        }
+    }
+
+    fn check(&self, shape: &Shape) -> Result<()> {
+        let inputs = self.weight_oi.dim(1)?;
+        if shape.dims().last() != Some(&inputs) {
+            bail!("a linear layer of {inputs} inputs got a tensor of shape {shape:?}");
+        }
+        Ok(())
+    }
+
+    fn products(&self, context: &ForwardContext) -> Products {
+        Products {
+            weight: self.weight_oi.id(),
+            kernels: context.kernels(),
+            packed: context.packed_weights().cloned(),
         }
     }
 
@@ -119,6 +127,40 @@ impl Linear {
     }
 }
 
+impl ChainLayer for Linear {
+    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        Self::forward(self, x, context)
+    }
+
+    fn run(
+        &self,
+        x: Buffer,
+        onto: Option<&Tensor>,
+        context: &ForwardContext,
+    ) -> Result<(Buffer, Backward)> {
+        self.check(x.shape())?;
+        let products = self.products(context);
+        let (x, weight) = (x.into_tensor()?, self.weight_oi.clone());
+        let y = products.of(Product::Output, &x, &weight, self.bias_o.as_ref(), onto)?;
+        let (queue, bias) = (context.residues().cloned(), self.bias_o.as_ref().map(Tensor::id));
+        let backward = move |gy: Buffer, wish: InputGradient| {
+            let gy = gy.into_tensor()?;
+            let gx = wish
+                .is_wanted()
+                .then(|| products.of(Product::InputGradient, &gy, &weight, None, wish.other()));
+            if let Some(queue) = queue {
+                queue.push(Residue::Linear { weight: weight.id(), bias, x, gy });
+            }
+            gx.transpose()
+        };
+        Ok((y, Box::new(backward)))
+    }
+
+    fn parameter(&self) -> Option<&Tensor> {
+        Some(&self.weight_oi)
+    }
+}
+
 /// How the products with one weight are made.
 #[derive(Clone)]
 struct Products {
@@ -128,14 +170,14 @@ struct Products {
 }
 
 impl Products {
-    /// `y (+)= x·wᵀ` or `gx = gy·w`, for a weight (o, i): `to` has as many rows as `from`.
+    /// `y = x·wᵀ` or `gx = gy·w`, plus `addends`, for a weight (o, i): `to` has as many rows as `from`.
     fn multiply(
         &self,
         product: Product,
         to: &mut [f32],
         from: &[f32],
         (weight, (outputs, inputs)): (&[f32], (usize, usize)),
-        accumulate: bool,
+        addends: Addends<'_>,
     ) {
         let view = View::row_major(outputs, inputs);
         let right = if matches!(product, Product::Output) { view.transposed() } else { view };
@@ -146,14 +188,51 @@ impl Products {
         let (to, to_view) = to;
         if let (Some(packed), Some(set)) = (&self.packed, InstructionSet::of(kernel)) {
             let by_copy = |panels: &Panels| {
-                cpu::gemm_by_panels(panels, (&mut *to, to_view), from, 1.0, accumulate);
+                cpu::gemm_by_panels(panels, (&mut *to, to_view), from, addends);
             };
             let sizes = (outputs, inputs);
             if packed.with((self.weight, weight), sizes, product, set, by_copy) {
                 return;
             }
         }
-        cpu::gemm(kernel, (to, to_view), from, (weight, right), 1.0, accumulate);
+        cpu::gemm_and_add(kernel, (to, to_view), from, (weight, right), addends);
+    }
+
+    /// One of the two, plus a bias and a tensor: the shape of `from` with another last dimension.
+    fn of(
+        &self,
+        product: Product,
+        from: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        onto: Option<&Tensor>,
+    ) -> Result<Buffer> {
+        let (outputs, inputs) = weight.dims2()?;
+        let (of_from, of_to) = match product {
+            Product::InputGradient => (outputs, inputs),
+            _ => (inputs, outputs),
+        };
+        let mut shape = from.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = of_to;
+        }
+        let shape = Shape::from(shape);
+        if let Some(onto) = onto.filter(|onto| onto.shape() != &shape) {
+            bail!("a linear layer gives {shape:?}, which cannot be added to {:?}", onto.shape());
+        }
+        let mut to = vec![0.0; from.elem_count() / of_from.max(1) * of_to];
+        cpu::read(from, |from| {
+            cpu::read(weight, |weight| {
+                cpu::read_some(bias, |bias| {
+                    cpu::read_some(onto, |onto| {
+                        let weight = (weight, (outputs, inputs));
+                        self.multiply(product, &mut to, from, weight, Addends { bias, onto });
+                        Ok(())
+                    })
+                })
+            })
+        })?;
+        Ok(Buffer::Owned(to, shape))
     }
 }
 
@@ -173,12 +252,11 @@ impl LinearOp {
         let xs: &[f32] = cpu::slice(x.0, x.1)?;
         let ws: &[f32] = cpu::slice(weight.0, weight.1)?;
         let rows = xs.len() / inputs;
-        let mut y = match bias {
-            Some((storage, layout)) => cpu::slice::<f32>(storage, layout)?.repeat(rows),
-            None => vec![0.0; rows * outputs],
-        };
+        let bias = bias.map(|(storage, layout)| cpu::slice::<f32>(storage, layout)).transpose()?;
+        let mut y = vec![0.0; rows * outputs];
         let weight = (ws, (outputs, inputs));
-        self.products.multiply(Product::Output, &mut y, xs, weight, bias.is_some());
+        let addends = Addends { bias, onto: None };
+        self.products.multiply(Product::Output, &mut y, xs, weight, addends);
         let mut shape = x.1.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -196,7 +274,7 @@ impl LinearOp {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let gy = gy.contiguous()?;
         // Nobody asks for the gradient of the batch itself.
-        let op = InputGradient(self.products.clone());
+        let op = InputGradientOp(self.products.clone());
         let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &op)).transpose()?;
         if let Some(queue) = &self.queue {
             queue.push(Residue::Linear {
@@ -272,9 +350,9 @@ impl CustomOp2 for LinearOp {
 }
 
 /// `gx = gy·w`.
-struct InputGradient(Products);
+struct InputGradientOp(Products);
 
-impl CustomOp2 for InputGradient {
+impl CustomOp2 for InputGradientOp {
     fn name(&self) -> &'static str {
         "linear input gradient"
     }
@@ -291,7 +369,7 @@ impl CustomOp2 for InputGradient {
         let rows = gys.len() / outputs;
         let mut gx = vec![0.0; rows * inputs];
         let weight = (cpu::slice(weight, wl)?, (outputs, inputs));
-        self.0.multiply(Product::InputGradient, &mut gx, gys, weight, false);
+        self.0.multiply(Product::InputGradient, &mut gx, gys, weight, Addends::default());
         let mut shape = gl.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = inputs;

@@ -107,7 +107,7 @@ mod tests {
     use candle_core::{DType, Device, Tensor};
 
     use super::*;
-    use crate::cpu::{Kernel, gemm_by_panels};
+    use crate::cpu::{Addends, Kernel, gemm_by_panels};
 
     /// `y` of one row of ones, by the copy of a weight whose elements are all `value`; `None` without one.
     fn sum(packed: &PackedWeights, id: TensorId, value: f32, kernel: Kernel) -> Option<f32> {
@@ -115,7 +115,7 @@ mod tests {
         let (weight, x, mut y) = ([value; 6], [1.0; 3], [0.0; 2]);
         let made = packed.with((id, &weight), (2, 3), Product::Output, set, |panels| {
             let (to, from) = (View::row_major(1, 2), View::row_major(1, 3));
-            gemm_by_panels(panels, (&mut y, to), (&x, from), 1.0, false);
+            gemm_by_panels(panels, (&mut y, to), (&x, from), Addends::default());
         });
         made.then_some(y[0])
     }

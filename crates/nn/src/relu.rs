@@ -16,7 +16,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op1(ReluOp)
 }
 
-struct ReluOp;
+pub(crate) struct ReluOp;
 
 impl cpu::Unary for ReluOp {
     #[inline(always)]

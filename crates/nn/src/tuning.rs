@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::cpu::{self, InstructionSet, Kernel, Kernels, Panels, Product, View};
+use crate::cpu::{self, Addends, InstructionSet, Kernel, Kernels, Panels, Product, View};
 
 /// Another kernel replaces the rule's if it takes at most this fraction of its time. Noise moves a best
 /// time by less.
@@ -151,13 +151,8 @@ impl Bench {
                 true,
             ),
             (_, Some((.., panels))) => {
-                cpu::gemm_by_panels(
-                    panels,
-                    (&mut self.gy, of_rows),
-                    (&self.x, of_rows),
-                    1.0,
-                    false,
-                );
+                let (to, from) = ((&mut self.gy[..], of_rows), (&self.x[..], of_rows));
+                cpu::gemm_by_panels(panels, to, from, Addends::default());
             }
             (_, None) => {
                 let right = if is_output { square.transposed() } else { square };

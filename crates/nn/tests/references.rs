@@ -132,7 +132,7 @@ fn activations() {
         check(
             &format!("relu with dropout, {what}"),
             &x,
-            |x| dropout.after_relu(x, &context),
+            |x| dropout.after_relu().forward(x, &context),
             |x| dropped(&kept(x)?),
         );
         // Of infinities GELU's own formula makes 0·∞ in both directions: the gradient is compared for numbers.

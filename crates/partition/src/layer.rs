@@ -1,7 +1,7 @@
 //! What a model is made of.
 
 use candle_core::{Result, Tensor};
-use pp_nn::ForwardContext;
+use pp_nn::{Chain, ForwardContext};
 
 /// One layer of a stack: the smallest thing that a cut can put on its own device.
 ///
@@ -13,6 +13,35 @@ pub trait Layer: Send {
     /// # Errors
     /// Whatever candle reports.
     fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>>;
+
+    /// The layer as a chain, if it is one: neighbours that are chains run as one operation.
+    fn as_chain(&self) -> Option<&Chain> {
+        None
+    }
+}
+
+/// A layer that is a chain.
+pub fn chain(chain: Chain) -> Box<dyn Layer> {
+    Box::new(Chained(chain))
+}
+
+struct Chained(Chain);
+
+impl Layer for Chained {
+    fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>> {
+        Ok(vec![self.0.forward(the_only(inputs)?, context)?])
+    }
+
+    fn as_chain(&self) -> Option<&Chain> {
+        Some(&self.0)
+    }
+}
+
+fn the_only(inputs: &[Tensor]) -> Result<&Tensor> {
+    match inputs {
+        [x] => Ok(x),
+        _ => candle_core::bail!("a layer of one input got {} tensors", inputs.len()),
+    }
 }
 
 /// A layer of one input and one output, from a closure.
@@ -30,10 +59,7 @@ where
     F: Fn(&Tensor, &ForwardContext) -> Result<Tensor> + Send,
 {
     fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>> {
-        match inputs {
-            [x] => Ok(vec![(self.0)(x, context)?]),
-            _ => candle_core::bail!("a layer of one input got {} tensors", inputs.len()),
-        }
+        Ok(vec![(self.0)(the_only(inputs)?, context)?])
     }
 }
 

@@ -40,7 +40,7 @@ mod stage;
 
 pub use cut::{Cut, Partition};
 pub use error::PartitionError;
-pub use layer::{Layer, Objective, single};
+pub use layer::{Layer, Objective, chain, single};
 pub use profile::{LayerProfile, Profile, ProfileConfig, profile, profile_with};
 pub use stack::LayerStack;
 pub use stage::Stage;

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Result, Tensor};
-use pp_nn::{ForwardContext, Parameter, ParameterStore};
+use candle_core::{DType, Device, Error, Result, Tensor};
+use pp_nn::{ChainPass, ForwardContext, Parameter, ParameterStore};
 
 use crate::error::PartitionError;
 use crate::layer::Layer;
@@ -54,10 +54,25 @@ impl Stage {
     /// Whatever candle reports, with the layer's number.
     pub fn forward(&self, inputs: &[Tensor], context: &ForwardContext) -> Result<Vec<Tensor>> {
         let mut tensors = inputs.to_vec();
-        for (layer, number) in self.built.iter().zip(self.layers.clone()) {
-            tensors = layer
-                .forward(&tensors, &context.for_layer(number as u32))
-                .map_err(|error| error.context(format!("layer {number}")))?;
+        let mut layers = self.built.iter().zip(self.layers.clone()).peekable();
+        while let Some((layer, number)) = layers.next() {
+            let of = |number: usize| context.for_layer(number as u32);
+            let at = |number: usize| move |error: Error| error.context(format!("layer {number}"));
+            tensors = match (layer.as_chain(), &tensors[..]) {
+                (Some(chain), [x]) if ChainPass::is_for(x, context) => {
+                    let mut pass = ChainPass::new(x)?;
+                    pass.run(chain, &of(number)).map_err(at(number))?;
+                    while let Some((layer, number)) =
+                        layers.next_if(|(layer, _)| layer.as_chain().is_some())
+                    {
+                        if let Some(chain) = layer.as_chain() {
+                            pass.run(chain, &of(number)).map_err(at(number))?;
+                        }
+                    }
+                    vec![pass.finish()?]
+                }
+                _ => layer.forward(&tensors, &of(number)).map_err(at(number))?,
+            };
         }
         Ok(tensors)
     }

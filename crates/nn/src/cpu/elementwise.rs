@@ -34,6 +34,16 @@ pub(crate) fn binary(f: &impl Binary, x: &[f32], y: &[f32]) -> Vec<f32> {
     out
 }
 
+/// `x = f(x)` of each element.
+pub(crate) fn unary_in_place(f: &impl Unary, x: &mut [f32]) {
+    vectorized(UnaryInPlace { f, x });
+}
+
+/// `y = f(x, y)` of each pair of elements.
+pub(crate) fn binary_in_place(f: &impl Binary, x: &[f32], y: &mut [f32]) {
+    vectorized(BinaryInPlace { f, x, y });
+}
+
 /// `sum += x`, element by element.
 pub(crate) fn add(sum: &mut [f32], x: &[f32]) {
     vectorized(Add { sum, rows: x });
@@ -86,6 +96,39 @@ impl<F: Binary> WithSimd for BinaryLoop<'_, F> {
     fn with_simd<S: Simd>(self, _: S) {
         for (out, (&x, &y)) in self.out.iter_mut().zip(self.x.iter().zip(self.y)) {
             *out = self.f.at(x, y);
+        }
+    }
+}
+
+struct UnaryInPlace<'a, F> {
+    f: &'a F,
+    x: &'a mut [f32],
+}
+
+impl<F: Unary> WithSimd for UnaryInPlace<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for x in self.x.iter_mut() {
+            *x = self.f.at(*x);
+        }
+    }
+}
+
+struct BinaryInPlace<'a, F> {
+    f: &'a F,
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl<F: Binary> WithSimd for BinaryInPlace<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (y, &x) in self.y.iter_mut().zip(self.x) {
+            *y = self.f.at(x, *y);
         }
     }
 }

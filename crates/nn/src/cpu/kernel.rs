@@ -116,8 +116,7 @@ impl Kernels {
     /// The rule by the features of this processor: few rows are read where they lie, more are
     /// multiplied in panels with the widest vectors that it has.
     pub fn for_processor() -> Self {
-        let widest = [Kernel::Avx512, Kernel::Avx2, Kernel::Neon];
-        let many = widest.into_iter().find(|k| k.is_available()).unwrap_or(Kernel::Gemm);
+        let many = WIDEST_FIRST.into_iter().find(|k| k.is_available()).unwrap_or(Kernel::Gemm);
         Self([[Kernel::InPlace, many, many]; 3])
     }
 
@@ -228,6 +227,9 @@ impl FromStr for Kernels {
     }
 }
 
+/// The kernels on panels.
+const WIDEST_FIRST: [Kernel; 3] = [Kernel::Avx512, Kernel::Avx2, Kernel::Neon];
+
 /// Vectors that panels are made for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum InstructionSet {
@@ -251,6 +253,11 @@ impl InstructionSet {
             Kernel::Neon => pulp::aarch64::Neon::try_new().map(Self::Neon),
             _ => None,
         }
+    }
+
+    /// The widest vectors of this processor.
+    pub(crate) fn widest() -> Option<Self> {
+        WIDEST_FIRST.into_iter().find_map(Self::of)
     }
 
     /// Numbers in a vector.

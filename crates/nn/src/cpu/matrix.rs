@@ -1,37 +1,16 @@
 //! Products of matrices inside slices.
 
 use super::blas;
-use super::elementwise::square_sum;
+use super::elementwise::{add, square_sum};
 use super::few_terms::FewTerms;
 use super::kernel::{InstructionSet, Kernel};
-use super::packed::{self, Panels, Right};
+use super::packed::{self, Addends, Panels, Right, Room, Sums};
 use super::product::{Combine, Dots};
 use super::vectorized;
 use super::view::View;
 
 /// Up to this many terms, [`FewTerms`] is faster than [`Combine`].
 const FEW_TERMS: usize = 16;
-
-/// `c (+)= scale·a·b` of matrices that lie in the cache, rows of `b` and `c` contiguous.
-///
-/// # Panics
-/// If the shapes do not fit each other, rows are not contiguous, or a matrix reaches outside its slice: our own bug.
-pub(crate) fn few_terms(
-    c: (&mut [f32], View),
-    a: (&[f32], View),
-    b: (&[f32], View),
-    scale: f32,
-    accumulate: bool,
-) {
-    let shapes = (c.1.rows, c.1.columns, a.1.columns);
-    assert_eq!(shapes, (a.1.rows, b.1.columns, b.1.rows), "matrix shapes");
-    assert!(c.1.column_stride == 1 && b.1.column_stride == 1, "rows are contiguous");
-    assert!(
-        c.1.is_inside(c.0) && a.1.is_inside(a.0) && b.1.is_inside(b.0),
-        "matrix inside its slice"
-    );
-    vectorized(FewTerms { c, a, b, scale, accumulate, wants_squares: false });
-}
 
 /// [`gemm`] into a whole row-major matrix, and `Σ c²` of the result.
 pub(crate) fn gemm_and_squares(
@@ -120,7 +99,8 @@ pub fn gemm(
             };
             match InstructionSet::of(kernel) {
                 Some(set) => {
-                    packed::product(set, c, a, Right::Matrix(b.0, b.1), scale, accumulate);
+                    let sums = Sums { scale, accumulate, addends: Addends::default() };
+                    packed::product(set, c, a, Right::Matrix(b.0, b.1), sums, &mut Room::default());
                 }
                 None => {
                     if !blas::product((&mut *c.0, c.1), a, b, scale, accumulate) {
@@ -132,33 +112,92 @@ pub fn gemm(
     }
 }
 
-/// [`gemm`] with panels that were made before. Bits are those of panels that are made on the way.
+/// `c = a·b + addends`, where `c` is a whole row-major matrix.
 ///
 /// # Panics
-/// As [`gemm`]; and if rows of `c` are not contiguous.
+/// As [`gemm`]; and if the addends do not fit.
+pub(crate) fn gemm_and_add(
+    kernel: Kernel,
+    (c, cv): (&mut [f32], View),
+    a: (&[f32], View),
+    b: (&[f32], View),
+    addends: Addends<'_>,
+) {
+    addends.check(cv);
+    if let Some(bias) = addends.bias {
+        for row in c.chunks_exact_mut(cv.columns.max(1)) {
+            row.copy_from_slice(bias);
+        }
+    }
+    gemm(kernel, (&mut *c, cv), a, b, 1.0, addends.bias.is_some());
+    if let Some(onto) = addends.onto {
+        add(c, onto);
+    }
+}
+
+/// `c = a·b + addends` with panels that were made before: the bits of [`gemm_and_add`], whose panels are made
+/// on the way.
+///
+/// # Panics
+/// As [`gemm_and_add`].
 pub(crate) fn gemm_by_panels(
     panels: &Panels,
     (c, cv): (&mut [f32], View),
     (a, av): (&[f32], View),
-    scale: f32,
-    accumulate: bool,
+    addends: Addends<'_>,
 ) {
     let b = Right::Panels(panels);
     assert_eq!((cv.rows, cv.columns), (av.rows, b.shape().1), "matrix shapes");
     assert_eq!(av.columns, b.shape().0, "matrix shapes");
     assert!(cv.is_inside(c) && av.is_inside(a), "matrix inside its slice");
+    addends.check(cv);
     if cv.rows == 0 || cv.columns == 0 {
         return;
     }
-    assert!(cv.is_without_overlap() && has_rows(cv), "rows are contiguous");
     if av.columns == 0 {
-        if !accumulate {
-            fill_zero(c, cv);
-        }
-        return;
+        // No block of terms would come to the end.
+        return gemm_and_add(
+            Kernel::Gemm,
+            (c, cv),
+            (a, av),
+            (&[], View::row_major(0, cv.columns)),
+            addends,
+        );
     }
-    let (cv, av) = (cv.with_strides_in(c), av.with_strides_in(a));
-    packed::product(panels.set(), (c, cv), (a, av), b, scale, accumulate);
+    let av = av.with_strides_in(a);
+    let sums = Sums { scale: 1.0, accumulate: false, addends };
+    packed::product(panels.set(), (c, cv), (a, av), b, sums, &mut Room::default());
+}
+
+impl Panels {
+    /// A copy of `b`; `None` if the kernel does not work on panels, or this processor does not have it.
+    ///
+    /// # Panics
+    /// If the matrix reaches outside its slice.
+    pub fn pack(kernel: Kernel, b: &[f32], view: View) -> Option<Self> {
+        assert!(view.is_inside(b), "matrix inside its slice");
+        let mut panels = Self::new(InstructionSet::of(kernel)?, view.rows, view.columns);
+        panels.fill((b, view));
+        Some(panels)
+    }
+
+    /// `c = a·b`, where `c` is a whole row-major matrix: the bits of [`gemm`] with the same kernel.
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or a matrix reaches outside its slice.
+    pub fn multiply(&self, c: (&mut [f32], View), a: (&[f32], View)) {
+        gemm_by_panels(self, c, a, Addends::default());
+    }
+}
+
+impl Addends<'_> {
+    /// Panics where they do not fit the result.
+    fn check(&self, cv: View) {
+        let is_whole = cv.offset == 0 && cv.row_stride == cv.columns && cv.column_stride == 1;
+        assert!(is_whole, "a product with addends is a whole matrix");
+        assert!(self.bias.is_none_or(|bias| bias.len() == cv.columns), "a bias for each column");
+        assert!(self.onto.is_none_or(|onto| onto.len() == cv.rows * cv.columns), "matrix shapes");
+    }
 }
 
 /// Whether each row is contiguous.
@@ -261,16 +300,13 @@ mod tests {
             let mut found: Vec<Vec<u32>> = Vec::new();
             for bv in [View::row_major(k, n), View::row_major(n, k).transposed()] {
                 for kernel in Kernel::ALL {
-                    let Some(set) = InstructionSet::of(kernel) else { continue };
+                    if !kernel.takes_panels() || !kernel.is_available() {
+                        continue;
+                    }
                     for accumulate in [false, true] {
                         let mut c: Vec<f32> = (0..m * n).map(|i| value(i + 5)).collect();
                         gemm(kernel, (&mut c, cv), (&a, av), (&b, bv), 0.5, accumulate);
-                        let mut panels = Panels::new(set, k, n);
-                        panels.fill((&b, bv));
-                        let mut again: Vec<f32> = (0..m * n).map(|i| value(i + 5)).collect();
-                        gemm_by_panels(&panels, (&mut again, cv), (&a, av), 0.5, accumulate);
                         let bits = |c: &[f32]| c.iter().map(|c| c.to_bits()).collect::<Vec<_>>();
-                        assert_eq!(bits(&c), bits(&again), "{kernel}, {m} x {n} x {k}");
                         if !accumulate {
                             found.push(bits(&c));
                         }
@@ -288,6 +324,42 @@ mod tests {
                 // Another arrangement of b has other numbers.
                 assert!(found.windows(2).all(|two| two[0] == two[1]), "{m} x {n} x {k}");
                 found.clear();
+            }
+        }
+    }
+
+    #[test]
+    fn addends_round_alike_with_panels_from_before_and_with_steps_of_their_own() {
+        for (m, n, k) in [(1, 1, 1), (5, 33, 70), (27, 48, 300), (13, 32, 512), (4, 31, 0)] {
+            let matrix = |n: usize, key| (0..n).map(|i| value(i + key)).collect::<Vec<f32>>();
+            let (a, b) = (matrix(m * k, 0), matrix(k * n, 77));
+            let (bias, onto) = (matrix(n, 3), matrix(m * n, 9));
+            let (av, cv) = (View::row_major(m, k), View::row_major(m, n));
+            let b = (&b[..], View::row_major(k, n));
+            for which in 0..4 {
+                let addends = Addends {
+                    bias: (which & 1 > 0).then_some(&bias[..]),
+                    onto: (which & 2 > 0).then_some(&onto[..]),
+                };
+                for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
+                    // By steps: the bias, the product on top of it, the matrix.
+                    let mut want = if which & 1 > 0 { bias.repeat(m) } else { vec![7.0; m * n] };
+                    gemm(kernel, (&mut want, cv), (&a, av), b, 1.0, which & 1 > 0);
+                    if which & 2 > 0 {
+                        want.iter_mut().zip(&onto).for_each(|(c, onto)| *c += onto);
+                    }
+                    let what = format!("{kernel}, {m} x {n} x {k}, addends {which}");
+                    let as_bits = |c: &[f32]| c.iter().map(|c| c.to_bits()).collect::<Vec<_>>();
+                    let mut got = vec![7.0; m * n];
+                    gemm_and_add(kernel, (&mut got, cv), (&a, av), b, addends);
+                    assert_eq!(as_bits(&got), as_bits(&want), "{what}");
+                    let Some(set) = InstructionSet::of(kernel) else { continue };
+                    let mut panels = Panels::new(set, k, n);
+                    panels.fill(b);
+                    let mut got = vec![7.0; m * n];
+                    gemm_by_panels(&panels, (&mut got, cv), (&a, av), addends);
+                    assert_eq!(as_bits(&got), as_bits(&want), "{what}, from before");
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ mod math;
 mod matrix;
 mod packed;
 mod product;
+mod small;
 mod softmax;
 mod view;
 
@@ -50,14 +51,17 @@ pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
 }
 
 pub(crate) use elementwise::{
-    Binary, Unary, add, add_columns, binary, max_of, square_sum, sum_of, sum_of_pairs, unary,
+    Binary, Unary, add, add_columns, binary, binary_in_place, max_of, square_sum, sum_of,
+    sum_of_pairs, unary, unary_in_place,
 };
 pub(crate) use kernel::InstructionSet;
 pub use kernel::{Kernel, Kernels, KernelsError, Product, ROWS_OF_CLASSES};
-pub(crate) use math::{exp, tanh};
+pub(crate) use math::{exp, exp_of_difference, sigmoid};
 pub use matrix::gemm;
-pub(crate) use matrix::{few_terms, gemm_and_squares, gemm_by_panels};
-pub(crate) use packed::Panels;
+pub(crate) use matrix::{gemm_and_add, gemm_and_squares, gemm_by_panels};
+pub(crate) use packed::Addends;
+pub use packed::Panels;
+pub(crate) use small::Small;
 pub(crate) use softmax::softmax;
 pub use view::View;
 
@@ -68,6 +72,17 @@ pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> Result<R>) -
     match &*storage {
         Storage::Cpu(storage) => with(slice(storage, layout)?),
         _ => bail!("expected a tensor of the cpu"),
+    }
+}
+
+/// The same of a tensor that need not be there.
+pub(crate) fn read_some<R>(
+    tensor: Option<&Tensor>,
+    with: impl FnOnce(Option<&[f32]>) -> Result<R>,
+) -> Result<R> {
+    match tensor {
+        Some(tensor) => read(tensor, |values| with(Some(values))),
+        None => with(None),
     }
 }
 

@@ -25,9 +25,9 @@ use pulp::{Simd, WithSimd};
 use super::kernel::InstructionSet;
 use super::view::View;
 use panels::{LINE, copy_panel, pack, start_of_line};
-use tile::{Rows, Split, Target, by_rows, by_tiles, pack_tile, tile_rows};
+use tile::{Rows, Split, Start, Target, by_rows, by_tiles, pack_tile, tile_rows};
 
-pub(crate) use panels::Panels;
+pub use panels::Panels;
 
 /// Terms of a block.
 const TERMS: usize = 256;
@@ -54,37 +54,69 @@ impl Right<'_> {
     }
 }
 
-/// `c (+)= scale·a·b`. Rows of `c` are contiguous; all views lie inside their slices.
+/// What becomes of the sums of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<'a> {
+    pub(super) scale: f32,
+    /// Whether they are added to what stands in `c`.
+    pub(super) accumulate: bool,
+    pub(super) addends: Addends<'a>,
+}
+
+/// What a product has added to it while its result is in the cache.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Addends<'a> {
+    /// One number for each column.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// A matrix that lies as the result does. It is added last.
+    pub(crate) onto: Option<&'a [f32]>,
+}
+
+/// `c (+)= scale·a·b + addends`. Rows of `c` are contiguous; all views lie inside their slices, and `c` is a
+/// whole matrix if a matrix is added to it.
 pub(super) fn product(
     set: InstructionSet,
     c: (&mut [f32], View),
     a: (&[f32], View),
     b: Right<'_>,
-    scale: f32,
-    accumulate: bool,
+    sums: Sums<'_>,
+    room: &mut Room,
 ) {
     debug_assert!(c.1.column_stride == 1 || c.1.columns <= 1);
     let width = VECTORS * set.lanes();
-    let mut panel = Vec::new();
+    let (mut of_panel, mut of_tiles) = (0, 0);
     if matches!(b, Right::Matrix(..)) {
-        panel.resize(TERMS.min(a.1.columns) * width + LINE, 0.0);
+        of_panel = TERMS.min(a.1.columns) * width + LINE;
     }
-    let start = start_of_line(&panel);
-    let panel = &mut panel[start..];
     // If the rows of `a` are not contiguous, its tiles are copied first.
-    let mut tiles = Vec::new();
     if a.1.column_stride != 1 {
-        tiles.resize(ROWS.min(a.1.rows) * TERMS.min(a.1.columns), 0.0);
+        of_tiles = ROWS.min(a.1.rows) * TERMS.min(a.1.columns);
     }
-    set.run(PanelProduct { c, a, b, scale, accumulate, panel, tiles: &mut tiles });
+    let panel = at_least(&mut room.panel, of_panel);
+    let start = start_of_line(panel);
+    let panel = &mut panel[start..];
+    set.run(PanelProduct { c, a, b, sums, panel, tiles: at_least(&mut room.tiles, of_tiles) });
+}
+
+/// Memory for copies of parts of the factors, which one product leaves to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    panel: Vec<f32>,
+    tiles: Vec<f32>,
+}
+
+fn at_least(room: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if room.len() < n {
+        room.resize(n, 0.0);
+    }
+    room
 }
 
 struct PanelProduct<'a> {
     c: (&'a mut [f32], View),
     a: (&'a [f32], View),
     b: Right<'a>,
-    scale: f32,
-    accumulate: bool,
+    sums: Sums<'a>,
     /// Room for one panel that is made on the way.
     panel: &'a mut [f32],
     /// Room for tiles of `a`, where its rows are not contiguous.
@@ -96,7 +128,8 @@ impl WithSimd for PanelProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { c: (c, cv), a: (a, av), b, scale, accumulate, panel: room, tiles } = self;
+        let Self { c: (c, cv), a: (a, av), b, sums, panel: room, tiles } = self;
+        let Sums { scale, accumulate, addends } = sums;
         let width = VECTORS * S::F32_LANES;
         let (rows, terms, columns) = (av.rows, av.columns, cv.columns);
         let has_rows = av.column_stride == 1;
@@ -106,7 +139,7 @@ impl WithSimd for PanelProduct<'_> {
             for term in (0..terms).step_by(TERMS) {
                 let block = term..(term + TERMS).min(terms);
                 let n = block.len();
-                let add = accumulate || term > 0;
+                let is_last = block.end == terms;
                 if !has_rows {
                     for tile in 0..split.n {
                         let of_tile = split.rows(tile);
@@ -133,6 +166,11 @@ impl WithSimd for PanelProduct<'_> {
                         }
                     };
                     let n_columns = width.min(columns - column);
+                    let start = match addends.bias {
+                        _ if accumulate || term > 0 => Start::Sums,
+                        Some(bias) => Start::Bias(&bias[column..column + n_columns]),
+                        None => Start::Zero,
+                    };
                     for tile in 0..split.n {
                         let of_tile = split.rows(tile);
                         let at = cv.offset + of_tile.start * cv.row_stride + column;
@@ -141,7 +179,8 @@ impl WithSimd for PanelProduct<'_> {
                             stride: cv.row_stride,
                             columns: n_columns,
                             scale,
-                            add,
+                            start,
+                            onto: addends.onto.filter(|_| is_last).map(|onto| &onto[at..]),
                         };
                         if has_rows {
                             let at = av.offset + of_tile.start * av.row_stride + term;

@@ -11,9 +11,9 @@ use super::{TERMS, VECTORS};
 /// Numbers in 64 bytes, which is a cache line and the longest vector.
 pub(super) const LINE: usize = 16;
 
-/// A right factor (k × n) as panels.
+/// A right factor (k × n) in the order in which a kernel on panels reads it: packed once, for many products.
 #[derive(Debug)]
-pub(crate) struct Panels {
+pub struct Panels {
     set: InstructionSet,
     terms: usize,
     columns: usize,
@@ -46,7 +46,7 @@ impl Panels {
 
     /// Takes the elements of `b`.
     pub(crate) fn fill(&mut self, (b, view): (&[f32], View)) {
-        debug_assert_eq!((view.rows, view.columns), (self.terms, self.columns));
+        assert_eq!((view.rows, view.columns), (self.terms, self.columns), "matrix shapes");
         let width = VECTORS * self.set.lanes();
         let padded = self.columns.next_multiple_of(width);
         for block in blocks(self.terms) {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use pulp::{NullaryFnOnce, Simd};
 
 use super::VECTORS;
+use super::panels::LINE;
 
 /// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the registers: 32
 /// with AVX-512 and NEON, 16 with AVX2.
@@ -101,8 +102,47 @@ pub(super) struct Target<'a> {
     pub(super) stride: usize,
     pub(super) columns: usize,
     pub(super) scale: f32,
-    pub(super) add: bool,
+    pub(super) start: Start<'a>,
+    /// A matrix with the same stride, which is added at the end.
+    pub(super) onto: Option<&'a [f32]>,
 }
+
+/// What the scaled sums are added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    /// What stands there.
+    Sums,
+    /// The same numbers for each row.
+    Bias(&'a [f32]),
+}
+
+impl Target<'_> {
+    /// Asks for the tile while its terms are summed: rows lie so far apart that no processor foresees them.
+    #[inline(always)]
+    fn prefetch<const R: usize>(&self, width: usize) {
+        for i in 0..R {
+            for column in (0..width).step_by(LINE) {
+                prefetch(self.c, i * self.stride + column);
+            }
+        }
+    }
+}
+
+/// Asks for the cache line of an element; does nothing where there is none.
+#[inline(always)]
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "the instruction has no safe name")]
+fn prefetch(values: &[f32], at: usize) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    // SAFETY: the instruction reads nothing that a program could see and never faults, whatever the address;
+    // `wrapping_add` makes any address. Why: see ARCHITECTURE.md.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
+}
+
+#[inline(always)]
+#[cfg(not(target_arch = "x86_64"))]
+fn prefetch(_: &[f32], _: usize) {}
 
 /// Sums of a tile.
 type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
@@ -157,6 +197,7 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Rows<'_>, R> {
             rows[i] = &from.a[i * from.stride..i * from.stride + n];
         }
         let panel = &panel[..n * width];
+        to.prefetch::<R>(width);
         let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
         for term in 0..n {
             let (b, _) = S::as_simd_f32s(&panel[term * width..(term + 1) * width]);
@@ -182,6 +223,7 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Packed<'_>, R> {
     fn call(self) {
         let Self { simd, a: Packed(a), panel, to } = self;
         let width = VECTORS * S::F32_LANES;
+        to.prefetch::<R>(width);
         let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
         for (a, b) in a.chunks_exact(R).zip(panel.chunks_exact(width)) {
             let (b, _) = S::as_simd_f32s(b);
@@ -206,19 +248,60 @@ fn store<S: Simd, const R: usize>(simd: S, sums: Sums<S, R>, to: Target<'_>) {
     if to.columns != width {
         return apart(simd, StorePart { simd, sums, to });
     }
-    let scale = simd.splat_f32s(to.scale);
-    if to.add {
+    let Target { c, stride, scale, start, onto, .. } = to;
+    let scale = simd.splat_f32s(scale);
+    // Two loops and no choice inside, or they are not unrolled.
+    let bias = match start {
+        Start::Sums => None,
+        Start::Zero => Some(&NOTHING[..width]),
+        Start::Bias(bias) => Some(bias),
+    };
+    if let Some(bias) = bias {
+        let (bias, _) = S::as_simd_f32s(&bias[..width]);
+        let bias = [bias[0], bias[1]];
         for i in 0..R {
-            let (row, _) = S::as_mut_simd_f32s(&mut to.c[i * to.stride..i * to.stride + width]);
+            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
             for v in 0..VECTORS {
-                row[v] = simd.mul_add_f32s(scale, sums[i][v], row[v]);
+                row[v] = simd.mul_add_f32s(scale, sums[i][v], bias[v]);
             }
         }
     } else {
         for i in 0..R {
-            let (row, _) = S::as_mut_simd_f32s(&mut to.c[i * to.stride..i * to.stride + width]);
+            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
             for v in 0..VECTORS {
-                row[v] = simd.mul_f32s(scale, sums[i][v]);
+                row[v] = simd.mul_add_f32s(scale, sums[i][v], row[v]);
+            }
+        }
+    }
+    if let Some(onto) = onto {
+        apart(simd, AddOnto { simd, c, onto, stride, rows: R });
+    }
+}
+
+/// A bias of the longest panel that adds nothing.
+const NOTHING: [f32; 2 * LINE] = [-0.0; 2 * LINE];
+
+/// Adds a matrix to a finished tile.
+struct AddOnto<'a, S> {
+    simd: S,
+    c: &'a mut [f32],
+    onto: &'a [f32],
+    stride: usize,
+    rows: usize,
+}
+
+impl<S: Simd> NullaryFnOnce for AddOnto<'_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { simd, c, onto, stride, rows } = self;
+        let width = VECTORS * S::F32_LANES;
+        for i in 0..rows {
+            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
+            let (onto, _) = S::as_simd_f32s(&onto[i * stride..i * stride + width]);
+            for v in 0..VECTORS {
+                row[v] = simd.add_f32s(row[v], onto[v]);
             }
         }
     }
@@ -237,14 +320,28 @@ impl<S: Simd, const R: usize> NullaryFnOnce for StorePart<'_, S, R> {
     #[inline(always)]
     fn call(self) {
         let Self { simd, sums, to } = self;
-        let scale = simd.splat_f32s(to.scale);
+        let Target { c, stride, columns, scale, start, onto } = to;
+        let scale = simd.splat_f32s(scale);
         for i in 0..R {
-            let row = &mut to.c[i * to.stride..i * to.stride + to.columns];
+            let row = &mut c[i * stride..i * stride + columns];
             for (v, part) in row.chunks_mut(S::F32_LANES).enumerate() {
-                let finished = if to.add {
-                    simd.mul_add_f32s(scale, sums[i][v], simd.partial_load_f32s(part))
-                } else {
-                    simd.mul_f32s(scale, sums[i][v])
+                let lanes = v * S::F32_LANES..v * S::F32_LANES + part.len();
+                let sum = match start {
+                    Start::Zero => simd.mul_f32s(scale, sums[i][v]),
+                    Start::Sums => {
+                        simd.mul_add_f32s(scale, sums[i][v], simd.partial_load_f32s(part))
+                    }
+                    Start::Bias(bias) => {
+                        let bias = simd.partial_load_f32s(&bias[lanes.clone()]);
+                        simd.mul_add_f32s(scale, sums[i][v], bias)
+                    }
+                };
+                let finished = match onto {
+                    Some(onto) => {
+                        let onto = &onto[i * stride..i * stride + columns];
+                        simd.add_f32s(sum, simd.partial_load_f32s(&onto[lanes]))
+                    }
+                    None => sum,
                 };
                 simd.partial_store_f32s(part, finished);
             }
