@@ -164,26 +164,27 @@ fn main() -> anyhow::Result<()> {
         state: std::env::temp_dir().join(format!("pptop-peers-{}", std::process::id())),
     };
     ensure!(programs.python.is_file(), "no PyTorch in .venv: benches/peers/run.sh brings it");
-    let mut results = Vec::new();
+    let processor = Processor::here();
     for job in JOBS.iter().filter(is_wanted) {
-        results.push(programs.compare(job, rounds)?);
+        let found = programs.compare(job, rounds)?;
+        keep(&processor, &programs, found)?;
     }
     let _ = std::fs::remove_dir_all(&programs.state);
-    let processor = Processor::here();
-    let path = results::of_processor("peers", &processor);
-    // Jobs that were not measured now keep what was measured before on this kind of processor.
+    Ok(())
+}
+
+/// Writes what was found of a job. Other jobs keep what was measured before on this kind of processor.
+fn keep(processor: &Processor, programs: &Programs, found: Value) -> anyhow::Result<()> {
+    let path = results::of_processor("peers", processor);
     let mut jobs = if path.is_file() {
         let before: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
         before["jobs"].as_array().cloned().context("a file of results without jobs")?
     } else {
         Vec::new()
     };
-    for found in results {
-        jobs.retain(|job| job["job"] != found["job"]);
-        jobs.push(found);
-    }
-    let order = |job: &Value| JOBS.iter().position(|known| job["job"] == known.name);
-    jobs.sort_by_key(order);
+    jobs.retain(|job| job["job"] != found["job"]);
+    jobs.push(found);
+    jobs.sort_by_key(|job| JOBS.iter().position(|known| job["job"] == known.name));
     let machine = pptop::json(&programs.pptop, &["devices"])?;
     let found = json!({"processor": processor.to_string(), "machine": machine, "jobs": jobs});
     std::fs::write(&path, serde_json::to_string_pretty(&found)? + "\n")

@@ -126,3 +126,58 @@ fn by_rows(
 ) {
     vectorized(FewTerms { c, a, b, scale, accumulate, wants_squares: false });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel::Kernel;
+    use super::*;
+
+    /// A number that looks random, the same each time.
+    fn value(i: usize) -> f32 {
+        ((i * 2_654_435_761 % 1_000_003) as f32 / 500_001.5) - 1.0
+    }
+
+    #[test]
+    fn products_round_alike_by_any_vectors_and_without() {
+        let by_panels = Kernel::ALL.into_iter().filter_map(InstructionSet::of).map(Some);
+        let ways: Vec<_> = by_panels.chain([None]).collect();
+        for (rows, columns, terms) in [(1, 1, 1), (32, 32, 7), (5, 33, 70), (32, 128, 32)] {
+            // A part of rows that are longer, as a head is.
+            let stride = terms.max(columns) + 3;
+            let part = |rows, columns| View {
+                offset: 2,
+                rows,
+                columns,
+                row_stride: stride,
+                column_stride: 1,
+            };
+            let matrix = |key: usize| (0..200 * stride).map(|i| value(i + key)).collect::<Vec<_>>();
+            let (a, b, turned) = (matrix(1), matrix(2), matrix(3));
+            let mut found = Vec::new();
+            for set in &ways {
+                let mut small = Small { set: *set, room: Room::default() };
+                let mut c = matrix(4);
+                let (av, cv) = (part(rows, terms), part(rows, columns));
+                small.product((&mut c, cv), (&a, av), (&b, part(terms, columns)), 0.5, true);
+                let mut keys = small.room_for_turned(columns + 2, terms);
+                keys.fill(&turned, part(columns + 2, terms));
+                let mut d = matrix(5);
+                small.product_with_turned((&mut d, cv), (&a, av), &keys, 0.5);
+                // By definition, in 64 bits.
+                let (r, q) = (rows - 1, columns - 1);
+                let at = |view: View, r, q| view.offset + r * view.row_stride + q;
+                let sum = |b: &dyn Fn(usize) -> f32| -> f64 {
+                    let of = |k| f64::from(a[at(av, r, k)]) * f64::from(b(k));
+                    0.5 * (0..terms).map(of).sum::<f64>()
+                };
+                let want = f64::from(value(4 + at(cv, r, q)))
+                    + sum(&|k| b[at(part(terms, columns), k, q)]);
+                assert!((f64::from(c[at(cv, r, q)]) - want).abs() < 1e-5);
+                let want = sum(&|k| turned[at(part(columns + 2, terms), q, k)]);
+                assert!((f64::from(d[at(cv, r, q)]) - want).abs() < 1e-5);
+                found.push([c, d].map(|c| c.iter().map(|c| c.to_bits()).collect::<Vec<_>>()));
+            }
+            assert!(found.windows(2).all(|two| two[0] == two[1]), "{rows} x {columns} x {terms}");
+        }
+    }
+}
