@@ -10,7 +10,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
-use crate::cpu::{self, Addends, InstructionSet, Kernels, Panels, Product, View};
+use crate::cpu::{self, Addends, Fresh, InstructionSet, Kernels, Panels, Product, View};
 use crate::deferred;
 use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
@@ -170,32 +170,35 @@ struct Products {
 }
 
 impl Products {
-    /// `y = x·wᵀ` or `gx = gy·w`, plus `addends`, for a weight (o, i): `to` has as many rows as `from`.
+    /// `y = x·wᵀ` or `gx = gy·w`, plus `addends`, for a weight (o, i): as many rows as `from` has.
     fn multiply(
         &self,
         product: Product,
-        to: &mut [f32],
         from: &[f32],
         (weight, (outputs, inputs)): (&[f32], (usize, usize)),
         addends: Addends<'_>,
-    ) {
+    ) -> Vec<f32> {
         let view = View::row_major(outputs, inputs);
         let right = if matches!(product, Product::Output) { view.transposed() } else { view };
         let rows = from.len() / right.rows.max(1);
-        let to = (to, View::row_major(rows, right.columns));
-        let from = (from, View::row_major(rows, right.rows));
         let kernel = self.kernels.of(product, rows);
-        let (to, to_view) = to;
+        let from = (from, View::row_major(rows, right.rows));
+        let of_to = View::row_major(rows, right.columns);
         if let (Some(packed), Some(set)) = (&self.packed, InstructionSet::of(kernel)) {
+            let mut to = Fresh::new(rows * right.columns);
             let by_copy = |panels: &Panels| {
-                cpu::gemm_by_panels(panels, (&mut *to, to_view), from, addends);
+                cpu::gemm_into_fresh(panels, (to.slots(), of_to), from, addends);
             };
             let sizes = (outputs, inputs);
             if packed.with((self.weight, weight), sizes, product, set, by_copy) {
-                return;
+                // SAFETY: the product has written every slot.
+                #[expect(unsafe_code, reason = "zeros would be a pass over memory (`Fresh`)")]
+                return unsafe { to.written() };
             }
         }
-        cpu::gemm_and_add(kernel, (to, to_view), from, (weight, right), addends);
+        let mut to = vec![0.0; rows * right.columns];
+        cpu::gemm_and_add(kernel, (&mut to, of_to), from, (weight, right), addends);
+        to
     }
 
     /// One of the two, plus a bias and a tensor: the shape of `from` with another last dimension.
@@ -208,10 +211,7 @@ impl Products {
         onto: Option<&Tensor>,
     ) -> Result<Buffer> {
         let (outputs, inputs) = weight.dims2()?;
-        let (of_from, of_to) = match product {
-            Product::InputGradient => (outputs, inputs),
-            _ => (inputs, outputs),
-        };
+        let of_to = if product == Product::InputGradient { inputs } else { outputs };
         let mut shape = from.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = of_to;
@@ -220,14 +220,12 @@ impl Products {
         if let Some(onto) = onto.filter(|onto| onto.shape() != &shape) {
             bail!("a linear layer gives {shape:?}, which cannot be added to {:?}", onto.shape());
         }
-        let mut to = vec![0.0; from.elem_count() / of_from.max(1) * of_to];
-        cpu::read(from, |from| {
+        let to = cpu::read(from, |from| {
             cpu::read(weight, |weight| {
                 cpu::read_some(bias, |bias| {
                     cpu::read_some(onto, |onto| {
                         let weight = (weight, (outputs, inputs));
-                        self.multiply(product, &mut to, from, weight, Addends { bias, onto });
-                        Ok(())
+                        Ok(self.multiply(product, from, weight, Addends { bias, onto }))
                     })
                 })
             })
@@ -251,12 +249,9 @@ impl LinearOp {
         let (outputs, inputs) = weight.1.shape().dims2()?;
         let xs: &[f32] = cpu::slice(x.0, x.1)?;
         let ws: &[f32] = cpu::slice(weight.0, weight.1)?;
-        let rows = xs.len() / inputs;
         let bias = bias.map(|(storage, layout)| cpu::slice::<f32>(storage, layout)).transpose()?;
-        let mut y = vec![0.0; rows * outputs];
         let weight = (ws, (outputs, inputs));
-        let addends = Addends { bias, onto: None };
-        self.products.multiply(Product::Output, &mut y, xs, weight, addends);
+        let y = self.products.multiply(Product::Output, xs, weight, Addends { bias, onto: None });
         let mut shape = x.1.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -366,10 +361,8 @@ impl CustomOp2 for InputGradientOp {
     ) -> Result<(CpuStorage, Shape)> {
         let (outputs, inputs) = wl.shape().dims2()?;
         let gys: &[f32] = cpu::slice(gy, gl)?;
-        let rows = gys.len() / outputs;
-        let mut gx = vec![0.0; rows * inputs];
         let weight = (cpu::slice(weight, wl)?, (outputs, inputs));
-        self.0.multiply(Product::InputGradient, &mut gx, gys, weight, Addends::default());
+        let gx = self.0.multiply(Product::InputGradient, gys, weight, Addends::default());
         let mut shape = gl.dims().to_vec();
         if let Some(last) = shape.last_mut() {
             *last = inputs;

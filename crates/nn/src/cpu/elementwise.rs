@@ -4,8 +4,11 @@
 //! need not be.
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 
+use std::mem::MaybeUninit;
+
 use pulp::{Simd, WithSimd};
 
+use super::fresh::Fresh;
 use super::vectorized;
 
 /// A function of one element.
@@ -21,10 +24,12 @@ pub(crate) trait Binary {
 }
 
 /// `f` of each element.
+#[expect(unsafe_code, reason = "zeros would be a pass over memory (`Fresh`)")]
 pub(crate) fn unary(f: &impl Unary, x: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    vectorized(UnaryLoop { f, x, out: &mut out });
-    out
+    let mut out = Fresh::new(x.len());
+    vectorized(UnaryLoop { f, x, out: out.slots() });
+    // SAFETY: the loop has written as many slots as `x` has elements.
+    unsafe { out.written() }
 }
 
 /// `f` of each pair of elements.
@@ -68,7 +73,7 @@ pub(super) fn square_sum_of_rows<S: Simd>(simd: S, x: &[f32]) -> f64 {
 struct UnaryLoop<'a, F> {
     f: &'a F,
     x: &'a [f32],
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl<F: Unary> WithSimd for UnaryLoop<'_, F> {
@@ -77,7 +82,7 @@ impl<F: Unary> WithSimd for UnaryLoop<'_, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         for (out, &x) in self.out.iter_mut().zip(self.x) {
-            *out = self.f.at(x);
+            out.write(self.f.at(x));
         }
     }
 }

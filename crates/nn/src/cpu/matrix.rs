@@ -1,8 +1,11 @@
 //! Products of matrices inside slices.
 
 use super::blas;
+use std::mem::MaybeUninit;
+
 use super::elementwise::{add, square_sum};
 use super::few_terms::FewTerms;
+use super::fresh::as_slots;
 use super::kernel::{InstructionSet, Kernel};
 use super::packed::{self, Addends, Panels, Right, Room, Sums};
 use super::product::{Combine, Dots};
@@ -143,30 +146,40 @@ pub(crate) fn gemm_and_add(
 pub(crate) fn gemm_by_panels(
     panels: &Panels,
     (c, cv): (&mut [f32], View),
+    a: (&[f32], View),
+    addends: Addends<'_>,
+) {
+    assert!(cv.is_inside(c), "matrix inside its slice");
+    gemm_into_fresh(panels, (as_slots(&mut c[..cv.rows * cv.columns]), cv), a, addends);
+}
+
+/// The same into slots, of which every one is written.
+///
+/// # Panics
+/// As [`gemm_by_panels`]; and if there are more slots than elements, or fewer.
+pub(crate) fn gemm_into_fresh(
+    panels: &Panels,
+    (c, cv): (&mut [MaybeUninit<f32>], View),
     (a, av): (&[f32], View),
     addends: Addends<'_>,
 ) {
-    let b = Right::Panels(panels);
-    assert_eq!((cv.rows, cv.columns), (av.rows, b.shape().1), "matrix shapes");
-    assert_eq!(av.columns, b.shape().0, "matrix shapes");
-    assert!(cv.is_inside(c) && av.is_inside(a), "matrix inside its slice");
+    assert_eq!((cv.rows, cv.columns), (av.rows, panels.shape().1), "matrix shapes");
+    assert_eq!(av.columns, panels.shape().0, "matrix shapes");
+    assert!(c.len() == cv.rows * cv.columns && av.is_inside(a), "matrix inside its slice");
     addends.check(cv);
-    if cv.rows == 0 || cv.columns == 0 {
+    if c.is_empty() {
         return;
     }
     if av.columns == 0 {
-        // No block of terms would come to the end.
-        return gemm_and_add(
-            Kernel::Gemm,
-            (c, cv),
-            (a, av),
-            (&[], View::row_major(0, cv.columns)),
-            addends,
-        );
+        // A product without terms is 0.
+        for (i, slot) in c.iter_mut().enumerate() {
+            let bias = addends.bias.map_or(0.0, |bias| bias[i % cv.columns]);
+            slot.write(addends.onto.map_or(bias, |onto| bias + onto[i]));
+        }
+        return;
     }
-    let av = av.with_strides_in(a);
-    let sums = Sums { scale: 1.0, accumulate: false, addends };
-    packed::product(panels.set(), (c, cv), (a, av), b, sums, &mut Room::default());
+    let (c, a) = ((c, cv), (a, av.with_strides_in(a)));
+    packed::product_of_panels(panels, c, a, addends);
 }
 
 impl Panels {

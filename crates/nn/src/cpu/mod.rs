@@ -4,6 +4,7 @@
 mod blas;
 mod elementwise;
 mod few_terms;
+mod fresh;
 mod kernel;
 mod math;
 mod matrix;
@@ -54,11 +55,12 @@ pub(crate) use elementwise::{
     Binary, Unary, add, add_columns, binary, binary_in_place, max_of, square_sum, sum_of,
     sum_of_pairs, unary, unary_in_place,
 };
+pub(crate) use fresh::Fresh;
 pub(crate) use kernel::InstructionSet;
 pub use kernel::{Kernel, Kernels, KernelsError, Product, ROWS_OF_CLASSES};
 pub(crate) use math::{exp, exp_of_difference, sigmoid};
 pub use matrix::gemm;
-pub(crate) use matrix::{gemm_and_add, gemm_and_squares, gemm_by_panels};
+pub(crate) use matrix::{gemm_and_add, gemm_and_squares, gemm_by_panels, gemm_into_fresh};
 pub(crate) use packed::Addends;
 pub use packed::Panels;
 pub(crate) use small::Small;

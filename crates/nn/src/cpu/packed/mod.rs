@@ -20,8 +20,11 @@
 mod panels;
 mod tile;
 
+use std::mem::MaybeUninit;
+
 use pulp::{Simd, WithSimd};
 
+use super::fresh::as_slots;
 use super::kernel::InstructionSet;
 use super::view::View;
 use panels::{LINE, copy_panel, pack, start_of_line};
@@ -43,15 +46,6 @@ pub(crate) enum Right<'a> {
     Matrix(&'a [f32], View),
     /// Panels from before.
     Panels(&'a Panels),
-}
-
-impl Right<'_> {
-    pub(crate) fn shape(&self) -> (usize, usize) {
-        match self {
-            Self::Matrix(_, view) => (view.rows, view.columns),
-            Self::Panels(panels) => panels.shape(),
-        }
-    }
 }
 
 /// What becomes of the sums of a product.
@@ -76,13 +70,13 @@ pub(crate) struct Addends<'a> {
 /// whole matrix if a matrix is added to it.
 pub(super) fn product(
     set: InstructionSet,
-    c: (&mut [f32], View),
+    (c, cv): (&mut [f32], View),
     a: (&[f32], View),
     b: Right<'_>,
     sums: Sums<'_>,
     room: &mut Room,
 ) {
-    debug_assert!(c.1.column_stride == 1 || c.1.columns <= 1);
+    debug_assert!(cv.column_stride == 1 || cv.columns <= 1);
     let width = VECTORS * set.lanes();
     let (mut of_panel, mut of_tiles) = (0, 0);
     if matches!(b, Right::Matrix(..)) {
@@ -95,7 +89,24 @@ pub(super) fn product(
     let panel = at_least(&mut room.panel, of_panel);
     let start = start_of_line(panel);
     let panel = &mut panel[start..];
+    let c = (as_slots(c), cv);
     set.run(PanelProduct { c, a, b, sums, panel, tiles: at_least(&mut room.tiles, of_tiles) });
+}
+
+/// `c = a·b + addends`: every element of `c` is written, and none is read before. Rows of `a` are contiguous.
+///
+/// # Panics
+/// If they are not.
+pub(super) fn product_of_panels(
+    panels: &Panels,
+    c: (&mut [MaybeUninit<f32>], View),
+    a: (&[f32], View),
+    addends: Addends<'_>,
+) {
+    assert!(a.1.column_stride == 1, "rows are contiguous");
+    let sums = Sums { scale: 1.0, accumulate: false, addends };
+    let b = Right::Panels(panels);
+    panels.set().run(PanelProduct { c, a, b, sums, panel: &mut [], tiles: &mut [] });
 }
 
 /// Memory for copies of parts of the factors, which one product leaves to the next.
@@ -113,7 +124,7 @@ fn at_least(room: &mut Vec<f32>, n: usize) -> &mut [f32] {
 }
 
 struct PanelProduct<'a> {
-    c: (&'a mut [f32], View),
+    c: (&'a mut [MaybeUninit<f32>], View),
     a: (&'a [f32], View),
     b: Right<'a>,
     sums: Sums<'a>,

@@ -2,14 +2,20 @@
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(
+    unsafe_code,
+    reason = "results that nobody has written yet, and an instruction without a safe name"
+)]
+#![expect(
     clippy::needless_range_loop,
     reason = "rows, terms and columns are indices of several matrices"
 )]
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use pulp::{NullaryFnOnce, Simd};
 
+use super::super::fresh::as_numbers;
 use super::VECTORS;
 use super::panels::LINE;
 
@@ -97,8 +103,10 @@ pub(super) struct Rows<'a> {
 }
 
 /// Where a tile goes.
+///
+/// With [`Start::Sums`], every slot of the tile holds a number.
 pub(super) struct Target<'a> {
-    pub(super) c: &'a mut [f32],
+    pub(super) c: &'a mut [MaybeUninit<f32>],
     pub(super) stride: usize,
     pub(super) columns: usize,
     pub(super) scale: f32,
@@ -132,8 +140,7 @@ impl Target<'_> {
 /// Asks for the cache line of an element; does nothing where there is none.
 #[inline(always)]
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "the instruction has no safe name")]
-fn prefetch(values: &[f32], at: usize) {
+fn prefetch<T>(values: &[T], at: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: the instruction reads nothing that a program could see and never faults, whatever the address;
     // `wrapping_add` makes any address. Why: see ARCHITECTURE.md.
@@ -142,7 +149,7 @@ fn prefetch(values: &[f32], at: usize) {
 
 #[inline(always)]
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_: &[f32], _: usize) {}
+fn prefetch<T>(_: &[T], _: usize) {}
 
 /// Sums of a tile.
 type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
@@ -260,14 +267,16 @@ fn store<S: Simd, const R: usize>(simd: S, sums: Sums<S, R>, to: Target<'_>) {
         let (bias, _) = S::as_simd_f32s(&bias[..width]);
         let bias = [bias[0], bias[1]];
         for i in 0..R {
-            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
+            let (row, _) = S::as_uninit_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
             for v in 0..VECTORS {
-                row[v] = simd.mul_add_f32s(scale, sums[i][v], bias[v]);
+                row[v].write(simd.mul_add_f32s(scale, sums[i][v], bias[v]));
             }
         }
     } else {
         for i in 0..R {
-            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
+            // SAFETY: with `Start::Sums` the tile holds numbers.
+            let row = unsafe { as_numbers(&mut c[i * stride..i * stride + width]) };
+            let (row, _) = S::as_mut_simd_f32s(row);
             for v in 0..VECTORS {
                 row[v] = simd.mul_add_f32s(scale, sums[i][v], row[v]);
             }
@@ -284,7 +293,7 @@ const NOTHING: [f32; 2 * LINE] = [-0.0; 2 * LINE];
 /// Adds a matrix to a finished tile.
 struct AddOnto<'a, S> {
     simd: S,
-    c: &'a mut [f32],
+    c: &'a mut [MaybeUninit<f32>],
     onto: &'a [f32],
     stride: usize,
     rows: usize,
@@ -298,7 +307,9 @@ impl<S: Simd> NullaryFnOnce for AddOnto<'_, S> {
         let Self { simd, c, onto, stride, rows } = self;
         let width = VECTORS * S::F32_LANES;
         for i in 0..rows {
-            let (row, _) = S::as_mut_simd_f32s(&mut c[i * stride..i * stride + width]);
+            // SAFETY: the tile is finished, all its rows and columns.
+            let row = unsafe { as_numbers(&mut c[i * stride..i * stride + width]) };
+            let (row, _) = S::as_mut_simd_f32s(row);
             let (onto, _) = S::as_simd_f32s(&onto[i * stride..i * stride + width]);
             for v in 0..VECTORS {
                 row[v] = simd.add_f32s(row[v], onto[v]);
@@ -329,6 +340,8 @@ impl<S: Simd, const R: usize> NullaryFnOnce for StorePart<'_, S, R> {
                 let sum = match start {
                     Start::Zero => simd.mul_f32s(scale, sums[i][v]),
                     Start::Sums => {
+                        // SAFETY: with `Start::Sums` the tile holds numbers.
+                        let part = unsafe { as_numbers(part) };
                         simd.mul_add_f32s(scale, sums[i][v], simd.partial_load_f32s(part))
                     }
                     Start::Bias(bias) => {
@@ -343,7 +356,11 @@ impl<S: Simd, const R: usize> NullaryFnOnce for StorePart<'_, S, R> {
                     }
                     None => sum,
                 };
-                simd.partial_store_f32s(part, finished);
+                let mut numbers = [0.0; LINE];
+                simd.partial_store_f32s(&mut numbers[..part.len()], finished);
+                for (slot, number) in part.iter_mut().zip(numbers) {
+                    slot.write(number);
+                }
             }
         }
     }
