@@ -49,6 +49,8 @@ checked() {
 checked crates/nn lib pp_nn 4 cpu::
 checked crates/nn test kernels 2 every_kernel what_is_not_finite
 checked crates/nn test absurd_views 6
+# Results of products that nobody has filled before.
+checked crates/nn test chains 4
 checked crates/nn test counting 7
 # Another library's structs, filled through pointers, as NVML fills them.
 checked crates/devices test gpus 1 a_healthy_gpu_tells_everything

@@ -106,7 +106,15 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
         let wait = ms(&[SpanKind::WaitAct, SpanKind::WaitGrad]);
         let copy = ms(&[SpanKind::Send, SpanKind::Recv]);
         let optimizer = ms(&[SpanKind::Optim]);
-        let rest = 1e3 * step - ms(&all) - wait - copy - optimizer;
+        // Of each step, so that a slow one does not count here what another has in its parts.
+        let parts = [
+            &all[..],
+            &[SpanKind::WaitAct, SpanKind::WaitGrad],
+            &[SpanKind::Send, SpanKind::Recv],
+            &[SpanKind::Optim],
+        ]
+        .concat();
+        let rest = 1e3 * of_step(&|o| o.seconds - spent(o, rank, &parts));
         println!(
             "         wait {wait:.1}, copy {copy:.2}, optimizer {optimizer:.1}, rest {rest:.1} ms"
         );

@@ -194,7 +194,7 @@ impl Panels {
         Some(panels)
     }
 
-    /// `c = a·b`, where `c` is a whole row-major matrix: the bits of [`gemm`] with the same kernel.
+    /// `c = a·b`, where `c` is a whole row-major matrix: the bits of [`gemm()`] with the same kernel.
     ///
     /// # Panics
     /// If the shapes do not fit, or a matrix reaches outside its slice.
