@@ -71,7 +71,7 @@ bench-peers *args:
 bench-kernels *args:
     cargo run --release -p pp-benches --bin kernels -- {{ args }}
 
-# Puts benches/results/peers-*.json and account-*.json into the README
+# Puts benches/results/peers-*.json and account-*.json into docs/measured.md
 tables:
     cargo run --release -p pp-benches --bin tables
 

@@ -1,4 +1,5 @@
-//! GFLOP/s of each kernel for each product of a layer, and the choice that follows: `just bench-kernels`.
+//! GFLOP/s of each kernel for each product of a layer, and the choice that follows.
+//! Run it with `just bench-kernels`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 use std::collections::BTreeMap;

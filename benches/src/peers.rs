@@ -1,7 +1,8 @@
 //! The same jobs in pptop, in PyTorch's pipelines and in plain candle, in turns: `just bench-peers`.
 //!
-//! First every candidate runs three times, and of each program the fastest is taken. Then these run in turns, so that a machine that becomes
-//! slower becomes slower for all. Reported are medians, their spread over the rounds, and the ratio of each round.
+//! First every candidate runs three times, and of each program the fastest is taken. Then these run
+//! in turns, so that a machine that becomes slower becomes slower for all. Reported are medians,
+//! their spread over the rounds, and the ratio of each round.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod pptop;
@@ -215,11 +216,6 @@ impl Way {
     }
 }
 
-fn unix_seconds() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs())
-}
-
 fn words(args: &[&str]) -> Vec<String> {
     args.iter().map(ToString::to_string).collect()
 }
@@ -301,13 +297,13 @@ impl Programs {
             optimizer[0] / optimizer[1]
         );
         Ok(json!({
-            "job": job.name, "rounds": rounds, "unix_seconds": unix_seconds(), "rows": rows, "alone_compute_seconds": compute,
+            "job": job.name, "rounds": rounds, "unix_seconds": results::unix_seconds(), "rows": rows, "alone_compute_seconds": compute,
             "alone_optimizer_seconds": optimizer,
         }))
     }
 
-    /// The way with the smallest median, of three runs each, in turns. A machine that is slow for a while
-    /// must not choose.
+    /// The way with the smallest median, of three runs each, in turns. A machine that is slow for a
+    /// while must not choose.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
         for _ in 0..3 {

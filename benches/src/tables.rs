@@ -1,4 +1,5 @@
-//! Puts what `benches/results` holds into the README: each table stands between two markers and is made anew from its file.
+//! Puts what `benches/results` holds into `docs/measured.md`: each table stands between two markers
+//! and is made anew from its file.
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
 use std::fmt::Write as _;
@@ -9,13 +10,13 @@ use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path = root.join("README.md");
+    let path = root.join("docs/measured.md");
     let mut page = std::fs::read_to_string(&path)?;
     let results = root.join("benches/results");
     page = replaced(&page, "peers", &of_processors(&results, "peers", peers)?)?;
-    println!("README.md: peers");
+    println!("docs/measured.md: peers");
     page = replaced(&page, "account", &of_processors(&results, "account", account)?)?;
-    println!("README.md: account");
+    println!("docs/measured.md: account");
     Ok(std::fs::write(&path, page)?)
 }
 

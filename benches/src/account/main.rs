@@ -1,9 +1,10 @@
 //! Where a step's time goes, against what the machine can do: `just bench`.
 //!
-//! For seed-mlp and gpt on two ranks: F, I and W of each rank, in processor time of its thread, beside what their matrix products alone
-//! take: each by the fastest of candle, our kernels and PyTorch, the same shapes, weights that are not in the cache, on both cores at
-//! once. Then waiting, copying, the optimizer and the rest; the window beside the simulation with the measured times; and, in pairs,
-//! what recording costs and what pinning gains.
+//! For seed-mlp and gpt on two ranks: F, I and W of each rank, in processor time of its thread,
+//! beside what their matrix products alone take: each by the fastest of candle, our kernels and
+//! PyTorch, the same shapes, weights that are not in the cache, on both cores at once. Then
+//! waiting, copying, the optimizer and the rest; the window beside the simulation with the measured
+//! times; and, in pairs, what recording costs and what pinning gains.
 //!
 //! PyTorch takes part where `benches/peers/run.sh` has brought it.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
@@ -202,7 +203,7 @@ fn main() -> anyhow::Result<()> {
     }
     let processor = Processor::here();
     let found = json!({
-        "processor": processor.to_string(), "unix_seconds": unix_seconds(),
+        "processor": processor.to_string(), "unix_seconds": results::unix_seconds(),
         "core": {"flops_per_second": flops, "bytes_per_second": bytes}, "accounts": accounts, "pairs": compared,
     });
     let path = results::of_processor("account", &processor);
@@ -210,9 +211,4 @@ fn main() -> anyhow::Result<()> {
         .with_context(|| path.display().to_string())?;
     println!("written: {}", path.display());
     Ok(())
-}
-
-fn unix_seconds() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| since.as_secs())
 }

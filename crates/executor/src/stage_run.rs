@@ -125,8 +125,8 @@ impl StageRun {
         }
     }
 
-    /// A pass for evaluation. Its micro-batches may have more rows than those of training; no packed copy is
-    /// added for them, since nobody has planned memory for it.
+    /// A pass for evaluation. Its micro-batches may have more rows than those of training; no
+    /// packed copy is added for them, since nobody has planned memory for it.
     pub(crate) fn evaluation(&self) -> ForwardContext {
         let context = ForwardContext::evaluation().with_kernels(self.kernels);
         match &self.packed {

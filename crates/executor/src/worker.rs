@@ -271,8 +271,8 @@ impl Worker {
         Ok(report)
     }
 
-    /// Bytes alive without packed copies of weights. These are made during the first step, and would look
-    /// like activations.
+    /// Bytes alive without packed copies of weights. These are made during the first step, and
+    /// would look like activations.
     fn live_beyond_packed(&self) -> i64 {
         memory::live_bytes() - self.packed_bytes() as i64
     }

@@ -96,18 +96,15 @@ impl ChainLayer for CausalSelfAttention {
             if !wish.is_wanted() {
                 return Ok(None);
             }
-            let shape = qkv.shape().clone();
-            let mut g = vec![0.0; shape.elem_count()];
-            qkv.read(|qkv| {
+            let g = qkv.read(|qkv| {
                 cpu::read(&known, |out| {
                     gy.read(|gy| {
                         let known = Known { qkv, out, gy, log_sums: &log_sums };
-                        heads.backward((b, t), known, &mut g);
-                        Ok(())
+                        Ok(heads.backward((b, t), known))
                     })
                 })
             })?;
-            Buffer::Owned(g, shape).plus_some(wish.other()).map(Some)
+            Buffer::Owned(g, qkv.shape().clone()).plus_some(wish.other()).map(Some)
         };
         Ok((y, Box::new(backward)))
     }
@@ -196,13 +193,11 @@ impl CustomOp1 for AttentionOp {
     fn bwd(&self, qkv: &Tensor, out: &Tensor, gy: &Tensor) -> Result<Option<Tensor>> {
         let log_sums = self.log_sums.lock().unwrap_or_else(PoisonError::into_inner);
         let (b, t, _) = qkv.dims3()?;
-        let mut g = vec![0.0; qkv.elem_count()];
-        cpu::read(qkv, |qkv| {
+        let g = cpu::read(qkv, |qkv| {
             cpu::read(out, |out| {
                 cpu::read(gy, |gy| {
                     let known = Known { qkv, out, gy, log_sums: &log_sums };
-                    self.heads.backward((b, t), known, &mut g);
-                    Ok(())
+                    Ok(self.heads.backward((b, t), known))
                 })
             })
         })?;
@@ -220,7 +215,8 @@ struct Known<'a> {
 }
 
 impl Heads {
-    /// The output (b, t, w), and of each row of scores the logarithm of what its weights were divided by.
+    /// The output (b, t, w), and of each row of scores the logarithm of what its weights were
+    /// divided by.
     fn forward(self, qkv: &[f32], (b, t, w): (usize, usize, usize)) -> (Vec<f32>, Vec<f32>) {
         let scale = self.scale(w);
         let mut out = vec![0.0; b * t * w];
@@ -247,8 +243,9 @@ impl Heads {
 
     /// With P the weights, made again from the scores, and gP = gO·vᵀ: `gv = Pᵀ·gO`, `gS = P·(gP − rowsum(gO·O))`,
     /// `gq = gS·k/√d`, `gk = gSᵀ·q/√d` (Dao et al. 2022, arXiv:2205.14135, algorithm 4).
-    fn backward(self, (b, t): (usize, usize), known: Known<'_>, g: &mut [f32]) {
+    fn backward(self, (b, t): (usize, usize), known: Known<'_>) -> Vec<f32> {
         let Known { qkv, out, gy, log_sums } = known;
+        let mut g = vec![0.0; qkv.len()];
         let w = qkv.len() / (3 * b * t).max(1);
         let scale = self.scale(w);
         let (mut p, mut gs) = (vec![0.0; QUERIES * t], vec![0.0; QUERIES * t]);
@@ -272,13 +269,14 @@ impl Heads {
                     gy: gy_block,
                 });
                 let k = (qkv, block.keys(head.k));
-                small.product((&mut *g, block.queries(head.q)), (&gs, scores), k, scale, false);
+                small.product((&mut g[..], block.queries(head.q)), (&gs, scores), k, scale, false);
                 let gs = (&gs[..], scores.transposed());
-                small.product((&mut *g, block.keys(head.k)), gs, q, scale, true);
+                small.product((&mut g[..], block.keys(head.k)), gs, q, scale, true);
                 let p = (&p[..], scores.transposed());
-                small.product((&mut *g, block.keys(head.v)), p, gy_block, 1.0, true);
+                small.product((&mut g[..], block.keys(head.v)), p, gy_block, 1.0, true);
             }
         }
+        g
     }
 }
 

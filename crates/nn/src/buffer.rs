@@ -4,7 +4,8 @@ use candle_core::{Device, Result, Shape, Tensor};
 
 use crate::cpu;
 
-/// Numbers of 32 bits on the CPU, in row-major order: what layers of a [`crate::Chain`] hand to each other.
+/// Numbers of 32 bits on the CPU, in row-major order: what layers of a [`crate::Chain`] hand to
+/// each other.
 #[derive(Debug)]
 pub enum Buffer {
     /// Nobody else sees them, so that a layer may work in place.

@@ -37,13 +37,14 @@ use crate::gradients::in_place;
 
 /// A layer of a [`Chain`].
 pub trait ChainLayer: Send + Sync {
-    /// The layer under candle's autograd: on any device, and where nobody collects residues.
+    /// Runs the layer under candle's autograd: on any device, and where nobody collects residues.
     ///
     /// # Errors
     /// If the shape does not fit, or a kernel fails.
     fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor>;
 
-    /// The layer of `x`, plus `onto`; and the way back. Weights leave residues on that way.
+    /// Returns the output for `x`, plus `onto`, and the backward. The backward leaves residues for the
+    /// weights.
     ///
     /// # Errors
     /// If the shape does not fit, or a kernel fails.
@@ -126,8 +127,9 @@ impl Chain {
         self.then(Residual(path))
     }
 
-    /// Runs the layers on one micro-batch, under candle's autograd. Where its kernels work (numbers of 32
-    /// bits, on the CPU) and the context collects residues, they are one operation of its graph.
+    /// Runs the layers on one micro-batch, under candle's autograd. Where its kernels work (numbers
+    /// of 32 bits, on the CPU) and the context collects residues, they are one operation of its
+    /// graph.
     ///
     /// # Errors
     /// If a shape does not fit, or a kernel fails.
@@ -172,7 +174,8 @@ impl ChainLayer for Chain {
     }
 }
 
-/// Through the last of `back` first. What the first returns is added to what another path has.
+/// Goes back through the layers, the last one first. `wish` is for the gradient of the first one's
+/// input.
 fn go_back(back: Vec<Backward>, gy: Buffer, wish: &InputGradient) -> Result<Option<Buffer>> {
     let n = back.len();
     if n == 0 {
@@ -278,7 +281,7 @@ impl ChainPass {
     }
 }
 
-/// The ways back, in the order of the forward.
+/// The backwards of the layers, in the order of the forward.
 #[derive(Default)]
 struct Back(Vec<Backward>);
 

@@ -58,8 +58,8 @@ impl ForwardContext {
         self
     }
 
-    /// Where layers keep packed copies of their weights. Without it, a kernel on panels packs the weight in
-    /// every product.
+    /// Where layers keep packed copies of their weights. Without it, a kernel on panels packs the
+    /// weight in every product.
     #[must_use]
     pub fn with_packed_weights(mut self, packed: PackedWeights) -> Self {
         self.packed = Some(packed);

@@ -119,7 +119,15 @@ impl NormRows {
         (mean, 1.0 / (variance + self.epsilon).sqrt())
     }
 
-    /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`, plus `onto`.
+    /// The whole layer norm.
+    fn forward(self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        cpu::vectorized(Forward { norm: self, x, weight, bias, y: &mut y });
+        y
+    }
+
+    /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`,
+    /// plus `onto`.
     fn input_gradient(
         self,
         x: &Tensor,
@@ -184,13 +192,9 @@ impl ChainLayer for LayerNorm {
     ) -> Result<(Buffer, Backward)> {
         check(x.shape(), self.weight_d.elem_count())?;
         let (x, norm) = (x.into_tensor()?, NormRows { epsilon: self.epsilon as f32 });
-        let mut y = vec![0.0; x.elem_count()];
-        cpu::read(&x, |x| {
+        let y = cpu::read(&x, |x| {
             cpu::read(&self.weight_d, |weight| {
-                cpu::read(&self.bias_d, |bias| {
-                    cpu::vectorized(Forward { norm, x, weight, bias, y: &mut y });
-                    Ok(())
-                })
+                cpu::read(&self.bias_d, |bias| Ok(norm.forward(x, weight, bias)))
             })
         })?;
         let y = Buffer::Owned(y, x.shape().clone()).plus_some(onto)?;
@@ -331,9 +335,7 @@ impl CustomOp3 for LayerNormOp {
         let (ws, bs): (&[f32], &[f32]) = (cpu::slice(weight, wl)?, cpu::slice(bias, bl)?);
         check(xl.shape(), ws.len())?;
         let norm = NormRows { epsilon: self.epsilon };
-        let mut y = vec![0.0; xs.len()];
-        cpu::vectorized(Forward { norm, x: xs, weight: ws, bias: bs, y: &mut y });
-        Ok((CpuStorage::F32(y), xl.shape().clone()))
+        Ok((CpuStorage::F32(norm.forward(xs, ws, bs)), xl.shape().clone()))
     }
 
     fn bwd(

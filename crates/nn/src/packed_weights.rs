@@ -34,8 +34,8 @@ struct Copied {
 }
 
 impl PackedWeights {
-    /// The same copies for a pass that may use and update them, and adds none. What such a pass uses does
-    /// not count as used by a step.
+    /// The same copies for a pass that may use and update them, and adds none. What such a pass
+    /// uses does not count as used by a step.
     #[must_use]
     pub fn frozen(&self) -> Self {
         Self { copies: Arc::clone(&self.copies), is_frozen: true }
@@ -109,7 +109,8 @@ mod tests {
     use super::*;
     use crate::cpu::{Addends, Kernel, gemm_by_panels};
 
-    /// `y` of one row of ones, by the copy of a weight whose elements are all `value`; `None` without one.
+    /// `y` of one row of ones, by the copy of a weight whose elements are all `value`; `None`
+    /// without one.
     fn sum(packed: &PackedWeights, id: TensorId, value: f32, kernel: Kernel) -> Option<f32> {
         let set = InstructionSet::of(kernel).unwrap();
         let (weight, x, mut y) = ([value; 6], [1.0; 3], [0.0; 2]);

@@ -132,7 +132,7 @@ fn a_chain_has_the_bits_of_its_layers_under_autograd() {
 }
 
 #[test]
-fn a_chain_is_one_operation_and_is_walked_once() {
+fn the_graph_of_a_chain_is_walked_once() {
     let store = ParameterStore::seeded(5);
     let chains = layers(&store);
     let context = ForwardContext::training(3, 1).with_residues(ResidueQueue::default());

@@ -59,6 +59,7 @@ impl Stage {
             let of = |number: usize| context.for_layer(number as u32);
             let at = |number: usize| move |error: Error| error.context(format!("layer {number}"));
             tensors = match (layer.as_chain(), &tensors[..]) {
+                // With the chains that follow it, one operation.
                 (Some(chain), [x]) if ChainPass::is_for(x, context) => {
                     let mut pass = ChainPass::new(x)?;
                     pass.run(chain, &of(number)).map_err(at(number))?;
@@ -75,5 +76,58 @@ impl Stage {
             };
         }
         Ok(tensors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pp_nn::{Activation, Chain, Linear, ResidueQueue};
+
+    use super::*;
+    use crate::layer::{chain, single};
+
+    /// Two chains, a layer that is none, and another chain, which takes `inputs`.
+    fn stage(inputs: usize) -> Stage {
+        let mut stack = LayerStack::default();
+        for (name, inputs, outputs) in [("a", 3, 4), ("b", 4, 5)] {
+            stack.push(name, move |builder| {
+                let linear = Linear::new(inputs, outputs, builder.pp(name))?;
+                Ok(chain(Chain::new().then(linear).then(Activation::Relu)))
+            });
+        }
+        stack.push("twice", |_| Ok(single(|x, _| x * 2.0)));
+        stack.push("c", move |builder| {
+            Ok(chain(Chain::new().then(Linear::new(inputs, 2, builder.pp("c"))?)))
+        });
+        let store = ParameterStore::seeded(1);
+        Stage::build(&stack, 0..4, &store, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn chains_that_are_neighbours_give_what_single_layers_give() {
+        let stage = stage(5);
+        let x = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let forward = |context: &ForwardContext| -> Vec<Vec<f32>> {
+            stage.forward(std::slice::from_ref(&x), context).unwrap()[0].to_vec2().unwrap()
+        };
+        let queue = ResidueQueue::default();
+        let training = ForwardContext::training(1, 1).with_residues(queue.clone());
+        let y = stage.forward(std::slice::from_ref(&x), &training).unwrap();
+        assert_eq!(y[0].to_vec2::<f32>().unwrap(), forward(&ForwardContext::evaluation()));
+        y[0].sum_all().unwrap().backward().unwrap();
+        assert_eq!(queue.take().len(), 3, "a residue of each linear layer");
+    }
+
+    #[test]
+    fn an_error_inside_of_a_chain_names_its_layer() {
+        let x = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+        let training = ForwardContext::training(1, 1).with_residues(ResidueQueue::default());
+        for context in [training, ForwardContext::evaluation()] {
+            let error = stage(7).forward(std::slice::from_ref(&x), &context).unwrap_err();
+            assert!(error.to_string().contains("layer 3"), "{error}");
+            let narrow = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
+            let error = stage(5).forward(&[narrow], &context).unwrap_err();
+            assert!(error.to_string().contains("layer 0"), "{error}");
+        }
     }
 }

@@ -163,7 +163,9 @@ fn no_screen_has_a_word_that_had_to_go() {
         check(&path.display().to_string(), &fs::read_to_string(path).unwrap());
     }
     check("template.toml", include_str!("../../src/config/template.toml"));
-    check("README.md", &fs::read_to_string(root().join("README.md")).unwrap());
+    for page in ["README.md", "docs/measured.md"] {
+        check(page, &fs::read_to_string(root().join(page)).unwrap());
+    }
 }
 
 /// Every command below one, with its help.

@@ -75,11 +75,11 @@ fn blas() -> Result<&'static Blas, &'static str> {
 
 #[expect(unsafe_code, reason = "a library is opened, and its functions have the types that we say")]
 fn open(path: &OsStr) -> Result<Blas, libloading::Error> {
-    // SAFETY: opening runs the library's own initialisation; whoever builds with this feature asks for that.
-    // `cblas_sgemm` has had this signature since the reference interface, with integers of 32 bits.
-    // OpenBLAS with 64 bits calls it `cblas_sgemm64_`, which is not looked for; MKL is told to take 32
-    // before its first call; the packages of BLIS have 32 in BLAS. Whoever names another library in
-    // the variable vouches for the same. Tested with Debian's OpenBLAS
+    // SAFETY: opening runs the library's own initialisation; whoever builds with this feature asks
+    // for that. `cblas_sgemm` has had this signature since the reference interface, with integers
+    // of 32 bits. OpenBLAS with 64 bits calls it `cblas_sgemm64_`, which is not looked for; MKL is
+    // told to take 32 before its first call; the packages of BLIS have 32 in BLAS. Whoever names
+    // another library in the variable vouches for the same. Tested with Debian's OpenBLAS
     // (`crates/nn/tests/kernels.rs`, `PPTOP_REQUIRE_BLAS`).
     unsafe {
         let library = Library::new(path)?;

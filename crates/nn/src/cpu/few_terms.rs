@@ -4,8 +4,9 @@
 //! c[r, :] += Σ a[r, q] · b[q, :]        rows of b and c are contiguous
 //! ```
 //!
-//! Nothing is packed, so it is made for factors that lie in the cache: heads of attention, and weight gradients of few rows, whose
-//! `c` is far larger than both factors and passes once.
+//! Nothing is packed, so it is made for factors that lie in the cache: weight gradients of few rows,
+//! whose `c` is far larger than both factors and passes once; and heads of attention, on a processor
+//! that has no kernel on panels.
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(
     clippy::needless_range_loop,

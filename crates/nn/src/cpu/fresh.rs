@@ -1,7 +1,8 @@
 //! Vectors that are written before anybody reads them.
 //!
-//! A safe vector has to have values, and filling it with zeros is a pass over memory. Without it `memset` takes 2 % of the
-//! samples of `gpt` instead of 5 % (one rank, Intel Xeon, model 207, 2026-11-29; two profiles of each in turns).
+//! A safe vector has to have values, and filling it with zeros is a pass over memory. Without that
+//! pass `memset` takes 2 % of the samples of `gpt` instead of 5 % (`perf record`, one rank, Intel
+//! Xeon, model 207, 2026-11-29; two profiles of each in turns).
 #![expect(unsafe_code, reason = "the compiler cannot see that every element is written")]
 
 use std::mem::MaybeUninit;
@@ -17,12 +18,12 @@ impl Fresh {
         Self { values: Vec::with_capacity(n), n }
     }
 
-    /// Where they go.
+    /// The slots for them, none of which holds a number yet.
     pub(crate) fn slots(&mut self) -> &mut [MaybeUninit<f32>] {
         &mut self.values.spare_capacity_mut()[..self.n]
     }
 
-    /// The numbers.
+    /// The numbers, as a vector.
     ///
     /// # Safety
     /// Every slot has been written.
@@ -36,7 +37,8 @@ impl Fresh {
 /// Numbers as slots, for code that writes into either.
 pub(super) fn as_slots(numbers: &mut [f32]) -> &mut [MaybeUninit<f32>] {
     let slots = std::ptr::from_mut(numbers) as *mut [MaybeUninit<f32>];
-    // SAFETY: both have one layout. Only numbers are ever put into slots (`MaybeUninit::write`), so that they stay numbers.
+    // SAFETY: both have one layout. Only numbers are ever put into slots (`MaybeUninit::write`), so
+    // that they stay numbers.
     unsafe { &mut *slots }
 }
 

@@ -20,8 +20,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     if x.is_nan() { x } else { y }
 }
 
-/// `e^x` within 2 ulp, for x up to 88.3: of a score less the largest, or less the logarithm of a sum. Below
-/// −87.3 it is 0; NaN stays NaN.
+/// `e^x` within 2 ulp, for x up to 88.3: of a score less the largest, or less the logarithm of a
+/// sum. Below −87.3 it is 0; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp_of_difference(x: f32) -> f32 {
     let (p, n) = reduced(if x < -87.3 { -87.3 } else { x });
@@ -32,16 +32,16 @@ pub(crate) fn exp_of_difference(x: f32) -> f32 {
 /// `1/(1 + e^−x)` within 3e-7 absolute; 0 below −88.4, NaN of NaN.
 #[inline(always)]
 pub(crate) fn sigmoid(x: f32) -> f32 {
-    // The exponent field holds n up to 127, and 128 makes infinity, which is what comes next. Below, e^−x
-    // has no effect on the sum.
+    // The exponent field holds n up to 127, and 128 makes infinity, which is what comes next.
+    // Below, e^−x has no effect on the sum.
     let clamped = if x < -88.7 { -88.7 } else { x };
     let clamped = if clamped > 80.0 { 80.0 } else { clamped };
     let (p, n) = reduced(-clamped);
     1.0 / p.mul_add(f32::from_bits(((n + 127) << 23) as u32), 1.0)
 }
 
-/// `e^x = p·2^n`, for x within ±88.7. Products and sums are rounded once: every processor with AVX2 or NEON has the
-/// instruction, and others have its bits through a call.
+/// `e^x = p·2^n`, for x within ±88.7. Products and sums are rounded once: every processor with AVX2
+/// or NEON has the instruction, and others have its bits through a call.
 #[inline(always)]
 fn reduced(x: f32) -> (f32, i32) {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;

@@ -138,8 +138,8 @@ pub(crate) fn gemm_and_add(
     }
 }
 
-/// `c = a·b + addends` with panels that were made before: the bits of [`gemm_and_add`], whose panels are made
-/// on the way.
+/// `c = a·b + addends` with panels that were made before: the bits of [`gemm_and_add`], whose
+/// panels are made on the way.
 ///
 /// # Panics
 /// As [`gemm_and_add`].

@@ -6,7 +6,8 @@ use super::packed::{self, Addends, Panels, Right, Room, Sums};
 use super::vectorized;
 use super::view::View;
 
-/// Products by panels of the widest vectors that this processor has; without vectors, by rows as they lie.
+/// Products by panels of the widest vectors that this processor has; without vectors, by rows as
+/// they lie.
 #[derive(Debug)]
 pub(crate) struct Small {
     set: Option<InstructionSet>,
@@ -36,7 +37,8 @@ impl Small {
     /// `c (+)= scale·a·b`, rows of `b` and `c` contiguous.
     ///
     /// # Panics
-    /// If the shapes do not fit each other, rows are not contiguous, or a matrix reaches outside its slice: our own bug.
+    /// If the shapes do not fit each other, rows are not contiguous, or a matrix reaches outside
+    /// its slice: our own bug.
     pub(crate) fn product(
         &mut self,
         c: (&mut [f32], View),

@@ -66,8 +66,8 @@ pub(crate) struct Addends<'a> {
     pub(crate) onto: Option<&'a [f32]>,
 }
 
-/// `c (+)= scale·a·b + addends`. Rows of `c` are contiguous; all views lie inside their slices, and `c` is a
-/// whole matrix if a matrix is added to it.
+/// `c (+)= scale·a·b + addends`. Rows of `c` are contiguous; all views lie inside their slices, and
+/// `c` is a whole matrix if a matrix is added to it.
 pub(super) fn product(
     set: InstructionSet,
     (c, cv): (&mut [f32], View),
@@ -93,7 +93,8 @@ pub(super) fn product(
     set.run(PanelProduct { c, a, b, sums, panel, tiles: at_least(&mut room.tiles, of_tiles) });
 }
 
-/// `c = a·b + addends`: every element of `c` is written, and none is read before. Rows of `a` are contiguous.
+/// `c = a·b + addends`: every element of `c` is written, and none is read before. Rows of `a` are
+/// contiguous.
 ///
 /// # Panics
 /// If they are not.

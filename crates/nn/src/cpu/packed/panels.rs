@@ -11,7 +11,8 @@ use super::{TERMS, VECTORS};
 /// Numbers in 64 bytes, which is a cache line and the longest vector.
 pub(super) const LINE: usize = 16;
 
-/// A right factor (k × n) in the order in which a kernel on panels reads it: packed once, for many products.
+/// A right factor (k × n) in the order in which a kernel on panels reads it: packed once, for many
+/// products.
 #[derive(Debug)]
 pub struct Panels {
     set: InstructionSet,

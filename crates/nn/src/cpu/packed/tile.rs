@@ -126,7 +126,8 @@ pub(super) enum Start<'a> {
 }
 
 impl Target<'_> {
-    /// Asks for the tile while its terms are summed: rows lie so far apart that no processor foresees them.
+    /// Asks for the tile while its terms are summed: rows lie so far apart that no processor
+    /// foresees them.
     #[inline(always)]
     fn prefetch<const R: usize>(&self, width: usize) {
         for i in 0..R {
@@ -142,8 +143,8 @@ impl Target<'_> {
 #[cfg(target_arch = "x86_64")]
 fn prefetch<T>(values: &[T], at: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: the instruction reads nothing that a program could see and never faults, whatever the address;
-    // `wrapping_add` makes any address. Why: see ARCHITECTURE.md.
+    // SAFETY: the instruction reads nothing that a program could see and never faults, whatever the
+    // address; `wrapping_add` makes any address. Why: see ARCHITECTURE.md.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
 }
 
