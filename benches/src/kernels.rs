@@ -1,4 +1,5 @@
-//! GFLOP/s of each kernel for each product of a layer, and the choice that follows.
+//! GFLOP/s of each kernel for each product of a layer, the choice that follows, and the chosen kernels with
+//! matrices that no cache holds.
 //! Run it with `just bench-kernels`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
@@ -6,7 +7,11 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
-use pp_nn::{Kernel, Product, Tuning, View, gemm, tune};
+use pp_nn::{Kernel, Panels, Product, Tuning, View, gemm, tune};
+
+// As `pptop` has it: large blocks lie in huge pages.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     let times = match std::env::args().nth(1) {
@@ -18,6 +23,7 @@ fn main() -> anyhow::Result<()> {
         println!("one core's limit: {:.0} GFLOP/s", limit());
         let tuning = tune();
         print(&tuning);
+        print_from_memory(&tuning);
         println!("one core's limit: {:.0} GFLOP/s", limit());
         *choices.entry(tuning.kernels.to_string()).or_default() += 1;
     }
@@ -68,5 +74,92 @@ fn print(tuning: &Tuning) {
             }
             println!();
         }
+    }
+}
+
+/// The chosen kernels on matrices that come from memory, as in a step: many copies, one after the
+/// other. Weights are packed before, where the kernel wants panels.
+fn print_from_memory(tuning: &Tuning) {
+    const ROUNDS: usize = 5;
+    println!("from memory      rows  weight of 1024 x 256    256 x 1024   1024 x 1024");
+    for product in Product::ALL {
+        for rows in [32, 256] {
+            print!("{:<16} {rows:>5}", product.name());
+            for ((outputs, inputs), width) in
+                [(1024, 256), (256, 1024), (1024, 1024)].into_iter().zip([21, 13, 13])
+            {
+                let mut matrices = Matrices::new(tuning, product, rows, (outputs, inputs));
+                let mut seconds: Vec<f64> = (0..ROUNDS).flat_map(|_| matrices.seconds()).collect();
+                seconds.sort_by(f64::total_cmp);
+                let flops = 2.0 * (rows * outputs * inputs) as f64;
+                print!(" {:>width$.1}", 1e-9 * flops / seconds[seconds.len() / 2]);
+            }
+            println!();
+        }
+    }
+}
+
+/// Copies of what one product needs, 64 MiB or more in all.
+struct Matrices {
+    product: Product,
+    kernel: Kernel,
+    rows: usize,
+    weight: (usize, usize),
+    copies: Vec<Copy>,
+}
+
+struct Copy {
+    x: Vec<f32>,
+    gy: Vec<f32>,
+    weight: Vec<f32>,
+    panels: Option<Panels>,
+}
+
+impl Matrices {
+    fn new(tuning: &Tuning, product: Product, rows: usize, weight: (usize, usize)) -> Self {
+        let (outputs, inputs) = weight;
+        let kernel = tuning.kernels.of(product, rows);
+        let view = View::row_major(outputs, inputs);
+        let view = if product == Product::Output { view.transposed() } else { view };
+        let bytes = 4 * (rows * (outputs + inputs) + outputs * inputs);
+        let copies = (0..(64 << 20) / bytes).map(|_| {
+            let weight = vec![0.25; outputs * inputs];
+            let panels = Panels::pack(kernel, &weight, view);
+            Copy { x: vec![0.5; rows * inputs], gy: vec![0.5; rows * outputs], weight, panels }
+        });
+        Self { product, kernel, rows, weight, copies: copies.collect() }
+    }
+
+    /// The time of one product with each copy.
+    fn seconds(&mut self) -> Vec<f64> {
+        let (outputs, inputs) = self.weight;
+        let of_weight = View::row_major(outputs, inputs);
+        let (of_x, of_gy) =
+            (View::row_major(self.rows, inputs), View::row_major(self.rows, outputs));
+        let time_of = |copy: &mut Copy| {
+            let Copy { x, gy, weight, panels } = copy;
+            let begun = Instant::now();
+            match (self.product, panels) {
+                (Product::WeightGradient, _) => gemm(
+                    self.kernel,
+                    (weight, of_weight),
+                    (gy, of_gy.transposed()),
+                    (x, of_x),
+                    1.0,
+                    true,
+                ),
+                (Product::Output, Some(panels)) => panels.multiply((gy, of_gy), (x, of_x)),
+                (Product::InputGradient, Some(panels)) => panels.multiply((x, of_x), (gy, of_gy)),
+                (Product::Output, None) => {
+                    let weight = (&weight[..], of_weight.transposed());
+                    gemm(self.kernel, (gy, of_gy), (x, of_x), weight, 1.0, false);
+                }
+                (Product::InputGradient, None) => {
+                    gemm(self.kernel, (x, of_x), (gy, of_gy), (weight, of_weight), 1.0, false);
+                }
+            }
+            begun.elapsed().as_secs_f64()
+        };
+        self.copies.iter_mut().map(time_of).collect()
     }
 }

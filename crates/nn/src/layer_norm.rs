@@ -4,6 +4,8 @@
 
 #![expect(clippy::inline_always, reason = "loops compiled for each processor")]
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pulp::{Simd, WithSimd};
@@ -11,7 +13,7 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
-use crate::cpu;
+use crate::cpu::{self, Fresh};
 use crate::deferred;
 use crate::gradients::in_place;
 use crate::residue::{Residue, ResidueQueue};
@@ -121,9 +123,15 @@ impl NormRows {
 
     /// The whole layer norm.
     fn forward(self, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-        let mut y = vec![0.0; x.len()];
-        cpu::vectorized(Forward { norm: self, x, weight, bias, y: &mut y });
-        y
+        let d = weight.len();
+        assert!(bias.len() == d && x.len().is_multiple_of(d.max(1)), "rows of {d} features");
+        let mut y = Fresh::new(x.len());
+        cpu::vectorized(Forward { norm: self, x, weight, bias, y: y.slots() });
+        // SAFETY: the loop writes each element of each row, and there are whole rows only.
+        #[expect(unsafe_code, reason = "zeros would be a pass over memory (`Fresh`)")]
+        unsafe {
+            y.written()
+        }
     }
 
     /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`,
@@ -135,19 +143,38 @@ impl NormRows {
         gy: &Tensor,
         onto: Option<&Tensor>,
     ) -> Result<Buffer> {
-        let mut gx = vec![0.0f32; x.elem_count()];
-        cpu::read(x, |x| {
+        let shape = x.shape().clone();
+        let gx = cpu::read(x, |x| {
             cpu::read(gy, |gy| {
                 cpu::read(weight, |weight| {
-                    cpu::read_some(onto, |onto| {
-                        let gx = &mut gx;
-                        cpu::vectorized(InputGradientLoop { norm: self, x, gy, weight, onto, gx });
-                        Ok(())
-                    })
+                    cpu::read_some(
+                        onto,
+                        |onto| Ok(self.input_gradient_of_rows(x, weight, gy, onto)),
+                    )
                 })
             })
         })?;
-        Ok(Buffer::Owned(gx, x.shape().clone()))
+        Ok(Buffer::Owned(gx, shape))
+    }
+
+    fn input_gradient_of_rows(
+        self,
+        x: &[f32],
+        weight: &[f32],
+        gy: &[f32],
+        onto: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let d = weight.len();
+        assert!(gy.len() == x.len() && x.len().is_multiple_of(d.max(1)), "rows of {d} features");
+        assert!(onto.is_none_or(|onto| onto.len() == x.len()), "rows of {d} features");
+        let mut gx = Fresh::new(x.len());
+        let slots = gx.slots();
+        cpu::vectorized(InputGradientLoop { norm: self, x, gy, weight, onto, gx: slots });
+        // SAFETY: the loop writes each element of each row, and there are whole rows only.
+        #[expect(unsafe_code, reason = "zeros would be a pass over memory (`Fresh`)")]
+        unsafe {
+            gx.written()
+        }
     }
 
     /// With x̂ the normalised row: `gw = Σ gy·x̂`, `gb = Σ gy`, each (d).
@@ -260,7 +287,7 @@ struct InputGradientLoop<'a> {
     weight: &'a [f32],
     /// What is added.
     onto: Option<&'a [f32]>,
-    gx: &'a mut [f32],
+    gx: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for InputGradientLoop<'_> {
@@ -281,12 +308,19 @@ impl WithSimd for InputGradientLoop<'_> {
             }
             let mean_g = cpu::sum_of(&g, |v| v) / d as f32;
             let mean_gn = cpu::sum_of_pairs(&g, &normal, |g, normal| g * normal) / d as f32;
-            for (out, (&g, &normal)) in out.iter_mut().zip(g.iter().zip(&normal)) {
-                *out = (g - mean_g - normal * mean_gn) * scale;
-            }
-            if let Some(onto) = self.onto {
-                for (out, onto) in out.iter_mut().zip(&onto[i * d..(i + 1) * d]) {
-                    *out += onto;
+            let terms = g.iter().zip(&normal);
+            let of = |g: f32, normal: f32| (g - mean_g - normal * mean_gn) * scale;
+            match self.onto {
+                Some(onto) => {
+                    let onto = &onto[i * d..(i + 1) * d];
+                    for ((out, (&g, &normal)), &onto) in out.iter_mut().zip(terms).zip(onto) {
+                        out.write(of(g, normal) + onto);
+                    }
+                }
+                None => {
+                    for (out, (&g, &normal)) in out.iter_mut().zip(terms) {
+                        out.write(of(g, normal));
+                    }
                 }
             }
         }
@@ -298,7 +332,7 @@ struct Forward<'a> {
     x: &'a [f32],
     weight: &'a [f32],
     bias: &'a [f32],
-    y: &'a mut [f32],
+    y: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for Forward<'_> {
@@ -311,7 +345,7 @@ impl WithSimd for Forward<'_> {
             let (mean, scale) = self.norm.statistics(row);
             let parameters = self.weight.iter().zip(self.bias);
             for ((y, &x), (&weight, &bias)) in y.iter_mut().zip(row).zip(parameters) {
-                *y = (x - mean) * scale * weight + bias;
+                y.write((x - mean) * scale * weight + bias);
             }
         }
     }

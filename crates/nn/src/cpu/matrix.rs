@@ -1,6 +1,7 @@
 //! Products of matrices inside slices.
 
 use super::blas;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use super::elementwise::{add, square_sum};
@@ -11,6 +12,11 @@ use super::packed::{self, Addends, Panels, Right, Room, Sums};
 use super::product::{Combine, Dots};
 use super::vectorized;
 use super::view::View;
+
+thread_local! {
+    /// Room for the copies of a thread's products: a new one each time would be filled with zeros.
+    static ROOM: RefCell<Room> = RefCell::default();
+}
 
 /// Up to this many terms, [`FewTerms`] is faster than [`Combine`].
 const FEW_TERMS: usize = 16;
@@ -103,7 +109,9 @@ pub fn gemm(
             match InstructionSet::of(kernel) {
                 Some(set) => {
                     let sums = Sums { scale, accumulate, addends: Addends::default() };
-                    packed::product(set, c, a, Right::Matrix(b.0, b.1), sums, &mut Room::default());
+                    ROOM.with_borrow_mut(|room| {
+                        packed::product(set, c, a, Right::Matrix(b.0, b.1), sums, room);
+                    });
                 }
                 None => {
                     if !blas::product((&mut *c.0, c.1), a, b, scale, accumulate) {

@@ -17,6 +17,7 @@
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 
+mod ahead;
 mod panels;
 mod tile;
 
@@ -27,8 +28,9 @@ use pulp::{Simd, WithSimd};
 use super::fresh::as_slots;
 use super::kernel::InstructionSet;
 use super::view::View;
+use ahead::{Ahead, Pairs, Rows as NextRows, Shares};
 use panels::{LINE, copy_panel, pack, start_of_line};
-use tile::{Rows, Split, Start, Target, by_rows, by_tiles, pack_tile, tile_rows};
+use tile::{Rows, Split, Start, Target, by_rows, by_tiles, pack_tiles, tile_rows};
 
 pub use panels::Panels;
 
@@ -152,16 +154,11 @@ impl WithSimd for PanelProduct<'_> {
                 let block = term..(term + TERMS).min(terms);
                 let n = block.len();
                 let is_last = block.end == terms;
+                let shares = Shares::new(split.n, split.rows(0).len(), n, width);
                 if !has_rows {
-                    for tile in 0..split.n {
-                        let of_tile = split.rows(tile);
-                        let at = (of_tile.start - first) * n;
-                        let to = &mut tiles[at..at + of_tile.len() * n];
-                        let at =
-                            av.offset + of_tile.start * av.row_stride + term * av.column_stride;
-                        let from = (&a[at..], av.row_stride, av.column_stride);
-                        pack_tile(to, from, of_tile.len());
-                    }
+                    let at = av.offset + first * av.row_stride + term * av.column_stride;
+                    let from = (&a[at..], av.row_stride, av.column_stride);
+                    pack_tiles(&mut tiles[..rows.len() * n], from, &split, n);
                 }
                 for column in (0..columns).step_by(width) {
                     let panel = match b {
@@ -194,14 +191,28 @@ impl WithSimd for PanelProduct<'_> {
                             start,
                             onto: addends.onto.filter(|_| is_last).map(|onto| &onto[at..]),
                         };
+                        let panel_ahead = match b {
+                            Right::Panels(_) => shares.panel_after(panel, tile),
+                            Right::Matrix(b, view) => {
+                                let row = term + (tile * LINE).min(n);
+                                let at = view.offset + row * view.row_stride + column + width;
+                                Pairs::of_matrix(b, at, view.row_stride)
+                            }
+                        };
+                        let result_ahead = shares.result(to.c, of_tile.len(), cv.row_stride);
+                        // The rows are in the cache once the first panel has passed.
+                        let n_ahead = if has_rows && column == 0 { of_tile.len() } else { 0 };
+                        let below = av.offset + of_tile.end * av.row_stride + term;
+                        let rows_ahead = NextRows::new(a, below, n_ahead, av.row_stride);
+                        let ahead = Ahead::new(panel_ahead, result_ahead, rows_ahead);
                         if has_rows {
                             let at = av.offset + of_tile.start * av.row_stride + term;
                             let rows = Rows { a: &a[at..], stride: av.row_stride, n };
-                            by_rows(simd, rows, panel, to, of_tile.len());
+                            by_rows(simd, rows, (panel, &ahead), to, of_tile.len());
                         } else {
                             let at = (of_tile.start - first) * n;
                             let a = &tiles[at..at + of_tile.len() * n];
-                            by_tiles(simd, a, panel, to, of_tile.len());
+                            by_tiles(simd, a, (panel, &ahead), to, of_tile.len());
                         }
                     }
                 }

@@ -6,6 +6,7 @@ use pulp::Simd;
 
 use super::super::kernel::InstructionSet;
 use super::super::view::View;
+use super::ahead::prefetch;
 use super::{TERMS, VECTORS};
 
 /// Numbers in 64 bytes, which is a cache line and the longest vector.
@@ -151,12 +152,19 @@ fn transpose_eight(
     }
 }
 
+/// Rows that are asked for ahead: the processor does not foresee the next one, which may lie on
+/// another page.
+const AHEAD: usize = 8;
+
 /// Copies a panel that has all its columns: row by row two vectors.
 #[expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #[inline(always)]
 pub(super) fn copy_panel<S: Simd>(panel: &mut [f32], b: &[f32], stride: usize) {
     let width = VECTORS * S::F32_LANES;
     for (i, to) in panel.chunks_exact_mut(width).enumerate() {
+        let ahead = b.as_ptr().wrapping_add((i + AHEAD) * stride);
+        prefetch::<true>(ahead);
+        prefetch::<true>(ahead.wrapping_add(LINE));
         let (from, _) = S::as_simd_f32s(&b[i * stride..i * stride + width]);
         let (to, _) = S::as_mut_simd_f32s(to);
         to[0] = from[0];

@@ -1,10 +1,7 @@
 //! Tiles of the result, which stay in registers while the terms of a block pass.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
-#![expect(
-    unsafe_code,
-    reason = "results that nobody has written yet, and an instruction without a safe name"
-)]
+#![expect(unsafe_code, reason = "results that nobody has written yet")]
 #![expect(
     clippy::needless_range_loop,
     reason = "rows, terms and columns are indices of several matrices"
@@ -17,6 +14,7 @@ use pulp::{NullaryFnOnce, Simd};
 
 use super::super::fresh::as_numbers;
 use super::VECTORS;
+use super::ahead::Ahead;
 use super::panels::LINE;
 
 /// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the registers: 32
@@ -54,24 +52,42 @@ impl Split {
     }
 }
 
-/// Puts the rows of a tile side by side, term by term. `from` begins with the tile's first element, and
-/// has the strides of rows and columns.
+/// Puts the rows of each tile side by side, term by term, one tile after the other. `from` begins with
+/// the first element of the first tile, and has the strides of rows and columns.
 #[inline(always)]
-pub(super) fn pack_tile(to: &mut [f32], from: (&[f32], usize, usize), n: usize) {
-    match n {
-        1 => pack_rows::<1>(to, from),
-        2 => pack_rows::<2>(to, from),
-        3 => pack_rows::<3>(to, from),
-        4 => pack_rows::<4>(to, from),
-        5 => pack_rows::<5>(to, from),
-        6 => pack_rows::<6>(to, from),
-        7 => pack_rows::<7>(to, from),
-        8 => pack_rows::<8>(to, from),
-        9 => pack_rows::<9>(to, from),
-        10 => pack_rows::<10>(to, from),
-        11 => pack_rows::<11>(to, from),
-        12 => pack_rows::<12>(to, from),
-        _ => pack_rows::<13>(to, from),
+pub(super) fn pack_tiles(
+    to: &mut [f32],
+    (a, row_stride, column_stride): (&[f32], usize, usize),
+    split: &Split,
+    n: usize,
+) {
+    let larger = split.larger * (split.least + 1);
+    let (first, rest) = to.split_at_mut(larger * n);
+    if split.larger > 0 {
+        pack_run(first, (a, row_stride, column_stride), split.least + 1, n);
+    }
+    if !rest.is_empty() {
+        pack_run(rest, (&a[larger * row_stride..], row_stride, column_stride), split.least, n);
+    }
+}
+
+/// Tiles of the same number of rows.
+#[inline(always)]
+fn pack_run(to: &mut [f32], from: (&[f32], usize, usize), rows: usize, n: usize) {
+    match rows {
+        1 => pack_rows::<1>(to, from, n),
+        2 => pack_rows::<2>(to, from, n),
+        3 => pack_rows::<3>(to, from, n),
+        4 => pack_rows::<4>(to, from, n),
+        5 => pack_rows::<5>(to, from, n),
+        6 => pack_rows::<6>(to, from, n),
+        7 => pack_rows::<7>(to, from, n),
+        8 => pack_rows::<8>(to, from, n),
+        9 => pack_rows::<9>(to, from, n),
+        10 => pack_rows::<10>(to, from, n),
+        11 => pack_rows::<11>(to, from, n),
+        12 => pack_rows::<12>(to, from, n),
+        _ => pack_rows::<13>(to, from, n),
     }
 }
 
@@ -80,16 +96,25 @@ pub(super) fn pack_tile(to: &mut [f32], from: (&[f32], usize, usize), n: usize) 
 fn pack_rows<const R: usize>(
     to: &mut [f32],
     (a, row_stride, column_stride): (&[f32], usize, usize),
+    n: usize,
 ) {
     if row_stride == 1 {
-        for (i, to) in to.chunks_exact_mut(R).enumerate() {
-            to.copy_from_slice(&a[i * column_stride..i * column_stride + R]);
+        // A term of all tiles, and then the next one: `a` is read as it lies.
+        let rows = to.len() / n;
+        for term in 0..n {
+            let from = &a[term * column_stride..term * column_stride + rows];
+            for (from, to) in from.chunks_exact(R).zip(to.chunks_exact_mut(R * n)) {
+                to[term * R..(term + 1) * R].copy_from_slice(from);
+            }
         }
         return;
     }
-    for (i, to) in to.chunks_exact_mut(R).enumerate() {
-        for (r, to) in to.iter_mut().enumerate() {
-            *to = a[i * column_stride + r * row_stride];
+    for (tile, to) in to.chunks_exact_mut(R * n).enumerate() {
+        let a = &a[tile * R * row_stride..];
+        for (i, to) in to.chunks_exact_mut(R).enumerate() {
+            for (r, to) in to.iter_mut().enumerate() {
+                *to = a[i * column_stride + r * row_stride];
+            }
         }
     }
 }
@@ -125,33 +150,6 @@ pub(super) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-impl Target<'_> {
-    /// Asks for the tile while its terms are summed: rows lie so far apart that no processor
-    /// foresees them.
-    #[inline(always)]
-    fn prefetch<const R: usize>(&self, width: usize) {
-        for i in 0..R {
-            for column in (0..width).step_by(LINE) {
-                prefetch(self.c, i * self.stride + column);
-            }
-        }
-    }
-}
-
-/// Asks for the cache line of an element; does nothing where there is none.
-#[inline(always)]
-#[cfg(target_arch = "x86_64")]
-fn prefetch<T>(values: &[T], at: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: the instruction reads nothing that a program could see and never faults, whatever the
-    // address; `wrapping_add` makes any address. Why: see ARCHITECTURE.md.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
-}
-
-#[inline(always)]
-#[cfg(not(target_arch = "x86_64"))]
-fn prefetch<T>(_: &[T], _: usize) {}
-
 /// Sums of a tile.
 type Sums<S, const R: usize> = [[<S as Simd>::f32s; VECTORS]; R];
 
@@ -160,6 +158,7 @@ struct Tile<'a, S, A, const R: usize> {
     simd: S,
     a: A,
     panel: &'a [f32],
+    ahead: &'a Ahead,
     to: Target<'a>,
 }
 
@@ -171,23 +170,37 @@ fn apart<S: Simd, T: NullaryFnOnce<Output = ()>>(simd: S, tile: T) {
 }
 
 macro_rules! by_number_of_rows {
-    ($n:expr, $simd:expr, $a:expr, $panel:expr, $to:expr, [$($rows:literal)*], $most:literal) => {
+    ($n:expr, $tile:expr, [$($rows:literal)*], $most:literal) => {{
+        let (simd, a, panel, ahead, to) = $tile;
         match $n {
-            $($rows => apart($simd, Tile::<_, _, $rows> { simd: $simd, a: $a, panel: $panel, to: $to }),)*
-            _ => apart($simd, Tile::<_, _, $most> { simd: $simd, a: $a, panel: $panel, to: $to }),
+            $($rows => apart(simd, Tile::<_, _, $rows> { simd, a, panel, ahead, to }),)*
+            _ => apart(simd, Tile::<_, _, $most> { simd, a, panel, ahead, to }),
         }
-    };
+    }};
 }
 
+/// A tile of `n` rows that lie in `a` as they are.
 #[inline(always)]
-pub(super) fn by_rows<S: Simd>(simd: S, a: Rows<'_>, panel: &[f32], to: Target<'_>, n: usize) {
-    by_number_of_rows!(n, simd, a, panel, to, [1 2 3 4 5 6 7 8 9 10 11 12], 13);
+pub(super) fn by_rows<S: Simd>(
+    simd: S,
+    a: Rows<'_>,
+    (panel, ahead): (&[f32], &Ahead),
+    to: Target<'_>,
+    n: usize,
+) {
+    by_number_of_rows!(n, (simd, a, panel, ahead, to), [1 2 3 4 5 6 7 8 9 10 11 12], 13);
 }
 
+/// A tile of `n` rows that were put side by side.
 #[inline(always)]
-pub(super) fn by_tiles<S: Simd>(simd: S, a: &[f32], panel: &[f32], to: Target<'_>, n: usize) {
-    let a = Packed(a);
-    by_number_of_rows!(n, simd, a, panel, to, [1 2 3 4 5 6 7 8 9 10 11 12], 13);
+pub(super) fn by_tiles<S: Simd>(
+    simd: S,
+    a: &[f32],
+    (panel, ahead): (&[f32], &Ahead),
+    to: Target<'_>,
+    n: usize,
+) {
+    by_number_of_rows!(n, (simd, Packed(a), panel, ahead, to), [1 2 3 4 5 6 7 8 9 10 11 12], 13);
 }
 
 /// Rows that lie in `a` as they are.
@@ -196,7 +209,7 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Rows<'_>, R> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, a: from, panel, to } = self;
+        let Self { simd, a: from, panel, ahead, to } = self;
         let width = VECTORS * S::F32_LANES;
         let n = from.n;
         // The same length for all, so that one check serves them.
@@ -205,15 +218,17 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Rows<'_>, R> {
             rows[i] = &from.a[i * from.stride..i * from.stride + n];
         }
         let panel = &panel[..n * width];
-        to.prefetch::<R>(width);
         let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
-        for term in 0..n {
-            let (b, _) = S::as_simd_f32s(&panel[term * width..(term + 1) * width]);
-            let b = [b[0], b[1]];
-            for i in 0..R {
-                let a = simd.splat_f32s(rows[i][term]);
-                for v in 0..VECTORS {
-                    sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+        for (line, first) in (0..n).step_by(LINE).enumerate() {
+            ahead.ask(line);
+            for term in first..n.min(first + LINE) {
+                let (b, _) = S::as_simd_f32s(&panel[term * width..(term + 1) * width]);
+                let b = [b[0], b[1]];
+                for i in 0..R {
+                    let a = simd.splat_f32s(rows[i][term]);
+                    for v in 0..VECTORS {
+                        sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+                    }
                 }
             }
         }
@@ -229,17 +244,20 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Packed<'_>, R> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, a: Packed(a), panel, to } = self;
+        let Self { simd, a: Packed(a), panel, ahead, to } = self;
         let width = VECTORS * S::F32_LANES;
-        to.prefetch::<R>(width);
         let mut sums: Sums<S, R> = [[simd.splat_f32s(0.0); VECTORS]; R];
-        for (a, b) in a.chunks_exact(R).zip(panel.chunks_exact(width)) {
-            let (b, _) = S::as_simd_f32s(b);
-            let b = [b[0], b[1]];
-            for i in 0..R {
-                let a = simd.splat_f32s(a[i]);
-                for v in 0..VECTORS {
-                    sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+        let lines = a.chunks(R * LINE).zip(panel.chunks(width * LINE));
+        for (line, (a, panel)) in lines.enumerate() {
+            ahead.ask(line);
+            for (a, b) in a.chunks_exact(R).zip(panel.chunks_exact(width)) {
+                let (b, _) = S::as_simd_f32s(b);
+                let b = [b[0], b[1]];
+                for i in 0..R {
+                    let a = simd.splat_f32s(a[i]);
+                    for v in 0..VECTORS {
+                        sums[i][v] = simd.mul_add_f32s(a, b[v], sums[i][v]);
+                    }
                 }
             }
         }
