@@ -71,6 +71,10 @@ bench-peers *args:
 bench-kernels *args:
     cargo run --release -p pp-benches --bin kernels -- {{ args }}
 
+# Whether the cores change their speed, and whether the clock or a neighbour on the core does it; SECONDS
+bench-speeds *args:
+    cargo run --release -p pp-benches --bin speeds -- {{ args }}
+
 # Puts benches/results/peers-*.json and account-*.json into docs/measured.md
 tables:
     cargo run --release -p pp-benches --bin tables

@@ -19,7 +19,7 @@ use pp_hybrid::StepOutcome;
 use pp_telemetry::{Processor, Recorder, SpanKind};
 use serde_json::{Value, json};
 
-use products::{Alone, Matrices, Product, ceilings, products_alone};
+use products::{Alone, Matrices, Product, Sums, ceilings, products_alone};
 use subject::{RANKS, Run, Subject, subjects};
 
 #[global_allocator]
@@ -51,7 +51,6 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
     let mut run = Run::new(subject, Recorder::disabled(), false)?;
     let [first, second] = &subject.products;
     let mut matrices = [Matrices::new(first)?, Matrices::new(second)?];
-    let has_pytorch = matrices.iter().all(Matrices::has_pytorch);
     let mut alone: [Vec<Alone>; 2] = Default::default();
     let mut outcomes = Vec::new();
     let mut windows = Vec::new();
@@ -75,17 +74,16 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
     for rank in 0..RANKS {
         let ms = |kinds: &[SpanKind]| 1e3 * of_step(&|o| spent(o, rank, kinds));
         // Medians over the rounds, in milliseconds a step.
-        let products = |of: &dyn Fn(&Alone) -> f64| {
-            let of_round: Vec<f64> = alone[rank as usize].iter().map(of).collect();
-            1e3 * median(&of_round) * subject.micro_batches as f64
+        let sums = Sums::of(&matrices[rank as usize], &alone[rank as usize]);
+        let products = |of_phase: &[f64; 3], phases: &[usize]| {
+            let sum = phases.iter().map(|&phase| of_phase[phase]).sum::<f64>();
+            1e3 * sum * subject.micro_batches as f64
         };
         let row = |name: &str, spans: f64, phases: &[usize]| -> Value {
-            let sum = |of: &[f64; 3]| phases.iter().map(|&phase| of[phase]).sum::<f64>();
-            let fastest = products(&|alone| sum(&alone.fastest));
-            let by_candle = products(&|alone| sum(&alone.candle));
-            let by_ours = products(&|alone| sum(&alone.ours));
-            let by_pytorch = has_pytorch
-                .then(|| products(&|alone| alone.pytorch.map_or(f64::NAN, |of| sum(&of))));
+            let fastest = products(&sums.fastest, phases);
+            let by_candle = products(&sums.candle, phases);
+            let by_ours = products(&sums.ours, phases);
+            let by_pytorch = sums.pytorch.map(|pytorch| products(&pytorch, phases));
             let ratio = spans / fastest;
             println!(
                 "  {name:<6} {spans:>9.1} {fastest:>9.1} {ratio:>7.2} {by_candle:>9.1} {by_ours:>9.1} {:>9}",

@@ -235,17 +235,47 @@ fn thread_seconds() -> f64 {
     time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }
 
-/// What the products of a micro-batch take on one rank, in seconds of F, I and W.
+/// What each product of a micro-batch takes on one rank by candle, by our kernels with packed weights,
+/// and by PyTorch, which packs on the way; nothing of PyTorch where it is absent. A median of some
+/// passes.
+pub(crate) struct Alone([Seconds; 3]);
+
+/// What the products of a micro-batch take on one rank, in seconds of F, I and W: medians over all
+/// rounds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Alone {
+pub(crate) struct Sums {
     /// Each product by whoever makes it fastest.
     pub(crate) fastest: [f64; 3],
-    /// All by candle.
     pub(crate) candle: [f64; 3],
-    /// All by our kernels, weights packed before.
     pub(crate) ours: [f64; 3],
-    /// All by PyTorch, which packs on the way.
     pub(crate) pytorch: Option<[f64; 3]>,
+}
+
+impl Sums {
+    /// Who is the fastest is decided once for all rounds. Decided in each of them, it would be whoever
+    /// met a moment in which the core was fast.
+    pub(crate) fn of(matrices: &Matrices, rounds: &[Alone]) -> Self {
+        let of_way = |way: usize| -> Seconds {
+            let of_product = |i: usize, phase: usize| {
+                median(&rounds.iter().map(|Alone(ways)| ways[way][i][phase]).collect::<Vec<_>>())
+            };
+            let n = rounds.first().map_or(0, |Alone(ways)| ways[way].len());
+            (0..n).map(|i| [0, 1, 2].map(|phase| of_product(i, phase))).collect()
+        };
+        let ways = [0, 1, 2].map(of_way);
+        let fastest: Seconds = (0..matrices.products.len())
+            .map(|i| {
+                let of = |phase: usize| ways.iter().filter_map(move |way| Some(way.get(i)?[phase]));
+                [0, 1, 2].map(|phase| of(phase).fold(f64::INFINITY, f64::min))
+            })
+            .collect();
+        Self {
+            fastest: matrices.by_phase(&fastest),
+            candle: matrices.by_phase(&ways[0]),
+            ours: matrices.by_phase(&ways[1]),
+            pytorch: matrices.has_pytorch().then(|| matrices.by_phase(&ways[2])),
+        }
+    }
 }
 
 /// What the products of a micro-batch take on each rank, both ranks at once, each program in its turn.
@@ -277,19 +307,10 @@ pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[Al
         let medians = |times: &Vec<[Vec<f64>; 3]>| -> Seconds {
             times.iter().map(|of| of.each_ref().map(|times| median(times))).collect()
         };
-        let found: Vec<Seconds> = times.iter().map(medians).collect();
-        let fastest: Seconds = (0..n)
-            .map(|i| {
-                let of = |phase: usize| found.iter().map(move |way| way[i][phase]);
-                [0, 1, 2].map(|phase| of(phase).fold(f64::INFINITY, f64::min))
-            })
-            .collect();
-        Ok(Alone {
-            fastest: matrices.by_phase(&fastest),
-            candle: matrices.by_phase(&found[0]),
-            ours: matrices.by_phase(&found[1]),
-            pytorch: matrices.has_pytorch().then(|| matrices.by_phase(&found[2])),
-        })
+        Ok(Alone([0, 1, 2].map(|way| {
+            let is_there = way != 2 || matrices.has_pytorch();
+            if is_there { medians(&times[way]) } else { Vec::new() }
+        })))
     };
     let [first, second] = matrices;
     std::thread::scope(|scope| {

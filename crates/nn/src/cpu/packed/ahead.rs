@@ -12,21 +12,21 @@
 
 use std::hint::black_box;
 
-use super::panels::LINE;
+use super::LINE;
 
 /// What a tile asks for, some of it at each cache line of its terms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead {
     panel: Pairs,
     result: Pairs,
-    rows: Rows,
+    rows: NextRows,
     /// Whether it is more than one pair of each.
     has_more: bool,
 }
 
 impl Ahead {
     #[inline(always)]
-    pub(super) fn new(panel: Pairs, result: Pairs, rows: Rows) -> Self {
+    pub(super) fn new(panel: Pairs, result: Pairs, rows: NextRows) -> Self {
         let has_more = panel.count > 1 || result.count > 1 || rows.n > 0;
         Self { panel, result, rows, has_more }
     }
@@ -124,13 +124,13 @@ impl Pairs {
 
 /// A line of each of some rows at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rows {
+pub(super) struct NextRows {
     start: *const f32,
     n: usize,
     stride: usize,
 }
 
-impl Rows {
+impl NextRows {
     /// `n` rows from element `at` on.
     #[inline(always)]
     pub(super) fn new(matrix: &[f32], at: usize, n: usize, stride: usize) -> Self {

@@ -28,12 +28,14 @@ use pulp::{Simd, WithSimd};
 use super::fresh::as_slots;
 use super::kernel::InstructionSet;
 use super::view::View;
-use ahead::{Ahead, Pairs, Rows as NextRows, Shares};
-use panels::{LINE, copy_panel, pack, start_of_line};
+use ahead::{Ahead, NextRows, Pairs, Shares};
+use panels::{copy_panel, pack, start_of_line};
 use tile::{Rows, Split, Start, Target, by_rows, by_tiles, pack_tiles, tile_rows};
 
 pub use panels::Panels;
 
+/// Numbers in 64 bytes, which is a cache line and the longest vector.
+const LINE: usize = 16;
 /// Terms of a block.
 const TERMS: usize = 256;
 /// Vectors that a panel is wide.

@@ -7,10 +7,7 @@ use pulp::Simd;
 use super::super::kernel::InstructionSet;
 use super::super::view::View;
 use super::ahead::prefetch;
-use super::{TERMS, VECTORS};
-
-/// Numbers in 64 bytes, which is a cache line and the longest vector.
-pub(super) const LINE: usize = 16;
+use super::{LINE, TERMS, VECTORS};
 
 /// A right factor (k × n) in the order in which a kernel on panels reads it: packed once, for many
 /// products.

@@ -13,9 +13,8 @@ use std::ops::Range;
 use pulp::{NullaryFnOnce, Simd};
 
 use super::super::fresh::as_numbers;
-use super::VECTORS;
 use super::ahead::Ahead;
-use super::panels::LINE;
+use super::{LINE, VECTORS};
 
 /// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the registers: 32
 /// with AVX-512 and NEON, 16 with AVX2.
