@@ -1,13 +1,16 @@
-//! GFLOP/s of each kernel for each product of a layer, the choice that follows, and the chosen kernels with
-//! matrices that no cache holds.
-//! Run it with `just bench-kernels`.
+//! GFLOP/s of each kernel for each product of a layer, the choice that follows, and GFLOP/s of the
+//! chosen kernels on matrices that come from memory: `just bench-kernels`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
+
+mod numbers;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use pp_nn::{Kernel, Panels, Product, Tuning, View, gemm, tune};
+
+use numbers::median;
 
 // As `pptop` has it: large blocks lie in huge pages.
 #[global_allocator]
@@ -89,17 +92,16 @@ fn print_from_memory(tuning: &Tuning) {
                 [(1024, 256), (256, 1024), (1024, 1024)].into_iter().zip([21, 13, 13])
             {
                 let mut matrices = Matrices::new(tuning, product, rows, (outputs, inputs));
-                let mut seconds: Vec<f64> = (0..ROUNDS).flat_map(|_| matrices.seconds()).collect();
-                seconds.sort_by(f64::total_cmp);
+                let seconds: Vec<f64> = (0..ROUNDS).flat_map(|_| matrices.seconds()).collect();
                 let flops = 2.0 * (rows * outputs * inputs) as f64;
-                print!(" {:>width$.1}", 1e-9 * flops / seconds[seconds.len() / 2]);
+                print!(" {:>width$.1}", 1e-9 * flops / median(&seconds));
             }
             println!();
         }
     }
 }
 
-/// Copies of what one product needs, 64 MiB or more in all.
+/// Copies of what one product needs: some 64 MiB without the panels.
 struct Matrices {
     product: Product,
     kernel: Kernel,

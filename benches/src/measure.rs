@@ -2,6 +2,7 @@
 //! what misses twice ends the program with code 1. Wants a quiet machine.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
+mod numbers;
 mod pptop;
 
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use pp_schedule::{Costs, RankShare, ScheduleName, import_csv, simulate};
 use serde_json::Value;
+
+use numbers::median;
 
 /// What is measured, what it should be, how far off it may be.
 struct Promise {
@@ -91,11 +94,6 @@ fn attempt(measure: impl Fn() -> anyhow::Result<Vec<Promise>>) -> anyhow::Result
     Ok(promises.iter().filter(|p| !p.is_kept()).count())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 /// How long each of F, I and W of a rank's share sleeps.
 const SLEEP_MS: f64 = 4.0;
 
@@ -163,7 +161,7 @@ fn sleep(
     Ok(vec![
         Promise {
             name: name.to_owned(),
-            value: median(ratios),
+            value: median(&ratios),
             wanted: simulated(&steps[0])?,
             within: Some(within(schedule)),
         },

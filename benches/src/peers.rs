@@ -5,6 +5,7 @@
 //! their spread over the rounds, and the ratio of each round.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
+mod numbers;
 mod pptop;
 mod results;
 
@@ -14,6 +15,8 @@ use std::process::Command;
 use anyhow::{Context as _, bail, ensure};
 use pp_telemetry::Processor;
 use serde_json::{Value, json};
+
+use numbers::median;
 
 /// Of each run the first steps find their sizes.
 const WARM_UP: usize = 2;
@@ -302,9 +305,9 @@ impl Programs {
         }))
     }
 
-    /// The way with the fastest single step, of three runs each, in turns. A core may be slow for
-    /// seconds (`just bench-speeds`): a median then chooses whoever was lucky for one whole run, and a
-    /// step needs luck for a moment alone, which each way has in twelve.
+    /// The way with the fastest single step in three runs each, in turns. A core may be slow for
+    /// seconds (`just bench-speeds`). The median of a run is good only if the cores were fast during
+    /// most of it; one step out of twelve meets fast cores far more often.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
         for _ in 0..3 {
@@ -413,12 +416,6 @@ fn output(command: &mut Command) -> anyhow::Result<String> {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8(output.stdout)?)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn spread(values: &[f64]) -> (f64, f64) {

@@ -1,12 +1,13 @@
 //! Whether a core changes its speed, and why: `just bench-speeds [SECONDS]`.
 //!
-//! Each core does three things in turns, some milliseconds each: a chain of additions, each of which
-//! waits for the one before it; products that stay in the second-level cache; and reads of memory. If
-//! the clock changes, all three change. If another program runs on the second thread of the same core,
-//! the chain keeps its speed, because it leaves most of the core idle, and the products, which fill
-//! the core, lose up to half. The guest of another virtual machine is such a program: nothing in this
-//! one shows it, not even `steal`.
+//! Each core does three things in turns: a chain of additions, in which each waits for the one before;
+//! products that stay in the second-level cache; and reads of memory. A lower clock slows the chain
+//! as much as the products. Work on the second hardware thread of the core slows the products most:
+//! they need all of its arithmetic units, and the chain needs one of them now and then. If that work
+//! belongs to another virtual machine, nothing in this one counts it, not even `steal`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
+
+mod numbers;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use pp_nn::{Kernel, Panels, View};
 use pp_telemetry::Processor;
+
+use numbers::median;
 
 /// A look at one core: millions of additions a second in a chain, GFLOP/s, GB/s.
 #[derive(Clone, Copy)]
@@ -93,22 +96,18 @@ fn watch(core: usize, seconds: u64) -> anyhow::Result<Vec<Look>> {
     Ok(looks)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// What a core did, where its products were fast and where they were slow.
+/// The medians of the looks at a core with fast products, and of those with slow ones.
 fn print(core: usize, looks: &[Look]) {
     let mut products: Vec<f64> = looks.iter().map(|look| look.products).collect();
     products.sort_by(f64::total_cmp);
-    // Not the very best, which may be a trick of the clock.
-    let Some(&best) = products.get(products.len() * 95 / 100) else { return };
+    // The 95th percentile, so that no single look decides.
+    let Some(&fast) = products.get(products.len() * 95 / 100) else { return };
     for (name, is_fast) in [("fast", true), ("slow", false)] {
         let of: Vec<&Look> =
-            looks.iter().filter(|look| (look.products >= 0.8 * best) == is_fast).collect();
+            looks.iter().filter(|look| (look.products >= 0.8 * fast) == is_fast).collect();
         let share = 100.0 * of.len() as f64 / looks.len() as f64;
-        let median_of = |f: fn(&Look) -> f64| median(of.iter().map(|look| f(look)).collect());
+        let median_of =
+            |f: fn(&Look) -> f64| median(&of.iter().map(|look| f(look)).collect::<Vec<_>>());
         println!(
             "{core:>4}  {name}  {share:>5.1} % {:>11.1} {:>17.1} {:>11.1}",
             median_of(|look| look.products),

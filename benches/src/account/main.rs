@@ -9,6 +9,8 @@
 //! PyTorch takes part where `benches/peers/run.sh` has brought it.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
+#[path = "../numbers.rs"]
+mod numbers;
 mod products;
 #[path = "../results.rs"]
 mod results;
@@ -19,6 +21,7 @@ use pp_hybrid::StepOutcome;
 use pp_telemetry::{Processor, Recorder, SpanKind};
 use serde_json::{Value, json};
 
+use numbers::median;
 use products::{Alone, Matrices, Product, Sums, ceilings, products_alone};
 use subject::{RANKS, Run, Subject, subjects};
 
@@ -36,12 +39,6 @@ fn worked(outcome: &StepOutcome, rank: u32, kinds: &[SpanKind]) -> f64 {
 fn spent(outcome: &StepOutcome, rank: u32, kinds: &[SpanKind]) -> f64 {
     let of = outcome.spans.iter().filter(|s| s.rank == rank && kinds.contains(&s.op));
     of.map(|s| s.dur_ns as f64 / 1e9).sum()
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Where the step's time goes.
@@ -73,8 +70,8 @@ fn account(subject: &Subject, rounds: usize) -> anyhow::Result<Value> {
     let mut ranks = Vec::new();
     for rank in 0..RANKS {
         let ms = |kinds: &[SpanKind]| 1e3 * of_step(&|o| spent(o, rank, kinds));
-        // Medians over the rounds, in milliseconds a step.
         let sums = Sums::of(&matrices[rank as usize], &alone[rank as usize]);
+        // Milliseconds of a step.
         let products = |of_phase: &[f64; 3], phases: &[usize]| {
             let sum = phases.iter().map(|&phase| of_phase[phase]).sum::<f64>();
             1e3 * sum * subject.micro_batches as f64

@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 use pp_nn::{Kernels, Panels, View, gemm};
 use serde_json::{Value, json};
 
-use crate::median;
+use crate::numbers::median;
 
 /// `times` products of one layer in a forward: `rows × inputs` by `inputs × outputs`.
 #[derive(Clone, Copy)]
@@ -235,9 +235,8 @@ fn thread_seconds() -> f64 {
     time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }
 
-/// What each product of a micro-batch takes on one rank by candle, by our kernels with packed weights,
-/// and by PyTorch, which packs on the way; nothing of PyTorch where it is absent. A median of some
-/// passes.
+/// The times of each product of a micro-batch on one rank: by candle, by our kernels with packed
+/// weights, and by PyTorch, which packs on the way. Medians of some passes; NaN where PyTorch is absent.
 pub(crate) struct Alone([Seconds; 3]);
 
 /// What the products of a micro-batch take on one rank, in seconds of F, I and W: medians over all
@@ -252,20 +251,21 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Who is the fastest is decided once for all rounds. Decided in each of them, it would be whoever
-    /// met a moment in which the core was fast.
+    /// Chooses the fastest maker of each product once, by its median over all rounds. A choice in each
+    /// round would take whichever happened to run while the core was fast.
     pub(crate) fn of(matrices: &Matrices, rounds: &[Alone]) -> Self {
         let of_way = |way: usize| -> Seconds {
             let of_product = |i: usize, phase: usize| {
                 median(&rounds.iter().map(|Alone(ways)| ways[way][i][phase]).collect::<Vec<_>>())
             };
-            let n = rounds.first().map_or(0, |Alone(ways)| ways[way].len());
-            (0..n).map(|i| [0, 1, 2].map(|phase| of_product(i, phase))).collect()
+            (0..matrices.products.len())
+                .map(|i| [0, 1, 2].map(|phase| of_product(i, phase)))
+                .collect()
         };
         let ways = [0, 1, 2].map(of_way);
         let fastest: Seconds = (0..matrices.products.len())
             .map(|i| {
-                let of = |phase: usize| ways.iter().filter_map(move |way| Some(way.get(i)?[phase]));
+                let of = |phase: usize| ways.iter().map(move |way| way[i][phase]);
                 [0, 1, 2].map(|phase| of(phase).fold(f64::INFINITY, f64::min))
             })
             .collect();
@@ -307,10 +307,7 @@ pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[Al
         let medians = |times: &Vec<[Vec<f64>; 3]>| -> Seconds {
             times.iter().map(|of| of.each_ref().map(|times| median(times))).collect()
         };
-        Ok(Alone([0, 1, 2].map(|way| {
-            let is_there = way != 2 || matrices.has_pytorch();
-            if is_there { medians(&times[way]) } else { Vec::new() }
-        })))
+        Ok(Alone([0, 1, 2].map(|way| medians(&times[way]))))
     };
     let [first, second] = matrices;
     std::thread::scope(|scope| {

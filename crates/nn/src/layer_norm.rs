@@ -134,8 +134,8 @@ impl NormRows {
         }
     }
 
-    /// With x̂ the normalised row and g = gy·w: `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`,
-    /// plus `onto`.
+    /// `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`, plus `onto`, with x̂ the normalised row and
+    /// g = gy·w.
     fn input_gradient(
         self,
         x: &Tensor,

@@ -48,17 +48,24 @@ fn every_kernel_agrees_with_three_loops() {
         (530, 20, 5),
     ];
     for (m, n, k) in sizes {
-        for (a_transposed, b_transposed) in
-            [(false, false), (false, true), (true, false), (true, true)]
-        {
+        // With a gap, elements of the left factor are contiguous in neither direction.
+        for (a_transposed, b_transposed, gap) in [
+            (false, false, 1),
+            (false, true, 1),
+            (true, false, 1),
+            (true, true, 1),
+            (false, false, 2),
+            (true, true, 2),
+        ] {
             for (accumulate, kernel) in with_each_kernel([false, true]) {
                 // Each row of a factor is followed by some numbers that are not its own.
-                let view = |rows: usize, columns: usize, transposed: bool| {
+                let view = |rows: usize, columns: usize, transposed: bool, gap: usize| {
                     let (r, c) = if transposed { (columns, rows) } else { (rows, columns) };
-                    let view = View { row_stride: c + 3, ..View::row_major(r, c) };
+                    let (row_stride, column_stride) = (gap * (c + 3), gap);
+                    let view = View { row_stride, column_stride, ..View::row_major(r, c) };
                     if transposed { view.transposed() } else { view }
                 };
-                let (av, bv) = (view(m, k, a_transposed), view(k, n, b_transposed));
+                let (av, bv) = (view(m, k, a_transposed, gap), view(k, n, b_transposed, 1));
                 let cv = View { offset: 2, row_stride: n + 1, ..View::row_major(m, n) };
                 let a: Vec<f32> = (0..end(av)).map(value).collect();
                 let b: Vec<f32> = (0..end(bv)).map(|i| value(i + 77)).collect();

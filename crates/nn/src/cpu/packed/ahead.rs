@@ -1,11 +1,11 @@
-//! Memory that is asked for before it is needed.
+//! Prefetches: a tile asks for memory before it is needed.
 //!
-//! The terms of a tile take about a microsecond, several times as long as a word from memory. So each
-//! tile asks, bit by bit between its terms, for what comes next: the rows of the next tile, a part of the
-//! next panel, and its rows of the result. No processor foresees these: rows lie far apart, and a panel
-//! is a page or more. All at once they would fill the buffers in which the tile's own loads wait.
+//! Summing the terms of a tile takes about a microsecond, several times the latency of memory. Between
+//! its terms, a tile prefetches the rows of the next tile, a part of the next panel, and its rows of
+//! the result. The processor does not foresee these accesses: rows lie far apart, and a panel is a page
+//! or more. A few prefetches at a time leave the processor's fill buffers to the tile's own loads.
 //!
-//! What it gains: ARCHITECTURE.md, "Products of many rows".
+//! ARCHITECTURE.md, "Products of many rows", says what it gains.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(unsafe_code, reason = "the instruction has no safe name")]
@@ -20,7 +20,7 @@ pub(super) struct Ahead {
     panel: Pairs,
     result: Pairs,
     rows: NextRows,
-    /// Whether it is more than one pair of each.
+    /// Whether a line of terms asks for more than one pair of the panel and one of the result.
     has_more: bool,
 }
 
@@ -34,8 +34,8 @@ impl Ahead {
     /// Asks for what is due at a line of terms.
     #[inline(always)]
     pub(super) fn ask(&self, line: usize) {
-        // Read from the stack each time: held in registers, these numbers would drive out the
-        // addresses of the rows, which each term needs (ARCHITECTURE.md, "Tried, and left").
+        // `black_box` keeps these numbers on the stack. In registers they would displace the addresses
+        // of the rows, which each term needs (ARCHITECTURE.md, "Tried, and left").
         let Self { panel, result, rows, has_more } = black_box(self);
         panel.ask::<SECOND>(line, 0);
         result.ask::<FIRST>(line, 0);
@@ -54,11 +54,12 @@ impl Ahead {
     }
 }
 
-/// How the tiles of a block of terms share what is asked for.
+/// What each tile of a block of terms prefetches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shares {
-    /// Pairs of the next panel at each line of terms, and the numbers that are one tile's.
+    /// Pairs of the next panel at each line of terms.
     panel_pairs: usize,
+    /// Elements of the next panel for each tile.
     panel_part: usize,
     /// Rows of the result at each line of terms.
     result_rows: usize,
@@ -75,8 +76,8 @@ impl Shares {
         }
     }
 
-    /// A tile of the result, row by row. If there are fewer lines of terms than rows, it is the tile
-    /// below this one that is asked for: for this one it would be too late.
+    /// A tile of the result, row by row. With fewer lines of terms than rows, this tile's rows would
+    /// arrive too late, and those of the tile below are prefetched.
     #[inline(always)]
     pub(super) fn result<T>(self, tile: &[T], rows: usize, stride: usize) -> Pairs {
         let below = if self.result_rows > 1 { rows * stride } else { 0 };
@@ -91,14 +92,16 @@ impl Shares {
     }
 }
 
-/// Some pairs of neighbouring cache lines at a time.
+/// Pairs of neighbouring cache lines, some of them at each line of terms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pairs {
     start: *const f32,
-    /// Pairs at a time, and from one of them to the next, in numbers.
+    /// Pairs at each line of terms.
     count: usize,
+    /// Elements from a pair to the next.
     stride: usize,
-    /// From the first pair of a time to that of the next.
+    /// Elements from the first pair at a line to the first at the next one. Computed here, not at each
+    /// line, where it costs 1 to 2 % of a product.
     step: usize,
 }
 
@@ -108,7 +111,7 @@ impl Pairs {
         Self { start, count, stride, step: count * stride }
     }
 
-    /// A row after the other, from element `at` on, of a panel that is not made yet.
+    /// The rows of a panel that is not copied yet, one at each line of terms, from element `at` on.
     #[inline(always)]
     pub(super) fn of_matrix(matrix: &[f32], at: usize, stride: usize) -> Self {
         Self::new(address(matrix, at), 1, stride)
@@ -122,7 +125,7 @@ impl Pairs {
     }
 }
 
-/// A line of each of some rows at a time.
+/// Rows of the left factor: a cache line of each at each line of terms.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextRows {
     start: *const f32,

@@ -9,7 +9,7 @@
 //!
 //! A panel (32 KiB with AVX-512: 256 terms × 32 columns) stays in the first-level cache while the rows
 //! of `a` pass. Goto and van de Geijn 2008 (ACM TOMS 34:12) give the reasons. `a` is not copied where
-//! its rows are contiguous, as in two of a layer's three products; otherwise it is copied tile by tile.
+//! its rows are contiguous, as in two of a layer's three products; otherwise its tiles are copied first.
 //!
 //! Each term is added with one rounding, in ascending order within a block, and the blocks follow each
 //! other. So the bits are the same for every instruction set and every number of rows, and for panels
