@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::cpu::{self, Addends, InstructionSet, Kernel, Kernels, Panels, Product, View};
 
-/// Another kernel replaces the rule's if it takes at most this fraction of its time. Noise moves a best
-/// time by less.
+/// Another kernel replaces the rule's if it takes at most this fraction of its time: its best time,
+/// and its time in more than half of the rounds.
 pub const NEEDED: f64 = 0.75;
 
 /// Inputs and outputs of the weight: 4 MiB, more than most second-level caches hold.
@@ -26,6 +26,8 @@ pub struct Trial {
     pub kernel: Kernel,
     /// Its best time.
     pub seconds: f64,
+    /// Share of the rounds in which it took at most [`NEEDED`] of the time of the rule's kernel.
+    pub clear_wins: f64,
 }
 
 impl Trial {
@@ -44,8 +46,9 @@ pub struct Tuning {
     pub trials: Vec<Trial>,
 }
 
-/// Measures every kernel that this processor and this build have, in turns, on one thread. The best
-/// time of each counts: what else runs on the machine can only make a time longer.
+/// Measures every kernel that this processor and this build have, in turns, on one thread. What else
+/// runs on the machine can only make a time longer, so the best time of each counts. On a busy
+/// machine one kernel alone may meet a quiet moment, so its time in each round counts as well.
 ///
 /// Panels of weights are packed before. A run that does not keep packed weights uses the same choice,
 /// so that its bits are the same.
@@ -53,30 +56,33 @@ pub struct Tuning {
 /// The rule ([`Kernels::for_processor`]) stays where nothing is clearly faster ([`NEEDED`]).
 pub fn tune() -> Tuning {
     let candidates: Vec<Kernel> = Kernel::ALL.into_iter().filter(|k| k.is_available()).collect();
+    let rule = Kernels::for_processor();
     let mut bench = Bench::new();
     let mut trials = Vec::new();
     for product in Product::ALL {
-        for (rows, rounds) in ROWS.into_iter().zip(ROUNDS) {
-            let mut best = vec![f64::INFINITY; candidates.len()];
-            for _ in 0..rounds {
-                for (&kernel, best) in candidates.iter().zip(&mut best) {
-                    // Made for few rows; with many it would take longer than all others together.
-                    if kernel == Kernel::InPlace && rows == ROWS[2] {
-                        continue;
-                    }
-                    *best = best.min(bench.seconds(product, rows, kernel));
+        for (rows, n_rounds) in ROWS.into_iter().zip(ROUNDS) {
+            // Made for few rows; with many it would take longer than all others together.
+            let takes_part = |&kernel: &Kernel| kernel != Kernel::InPlace || rows != ROWS[2];
+            let kernels: Vec<Kernel> = candidates.iter().copied().filter(takes_part).collect();
+            let mut time_all =
+                || kernels.iter().map(|&kernel| bench.seconds(product, rows, kernel)).collect();
+            let rounds: Vec<Vec<f64>> = (0..n_rounds).map(|_| time_all()).collect();
+            let usual = kernels.iter().position(|&kernel| kernel == rule.of(product, rows));
+            trials.extend(kernels.iter().enumerate().map(|(i, &kernel)| {
+                let clear = |times: &&Vec<f64>| {
+                    usual.is_some_and(|usual| times[i] <= NEEDED * times[usual])
+                };
+                Trial {
+                    product,
+                    rows,
+                    kernel,
+                    seconds: rounds.iter().map(|times| times[i]).fold(f64::INFINITY, f64::min),
+                    clear_wins: rounds.iter().filter(clear).count() as f64 / n_rounds as f64,
                 }
-            }
-            trials.extend(
-                candidates
-                    .iter()
-                    .zip(best)
-                    .filter(|(_, seconds)| seconds.is_finite())
-                    .map(|(&kernel, seconds)| Trial { product, rows, kernel, seconds }),
-            );
+            }));
         }
     }
-    Tuning { kernels: choose(Kernels::for_processor(), &trials), trials }
+    Tuning { kernels: choose(rule, &trials), trials }
 }
 
 /// The rule, except where a trial was clearly faster.
@@ -91,6 +97,7 @@ fn choose(rule: Kernels, trials: &[Trial]) -> Kernels {
             let has_panels = by_rule.takes_panels() || product == Product::WeightGradient;
             let fastest = of_class()
                 .filter(|t| has_panels || !t.kernel.takes_panels())
+                .filter(|t| t.clear_wins > 0.5 || t.kernel == by_rule)
                 .min_by(|a, b| a.seconds.total_cmp(&b.seconds));
             let (Some(usual), Some(fastest)) = (usual, fastest) else { continue };
             if fastest.seconds <= NEEDED * usual.seconds {
@@ -168,12 +175,16 @@ impl Bench {
 mod tests {
     use super::*;
 
-    /// As if `seconds` were measured for every product and any number of rows.
+    /// As if `seconds` were measured for every product and any number of rows, in each round.
     fn trials(seconds: &[(Kernel, f64)]) -> Vec<Trial> {
+        let usual = seconds[0].1;
         let mut trials = Vec::new();
         for product in Product::ALL {
             for rows in ROWS {
-                let of = |&(kernel, seconds)| Trial { product, rows, kernel, seconds };
+                let of = |&(kernel, seconds)| {
+                    let clear_wins = f64::from(u8::from(seconds <= NEEDED * usual));
+                    Trial { product, rows, kernel, seconds, clear_wins }
+                };
                 trials.extend(seconds.iter().map(of));
             }
         }
@@ -196,6 +207,10 @@ mod tests {
             assert_eq!(chosen.of(Product::InputGradient, rows), Kernel::InPlace);
             assert_eq!(chosen.of(Product::WeightGradient, rows), Kernel::Avx2);
         }
+        // A single quiet moment on a busy machine is not enough.
+        let mut lucky = clear.clone();
+        lucky.iter_mut().for_each(|trial| trial.clear_wins = trial.clear_wins.min(0.5));
+        assert_eq!(choose(rule, &lucky), rule);
         // Of a rule whose kernel was not measured nothing is known to be faster.
         assert_eq!(choose(Kernels::all(Kernel::Blas), &clear), Kernels::all(Kernel::Blas));
     }
