@@ -75,7 +75,7 @@ bench-kernels *args:
 bench-speeds *args:
     cargo run --release -p pp-benches --bin speeds -- {{ args }}
 
-# Puts benches/results/peers-*.json and account-*.json into docs/measured.md
+# Puts benches/results/peers-*.json and account-*.json into docs/measurements.md
 tables:
     cargo run --release -p pp-benches --bin tables
 

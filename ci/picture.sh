@@ -22,7 +22,7 @@ tmux send-keys -t "$session" Enter
 grep -q 'pptop' "$state/picture" || { echo "picture: nothing was drawn" >&2; exit 1; }
 
 awk -v picture="$state/picture" '
-  /<!-- picture -->/ { print; print "```"; while ((getline line < picture) > 0) print line; print "```"; skip = 1; next }
+  /<!-- picture -->/ { print; print "```text"; while ((getline line < picture) > 0) print line; print "```"; skip = 1; next }
   /<!-- picture ends -->/ { skip = 0 }
   !skip { print }
 ' README.md >"$state/readme"

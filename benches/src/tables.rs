@@ -1,5 +1,5 @@
-//! Puts what `benches/results` holds into `docs/measured.md`: each table stands between two markers
-//! and is made anew from its file.
+//! Writes the tables of `docs/measurements.md` from the files of `benches/results`. Each table stands
+//! between two markers.
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path = root.join("docs/measured.md");
+    let path = root.join("docs/measurements.md");
     let mut page = std::fs::read_to_string(&path)?;
     let results = root.join("benches/results");
     page = replaced(&page, "peers", &of_processors(&results, "peers", peers)?)?;
-    println!("docs/measured.md: peers");
+    println!("docs/measurements.md: peers");
     page = replaced(&page, "account", &of_processors(&results, "account", account)?)?;
-    println!("docs/measured.md: account");
+    println!("docs/measurements.md: account");
     Ok(std::fs::write(&path, page)?)
 }
 
@@ -80,7 +80,7 @@ fn peers(found: &Value) -> anyhow::Result<String> {
         let (name, rounds) = (job["job"].as_str().unwrap_or_default(), number(job, "rounds")?);
         writeln!(
             text,
-            "| {name}, {rounds} rounds in turns, {} | median step | least to most | to pptop's, median and spread of the rounds |",
+            "| {name}, {rounds} rounds in turns, {} | median step | fastest to slowest | ratio to pptop: median, spread over the rounds |",
             day(job["unix_seconds"].as_u64().context("no unix_seconds")?)
         )?;
         writeln!(text, "|---|---|---|---|")?;
@@ -112,7 +112,7 @@ fn peers(found: &Value) -> anyhow::Result<String> {
         let (compute, adam) = (alone("alone_compute_seconds")?, alone("alone_optimizer_seconds")?);
         writeln!(
             text,
-            "\nOn one rank forward and backward take {:.0} ms here, {:.0} ms there; Adam {:.1} and {:.1} ms.\n",
+            "\nOn one rank, forward and backward take {:.0} ms in pptop and {:.0} ms in PyTorch. Adam takes {:.1} ms and {:.1} ms.\n",
             compute[0], compute[1], adam[0], adam[1]
         )?;
     }
@@ -129,7 +129,7 @@ fn account(found: &Value) -> anyhow::Result<String> {
     );
     writeln!(
         text,
-        "| `zb-h1`, two ranks | F, I and W | their products alone | by them | F / I / W by them | waiting | copying | optimizer | rest | window by the simulated one |"
+        "| `zb-h1`, two ranks | F, I and W | their products alone | ratio | ratio of F / I / W | waiting | copying | optimizer | rest | window / simulated window |"
     )?;
     writeln!(text, "|---|---|---|---|---|---|---|---|---|---|")?;
     for job in list(found, "accounts")? {
@@ -172,7 +172,7 @@ fn account(found: &Value) -> anyhow::Result<String> {
         }
         writeln!(
             text,
-            "{} by a plain run in turns, median and middle half of 20 pairs: {}.\n",
+            "{} in turns with a plain run, ratio of times, median and middle half of 20 pairs: {}.\n",
             job["job"].as_str().unwrap_or_default(),
             parts.join(", ")
         )?;

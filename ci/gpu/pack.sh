@@ -23,7 +23,8 @@ cargo test --locked --workspace --features pptop/cuda --no-run --message-format=
 pack=$CARGO_TARGET_DIR/pptop-gpu
 rm -rf "$pack"
 mkdir -p "$pack/tree"
-git ls-files -z -- Cargo.toml Cargo.lock .cargo crates apps tests examples benches README.md | xargs -0 cp --parents -t "$pack/tree"
+git ls-files -z -- Cargo.toml Cargo.lock .cargo crates apps tests examples benches docs README.md ARCHITECTURE.md justfile .ci \
+  LICENSE-APACHE LICENSE-MIT | xargs -0 cp --parents -t "$pack/tree"
 
 # A line a test program: the folder that cargo would start it in, and its path, both below the root.
 python3 - "$messages" "$root" >"$pack/tests.list" <<'PYTHON'

@@ -1,5 +1,4 @@
-//! The half of `pptop` that watches, and what it is configured with: it needs the log of a run, and nothing of what trains it.
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod ability;

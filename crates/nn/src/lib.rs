@@ -1,38 +1,4 @@
-//! What training on candle needs beyond candle-nn.
-//!
-//! candle-nn's layer norm and softmax run kernels without a backward, its generator cannot be
-//! seeded on the CPU, and its optimizers make a dozen passes. This crate has layers whose forward
-//! *and* backward are written for training, initial weights and dropout that depend on nothing but
-//! a seed and a name, and optimizers that work in place.
-//!
-//! **The weight gradient can wait.** Every layer here returns only the gradient of its *input*
-//! while candle walks the graph. What is needed for the gradient of its weights goes, as a
-//! [`Residue`], to the [`ResidueQueue`] of the [`ForwardContext`]; [`Gradients::accumulate`] turns
-//! residues into sums, in place, when the schedule says so (Qi et al. 2023, arXiv:2401.10241, W).
-//! Without a queue the layers behave like any candle layer and hand all gradients to candle.
-//!
-//! ```
-//! use candle_core::{DType, Device, Tensor};
-//! use pp_nn::{ForwardContext, Gradients, Linear, ParameterStore, ResidueQueue};
-//!
-//! # fn main() -> candle_core::Result<()> {
-//! let store = ParameterStore::seeded(7);
-//! let layer = Linear::new(4, 2, store.builder(DType::F32, &Device::Cpu).pp("layer"))?;
-//!
-//! let queue = ResidueQueue::default();
-//! let context = ForwardContext::training(7, 1).with_residues(queue.clone());
-//! let x = Tensor::ones((3, 4), DType::F32, &Device::Cpu)?;
-//! layer.forward(&x, &context)?.sum_all()?.backward()?;
-//!
-//! let mut gradients = Gradients::new(store.parameters())?;
-//! for residue in queue.take() {
-//!     gradients.accumulate(residue)?;
-//! }
-//! assert_eq!(gradients.get("layer.bias").unwrap().to_vec1::<f32>()?, [3.0, 3.0]);
-//! # Ok(())
-//! # }
-//! ```
-
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
 mod activation;

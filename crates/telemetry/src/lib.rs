@@ -1,25 +1,4 @@
-//! The event log of a run of pipeline-parallel training: event types, a recorder that never makes the run wait, a
-//! reader that follows a growing log, the measured bubble, and the fold of all events into what a screen shows.
-//!
-//! ```text
-//! rank threads ─▶ Recorder ─▶ events.jsonl ─▶ Follower ─▶ Model::apply ─▶ a screen, a report, a test
-//! ```
-//!
-//! The log is the one truth: a live view, a later look and a report all read the same file, so nothing that is shown
-//! can differ from what was recorded. There are no tensors here and no terminal.
-//!
-//! ```
-//! use pp_telemetry::{Event, Line, Log};
-//!
-//! let event = Event::Log(Log { elapsed_ns: 5, step: None, message: "model built".to_owned() });
-//! let line = event.to_json()?;
-//! assert_eq!(line, r#"{"ev":"log","elapsed_ns":5,"message":"model built"}"#);
-//! assert_eq!(Event::parse(line.as_bytes())?, Line::Event(event));
-//! // A kind that a later version adds is no error.
-//! assert_eq!(Event::parse(br#"{"ev":"later","what":0.9}"#)?, Line::Unknown);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod bounds;

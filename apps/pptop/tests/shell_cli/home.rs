@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -47,6 +47,23 @@ impl Home {
                 .env("HOME", &dir)
                 .env("XDG_RUNTIME_DIR", self.path("run"))
                 .envs(variables.iter().copied())
+                .current_dir(&dir)
+                .stdin(Stdio::null()),
+        )
+    }
+
+    /// Runs a line as a user types it in a shell, at most this many seconds; `pptop` is the one under
+    /// test.
+    pub(crate) fn shell(&self, seconds: &str, line: &str) -> Ran {
+        let dir = self.path("");
+        let programs = Path::new(env!("CARGO_BIN_EXE_pptop")).parent().unwrap();
+        Ran::of(
+            Command::new("timeout")
+                .args([seconds, "sh", "-c", line])
+                .env_clear()
+                .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", programs.display()))
+                .env("HOME", &dir)
+                .env("XDG_RUNTIME_DIR", self.path("run"))
                 .current_dir(&dir)
                 .stdin(Stdio::null()),
         )

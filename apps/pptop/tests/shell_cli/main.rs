@@ -7,6 +7,7 @@ mod doctor;
 mod folder;
 mod generated;
 mod home;
+mod pages;
 #[path = "../common/ran.rs"]
 mod ran;
 mod words;
