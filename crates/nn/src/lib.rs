@@ -8,7 +8,8 @@
 //! **The weight gradient can wait.** Every layer here returns only the gradient of its *input*
 //! while candle walks the graph. What is needed for the gradient of its weights goes, as a
 //! [`Residue`], to the [`ResidueQueue`] of the [`ForwardContext`]; [`Gradients::accumulate`] turns
-//! residues into sums, in place, when the schedule says so (Qi et al. 2023, arXiv:2401.10241, W).
+//! residues into sums, in place, when the schedule says so (Qi et al. 2023, arXiv:2401.10241, W). A
+//! layer of one's own can do the same: see [`WeightGradient`].
 //! Without a queue the layers behave like any candle layer and hand all gradients to candle.
 //!
 //! ```
@@ -69,7 +70,7 @@ pub use dropout::Dropout;
 pub use embedding::Embedding;
 pub use gelu::gelu;
 pub use gradients::{Gradients, clip_factor, global_norm};
-pub use layer_norm::{LayerNorm, NormRows};
+pub use layer_norm::LayerNorm;
 pub use learning_rate::{LearningRate, LearningRateCurve};
 pub use linear::Linear;
 pub use loss::cross_entropy;
@@ -78,5 +79,5 @@ pub use packed_weights::PackedWeights;
 pub use parameters::{Parameter, ParameterStore, parameter_shapes};
 pub use random::{hash, uniform};
 pub use relu::relu;
-pub use residue::{Residue, ResidueQueue};
+pub use residue::{Residue, ResidueQueue, WeightGradient};
 pub use tuning::{NEEDED, Trial, Tuning, tune};
