@@ -1,17 +1,4 @@
-//! Medians and quantiles of a few numbers.
-//!
-//! An even count has two numbers in the middle, and callers need different rules for them: each
-//! function has its rule in its name. All take the numbers in any order, and may reorder them.
-//! `f64` is ordered by [`f64::total_cmp`].
-//!
-//! ```
-//! let mut values = [4.0, 1.0, 3.0, 2.0];
-//! assert_eq!(pp_quantile::lower_median(&mut values), Some(2.0));
-//! assert_eq!(pp_quantile::upper_median(&mut values), Some(3.0));
-//! assert_eq!(pp_quantile::mean_median(&mut values), Some(2.5));
-//! assert_eq!(pp_quantile::nearest_rank(&mut values, 95), Some(4.0));
-//! ```
-
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 use std::cmp::Ordering;
