@@ -44,20 +44,14 @@ pub(crate) fn circles(uses: &[Use]) -> Vec<String> {
         let circle: Vec<&Name> =
             reached.keys().copied().filter(|other| both_ways(name, other)).collect();
         let names: Vec<String> = circle.iter().map(|name| name.join("::")).collect();
-        let mut text = format!("a circle of {}:", names.join(", "));
-        for ((from, to), uses) in &edges {
-            if circle.contains(&from) && circle.contains(&to) {
-                for one in uses {
-                    text += &format!(
-                        "\n    {} uses {}: {}",
-                        one.from.join("::"),
-                        one.to.join("::"),
-                        one.path
-                    );
-                }
-            }
+        let mut lines = vec![format!("a circle of {}:", names.join(", "))];
+        let inside =
+            edges.iter().filter(|((from, to), _)| circle.contains(&from) && circle.contains(&to));
+        for one in inside.flat_map(|(_, uses)| uses) {
+            let (from, to) = (one.from.join("::"), one.to.join("::"));
+            lines.push(format!("    {from} uses {to}: {}", one.path));
         }
-        circles.push(text);
+        circles.push(lines.join("\n"));
         seen.extend(circle);
     }
     circles
