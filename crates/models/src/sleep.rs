@@ -111,11 +111,10 @@ impl CustomOp2 for SleepOp {
             return Ok((gx, Some(gw)));
         };
         let (parameter, duration) = (w.id(), self.weight_grad);
-        let run = Box::new(move || {
+        queue.push(Residue::deferred(4, move || {
             std::thread::sleep(duration);
-            Ok(vec![Residue::Dense { parameter, gradient: gw }])
-        });
-        queue.push(Residue::Deferred { bytes: 4, run });
+            Ok(vec![Residue::dense(parameter, gw)])
+        }));
         Ok((gx, None))
     }
 }

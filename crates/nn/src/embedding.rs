@@ -1,12 +1,15 @@
 //! Rows of a table by number.
 
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp2, DType, InplaceOp3, Layout, Result, Shape, Tensor, TensorId, bail,
+};
 use candle_nn::{Init, VarBuilder};
 
 use crate::context::ForwardContext;
 use crate::cpu;
 use crate::deferred;
-use crate::residue::{Residue, ResidueQueue};
+use crate::gradients::Gradients;
+use crate::residue::{Residue, ResidueQueue, WeightGradient, bytes_of};
 
 /// A table of `v` rows of `d` features. Shapes: ids `(…)` → `(…, d)`.
 #[derive(Clone, Debug)]
@@ -40,7 +43,8 @@ impl Embedding {
             let Some(queue) = context.residues().cloned() else { return y.reshape(shape) };
             let (table, numbers) = (self.weight_vd.id(), ids.clone());
             let y = deferred::with_backward(&y, &ids, &self.weight_vd, move |gy| {
-                queue.push(Residue::Rows { table, ids: numbers.clone(), gy: gy.contiguous()? });
+                let (ids, gy) = (numbers.clone(), gy.contiguous()?);
+                queue.push(Residue::new(RowsResidue { table, ids, gy }));
                 Ok(None)
             });
             return y?.reshape(shape);
@@ -87,7 +91,8 @@ impl CustomOp2 for RowsOp {
         gy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         if let Some(queue) = &self.queue {
-            queue.push(Residue::Rows { table: table.id(), ids: ids.clone(), gy: gy.contiguous()? });
+            let (table, ids, gy) = (table.id(), ids.clone(), gy.contiguous()?);
+            queue.push(Residue::new(RowsResidue { table, ids, gy }));
             return Ok((None, None));
         }
         let mut sum = vec![0.0; table.elem_count()];
@@ -96,8 +101,65 @@ impl CustomOp2 for RowsOp {
     }
 }
 
+/// The gradient adds each row of `gy` to row `ids[r]`.
+struct RowsResidue {
+    /// Parameter of shape (v, d).
+    table: TensorId,
+    /// Row numbers, U32, as many as `gy` has rows.
+    ids: Tensor,
+    /// Gradient of the output, (…, d), contiguous.
+    gy: Tensor,
+}
+
+impl WeightGradient for RowsResidue {
+    fn name(&self) -> &'static str {
+        "Rows"
+    }
+
+    fn bytes(&self) -> usize {
+        bytes_of(&self.ids) + bytes_of(&self.gy)
+    }
+
+    fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
+        let Self { table, ids, gy } = *self;
+        sums.add_with(
+            table,
+            |sum, add| sum.inplace_op3(&ids, &gy, &AddRows { add }).map(|()| None),
+            |sum| sum.zeros_like()?.index_add(&ids, &gy.reshape((ids.dim(0)?, ()))?, 0),
+        )
+    }
+}
+
+/// `sum[ids[r]] (+)= gy[r]`.
+struct AddRows {
+    add: bool,
+}
+
+impl InplaceOp3 for AddRows {
+    fn name(&self) -> &'static str {
+        "embedding weight gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sl: &Layout,
+        ids: &CpuStorage,
+        il: &Layout,
+        gy: &CpuStorage,
+        gl: &Layout,
+    ) -> Result<()> {
+        let sum = cpu::slice_mut(sum, sl)?;
+        if !self.add {
+            sum.fill(0.0);
+        }
+        add_rows(sum, cpu::slice(ids, il)?, cpu::slice(gy, gl)?);
+        Ok(())
+    }
+}
+
 /// Adds row r of `gy` to row `ids[r]` of `table`.
-pub(crate) fn add_rows(table: &mut [f32], ids: &[u32], gy: &[f32]) {
+fn add_rows(table: &mut [f32], ids: &[u32], gy: &[f32]) {
     if ids.is_empty() {
         return;
     }

@@ -1,17 +1,11 @@
 //! The sums of gradients over micro-batches, in place.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
-use candle_core::backprop::GradStore;
-use candle_core::{
-    CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, TensorId, bail,
-};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Shape, Tensor, TensorId, bail};
 
-use crate::cpu::{self, Kernel, Kernels, Product, View};
-use crate::embedding::add_rows;
+use crate::cpu::{self, Kernels};
 use crate::parameters::Parameter;
-use crate::residue::Residue;
 
 /// One sum for each parameter. The buffers live as long as this value; the first contribution of
 /// a step overwrites, so nothing is ever filled with zeros.
@@ -64,66 +58,73 @@ impl Gradients {
         }
     }
 
-    fn slot(&mut self, id: TensorId) -> Result<&mut Slot> {
-        match self.by_id.get(&id) {
-            Some(&i) => Ok(&mut self.slots[i]),
+    /// What multiplies matrices.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// The parameters, in the order of [`Self::new`].
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.slots.iter().map(|slot| &slot.parameter)
+    }
+
+    fn place(&self, parameter: TensorId) -> Result<usize> {
+        match self.by_id.get(&parameter) {
+            Some(&place) => Ok(place),
             None => bail!("a residue names a tensor that is not a parameter of this stage"),
         }
     }
 
-    /// Adds what `residue` stands for to the sums of its parameters.
-    ///
-    /// # Errors
-    /// If the residue belongs to another stage, or a kernel fails.
-    pub fn accumulate(&mut self, residue: Residue) -> Result<()> {
-        self.add_residue(residue, false)
+    fn slot(&mut self, parameter: TensorId) -> Result<&mut Slot> {
+        let place = self.place(parameter)?;
+        Ok(&mut self.slots[place])
     }
 
-    /// The same of the last micro-batch of a step: what [`Self::square_sums`] will want is found on the way, while the sums are in the
-    /// cache.
+    /// The shape of a parameter.
     ///
     /// # Errors
-    /// As [`Self::accumulate`].
-    pub fn accumulate_last(&mut self, residue: Residue) -> Result<()> {
-        self.add_residue(residue, true)
+    /// If it belongs to another stage.
+    pub fn shape_of(&self, parameter: TensorId) -> Result<&Shape> {
+        Ok(self.slots[self.place(parameter)?].sum.shape())
     }
 
-    fn add_residue(&mut self, residue: Residue, last: bool) -> Result<()> {
-        match residue {
-            Residue::Linear { weight, bias, x, gy } => {
-                let (outputs, inputs) = self.slot(weight)?.sum.dims2()?;
-                let (x, gy) = (x.reshape(((), inputs))?, gy.reshape(((), outputs))?);
-                let kernel = self.kernels.of(Product::WeightGradient, x.dim(0)?);
-                self.slot(weight)?.add_product(kernel, &gy, &x, last)?;
-                match bias {
-                    Some(bias) => self.slot(bias)?.add_columns(&gy),
-                    None => Ok(()),
-                }
-            }
-            Residue::Rows { table, ids, gy } => self.slot(table)?.add_rows(&ids, &gy),
-            Residue::Norm { weight, bias, x, gy, norm } => {
-                let (gw, gb) = norm.weight_gradients(&x, &gy)?;
-                self.slot(weight)?.add(&gw)?;
-                self.slot(bias)?.add(&gb)
-            }
-            Residue::Dense { parameter, gradient } => self.slot(parameter)?.add(&gradient),
-            Residue::Deferred { run, .. } => {
-                run()?.into_iter().try_for_each(|r| self.add_residue(r, last))
-            }
+    /// Adds a gradient of the same shape to the sum of a parameter.
+    ///
+    /// # Errors
+    /// If the parameter belongs to another stage, the shape differs, or a kernel fails.
+    pub fn add(&mut self, parameter: TensorId, gradient: &Tensor) -> Result<()> {
+        let slot = self.slot(parameter)?;
+        if gradient.shape() != slot.sum.shape() {
+            bail!(
+                "gradient of {} has shape {:?}, the parameter {:?}",
+                slot.parameter.name,
+                gradient.shape(),
+                slot.sum.shape()
+            );
         }
+        let gradient = gradient.contiguous()?;
+        slot.add_with(
+            |sum, add| sum.inplace_op2(&gradient, &Add { add }).map(|()| None),
+            |_| Ok(gradient.clone()),
+        )
     }
 
-    /// Takes from `store`, as residues, the gradients that candle itself computed for these
-    /// parameters (layers that are not of this crate).
-    pub fn dense_residues(&self, store: &mut GradStore) -> Vec<Residue> {
-        self.slots
-            .iter()
-            .filter_map(|slot| {
-                // Detached, or it would keep the graph that candle computed it with.
-                let gradient = store.remove(slot.parameter.var.as_tensor())?.detach();
-                Some(Residue::Dense { parameter: slot.parameter.var.id(), gradient })
-            })
-            .collect()
+    /// Adds to the sum of a parameter without a tensor in between, where the sum lies on the CPU as
+    /// numbers of 32 bits.
+    ///
+    /// There `add` gets the sum and whether it holds anything of this step (else it has to be
+    /// overwritten); it may return the sum of the squares of what it has written. Elsewhere
+    /// `gradient` makes a tensor, of the shape of the sum that it gets.
+    ///
+    /// # Errors
+    /// If the parameter belongs to another stage, or one of the two fails.
+    pub fn add_with(
+        &mut self,
+        parameter: TensorId,
+        add: impl FnOnce(&Tensor, bool) -> Result<Option<f64>>,
+        gradient: impl FnOnce(&Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
+        self.slot(parameter)?.add_with(add, gradient)
     }
 
     /// The sum of one parameter, or `None` if nothing was added to it since [`Self::clear`].
@@ -224,148 +225,19 @@ impl Slot {
         cpu::read(sum, |sum| Ok(cpu::square_sum(sum, columns)))
     }
 
-    /// Adds `gradient` by `op` in place, or through a new tensor where that cannot be.
     fn add_with(
         &mut self,
-        add: impl FnOnce(&Tensor, bool) -> Result<()>,
-        gradient: impl FnOnce() -> Result<Tensor>,
+        add: impl FnOnce(&Tensor, bool) -> Result<Option<f64>>,
+        gradient: impl FnOnce(&Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        if in_place(&self.sum) {
-            add(&self.sum, self.filled)?;
+        self.squares = if in_place(&self.sum) {
+            add(&self.sum, self.filled)?
         } else {
-            let gradient = gradient()?;
+            let gradient = gradient(&self.sum)?;
             self.sum = if self.filled { (&self.sum + gradient)? } else { gradient };
-        }
+            None
+        };
         self.filled = true;
-        self.squares = None;
-        Ok(())
-    }
-
-    fn add_product(&mut self, kernel: Kernel, gy: &Tensor, x: &Tensor, last: bool) -> Result<()> {
-        let squares = Cell::new(None);
-        self.add_with(
-            |sum, add| {
-                let op = AddProduct { kernel, add, squares: last.then_some(&squares) };
-                sum.inplace_op3(gy, x, &op)
-            },
-            || gy.t()?.matmul(x),
-        )?;
-        self.squares = squares.get();
-        Ok(())
-    }
-
-    fn add_columns(&mut self, gy: &Tensor) -> Result<()> {
-        self.add_with(|sum, add| sum.inplace_op2(gy, &AddColumns { add }), || gy.sum(0))
-    }
-
-    fn add_rows(&mut self, ids: &Tensor, gy: &Tensor) -> Result<()> {
-        let zeros = self.sum.clone();
-        self.add_with(
-            |sum, add| sum.inplace_op3(ids, gy, &AddRows { add }),
-            || zeros.zeros_like()?.index_add(ids, &gy.reshape((ids.dim(0)?, ()))?, 0),
-        )
-    }
-
-    fn add(&mut self, gradient: &Tensor) -> Result<()> {
-        if gradient.shape() != self.sum.shape() {
-            bail!(
-                "gradient of {} has shape {:?}, the parameter {:?}",
-                self.parameter.name,
-                gradient.shape(),
-                self.sum.shape()
-            );
-        }
-        let gradient = gradient.contiguous()?;
-        self.add_with(|sum, add| sum.inplace_op2(&gradient, &Add { add }), || Ok(gradient.clone()))
-    }
-}
-
-/// `sum (+)= gyᵀ·x`: sum (o, i), gy (r, o), x (r, i).
-struct AddProduct<'a> {
-    kernel: Kernel,
-    add: bool,
-    /// Where the squares of the finished sum go, if anybody wants them.
-    squares: Option<&'a Cell<Option<f64>>>,
-}
-
-impl InplaceOp3 for AddProduct<'_> {
-    fn name(&self) -> &'static str {
-        "linear weight gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        sum: &mut CpuStorage,
-        sl: &Layout,
-        gy: &CpuStorage,
-        gl: &Layout,
-        x: &CpuStorage,
-        xl: &Layout,
-    ) -> Result<()> {
-        let ((rows, outputs), (_, inputs)) = (gl.shape().dims2()?, xl.shape().dims2()?);
-        let sum = (cpu::slice_mut(sum, sl)?, View::row_major(outputs, inputs));
-        let gy = (cpu::slice(gy, gl)?, View::row_major(rows, outputs).transposed());
-        let x = (cpu::slice(x, xl)?, View::row_major(rows, inputs));
-        match self.squares {
-            Some(squares) => {
-                squares.set(Some(cpu::gemm_and_squares(self.kernel, sum, gy, x, self.add)));
-            }
-            None => cpu::gemm(self.kernel, sum, gy, x, 1.0, self.add),
-        }
-        Ok(())
-    }
-}
-
-/// `sum (+)=` the column sums of gy (r, o).
-struct AddColumns {
-    add: bool,
-}
-
-impl InplaceOp2 for AddColumns {
-    fn name(&self) -> &'static str {
-        "linear bias gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        sum: &mut CpuStorage,
-        sl: &Layout,
-        source: &CpuStorage,
-        layout: &Layout,
-    ) -> Result<()> {
-        let sum = cpu::slice_mut(sum, sl)?;
-        if !self.add {
-            sum.fill(0.0);
-        }
-        cpu::add_columns(sum, cpu::slice(source, layout)?);
-        Ok(())
-    }
-}
-
-/// `sum[ids[r]] (+)= gy[r]`.
-struct AddRows {
-    add: bool,
-}
-
-impl InplaceOp3 for AddRows {
-    fn name(&self) -> &'static str {
-        "embedding weight gradient"
-    }
-
-    fn cpu_fwd(
-        &self,
-        sum: &mut CpuStorage,
-        sl: &Layout,
-        ids: &CpuStorage,
-        il: &Layout,
-        gy: &CpuStorage,
-        gl: &Layout,
-    ) -> Result<()> {
-        let sum = cpu::slice_mut(sum, sl)?;
-        if !self.add {
-            sum.fill(0.0);
-        }
-        add_rows(sum, cpu::slice(ids, il)?, cpu::slice(gy, gl)?);
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, TensorId};
 use candle_nn::{Init, VarBuilder};
 use pulp::{Simd, WithSimd};
 
@@ -15,8 +15,8 @@ use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
 use crate::cpu::{self, Fresh};
 use crate::deferred;
-use crate::gradients::in_place;
-use crate::residue::{Residue, ResidueQueue};
+use crate::gradients::{Gradients, in_place};
+use crate::residue::{Residue, ResidueQueue, WeightGradient, bytes_of};
 
 /// `(x − mean) / √(variance + ε) · weight + bias`, each row by itself.
 #[derive(Clone, Debug)]
@@ -86,13 +86,13 @@ impl LayerNorm {
                 let along = normal.broadcast_mul(&(&g * &normal)?.mean_keepdim(D::Minus1)?)?;
                 g.broadcast_sub(&shared)?.sub(&along)?.broadcast_div(&deviation)
             });
-            queue.push(Residue::Norm {
+            queue.push(Residue::new(NormResidue {
                 weight,
                 bias,
                 x: input.clone(),
                 gy: gy.contiguous()?,
                 norm,
-            });
+            }));
             gx.transpose()
         })
     }
@@ -107,7 +107,7 @@ fn normal_composed(x: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
 
 /// The normalisation of a row, which the weight gradient does once more: keeping the normalised rows would take as much memory again.
 #[derive(Clone, Copy, Debug)]
-pub struct NormRows {
+struct NormRows {
     epsilon: f32,
 }
 
@@ -181,7 +181,7 @@ impl NormRows {
     ///
     /// # Errors
     /// If a tensor cannot be read.
-    pub(crate) fn weight_gradients(self, x: &Tensor, gy: &Tensor) -> Result<(Tensor, Tensor)> {
+    fn weight_gradients(self, x: &Tensor, gy: &Tensor) -> Result<(Tensor, Tensor)> {
         let d = x.dim(D::Minus1)?;
         if !in_place(x) {
             let (normal, _) = normal_composed(x, f64::from(self.epsilon))?;
@@ -196,6 +196,37 @@ impl NormRows {
             })
         })?;
         Ok((Tensor::from_vec(gw, d, x.device())?, Tensor::from_vec(gb, d, x.device())?))
+    }
+}
+
+/// With x̂ the normalised rows of `x`, the gradient of `weight` is `Σ gy·x̂`.
+/// The gradient of `bias` is `Σ gy`.
+struct NormResidue {
+    /// Parameter of shape (d).
+    weight: TensorId,
+    /// Parameter of shape (d).
+    bias: TensorId,
+    /// Input, (…, d), contiguous.
+    x: Tensor,
+    /// Gradient of the output, (…, d), contiguous.
+    gy: Tensor,
+    /// How rows are normalised.
+    norm: NormRows,
+}
+
+impl WeightGradient for NormResidue {
+    fn name(&self) -> &'static str {
+        "Norm"
+    }
+
+    fn bytes(&self) -> usize {
+        bytes_of(&self.x) + bytes_of(&self.gy)
+    }
+
+    fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
+        let (gw, gb) = self.norm.weight_gradients(&self.x, &self.gy)?;
+        sums.add(self.weight, &gw)?;
+        sums.add(self.bias, &gb)
     }
 }
 
@@ -231,7 +262,7 @@ impl ChainLayer for LayerNorm {
             let gy = gy.into_tensor()?;
             let gx = wish.is_wanted().then(|| norm.input_gradient(&x, &weight, &gy, wish.other()));
             if let Some(queue) = queue {
-                queue.push(Residue::Norm { weight: weight.id(), bias, x, gy, norm });
+                queue.push(Residue::new(NormResidue { weight: weight.id(), bias, x, gy, norm }));
             }
             gx.transpose()
         };
@@ -386,13 +417,13 @@ impl CustomOp3 for LayerNormOp {
             let (gw, gb) = norm.weight_gradients(x, gy)?;
             return Ok((gx, Some(gw), Some(gb)));
         };
-        queue.push(Residue::Norm {
+        queue.push(Residue::new(NormResidue {
             weight: weight.id(),
             bias: bias.id(),
             x: x.detach(),
             gy: gy.contiguous()?,
             norm,
-        });
+        }));
         Ok((gx, None, None))
     }
 }

@@ -1,87 +1,140 @@
 //! What a weight gradient needs, kept until its turn comes.
+//!
+//! What that is, and how it is added to the sums, each layer says in its own file: it implements
+//! [`WeightGradient`].
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, TensorId};
 
-use crate::layer_norm::NormRows;
+use crate::gradients::Gradients;
 
-/// The ingredients of the gradient of one or two parameters, for one micro-batch.
-#[non_exhaustive]
-pub enum Residue {
-    /// `y = x·wᵀ + b`: the gradient of `weight` is `gyᵀ·x`, that of `bias` the column sums of `gy`.
-    Linear {
-        /// Parameter of shape (o, i).
-        weight: TensorId,
-        /// Parameter of shape (o).
-        bias: Option<TensorId>,
-        /// Input, (…, i), contiguous.
-        x: Tensor,
-        /// Gradient of the output, (…, o), contiguous.
-        gy: Tensor,
-    },
-    /// Rows of a table: the gradient adds each row of `gy` to row `ids[r]`.
-    Rows {
-        /// Parameter of shape (v, d).
-        table: TensorId,
-        /// Row numbers, U32, as many as `gy` has rows.
-        ids: Tensor,
-        /// Gradient of the output, (…, d), contiguous.
-        gy: Tensor,
-    },
-    /// A layer norm: with x̂ the normalised rows of `x`, the gradient of `weight` is `Σ gy·x̂`, that of `bias` is `Σ gy`.
-    Norm {
-        /// Parameter of shape (d).
-        weight: TensorId,
-        /// Parameter of shape (d).
-        bias: TensorId,
-        /// Input, (…, d), contiguous.
-        x: Tensor,
-        /// Gradient of the output, (…, d), contiguous.
-        gy: Tensor,
-        /// How rows are normalised.
-        norm: NormRows,
-    },
-    /// The gradient itself.
-    Dense {
-        /// The parameter.
-        parameter: TensorId,
-        /// Its gradient, of the same shape.
-        gradient: Tensor,
-    },
-    /// Work of a layer that is not of this crate: it runs when the gradient would be computed.
-    Deferred {
-        /// Bytes that wait with it.
-        bytes: usize,
-        /// The work; what it returns is added to the sums.
-        run: Box<dyn FnOnce() -> Result<Vec<Residue>> + Send>,
-    },
+/// The ingredients of the gradient of some parameters of a layer, for one micro-batch.
+pub trait WeightGradient: Send {
+    /// The layer, for messages.
+    fn name(&self) -> &'static str;
+
+    /// Bytes of the tensors that wait here.
+    fn bytes(&self) -> usize;
+
+    /// Computes the gradient and adds it to the sums. `is_last` says that the sums are finished
+    /// then: what [`Gradients::square_sums`] will want may be found on the way, while they are in
+    /// the cache.
+    ///
+    /// # Errors
+    /// If a parameter belongs to another stage, or a kernel fails.
+    fn add_to(self: Box<Self>, sums: &mut Gradients, is_last: bool) -> Result<()>;
 }
+
+/// What one backward of a layer has left behind for its weights.
+pub struct Residue(Box<dyn WeightGradient>);
 
 impl fmt::Debug for Residue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self {
-            Self::Linear { .. } => "Linear",
-            Self::Rows { .. } => "Rows",
-            Self::Norm { .. } => "Norm",
-            Self::Dense { .. } => "Dense",
-            Self::Deferred { .. } => "Deferred",
-        };
-        write!(f, "{kind}({} bytes)", self.bytes())
+        write!(f, "{}({} bytes)", self.0.name(), self.bytes())
     }
 }
 
 impl Residue {
+    /// What a layer has left behind.
+    pub fn new(gradient: impl WeightGradient + 'static) -> Self {
+        Self(Box::new(gradient))
+    }
+
+    /// The gradient of a parameter itself, of the same shape.
+    pub fn dense(parameter: TensorId, gradient: Tensor) -> Self {
+        Self::new(Dense { parameter, gradient })
+    }
+
+    /// Work that runs when the gradient would be computed; what it returns is added to the sums.
+    /// `bytes` wait with it.
+    pub fn deferred(
+        bytes: usize,
+        run: impl FnOnce() -> Result<Vec<Self>> + Send + 'static,
+    ) -> Self {
+        Self::new(Deferred { bytes, run })
+    }
+
     /// Bytes of the tensors that wait here.
     pub fn bytes(&self) -> usize {
-        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        match self {
-            Self::Linear { x, gy, .. } | Self::Norm { x, gy, .. } => size(x) + size(gy),
-            Self::Rows { ids, gy, .. } => size(ids) + size(gy),
-            Self::Dense { gradient, .. } => size(gradient),
-            Self::Deferred { bytes, .. } => *bytes,
-        }
+        self.0.bytes()
+    }
+}
+
+struct Dense {
+    parameter: TensorId,
+    gradient: Tensor,
+}
+
+impl WeightGradient for Dense {
+    fn name(&self) -> &'static str {
+        "Dense"
+    }
+
+    fn bytes(&self) -> usize {
+        bytes_of(&self.gradient)
+    }
+
+    fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
+        sums.add(self.parameter, &self.gradient)
+    }
+}
+
+struct Deferred<F> {
+    bytes: usize,
+    run: F,
+}
+
+impl<F: FnOnce() -> Result<Vec<Residue>> + Send> WeightGradient for Deferred<F> {
+    fn name(&self) -> &'static str {
+        "Deferred"
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn add_to(self: Box<Self>, sums: &mut Gradients, is_last: bool) -> Result<()> {
+        let residues = (self.run)()?;
+        residues.into_iter().try_for_each(|residue| residue.0.add_to(sums, is_last))
+    }
+}
+
+/// Bytes of a tensor's elements.
+pub(crate) fn bytes_of(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
+}
+
+impl Gradients {
+    /// Adds what `residue` stands for to the sums of its parameters.
+    ///
+    /// # Errors
+    /// If the residue belongs to another stage, or a kernel fails.
+    pub fn accumulate(&mut self, residue: Residue) -> Result<()> {
+        residue.0.add_to(self, false)
+    }
+
+    /// The same of the last micro-batch of a step: what [`Self::square_sums`] will want is found on the way, while the sums are in the
+    /// cache.
+    ///
+    /// # Errors
+    /// As [`Self::accumulate`].
+    pub fn accumulate_last(&mut self, residue: Residue) -> Result<()> {
+        residue.0.add_to(self, true)
+    }
+
+    /// Takes from `store`, as residues, the gradients that candle itself computed for these
+    /// parameters (layers that are not of this crate).
+    pub fn dense_residues(&self, store: &mut GradStore) -> Vec<Residue> {
+        self.parameters()
+            .filter_map(|parameter| {
+                // Detached, or it would keep the graph that candle computed it with.
+                let gradient = store.remove(parameter.var.as_tensor())?.detach();
+                Some(Residue::dense(parameter.var.id(), gradient))
+            })
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use pp_nn::{
     ForwardContext, Gradients, Kernels, PackedWeights, ParameterStore, ResidueQueue, memory,
 };
+use pp_quantile::upper_median;
 
 use crate::error::PartitionError;
 use crate::layer::Objective;
@@ -200,6 +201,7 @@ fn measure(
     let Some((outputs, activation_bytes, residue_bytes)) = measured else {
         candle_core::bail!("no pass was made")
     };
+    let median = |mut seconds: Vec<f64>| upper_median(&mut seconds).unwrap_or(0.0);
     Ok(Measured {
         outputs,
         forward_seconds: median(forward),
@@ -233,9 +235,4 @@ fn wait_for(scalar: &Tensor) -> candle_core::Result<()> {
 
 fn bytes(tensors: &[Tensor]) -> u64 {
     tensors.iter().map(|t| (t.elem_count() * t.dtype().size_in_bytes()) as u64).sum()
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

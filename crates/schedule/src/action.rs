@@ -6,9 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::excerpt;
 use crate::ids::{MicroBatch, Stage};
 use crate::op::{Op, ParseOpError, Phase, as_text};
+use crate::text::excerpt;
 
 /// What stands behind a pair in text.
 pub(crate) const OVERLAP: &str = "OVERLAP_F_B";

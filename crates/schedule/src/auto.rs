@@ -6,15 +6,28 @@
 
 use crate::costs::Costs;
 use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows, Wanted, any_size, round_and_round};
 use crate::list::Length;
 use crate::plan::ValidPlan;
-use crate::schedule_name::{CostsOf, ScheduleName, Sizes};
 use crate::search::{Aim, Candidate, best_of, better, fixed, listed, renamed, with_limits};
+use crate::sizes::Sizes;
 use crate::topology::{Placement, Topology};
 
+pub(crate) static FACTS: Facts = Facts {
+    name: "auto",
+    about: "the fastest found for given times, under a memory limit",
+    chunks: Chunks::Any,
+    passes: Passes::Halves,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Searched(plan),
+    formula: None,
+};
+
 /// The plan for these sizes, at the costs that a placement has.
-pub(crate) fn plan(sizes: &Sizes, costs_of: &CostsOf<'_>) -> Result<ValidPlan, ScheduleError> {
-    let &Sizes { n_ranks, n_virtual_stages, .. } = sizes;
+fn plan(wanted: &Wanted<'_>) -> Result<ValidPlan, ScheduleError> {
+    let &Sizes { n_ranks, n_virtual_stages, .. } = wanted.sizes;
     let (mut best, mut refused) = (None, None);
     // With one stage a rank both are the same.
     let placements = if n_virtual_stages > 1 && n_ranks > 1 {
@@ -24,24 +37,22 @@ pub(crate) fn plan(sizes: &Sizes, costs_of: &CostsOf<'_>) -> Result<ValidPlan, S
     };
     for &placement in placements {
         let topology = Topology::new(n_ranks, n_virtual_stages, placement)?;
-        match on(sizes, &topology, costs_of(&topology)?) {
+        match on(wanted, &topology, (wanted.costs_of)(&topology)?) {
             Ok(found) => best = better(best, Some(found), &score),
             Err(no_room @ ScheduleError::MemoryLimit { .. }) => refused = refused.or(Some(no_room)),
             Err(other) => return Err(other),
         }
     }
     let found = best.ok_or(refused.unwrap_or(ScheduleError::Zero { what: "placements" }))?;
-    renamed(found.plan, ScheduleName::Auto)
+    renamed(found.plan, FACTS.name)
 }
 
 /// The best plan on one placement.
-fn on(sizes: &Sizes, topology: &Topology, costs: Costs) -> Result<Candidate, ScheduleError> {
+fn on(wanted: &Wanted<'_>, topology: &Topology, costs: Costs) -> Result<Candidate, ScheduleError> {
     let costs = with_limits(topology, costs);
-    let is_fixed = |name: &ScheduleName| !name.is_synthesised() && name.trains();
-    let names: Vec<ScheduleName> = ScheduleName::ALL.into_iter().filter(is_fixed).collect();
-    let m = sizes.n_micro_batches;
-    let found = listed(ScheduleName::Auto, topology, m, &costs, &score, Aim::Makespan);
-    best_of(found, fixed(&names, sizes, topology, &costs, &score)?, &score)
+    let m = wanted.sizes.n_micro_batches;
+    let found = listed(FACTS.name, topology, m, &costs, &score, Aim::Makespan);
+    best_of(found, fixed(wanted.fixed, wanted.sizes, topology, &costs, &score)?, &score)
 }
 
 fn score(length: Length) -> [f64; 2] {

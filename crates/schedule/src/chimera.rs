@@ -11,7 +11,65 @@
 //! copy of the weights, whose gradients have to be averaged: it trains as two replicas with half the micro-batches each.
 
 use crate::action::Action;
+use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows};
+use crate::formula::{Formula, Idle, is_same};
+use crate::ids::Rank;
 use crate::row::Row;
+use crate::sizes::Sizes;
+use crate::topology::Topology;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "chimera",
+    about: "two pipelines in opposite directions, two copies of the weights; even P and M",
+    chunks: Chunks::One,
+    passes: Passes::Whole,
+    topology: both_ways,
+    has_group: false,
+    takes,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m)),
+    // (p−2)F for F = B where p divides m, with p/2+1 chunks at the ends to p in the middle.
+    formula: Some(Formula {
+        idle: |case| {
+            let share = case.share;
+            let is_equal = is_same(share.forward, share.input_grad + share.weight_grad);
+            (is_equal && case.divides()).then(|| Idle::both((case.p() - 2.0) * share.forward))
+        },
+        peak: |case, rank| {
+            let p = case.sizes.n_ranks;
+            p / 2 + 1 + rank.min(p - 1 - rank)
+        },
+    }),
+};
+
+/// One copy of the model down the ranks, the other one up.
+fn both_ways(n_ranks: u32, _: u32) -> Result<Topology, ScheduleError> {
+    let down: Vec<Rank> = (0..n_ranks).map(Rank).collect();
+    let up = down.iter().rev().copied().collect();
+    Topology::from_pipes(&[down, up])
+}
+
+fn takes(sizes: &Sizes) -> Result<u32, ScheduleError> {
+    let &Sizes { n_ranks: p, n_micro_batches: m, .. } = sizes;
+    if !p.is_multiple_of(2) {
+        let (why, remedy) = (", an odd number", even_near("p", p));
+        return Err(ScheduleError::Ranks { schedule: FACTS.name, given: p, why, remedy });
+    }
+    if !m.is_multiple_of(2) {
+        let why = ": half of them go each way";
+        return Err(FACTS.refused_micro_batches(sizes, why, even_near("m", m)));
+    }
+    Ok(m)
+}
+
+/// The even numbers next to an odd one, as a remedy.
+fn even_near(what: &str, odd: u32) -> String {
+    let above = odd.saturating_add(1);
+    match odd - 1 {
+        0 => format!("use {what}={above}"),
+        below => format!("use {what}={below} or {what}={above}"),
+    }
+}
 
 /// The row of one rank, for an even number of ranks and of micro-batches.
 ///

@@ -162,11 +162,7 @@ fn category(action: Action) -> &'static str {
 fn arrows(plan: &ValidPlan, op: Op, rank: u32, timed: &TimedAction) -> Vec<Event> {
     let topology = plan.topology();
     let crosses = |stage: &Stage| plan.rank_of(*stage, op.micro_batch).0 != rank;
-    let (incoming, outgoing) = match op.phase {
-        Phase::Forward => (topology.before(op.stage), topology.after(op.stage)),
-        Phase::Backward | Phase::InputGrad => (topology.after(op.stage), topology.before(op.stage)),
-        Phase::WeightGrad => (None, None),
-    };
+    let (incoming, outgoing) = (topology.input_stage(op), topology.output_stage(op));
     let is_forward = op.phase == Phase::Forward;
     let (name, cat) =
         if is_forward { ("activation", "activation") } else { ("gradient", "gradient") };

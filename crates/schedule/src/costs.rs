@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::action::Action;
-use crate::error::{ScheduleError, clipped};
+use crate::error::ScheduleError;
 use crate::ids::{Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
+use crate::text::clipped;
 use crate::topology::Topology;
 use crate::work;
 

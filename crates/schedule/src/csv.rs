@@ -7,10 +7,12 @@
 //! such plans.
 
 use crate::action::Action;
-use crate::error::{CellFault, CsvFault, ScheduleError, Violation, excerpt};
+use crate::draft::Draft;
+use crate::error::{CellFault, CsvFault, ScheduleError, Violation};
 use crate::ids::{Rank, Stage};
 use crate::op::Op;
-use crate::plan::{Draft, ValidPlan};
+use crate::plan::ValidPlan;
+use crate::text::excerpt;
 use crate::topology::Topology;
 use crate::validate;
 

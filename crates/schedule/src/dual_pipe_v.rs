@@ -8,7 +8,42 @@
 use std::collections::VecDeque;
 
 use crate::action::Action;
+use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows, to_and_fro};
+use crate::formula::{Formula, Idle, is_same};
 use crate::row::Row;
+use crate::sizes::Sizes;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "dualpipe-v",
+    about: "forwards overlap backwards; two stages a rank, M at least 2P",
+    chunks: Chunks::Two,
+    passes: Passes::Halves,
+    topology: to_and_fro,
+    has_group: false,
+    takes,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m)),
+    // (p−1)(F&B+B−3W)/2 for F = I = W and pairs F&B that take F+B, with 2p+1 chunks. With pairs
+    // that gain time ranks are busy for unequal times: no one number says what they wait.
+    formula: Some(Formula {
+        idle: |case| {
+            let (whole, share) = (case.whole(), case.share);
+            let (i, w) = (share.input_grad, share.weight_grad);
+            let gains_none = share.overlapped.is_none_or(|pair| is_same(pair, whole));
+            let holds = case.is_equal() && gains_none;
+            holds.then(|| Idle::both((case.p() - 1.0) * (whole + i + w - 3.0 * w) / 2.0))
+        },
+        peak: |case, _| 2 * case.sizes.n_ranks + 1,
+    }),
+};
+
+fn takes(sizes: &Sizes) -> Result<u32, ScheduleError> {
+    let least = 2 * u64::from(sizes.n_ranks);
+    if u64::from(sizes.n_micro_batches) < least {
+        return Err(FACTS.refused_micro_batches(sizes, "", format!("use m={least} or more")));
+    }
+    Ok(sizes.n_micro_batches)
+}
 
 /// A row while it is written: where each half has come to, and weight gradients that wait.
 struct Writer {

@@ -4,8 +4,6 @@ use std::fmt;
 
 use crate::ids::Rank;
 use crate::op::{Op, ParseOpError};
-use crate::schedule_name::ScheduleName;
-use crate::text::is_obeyed;
 
 /// A size, a plan or a file that was refused.
 ///
@@ -71,8 +69,8 @@ pub enum ScheduleError {
     /// A number of virtual stages that the schedule does not take.
     #[error("{schedule} does not run v={given} virtual stages on each rank; {remedy}")]
     VirtualStages {
-        /// The schedule that was asked.
-        schedule: ScheduleName,
+        /// The name of the schedule that was asked.
+        schedule: &'static str,
         /// How many virtual stages were asked for.
         given: u32,
         /// What to do, as a phrase.
@@ -81,8 +79,8 @@ pub enum ScheduleError {
     /// A number of ranks that the schedule does not take.
     #[error("{schedule} does not run on p={given} ranks{why}; {remedy}")]
     Ranks {
-        /// The schedule that was asked.
-        schedule: ScheduleName,
+        /// The name of the schedule that was asked.
+        schedule: &'static str,
         /// p.
         given: u32,
         /// The reason, with a comma before it.
@@ -93,8 +91,8 @@ pub enum ScheduleError {
     /// A number of micro-batches that the schedule does not take.
     #[error("{schedule} with p={n_ranks} does not run m={given} micro-batches{why}; {remedy}")]
     MicroBatches {
-        /// The schedule that was asked.
-        schedule: ScheduleName,
+        /// The name of the schedule that was asked.
+        schedule: &'static str,
         /// p.
         n_ranks: u32,
         /// m.
@@ -109,8 +107,8 @@ pub enum ScheduleError {
         "{schedule}: rank {rank} may hold {limit}, but {what} takes {needed}; raise the memory limit to {needed}"
     )]
     MemoryLimit {
-        /// The schedule that was asked.
-        schedule: ScheduleName,
+        /// The name of the schedule that was asked.
+        schedule: &'static str,
         /// The rank whose limit is too low.
         rank: Rank,
         /// Its limit.
@@ -125,8 +123,8 @@ pub enum ScheduleError {
         "{schedule} has no interleave group, but {given} was given; leave it out, or use interleaved-1f1b"
     )]
     GroupUnused {
-        /// The schedule that was asked.
-        schedule: ScheduleName,
+        /// The name of the schedule that was asked.
+        schedule: &'static str,
         /// The group size that was given.
         given: u32,
     },
@@ -381,31 +379,4 @@ fn near_multiples(number: u32, unit: u32) -> String {
     let below = number / unit * unit;
     let above = below.saturating_add(unit);
     if below == 0 { above.to_string() } else { format!("{below} or {above}") }
-}
-
-/// A foreign text on one line, without control characters, cut to what leaves room for the rest of the message.
-pub(crate) fn excerpt(text: &str) -> String {
-    const MOST: usize = 32;
-    let mut short: String = text.chars().take(MOST).map(visible).collect();
-    if text.chars().nth(MOST).is_some() {
-        short.push('…');
-    }
-    short
-}
-
-/// A parser's message, which may quote any part of a file: its beginning and its end, where the place is.
-pub(crate) fn clipped(message: &str) -> String {
-    const MOST: usize = 140;
-    const END: usize = 40;
-    let characters: Vec<char> = message.chars().map(visible).collect();
-    if characters.len() <= MOST {
-        return characters.into_iter().collect();
-    }
-    let (start, end) = (&characters[..MOST - END], &characters[characters.len() - END..]);
-    start.iter().chain(&['…']).chain(end).collect()
-}
-
-/// What a terminal would obey is shown as unknown.
-fn visible(c: char) -> char {
-    if is_obeyed(c) { '\u{fffd}' } else { c }
 }

@@ -8,11 +8,35 @@
 //! Nothing waits for a backward, so a rank holds one micro-batch at a time.
 
 use crate::action::Action;
+use crate::draft::Draft;
 use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};
+use crate::formula::{Formula, Idle};
 use crate::ids::{Pipe, Rank};
-use crate::plan::{Draft, ValidPlan};
+use crate::plan::ValidPlan;
 use crate::row::Row;
 use crate::topology::Topology;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "forward-only",
+    about: "forwards alone: evaluation",
+    chunks: Chunks::AnyOrOne,
+    passes: Passes::Forward,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| row(Rank(rank), layout.topology, layout.m)),
+    // As looped-bfs with F alone, with one activation at a time.
+    formula: Some(Formula {
+        idle: |case| {
+            let (p, m, v, f) = (case.p(), case.m(), case.v(), case.share.forward);
+            // Each rank works through its chunks without a pause, unless there are too few micro-batches for that.
+            let span = (v - 1.0) * (p - m).max(0.0) * f / v;
+            Some(Idle { makespan: case.looped(f), span })
+        },
+        peak: |_, _| 1,
+    }),
+};
 
 /// The plan that evaluates `n_micro_batches` micro-batches on any placement of one copy of a model.
 ///
@@ -22,7 +46,7 @@ use crate::topology::Topology;
 pub fn forward_only(topology: Topology, n_micro_batches: u32) -> Result<ValidPlan, ScheduleError> {
     let rows = (0..topology.n_ranks()).map(|rank| row(Rank(rank), &topology, n_micro_batches));
     let rows = rows.collect();
-    Draft { name: "forward-only".to_owned(), topology, n_micro_batches, rows }.validate()
+    Draft { name: FACTS.name.to_owned(), topology, n_micro_batches, rows }.validate()
 }
 
 /// The row of one rank.

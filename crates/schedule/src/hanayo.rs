@@ -11,8 +11,21 @@
 
 use crate::action::Action;
 use crate::costs::Costs;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, to_and_fro};
 use crate::list::{First, Pick, Policy, Problem, schedule};
 use crate::topology::Topology;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "hanayo",
+    about: "waves to and fro, two stages a rank for each",
+    chunks: Chunks::Even,
+    passes: Passes::Whole,
+    topology: to_and_fro,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::All(|layout| rows(layout.topology, layout.m)),
+    formula: None,
+};
 
 /// The rows of all ranks.
 pub(crate) fn rows(topology: &Topology, n_micro_batches: u32) -> Vec<Vec<Action>> {

@@ -51,3 +51,17 @@ id! {
     /// A slice of the batch that travels through the pipeline on its own.
     MicroBatch
 }
+
+impl Stage {
+    /// The stage before, unless this is the first.
+    #[inline]
+    pub fn before(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+
+    /// The stage after, unless this is the last of `n_stages`.
+    #[inline]
+    pub fn after(self, n_stages: u32) -> Option<Self> {
+        self.0.checked_add(1).filter(|&next| next < n_stages).map(Self)
+    }
+}

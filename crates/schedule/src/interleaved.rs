@@ -11,7 +11,30 @@
 
 use crate::action::Action;
 use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows, round_and_round};
+use crate::formula::{Formula, Idle};
 use crate::row::Row;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "interleaved-1f1b",
+    about: "1f1b over several stages a rank: less bubble, more messages",
+    chunks: Chunks::Any,
+    passes: Passes::Whole,
+    topology: round_and_round,
+    has_group: true,
+    takes: |sizes| group(sizes.n_ranks, sizes.n_micro_batches, sizes.interleave_group),
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m, layout.v, layout.group)),
+    // (p−1)(F+B)/v for groups of N ≥ p, with min(mv, (v−1)N+2(p−1−r)+1) chunks; one group of m < p
+    // takes longer.
+    formula: Some(Formula {
+        idle: |case| Some(Idle::both(case.looped(case.whole()))),
+        peak: |case, rank| {
+            let behind = 2 * u64::from(case.sizes.n_ranks - 1 - rank) + 1;
+            let ahead = u64::from(case.sizes.n_virtual_stages - 1) * u64::from(case.group);
+            case.n_pairs().min(ahead + behind) as u32
+        },
+    }),
+};
 
 /// The row of one rank, with groups of `group` micro-batches.
 pub(crate) fn row(

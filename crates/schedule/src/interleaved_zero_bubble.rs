@@ -7,8 +7,43 @@
 use std::collections::VecDeque;
 
 use crate::action::Action;
-use crate::interleaved::table;
+use crate::error::ScheduleError;
+use crate::facts::{Chunks, Facts, Passes, Rows, round_and_round};
+use crate::formula::{Formula, Idle};
+use crate::interleaved::{near_rounds, rounds, rounds_accept, table};
 use crate::row::Row;
+use crate::sizes::Sizes;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "interleaved-zb",
+    about: "interleaved-1f1b with backwards in two halves",
+    chunks: Chunks::Any,
+    passes: Passes::Halves,
+    topology: round_and_round,
+    has_group: false,
+    takes,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m, layout.v, layout.group)),
+    // (p−1)(F+I−W)/v for W ≤ F and W ≤ I where p divides m, with min(mv, pv) chunks.
+    formula: Some(Formula {
+        idle: |case| {
+            let holds = case.splits_well() && case.divides();
+            holds.then(|| Idle::both((case.p() - 1.0) * case.less_weight_grad() / case.v()))
+        },
+        peak: |case, _| {
+            let held = u64::from(case.sizes.n_virtual_stages) * u64::from(case.sizes.n_ranks);
+            case.n_pairs().min(held) as u32
+        },
+    }),
+};
+
+fn takes(sizes: &Sizes) -> Result<u32, ScheduleError> {
+    let &Sizes { n_ranks: p, n_micro_batches: m, .. } = sizes;
+    if rounds_accept(p, m) {
+        return Ok(m / rounds(p, m));
+    }
+    let why = ": it runs max(1, m/p) rounds of equal length";
+    Err(FACTS.refused_micro_batches(sizes, why, format!("use {}", near_rounds(p, m))))
+}
 
 /// The row of one rank, with groups of `group` micro-batches.
 pub(crate) fn row(

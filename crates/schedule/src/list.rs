@@ -324,27 +324,24 @@ impl<'a> Clockwork<'a> {
         here.first_start = here.first_start.min(now);
         here.row.push(op.into());
         let state = &mut self.stages[op.stage.idx()];
-        let next = match op.phase {
+        match op.phase {
             Phase::Forward => {
                 here.held += state.share;
                 here.last_was_forward = true;
                 state.n_forward += 1;
-                topology.after(op.stage)
             }
             Phase::Backward | Phase::InputGrad => {
                 let is_split = op.phase == Phase::InputGrad;
                 here.held -= if is_split { state.share - residue } else { state.share };
                 here.last_was_forward = false;
                 state.n_back += 1;
-                topology.before(op.stage)
             }
             Phase::WeightGrad => {
                 here.held -= residue;
                 state.n_weight_grad += 1;
-                None
             }
-        };
-        let Some(next) = next else {
+        }
+        let Some(next) = topology.output_stage(op) else {
             self.events.push(event(end, rank));
             if op.phase == Phase::Forward {
                 // The loss is its own gradient.

@@ -10,7 +10,25 @@
 //! with the same makespan and peak.
 
 use crate::action::Action;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};
+use crate::formula::{Formula, Idle};
 use crate::row::Row;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "looped-bfs",
+    about: "gpipe over several stages a rank",
+    chunks: Chunks::Any,
+    passes: Passes::Whole,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m, layout.v)),
+    // As interleaved-1f1b with one group of all m, and with all mv chunks.
+    formula: Some(Formula {
+        idle: |case| Some(Idle::both(case.looped(case.whole()))),
+        peak: |case, _| case.n_pairs() as u32,
+    }),
+};
 
 /// The row of one rank.
 pub(crate) fn row(

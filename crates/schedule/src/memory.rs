@@ -9,8 +9,16 @@ use crate::costs::Costs;
 use crate::ids::{MicroBatch, Stage};
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
-use crate::simulate::Arrival;
 use crate::topology::Places;
+
+/// A message that a rank gets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// The op that uses it.
+    pub(crate) op: Op,
+    /// When it is there.
+    pub(crate) at: f64,
+}
 
 /// The peak of each rank. `arrivals` are the messages that it gets, where they count.
 pub(crate) fn peak_memory(

@@ -7,7 +7,25 @@
 //! The makespan is that of GPipe; rank r holds at most p−r activations instead of m.
 
 use crate::action::Action;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};
+use crate::formula::{Formula, Idle};
 use crate::row::Row;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "1f1b",
+    about: "one forward, one backward: the memory of p activations",
+    chunks: Chunks::One,
+    passes: Passes::Whole,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m)),
+    // (p−1)(F+B), with min(m, p−r) activations.
+    formula: Some(Formula {
+        idle: |case| Some(Idle::both((case.p() - 1.0) * case.whole())),
+        peak: |case, rank| case.sizes.n_micro_batches.min(case.sizes.n_ranks - rank),
+    }),
+};
 
 /// The row of one rank: enough forwards to keep the ranks behind it busy, then pairs, then the backwards that are left.
 pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ids::{MicroBatch, Stage};
+use crate::text::excerpt;
 
 /// What an op computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +101,29 @@ impl Op {
         Self::new(Stage(stage), Phase::WeightGrad, MicroBatch(micro_batch))
     }
 
+    /// The stage whose result this op begins with, in a model of `n_stages` stages: an F takes the
+    /// activation of the stage before, a B or I the gradient of the stage after. `None` where the
+    /// input is data or a loss, and for W, whose input its own stage has made.
+    #[inline]
+    pub fn input_stage(self, n_stages: u32) -> Option<Stage> {
+        match self.phase {
+            Phase::Forward => self.stage.before(),
+            Phase::Backward | Phase::InputGrad => self.stage.after(n_stages),
+            Phase::WeightGrad => None,
+        }
+    }
+
+    /// The stage that waits for the result of this op: behind an F the stage after, behind a B or I
+    /// the stage before. `None` where no stage follows, and for W, for which nobody waits.
+    #[inline]
+    pub fn output_stage(self, n_stages: u32) -> Option<Stage> {
+        match self.phase {
+            Phase::Forward => self.stage.after(n_stages),
+            Phase::Backward | Phase::InputGrad => self.stage.before(),
+            Phase::WeightGrad => None,
+        }
+    }
+
     /// The same micro-batch and phase on another stage.
     #[inline]
     pub(crate) fn on(self, stage: Stage) -> Self {
@@ -129,7 +153,7 @@ impl FromStr for Op {
     type Err = ParseOpError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = || ParseOpError { text: crate::error::excerpt(text) };
+        let refused = || ParseOpError { text: excerpt(text) };
         let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
         let (stage, rest) = text.split_at(at);
         let mut rest = rest.chars();
@@ -168,6 +192,19 @@ as_text!(Op);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stage_feeds_the_next_one_and_hands_gradients_back() {
+        let stages = |op: Op| {
+            let number = |stage: Option<Stage>| stage.map(|stage| stage.0);
+            (number(op.input_stage(3)), number(op.output_stage(3)))
+        };
+        assert_eq!(stages(Op::forward(0, 5)), (None, Some(1)));
+        assert_eq!(stages(Op::forward(2, 5)), (Some(1), None));
+        assert_eq!(stages(Op::backward(2, 5)), (None, Some(1)));
+        assert_eq!(stages(Op::input_grad(0, 5)), (Some(1), None));
+        assert_eq!(stages(Op::weight_grad(1, 5)), (None, None));
+    }
 
     #[test]
     fn text_that_is_no_op_is_refused() {

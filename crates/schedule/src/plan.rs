@@ -1,28 +1,16 @@
-//! A plan: for every rank what it runs, in order. A [`Draft`] may hold anything; a [`ValidPlan`] has passed every rule.
+//! A plan that has passed every rule: for every rank what it runs, in order.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
 use crate::action::Action;
+use crate::draft::Draft;
 use crate::error::ScheduleError;
 use crate::ids::{MicroBatch, Pipe, Rank, Stage};
 use crate::op::{Op, Phase};
 use crate::topology::{Places, Topology};
 use crate::validate;
-
-/// A plan that nobody has checked yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
-    /// The name of the schedule, or of the file that it came from.
-    pub name: String,
-    /// Which rank holds which stage.
-    pub topology: Topology,
-    /// m, the micro-batches of one step.
-    pub n_micro_batches: u32,
-    /// For every rank what it runs, in order.
-    pub rows: Vec<Vec<Action>>,
-}
 
 impl Draft {
     /// Checks every rule: ids in range, a stage on one row, no op twice, none missing, order inside a row, and freedom from deadlock across rows.
@@ -34,14 +22,6 @@ impl Draft {
         validate::check(&self)?;
         let is_forward_only = self.ops().all(|op| op.phase == Phase::Forward);
         Ok(ValidPlan { draft: self, is_forward_only })
-    }
-
-    pub(crate) fn places(&self) -> Places<'_> {
-        Places::new(&self.topology, self.n_micro_batches)
-    }
-
-    fn ops(&self) -> impl Iterator<Item = Op> {
-        self.rows.iter().flatten().flat_map(|action| action.ops())
     }
 }
 
@@ -176,11 +156,7 @@ impl ValidPlan {
     /// The op that has to end, on whichever rank, before the input of `op` is there: F of the stage before, or the gradient
     /// of the stage after. `None` where the input is data, a loss, or was made by this very stage.
     pub fn input_stage(&self, op: Op) -> Option<Stage> {
-        match op.phase {
-            Phase::Forward => self.topology().before(op.stage),
-            Phase::Backward | Phase::InputGrad => self.topology().after(op.stage),
-            Phase::WeightGrad => None,
-        }
+        self.topology().input_stage(op)
     }
 }
 

@@ -7,13 +7,15 @@ use std::cmp::Ordering;
 
 use crate::action::Action;
 use crate::costs::Costs;
+use crate::draft::Draft;
 use crate::error::ScheduleError;
+use crate::facts::Facts;
 use crate::ids::Rank;
 use crate::list::{First, Length, Pick, Policy, Problem, Scheduled, schedule};
 use crate::op::{Op, Phase};
-use crate::plan::{Draft, ValidPlan};
-use crate::schedule_name::{ScheduleName, Sizes};
+use crate::plan::ValidPlan;
 use crate::simulate::{fits, length, length_and_memory, simulate};
+use crate::sizes::Sizes;
 use crate::topology::Topology;
 
 /// How many ops all tried policies may schedule together: two seconds or three.
@@ -57,19 +59,19 @@ pub(crate) fn with_limits(topology: &Topology, costs: Costs) -> Costs {
 /// # Errors
 /// None but a schedule's that breaks its own rules.
 pub(crate) fn fixed(
-    schedules: &[ScheduleName],
+    schedules: &[&'static Facts],
     sizes: &Sizes,
     topology: &Topology,
     costs: &Costs,
     score: &Score<'_>,
 ) -> Result<Option<Candidate>, ScheduleError> {
     let mut best: Option<Candidate> = None;
-    for &name in schedules {
-        let fits = name.check(sizes).is_ok() && name.topology(sizes).as_ref() == Ok(topology);
+    for facts in schedules {
+        let fits = facts.check(sizes).is_ok() && facts.topology(sizes).as_ref() == Ok(topology);
         if !fits {
             continue;
         }
-        let plan = name.generate(sizes)?;
+        let plan = facts.generate(sizes, &[])?;
         let mut draft = plan.clone().into_draft();
         for row in &mut draft.rows {
             *row = row.iter().flat_map(|&action| split(action)).flatten().collect();
@@ -108,7 +110,7 @@ pub(crate) type Score<'a> = dyn Fn(Length) -> [f64; 2] + 'a;
 /// # Errors
 /// [`ScheduleError::MemoryLimit`] where no plan was found that keeps them.
 pub(crate) fn listed(
-    name: ScheduleName,
+    name: &'static str,
     topology: &Topology,
     n_micro_batches: u32,
     costs: &Costs,
@@ -191,14 +193,14 @@ fn is_better(a: &Candidate, b: &Candidate, score: &Score<'_>) -> bool {
 }
 
 /// The same plan under another name.
-pub(crate) fn renamed(plan: ValidPlan, name: ScheduleName) -> Result<ValidPlan, ScheduleError> {
+pub(crate) fn renamed(plan: ValidPlan, name: &str) -> Result<ValidPlan, ScheduleError> {
     let mut draft = plan.into_draft();
-    draft.name = name.to_string();
+    draft.name = name.to_owned();
     draft.validate()
 }
 
 struct Search<'a> {
-    name: ScheduleName,
+    name: &'static str,
     topology: &'a Topology,
     n_micro_batches: u32,
     costs: &'a Costs,
@@ -283,7 +285,7 @@ impl Search<'_> {
 
     fn plan(&self, policy: Policy) -> Result<ValidPlan, ScheduleError> {
         let draft = Draft {
-            name: self.name.to_string(),
+            name: self.name.to_owned(),
             topology: self.topology.clone(),
             n_micro_batches: self.n_micro_batches,
             rows: self.schedule(policy).rows,

@@ -12,7 +12,7 @@ use crate::error::ScheduleError;
 use crate::ids::Stage;
 use crate::list::Length;
 use crate::lower_bound::lower_bound;
-use crate::memory::peak_memory;
+use crate::memory::{Arrival, peak_memory};
 use crate::op::{Op, Phase};
 use crate::plan::ValidPlan;
 use crate::walk::Walk;
@@ -187,14 +187,6 @@ fn spans(plan: &ValidPlan, costs: &Costs, starts: &[Vec<f64>]) -> impl Iterator<
     })
 }
 
-/// A message that a rank gets.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival {
-    /// The op that uses it.
-    pub(crate) op: Op,
-    pub(crate) at: f64,
-}
-
 struct Played {
     starts: Vec<Vec<f64>>,
     /// For every rank the messages that it gets, where their memory counts.
@@ -230,14 +222,9 @@ fn play(plan: &ValidPlan, costs: &Costs) -> Played {
         let end = start + costs.duration_of(action);
         let mut free_at = end;
         for op in action.ops() {
-            let (next, inputs) = match op.phase {
-                Phase::Forward => (plan.topology().after(op.stage), &mut forward_input),
-                Phase::Backward | Phase::InputGrad => {
-                    (plan.topology().before(op.stage), &mut gradient)
-                }
-                Phase::WeightGrad => continue,
-            };
-            let Some(next) = next else { continue };
+            let Some(next) = plan.topology().output_stage(op) else { continue };
+            let inputs =
+                if op.phase == Phase::Forward { &mut forward_input } else { &mut gradient };
             let to = places.rank_of(next, op.micro_batch);
             let mut arrival = end;
             if to != rank {

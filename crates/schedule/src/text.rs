@@ -109,6 +109,33 @@ pub fn write_json<T: ?Sized + Serialize>(
     value.serialize(&mut serde_json::Serializer::with_formatter(into, Escaped))
 }
 
+/// A foreign text on one line, without control characters, cut to what leaves room for the rest of the message.
+pub(crate) fn excerpt(text: &str) -> String {
+    const MOST: usize = 32;
+    let mut short: String = text.chars().take(MOST).map(visible).collect();
+    if text.chars().nth(MOST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// A parser's message, which may quote any part of a file: its beginning and its end, where the place is.
+pub(crate) fn clipped(message: &str) -> String {
+    const MOST: usize = 140;
+    const END: usize = 40;
+    let characters: Vec<char> = message.chars().map(visible).collect();
+    if characters.len() <= MOST {
+        return characters.into_iter().collect();
+    }
+    let (start, end) = (&characters[..MOST - END], &characters[characters.len() - END..]);
+    start.iter().chain(&['…']).chain(end).collect()
+}
+
+/// What a terminal would obey is shown as unknown.
+fn visible(c: char) -> char {
+    if is_obeyed(c) { '\u{fffd}' } else { c }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ScheduleError;
 use crate::ids::{Chunk, MicroBatch, Pipe, Rank, Stage};
+use crate::op::Op;
 use crate::work;
 
 /// How stages are dealt out to ranks.
@@ -183,13 +184,25 @@ impl Topology {
     /// The stage before, unless this is the first.
     #[inline]
     pub fn before(&self, stage: Stage) -> Option<Stage> {
-        stage.0.checked_sub(1).map(Stage)
+        stage.before()
     }
 
     /// The stage after, unless this is the last.
     #[inline]
     pub fn after(&self, stage: Stage) -> Option<Stage> {
-        (stage.0 + 1 < self.n_stages()).then_some(Stage(stage.0 + 1))
+        stage.after(self.n_stages)
+    }
+
+    /// The stage whose result `op` begins with: see [`Op::input_stage`].
+    #[inline]
+    pub fn input_stage(&self, op: Op) -> Option<Stage> {
+        op.input_stage(self.n_stages)
+    }
+
+    /// The stage that waits for the result of `op`: see [`Op::output_stage`].
+    #[inline]
+    pub fn output_stage(&self, op: Op) -> Option<Stage> {
+        op.output_stage(self.n_stages)
     }
 
     /// The first copy of the model alone: where it is evaluated.

@@ -14,8 +14,43 @@ use std::collections::VecDeque;
 use std::mem;
 
 use crate::action::Action;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, to_and_fro};
+use crate::formula::{Formula, Idle};
 use crate::op::Op;
 use crate::work;
+
+pub(crate) static HALF: Facts = Facts {
+    name: "v-half",
+    about: "zb-v with about half the memory and some bubble",
+    chunks: Chunks::Two,
+    passes: Passes::Halves,
+    topology: to_and_fro,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::All(|layout| rows(Block::Half, layout.p, layout.m)),
+    // (3p−7)F/2 for F = I = W, even p ≥ 4 and m ≥ 2p, with p+2 chunks.
+    formula: Some(Formula {
+        idle: |case| {
+            let p = case.p();
+            let is_even = case.sizes.n_ranks.is_multiple_of(2);
+            let holds = case.is_equal() && is_even && p >= 4.0 && case.m() >= 2.0 * p;
+            holds.then(|| Idle::both((3.0 * p - 7.0) * case.share.forward / 2.0))
+        },
+        peak: |case, _| case.sizes.n_ranks + 2,
+    }),
+};
+
+pub(crate) static MIN: Facts = Facts {
+    name: "v-min",
+    about: "zb-v with about a third of the memory and more bubble",
+    chunks: Chunks::Two,
+    passes: Passes::Halves,
+    topology: to_and_fro,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::All(|layout| rows(Block::Min, layout.p, layout.m)),
+    formula: None,
+};
 
 /// Which of the two blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

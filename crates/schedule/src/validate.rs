@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 
 use crate::action::Action;
+use crate::draft::Draft;
 use crate::error::{Rule, ScheduleError, Violation};
 use crate::grid;
 use crate::ids::{MicroBatch, Rank, Stage};
 use crate::op::{Op, Phase};
-use crate::plan::Draft;
 use crate::walk::Walk;
 
 /// How many ranks of a circle a message names: three fit on its line whatever their numbers are.

@@ -11,6 +11,17 @@ use crate::work;
 const FORWARD_DONE: u8 = 1;
 const GRADIENT_DONE: u8 = 2;
 
+/// What an op of a phase leaves done: an activation, the gradient of an input, or nothing that
+/// another op waits for.
+#[inline]
+fn done_by(phase: Phase) -> u8 {
+    match phase {
+        Phase::Forward => FORWARD_DONE,
+        Phase::Backward | Phase::InputGrad => GRADIENT_DONE,
+        Phase::WeightGrad => 0,
+    }
+}
+
 /// The ops that are finished, and for every rank the position of its next cell. Linear: a cell is looked at once when it runs,
 /// and once more each time that its rank was woken and found it not ready.
 pub(crate) struct Walk<'a> {
@@ -98,24 +109,17 @@ impl<'a> Walk<'a> {
     }
 
     fn missing_input(&self, op: Op) -> Option<Stage> {
-        let (stage, needed) = match op.phase {
-            Phase::Forward => (self.topology.before(op.stage)?, FORWARD_DONE),
-            Phase::Backward | Phase::InputGrad => (self.topology.after(op.stage)?, GRADIENT_DONE),
-            Phase::WeightGrad => return None,
-        };
+        let stage = self.topology.input_stage(op)?;
+        let needed = done_by(op.phase);
         (self.done[self.at(op.on(stage))] & needed == 0).then_some(stage)
     }
 
     /// Marks an op as done and names the rank that may have waited for it.
     fn finish(&mut self, op: Op) -> Option<Rank> {
-        let (flag, waiting) = match op.phase {
-            Phase::Forward => (FORWARD_DONE, self.topology.after(op.stage)),
-            Phase::Backward | Phase::InputGrad => (GRADIENT_DONE, self.topology.before(op.stage)),
-            Phase::WeightGrad => return None,
-        };
         let at = self.at(op);
-        self.done[at] |= flag;
-        waiting.map(|stage| self.places.rank_of(stage, op.micro_batch))
+        self.done[at] |= done_by(op.phase);
+        let waiting = self.topology.output_stage(op)?;
+        Some(self.places.rank_of(waiting, op.micro_batch))
     }
 
     fn at(&self, op: Op) -> usize {

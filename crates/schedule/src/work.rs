@@ -27,8 +27,9 @@ mod tests {
     use crate::footprint::{StageBytes, footprints};
     use crate::lower::lower;
     use crate::plan::ValidPlan;
-    use crate::schedule_name::{ScheduleName, Sizes};
+    use crate::schedule_name::ScheduleName;
     use crate::simulate::simulate;
+    use crate::sizes::Sizes;
 
     /// Everything that a command does with a plan, at costs that leave out no part of it.
     fn prepare(name: ScheduleName, sizes: &Sizes) -> ValidPlan {

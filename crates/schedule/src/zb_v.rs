@@ -10,8 +10,30 @@
 //! chunk no rank waits between its first op and its last.
 
 use crate::action::Action;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, to_and_fro};
+use crate::formula::{Formula, Idle};
 use crate::row::Row;
 use crate::work;
+
+pub(crate) static FACTS: Facts = Facts {
+    name: "zb-v",
+    about: "zero bubble on two stages a rank, with the memory of 1f1b",
+    chunks: Chunks::Two,
+    passes: Passes::Halves,
+    topology: to_and_fro,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m)),
+    // (p−1)F/2, in its longest span nothing, for F = I = W and m ≥ 2p−1; 2p chunks.
+    formula: Some(Formula {
+        idle: |case| {
+            let holds = case.is_equal() && case.m() >= 2.0 * case.p() - 1.0;
+            let makespan = (case.p() - 1.0) * case.share.forward / 2.0;
+            holds.then_some(Idle { makespan, span: 0.0 })
+        },
+        peak: |case, _| (2 * case.sizes.n_micro_batches).min(2 * case.sizes.n_ranks),
+    }),
+};
 
 /// What a rank has done of one of its two stages so far, of the micro-batches that there are. The
 /// phases are laid out for 2p−1 at least; those that are not there are passed over.

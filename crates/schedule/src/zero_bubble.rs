@@ -14,7 +14,53 @@
 //! op and its last.
 
 use crate::action::Action;
+use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};
+use crate::formula::{Formula, Idle};
 use crate::row::Row;
+
+pub(crate) static H1: Facts = Facts {
+    name: "zb-h1",
+    about: "backwards in two halves, with the memory of 1f1b",
+    chunks: Chunks::One,
+    passes: Passes::Halves,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| h1(rank, layout.p, layout.m)),
+    // (p−1)(F+I−W) for W ≤ F, W ≤ I and m ≥ p, with p activations.
+    formula: Some(Formula {
+        idle: |case| {
+            let holds = case.splits_well() && case.m() >= case.p();
+            holds.then(|| Idle::both((case.p() - 1.0) * case.less_weight_grad()))
+        },
+        peak: |case, _| case.sizes.n_micro_batches.min(case.sizes.n_ranks),
+    }),
+};
+
+pub(crate) static H2: Facts = Facts {
+    name: "zb-h2",
+    about: "backwards in two halves, with twice that memory",
+    chunks: Chunks::One,
+    passes: Passes::Halves,
+    topology: round_and_round,
+    has_group: false,
+    takes: any_size,
+    rows: Rows::Each(|rank, layout| h2(rank, layout.p, layout.m)),
+    // The larger of (p−1)F and (p−1)(F+I−2W), in its longest span the second alone, for W ≤ F, W ≤
+    // I and m ≥ 2p−1; 2p−1 activations.
+    formula: Some(Formula {
+        idle: |case| {
+            let (p, share) = (case.p(), case.share);
+            let holds = case.splits_well() && case.m() >= 2.0 * p - 1.0;
+            holds.then(|| {
+                let gap = share.forward + share.input_grad - 2.0 * share.weight_grad;
+                let span = (p - 1.0) * gap.max(0.0);
+                Idle { makespan: span.max((p - 1.0) * share.forward), span }
+            })
+        },
+        peak: |case, _| case.sizes.n_micro_batches.min(2 * case.sizes.n_ranks - 1),
+    }),
+};
 
 /// The row of one rank of ZB-H1.
 pub(crate) fn h1(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {

@@ -35,6 +35,7 @@ mod account;
 mod bubble;
 mod export;
 mod model;
+mod op_of;
 
 pub use account::{
     Account, Advice, NoAccount, Part, PartTime, RankTime, WhatIf, account, advice, mean_costs,
@@ -70,6 +71,7 @@ pub use model::{
     SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals, Trend, Wait, Watchdog,
 };
 pub use number::Nonfinite;
+pub use op_of::op_of;
 pub use paths::{civil_date, new_run_dir, runs_dir, state_dir};
 pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};

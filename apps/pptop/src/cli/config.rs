@@ -103,7 +103,8 @@ fn write(path: &Path, force: bool) -> Result<bool, NotWritten> {
 
 fn validate(args: &ValidateArgs) -> Result<(), CliError> {
     let path = args.file.clone().map_or_else(own_path, Ok)?;
-    if check_file(&path)? {
+    let actions: Vec<_> = pptop::monitor::action_names().collect();
+    if check_file(&path, &actions)? {
         return print(&format!("{}: valid\n", path.display()));
     }
     if args.file.is_none() {

@@ -22,7 +22,8 @@ impl From<ConfigError> for CliError {
 /// # Errors
 /// The configuration file or a variable is refused.
 pub(crate) fn config() -> Result<Config, CliError> {
-    Ok(Config::load(|name| std::env::var_os(name))?)
+    let actions: Vec<_> = pptop::monitor::action_names().collect();
+    Ok(Config::load(|name| std::env::var_os(name), &actions)?)
 }
 
 /// Whether a text on standard output has to do with ASCII: as configured, else where it is a

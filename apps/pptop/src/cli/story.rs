@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use pp_hybrid::{Evaluation, StepOutcome};
+use pp_quantile::nearest;
 use pp_telemetry::Hello;
 
 use super::job::Session;
@@ -35,10 +36,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 
 /// The value below which a part `q` of the numbers lies; NaN if there are none.
 pub(crate) fn quantile(values: &[f64], q: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((last as f64 * q).round() as usize).copied().unwrap_or(f64::NAN)
+    nearest(&mut values.to_vec(), q).unwrap_or(f64::NAN)
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -18,7 +18,6 @@ use super::values::{
     path_of, word,
 };
 use super::{COLORED, Keys};
-use crate::monitor::action_names;
 
 /// Bytes that a configuration has at most.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -83,8 +82,9 @@ struct RawColors {
 /// What is wrong, and where in the text.
 type Found = (Refused, Range<usize>);
 
-/// The file at `path`; `None` where there is none.
-pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
+/// The file at `path`; `None` where there is none. `actions` are the names to which keys can be
+/// bound.
+pub(crate) fn read(path: &Path, actions: &[&str]) -> Result<Option<FileConfig>, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     // A pipe must not make us wait for whoever writes into it.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -105,7 +105,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(ConfigError::TooLarge { path: path.to_owned(), most: FILE_BYTES_MAX });
     }
-    parse(&bytes).map(Some).map_err(|(refused, line)| ConfigError::Line {
+    parse(&bytes, actions).map(Some).map_err(|(refused, line)| ConfigError::Line {
         path: path.to_owned(),
         line,
         refused,
@@ -113,7 +113,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<FileConfig>, ConfigError> {
 }
 
 /// The values of a text, or what is wrong on which line.
-pub(crate) fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
+pub(crate) fn parse(bytes: &[u8], actions: &[&str]) -> Result<FileConfig, (Refused, usize)> {
     // Some editors begin a text with a mark of its encoding.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -123,7 +123,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
     let raw: RawFile = toml::from_str(text).map_err(|error| {
         (said(error.message()), line_of(bytes, error.span().map_or(0, |span| span.start)))
     })?;
-    values(raw).map_err(|(refused, span)| (refused, line_of(bytes, span.start)))
+    values(raw, actions).map_err(|(refused, span)| (refused, line_of(bytes, span.start)))
 }
 
 /// The line of a byte, counted from one.
@@ -153,7 +153,7 @@ fn said(message: &str) -> Refused {
     Refused::new(why, remedy)
 }
 
-fn values(raw: RawFile) -> Result<FileConfig, Found> {
+fn values(raw: RawFile, actions: &[&str]) -> Result<FileConfig, Found> {
     let RawColors {
         forward,
         backward,
@@ -183,7 +183,7 @@ fn values(raw: RawFile) -> Result<FileConfig, Found> {
         keep_runs: any_number(raw.keep.runs)?,
         keep_mb: any_number(raw.keep.mb)?,
         keep_days: any_number(raw.keep.days)?,
-        keys: keys(raw.keys)?,
+        keys: keys(raw.keys, actions)?,
         colors,
     })
 }
@@ -202,13 +202,16 @@ fn word_at<T: ValueEnum>(raw: Option<Spanned<String>>) -> Result<Option<T>, Foun
 }
 
 /// The keys of each action. One that is bound twice is refused where it stands the second time.
-fn keys(raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>) -> Result<Keys, Found> {
+fn keys(
+    raw: BTreeMap<String, Spanned<Vec<Spanned<String>>>>,
+    actions: &[&str],
+) -> Result<Keys, Found> {
     let mut keys = Keys::new();
     let mut bound: Vec<(usize, Key, String)> = Vec::new();
     for (action, list) in raw {
-        if !action_names().any(|name| name == action) {
+        if !actions.contains(&action.as_str()) {
             let why = format!("unknown action {}", excerpt(&action));
-            let refused = Refused::new(why, choice(&action, action_names()));
+            let refused = Refused::new(why, choice(&action, actions.iter().copied()));
             return Err((refused, list.span()));
         }
         let mut of_action = Vec::new();
@@ -238,6 +241,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::monitor::action_names;
+
+    fn parse(bytes: &[u8]) -> Result<FileConfig, (Refused, usize)> {
+        super::parse(bytes, &action_names().collect::<Vec<_>>())
+    }
 
     fn refused(text: &str) -> String {
         let (refused, line) = parse(text.as_bytes()).unwrap_err();

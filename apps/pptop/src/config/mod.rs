@@ -131,13 +131,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// What holds in an environment.
+    /// What holds in an environment. `actions` are the names to which keys can be bound.
     ///
     /// # Errors
     /// The file or a variable is refused.
-    pub fn load(env: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+    pub fn load(
+        env: impl Fn(&str) -> Option<OsString>,
+        actions: &[&str],
+    ) -> Result<Self, ConfigError> {
         let (file, said) = match config_path(&env) {
-            Ok(path) => match file::read(&path)? {
+            Ok(path) => match file::read(&path, actions)? {
                 Some(said) => (Some(path), said),
                 None => (None, FileConfig::default()),
             },
@@ -235,17 +238,22 @@ pub fn config_path(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Co
         .ok_or(ConfigError::NoDirectory)
 }
 
-/// Checks a file; whether it is there.
+/// Checks a file; whether it is there. `actions` are the names to which keys can be bound.
 ///
 /// # Errors
 /// It is refused.
-pub fn check_file(path: &Path) -> Result<bool, ConfigError> {
-    Ok(file::read(path)?.is_some())
+pub fn check_file(path: &Path, actions: &[&str]) -> Result<bool, ConfigError> {
+    Ok(file::read(path, actions)?.is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::action_names;
+
+    fn parse(text: &str) -> Result<FileConfig, (Refused, usize)> {
+        file::parse(text.as_bytes(), &action_names().collect::<Vec<_>>())
+    }
 
     fn with(
         file: &str,
@@ -254,7 +262,7 @@ mod tests {
         let env = |name: &str| {
             variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
-        Config::over(None, file::parse(file.as_bytes()).unwrap(), &env)
+        Config::over(None, parse(file).unwrap(), &env)
     }
 
     #[test]
@@ -317,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_template_holds_the_defaults_and_every_setting() {
-        assert_eq!(file::parse(TEMPLATE.as_bytes()).unwrap(), FileConfig::default());
+        assert_eq!(parse(TEMPLATE).unwrap(), FileConfig::default());
         // A line that is a setting behind its `# `.
         let is_setting = |line: &str| {
             line.split_once(" = ")
@@ -327,7 +335,7 @@ mod tests {
             Some(setting) if is_setting(setting) => setting,
             _ => line,
         });
-        let said = file::parse(lines.collect::<Vec<_>>().join("\n").as_bytes()).unwrap();
+        let said = parse(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         assert!(said.colors.iter().all(Option::is_some) && said.keys.len() == 1);
         let config = Config::over(None, said, &|_| None).unwrap();
         let default = with("", &[]).unwrap();
@@ -345,7 +353,7 @@ mod tests {
         ] {
             assert_eq!((source, same), (Source::File, true));
         }
-        for action in crate::monitor::action_names() {
+        for action in action_names() {
             assert!(TEMPLATE.contains(action), "{action}");
         }
     }
@@ -367,6 +375,6 @@ mod tests {
             Some("/h/.config/pptop/config.toml".into())
         );
         assert_eq!(at(&[]), None);
-        assert_eq!(Config::load(|_| None).unwrap().file, None);
+        assert_eq!(Config::load(|_| None, &[]).unwrap().file, None);
     }
 }

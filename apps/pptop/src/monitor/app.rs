@@ -14,13 +14,14 @@ use super::batch::Batch;
 use super::errand::{Errands, Purpose, purpose_of};
 use super::input::{Action, Keymap};
 use super::screenshot::Screenshot;
-use super::state::{Effect, OtherRun, View};
+use super::state::{Effect, OtherRun};
 use super::summary::summary;
 use super::terminal::{Held, Screen, Signals};
 use super::tty::Found;
 use super::view::{Theme, draw, target};
 use super::watched::{Read, Watch, Watched};
 use crate::ability::in_ascii;
+use crate::monitor::screen::View;
 
 /// How often the screen is drawn when nothing has happened: some of it tells how long that is.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
@@ -445,7 +446,8 @@ mod tests {
     use pp_telemetry::Run;
 
     use super::*;
-    use crate::monitor::state::{ChildState, Choice};
+    use crate::monitor::screen::Choice;
+    use crate::monitor::state::ChildState;
 
     const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
 

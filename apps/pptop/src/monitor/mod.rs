@@ -15,6 +15,7 @@ mod child;
 mod errand;
 mod input;
 pub mod runs;
+mod screen;
 mod screenshot;
 mod sixteen;
 mod state;
@@ -28,8 +29,9 @@ mod words;
 pub use app::{Launch, compare, run};
 pub use child::NEW_MESSAGES;
 pub use input::{Action, Keymap, action_names};
+pub use screen::{Choice, Target, View};
 pub use screenshot::Screenshot;
-pub use state::{ChildState, Choice, Effect, OtherRun, Playback, State, Target, View};
+pub use state::{ChildState, Effect, OtherRun, Playback, State};
 pub use view::{Theme, draw, target};
 pub use watched::Watch;
 

@@ -10,10 +10,11 @@ use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
 use super::input::Action;
-use super::state::{State, View};
-use super::view::format::cells;
+use super::state::State;
 use super::view::{Theme, draw};
 use super::watched::found;
+use super::words::format::cells;
+use crate::monitor::screen::View;
 
 /// A screen that was drawn.
 #[derive(Debug)]

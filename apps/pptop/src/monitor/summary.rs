@@ -6,7 +6,7 @@ use std::path::Path;
 use pp_schedule::clean_lines;
 
 use super::state::{State, Status};
-use super::view::format;
+use super::words::format;
 
 /// A few lines about what came of the run.
 pub(crate) fn summary(state: &State, run_dir: &Path) -> String {

@@ -20,6 +20,7 @@ mod recut;
 mod times;
 mod what_if;
 
+use pp_quantile::mean_median;
 use pp_schedule::{Costs, PerEdge, ScheduleError, ValidPlan, import_csv, simulate};
 
 pub use advice::{Advice, advice};
@@ -431,7 +432,7 @@ impl Account {
             return 1.0;
         }
         let own = others.remove(rank as usize);
-        match median(others) {
+        match mean_median(&mut others) {
             Some(usual) if usual > 0.0 => own / usual,
             _ => 1.0,
         }
@@ -494,13 +495,6 @@ impl Account {
 
 /// The kinds that a stage's times are kept for.
 pub(crate) const KINDS: [SpanKind; 4] = [SpanKind::F, SpanKind::B, SpanKind::I, SpanKind::W];
-
-/// The middle of some numbers, of two in the middle their mean.
-pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let last = values.len().checked_sub(1)?;
-    Some(f64::midpoint(*values.get(last / 2)?, *values.get(last.div_ceil(2))?))
-}
 
 /// Latencies between ranks as a matrix.
 pub(crate) fn edges(latency: &[Vec<f64>]) -> PerEdge {

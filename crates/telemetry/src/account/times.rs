@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 
-use pp_schedule::{Costs, Pipe, ValidPlan};
+use pp_quantile::{at_place, lower_median, lower_middle, mean_median, upper_median};
+use pp_schedule::{Costs, Phase, Pipe, ValidPlan};
 
-use super::{KINDS, RankTime, edges, median};
+use super::{KINDS, RankTime, edges};
 use crate::bubble::measure;
 use crate::model::{Model, RecordedStep};
+use crate::op_of::op_of;
 use crate::span::{Span, SpanKind};
 
 /// Which times of an operation.
@@ -234,8 +236,7 @@ impl Measured {
         let mut latency = vec![vec![0.0; n_ranks]; n_ranks];
         for ((from, to), mut delays) in delays {
             if let Some(cell) = latency.get_mut(from).and_then(|row| row.get_mut(to)) {
-                delays.sort_by(f64::total_cmp);
-                *cell = delays[delays.len() / 2];
+                *cell = upper_median(&mut delays).unwrap_or(0.0);
             }
         }
         // An op's copies are charged once for each of its micro-batches.
@@ -285,9 +286,7 @@ impl Measured {
     /// How much more each of them computes than the lower median.
     pub(crate) fn excess_of_ranks(&self) -> Vec<f64> {
         let net = self.net_of_ranks();
-        let mut sorted = net.clone();
-        sorted.sort_by(f64::total_cmp);
-        let usual = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0);
+        let usual = lower_median(&mut net.clone()).unwrap_or(0.0);
         net.iter().map(|net| (net - usual).max(0.0)).collect()
     }
 
@@ -313,7 +312,7 @@ impl Measured {
                 // By the whole, so that the three belong together.
                 let mut sorted = alike;
                 sorted.sort_by(|a, b| a.iter().sum::<f64>().total_cmp(&b.iter().sum::<f64>()));
-                sorted.get((sorted.len().saturating_sub(1)) / 2).copied().unwrap_or([0.0; 3])
+                sorted.get(lower_middle(sorted.len())).copied().unwrap_or([0.0; 3])
             })
             .collect()
     }
@@ -347,8 +346,7 @@ impl Measured {
     pub(crate) fn usual_latency(&self) -> f64 {
         let mut all: Vec<f64> =
             self.latency.iter().flatten().copied().filter(|delay| *delay > 0.0).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(0.0)
+        upper_median(&mut all).unwrap_or(0.0)
     }
 
     /// F, I and W of all stages of a rank together, with their copies; `factors` says for each
@@ -384,10 +382,10 @@ fn noise(mut windows: Vec<f64>) -> f64 {
     if windows.len() < STEPS_FOR_NOISE {
         return NOISE_UNKNOWN;
     }
-    windows.sort_by(f64::total_cmp);
     let last = windows.len() - 1;
-    let (low, high) = (windows[last / 4], windows[last - last / 4]);
-    match median(windows) {
+    let mut quartile = |place| at_place(&mut windows, place).unwrap_or(0.0);
+    let (low, high) = (quartile(last / 4), quartile(last - last / 4));
+    match mean_median(&mut windows) {
         Some(middle) if middle > 0.0 => (high - low) / QUARTILES_IN_SD / middle,
         _ => NOISE_UNKNOWN,
     }
@@ -433,12 +431,10 @@ fn sends(spans: &[Span]) -> HashMap<(u32, u32, SpanKind, u32), u64> {
 
 /// The operation that a wait was for.
 fn producer<'a>(wait: &Span, made: &HashMap<Made, &'a Span>) -> Option<&'a Span> {
-    let (stage, forwards) = match wait.op {
-        SpanKind::WaitAct => (wait.stage.checked_sub(1)?, true),
-        SpanKind::WaitGrad => (wait.stage.checked_add(1)?, false),
-        _ => return None,
-    };
-    made.get(&(wait.replica, stage, forwards, wait.mb)).copied()
+    let op = op_of(wait).filter(|_| wait.op.is_wait())?;
+    // Behind the last stage nothing was made.
+    let stage = op.input_stage(u32::MAX)?.0;
+    made.get(&(wait.replica, stage, op.phase == Phase::Forward, wait.mb)).copied()
 }
 
 /// From the first start to the last end of compute, for each replica.

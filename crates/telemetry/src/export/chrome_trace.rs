@@ -16,6 +16,7 @@ use super::{ExportError, Writer};
 use crate::event::{Event, Hello, Mem};
 use crate::model::Tally;
 use crate::number::Nonfinite;
+use crate::op_of::op_of;
 use crate::phase::PhaseEvent;
 use crate::span::{Span, SpanKind};
 use crate::step::StepEvent;
@@ -188,12 +189,11 @@ impl ChromeTrace {
 
     /// The tensor that a span uses, and the one that it makes.
     fn arrows(&mut self, span: &Span, out: &mut dyn Write) -> Result<(), ExportError> {
-        let (used, made) = match span.op {
-            SpanKind::F => (Some(span.stage).filter(|&stage| stage > 0), span.stage.checked_add(1)),
-            // The last stage begins with the loss: its half of an arrow stays alone.
-            SpanKind::B | SpanKind::I => (Some(span.stage), span.stage.checked_sub(1)),
-            _ => (None, None),
-        };
+        let Some(op) = op_of(span).filter(|_| span.op.is_compute()) else { return Ok(()) };
+        // How many stages there are is not known here: half an arrow that begins or ends behind the
+        // last one stays alone.
+        let used = op.input_stage(u32::MAX).map(|_| span.stage);
+        let made = op.output_stage(u32::MAX).map(|stage| stage.0);
         // A slice of no length holds no arrow.
         if span.dur_ns == 0 {
             return Ok(());

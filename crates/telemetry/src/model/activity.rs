@@ -188,14 +188,9 @@ impl Progress {
 
     /// What `op` needs from another stage, and which rank makes it.
     fn needed(&self, replica: u32, op: Op) -> Option<(Made, u32)> {
-        let (stage, direction) = match op.phase {
-            Phase::Forward => (op.stage.0.checked_sub(1)?, Direction::Forward),
-            Phase::Backward | Phase::InputGrad => (
-                op.stage.0.checked_add(1).filter(|&stage| stage < self.n_stages)?,
-                Direction::Backward,
-            ),
-            Phase::WeightGrad => return None,
-        };
+        let stage = op.input_stage(self.n_stages)?.0;
+        let direction =
+            if op.phase == Phase::Forward { Direction::Forward } else { Direction::Backward };
         let copy = op.micro_batch.0 / self.n_per_pipe.max(1);
         let for_rank = *self.rank_of_stage.get(&(stage, copy))?;
         Some(((replica, stage, direction, op.micro_batch.0), for_rank))

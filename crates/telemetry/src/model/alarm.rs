@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use pp_quantile::upper_median;
 use serde::{Deserialize, Serialize};
 
 use crate::number::{any_float, any_float_option};
@@ -211,19 +212,12 @@ impl fmt::Display for Alarm {
     }
 }
 
-/// The middle of some numbers; `None` if there are none.
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
 /// The median, and the median distance from it.
 fn usual(values: &VecDeque<f64>) -> Option<(f64, f64)> {
-    let values: Vec<f64> = values.iter().copied().collect();
-    let middle = median(&values)?;
-    let distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
-    Some((middle, median(&distances)?))
+    let mut values: Vec<f64> = values.iter().copied().collect();
+    let middle = upper_median(&mut values)?;
+    let mut distances: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
+    Some((middle, upper_median(&mut distances)?))
 }
 
 fn keep(window: &mut VecDeque<f64>, value: f64) {
@@ -304,7 +298,7 @@ impl Watchdog {
         }
         let mut last: Vec<f64> = self.losses.iter().rev().take(LEVEL - 1).copied().collect();
         last.push(loss);
-        let level = median(&last)?;
+        let level = upper_median(&mut last.clone())?;
         if let Some(alarm @ Alarm::Diverging { before, is_first, .. }) = self.state {
             let factor = if is_first { OVER_FIRST } else { OVER_BEST };
             return Some(alarm).filter(|_| level > before * factor * CALM);

@@ -1,5 +1,7 @@
 //! What the fold of a run answers: how it stands, what it has trained, what was lost.
 
+use pp_quantile::mean_median;
+
 use crate::event::{End, Hello};
 use crate::index::Frame;
 use crate::phase::PhaseEvent;
@@ -248,8 +250,8 @@ impl Model {
             .collect();
         busy.sort_by(|a, b| a.0.total_cmp(&b.0));
         let (seconds, state) = busy.pop()?;
-        let last = busy.len().checked_sub(1)?;
-        let usual = f64::midpoint(busy.get(last / 2)?.0, busy.get(last.div_ceil(2))?.0);
+        let mut others: Vec<f64> = busy.iter().map(|(seconds, _)| *seconds).collect();
+        let usual = mean_median(&mut others)?;
         (usual > 0.0).then(|| Slowest {
             replica: state.replica,
             rank: state.rank,

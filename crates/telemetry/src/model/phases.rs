@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use pp_quantile::upper_median;
 use serde::{Deserialize, Serialize};
 
 use crate::phase::PhaseEvent;
@@ -38,9 +39,8 @@ impl PhaseCost {
 
     /// How long one of them takes: the median of the last ones.
     pub fn median_seconds(&self) -> Option<f64> {
-        let mut sorted: Vec<u64> = self.recent_ns.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() / 2).map(|&ns| ns as f64 * 1e-9)
+        let mut recent_ns: Vec<u64> = self.recent_ns.iter().copied().collect();
+        upper_median(&mut recent_ns).map(|ns| ns as f64 * 1e-9)
     }
 
     /// How long all of them took together.

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use pp_quantile::upper_median;
+
 use crate::span::{Span, SpanKind};
 
 use super::gpus::GpuState;
@@ -192,13 +194,13 @@ impl SlowOps {
             };
             let mut durations: Vec<u64> = spans.iter().map(|span| span.dur_ns).collect();
             // What the whole step was, then what stands out in it.
-            let median_ns = median(&mut durations).unwrap_or(0);
+            let median_ns = upper_median(&mut durations).unwrap_or(0);
             let mut found = None;
             if let Some(usual_ns) =
                 exceeded(&usual.by_step, STEPS_ENOUGH, median_ns, 0.1).filter(|_| spans.len() > 1)
             {
                 let mut starved: Vec<u64> = spans.iter().map(|span| span.starved_ns).collect();
-                let starved_ns = median(&mut starved).unwrap_or(0);
+                let starved_ns = upper_median(&mut starved).unwrap_or(0);
                 found = Some(slow(None, median_ns, usual_ns, starved_ns));
             } else if let Some(span) = spans.iter().max_by_key(|span| span.dur_ns)
                 && let Some(usual_ns) = exceeded(&usual.single, ENOUGH, span.dur_ns, 0.2)
@@ -257,23 +259,18 @@ fn keep(window: &mut VecDeque<u64>, value: u64, most: usize) {
     window.push_back(value);
 }
 
-fn median(values: &mut [u64]) -> Option<u64> {
-    let middle = values.len() / 2;
-    (!values.is_empty()).then(|| *values.select_nth_unstable(middle).1)
-}
-
 /// The median of what came before, if `value` leaves them by more than both the spread and a part of the median.
 fn exceeded(before: &VecDeque<u64>, enough: usize, value: u64, part: f64) -> Option<u64> {
     if before.len() < enough {
         return None;
     }
     let mut values: Vec<u64> = before.iter().copied().collect();
-    let median_ns = median(&mut values)?;
+    let median_ns = upper_median(&mut values)?;
     if value as f64 <= median_ns as f64 * (1.0 + part) {
         return None;
     }
     let mut distances: Vec<u64> = values.iter().map(|value| value.abs_diff(median_ns)).collect();
-    let spread = median(&mut distances)?;
+    let spread = upper_median(&mut distances)?;
     (value > median_ns.saturating_add(spread.saturating_mul(6))).then_some(median_ns)
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use pp_quantile::nearest_rank;
 use serde::{Deserialize, Serialize};
 
 use crate::step::StepEvent;
@@ -122,11 +123,8 @@ impl RecentSteps {
     pub fn seconds(&self) -> Option<StepSeconds> {
         let mut seconds: Vec<f64> =
             self.settled().map(|step| step.seconds).filter(|value| value.is_finite()).collect();
-        seconds.sort_by(f64::total_cmp);
-        let n = seconds.len();
-        let nearest_rank =
-            |percent: usize| seconds.get((n * percent).div_ceil(100).saturating_sub(1)).copied();
-        Some(StepSeconds { p50: nearest_rank(50)?, p95: nearest_rank(95)? })
+        let mut percentile = |percent| nearest_rank(&mut seconds, percent);
+        Some(StepSeconds { p50: percentile(50)?, p95: percentile(95)? })
     }
 
     /// How much is trained on in a second: tokens where there are any, else samples.

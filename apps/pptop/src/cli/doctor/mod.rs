@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_configuration_with_a_mistake_fails() {
-        let config = Config::load(|_| None).unwrap();
+        let config = Config::load(|_| None, &[]).unwrap();
         assert_eq!(config_file(Ok(&config)).verdict, Verdict::Pass);
         let file = Config { file: Some("/c.toml".into()), ..config };
         assert_eq!(config_file(Ok(&file)).found, "/c.toml is valid");

@@ -7,7 +7,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
 use super::Action;
 use super::table::{Binding, Entry, Place, TABLE, Where};
 use crate::config::Key;
-use crate::monitor::state::Overlay;
+use crate::monitor::screen::Overlay;
 
 /// A line of the help.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::monitor::action_names;
-    use crate::monitor::state::{Choice, Dialog, Question, View};
+    use crate::monitor::screen::{Choice, Dialog, Question, View};
 
     const AT: Where = Where {
         view: View::Overview,

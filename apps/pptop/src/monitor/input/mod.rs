@@ -7,7 +7,7 @@ pub use keymap::Keymap;
 pub(crate) use table::Where;
 pub use table::action_names;
 
-use super::state::{Choice, View};
+use crate::monitor::screen::{Choice, View};
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]

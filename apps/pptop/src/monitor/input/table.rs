@@ -1,7 +1,7 @@
 //! The one table: every key, what it asks for, where it means something, and what is said about it.
 
 use super::Action;
-use crate::monitor::state::View;
+use crate::monitor::screen::View;
 
 /// Something that keys can be bound to.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use pp_telemetry::{Model, Run};
 
 use super::row::model_of;
 use super::table::short_time;
-use crate::monitor::view::format;
+use crate::monitor::words::format;
 
 /// Two runs side by side: a line for each number, and which of them is better.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use super::comparison::Comparison;
 use super::row::Row;
-use crate::monitor::state::{Choice, Dialog, Prompt, PromptKind, Question};
-use crate::monitor::view::format;
-use crate::monitor::words;
+use crate::monitor::screen::{Choice, Dialog, Prompt, PromptKind, Question};
+use crate::monitor::words::{self, format};
 
 /// What a key asks for in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::row::Row;
-use crate::monitor::view::format;
+use crate::monitor::words::format;
 
 /// Columns of a screen that a text fits which goes elsewhere than to a terminal.
 pub const COLUMNS_OF_TEXT: usize = 80;

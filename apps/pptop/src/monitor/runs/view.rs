@@ -10,10 +10,10 @@ use super::comparison::Comparison;
 use super::state::{Over, RunsState};
 use super::table::table;
 use crate::monitor::view::Theme;
-use crate::monitor::view::format;
 use crate::monitor::view::overlay::{answer_at, draw_dialog, draw_prompt, middle};
 use crate::monitor::view::paint::{Pen, panel, slice_bottom, slice_top};
 use crate::monitor::view::theme::STRONG;
+use crate::monitor::words::format;
 
 /// Cells before a row: the choice and the mark.
 const BEFORE: usize = 3;

@@ -3,9 +3,9 @@
 use pp_telemetry::Request;
 use ratatui::crossterm::event::KeyEvent;
 
-use super::{
-    Action, Choice, Dialog, Effect, Overlay, Panel, Prompt, PromptKind, Question, State, Target,
-    View,
+use super::{Action, Effect, State};
+use crate::monitor::screen::{
+    Choice, Dialog, Overlay, Panel, Prompt, PromptKind, Question, Target, View,
 };
 
 impl State {
@@ -343,7 +343,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::state::{ChildState, Playback, View};
+    use crate::monitor::screen::View;
+    use crate::monitor::state::{ChildState, Playback};
 
     #[test]
     fn the_help_goes_no_further_than_its_last_line() {

@@ -3,7 +3,6 @@
 mod act;
 mod bubble;
 mod devices;
-mod dialog;
 mod log;
 mod loss;
 mod note;
@@ -13,7 +12,6 @@ mod plan;
 mod playback;
 mod standing;
 mod timeline;
-mod view;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -23,8 +21,6 @@ use pp_telemetry::{Event, Model, Request};
 
 pub(crate) use bubble::{AccountRequest, BubbleState, Found, Looked};
 pub(crate) use devices::{DevicesState, Sort};
-pub use dialog::Choice;
-pub(crate) use dialog::{Dialog, Question};
 pub(crate) use log::{Entry, LogState};
 pub use loss::OtherRun;
 pub(crate) use loss::{LossState, Metric, Part};
@@ -34,23 +30,11 @@ pub use playback::Playback;
 pub use standing::ChildState;
 pub(crate) use standing::Status;
 pub(crate) use timeline::{Mode, TimelineState};
-pub(crate) use view::{Panel, Prompt, PromptKind};
-pub use view::{Target, View};
 
 use note::Note;
 
 use super::input::{Action, Keymap};
-
-/// What lies over the screen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Overlay {
-    /// The keys, from this line of them on.
-    Help(usize),
-    /// A question.
-    Ask(Dialog),
-    /// A line to be typed.
-    Prompt(Prompt),
-}
+use super::screen::{Overlay, Panel, View};
 
 /// What the program has to do for a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

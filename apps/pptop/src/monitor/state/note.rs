@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::{State, Status};
-use crate::monitor::view::format;
+use crate::monitor::words::format;
 
 /// How long a note is shown.
 const NOTE_TIME: Duration = Duration::from_secs(4);

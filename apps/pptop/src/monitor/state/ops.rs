@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use pp_telemetry::{Recorded, RecordedStep, Span, SpanKind};
+use pp_quantile::upper_median;
+use pp_schedule::{Phase, Stage};
+use pp_telemetry::{Recorded, RecordedStep, Span, SpanKind, op_of};
 
 /// Recorded steps that say how long something usually takes.
 const USUAL_STEPS: usize = 16;
@@ -55,17 +57,11 @@ pub(crate) fn dependency<'a>(step: &'a RecordedStep, span: &Span) -> Dependency<
         };
         step.spans.iter().find(is_it)
     };
-    let needs = match span.op {
-        SpanKind::F => span.stage.checked_sub(1).and_then(|stage| made(stage, &[SpanKind::F])),
-        // The last stage begins with what it has computed itself.
-        SpanKind::B | SpanKind::I => span
-            .stage
-            .checked_add(1)
-            .and_then(|stage| made(stage, &[SpanKind::B, SpanKind::I]))
-            .or_else(|| made(span.stage, &[SpanKind::F])),
-        SpanKind::W => made(span.stage, &[SpanKind::I]),
-        _ => None,
-    };
+    let needs = needed(span, n_stages(step), |stage, maker| match maker {
+        Maker::Forward => made(stage, &[SpanKind::F]),
+        Maker::InputGrad => made(stage, &[SpanKind::I]),
+        Maker::Backward => made(stage, &[SpanKind::B, SpanKind::I]),
+    });
     let before = |is_meant: fn(SpanKind) -> bool| {
         step.spans
             .iter()
@@ -96,8 +92,33 @@ enum Maker {
     Backward,
 }
 
+/// The stages that a step shows.
+fn n_stages(step: &RecordedStep) -> u32 {
+    step.spans.iter().map(|span| span.stage.saturating_add(1)).max().unwrap_or(0)
+}
+
+/// What made the input of an operation, by `made`, which knows what a stage has made for its
+/// micro-batch.
+fn needed<'a>(
+    span: &Span,
+    n_stages: u32,
+    made: impl Fn(u32, Maker) -> Option<&'a Span>,
+) -> Option<&'a Span> {
+    let op = op_of(span).filter(|_| span.op.is_compute())?;
+    let of_input = |maker| op.input_stage(n_stages).and_then(|Stage(stage)| made(stage, maker));
+    match op.phase {
+        Phase::Forward => of_input(Maker::Forward),
+        // The last stage begins with what it has computed itself.
+        Phase::Backward | Phase::InputGrad => {
+            of_input(Maker::Backward).or_else(|| made(span.stage, Maker::Forward))
+        }
+        Phase::WeightGrad => made(span.stage, Maker::InputGrad),
+    }
+}
+
 /// The causes of all operations of a replica, found in one walk: [`dependency`] looks through the whole step for each.
 struct Causes<'a> {
+    n_stages: u32,
     made: HashMap<(u32, u32, Maker), &'a Span>,
     /// What each rank does, by the end.
     by_rank: HashMap<u32, Vec<&'a Span>>,
@@ -105,7 +126,8 @@ struct Causes<'a> {
 
 impl<'a> Causes<'a> {
     fn of(step: &'a RecordedStep, replica: u32) -> Self {
-        let mut causes = Self { made: HashMap::new(), by_rank: HashMap::new() };
+        let mut causes =
+            Self { n_stages: n_stages(step), made: HashMap::new(), by_rank: HashMap::new() };
         for span in step.spans.iter().filter(|span| span.replica == replica) {
             let makers: &[Maker] = match span.op {
                 SpanKind::F => &[Maker::Forward],
@@ -126,17 +148,8 @@ impl<'a> Causes<'a> {
 
     /// The same as [`Dependency::cause`].
     fn cause(&self, span: &Span) -> Option<&'a Span> {
-        let made = |stage: u32, maker| self.made.get(&(stage, span.mb, maker)).copied();
-        let needs = match span.op {
-            SpanKind::F => span.stage.checked_sub(1).and_then(|stage| made(stage, Maker::Forward)),
-            SpanKind::B | SpanKind::I => span
-                .stage
-                .checked_add(1)
-                .and_then(|stage| made(stage, Maker::Backward))
-                .or_else(|| made(span.stage, Maker::Forward)),
-            SpanKind::W => made(span.stage, Maker::InputGrad),
-            _ => None,
-        };
+        let made = |stage, maker| self.made.get(&(stage, span.mb, maker)).copied();
+        let needs = needed(span, self.n_stages, made);
         let before = self.by_rank.get(&span.rank).and_then(|spans| {
             let n_over = spans.partition_point(|other| other.end_ns() <= span.start_ns);
             spans[..n_over].iter().rev().find(|other| other.start_ns < span.start_ns).copied()
@@ -203,8 +216,7 @@ pub(crate) fn usual_ns(recorded: &Recorded, span: &Span) -> Option<u64> {
         .take(USUAL_STEPS)
         .flat_map(|step| step.spans.iter().filter(is_alike).map(|span| span.dur_ns))
         .collect();
-    let middle = durations.len() / 2;
-    (!durations.is_empty()).then(|| *durations.select_nth_unstable(middle).1)
+    upper_median(&mut durations)
 }
 
 #[cfg(test)]

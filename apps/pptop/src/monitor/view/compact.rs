@@ -3,12 +3,9 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::devices::{activity_text, rank_name};
 use super::footer;
-use super::format;
-use super::format::wrapped;
 use super::header;
-use super::loss::trend_text;
+use super::loss_panel::trend_text;
 use super::messages;
 use super::paint::{Pen, more_text, slice_bottom, slice_top};
 use super::pipeline;
@@ -17,6 +14,9 @@ use super::theme::{STRONG, Theme};
 use super::timeline::{Naming, cells, draw_cells};
 use super::verdict;
 use crate::monitor::state::State;
+use crate::monitor::view::rank_looks::activity_text;
+use crate::monitor::words::format::{self, wrapped};
+use crate::monitor::words::rank_name;
 
 const UTIL_BAR: usize = 8;
 /// Lines of what costs most and what to try, at most.

@@ -2,10 +2,10 @@
 
 use ratatui::style::Style;
 
-use super::format;
 use super::paint::Pen;
 use super::theme::STRONG;
 use crate::monitor::state::{State, Status};
+use crate::monitor::words::format;
 
 /// How serious a notice is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,11 +2,12 @@
 
 use ratatui::style::Style;
 
-use super::format;
 use super::paint::Pen;
 use super::pipeline;
 use super::theme::{STRONG, Theme};
-use crate::monitor::state::{State, Status, View};
+use crate::monitor::screen::View;
+use crate::monitor::state::{State, Status};
+use crate::monitor::words::format;
 
 /// Cells of the bar, at most and at least.
 const BAR_CELLS: (usize, usize) = (15, 6);

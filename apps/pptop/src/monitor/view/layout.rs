@@ -7,7 +7,8 @@ use super::{
     BOTTOM_ROWS_MIN, PANEL_ROWS, PANELS_HEIGHT_MIN, SizeClass, footer, header, overlay, pages,
     timeline, verdict,
 };
-use crate::monitor::state::{Overlay, State, Target, View};
+use crate::monitor::screen::{Overlay, Target, View};
+use crate::monitor::state::State;
 
 /// The lines around a view, and the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use pp_telemetry::{Level, Message};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::format;
 use super::paint::{Pen, mark_more, panel};
 use super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
-use crate::monitor::state::{State, View};
+use crate::monitor::screen::View;
+use crate::monitor::state::State;
+use crate::monitor::words::format;
 
 /// Cells of the bar of a phase.
 const PHASE_CELLS: usize = 20;

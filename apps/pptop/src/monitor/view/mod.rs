@@ -4,15 +4,16 @@ mod chart;
 mod compact;
 mod devices;
 mod footer;
-pub(crate) mod format;
 mod header;
 mod layout;
-mod loss;
+mod loss_panel;
+mod memory;
 mod messages;
 pub(crate) mod overlay;
 mod pages;
 pub(crate) mod paint;
 mod pipeline;
+mod rank_looks;
 mod rank_table;
 mod scrubber;
 pub(crate) mod theme;
@@ -26,9 +27,9 @@ use ratatui::layout::Rect;
 
 pub use layout::target;
 pub use theme::Theme;
-pub(crate) use theme::letter;
 
-use super::state::{Overlay, Panel, State, View};
+use super::state::State;
+use crate::monitor::screen::{Overlay, Panel, View};
 use paint::Pen;
 
 /// How much room there is.
@@ -172,7 +173,7 @@ fn draw_overview(
         pipeline::draw_line(&mut Pen::new(buffer, line, theme), state);
         return;
     }
-    loss::draw(buffer, placed.loss, state, theme);
+    loss_panel::draw(buffer, placed.loss, state, theme);
     mark(buffer, placed.loss, state, Panel::Loss, theme);
     if let Some(messages_area) = placed.messages {
         messages::draw(buffer, messages_area, state, theme);

@@ -6,11 +6,12 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::Span;
 use ratatui::widgets::{Clear, Widget as _};
 
-use super::format;
 use super::paint::{Pen, mark_more, panel, slice_bottom};
 use super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
-use crate::monitor::state::{Dialog, Prompt, State};
+use crate::monitor::screen::{Dialog, Prompt};
+use crate::monitor::state::State;
+use crate::monitor::words::format;
 
 /// An empty panel in the middle of the screen, as large as there is room for, and what is inside of
 /// it; `key` closes it.

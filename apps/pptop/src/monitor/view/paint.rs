@@ -5,8 +5,8 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::widgets::{Block, Widget as _};
 
-use super::format::cells;
 use super::theme::Theme;
+use crate::monitor::words::format::cells;
 
 /// Writes one line after another, or along one line, inside of an area.
 pub(crate) struct Pen<'a> {

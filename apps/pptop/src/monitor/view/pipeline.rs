@@ -7,11 +7,11 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::devices::{rank_name, room_of};
-use super::format;
 use super::paint::{Pen, panel};
 use super::theme::{STRONG, Theme};
 use crate::monitor::state::State;
+use crate::monitor::view::memory::room_of;
+use crate::monitor::words::{format, rank_name};
 
 /// Above the closed form by this much, the bubble is pointed out.
 const GAP_NOTICE: f64 = 0.03;
@@ -61,7 +61,7 @@ pub(crate) fn draw_line(pen: &mut Pen<'_>, state: &State) {
     });
     let step = model.steps().seconds().map(|seconds| format::duration(seconds.p50));
     let loss = model.loss().last().map(|loss| {
-        let trend = super::loss::trend_text(model.loss().trend(), pen.theme);
+        let trend = super::loss_panel::trend_text(model.loss().trend(), pen.theme);
         format!("loss {} {trend}", format::number(loss))
     });
     let rate = rate(model).map(|(name, rate)| format!("{} {name}", format::count(rate)));

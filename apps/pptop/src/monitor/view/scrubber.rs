@@ -1,9 +1,9 @@
 //! The line of a replay: where one is in the run.
 
-use super::format;
 use super::paint::Pen;
 use super::theme::STRONG;
 use crate::monitor::state::{Playback, State};
+use crate::monitor::words::format;
 
 /// Cells of the times at both ends, with what stands around them.
 const TEXT_CELLS: usize = 28;

@@ -12,6 +12,7 @@ use ratatui::symbols::border;
 
 use crate::ability::{Ability, Colours};
 use crate::config::{ColorMode, Config, ThemeName};
+use crate::monitor::words::letter;
 
 /// Text that one looks for.
 pub(crate) const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
@@ -331,49 +332,6 @@ fn text_on(colour: Color) -> Color {
     }
 }
 
-/// The letter of an operation in the timeline.
-pub(crate) fn letter(kind: SpanKind) -> char {
-    match kind {
-        SpanKind::F => 'f',
-        SpanKind::B => 'B',
-        SpanKind::I => 'I',
-        SpanKind::W => 'W',
-        SpanKind::Send | SpanKind::Recv => '>',
-        SpanKind::AllReduce => 'R',
-        SpanKind::Optim => 'O',
-        SpanKind::Checkpoint => 'K',
-        SpanKind::Data => 'D',
-        SpanKind::WaitAct | SpanKind::WaitGrad => '·',
-    }
-}
-
-/// What an operation is called in the legend.
-pub(crate) fn name(kind: SpanKind) -> &'static str {
-    match kind {
-        SpanKind::F => "fwd",
-        SpanKind::B => "bwd",
-        SpanKind::I => "input grad",
-        SpanKind::W => "weight grad",
-        SpanKind::Send | SpanKind::Recv => "copy",
-        SpanKind::AllReduce => "reduce",
-        SpanKind::Optim => "optim",
-        SpanKind::Checkpoint => "checkpoint",
-        SpanKind::Data => "data",
-        SpanKind::WaitAct | SpanKind::WaitGrad => "wait",
-    }
-}
-
-/// The same where there is little room.
-pub(crate) fn short_name(kind: SpanKind) -> &'static str {
-    match kind {
-        SpanKind::I => "dgrad",
-        SpanKind::W => "wgrad",
-        SpanKind::Optim => "opt",
-        SpanKind::Checkpoint => "ckpt",
-        kind => name(kind),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -440,7 +398,7 @@ mod tests {
 
     #[test]
     fn the_configuration_can_change_every_colour() {
-        let mut config = Config::load(|_| None).unwrap();
+        let mut config = Config::load(|_| None, &[]).unwrap();
         let xterm = |name: &str| (name == "TERM").then(|| OsString::from("xterm-256color"));
         let plain = Theme::from_settings(&config, &xterm);
         assert_eq!(plain, Theme::default());

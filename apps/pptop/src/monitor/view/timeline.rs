@@ -5,11 +5,10 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
 use super::chart::round_up;
-use super::devices::rank_name;
-use super::format;
 use super::paint::{Pen, mark_more, panel};
-use super::theme::{STRONG, Theme, letter, name, short_name};
+use super::theme::{STRONG, Theme};
 use crate::monitor::state::State;
+use crate::monitor::words::{format, letter, name, rank_name, short_name};
 
 /// Cells in front of a row.
 const LABEL_CELLS: u16 = 6;

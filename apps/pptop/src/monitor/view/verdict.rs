@@ -3,10 +3,11 @@
 
 use ratatui::style::Style;
 
-use super::format;
 use super::paint::Pen;
 use super::theme::{STRONG, Theme};
-use crate::monitor::state::{State, View};
+use crate::monitor::screen::View;
+use crate::monitor::state::State;
+use crate::monitor::words::format;
 
 /// Share of the time without a core above which one should know.
 const STARVED_NOTICE: f64 = 0.1;

@@ -5,12 +5,13 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
-use super::super::devices::{incomplete_text, rank_name, starved_style};
-use super::super::format::{self, wrapped};
 use super::super::paint::{Pen, mark_more, panel, slice_top};
-use super::super::theme::{STRONG, Theme, letter};
+use super::super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Found, State};
+use crate::monitor::view::rank_looks::starved_style;
+use crate::monitor::words::format::{self, wrapped};
+use crate::monitor::words::{incomplete_text, letter, rank_name};
 
 /// Cells of a part's name.
 const NAME_CELLS: usize = 10;

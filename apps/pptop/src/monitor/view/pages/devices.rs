@@ -4,15 +4,17 @@ use pp_telemetry::Model;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
-use super::super::devices::{incomplete_text, memory_scale};
 use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::rank_table::{
-    COLUMNS, Column, MemoryScale, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row,
-    drop_columns, names_of, place,
+    COLUMNS, Column, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row, drop_columns,
+    names_of, place,
 };
 use super::super::theme::{STRONG, Theme};
 use super::detail;
 use crate::monitor::state::{Sort, State};
+use crate::monitor::view::memory::MemoryScale;
+use crate::monitor::view::memory::memory_scale;
+use crate::monitor::words::incomplete_text;
 
 /// From this width on, a rank says in full what it does.
 const LONG_WIDTH: u16 = 110;

@@ -6,12 +6,12 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::super::format;
 use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
-use crate::monitor::state::{Entry, LogState, Overlay, Prompt, PromptKind, State};
-use crate::monitor::words;
+use crate::monitor::screen::{Overlay, Prompt, PromptKind};
+use crate::monitor::state::{Entry, LogState, State};
+use crate::monitor::words::{self, format};
 
 /// Below this size there is no frame.
 const FRAME: (u16, u16) = (60, 8);

@@ -6,10 +6,9 @@ use ratatui::style::Style;
 use super::{Page, in_plan, time};
 use crate::monitor::input::Action;
 use crate::monitor::state::{Dependency, Planned, bytes, first_compute_ns, usual_ns};
-use crate::monitor::view::devices::rank_name;
-use crate::monitor::view::format;
 use crate::monitor::view::paint::Pen;
-use crate::monitor::view::theme::{STRONG, Theme, letter, name};
+use crate::monitor::view::theme::{STRONG, Theme};
+use crate::monitor::words::{format, letter, name, rank_name};
 
 impl Page<'_> {
     /// The lines about the chosen operation.

@@ -1,7 +1,10 @@
 //! One step, operation by operation: measured, what was planned under it, or the last steps one over the other.
 
 mod details;
+mod lines;
 mod overlaid;
+mod planned;
+mod row;
 mod times;
 
 use std::cell::Cell;
@@ -10,29 +13,19 @@ use std::sync::Arc;
 use pp_telemetry::{Model, RankState, RecordedStep, Span};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
-use ratatui::style::{Modifier, Style};
 
-use super::super::devices::rank_name;
-use super::super::format;
-use super::super::paint::{Pen, head, mark_more, panel};
-use super::super::theme::{STRONG, Theme, letter};
-use super::super::timeline::{Kinds, Naming, Tail, cells, draw_axis, draw_cells, heading, title};
-use crate::monitor::state::{Dependency, Mode, Planned, State, Target, first_compute_ns, ops_of};
-use details::signed;
-use overlaid::shades;
+use crate::monitor::screen::Target;
+use crate::monitor::state::{Dependency, Mode, Planned, State, first_compute_ns, ops_of};
+use crate::monitor::view::paint::{Pen, head, mark_more, panel};
+use crate::monitor::view::theme::{STRONG, Theme};
+use crate::monitor::view::timeline::{Kinds, Tail, draw_axis, heading, title};
+use crate::monitor::words::format;
+use lines::Lines;
 
 /// Cells in front of a row: where there is room for the stages, and where there is not.
 const LABEL_CELLS: (u16, u16) = (12, 6);
 /// Cells of an operation, on the average, from which on its time is written into it.
 const TIME_CELLS: f64 = 6.0;
-/// The operation that is chosen.
-const CHOSEN: Style = Style::new().add_modifier(Modifier::REVERSED).add_modifier(Modifier::BOLD);
-/// What it has waited for.
-const CAUSE: Style =
-    Style::new().add_modifier(Modifier::REVERSED).add_modifier(Modifier::UNDERLINED);
-/// The operations that one has come from.
-const PATH: Style = Style::new().add_modifier(Modifier::UNDERLINED);
-
 /// Draws the view.
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     draw_in(buffer, area, state, theme, false);
@@ -158,52 +151,6 @@ struct Rows {
 impl Rows {
     fn plan(&self) -> Option<&Planned> {
         self.plan.as_ref().as_ref().ok()
-    }
-}
-
-/// How the lines are divided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Lines {
-    /// Ranks of each block.
-    n_ranks: u16,
-    /// Lines of each rank.
-    per_rank: u16,
-    /// Whether each block has a line above it.
-    heads: u16,
-    axis: u16,
-    details: u16,
-    with_plan: bool,
-}
-
-impl Lines {
-    /// For so many rows; `framed_details` are those at the bottom, where there is a frame.
-    fn of(
-        height: u16,
-        n_ranks: u16,
-        lines_max: u16,
-        framed_details: Option<u16>,
-        wants_plan: bool,
-    ) -> Self {
-        let is_framed = framed_details.is_some();
-        let details = match (height, framed_details) {
-            (_, Some(details)) => details,
-            (0..=2, None) => 0,
-            (3..=7, None) => 1,
-            _ => 2,
-        };
-        let axis = u16::from(height - details >= 4);
-        let left = height - details - axis;
-        let heads = u16::from(is_framed);
-        // Half of the ranks with the plan say less than all without it; and a small screen has no place for two heads.
-        let with_plan = wants_plan && is_framed && left >= 2 * (heads + n_ranks.clamp(1, 4));
-        let n_blocks = 1 + u16::from(with_plan);
-        let for_ranks = left.saturating_sub(n_blocks * heads);
-        let n_ranks = n_ranks.min(for_ranks / n_blocks);
-        let per_rank = (for_ranks / (n_blocks * n_ranks).max(1)).clamp(1, lines_max.max(1));
-        let per_rank = if is_framed { per_rank } else { 1 };
-        // What is left of a small screen is for words.
-        let details = if is_framed { details } else { height - axis - n_ranks };
-        Self { n_ranks, per_rank, heads, axis, details, with_plan }
     }
 }
 
@@ -370,199 +317,6 @@ impl<'a> Page<'a> {
         let n_cells = sum_ns / computes().count().max(1) as f64 / cell_ns;
         if n_cells >= TIME_CELLS { 2 } else { 1 }
     }
-
-    /// The rows of the plan, and a line above them.
-    fn draw_plan<'r>(
-        &self,
-        pen: &mut Pen<'_>,
-        mut y: u16,
-        lines: Lines,
-        plan: &Planned,
-        shown: impl Iterator<Item = (usize, &'r RankState)>,
-    ) -> u16 {
-        if lines.heads > 0 {
-            let text = format!(
-                " planned: mean times on a core, without delays or waiting for one   {}",
-                time(plan.makespan_ns)
-            );
-            let style = pen.theme.dim();
-            pen.line(y).put(text, style);
-            y += 1;
-        }
-        // The plan begins where the step begins to compute.
-        let begin = first_compute_ns(self.step).unwrap_or(0) as f64;
-        let range_ns = (self.range_ns.0 - begin, self.range_ns.1 - begin);
-        for (row, rank) in shown {
-            self.draw_label(pen, y, row, rank);
-            let of_rank = plan.rows.get(rank.rank as usize).into_iter().flatten();
-            self.draw_row(pen, y, lines.per_rank, of_rank, range_ns);
-            let same = self.chosen.filter(|span| is_of(span, rank));
-            let same = same.and_then(|span| in_plan(plan, span));
-            if let Some(span) = same {
-                self.draw_mark(pen, y, lines.per_rank, span, range_ns, CHOSEN);
-            }
-            y += lines.per_rank;
-        }
-        y
-    }
-
-    fn draw_head(
-        &self,
-        pen: &mut Pen<'_>,
-        mode: Mode,
-        plan: Option<&Planned>,
-        refusal: Option<&str>,
-    ) {
-        let theme = pen.theme;
-        match mode {
-            Mode::Measured => {
-                pen.put(" measured alone", theme.dim());
-            }
-            Mode::WithPlan => {
-                pen.put(" measured by the wall clock", theme.dim());
-                if let Some(why) = refusal {
-                    pen.put(format!("   no plan: {why}"), theme.notice());
-                }
-                let measured_ns = self.window_ns();
-                if let Some((plan, measured_ns)) = plan.zip(measured_ns) {
-                    let behind = measured_ns as f64 - plan.makespan_ns as f64;
-                    let share = behind / (plan.makespan_ns.max(1)) as f64;
-                    pen.put(format!("   {}", time(measured_ns)), theme.dim());
-                    let behind = signed(behind);
-                    let fast = if share < 0.0 { ": this step beat its mean" } else { "" };
-                    let text = format!("measured - plan {behind} ({:+.1}%){fast} ", share * 100.0);
-                    pen.put_right(&text, STRONG);
-                }
-            }
-            Mode::Overlaid => {
-                let seconds = || self.overlaid.iter().filter_map(|(step, _)| step.step_ns);
-                let text = format!(
-                    " {} steps, each from its first operation on   {} to {}",
-                    self.overlaid.len(),
-                    time(seconds().min().unwrap_or(0)),
-                    time(seconds().max().unwrap_or(0)),
-                );
-                pen.put(text, theme.dim());
-                let shades: String = shades(theme).iter().collect();
-                pen.put_right(&format!("{shades} few to all "), theme.dim());
-            }
-        }
-    }
-
-    /// From the first to the last operation that computes, of the replica of the chosen rank.
-    fn window_ns(&self) -> Option<u64> {
-        let row = self.state.timeline().row(self.model);
-        let replica = self.model.ranks().get(row)?.replica;
-        let computes =
-            || self.step.spans.iter().filter(|s| s.replica == replica && s.op.is_compute());
-        let first = computes().map(|span| span.start_ns).min()?;
-        let last = computes().map(Span::end_ns).max()?;
-        Some(last.saturating_sub(first))
-    }
-
-    fn draw_label(&self, pen: &mut Pen<'_>, y: u16, row: usize, rank: &RankState) {
-        if self.label_cells == 0 {
-            return;
-        }
-        let is_chosen = !self.is_embedded && row == self.state.timeline().row(self.model);
-        let mark = if is_chosen { '>' } else { ' ' };
-        let name = rank_name(self.model, rank.replica, rank.rank);
-        let name = if self.is_framed { format!("{mark}r{name}") } else { format!("{mark}{name}") };
-        pen.line(y).put(format::cut(&name, self.label_cells as usize - 1), STRONG);
-        if self.label_cells == LABEL_CELLS.0 {
-            let stages: Vec<String> = rank.stages.iter().map(u32::to_string).collect();
-            let stages = format!(" s{}", stages.join(","));
-            let room = (self.label_cells as usize).saturating_sub(name.chars().count() + 1);
-            pen.put(format::cut(&stages, room), pen.theme.dim());
-        }
-    }
-
-    /// The operations of a rank; below them, where there is room, how long they took.
-    fn draw_row<'s>(
-        &self,
-        pen: &mut Pen<'_>,
-        y: u16,
-        n_lines: u16,
-        spans: impl Iterator<Item = &'s Span>,
-        range_ns: (f64, f64),
-    ) {
-        let chunks = self.model.hello().is_some_and(|hello| hello.virtual_stages > 1);
-        let naming = if self.is_framed { Naming::Full } else { Naming::Short };
-        let cells = cells(spans, range_ns, self.n_cells as usize);
-        self.see(&cells);
-        draw_cells(pen, self.label_cells, y, &cells, naming, chunks);
-        let theme = pen.theme;
-        let mut at = 0;
-        while n_lines > 1 && at < cells.len() {
-            let Some(span) = cells.get(at).copied().flatten() else {
-                at += 1;
-                continue;
-            };
-            let same = cells.iter().skip(at).take_while(|cell| **cell == Some(span));
-            let n_cells = same.count();
-            for line in 1..n_lines {
-                let x = self.label_cells.saturating_add(at as u16);
-                (x..x.saturating_add(n_cells as u16))
-                    .for_each(|x| pen.cell(x, y + line, ' ', theme.block(span.op)));
-                let text = time(span.dur_ns);
-                if line == 1 && text.chars().count() < n_cells {
-                    let style = theme.block(span.op);
-                    (x..).zip(text.chars()).for_each(|(x, c)| pen.cell(x, y + line, c, style));
-                }
-            }
-            at += n_cells;
-        }
-    }
-
-    /// Remembers what was drawn, for the legend.
-    fn see(&self, cells: &[Option<&Span>]) {
-        let mut kinds = self.seen.get();
-        kinds.see(cells);
-        self.seen.set(kinds);
-    }
-
-    /// The chosen operation, what it has waited for, and where one has come from.
-    fn draw_marks(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16, rank: &RankState) {
-        let mut mark = |span: &Span, style: Style| {
-            if is_of(span, rank) {
-                self.draw_mark(pen, y, n_lines, span, self.range_ns, style);
-            }
-        };
-        self.path.iter().for_each(|span| mark(span, PATH));
-        if let Some(cause) = self.cause.and_then(|cause| cause.cause()) {
-            mark(cause, CAUSE);
-        }
-        if let Some(chosen) = self.chosen {
-            mark(chosen, CHOSEN);
-        }
-    }
-
-    fn draw_mark(
-        &self,
-        pen: &mut Pen<'_>,
-        y: u16,
-        n_lines: u16,
-        span: &Span,
-        (from_ns, to_ns): (f64, f64),
-        style: Style,
-    ) {
-        let cell_ns = (to_ns - from_ns) / f64::from(self.n_cells.max(1));
-        let (start, end) = (span.start_ns as f64 - from_ns, span.end_ns() as f64 - from_ns);
-        if end < 0.0 || start >= to_ns - from_ns {
-            return;
-        }
-        // The cells in which it may win: those whose middle it covers.
-        #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
-        let cell_of = |ns: f64| (ns / cell_ns + 0.5).clamp(0.0, f64::from(self.n_cells)) as u16;
-        let first = cell_of(start).min(self.n_cells.saturating_sub(1));
-        let n_cells = cell_of(end).saturating_sub(first).max(1);
-        let x = self.label_cells.saturating_add(first);
-        if n_cells == 1 {
-            // It may be too short for a cell of its own.
-            pen.cell(x, y, letter(span.op), Style::new());
-        }
-        (0..n_lines).for_each(|line| pen.restyle(x, y + line, n_cells, style));
-    }
 }
 
 fn is_of(span: &Span, rank: &RankState) -> bool {
@@ -585,26 +339,4 @@ fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
 /// A time as one reads it.
 fn time(ns: u64) -> String {
     format::duration(ns as f64 * 1e-9)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_divided_and_never_more_than_there_are() {
-        for (height, n_ranks) in (0..80).flat_map(|height| (0..20).map(move |n| (height, n))) {
-            for (is_framed, wants_plan) in
-                [(true, true), (true, false), (false, true), (false, false)]
-            {
-                let height = if is_framed { height.max(10) } else { height };
-                let details = is_framed.then_some(3);
-                let lines = Lines::of(height, n_ranks, 2, details, wants_plan);
-                let n_blocks = 1 + u16::from(lines.with_plan);
-                let n = n_blocks * (lines.heads + lines.n_ranks * lines.per_rank);
-                assert!(n + lines.axis + lines.details <= height, "{height} {lines:?}");
-                assert!(lines.n_ranks > 0 || n_ranks == 0 || height == 0, "{height} {lines:?}");
-            }
-        }
-    }
 }

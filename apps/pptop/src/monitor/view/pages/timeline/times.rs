@@ -1,15 +1,14 @@
 //! A step summed up: what the chosen rank did in it, and what its length hangs on.
 
+use pp_quantile::upper_median;
 use pp_telemetry::{RankState, RecordedStep, Span, SpanKind};
 use ratatui::style::Style;
 
 use super::details::wrapped;
 use super::{Page, is_of, time};
 use crate::monitor::state::critical_path;
-use crate::monitor::view::devices::rank_name;
-use crate::monitor::view::format;
 use crate::monitor::view::paint::Pen;
-use crate::monitor::view::theme::{letter, name};
+use crate::monitor::words::{format, letter, name, rank_name};
 
 /// Lines of the critical path at most.
 const PATH_LINES_MAX: usize = 6;
@@ -140,14 +139,14 @@ fn sums<'a>(step: &'a RecordedStep, rank: &RankState) -> Vec<Sum<'a>> {
             None => kinds.push((kind, of_kind.collect())),
         }
     }
-    let sum = |(kind, mut spans): (SpanKind, Vec<&'a Span>)| {
-        spans.sort_by_key(|span| span.dur_ns);
+    let sum = |(kind, spans): (SpanKind, Vec<&'a Span>)| {
+        let mut durations: Vec<u64> = spans.iter().map(|span| span.dur_ns).collect();
         Some(Sum {
             kind,
             n: spans.len(),
             whole_ns: spans.iter().fold(0, |sum: u64, span| sum.saturating_add(span.dur_ns)),
-            median_ns: spans.get(spans.len() / 2)?.dur_ns,
-            longest: spans.last()?,
+            median_ns: upper_median(&mut durations)?,
+            longest: spans.iter().max_by_key(|span| span.dur_ns)?,
         })
     };
     kinds.into_iter().filter_map(sum).collect()

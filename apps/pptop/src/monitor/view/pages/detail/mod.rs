@@ -1,21 +1,23 @@
 //! All about one rank: what it does, what it holds and whether that fits, its thread, its GPU, what was slow.
 
-use pp_telemetry::{Activity, Gpu, GpuState, Mem, Model, RankState, SHARE_STEPS, SlowGroup};
+mod charts;
+mod gpu;
+
+use pp_telemetry::{Activity, Mem, Model, RankState, SHARE_STEPS, SlowGroup};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::super::devices::{
-    activity_text, culprit_style, layers_text, rank_name, room_of, starved_style,
-};
-use super::super::format;
-use super::super::paint::{Pen, mark_more, panel, slice_left, slice_top};
-use super::super::rank_table::memory_bar;
-use super::super::theme::{STRONG, Theme};
 use crate::monitor::input::Action;
 use crate::monitor::state::State;
-use crate::monitor::words;
+use crate::monitor::view::memory::{memory_bar, room_of};
+use crate::monitor::view::paint::{Pen, mark_more, panel, slice_left, slice_top};
+use crate::monitor::view::rank_looks::{activity_text, culprit_style, starved_style};
+use crate::monitor::view::theme::{STRONG, Theme};
+use crate::monitor::words::{self, format, layers_text, rank_name, stages_text};
+use charts::{Chart, charts, draw_charts};
+use gpu::{put_gpu, put_gpu_error};
 
 /// From this size on, the charts stand beside the text.
 const CHARTS: (u16, u16) = (124, 10);
@@ -95,8 +97,7 @@ fn title(model: &Model, rank: &RankState) -> String {
     let name = rank_name(model, rank.replica, rank.rank);
     let mut parts = vec![format!("rank {name}")];
     if !rank.stages.is_empty() {
-        let stages: Vec<_> = rank.stages.iter().map(u32::to_string).collect();
-        parts.push(format!("s{}", stages.join(",")));
+        parts.push(stages_text(rank));
         parts.push(format!("layers {}", layers_text(rank)));
     }
     parts.push(format::plain(&rank.device));
@@ -315,96 +316,6 @@ fn put_thread(text: &mut Text, rank: &RankState) {
     ));
 }
 
-fn put_gpu_error(text: &mut Text, model: &Model, rank: &RankState) {
-    let gpu = model.gpu_of(rank.replica, rank.rank);
-    if let Some(error) = gpu.and_then(|gpu| gpu.latest.error.as_deref()) {
-        let bad = text.theme.bad();
-        text.name("GPU").put(format::plain(error), bad);
-    }
-}
-
-fn put_gpu(text: &mut Text, state: &GpuState) {
-    let theme = text.theme;
-    let gpu = &state.latest;
-    text.name("GPU").put(format::plain(gpu.name.as_deref().unwrap_or("no name")), STRONG);
-    text.name("").put(format::plain(gpu.pci.as_deref().unwrap_or("")), theme.dim());
-    text.put(format!("  {}", format::plain(&gpu.uuid)), theme.dim());
-    let share = |share: f64| format!("{:.0}%", share * 100.0);
-    let rate = |bytes: f64| format!("{}/s", format::bytes(bytes.max(0.0) as u64));
-    let numbers: [&[(&str, &str, Option<String>)]; 5] = [
-        &[
-            ("utilisation", "utilisation", gpu.utilisation.map(share)),
-            ("SM", "sm_active", gpu.sm_active.map(share)),
-            ("tensor", "tensor_active", gpu.tensor_active.map(share)),
-        ],
-        &[
-            ("used", "used_bytes", gpu.used_bytes.map(format::bytes)),
-            ("of", "total_bytes", gpu.total_bytes.map(format::whole_bytes)),
-            ("processes", "processes", gpu.processes.map(|n| n.to_string())),
-        ],
-        &[
-            ("power", "power_watts", gpu.power_watts.map(|watts| format!("{watts:.0}W"))),
-            (
-                "energy",
-                "energy_joules",
-                state.joules().map(|joules| format!("{}J", format::count(joules))),
-            ),
-            (
-                "temperature",
-                "temperature_celsius",
-                gpu.temperature_celsius.map(|celsius| format!("{celsius:.0}C")),
-            ),
-        ],
-        &[
-            ("SM clock", "sm_clock_mhz", gpu.sm_clock_mhz.map(|mhz| format!("{mhz} MHz"))),
-            (
-                "memory clock",
-                "memory_clock_mhz",
-                gpu.memory_clock_mhz.map(|mhz| format!("{mhz} MHz")),
-            ),
-        ],
-        &[
-            ("PCIe sends", "pcie_sent_bytes_per_second", gpu.pcie_sent_bytes_per_second.map(rate)),
-            (
-                "receives",
-                "pcie_received_bytes_per_second",
-                gpu.pcie_received_bytes_per_second.map(rate),
-            ),
-        ],
-    ];
-    if gpu.error.is_none() {
-        for line in numbers {
-            text.name("");
-            for (at, (name, key, value)) in line.iter().enumerate() {
-                text.text(if at > 0 { "  " } else { "" }).text(format!("{name} "));
-                match value {
-                    Some(value) => text.put(value, STRONG),
-                    None => text.put(absence(gpu, key), theme.dim()),
-                };
-            }
-        }
-        let throttled = !gpu.throttle.is_empty();
-        let reasons =
-            if throttled { format::plain(&gpu.throttle.join(", ")) } else { "no".to_owned() };
-        let style = if throttled { theme.notice() } else { Style::new() };
-        text.name("").text("throttled ").put(reasons, style);
-    }
-    let is_told = |what: &str| numbers.iter().flat_map(|line| line.iter()).any(|n| n.1 == what);
-    for unavailable in gpu.unavailable.iter().filter(|number| !is_told(&number.what)) {
-        let what = format::plain(&unavailable.what).replace('_', " ");
-        text.name("").text(format!("{what} "));
-        text.put(absence(gpu, &unavailable.what), theme.dim());
-    }
-}
-
-/// Why a number is not known.
-fn absence(gpu: &Gpu, what: &str) -> String {
-    match gpu.unavailable.iter().find(|number| number.what == what) {
-        Some(number) => format!("n/a ({})", format::plain(&number.why)),
-        None => "n/a".to_owned(),
-    }
-}
-
 /// What was slow lately, the newest first.
 fn put_slow(text: &mut Text, model: &Model, rank: &RankState) {
     let theme = text.theme;
@@ -418,145 +329,5 @@ fn put_slow(text: &mut Text, model: &Model, rank: &RankState) {
         }
         text.put(words::clean(&words::slow_ops(slow)).into_owned(), theme.notice());
         name = "";
-    }
-}
-
-/// Numbers of one kind over time, oldest first.
-struct Chart {
-    title: &'static str,
-    /// The title beside a line.
-    short: &'static str,
-    values: Vec<Option<f64>>,
-    /// What reaches up to the top.
-    high: f64,
-    /// What that is: all of something, or the highest that was seen.
-    high_is: &'static str,
-    format: fn(f64) -> String,
-}
-
-impl Chart {
-    fn has_values(&self) -> bool {
-        self.values.iter().any(Option::is_some)
-    }
-
-    fn newest(&self) -> String {
-        let newest = self.values.last().copied().flatten();
-        newest.map_or_else(|| "n/a".to_owned(), self.format)
-    }
-
-    fn share(&self, value: f64) -> f64 {
-        if self.high > 0.0 { (value / self.high).clamp(0.0, 1.0) } else { 0.0 }
-    }
-
-    fn symbol(&self, value: Option<f64>, theme: Theme) -> String {
-        match value {
-            Some(value) => theme.columns(std::iter::once(self.share(value))),
-            None => " ".to_owned(),
-        }
-    }
-}
-
-fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
-    let whole_percent = |share: f64| format!("{:.0}%", share * 100.0);
-    let bytes = |bytes: f64| format::bytes(bytes.max(0.0) as u64);
-    // Against the memory of a whole machine no column would be seen.
-    let gpu = model.gpu_of(rank.replica, rank.rank);
-    let total = gpu.and_then(|gpu| gpu.latest.total_bytes).unwrap_or(0);
-    let peak = rank.memory.map_or(0, |memory| memory.peak_bytes);
-    let mut charts = vec![
-        Chart {
-            title: "busy, by step",
-            short: "busy",
-            values: rank.history().map(Some).collect(),
-            high: 1.0,
-            high_is: "of",
-            format: whole_percent,
-        },
-        Chart {
-            title: "memory, by step",
-            short: "live",
-            values: rank.memory_history().map(|bytes| Some(bytes as f64)).collect(),
-            high: total.max(peak) as f64,
-            high_is: if total > 0 { "of" } else { "most" },
-            format: bytes,
-        },
-    ];
-    if let Some(gpu) = model.gpu_of(rank.replica, rank.rank) {
-        let highest = |values: &[Option<f64>]| values.iter().flatten().copied().fold(0.0, f64::max);
-        let power: Vec<_> = gpu.power().collect();
-        charts.push(Chart {
-            title: "GPU utilisation, by sample",
-            short: "NVML",
-            values: gpu.utilisation().collect(),
-            high: 1.0,
-            high_is: "of",
-            format: whole_percent,
-        });
-        charts.push(Chart {
-            title: "power, by sample",
-            short: "power",
-            high: highest(&power),
-            high_is: "most",
-            values: power,
-            format: |watts| format!("{watts:.0}W"),
-        });
-        charts.push(Chart {
-            title: "temperature, by sample",
-            short: "temp",
-            values: gpu.temperature().collect(),
-            high: 100.0,
-            high_is: "of",
-            format: |celsius| format!("{celsius:.0}C"),
-        });
-    }
-    charts
-}
-
-/// Rows of a chart at most, with its title.
-const CHART_ROWS_MAX: u16 = 8;
-/// Cells of a value in a chart at most.
-const VALUE_CELLS_MAX: usize = 4;
-
-fn draw_charts(buffer: &mut Buffer, area: Rect, charts: &[Chart], theme: Theme) {
-    let charts: Vec<_> = charts.iter().filter(|chart| chart.has_values()).collect();
-    // Three rows each, at least; what does not fit is left out.
-    let n_charts = charts.len().min(area.height as usize / 3);
-    if n_charts == 0 {
-        return;
-    }
-    let n_rows = (area.height / n_charts as u16).min(CHART_ROWS_MAX);
-    let mut rest = area;
-    for chart in charts.into_iter().take(n_charts) {
-        let (area, below) = slice_top(rest, n_rows);
-        draw_chart(&mut Pen::new(buffer, area, theme), chart);
-        rest = below;
-    }
-}
-
-fn draw_chart(pen: &mut Pen<'_>, chart: &Chart) {
-    let theme = pen.theme;
-    let n_rows = pen.height().saturating_sub(1);
-    let n_cells = pen.width().saturating_sub(2) as usize;
-    pen.put(format!(" {} ", chart.title), theme.dim()).put(chart.newest(), STRONG);
-    pen.put(format!("  {} {}", chart.high_is, (chart.format)(chart.high)), theme.dim());
-    let skip = chart.values.len().saturating_sub(n_cells);
-    let shown = chart.values.get(skip..).unwrap_or_default();
-    // Few values are drawn wider.
-    let n_cells = n_cells.min(shown.len() * VALUE_CELLS_MAX);
-    let values =
-        (0..n_cells).map(|cell| shown.get(cell * shown.len() / n_cells).copied().flatten());
-    for row in 0..n_rows {
-        let below = f64::from(n_rows - 1 - row);
-        let cells = values.clone().map(|value| {
-            let part = value.map(|value| chart.share(value) * f64::from(n_rows) - below);
-            match part {
-                None => " ".to_owned(),
-                // The lowest row shows that there is a value, however small.
-                Some(part) if part <= 0.0 && below > 0.0 => " ".to_owned(),
-                Some(part) => theme.columns(std::iter::once(part)),
-            }
-        });
-        let cells: String = cells.collect();
-        pen.next_line().column(1).put(cells, theme.bar());
     }
 }

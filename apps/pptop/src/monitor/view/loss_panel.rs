@@ -6,10 +6,10 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::chart::{Chart, Scale, Series};
-use super::format;
 use super::paint::{Pen, panel};
 use super::theme::Theme;
 use crate::monitor::state::State;
+use crate::monitor::words::format;
 
 /// Cells of the numbers beside the chart.
 const LABEL_CELLS: u16 = 6;

@@ -2,6 +2,8 @@
 //!
 //! Shapes: `r` rows (all leading dimensions together), `i` inputs, `o` outputs.
 
+mod residue;
+
 use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, TensorId, bail,
 };
@@ -14,6 +16,7 @@ use crate::cpu::{self, Addends, Fresh, InstructionSet, Kernels, Panels, Product,
 use crate::deferred;
 use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
+use residue::LinearResidue;
 
 /// A fully connected layer.
 #[derive(Clone, Debug)]
@@ -106,7 +109,12 @@ impl Linear {
                 let rows = gy.reshape(((), outside.weight_oi.dim(0)?))?;
                 rows.matmul(&outside.weight_oi)?.reshape(input.shape())
             });
-            queue.push(Residue::Linear { weight, bias, x: input.clone(), gy: gy.clone() });
+            queue.push(Residue::new(LinearResidue {
+                weight,
+                bias,
+                x: input.clone(),
+                gy: gy.clone(),
+            }));
             gx.transpose()
         })
     }
@@ -149,7 +157,7 @@ impl ChainLayer for Linear {
                 .is_wanted()
                 .then(|| products.of(Product::InputGradient, &gy, &weight, None, wish.other()));
             if let Some(queue) = queue {
-                queue.push(Residue::Linear { weight: weight.id(), bias, x, gy });
+                queue.push(Residue::new(LinearResidue { weight: weight.id(), bias, x, gy }));
             }
             gx.transpose()
         };
@@ -272,12 +280,12 @@ impl LinearOp {
         let op = InputGradientOp(self.products.clone());
         let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &op)).transpose()?;
         if let Some(queue) = &self.queue {
-            queue.push(Residue::Linear {
+            queue.push(Residue::new(LinearResidue {
                 weight: weight.id(),
                 bias: bias.map(Tensor::id),
                 x: x.detach(),
                 gy,
-            });
+            }));
             return Ok((gx, None, None));
         }
         let (outputs, inputs) = weight.dims2()?;

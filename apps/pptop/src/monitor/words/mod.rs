@@ -1,4 +1,9 @@
-//! The lines of the log in words: what is drawn, and what is searched.
+//! What the monitor says: the lines of the log in words, and below this module numbers as short
+//! text and the names of operations. What is drawn and what is searched is the same text.
+
+pub(crate) mod format;
+mod ops;
+mod ranks;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,7 +11,8 @@ use std::ops::Range;
 use pp_schedule::is_obeyed;
 use pp_telemetry::{Lost, Reason, Slow, SlowGroup};
 
-use super::view::{format, letter};
+pub(crate) use ops::{letter, name, short_name};
+pub(crate) use ranks::{incomplete_text, layers_text, rank_name, stages_text};
 
 /// Something that took longer than usual: `rank 2 B3 +41% over its usual 24.7 ms: no core for most of it`.
 pub(crate) fn slow(slow: &Slow) -> String {

@@ -1,15 +1,18 @@
 //! Which step the timeline shows, which part of it, and which of its operations is chosen.
 
+mod cursor;
+mod window;
+
 use std::sync::Arc;
 
-use pp_telemetry::{Model, Recorded, RecordedStep, Span, SpanKind};
+use pp_telemetry::{Model, Recorded, RecordedStep, Span};
 
-use super::super::input::Action;
 use super::ops::{Dependency, dependency, first_compute_ns, ops_of};
 use super::plan::{Memo, Planned};
+use crate::monitor::input::Action;
+use cursor::{Cursor, find};
+use window::Window;
 
-/// Doublings of the scale at most.
-const ZOOM_MAX: u32 = 12;
 /// Steps that are laid over each other at most.
 const OVERLAID_STEPS: usize = 10;
 /// Operations that one can walk back over.
@@ -39,37 +42,12 @@ impl Mode {
     }
 }
 
-/// An operation that is chosen: by what it is, so that it is found again in another step.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Cursor {
-    /// The rank, by its place in the model.
-    row: usize,
-    /// Its place among the operations of the rank.
-    at: usize,
-    op: SpanKind,
-    stage: u32,
-    mb: u32,
-}
-
-impl Cursor {
-    fn new(row: usize, at: usize, span: &Span) -> Self {
-        Self { row, at, op: span.op, stage: span.stage, mb: span.mb }
-    }
-
-    fn is(&self, span: &Span) -> bool {
-        (span.op, span.stage, span.mb) == (self.op, self.stage, self.mb)
-    }
-}
-
 /// Which step the timeline shows, which part of it, and which of its operations is chosen.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct TimelineState {
     /// The step that is held; `None` follows the newest.
     held_step: Option<u64>,
-    /// How often the scale was doubled.
-    zoom: u32,
-    /// The middle of what is shown, as a share of the step.
-    centre: f64,
+    window: Window,
     mode: Mode,
     /// The rank that is chosen.
     row: usize,
@@ -79,22 +57,6 @@ pub(crate) struct TimelineState {
     /// The operations that one has come from.
     path: Vec<Cursor>,
     memo: Memo,
-}
-
-impl Default for TimelineState {
-    fn default() -> Self {
-        Self {
-            held_step: None,
-            zoom: 0,
-            centre: 0.5,
-            mode: Mode::default(),
-            row: 0,
-            cursor: None,
-            shows_cause: false,
-            path: Vec::new(),
-            memo: Memo::default(),
-        }
-    }
 }
 
 impl TimelineState {
@@ -202,7 +164,7 @@ impl TimelineState {
         let before = self.cursor.and_then(|cursor| find(model, step, cursor));
         let at = match before {
             Some((at, _)) => at.saturating_add_signed(by).min(last),
-            None => match self.range_ns(step).filter(|_| self.zoom > 0) {
+            None => match self.range_ns(step).filter(|_| self.window.is_zoomed()) {
                 // The first of what one sees.
                 Some((from, _)) => {
                     ops.iter().position(|op| op.end_ns() as f64 > from).unwrap_or(last)
@@ -309,8 +271,8 @@ impl TimelineState {
         if self.cursor.take().is_some() {
             return true;
         }
-        let is_changed = self.held_step.is_some() || self.zoom > 0;
-        (self.held_step, self.zoom, self.centre) = (None, 0, 0.5);
+        let is_changed = self.held_step.is_some() || self.window.is_zoomed();
+        (self.held_step, self.window) = (None, Window::default());
         is_changed
     }
 
@@ -324,51 +286,30 @@ impl TimelineState {
     }
 
     pub(crate) fn zoom_in(&mut self) {
-        self.zoom = (self.zoom + 1).min(ZOOM_MAX);
-        self.clamp();
+        self.window.zoom_in();
     }
 
     pub(crate) fn zoom_out(&mut self) {
-        self.zoom = self.zoom.saturating_sub(1);
-        self.clamp();
+        self.window.zoom_out();
     }
 
     pub(crate) fn fit(&mut self) {
-        self.zoom = 0;
-        self.clamp();
+        self.window.fit();
     }
 
     /// Moves by quarters of what is shown.
     pub(crate) fn pan(&mut self, by: f64) {
-        self.centre += by * self.share() / 4.0;
-        self.clamp();
+        self.window.pan(by);
     }
 
     /// The factor of the scale.
     pub(crate) fn scale(&self) -> u64 {
-        1 << self.zoom
-    }
-
-    /// What is shown, as a share of the step.
-    fn share(&self) -> f64 {
-        1.0 / self.scale() as f64
-    }
-
-    fn clamp(&mut self) {
-        let half = self.share() / 2.0;
-        self.centre = self.centre.clamp(half, 1.0 - half);
+        self.window.scale()
     }
 
     /// The part of a step that is shown, in nanoseconds of the run's clock.
     pub(crate) fn range_ns(&self, step: &RecordedStep) -> Option<(f64, f64)> {
-        Some(self.part_of(step.range_ns()?, self.centre))
-    }
-
-    fn part_of(&self, (first, last): (u64, u64), centre: f64) -> (f64, f64) {
-        let whole = last.saturating_sub(first).max(1) as f64;
-        let half = whole * self.share() / 2.0;
-        let middle = first as f64 + whole * centre;
-        (middle - half, middle + half)
+        Some(self.window.of(step.range_ns()?))
     }
 
     /// All that there is to see: the step, and what is shown beside it.
@@ -392,52 +333,26 @@ impl TimelineState {
     /// The part of the step that the view of the timeline shows: the chosen operation is in it.
     pub(crate) fn view_ns(&self, model: &Model) -> Option<(f64, f64)> {
         let bounds = self.bounds_ns(model, self.step(model)?)?;
-        let centre = self.centre_with_chosen(model, bounds).unwrap_or(self.centre);
-        Some(self.part_of(bounds, centre))
+        Some(self.with_chosen(model, bounds).unwrap_or(self.window).of(bounds))
     }
 
-    /// Where the middle has to be for the chosen operation to be seen.
-    fn centre_with_chosen(&self, model: &Model, bounds: (u64, u64)) -> Option<f64> {
-        if self.zoom == 0 {
-            return None;
-        }
-        let span = self.chosen(model)?;
-        let (from, to) = self.part_of(bounds, self.centre);
-        if span.start_ns as f64 >= from && span.end_ns() as f64 <= to {
-            return None;
-        }
-        let whole = bounds.1.saturating_sub(bounds.0).max(1) as f64;
-        let middle = span.start_ns.saturating_sub(bounds.0) as f64 + span.dur_ns as f64 / 2.0;
-        let half = self.share() / 2.0;
-        Some((middle / whole).clamp(half, 1.0 - half))
+    /// The window in which the chosen operation is seen, if that has to be moved to.
+    fn with_chosen(&self, model: &Model, bounds: (u64, u64)) -> Option<Window> {
+        self.window.around(self.chosen(model)?, bounds)
     }
 
     fn follow_chosen(&mut self, model: &Model) {
         let bounds = self.step(model).and_then(|step| self.bounds_ns(model, step));
-        if let Some(centre) = bounds.and_then(|bounds| self.centre_with_chosen(model, bounds)) {
-            self.centre = centre;
+        if let Some(window) = bounds.and_then(|bounds| self.with_chosen(model, bounds)) {
+            self.window = window;
         }
     }
-}
-
-/// The operation that a cursor means in a step, with its place on its rank; where it is not, what stands in its place.
-fn find<'a>(model: &Model, step: &'a RecordedStep, cursor: Cursor) -> Option<(usize, &'a Span)> {
-    let rank = model.ranks().get(cursor.row)?;
-    let ops = ops_of(step, rank.replica, rank.rank);
-    let at = match ops.get(cursor.at) {
-        Some(span) if cursor.is(span) => cursor.at,
-        _ => ops
-            .iter()
-            .position(|span| cursor.is(span))
-            .unwrap_or(cursor.at.min(ops.len().saturating_sub(1))),
-    };
-    ops.get(at).map(|span| (at, *span))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pp_telemetry::{Event, Hello, StepEvent};
+    use pp_telemetry::{Event, Hello, SpanKind, StepEvent};
 
     /// Two ranks, two micro-batches, two steps that are alike.
     fn model() -> Model {

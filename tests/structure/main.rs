@@ -1,0 +1,315 @@
+//! How the code is laid out: no circles between the modules of a crate, no file that holds too
+//! much, and borders that hold.
+//!
+//! Both lists of exceptions can only shrink: one that is no longer needed is an error.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod circles;
+mod invariants;
+mod length;
+mod modules;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use circles::circles;
+use length::lines_of_code;
+use modules::{Crate, Use};
+
+/// Lines of code that a file may have.
+const LINES_MAX: usize = 450;
+
+/// A use that closes a circle.
+struct Excused {
+    /// The root file of the crate.
+    root: &'static str,
+    from: &'static str,
+    to: &'static str,
+    reason: &'static str,
+}
+
+const TELEMETRY: &str = "crates/telemetry/src/lib.rs";
+const PROGRAM: &str = "apps/pptop/src/main.rs";
+
+const fn excused(
+    root: &'static str,
+    from: &'static str,
+    to: &'static str,
+    reason: &'static str,
+) -> Excused {
+    Excused { root, from, to, reason }
+}
+
+/// Each is open: the circle shall go.
+const EXCUSED_USES: &[Excused] = &[
+    excused(TELEMETRY, "index", "model", "a mark in the log is the fold's own layout"),
+    excused(TELEMETRY, "model", "account", "a bound of the account stands with it"),
+    excused(TELEMETRY, "bounds", "event", "events check their own bounds there"),
+    excused(TELEMETRY, "status", "standing", "a process is described with how a run stands"),
+    excused(TELEMETRY, "spool", "runs", "a copied log becomes a run at once"),
+    excused(PROGRAM, "cli::sizes", "cli::costs", "a source of costs is an argument of the sizes"),
+    excused(PROGRAM, "cli::devices", "cli::job::session", "the count of cores stands with the job"),
+    excused(
+        PROGRAM,
+        "cli::starting",
+        "cli::training",
+        "where output goes stands with the training",
+    ),
+    excused(
+        PROGRAM,
+        "cli::stopping",
+        "cli::training",
+        "where output goes stands with the training",
+    ),
+    excused(PROGRAM, "cli::job::spec", "cli::job::session", "the count of cores stands with it"),
+    excused(PROGRAM, "cli::job::profiles", "cli::job::session", "chains are made there"),
+    excused(PROGRAM, "cli::job::synthesis", "cli::job::session", "cuts are refused there"),
+];
+
+/// Files with more than `LINES_MAX` lines of code, each with its reason.
+const EXCUSED_FILES: &[(&str, &str)] = &[
+    ("crates/executor/src/worker.rs", "open: dispatch, clocks, two walks, sums and memory in one"),
+    ("apps/pptop/src/cli/training.rs", "open: the loop, requests, events and words in one"),
+    ("apps/pptop/src/cli/job/spec.rs", "open: the flags of four jobs and their defaults in one"),
+];
+
+#[test]
+fn modules_form_no_circles() {
+    let mut errors = Vec::new();
+    let roots = roots();
+    for root in &roots {
+        let uses = Crate::read(root, &read).uses();
+        let excused: Vec<&Excused> =
+            EXCUSED_USES.iter().filter(|one| one.root == relative(root)).collect();
+        let left = circles(&without(&uses, &excused));
+        for one in &excused {
+            let others: Vec<&Excused> =
+                excused.iter().copied().filter(|other| !std::ptr::eq(*other, *one)).collect();
+            if circles(&without(&uses, &others)) == left {
+                let Excused { root, from, to, reason } = one;
+                errors.push(format!(
+                    "{root}: {from} → {to} closes no circle; take it off the list ({reason})"
+                ));
+            }
+        }
+        errors.extend(left.iter().map(|circle| format!("{}: {circle}", relative(root))));
+    }
+    let is_root = |one: &&Excused| roots.iter().any(|root| relative(root) == one.root);
+    for one in EXCUSED_USES.iter().filter(|one| !is_root(one)) {
+        errors.push(format!("{} is on the list, and is no crate", one.root));
+    }
+    assert!(errors.is_empty(), "{}", errors.join("\n\n"));
+}
+
+fn without(uses: &[Use], excused: &[&Excused]) -> Vec<Use> {
+    let is_excused = |one: &&Use| {
+        let (from, to) = (one.from.join("::"), one.to.join("::"));
+        excused.iter().any(|excused| excused.from == from && excused.to == to)
+    };
+    uses.iter().filter(|one| !is_excused(one)).cloned().collect()
+}
+
+/// What some modules must not name, with all that is below them: root of the crate, module, and the
+/// beginnings of names.
+const BORDERS: &[(&str, &str, &[&str])] = &[
+    // Numbers in, numbers out.
+    (
+        "crates/schedule/src/lib.rs",
+        "",
+        &["std::thread", "std::time", "std::fs", "std::net", "std::env", "candle"],
+    ),
+    ("crates/partition/src/lib.rs", "solve", &["crate::layer", "crate::stack", "candle", "pp_nn"]),
+    ("crates/models/src/lib.rs", "", &["pp_schedule", "pp_executor", "pp_hybrid", "pp_telemetry"]),
+    // The same events give the same screen, whenever and wherever.
+    (
+        TELEMETRY,
+        "model",
+        &["std::fs", "std::thread", "std::env", "std::time::Instant", "std::time::SystemTime"],
+    ),
+    (
+        "apps/pptop/src/lib.rs",
+        "monitor::state",
+        &[
+            "crate::monitor::view",
+            "crate::monitor::terminal",
+            "std::fs",
+            "std::thread",
+            "std::time::Instant",
+            "std::time::SystemTime",
+            "candle",
+        ],
+    ),
+    ("apps/pptop/src/lib.rs", "monitor::view", &["std::fs", "std::thread", "candle"]),
+];
+
+#[test]
+fn borders_are_kept() {
+    for (root, module, forbidden) in BORDERS {
+        let named = Crate::read(&workspace().join(root), &read).named(module);
+        assert!(!named.is_empty(), "{root} has no module {module}");
+        for name in named {
+            let crossed = forbidden.iter().any(|start| name.starts_with(start));
+            assert!(!crossed, "{root}: {module} names {name}");
+        }
+    }
+}
+
+#[test]
+fn every_invariant_names_types_or_a_test() {
+    let mut code = String::new();
+    for folder in ["apps", "crates", "tests"] {
+        append(&workspace().join(folder), &mut code);
+    }
+    let page = read(&workspace().join("ARCHITECTURE.md")).unwrap();
+    let errors = invariants::errors(&page, &|name| code.contains(&format!("fn {name}(")));
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// Appends the text of all files of code in a folder.
+fn append(folder: &Path, code: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            append(&path, code);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            code.push_str(&read(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn an_invariant_that_nothing_keeps_is_found() {
+    let page = "- **Invariant:** `a_b` is (by types).\n- **Invariant:** c (`it_is_there`).\n\
+        - **Invariant:** d.\n- **Invariant:** e (`it_is_gone`).\n- **Bounds:** f.\n";
+    let expected = [
+        "neither types nor a test: - **Invariant:** d.",
+        "there is no test it_is_gone: - **Invariant:** e (`it_is_gone`).",
+    ];
+    assert_eq!(invariants::errors(page, &|name| name == "it_is_there"), expected);
+}
+
+#[test]
+fn files_hold_one_noun() {
+    let mut lengths = BTreeMap::new();
+    for root in roots() {
+        for file in Crate::read(&root, &read).files() {
+            lengths.insert(relative(file), lines_of_code(&read(file).unwrap()));
+        }
+    }
+    let mut errors = Vec::new();
+    for (file, &lines) in &lengths {
+        let excused = EXCUSED_FILES.iter().any(|(excused, _)| excused == file);
+        if lines > LINES_MAX && !excused {
+            errors.push(format!(
+                "{file} has {lines} lines of code, more than {LINES_MAX}: it holds a second noun"
+            ));
+        }
+    }
+    for (file, _) in EXCUSED_FILES {
+        match lengths.get(*file) {
+            None => {
+                errors.push(format!("{file} is on the list of exceptions, and is no file of code"))
+            }
+            Some(lines) if *lines <= LINES_MAX => {
+                errors.push(format!("{file} has {lines} lines of code: take it off the list"));
+            }
+            Some(_) => {}
+        }
+    }
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+/// The root files of the workspace's libraries, programs, examples and benchmarks, as Cargo knows
+/// them.
+fn roots() -> Vec<PathBuf> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--locked", "--format-version", "1"])
+        .current_dir(workspace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    let targets = packages.iter().flat_map(|package| package["targets"].as_array().unwrap());
+    let is_code = |target: &&serde_json::Value| {
+        let kinds = target["kind"].as_array().unwrap();
+        kinds.iter().all(|kind| kind != "test" && kind != "custom-build")
+    };
+    targets
+        .filter(is_code)
+        .map(|target| PathBuf::from(target["src_path"].as_str().unwrap()))
+        .collect()
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn relative(file: &Path) -> String {
+    file.strip_prefix(workspace()).unwrap().to_str().unwrap().to_owned()
+}
+
+fn read(file: &Path) -> Option<String> {
+    std::fs::read_to_string(file).ok()
+}
+
+/// The circles in a made-up crate of these files.
+fn found(files: &[(&str, &str)]) -> Vec<String> {
+    let files: BTreeMap<&Path, &str> =
+        files.iter().map(|(path, text)| (Path::new(*path), *text)).collect();
+    let source = |path: &Path| files.get(path).map(|text| (*text).to_owned());
+    circles(&Crate::read(Path::new("lib.rs"), &source).uses())
+}
+
+#[test]
+fn a_circle_is_found_through_an_export_and_named_with_its_uses() {
+    let files = [
+        ("lib.rs", "mod a; mod b; mod c; pub use b::Thing;"),
+        ("a.rs", "use crate::{Thing, c::Other}; pub struct Own;"),
+        ("b.rs", "pub struct Thing; fn f() { let _ = super::a::Own; }"),
+        ("c.rs", "pub struct Other;"),
+    ];
+    let expected = "a circle of a, b:\n    a uses b: crate::Thing\n    b uses a: super::a::Own";
+    assert_eq!(found(&files), [expected]);
+}
+
+#[test]
+fn a_folder_counts_as_one_and_macros_are_read() {
+    let files = [
+        ("lib.rs", "mod state; mod view;"),
+        ("state/mod.rs", "pub mod ops; pub mod note;"),
+        ("state/ops.rs", "use crate::view::format::{self, plain};"),
+        ("state/note.rs", ""),
+        ("view.rs", "pub mod format; mod header;"),
+        ("view/format.rs", ""),
+        ("view/header.rs", "fn f() { println!(\"{}\", [crate::state::note::text()]); }"),
+    ];
+    let expected = "a circle of state, view:\
+        \n    state::ops uses view::format: crate::view::format\
+        \n    state::ops uses view::format: crate::view::format::plain\
+        \n    view::header uses state::note: crate::state::note::text";
+    assert_eq!(found(&files), [expected]);
+}
+
+#[test]
+fn parents_tests_and_chains_are_no_circles() {
+    let files = [
+        ("lib.rs", "mod a; mod b; mod c; fn own() { a::f() } #[cfg(test)] mod tests;"),
+        (
+            "a.rs",
+            "use crate::own; use super::b; #[cfg(test)] mod tests { use crate::c::f; } pub mod child;",
+        ),
+        ("a/child.rs", "use super::f; use crate::own;"),
+        ("b.rs", "use crate::c; #[cfg(all(test, feature = \"x\"))] use crate::a::f;"),
+        ("c.rs", "pub(in crate::a) fn f() {} #[cfg(test)] fn g() { crate::a::f() }"),
+    ];
+    assert_eq!(found(&files), [""; 0]);
+}
+
+#[test]
+fn tests_tables_and_comments_are_no_lines_of_code() {
+    let text = "//! A file.\n\nuse a::B;\n\n/// A table.\npub(crate) const T: [u8; 2] = [\n    1,\n    2,\n];\n\
+        fn f() {\n    // Nothing.\n}\n\n#[cfg(test)]\nmod tests {\n    fn g() {}\n}\nfn h() {}\n";
+    assert_eq!(lines_of_code(text), 4);
+}
