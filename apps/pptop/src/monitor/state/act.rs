@@ -1,7 +1,7 @@
 //! What keys and clicks do to the state.
 
+use crossterm::event::KeyEvent;
 use pp_telemetry::Request;
-use ratatui::crossterm::event::KeyEvent;
 
 use super::{
     Action, Choice, Dialog, Effect, Overlay, Panel, Prompt, PromptKind, Question, State, Target,
