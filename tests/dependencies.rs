@@ -43,3 +43,12 @@ fn the_monitor_alone_needs_no_tensors() {
         assert!(tensors(&whole).contains(&name), "{name} is not in {whole:?}");
     }
 }
+
+/// `ratatui` draws and `crossterm` reads the same terminal: with two versions of the latter, each
+/// would keep its own queue of events and its own idea of the terminal's mode.
+#[test]
+fn there_is_one_version_of_crossterm() {
+    let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
+    let lock = std::fs::read_to_string(lock).unwrap();
+    assert_eq!(lock.matches("name = \"crossterm\"\n").count(), 1);
+}

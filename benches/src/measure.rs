@@ -110,10 +110,8 @@ fn sleep(
     p: u32,
     m: u32,
 ) -> anyhow::Result<Vec<Promise>> {
-    let dir = std::env::temp_dir().join(format!("pptop-measure-{}", std::process::id()));
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir)?;
-    }
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().join("run");
     let (p_text, m_text, dir_text) = (p.to_string(), m.to_string(), dir.display().to_string());
     let ms = SLEEP_MS.to_string();
     let args = [
@@ -156,7 +154,6 @@ fn sleep(
         .map(serde_json::from_str)
         .collect::<Result<_, _>>()?;
     let again: Vec<f64> = (2..=6).map(|step| bubble(&spans, step, f64::from(p))).collect();
-    std::fs::remove_dir_all(&dir)?;
     let largest = ratios.iter().zip(&again).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     Ok(vec![
         Promise {
@@ -253,15 +250,9 @@ fn bubble(spans: &[Value], step: u64, p: f64) -> f64 {
 
 /// A headless run in a state directory of its own.
 fn train(pptop: &PathBuf, args: &[&str]) -> anyhow::Result<String> {
-    let dir = std::env::temp_dir().join(format!("pptop-measure-{}", std::process::id()));
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir)?;
-    }
-    let dir_text = dir.display().to_string();
-    let found =
-        pptop::run(pptop, &[&["train", "--headless", "--run-dir", &dir_text], args].concat());
-    std::fs::remove_dir_all(&dir)?;
-    found
+    let folder = tempfile::tempdir()?;
+    let dir = folder.path().join("run").display().to_string();
+    pptop::run(pptop, &[&["train", "--headless", "--run-dir", &dir], args].concat())
 }
 
 /// The validation losses of a run, and how long it took.
@@ -293,7 +284,7 @@ fn learns(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
 
 /// Nothing can be learned from noise; whoever does has seen the answers.
 fn noise(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
-    let file = std::env::temp_dir().join(format!("pptop-noise-{}", std::process::id()));
+    let file = tempfile::NamedTempFile::new()?;
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let bytes: Vec<u8> = (0..1 << 16)
         .map(|_| {
@@ -305,9 +296,8 @@ fn noise(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
         })
         .collect();
     std::fs::write(&file, bytes)?;
-    let lines = train(pptop, &["--json", "--data", &file.display().to_string()]);
-    std::fs::remove_file(&file)?;
-    let (losses, _) = validation(&lines?)?;
+    let lines = train(pptop, &["--json", "--data", &file.path().display().to_string()])?;
+    let (losses, _) = validation(&lines)?;
     let least = losses.iter().copied().fold(f64::INFINITY, f64::min);
     Ok(vec![at_least("gpt random bytes: least validation loss", least, 5.5)])
 }
@@ -355,17 +345,15 @@ fn speed_up(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
 /// What a slow rank and a slow link add to the window of a step, and how much of it the report finds there.
 fn attribution(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     let run = |flags: &[&str]| -> anyhow::Result<Value> {
-        let dir = std::env::temp_dir().join(format!("pptop-attribution-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
+        let folder = tempfile::tempdir()?;
+        let dir = folder.path().join("run");
         let at = dir.to_str().context("the folder for temporary files has no name")?;
         let job = "train --headless --model sleep --pp 4 --micro-batches 8 --steps 12 --sleep-forward-ms 10 --sleep-input-grad-ms 10 --sleep-weight-grad-ms 10 --run-dir";
         let mut arguments: Vec<&str> = job.split(' ').collect();
         arguments.push(at);
         arguments.extend(flags);
         pptop::run(pptop, &arguments)?;
-        let report = pptop::json(pptop, &["report", at])?;
-        std::fs::remove_dir_all(&dir)?;
-        Ok(report)
+        pptop::json(pptop, &["report", at])
     };
     let seconds = |report: &Value, part: &str| {
         let window = &report["standing"]["window"];

@@ -165,7 +165,6 @@ fn main() -> anyhow::Result<()> {
         candle: std::env::current_exe()?.with_file_name("plain_candle"),
         python: root.join(".venv/bin/python"),
         script: root.join("benches/peers/pipeline.py"),
-        state: std::env::temp_dir().join(format!("pptop-peers-{}", std::process::id())),
     };
     ensure!(programs.python.is_file(), "no PyTorch in .venv: benches/peers/run.sh brings it");
     let processor = Processor::here();
@@ -173,7 +172,6 @@ fn main() -> anyhow::Result<()> {
         let found = programs.compare(job, rounds)?;
         keep(&processor, &programs, found)?;
     }
-    let _ = std::fs::remove_dir_all(&programs.state);
     Ok(())
 }
 
@@ -202,7 +200,6 @@ struct Programs {
     candle: PathBuf,
     python: PathBuf,
     script: PathBuf,
-    state: PathBuf,
 }
 
 /// One way to train.
@@ -350,8 +347,8 @@ impl Programs {
 
     /// pptop as a user runs it, recording and all.
     fn train(&self, args: &[String], steps: &str) -> anyhow::Result<Parts> {
-        let folder = self.state.join("run");
-        let _ = std::fs::remove_dir_all(&folder);
+        let state = tempfile::tempdir()?;
+        let folder = state.path().join("run");
         let folder_name =
             folder.to_str().context("a folder for temporary files that is no text")?;
         let mut all = vec!["train"];

@@ -60,25 +60,6 @@ fn promise(name: impl Into<String>, value: f64, most: f64, unit: &'static str) -
     Promise { name: name.into(), value, most, unit }
 }
 
-/// A folder that goes with this program.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!("pptop-viewer-{name}-{}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        // What an earlier process of this number has left.
-        let _ = std::fs::remove_dir_all(&path);
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 fn main() -> anyhow::Result<()> {
     let only: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| name.contains(o.as_str()));
@@ -120,8 +101,8 @@ fn main() -> anyhow::Result<()> {
 
 /// What one call of `Recorder::span` takes, and all of one rank's in a step against the step.
 fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
-    let folder = Folder::new("recorder");
-    let recorder = Recorder::create(&folder.0)?;
+    let folder = tempfile::tempdir()?;
+    let recorder = Recorder::create(&folder.path().join("run"))?;
     let mut ns = f64::INFINITY;
     for step in 1..=20 {
         let spans: Vec<_> = run.spans(step).collect();
@@ -144,11 +125,12 @@ fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let size =
         LogSize { n_steps: STEPS, n_spans_per_step: run.n_spans(), n_ranks: u64::from(N_RANKS) };
-    let folder = Folder::new("policy");
-    let recorder = Recorder::create(&folder.0)?;
+    let folder = tempfile::tempdir()?;
+    let run_dir = folder.path().join("run");
+    let recorder = Recorder::create(&run_dir)?;
     let every = recorder.set_span_policy(SpanPolicy::Auto, size);
     let began = Instant::now();
-    let bytes = write(run, &recorder, &folder.0, STEPS, every, |_, step| step >= STEPS)?;
+    let bytes = write(run, &recorder, &run_dir, STEPS, every, |_, step| step >= STEPS)?;
     let seconds = began.elapsed().as_secs_f64();
     println!(
         "       policy: {STEPS} steps, spans of each {every}th, {:.0} MB in {seconds:.1} s",
@@ -160,8 +142,8 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 
 /// A gigabyte with the spans of every step: opened at its end, read in its middle, played.
 fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
-    let folder = Folder::new("long");
-    let run_dir = folder.0.join("one");
+    let folder = tempfile::tempdir()?;
+    let run_dir = folder.path().join("one");
     let recorder = Recorder::create(&run_dir)?;
     let began = Instant::now();
     let mut n_steps = 0;
@@ -249,7 +231,7 @@ fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
             "times",
         ));
     }
-    compress(&folder.0, &run_dir)?;
+    compress(folder.path(), &run_dir)?;
     let snapshot = fastest(|| {
         found = pptop::json(pptop, &["snapshot", &dir])?;
         Ok(())
@@ -284,12 +266,13 @@ fn fastest(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> 
 
 /// The monitor beside a run that goes on.
 fn live(pptop: &Path, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
-    let folder = Folder::new("live");
-    let recorder = Recorder::create(&folder.0)?;
+    let folder = tempfile::tempdir()?;
+    let run_dir = folder.path().join("run");
+    let recorder = Recorder::create(&run_dir)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let goes_on = scope.spawn(|| run.live(&recorder, &stop));
-        let promises = watch(pptop, &folder.0);
+        let promises = watch(pptop, &run_dir);
         stop.store(true, Ordering::Release);
         let n_steps = goes_on.join().map_err(|_| anyhow::anyhow!("the run has panicked"))?;
         println!("       live: {n_steps} steps, {} events dropped", recorder.dropped());

@@ -299,35 +299,19 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let dir =
-                std::env::temp_dir().join(format!("pptop-whole-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir(&dir).unwrap();
-            Self(dir)
-        }
-
-        fn names(&self) -> Vec<String> {
-            let entries = fs::read_dir(&self.0).unwrap();
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn names(folder: &TempDir) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     #[test]
     fn a_file_is_there_whole_or_not_at_all() {
-        let folder = Folder::new("all");
-        let path = folder.0.join("a");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
         let mut file = WholeFile::private(&path).unwrap();
         let other = WholeFile::private(&path).unwrap();
         file.write_all(b"one").unwrap();
@@ -340,32 +324,32 @@ mod tests {
         never.write_all(b"half").unwrap();
         drop(never);
         assert_eq!(
-            (fs::read(&path).unwrap(), folder.names()),
+            (fs::read(&path).unwrap(), names(&folder)),
             (b"one".to_vec(), vec!["a".to_owned()])
         );
-        let new = WholeFile::private(&folder.0.join("b")).unwrap();
+        let new = WholeFile::private(&folder.path().join("b")).unwrap();
         assert!(new.finish_new().unwrap());
-        assert_eq!(folder.names().len(), 2);
+        assert_eq!(names(&folder).len(), 2);
     }
 
     #[test]
     fn only_a_regular_file_is_replaced() {
-        let folder = Folder::new("kinds");
-        let link = folder.0.join("link");
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         let why = |path: &Path| WholeFile::private(path).unwrap_err().to_string();
         assert!(why(&link).ends_with("symbolic link and no regular file; name the file itself"));
-        assert!(why(&folder.0).contains("it is a folder"));
+        assert!(why(folder.path()).contains("it is a folder"));
         assert!(why(Path::new("/dev/null")).contains("no regular file"));
-        assert!(why(&folder.0.join("no/a")).contains("No such file"));
+        assert!(why(&folder.path().join("no/a")).contains("No such file"));
         assert!(why(Path::new("..")).contains("it names no file"));
-        assert_eq!(folder.names(), ["link"]);
+        assert_eq!(names(&folder), ["link"]);
     }
 
     #[test]
     fn a_name_that_was_taken_meanwhile_is_left_alone() {
-        let folder = Folder::new("taken");
-        let path = folder.0.join("w.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
         let write = |taken, text: &str, meanwhile: &dyn Fn()| {
             let mut file = WholeFile::shared(&path).unwrap();
             file.write_all(text.as_bytes()).unwrap();
@@ -376,11 +360,11 @@ mod tests {
         let nothing = || {};
         let (first, identity) =
             write(Taken::Stays, "ours", &|| fs::write(&path, "theirs").unwrap());
-        assert_eq!(first, folder.0.join("w-2.safetensors"));
+        assert_eq!(first, folder.path().join("w-2.safetensors"));
         assert_eq!(fs::read(&first).unwrap(), b"ours");
         // Only the file that is meant is replaced.
         let (second, _) = write(Taken::ReplacedIf(identity), "more", &nothing);
-        assert_eq!(second, folder.0.join("w-3.safetensors"));
+        assert_eq!(second, folder.path().join("w-3.safetensors"));
         assert_eq!(fs::read(&path).unwrap(), b"theirs");
         let (third, identity) = write(Taken::Replaced, "forced", &nothing);
         assert_eq!((third, fs::read(&path).unwrap()), (path.clone(), b"forced".to_vec()));
@@ -391,9 +375,9 @@ mod tests {
             fs::remove_file(&path).unwrap();
             std::os::unix::fs::symlink("nowhere", &path).unwrap();
         });
-        assert_eq!(fifth, folder.0.join("w-4.safetensors"));
+        assert_eq!(fifth, folder.path().join("w-4.safetensors"));
         assert!(path.symlink_metadata().unwrap().is_symlink());
-        assert_eq!(folder.names().len(), 4);
+        assert_eq!(names(&folder).len(), 4);
     }
 
     #[test]

@@ -139,16 +139,15 @@ enum Variant {
 /// The median of some steps of a run that is built for it: where its memory lies is part of the chance.
 fn steps_of(subject: &Subject, variant: Variant) -> anyhow::Result<f64> {
     const STEPS: usize = 3;
-    let folder = std::env::temp_dir().join(format!("pptop-account-{}", std::process::id()));
+    let folder = tempfile::tempdir()?;
     let recorder = match variant {
-        Variant::Recorded => Recorder::create(&folder)?,
+        Variant::Recorded => Recorder::create(&folder.path().join("run"))?,
         Variant::Plain | Variant::Pinned => Recorder::disabled(),
     };
     let mut run = Run::new(subject, recorder, matches!(variant, Variant::Pinned))?;
     let seconds: Vec<f64> =
         (0..STEPS).map(|_| Ok(run.step()?.seconds)).collect::<anyhow::Result<_>>()?;
     drop(run);
-    let _ = std::fs::remove_dir_all(&folder);
     Ok(median(&seconds))
 }
 

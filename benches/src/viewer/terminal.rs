@@ -1,15 +1,16 @@
 //! The monitor in a terminal that tmux stands in for, and what its process takes.
 #![expect(clippy::print_stdout, reason = "what is skipped is told on standard output")]
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use tempfile::TempDir;
 
-use crate::{Folder, is_there, number_after};
+use crate::{is_there, number_after};
 
 /// Columns and rows.
 const SIZE: [&str; 2] = ["160", "50"];
@@ -24,7 +25,7 @@ pub(crate) struct Terminal {
     socket: String,
     pid: u32,
     began: Instant,
-    _folder: Folder,
+    _folder: TempDir,
 }
 
 impl Terminal {
@@ -33,22 +34,20 @@ impl Terminal {
     /// # Errors
     /// It does not start.
     pub(crate) fn open(pptop: &Path, args: &[&str]) -> anyhow::Result<Option<Self>> {
-        static N_OPENED: AtomicU32 = AtomicU32::new(0);
         if !is_there("tmux", "-V") {
             println!("skipped: there is no tmux to run `pptop {}` in", args.join(" "));
             return Ok(None);
         }
-        let folder = Folder::new("terminal");
-        std::fs::create_dir_all(&folder.0)?;
-        let pid_file = folder.0.join("pid");
+        let folder = TempDir::with_prefix("pptop-viewer-")?;
+        let pid_file = folder.path().join("pid");
         let line = format!(
             "env -u NO_COLOR sh -c 'echo $$ >{}; exec {} {}'",
             pid_file.display(),
             pptop.display(),
             args.join(" "),
         );
-        let number = N_OPENED.fetch_add(1, Ordering::Relaxed);
-        let socket = format!("pptop-viewer-{}-{number}", std::process::id());
+        let socket = folder.path().file_name().and_then(OsStr::to_str);
+        let socket = socket.context("the folder for temporary files has no name")?.to_owned();
         let began = Instant::now();
         let size = ["-x", SIZE[0], "-y", SIZE[1]];
         let start = ["-f", "/dev/null", "new-session", "-d"];

@@ -1,5 +1,7 @@
 //! What pictures of plans and pictures of runs have in common: colours, the marks of an axis, and text that is safe in XML.
 
+use quick_xml::escape::escape;
+
 use crate::op::Phase;
 use crate::text::is_obeyed;
 
@@ -97,16 +99,6 @@ pub fn axis_marks(length: f64, scale: f64) -> Vec<f64> {
 /// assert_eq!(pp_schedule::escaped_xml("a<b> & \"c\"\n"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
 /// ```
 pub fn escaped_xml(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            c if is_obeyed(c) || matches!(c, '\u{fffe}' | '\u{ffff}') => safe.push('\u{fffd}'),
-            c => safe.push(c),
-        }
-    }
-    safe
+    let has_no_form = |c: char| is_obeyed(c) || matches!(c, '\u{fffe}' | '\u{ffff}');
+    escape(text.replace(has_no_form, "\u{fffd}")).into_owned()
 }

@@ -441,8 +441,8 @@ mod tests {
     #[test]
     fn a_full_queue_keeps_nobody_waiting() {
         use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
-        let path = std::env::temp_dir().join(format!("pp-full-{}.sock", std::process::id()));
-        let _ = fs::remove_file(&path);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("full.sock");
         let end = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         bind(&end, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         listen(&end, 0).unwrap();
@@ -455,7 +455,6 @@ mod tests {
             assert!(held.len() < 100, "the queue has no end");
         };
         assert!(refused.to_string().contains("too many others"), "{refused}");
-        fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub use model::{
 };
 pub use number::Nonfinite;
 pub use op_of::op_of;
-pub use paths::{civil_date, new_run_dir, runs_dir, state_dir};
+pub use paths::{new_run_dir, runs_dir, state_dir};
 pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
 pub use processor::Processor;

@@ -192,29 +192,19 @@ fn number(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     /// A made-up system.
-    struct Tree(PathBuf);
-
-    impl Tree {
-        fn new(name: &str, files: &[(&str, &str)]) -> Self {
-            let root =
-                std::env::temp_dir().join(format!("pp-limits-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&root);
-            for (path, text) in files {
-                let path = root.join(path);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, text).unwrap();
-            }
-            Self(root)
+    fn tree(files: &[(&str, &str)]) -> TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
         }
-    }
-
-    impl Drop for Tree {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+        root
     }
 
     const V2: &str = "22 1 0:20 / /proc rw - proc proc rw\n\
@@ -223,26 +213,23 @@ mod tests {
     #[test]
     fn the_least_limit_on_the_way_up_counts() {
         let group = "sys/fs/cgroup/user.slice/job.scope";
-        let tree = Tree::new(
-            "v2",
-            &[
-                ("proc/self/cgroup", "0::/user.slice/job.scope/inner\n"),
-                ("proc/self/mountinfo", V2),
-                (&format!("{group}/inner/cpu.max"), "max 100000\n"),
-                (&format!("{group}/inner/memory.max"), "max\n"),
-                (&format!("{group}/cpu.max"), "250000 100000\n"),
-                (&format!("{group}/memory.max"), "4000\n"),
-                (&format!("{group}/memory.current"), "3000\n"),
-                (&format!("{group}/memory.stat"), "anon 2000\nfile 1000\nkernel 1\n"),
-                (&format!("{group}/pids.max"), "70\n"),
-                ("sys/fs/cgroup/user.slice/cpu.max", "400000 100000\n"),
-                ("sys/fs/cgroup/user.slice/memory.max", "9000\n"),
-                ("sys/fs/cgroup/user.slice/memory.current", "8500\n"),
-                ("sys/fs/cgroup/user.slice/pids.max", "max\n"),
-                // Of another group.
-                ("sys/fs/cgroup/other/cpu.max", "1000 100000\n"),
-            ],
-        );
+        let tree = tree(&[
+            ("proc/self/cgroup", "0::/user.slice/job.scope/inner\n"),
+            ("proc/self/mountinfo", V2),
+            (&format!("{group}/inner/cpu.max"), "max 100000\n"),
+            (&format!("{group}/inner/memory.max"), "max\n"),
+            (&format!("{group}/cpu.max"), "250000 100000\n"),
+            (&format!("{group}/memory.max"), "4000\n"),
+            (&format!("{group}/memory.current"), "3000\n"),
+            (&format!("{group}/memory.stat"), "anon 2000\nfile 1000\nkernel 1\n"),
+            (&format!("{group}/pids.max"), "70\n"),
+            ("sys/fs/cgroup/user.slice/cpu.max", "400000 100000\n"),
+            ("sys/fs/cgroup/user.slice/memory.max", "9000\n"),
+            ("sys/fs/cgroup/user.slice/memory.current", "8500\n"),
+            ("sys/fs/cgroup/user.slice/pids.max", "max\n"),
+            // Of another group.
+            ("sys/fs/cgroup/other/cpu.max", "1000 100000\n"),
+        ]);
         let limits = Limits {
             cores: Some(2.5),
             memory_bytes: Some(4000),
@@ -250,7 +237,7 @@ mod tests {
             memory_free_bytes: Some(500),
             threads: Some(70),
         };
-        assert_eq!(Limits::of(&tree.0), limits);
+        assert_eq!(Limits::of(tree.path()), limits);
     }
 
     #[test]
@@ -264,48 +251,42 @@ mod tests {
             ("0::/../../elsewhere\n", Some(2.0)),
             ("", None),
         ] {
-            let tree = Tree::new(
-                "container",
-                &[
-                    ("proc/self/cgroup", group),
-                    ("proc/self/mountinfo", mount),
-                    ("sys/fs/cgroup/cpu.max", "200000 100000\n"),
-                    ("sys/fs/cgroup/job/cpu.max", "150000 100000\n"),
-                ],
-            );
-            assert_eq!(Limits::of(&tree.0).cores, cores, "{group}");
+            let tree = tree(&[
+                ("proc/self/cgroup", group),
+                ("proc/self/mountinfo", mount),
+                ("sys/fs/cgroup/cpu.max", "200000 100000\n"),
+                ("sys/fs/cgroup/job/cpu.max", "150000 100000\n"),
+            ]);
+            assert_eq!(Limits::of(tree.path()).cores, cores, "{group}");
         }
     }
 
     #[test]
     fn the_first_version_has_a_mount_for_each_controller() {
-        let tree = Tree::new(
-            "v1",
-            &[
-                ("proc/self/cgroup", "9:memory:/job\n4:cpu,cpuacct:/job/inner\n0::/unified\n"),
-                (
-                    "proc/self/mountinfo",
-                    "31 25 0:27 / /mnt/with\\040space/cpu rw shared:9 master:1 - cgroup cgroup rw,cpu,cpuacct\n\
+        let tree = tree(&[
+            ("proc/self/cgroup", "9:memory:/job\n4:cpu,cpuacct:/job/inner\n0::/unified\n"),
+            (
+                "proc/self/mountinfo",
+                "31 25 0:27 / /mnt/with\\040space/cpu rw shared:9 master:1 - cgroup cgroup rw,cpu,cpuacct\n\
                      32 25 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
                      33 25 0:29 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
-                ),
-                ("mnt/with space/cpu/job/inner/cpu.cfs_quota_us", "-1\n"),
-                ("mnt/with space/cpu/job/inner/cpu.cfs_period_us", "100000\n"),
-                ("mnt/with space/cpu/job/cpu.cfs_quota_us", "50000\n"),
-                ("mnt/with space/cpu/job/cpu.cfs_period_us", "100000\n"),
-                ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
-                ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1000\n"),
-                ("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "900\n"),
-                ("sys/fs/cgroup/memory/job/memory.stat", "cache 1\ntotal_cache 300\n"),
-            ],
-        );
+            ),
+            ("mnt/with space/cpu/job/inner/cpu.cfs_quota_us", "-1\n"),
+            ("mnt/with space/cpu/job/inner/cpu.cfs_period_us", "100000\n"),
+            ("mnt/with space/cpu/job/cpu.cfs_quota_us", "50000\n"),
+            ("mnt/with space/cpu/job/cpu.cfs_period_us", "100000\n"),
+            ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("sys/fs/cgroup/memory/job/memory.limit_in_bytes", "1000\n"),
+            ("sys/fs/cgroup/memory/job/memory.usage_in_bytes", "900\n"),
+            ("sys/fs/cgroup/memory/job/memory.stat", "cache 1\ntotal_cache 300\n"),
+        ]);
         let limits = Limits {
             cores: Some(0.5),
             memory_bytes: Some(1000),
             memory_free_bytes: Some(400),
             threads: None,
         };
-        assert_eq!(Limits::of(&tree.0), limits);
+        assert_eq!(Limits::of(tree.path()), limits);
     }
 
     #[test]

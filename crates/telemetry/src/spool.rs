@@ -307,11 +307,10 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_writer_that_never_comes() {
-        let path = std::env::temp_dir().join(format!("pp-spool-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let fd = open(&path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
         assert!(matches!(Spool::of(fd), Err(SpoolError::NoWriter)));
-        std::fs::remove_file(path).unwrap();
     }
 }

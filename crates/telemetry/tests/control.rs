@@ -5,34 +5,26 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, understood};
 use proptest::prelude::*;
 
-struct TestDir(PathBuf);
+struct TestDir(tempfile::TempDir);
 
 impl TestDir {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("pp-control-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for TestDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+    fn new() -> Self {
+        let only_ours = fs::Permissions::from_mode(0o700);
+        let mut builder = tempfile::Builder::new();
+        Self(builder.prefix("pp-control-").permissions(only_ours).tempdir().unwrap())
     }
 }
 
 #[test]
 fn a_request_arrives_and_is_answered() {
-    let dir = TestDir::new("asks");
-    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    let dir = TestDir::new();
+    let server = ControlServer::listen(dir.0.path(), "run", "this run").unwrap();
     assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
     assert!(server.take().is_empty());
     ask(server.path(), "this run", Request::Checkpoint).unwrap();
@@ -50,8 +42,8 @@ fn a_request_arrives_and_is_answered() {
 /// A process that is gone may have left its number to another run.
 #[test]
 fn a_request_to_another_run_is_refused() {
-    let dir = TestDir::new("other");
-    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    let dir = TestDir::new();
+    let server = ControlServer::listen(dir.0.path(), "run", "this run").unwrap();
     let refused = ask(server.path(), "the run before", Request::Stop).unwrap_err();
     assert!(matches!(&refused, ControlError::Refused(why) if why.contains("another run")));
     assert!(server.take().is_empty());
@@ -70,21 +62,21 @@ fn age(path: &Path) {
 /// A container may see this folder, and not the processes that listen there.
 #[test]
 fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
-    let dir = TestDir::new("dead");
+    let dir = TestDir::new();
     let name = u32::MAX.to_string();
     // It listens, though no process of this machine has its number.
-    let elsewhere = ControlServer::listen(&dir.0, &name, "elsewhere").unwrap();
+    let elsewhere = ControlServer::listen(dir.0.path(), &name, "elsewhere").unwrap();
     age(elsewhere.path());
-    let deserted = dir.0.join(format!("{}.sock", u32::MAX - 1));
+    let deserted = dir.0.path().join(format!("{}.sock", u32::MAX - 1));
     drop(UnixListener::bind(&deserted).unwrap());
     age(&deserted);
     // One that was just bound may listen in a moment.
-    let young = dir.0.join("young.sock");
+    let young = dir.0.path().join("young.sock");
     drop(UnixListener::bind(&young).unwrap());
-    let other = dir.0.join("other");
+    let other = dir.0.path().join("other");
     drop(UnixListener::bind(&other).unwrap());
     age(&other);
-    let _server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    let _server = ControlServer::listen(dir.0.path(), "run", "this run").unwrap();
     assert!(!deserted.exists());
     assert!(young.exists() && other.exists());
     assert_eq!(ask(elsewhere.path(), "elsewhere", Request::Ping).unwrap(), "here");
@@ -93,9 +85,9 @@ fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
 /// Two processes have the same number in two containers that share the folder.
 #[test]
 fn two_runs_of_one_name_have_a_socket_each() {
-    let dir = TestDir::new("twice");
-    let first = ControlServer::listen(&dir.0, "7", "first").unwrap();
-    let second = ControlServer::listen(&dir.0, "7", "second").unwrap();
+    let dir = TestDir::new();
+    let first = ControlServer::listen(dir.0.path(), "7", "first").unwrap();
+    let second = ControlServer::listen(dir.0.path(), "7", "second").unwrap();
     assert_ne!(first.path(), second.path());
     assert_eq!(ask(first.path(), "first", Request::Ping).unwrap(), "here");
     assert_eq!(ask(second.path(), "second", Request::Ping).unwrap(), "here");
@@ -105,9 +97,9 @@ fn two_runs_of_one_name_have_a_socket_each() {
 
 #[test]
 fn a_path_without_room_for_the_name_gets_a_short_one() {
-    let dir = TestDir::new("long");
-    let name = "x".repeat(107 - dir.0.as_os_str().len() - 14);
-    let deep = dir.0.join(name);
+    let dir = TestDir::new();
+    let name = "x".repeat(107 - dir.0.path().as_os_str().len() - 14);
+    let deep = dir.0.path().join(name);
     fs::create_dir(&deep).unwrap();
     fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
     let servers: Vec<ControlServer> =
@@ -120,30 +112,30 @@ fn a_path_without_room_for_the_name_gets_a_short_one() {
 
 #[test]
 fn a_directory_that_is_open_to_others_is_refused_by_both_ends() {
-    let dir = TestDir::new("open");
-    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
-    fs::set_permissions(&dir.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let dir = TestDir::new();
+    let server = ControlServer::listen(dir.0.path(), "run", "this run").unwrap();
+    fs::set_permissions(dir.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let refused = ask(server.path(), "this run", Request::Ping).unwrap_err().to_string();
     assert!(refused.contains("open to others (mode 755)"), "{refused}");
-    assert!(ControlServer::listen(&dir.0, "other", "this run").is_err());
-    let link = dir.0.with_extension("link");
+    assert!(ControlServer::listen(dir.0.path(), "other", "this run").is_err());
+    let link = dir.0.path().with_extension("link");
     let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(&dir.0, &link).unwrap();
+    std::os::unix::fs::symlink(dir.0.path(), &link).unwrap();
     assert!(ControlServer::listen(&link, "other", "this run").is_err());
     fs::remove_file(&link).unwrap();
 }
 
 #[test]
 fn nothing_that_is_there_is_replaced() {
-    let dir = TestDir::new("place");
-    fs::write(dir.0.join("a.sock"), "mine").unwrap();
-    let listens = UnixListener::bind(dir.0.join("b.sock")).unwrap();
+    let dir = TestDir::new();
+    fs::write(dir.0.path().join("a.sock"), "mine").unwrap();
+    let listens = UnixListener::bind(dir.0.path().join("b.sock")).unwrap();
     for name in ["a", "b"] {
-        let server = ControlServer::listen(&dir.0, name, "this run").unwrap();
+        let server = ControlServer::listen(dir.0.path(), name, "this run").unwrap();
         assert_eq!(ask(server.path(), "this run", Request::Ping).unwrap(), "here");
     }
-    assert_eq!(fs::read_to_string(dir.0.join("a.sock")).unwrap(), "mine");
-    drop(UnixStream::connect(dir.0.join("b.sock")).unwrap());
+    assert_eq!(fs::read_to_string(dir.0.path().join("a.sock")).unwrap(), "mine");
+    drop(UnixStream::connect(dir.0.path().join("b.sock")).unwrap());
     drop(listens);
 }
 
@@ -159,8 +151,8 @@ fn send(server: &ControlServer, bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn what_is_too_long_too_slow_or_no_request_does_nothing() {
-    let dir = TestDir::new("bad");
-    let server = ControlServer::listen(&dir.0, "run", "this run").unwrap();
+    let dir = TestDir::new();
+    let server = ControlServer::listen(dir.0.path(), "run", "this run").unwrap();
     assert!(send(&server, &vec![b'x'; 100 * REQUEST_BYTES_MAX]).is_empty());
     for bad in [
         "\n",

@@ -22,12 +22,12 @@ fn log_text() -> Vec<u8> {
 
 /// What can be read of a text, and how many of its lines are none.
 fn read(name: &str, text: &[u8]) -> (Vec<Event>, u64) {
-    let path = std::env::temp_dir().join(format!("pp-hostile-{name}-{}.jsonl", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(format!("{name}.jsonl"));
     fs::write(&path, text).unwrap();
     let mut follower = Follower::new(&path);
     let mut events = Vec::new();
     while !follower.poll(|event| events.push(event)).unwrap().at_end {}
-    fs::remove_file(&path).unwrap();
     (events, follower.n_bad_lines())
 }
 
@@ -70,8 +70,8 @@ fn a_mark_that_promises_what_it_has_not_is_passed_over() {
 /// Issue 10, number 19: three megabytes opened to terabytes.
 #[test]
 fn a_compressed_log_opens_to_no_more_than_its_bound() {
-    let path =
-        std::env::temp_dir().join(format!("pp-hostile-bomb-{}.jsonl.zst", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bomb.jsonl.zst");
     let line = b"{\"ev\":\"log\",\"elapsed_ns\":5,\"message\":\"hello\"}\n";
     let text = line.repeat((70 << 20) / line.len());
     fs::write(&path, zstd::encode_all(&text[..], 1).unwrap()).unwrap();
@@ -84,7 +84,6 @@ fn a_compressed_log_opens_to_no_more_than_its_bound() {
         };
         assert!(refused.contains("opens to more than 64 MiB"), "{refused}");
     }
-    fs::remove_file(&path).unwrap();
 }
 
 /// What is kept for each two ranks of a plan would not fit anywhere.

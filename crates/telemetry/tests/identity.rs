@@ -9,7 +9,6 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use pp_telemetry::{
     ControlServer, Event, Hello, NotProven, ProvenRun, Recorder, Request, socket_dir, status_of,
@@ -22,31 +21,19 @@ const RUN: &str = "PP_IDENTITY_RUN";
 /// Set to a path, this program listens there, and becomes a program of another user.
 const LISTEN: &str = "PP_IDENTITY_LISTEN";
 
-struct TestDir(PathBuf);
+struct TestDir(tempfile::TempDir);
 
 impl TestDir {
     fn new() -> Self {
-        static N: AtomicU32 = AtomicU32::new(0);
-        let number = N.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pp-identity-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(tempfile::tempdir().unwrap())
     }
 
     fn forge(&self, status: &Value) {
-        fs::write(self.0.join("status.json"), status.to_string()).unwrap();
+        fs::write(self.0.path().join("status.json"), status.to_string()).unwrap();
     }
 
     fn refusal(&self) -> NotProven {
-        ProvenRun::of(&self.0).unwrap_err()
-    }
-}
-
-impl Drop for TestDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        ProvenRun::of(self.0.path()).unwrap_err()
     }
 }
 
@@ -91,8 +78,8 @@ fn played(test: &str, variable: &str, value: &Path) -> Process {
 
 /// A run of another process, which has written its summary.
 fn run_in(dir: &TestDir) -> Process {
-    let process = played("plays_a_run", RUN, &dir.0);
-    while status_of(&dir.0).is_none_or(|status| status.socket.is_none()) {
+    let process = played("plays_a_run", RUN, dir.0.path());
+    while status_of(dir.0.path()).is_none_or(|status| status.socket.is_none()) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     process
@@ -143,14 +130,14 @@ fn listens_and_becomes_another() {
 fn a_run_is_proven_asked_and_killed() {
     let dir = TestDir::new();
     let mut run = run_in(&dir);
-    let proven = ProvenRun::of(&dir.0).unwrap();
+    let proven = ProvenRun::of(dir.0.path()).unwrap();
     assert_eq!(proven.pid(), run.0.id());
     assert_eq!(proven.ask(Request::Ping).unwrap(), "here");
     // Moved, it is the same run.
     let moved = TestDir::new();
-    fs::remove_dir(&moved.0).unwrap();
-    fs::rename(&dir.0, &moved.0).unwrap();
-    ProvenRun::of(&moved.0).unwrap().kill().unwrap();
+    fs::remove_dir(moved.0.path()).unwrap();
+    fs::rename(dir.0.path(), moved.0.path()).unwrap();
+    ProvenRun::of(moved.0.path()).unwrap().kill().unwrap();
     assert_eq!(run.0.wait().unwrap().signal(), Some(9));
     assert!(matches!(moved.refusal(), NotProven::Unreachable { .. } | NotProven::Reused(_)));
 }
@@ -160,8 +147,8 @@ fn a_run_that_is_stopped_can_be_killed_and_does_not_answer() {
     let dir = TestDir::new();
     let mut run = run_in(&dir);
     kill_process(run.pid(), Signal::STOP).unwrap();
-    assert!(ProvenRun::of(&dir.0).unwrap().ask(Request::Ping).is_err());
-    ProvenRun::of(&dir.0).unwrap().kill().unwrap();
+    assert!(ProvenRun::of(dir.0.path()).unwrap().ask(Request::Ping).is_err());
+    ProvenRun::of(dir.0.path()).unwrap().kill().unwrap();
     assert_eq!(run.0.wait().unwrap().signal(), Some(9));
 }
 
@@ -171,7 +158,7 @@ fn what_a_file_names_is_not_taken_for_the_run() {
     let (dir, forged) = (TestDir::new(), TestDir::new());
     let mut run = run_in(&dir);
     let mut victim = victim();
-    let text = fs::read_to_string(dir.0.join("status.json")).unwrap();
+    let text = fs::read_to_string(dir.0.path().join("status.json")).unwrap();
     let genuine: Value = serde_json::from_str(&text).unwrap();
     let with = |changes: &[(&str, Value)]| {
         let mut status = genuine.clone();
@@ -189,7 +176,7 @@ fn what_a_file_names_is_not_taken_for_the_run() {
     assert!(matches!(refused, NotProven::OtherProcess { .. }), "{refused}");
     let refused = with(&and(&[("socket", Value::Null)]));
     assert!(matches!(refused, NotProven::NoSocket(_)), "{refused}");
-    let elsewhere = forged.0.join("a.sock");
+    let elsewhere = forged.0.path().join("a.sock");
     let _listener = UnixListener::bind(&elsewhere).unwrap();
     let refused = with(&and(&[("socket", json!(elsewhere))]));
     assert!(matches!(refused, NotProven::Elsewhere { .. }), "{refused}");
@@ -212,7 +199,7 @@ fn what_a_file_names_is_not_taken_for_the_run() {
     // All is right, but this is a copy: the process writes another log.
     let refused = with(&[]);
     assert!(matches!(refused, NotProven::OtherLog { .. }), "{refused}");
-    fs::remove_file(forged.0.join("status.json")).unwrap();
+    fs::remove_file(forged.0.path().join("status.json")).unwrap();
     assert!(matches!(forged.refusal(), NotProven::NoStatus));
     assert!(run.is_alive() && victim.is_alive());
 }
@@ -221,7 +208,7 @@ fn what_a_file_names_is_not_taken_for_the_run() {
 fn a_link_or_a_deserted_socket_proves_nothing() {
     let (dir, forged) = (TestDir::new(), TestDir::new());
     let mut run = run_in(&dir);
-    let text = fs::read_to_string(dir.0.join("status.json")).unwrap();
+    let text = fs::read_to_string(dir.0.path().join("status.json")).unwrap();
     let mut status: Value = serde_json::from_str(&text).unwrap();
     let real = PathBuf::from(status["socket"].as_str().unwrap());
     let own = real.parent().unwrap();

@@ -297,10 +297,8 @@ fn extreme_numbers_do_no_harm() {
 
 #[test]
 fn a_growing_file_is_followed_from_before_it_exists() {
-    let dir = std::env::temp_dir().join(format!("pp-telemetry-follow-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("events.jsonl");
-    let _ = fs::remove_file(&path);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.jsonl");
     let text = text_of(&run(&Job { steps: 2, ..Job::one_f_one_b() }, TIMES));
     let mut follower = Follower::new(&path);
     let mut events = Vec::new();
@@ -326,13 +324,12 @@ fn a_growing_file_is_followed_from_before_it_exists() {
 
     file.set_len(10).unwrap();
     assert!(matches!(follower.poll(|_| {}), Err(ReadError::Shrunk { is: 10, .. })));
-    fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]
 fn a_log_of_a_newer_format_is_refused() {
-    let path =
-        std::env::temp_dir().join(format!("pp-telemetry-newer-{}.jsonl", std::process::id()));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("newer.jsonl");
     fs::write(&path, "{\"ev\":\"hello\",\"schema\":9}\n").unwrap();
     let error = Follower::new(&path).poll(|_| {}).unwrap_err();
     assert!(
@@ -340,7 +337,6 @@ fn a_log_of_a_newer_format_is_refused() {
             "the log has schema 9, this program reads schema 1 and older; use a newer one"
         )
     );
-    fs::remove_file(path).unwrap();
 }
 
 #[test]

@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,21 +12,15 @@ use pp_telemetry::{
 };
 
 /// A directory of its own for each test, removed at the end.
-struct TestDir(PathBuf);
+struct TestDir(tempfile::TempDir);
 
 impl TestDir {
     fn new() -> Self {
-        static N_DIRS: AtomicU32 = AtomicU32::new(0);
-        let number = N_DIRS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir()
-            .join(format!("pp-telemetry-recorder-{}-{number}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(tempfile::tempdir().unwrap())
     }
 
     fn run(&self) -> PathBuf {
-        self.0.join("runs/one")
+        self.0.path().join("runs/one")
     }
 
     fn events(&self) -> Vec<Event> {
@@ -40,12 +33,6 @@ impl TestDir {
                 Line::Unknown => panic!("unknown kind: {}", String::from_utf8_lossy(line)),
             })
             .collect()
-    }
-}
-
-impl Drop for TestDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -140,7 +127,7 @@ fn a_live_reader_sees_a_line_at_once_and_the_summary_says_how_it_stands() {
 fn a_symbolic_link_in_place_of_the_log_is_refused() {
     let dir = TestDir::new();
     fs::create_dir_all(dir.run()).unwrap();
-    let elsewhere = dir.0.join("elsewhere");
+    let elsewhere = dir.0.path().join("elsewhere");
     fs::write(&elsewhere, "untouched").unwrap();
     symlink(&elsewhere, dir.run().join("events.jsonl")).unwrap();
     let error = Recorder::create(&dir.run()).unwrap_err();
@@ -151,17 +138,17 @@ fn a_symbolic_link_in_place_of_the_log_is_refused() {
 #[test]
 fn a_symbolic_link_to_the_directory_is_followed_once() {
     let dir = TestDir::new();
-    let elsewhere = dir.0.join("elsewhere");
+    let elsewhere = dir.0.path().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    fs::create_dir(dir.0.join("runs")).unwrap();
+    fs::create_dir(dir.0.path().join("runs")).unwrap();
     symlink(&elsewhere, dir.run()).unwrap();
     Recorder::create(&dir.run()).unwrap().finish(End::default());
     assert!(elsewhere.join("events.jsonl").is_file());
     // To nowhere, it is not made.
     fs::remove_file(dir.run()).unwrap();
-    symlink(dir.0.join("nowhere"), dir.run()).unwrap();
+    symlink(dir.0.path().join("nowhere"), dir.run()).unwrap();
     assert!(matches!(Recorder::create(&dir.run()), Err(TelemetryError::Directory { .. })));
-    assert!(!dir.0.join("nowhere").exists());
+    assert!(!dir.0.path().join("nowhere").exists());
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! `pptop demo`: the monitor on devices that do not exist.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 
 use pp_schedule::{ScheduleName, Sizes};
 use pp_telemetry::Run;
@@ -45,35 +43,6 @@ fn schedule(text: &str) -> Result<ScheduleName, String> {
     text.parse::<ScheduleName>().map_err(|refused| refused.to_string())
 }
 
-/// A folder that goes when the demo is over.
-struct Folder(PathBuf);
-
-/// Names that are tried for it.
-const NAMES_MAX: u32 = 100;
-
-impl Folder {
-    /// Makes one that nobody else has: in a container another process may have this one's number.
-    fn new() -> io::Result<Self> {
-        let pid = std::process::id();
-        for number in 0..NAMES_MAX {
-            let path = std::env::temp_dir().join(format!("pptop-demo-{pid}-{number}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::Error::other("no free name for its folder in the folder for temporary files"))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // It holds nothing that anybody needs.
-        let _ = pp_telemetry::remove(&self.0);
-    }
-}
-
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = args.screen.config()?;
@@ -89,10 +58,15 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     };
     let plan = args.schedule.generate(&sizes)?;
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(format!("the demo: {error}"));
-    let folder = Folder::new().map_err(|error| failed(&error))?;
+    // It goes when the demo is over.
+    let folder = tempfile::Builder::new()
+        .prefix("pptop-demo-")
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir()
+        .map_err(|error| failed(&error))?;
     let job = Job { plan, dp: args.dp, steps: u64::from(args.steps) };
-    let demo = Demo::start(job, &folder.0).map_err(|error| failed(&error))?;
-    let run = Run::of(&folder.0).ok().flatten().ok_or_else(|| failed(&"it has no log"))?;
+    let demo = Demo::start(job, folder.path()).map_err(|error| failed(&error))?;
+    let run = Run::of(folder.path()).ok().flatten().ok_or_else(|| failed(&"it has no log"))?;
     let ended = Look::of(&config).watch(vec![Watch::Demo(Box::new(run))], true);
     drop(demo);
     ended

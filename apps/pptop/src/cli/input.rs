@@ -119,48 +119,29 @@ fn read_pipe(mut pipe: File, bytes_max: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::path::PathBuf;
 
     use super::*;
-
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let dir =
-                std::env::temp_dir().join(format!("pptop-input-{name}-{}", std::process::id()));
-            let _ = std::fs::remove_dir_all(&dir);
-            std::fs::create_dir(&dir).unwrap();
-            Self(dir)
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
 
     /// Issue 10, number 19: `/dev/zero` was read until the bound of its reader, or until the memory
     /// was full.
     #[test]
     fn devices_folders_and_sockets_are_named_and_not_read() {
-        let folder = Folder::new("kinds");
+        let folder = tempfile::tempdir().unwrap();
         let why = |path: &Path| read(path, 100).unwrap_err().to_string();
         for path in ["/dev/zero", "/dev/null", "/dev/full", "/dev/urandom"] {
             assert_eq!(why(Path::new(path)), "it is a device");
             assert_eq!(open_regular(Path::new(path)).unwrap_err().to_string(), "it is a device");
         }
-        assert_eq!(why(&folder.0), "it is a folder");
-        let socket = folder.0.join("socket");
+        assert_eq!(why(folder.path()), "it is a folder");
+        let socket = folder.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert_eq!(why(&socket), "it is a socket");
     }
 
     #[test]
     fn a_file_that_is_too_long_is_refused_before_it_is_read() {
-        let folder = Folder::new("long");
-        let path = folder.0.join("a");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
         let file = File::create(&path).unwrap();
         file.set_len(1 << 40).unwrap();
         let why = read(&path, 100).unwrap_err().to_string();
@@ -171,8 +152,8 @@ mod tests {
 
     #[test]
     fn a_pipe_is_read_while_something_comes_and_up_to_its_bound() {
-        let folder = Folder::new("pipes");
-        let path = folder.0.join("pipe");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
         rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
             .unwrap();
         // Nobody writes: that is an empty file.

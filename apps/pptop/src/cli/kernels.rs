@@ -166,8 +166,8 @@ mod tests {
 
     #[test]
     fn a_choice_is_kept_by_processor_and_only_where_this_build_has_its_kernels() {
-        let dir = std::env::temp_dir().join(format!("pptop-kernels-{}", std::process::id()));
-        let path = dir.join(FILE);
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("pptop").join(FILE);
         assert_eq!(kept(&path, "one"), None);
         keep(&path, "one", Kernels::all(Kernel::Gemm)).unwrap();
         keep(&path, "other", Kernels::for_processor()).unwrap();
@@ -182,7 +182,6 @@ mod tests {
         assert_eq!(kept(&path, "one"), None);
         keep(&path, "one", Kernels::all(Kernel::InPlace)).unwrap();
         assert_eq!(kept(&path, "one"), Some(Kernels::all(Kernel::InPlace)));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -278,61 +278,40 @@ mod tests {
 
     use super::*;
 
-    struct Folder(PathBuf);
-
-    impl Folder {
-        fn new(name: &str) -> Self {
-            let dir =
-                std::env::temp_dir().join(format!("pptop-outs-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir(&dir).unwrap();
-            Self(dir)
-        }
-
-        fn place(&self, name: &str) -> Place {
-            Place::of(&self.0.join(name)).unwrap()
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
-
     #[test]
     fn a_file_is_what_it_is_however_it_is_spelled() {
-        let folder = Folder::new("spelled");
-        fs::create_dir(folder.0.join("sub")).unwrap();
-        fs::write(folder.0.join("a"), "").unwrap();
-        fs::hard_link(folder.0.join("a"), folder.0.join("hard")).unwrap();
-        symlink("a", folder.0.join("soft")).unwrap();
-        symlink("soft", folder.0.join("softer")).unwrap();
-        symlink("new", folder.0.join("dangling")).unwrap();
-        symlink("sub", folder.0.join("link")).unwrap();
-        symlink("loop", folder.0.join("loop")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| Place::of(&folder.path().join(name)).unwrap();
+        fs::create_dir(folder.path().join("sub")).unwrap();
+        fs::write(folder.path().join("a"), "").unwrap();
+        fs::hard_link(folder.path().join("a"), folder.path().join("hard")).unwrap();
+        symlink("a", folder.path().join("soft")).unwrap();
+        symlink("soft", folder.path().join("softer")).unwrap();
+        symlink("new", folder.path().join("dangling")).unwrap();
+        symlink("sub", folder.path().join("link")).unwrap();
+        symlink("loop", folder.path().join("loop")).unwrap();
         for name in ["./a", "sub/../a", "hard", "soft", "softer", "link/../a"] {
-            assert_eq!(folder.place(name), folder.place("a"), "{name}");
+            assert_eq!(place(name), place("a"), "{name}");
         }
         for name in ["./new", "sub/../new", "dangling", "sub/../sub/../new"] {
-            assert_eq!(folder.place(name), folder.place("new"), "{name}");
+            assert_eq!(place(name), place("new"), "{name}");
         }
-        assert_eq!(folder.place("link/x"), folder.place("sub/x"));
-        assert_eq!(folder.place("no/b/../c"), folder.place("no/c"));
-        assert_ne!(folder.place("no/c"), folder.place("no/d"));
-        assert_ne!(folder.place("sub/new"), folder.place("new"));
-        assert!(Place::of(&folder.0.join("loop")).is_err());
-        assert!(Place::of(&folder.0.join("a/below")).is_err());
+        assert_eq!(place("link/x"), place("sub/x"));
+        assert_eq!(place("no/b/../c"), place("no/c"));
+        assert_ne!(place("no/c"), place("no/d"));
+        assert_ne!(place("sub/new"), place("new"));
+        assert!(Place::of(&folder.path().join("loop")).is_err());
+        assert!(Place::of(&folder.path().join("a/below")).is_err());
     }
 
     #[test]
     fn a_file_may_go_into_the_folder_that_the_run_makes() {
-        let folder = Folder::new("below");
+        let folder = tempfile::tempdir().unwrap();
         let checked = |outputs: &[&str]| -> Result<(), CliError> {
             let mut files = Files::new(false);
-            files.run_dir(&folder.0.join("new/run"));
+            files.run_dir(&folder.path().join("new/run"));
             for output in outputs {
-                files.output("--save", &folder.0.join(output), Content::Weights)?;
+                files.output("--save", &folder.path().join(output), Content::Weights)?;
             }
             files.check()
         };
@@ -349,6 +328,6 @@ mod tests {
             let said = said(outputs).unwrap_err();
             assert!(said.contains(why), "{outputs:?}: {said}");
         }
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 }

@@ -4,11 +4,11 @@ use std::io::{IsTerminal as _, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use crossterm::terminal;
 use pp_telemetry::{Run, list_runs, runs_dir, tidy};
 use pptop::config::Config;
 use pptop::monitor::Watch;
 use pptop::monitor::runs::{COLUMNS_OF_TEXT, Chosen, ListLaunch, Row, choose, table};
-use ratatui::crossterm::terminal;
 use serde_json::json;
 
 use super::settings::{Look, config};

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use pp_schedule::is_obeyed;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::values::{Refused, excerpt};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use crossterm::event::{Event as Input, KeyEvent, MouseButton, MouseEventKind};
 use pp_telemetry::{NotProven, Request};
-use ratatui::crossterm::event::{Event as Input, KeyEvent, MouseButton, MouseEventKind};
 use ratatui::layout::{Position, Rect};
 
 use super::accountant::Accountant;
@@ -441,9 +441,10 @@ impl App {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use pp_telemetry::Run;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::monitor::screen::Choice;
@@ -452,25 +453,17 @@ mod tests {
     const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
 
     /// A folder with a log in it; it goes with its test.
-    struct Folder(PathBuf);
+    struct Folder(TempDir);
 
     impl Folder {
-        fn new(name: &str, log: &[u8]) -> Self {
-            let dir = std::env::temp_dir().join(format!("pptop-app-{name}-{}", std::process::id()));
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir(&dir).unwrap();
-            fs::write(dir.join(pp_telemetry::EVENTS_FILE), log).unwrap();
+        fn new(log: &[u8]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(pp_telemetry::EVENTS_FILE), log).unwrap();
             Self(dir)
         }
 
         fn run(&self) -> Box<Run> {
-            Box::new(Run::of(&self.0).unwrap().unwrap())
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            Box::new(Run::of(self.0.path()).unwrap().unwrap())
         }
     }
 
@@ -500,7 +493,7 @@ mod tests {
     #[test]
     fn only_what_should_have_ended_the_run_takes_that_back() {
         let hello = LOG.split_inclusive(|&byte| byte == b'\n').next().unwrap();
-        let folder = Folder::new("errands", hello);
+        let folder = Folder::new(hello);
         let mut app = app(vec![Watch::Found(folder.run())]);
         app.read();
         // Of a run whose process nobody knows nothing could be asked.
@@ -525,7 +518,7 @@ mod tests {
 
     #[test]
     fn a_replay_is_accounted_for_while_there_is_more_and_a_log_when_it_is_read() {
-        let folder = Folder::new("account", LOG);
+        let folder = Folder::new(LOG);
         let replay =
             Watch::Replay { run: folder.run(), speed: 1.0, start: Some(9), is_loop: false };
         for (watch, is_found) in [(replay, true), (Watch::Found(folder.run()), false)] {

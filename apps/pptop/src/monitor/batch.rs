@@ -7,9 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use ratatui::crossterm::event::{
-    self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers,
-};
+use crossterm::event::{self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::tty::{Found, Tty};
 

@@ -82,7 +82,6 @@ pub(crate) fn last_line(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::process::Command;
     use std::time::{Duration, Instant};
 
@@ -100,17 +99,15 @@ mod tests {
 
     #[test]
     fn a_process_that_fails_leaves_its_last_word() {
-        let dir = std::env::temp_dir().join(format!("pptop-child-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let stderr = File::create(dir.join(STDERR_FILE)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let stderr = File::create(dir.path().join(STDERR_FILE)).unwrap();
         let child = Command::new("sh")
             .args(["-c", "echo one >&2; echo 'two: why' >&2; echo >&2; exit 3"])
             .stderr(stderr)
             .spawn()
             .unwrap();
-        let state = ended(Trainer::new(child, &dir));
+        let state = ended(Trainer::new(child, dir.path()));
         assert_eq!((state.code, state.last_error.as_deref()), (Some(3), Some("two: why")));
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use pp_telemetry::{End, Event, Request};
 use pptop::monitor::{Action, ChildState, Choice, Effect, State, Target, target};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::Rect;
 
 use super::common::{

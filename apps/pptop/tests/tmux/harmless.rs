@@ -52,14 +52,14 @@ fn a_process_that_a_file_names_is_left_alone() {
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
     let log = fs::read_to_string(log).unwrap();
     let without_end = &log[..=log.trim_end().rfind('\n').unwrap()];
-    fs::create_dir(terminal.dir.join("forged")).unwrap();
-    fs::write(terminal.dir.join("forged/events.jsonl"), without_end).unwrap();
+    fs::create_dir(terminal.dir.path().join("forged")).unwrap();
+    fs::write(terminal.dir.path().join("forged/events.jsonl"), without_end).unwrap();
     let status = format!(
         r#"{{"schema":1,"run":"gpt-20261101-141233","pid":{},"pid_began":{began},"host":"{}","state":"running"}}"#,
         victim.id(),
         pp_telemetry::host_name()
     );
-    fs::write(terminal.dir.join("forged/status.json"), status).unwrap();
+    fs::write(terminal.dir.path().join("forged/status.json"), status).unwrap();
     terminal.pptop("attach ./forged");
     terminal.wait_for("step 120/120");
     terminal.press("x");

@@ -43,11 +43,13 @@ fn stopped_and_continued_from_outside_it_draws_anew() {
 fn in_the_background_it_leaves_the_terminal_alone_and_ends_on_a_signal() {
     let Some(terminal) = Terminal::open() else { return };
     let program = env!("CARGO_BIN_EXE_pptop");
-    let line = format!("clear; {program} demo & echo $! >{}/pid", terminal.dir.display());
+    let line = format!("clear; {program} demo & echo $! >{}/pid", terminal.dir.path().display());
     terminal.tmux(&["send-keys", "-l", &line]);
     terminal.press("Enter");
     let began = Instant::now();
-    while fs::read_to_string(terminal.dir.join("pid")).map_or(true, |text| text.trim().is_empty()) {
+    while fs::read_to_string(terminal.dir.path().join("pid"))
+        .map_or(true, |text| text.trim().is_empty())
+    {
         assert!(began.elapsed() < DEADLINE);
         thread::sleep(POLL);
     }
@@ -85,7 +87,7 @@ fn in_the_background_it_leaves_the_terminal_alone_and_ends_on_a_signal() {
 fn characters_and_colours_are_those_that_the_terminal_has() {
     let Some(terminal) = Terminal::open() else { return };
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
-    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    fs::copy(log, terminal.dir.path().join("recorded.jsonl")).unwrap();
     for (environment, is_ascii, has_colour) in [
         ("LC_ALL=C TERM=screen", true, true),
         ("LC_ALL=de_DE.ISO-8859-1 TERM=screen", true, true),

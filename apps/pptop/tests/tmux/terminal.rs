@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
 
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 pub(crate) const POLL: Duration = Duration::from_millis(50);
@@ -17,13 +17,12 @@ pub(crate) const RESTORED: &str = "0 0 1";
 /// A tmux server of its own, with one shell in it and a directory for one run.
 pub(crate) struct Terminal {
     socket: String,
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: TempDir,
 }
 
 impl Terminal {
     /// A terminal of 80 by 24; `None` without tmux.
     pub(crate) fn open() -> Option<Self> {
-        static N_TERMINALS: AtomicU32 = AtomicU32::new(0);
         let has_tmux = Command::new("tmux")
             .arg("-V")
             .stdout(Stdio::null())
@@ -36,12 +35,9 @@ impl Terminal {
             skipped();
             return None;
         }
-        let number = N_TERMINALS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pptop-test-{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(&name);
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir(&dir).unwrap();
-        let terminal = Self { socket: name, dir };
+        let dir = TempDir::with_prefix("pptop-test-").unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let terminal = Self { socket: name.to_owned(), dir };
         // The shell sees nothing of this test's own environment that could change what is drawn.
         let shell = "env -u NO_COLOR -u PPTOP_STATE_DIR RUST_BACKTRACE=0 PS1='$ ' ENV= sh";
         terminal.tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", shell]);
@@ -76,7 +72,7 @@ impl Terminal {
     /// Types `pptop train` for a run of `steps` steps, and `exit=CODE` behind it.
     pub(crate) fn train(&self, environment: &str, steps: u32) {
         let program = env!("CARGO_BIN_EXE_pptop");
-        let (pid, run) = (self.dir.join("pid"), self.run_dir());
+        let (pid, run) = (self.dir.path().join("pid"), self.run_dir());
         let job = format!("--model sleep --pp 4 --micro-batches 8 --steps {steps}");
         let line = format!(
             "clear; {environment} sh -c 'echo $$ >{pid}; exec {program} train {job} --run-dir {run}'; echo exit=$?",
@@ -88,7 +84,7 @@ impl Terminal {
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
+        self.dir.path().join("run")
     }
 
     /// Answers the question that has just been asked: its key chooses, and Enter acts once the
@@ -120,7 +116,7 @@ impl Terminal {
 
     /// The monitor's process.
     pub(crate) fn monitor(&self) -> Pid {
-        let text = fs::read_to_string(self.dir.join("pid")).unwrap();
+        let text = fs::read_to_string(self.dir.path().join("pid")).unwrap();
         Pid::from_raw(text.trim().parse().unwrap()).unwrap()
     }
 
@@ -184,7 +180,6 @@ impl Drop for Terminal {
             let _ = kill_process(pid, Signal::KILL);
         }
         let _ = Command::new("tmux").args(["-L", &self.socket, "kill-server"]).status();
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -210,7 +205,7 @@ impl Terminal {
     /// Types a command of `pptop` in the directory of this terminal, and `exit=CODE` behind it.
     pub(crate) fn pptop(&self, arguments: &str) {
         let program = env!("CARGO_BIN_EXE_pptop");
-        let (pid, dir) = (self.dir.join("pid"), self.dir.display());
+        let (pid, dir) = (self.dir.path().join("pid"), self.dir.path().display());
         let line = format!(
             "clear; cd {dir}; PPTOP_STATE_DIR={dir} sh -c 'echo $$ >{pid}; exec {program} {arguments}'; echo exit=$?",
             pid = pid.display(),
@@ -251,7 +246,7 @@ impl Terminal {
     /// background.
     pub(crate) fn respawn(&self, environment: &str, arguments: &str) {
         let program = env!("CARGO_BIN_EXE_pptop");
-        let dir = self.dir.display();
+        let dir = self.dir.path().display();
         let line = format!(
             "cd {dir}; echo $$ >{dir}/pid; exec env {environment} PPTOP_STATE_DIR={dir} {program} {arguments}"
         );

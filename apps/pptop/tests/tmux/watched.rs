@@ -62,8 +62,8 @@ fn a_demo_shows_every_view() {
 fn without_a_command_one_watches_what_is_live() {
     let Some(terminal) = Terminal::open() else { return };
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
-    fs::create_dir_all(terminal.dir.join("runs/old")).unwrap();
-    fs::copy(log, terminal.dir.join("runs/old/events.jsonl")).unwrap();
+    fs::create_dir_all(terminal.dir.path().join("runs/old")).unwrap();
+    fs::copy(log, terminal.dir.path().join("runs/old/events.jsonl")).unwrap();
     terminal.pptop("");
     let screen = terminal.wait_for("no run is live; pptop train starts one");
     for part in ["old", "finished", "120/120", "1f1b", "p4 m8"] {
@@ -71,7 +71,7 @@ fn without_a_command_one_watches_what_is_live() {
     }
     terminal.press("q");
     terminal.wait_restored("exit=0");
-    let one = Terminal::background_run_in(&terminal.dir.join("runs/one"), "");
+    let one = Terminal::background_run_in(&terminal.dir.path().join("runs/one"), "");
     terminal.pptop("");
     let screen = terminal.wait_for("LIVE");
     assert!(screen.contains("step"), "{screen}");
@@ -80,7 +80,7 @@ fn without_a_command_one_watches_what_is_live() {
     assert!(!terminal.screen().contains("run 1 of"));
     terminal.press("q");
     terminal.wait_restored("exit=0");
-    let two = Terminal::background_run_in(&terminal.dir.join("runs/two"), "");
+    let two = Terminal::background_run_in(&terminal.dir.path().join("runs/two"), "");
     terminal.pptop("");
     terminal.wait_for("LIVE");
     terminal.press("2");
@@ -146,7 +146,7 @@ fn an_attached_run_that_is_killed_is_called_dead() {
 fn a_replay_is_paused_moved_and_left() {
     let Some(terminal) = Terminal::open() else { return };
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
-    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    fs::copy(log, terminal.dir.path().join("recorded.jsonl")).unwrap();
     terminal.pptop("replay recorded.jsonl --speed 16 --start step=20");
     terminal.wait("step 20", |screen| step(screen).is_some_and(|step| step >= 20));
     terminal.press("Space");
@@ -175,7 +175,7 @@ fn a_replay_is_paused_moved_and_left() {
 fn several_runs_are_watched_at_once() {
     let Some(terminal) = Terminal::open() else { return };
     let log = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/one_f_one_b_p4_m8.jsonl");
-    fs::copy(log, terminal.dir.join("recorded.jsonl")).unwrap();
+    fs::copy(log, terminal.dir.path().join("recorded.jsonl")).unwrap();
     let run = terminal.background_run("");
     terminal.pptop("attach recorded.jsonl run");
     terminal.wait_for("step 120/120");
@@ -197,7 +197,7 @@ fn finished_run(terminal: &Terminal, name: &str, seed: u32) {
     let ran = Command::new(env!("CARGO_BIN_EXE_pptop"))
         .args(job.split_whitespace())
         .arg("--run-dir")
-        .arg(terminal.dir.join("runs").join(name))
+        .arg(terminal.dir.path().join("runs").join(name))
         .output()
         .unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
@@ -206,7 +206,7 @@ fn finished_run(terminal: &Terminal, name: &str, seed: u32) {
 #[test]
 fn the_runs_that_are_kept_are_a_list() {
     let Some(terminal) = Terminal::open() else { return };
-    fs::create_dir(terminal.dir.join("runs")).unwrap();
+    fs::create_dir(terminal.dir.path().join("runs")).unwrap();
     for (name, seed) in [("apple", 1), ("banana", 2), ("cherry", 3)] {
         finished_run(&terminal, name, seed);
     }
@@ -253,12 +253,12 @@ fn the_runs_that_are_kept_are_a_list() {
     terminal.press("d");
     terminal.wait_for("▸ c  cancel: keep it");
     terminal.closes("delete the run?", "Enter");
-    assert!(terminal.dir.join("runs/banana/events.jsonl").is_file());
+    assert!(terminal.dir.path().join("runs/banana/events.jsonl").is_file());
     terminal.press("d");
     terminal.answer("delete the run?", "d", "delete the run");
     terminal.wait_for("banana was deleted");
-    assert!(!terminal.dir.join("runs/banana").exists());
-    assert!(terminal.dir.join("runs/apple/events.jsonl").is_file());
+    assert!(!terminal.dir.path().join("runs/banana").exists());
+    assert!(terminal.dir.path().join("runs/apple/events.jsonl").is_file());
     terminal.press("q");
     terminal.wait_restored("exit=0");
 }

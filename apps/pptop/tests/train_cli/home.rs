@@ -4,20 +4,20 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Nothing here takes as long; what does, hangs.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A folder that goes away with the test. Programs run in it, and keep their state in it.
 pub(crate) struct Home {
-    dir: PathBuf,
+    dir: TempDir,
 }
 
 /// How a program ended and what it said.
@@ -36,16 +36,11 @@ pub(crate) struct Running {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        static N_HOMES: AtomicU32 = AtomicU32::new(0);
-        let number = N_HOMES.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("pptop-cli-{}-{number}", std::process::id()));
-        let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
-        Self { dir }
+        Self { dir: TempDir::with_prefix("pptop-cli-").unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        self.dir.path().join(name)
     }
 
     pub(crate) fn write(&self, name: &str, content: &[u8]) {
@@ -64,7 +59,7 @@ impl Home {
             }
         }
         let mut found = Vec::new();
-        walk(&self.dir, &mut found);
+        walk(self.dir.path(), &mut found);
         found.sort();
         found
     }
@@ -131,12 +126,6 @@ fn program() -> Command {
     command.arg(format!("--default-signal={}", names.join(",")));
     command.arg(env!("CARGO_BIN_EXE_pptop"));
     command
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.dir);
-    }
 }
 
 impl Running {

@@ -3,13 +3,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nvml_stand_in::{CALLS_FILE, SCRIPT_FILE};
 use pp_devices::{GpuSampler, Library};
 use pp_telemetry::{Event, Gpu};
+use tempfile::TempDir;
 
 /// How long a test waits for what has to come: far longer than it ever takes.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -18,7 +18,7 @@ pub(crate) const EVERY: Duration = Duration::from_millis(50);
 
 /// A folder with a copy of the stand-in, and what it says. Two of them never share anything.
 pub(crate) struct Machine {
-    folder: PathBuf,
+    folder: TempDir,
 }
 
 impl Machine {
@@ -29,11 +29,7 @@ impl Machine {
 
     /// The same, of an older driver whose library does not have `function`: in this copy it bears another name.
     pub(crate) fn without(function: &str, script: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("pp-devices-{}-{count}", std::process::id());
-        let machine = Self { folder: std::env::temp_dir().join(name) };
-        fs::create_dir_all(&machine.folder).unwrap();
+        let machine = Self { folder: TempDir::with_prefix("pp-devices-").unwrap() };
         let mut library = fs::read(stand_in()).unwrap();
         if !function.is_empty() {
             rename(&mut library, function);
@@ -44,7 +40,7 @@ impl Machine {
     }
 
     fn library_path(&self) -> PathBuf {
-        self.folder.join("libnvidia-ml.so.1")
+        self.folder.path().join("libnvidia-ml.so.1")
     }
 
     pub(crate) fn library(&self) -> Library {
@@ -54,14 +50,14 @@ impl Machine {
     /// From the next call on, this is what the library says.
     pub(crate) fn says(&self, script: &str) {
         // Renamed into place, so that no call finds half of it.
-        let new = self.folder.join("new");
+        let new = self.folder.path().join("new");
         fs::write(&new, script).unwrap();
-        fs::rename(new, self.folder.join(SCRIPT_FILE)).unwrap();
+        fs::rename(new, self.folder.path().join(SCRIPT_FILE)).unwrap();
     }
 
     /// How often a function was called.
     pub(crate) fn calls(&self, function: &str) -> usize {
-        let calls = fs::read_to_string(self.folder.join(CALLS_FILE)).unwrap_or_default();
+        let calls = fs::read_to_string(self.folder.path().join(CALLS_FILE)).unwrap_or_default();
         calls.lines().filter(|&line| line == function).count()
     }
 
@@ -76,18 +72,12 @@ impl Machine {
 
     /// Where a run can be recorded.
     pub(crate) fn run_dir(&self) -> PathBuf {
-        self.folder.join("run")
+        self.folder.path().join("run")
     }
 
     /// Starts to watch it.
     pub(crate) fn watch(&self) -> Watch {
         Watch::of(self.library())
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

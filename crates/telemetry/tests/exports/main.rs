@@ -11,11 +11,12 @@ mod simulated;
 mod svg;
 mod tensorboard;
 
-use std::path::PathBuf;
+use std::io::Write as _;
 
 use common::{TIMES, job, written};
 use pp_telemetry::{ExportFormat, Follower, export};
 use simulated::{Job, run};
+use tempfile::NamedTempFile;
 
 #[test]
 fn steps_that_are_not_there_are_refused_before_anything_is_written() {
@@ -38,21 +39,11 @@ fn steps_that_are_not_there_are_refused_before_anything_is_written() {
     }
 }
 
-/// A file that is gone when the test is over.
-struct TestFile(PathBuf);
-
-impl TestFile {
-    fn new(name: &str, content: &[u8]) -> Self {
-        let path = std::env::temp_dir().join(format!("pp-exports-{}-{name}", std::process::id()));
-        std::fs::write(&path, content).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for TestFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+/// A file that is gone when the test is over; its name ends in `name`.
+fn test_file(name: &str, content: &[u8]) -> NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(name).tempfile().unwrap();
+    file.write_all(content).unwrap();
+    file
 }
 
 #[test]
@@ -63,8 +54,8 @@ fn a_log_is_exported_from_its_file_plain_or_compressed() {
         event.write_line(&mut log).unwrap();
     }
     log.extend_from_slice(b"{\"ev\":\"later\"}\nno event\n{\"ev\":\"step\",\"st");
-    let plain = TestFile::new("plain.jsonl", &log);
-    let packed = TestFile::new("packed.jsonl.zst", &zstd::encode_all(&log[..], 3).unwrap());
+    let plain = test_file("plain.jsonl", &log);
+    let packed = test_file("packed.jsonl.zst", &zstd::encode_all(&log[..], 3).unwrap());
     for format in [
         ExportFormat::ChromeTrace,
         ExportFormat::StepsCsv,
@@ -76,7 +67,7 @@ fn a_log_is_exported_from_its_file_plain_or_compressed() {
         let wanted = written(&events, format, None).unwrap();
         for file in [&plain, &packed] {
             let mut bytes = Vec::new();
-            let n_bad = export(&mut format.follow(&file.0), format, None, &mut bytes).unwrap();
+            let n_bad = export(&mut format.follow(file.path()), format, None, &mut bytes).unwrap();
             assert_eq!((n_bad, bytes == wanted), (1, true), "{format:?}");
         }
     }
@@ -85,9 +76,10 @@ fn a_log_is_exported_from_its_file_plain_or_compressed() {
 #[test]
 fn what_is_no_log_is_refused() {
     let export_of = |content: &[u8], name| {
-        let file = TestFile::new(name, content);
+        let file = test_file(name, content);
         let mut bytes = Vec::new();
-        let done = export(&mut Follower::new(&file.0), ExportFormat::StepsCsv, None, &mut bytes);
+        let done =
+            export(&mut Follower::new(file.path()), ExportFormat::StepsCsv, None, &mut bytes);
         done.map(|_| bytes.len()).map_err(|refused| refused.to_string())
     };
     let refused = export_of(b"one\ntwo\n", "poem.txt").unwrap_err();

@@ -330,7 +330,8 @@ mod tests {
 
     #[test]
     fn places_are_looked_at_without_making_them() {
-        let base = std::env::temp_dir().join(format!("pptop-places-{}", std::process::id()));
+        let home = tempfile::tempdir().unwrap();
+        let base = home.path().join("base");
         let below = base.join("a/b");
         let place = Place::look(&below);
         assert!(matches!(place.found, Found::Missing { can_be_made: true }), "{place:?}");
@@ -344,6 +345,5 @@ mod tests {
         fs::write(base.join("file"), b"").unwrap();
         let below_a_file = Place::look(&base.join("file/x"));
         assert!(!matches!(below_a_file.found, Found::Missing { can_be_made: true }));
-        fs::remove_dir_all(&base).unwrap();
     }
 }

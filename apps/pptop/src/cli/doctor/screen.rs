@@ -3,8 +3,8 @@
 use std::env;
 use std::io::{IsTerminal as _, stdout};
 
+use crossterm::terminal::size;
 use pptop::ability::{Ability, Colours};
-use ratatui::crossterm::terminal::size;
 
 use super::Check;
 

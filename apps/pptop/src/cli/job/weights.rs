@@ -169,14 +169,10 @@ mod tests {
     }
 
     fn checked(head: &str, n_data: usize, head_len: Option<u64>) -> Result<(), String> {
-        static N: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let n = N.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("pptop-weights-{}-{n}", std::process::id()));
+        let file = tempfile::NamedTempFile::new().unwrap();
         let len = head_len.unwrap_or(head.len() as u64).to_le_bytes();
-        std::fs::write(&path, [&len, head.as_bytes(), &vec![0; n_data]].concat()).unwrap();
-        let checked = check(&path, &known());
-        std::fs::remove_file(&path).unwrap();
-        checked
+        std::fs::write(&file, [&len, head.as_bytes(), &vec![0; n_data]].concat()).unwrap();
+        check(file.path(), &known())
     }
 
     const A: &str = r#""a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}"#;

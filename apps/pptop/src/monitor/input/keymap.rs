@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind};
 
 use super::Action;
 use super::table::{Binding, Entry, Place, TABLE, Where};
@@ -206,7 +206,7 @@ impl Keymap {
 mod tests {
     use std::time::Duration;
 
-    use ratatui::crossterm::event::KeyModifiers;
+    use crossterm::event::KeyModifiers;
 
     use super::*;
     use crate::monitor::action_names;

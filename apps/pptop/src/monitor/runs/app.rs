@@ -6,10 +6,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pp_telemetry::{Run, list_runs, remove};
-use ratatui::crossterm::event::{
+use crossterm::event::{
     Event as Input, KeyCode, KeyEvent, KeyEventKind, MouseButton, MouseEventKind,
 };
+use pp_telemetry::{Run, list_runs, remove};
 use ratatui::layout::{Position, Rect};
 
 use super::comparison::Comparison;

@@ -1,7 +1,7 @@
 //! What keys and clicks do to the state.
 
+use crossterm::event::KeyEvent;
 use pp_telemetry::Request;
-use ratatui::crossterm::event::KeyEvent;
 
 use super::{Action, Effect, State};
 use crate::monitor::screen::{
