@@ -1,16 +1,17 @@
 //! Runs a validated plan on ranks: one thread a rank, boundaries, stash, links, one training step.
 //!
-//! A [`Ranks`] holds the threads. Each builds its own stages on its own device and then obeys
-//! [`Command`]s: one micro-batch after another through the rows of the plan, a gradient mean over
-//! replicas, an optimizer step. The first error of any rank ends the step on all of them.
+//! A [`Ranks`] holds the threads. Each builds its own stages on its own device and then does what
+//! it is called for: a step, one micro-batch after another through its row of the plan, with the
+//! mean of the gradients over all copies of the model; an update of the weights; an evaluation. The
+//! first error of any rank ends the call on all of them.
 //!
 //! ```
 //! use std::sync::Arc;
 //! use candle_core::{DType, Device, Result, Tensor};
-//! use pp_executor::{Batch, Command, RankConfig, Ranks, Reply};
+//! use pp_executor::{Batch, RankConfig, Ranks};
 //! use pp_nn::{Linear, OptimizerKind};
 //! use pp_partition::{Cut, LayerStack, Objective, single};
-//! use pp_schedule::{ScheduleName, Sizes};
+//! use pp_schedule::{Rank, Replica, ScheduleName, Sizes};
 //!
 //! struct MeanSquare;
 //! impl Objective for MeanSquare {
@@ -35,9 +36,10 @@
 //!
 //! let x = Tensor::ones((6, 4), DType::F32, &Device::Cpu)?;
 //! let batch = Arc::new(Batch::split(&[x.clone()], &x, 3, 0)?);
-//! let replies = ranks.all(|_, _| Command::Step { step: 1, batch: Arc::clone(&batch) })?;
-//! let Reply::Stepped(last) = &replies[1] else { unreachable!() };
-//! assert_eq!(last.losses.len(), 3);
+//! let reports = ranks.step(1, &[batch])?;
+//! let losses = |rank| reports.get(Replica(0), rank).map(|report| report.losses.len());
+//! assert_eq!((losses(Rank(0)), losses(Rank(1))), (Some(0), Some(3)));
+//! ranks.update(0.1, 1.0)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -47,26 +49,41 @@
 mod batch;
 mod boundary;
 mod clock;
-mod command;
 mod config;
+mod copies;
 mod device;
 mod error;
+mod evaluation;
+#[cfg(feature = "fault-injection")]
+mod fault;
+mod gauge;
+mod journal;
 mod link;
+mod per_rank;
+mod post;
+mod progress;
 mod ranks;
 mod recompute;
 mod rehearsal;
+mod report;
 mod stage_run;
+mod stages;
 mod stash;
+mod thread;
+mod training;
+mod walk;
 mod worker;
 
 pub use batch::Batch;
-pub use command::{
-    Command, Evaluated, RankMemory, Reply, StageGradients, StageParameters, StepReport, What,
-};
-pub use config::{Fault, FaultKind, RankConfig};
+pub use config::{Pace, RankConfig};
 pub use device::DeviceSpec;
 pub use error::{ExecError, RankError};
+#[cfg(feature = "fault-injection")]
+pub use fault::{Fault, FaultKind};
+pub use per_rank::PerRank;
+pub use progress::{Doing, Progress, RankProgress};
 pub use ranks::{Ranks, check_threads};
 pub use recompute::Recompute;
 pub use rehearsal::{PlannedMemory, rehearse};
+pub use report::{Evaluated, RankMemory, StageParameters, StepReport, UpdateReport, What};
 pub use stash::{Held, Kept, Stash};

@@ -123,11 +123,7 @@ fn incoming(plan: &ValidPlan, op: Op) -> Option<Transfer> {
 
 /// The message that an op gives rise to.
 fn outgoing(plan: &ValidPlan, op: Op) -> Option<Transfer> {
-    let to_stage = match op.phase {
-        Phase::Forward => plan.topology().after(op.stage)?,
-        Phase::Backward | Phase::InputGrad => plan.topology().before(op.stage)?,
-        Phase::WeightGrad => return None,
-    };
+    let to_stage = plan.output_stage(op)?;
     transfer(plan, op, op.stage, to_stage)
 }
 

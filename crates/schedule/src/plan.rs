@@ -182,6 +182,16 @@ impl ValidPlan {
             Phase::WeightGrad => None,
         }
     }
+
+    /// The stage whose op takes what `op` makes: the stage after F, or the one before B and I. `None`
+    /// where that is a loss, the gradient of the data, or the gradient of this very stage's weights.
+    pub fn output_stage(&self, op: Op) -> Option<Stage> {
+        match op.phase {
+            Phase::Forward => self.topology().after(op.stage),
+            Phase::Backward | Phase::InputGrad => self.topology().before(op.stage),
+            Phase::WeightGrad => None,
+        }
+    }
 }
 
 impl fmt::Display for ValidPlan {
