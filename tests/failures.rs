@@ -288,7 +288,7 @@ fn a_rank_that_is_held_up_is_named_after_the_deadline() {
 #[test]
 fn a_call_within_its_deadline_is_as_any_other() {
     let mut config = on_two_ranks();
-    config.deadline = Some(Duration::from_secs(60));
+    config.deadline = Some(Duration::from_mins(1));
     let mut ranks = Ranks::spawn(&config).unwrap();
     let reports = ranks.step(1, &[batch(4, 2, 4)]).unwrap();
     assert_eq!(reports.as_slice()[1].losses.len(), 4);
