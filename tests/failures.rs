@@ -2,16 +2,20 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use pp_executor::{Batch, Command, ExecError, Fault, FaultKind, RankConfig, Ranks, Reply, What};
+use pp_executor::{
+    Batch, Doing, ExecError, Fault, FaultKind, RankConfig, RankProgress, Ranks, What,
+};
 use pp_hybrid::{Trainer, TrainerConfig};
 use pp_models::{SleepConfig, sleep};
 use pp_nn::{LearningRate, LearningRateCurve, Linear, OptimizerKind, ParameterStore};
 use pp_partition::{Cut, LayerStack, Objective, single};
-use pp_schedule::{Rank, ScheduleName, Sizes};
+use pp_schedule::{MicroBatch, Op, Phase, Rank, Replica, ScheduleName, Sizes, Stage};
+use pp_telemetry::SpanKind;
 
 fn fail(kind: FaultKind, rank: u32, op: &str, replicas: u32) -> (String, Duration) {
     let ms = Duration::from_millis(1);
@@ -73,8 +77,8 @@ fn errors_and_panics_in_every_phase() {
     }
 }
 
-/// A linear stack of two layers on two ranks, ready for whatever goes wrong.
-fn two_ranks() -> Ranks {
+/// A linear stack of two layers, each on a rank of its own, with four micro-batches.
+fn on_two_ranks() -> RankConfig {
     let mut stack = LayerStack::default();
     for name in ["a", "b"] {
         stack.push(name, move |vb| {
@@ -82,12 +86,19 @@ fn two_ranks() -> Ranks {
             Ok(single(move |x, c| linear.forward(x, c)))
         });
     }
+    of_two_layers(stack)
+}
+
+fn of_two_layers(stack: LayerStack) -> RankConfig {
     let sizes =
         Sizes { n_ranks: 2, n_micro_batches: 4, n_virtual_stages: 1, interleave_group: None };
     let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
     let partition = Cut::Uniform.solve(&stack, 2, None).unwrap();
-    let config = RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Sgd);
-    Ranks::spawn(&config).unwrap()
+    RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Sgd)
+}
+
+fn two_ranks() -> Ranks {
+    Ranks::spawn(&on_two_ranks()).unwrap()
 }
 
 struct MeanSquare;
@@ -102,23 +113,24 @@ fn ones(rows: usize, columns: usize) -> Tensor {
     Tensor::ones((rows, columns), DType::F32, &Device::Cpu).unwrap()
 }
 
+fn batch(samples: usize, columns: usize, parts: usize) -> Arc<Batch> {
+    let (inputs, targets) = (ones(samples, columns), ones(samples, 2));
+    Arc::new(Batch::split(&[inputs], &targets, parts, 0).unwrap())
+}
+
 #[test]
 fn a_batch_of_another_size_is_refused_before_any_rank_sees_it() {
     let mut ranks = two_ranks();
     for parts in [2, 8] {
-        let batch = Arc::new(Batch::split(&[ones(8, 2)], &ones(8, 2), parts, 0).unwrap());
-        let plan = ranks.evaluation_plan(3).unwrap();
-        let step = ranks.all(|_, _| Command::Step { step: 1, batch: Arc::clone(&batch) });
-        assert_eq!(
-            step.unwrap_err().to_string(),
-            format!("the batch has {parts} micro-batches, the plan 4")
-        );
-        let evaluated = ranks
-            .all(|_, _| Command::Evaluate { batch: Arc::clone(&batch), plan: Arc::clone(&plan) });
-        assert!(evaluated.unwrap_err().to_string().ends_with("the plan 3"));
+        let refused = ranks.step(1, &[batch(8, 2, parts)]).unwrap_err();
+        assert_eq!(refused.to_string(), format!("the batch has {parts} micro-batches, the plan 4"));
     }
-    let batch = Arc::new(Batch::split(&[ones(8, 2)], &ones(8, 2), 4, 0).unwrap());
-    assert!(ranks.all(|_, _| Command::Step { step: 1, batch: Arc::clone(&batch) }).is_ok());
+    for batches in [vec![], vec![batch(8, 2, 4); 2]] {
+        let text = format!("{} batches were given, there are 1 replicas", batches.len());
+        assert_eq!(ranks.step(1, &batches).unwrap_err().to_string(), text);
+        assert_eq!(ranks.evaluate(&batches).unwrap_err().to_string(), text);
+    }
+    assert!(ranks.step(1, &[batch(8, 2, 4)]).is_ok());
     let refused = Batch::split(&[ones(12, 2)], &ones(8, 2), 4, 0).unwrap_err().to_string();
     assert_eq!(refused, "input 0 has 12 samples, the targets 8");
     assert!(
@@ -130,36 +142,183 @@ fn a_batch_of_another_size_is_refused_before_any_rank_sees_it() {
 }
 
 #[test]
+fn an_evaluation_takes_any_number_of_micro_batches() {
+    let mut ranks = two_ranks();
+    for parts in [1, 3, 8] {
+        let found = ranks.evaluate(&[batch(24, 2, parts)]).unwrap();
+        let losses: Vec<usize> = found.as_slice().iter().map(|found| found.losses.len()).collect();
+        assert_eq!(losses, [0, parts]);
+        assert!(found.as_slice()[1].losses.iter().all(|loss| loss.is_finite()));
+    }
+    let nothing = Arc::new(Batch { micro_batches: Vec::new(), first_sample: 0 });
+    let found = ranks.evaluate(&[nothing]).unwrap();
+    assert!(found.as_slice().iter().all(|found| found.losses.is_empty()));
+}
+
+#[test]
 fn after_the_first_error_nothing_pretends_to_work() {
     let mut ranks = two_ranks();
     // Three features where the layer has two.
-    let batch = Arc::new(Batch::split(&[ones(4, 3)], &ones(4, 2), 4, 0).unwrap());
-    let error = ranks.all(|_, _| Command::Step { step: 1, batch: Arc::clone(&batch) }).unwrap_err();
+    let error = ranks.step(1, &[batch(4, 3, 4)]).unwrap_err();
     assert_eq!(error.to_string(), "rank 0, step 1, op 0F0");
-    let after = ranks.all(|_, _| Command::Collect(What::Values)).unwrap_err();
+    let after = ranks.collect(What::Values).unwrap_err();
     assert!(matches!(after, ExecError::Ended), "{after}");
 }
 
-/// Some ranks once got their command before the commander gave up, and then waited for the others for ever. Now no rank hears
-/// of a command that not all of them get: the next step is a whole one.
+/// Some ranks once got their command before the commander gave up, and then waited for the others
+/// for ever. Now no rank hears of a call that not all of them get: the next step is a whole one.
 #[test]
-fn a_commander_that_panics_leaves_every_rank_as_it_was() {
-    let mut ranks = two_ranks();
-    let batch = Arc::new(Batch::split(&[ones(4, 2)], &ones(4, 2), 4, 0).unwrap());
-    let step = || Command::Step { step: 1, batch: Arc::clone(&batch) };
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _ = ranks.all(|_, rank| {
-            assert_eq!(rank, Rank(0), "the commander gives up at the second rank");
-            step()
-        });
-    }));
-    assert!(panicked.is_err());
-    let replies = ranks.all(|_, _| step()).unwrap();
-    let reports = replies.iter().filter(|reply| matches!(reply, Reply::Stepped(_)));
-    assert_eq!(reports.count(), 2);
+fn a_call_that_is_refused_leaves_every_rank_as_it_was() {
+    let mut config = on_two_ranks();
+    config.n_replicas = 2;
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    // Good for the first replica, and for the second one not.
+    assert!(ranks.step(1, &[batch(4, 2, 4), batch(4, 2, 2)]).is_err());
+    assert!(ranks.evaluate(&[batch(4, 2, 4)]).is_err());
+    assert!(ranks.progress().read().iter().all(|rank| (rank.step, rank.doing) == (0, Doing::Idle)));
+    let reports = ranks.step(1, &[batch(4, 2, 4), batch(4, 2, 4)]).unwrap();
+    let losses: Vec<usize> = reports.as_slice().iter().map(|report| report.losses.len()).collect();
+    assert_eq!(losses, [0, 4, 0, 4]);
     // Not one step behind: what is answered is what was asked.
-    let values = ranks.all(|_, _| Command::Collect(What::Values)).unwrap();
-    assert!(values.iter().all(|reply| matches!(reply, Reply::Tensors(_))));
+    let values = ranks.collect(What::Values).unwrap();
+    let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a.weight", "a.bias", "b.weight", "b.bias"]);
+}
+
+/// One replica fails in its last micro-batch. The ranks of the other one have run their rows by
+/// then, and wait for its gradients.
+#[test]
+fn a_replica_that_fails_does_not_leave_the_others_in_the_mean() {
+    for (bad, place) in [(0, "rank 1, step 1, op 1F3"), (1, "rank 1 of replica 1, step 1, op 1F3")]
+    {
+        let mut stack = LayerStack::default();
+        stack.push("a", |vb| {
+            let linear = Linear::new(2, 2, vb.pp("a"))?;
+            Ok(single(move |x, c| linear.forward(x, c)))
+        });
+        stack.push("b", |vb| {
+            let linear = Linear::new(2, 2, vb.pp("b"))?;
+            Ok(single(move |x, c| {
+                let y = linear.forward(x, c)?;
+                if y.sum_all()?.to_scalar::<f32>()?.is_nan() {
+                    // Long enough for the other replica to come to the mean.
+                    std::thread::sleep(Duration::from_millis(200));
+                    candle_core::bail!("not a number");
+                }
+                Ok(y)
+            }))
+        });
+        let mut config = of_two_layers(stack);
+        config.n_replicas = 2;
+        let mut ranks = Ranks::spawn(&config).unwrap();
+        let inputs = Tensor::cat(&[ones(3, 2), (ones(1, 2) * f64::NAN).unwrap()], 0).unwrap();
+        let nan = Arc::new(Batch::split(&[inputs], &ones(4, 2), 4, 0).unwrap());
+        let mut batches = [batch(4, 2, 4), batch(4, 2, 4)];
+        batches[bad] = nan;
+        let start = Instant::now();
+        let error = ranks.step(1, &batches).unwrap_err();
+        assert_eq!(error.to_string(), place);
+        drop(ranks);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    }
+}
+
+/// A gate that holds up whoever comes to it, from a certain forward on, until the test opens it.
+#[derive(Default)]
+struct Gate {
+    forwards: AtomicU32,
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        if self.forwards.fetch_add(1, Ordering::Relaxed) >= 2 {
+            let mut is_open = self.is_open.lock().unwrap();
+            while !*is_open {
+                is_open = self.opened.wait(is_open).unwrap();
+            }
+        }
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().unwrap() = true;
+        self.opened.notify_all();
+    }
+}
+
+#[test]
+fn a_rank_that_is_held_up_is_named_after_the_deadline() {
+    let gate = Arc::new(Gate::default());
+    let mut stack = LayerStack::default();
+    stack.push("a", |vb| {
+        let linear = Linear::new(2, 2, vb.pp("a"))?;
+        Ok(single(move |x, c| linear.forward(x, c)))
+    });
+    let held = Arc::clone(&gate);
+    stack.push("b", move |vb| {
+        let (linear, gate) = (Linear::new(2, 2, vb.pp("b"))?, Arc::clone(&held));
+        Ok(single(move |x, c| {
+            gate.pass();
+            linear.forward(x, c)
+        }))
+    });
+    let mut config = of_two_layers(stack);
+    let deadline = Duration::from_millis(500);
+    config.deadline = Some(deadline);
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    let progress = ranks.progress();
+    let error = ranks.step(7, &[batch(4, 2, 4)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rank 1, step 7, op 1F2 gave no answer within 500ms: it computes"
+    );
+    assert!(
+        matches!(error, ExecError::Deadline { rank: Rank(1), deadline: d, .. } if d == deadline)
+    );
+    // The other one was waiting for it, and has been stopped.
+    let op = |text: &str| text.parse().unwrap();
+    let at = |rank, doing| RankProgress { replica: Replica(0), rank: Rank(rank), step: 7, doing };
+    let expected = [at(0, Doing::Awaiting(op("0B2"))), at(1, Doing::Computing(op("1F2")))];
+    assert_eq!(progress.read(), expected);
+    assert!(matches!(ranks.collect(What::Values).unwrap_err(), ExecError::Ended));
+    gate.open();
+}
+
+#[test]
+fn a_call_within_its_deadline_is_as_any_other() {
+    let mut config = on_two_ranks();
+    config.deadline = Some(Duration::from_mins(1));
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    let reports = ranks.step(1, &[batch(4, 2, 4)]).unwrap();
+    assert_eq!(reports.as_slice()[1].losses.len(), 4);
+    assert_eq!(ranks.update(0.1, 1.0).unwrap().as_slice().len(), 2);
+    let done = |rank: &RankProgress| (rank.step, rank.doing) == (1, Doing::Idle);
+    assert!(ranks.progress().read().iter().all(done));
+}
+
+/// Ops that last as long as the pace says, on any number of cores.
+#[test]
+fn a_pace_sets_the_least_time_of_each_op() {
+    let mut config = on_two_ranks();
+    let least = |rank: Rank, op: Op| {
+        let ms = if op.phase == Phase::Forward { 2 } else { 4 };
+        Duration::from_millis(ms * u64::from(rank.0 + 1))
+    };
+    config.pace = Some(Arc::new(least));
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    let reports = ranks.step(1, &[batch(4, 2, 4)]).unwrap();
+    let mut n_ops = 0;
+    for ((_, rank), report) in reports.into_places() {
+        for span in report.spans.iter().filter(|span| span.op.is_compute()) {
+            let phase = if span.op == SpanKind::F { Phase::Forward } else { Phase::Backward };
+            let op = Op::new(Stage(span.stage), phase, MicroBatch(span.mb));
+            assert!(u128::from(span.dur_ns) >= least(rank, op).as_nanos(), "{span:?}");
+            assert_eq!(span.starved_ns, 0, "{span:?}");
+            n_ops += 1;
+        }
+    }
+    assert_eq!(n_ops, 2 * 2 * 4);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The data of one step, cut into micro-batches.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
+use pp_schedule::MicroBatch;
 
+use crate::device::bring;
 use crate::error::ExecError;
 
 /// What one replica trains on in one step, or evaluates.
@@ -47,6 +49,24 @@ impl Batch {
         Ok(Self { micro_batches, first_sample })
     }
 
+    /// The inputs of a micro-batch, on `device`.
+    pub(crate) fn inputs(
+        &self,
+        micro_batch: MicroBatch,
+        device: &Device,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        self.micro_batches[micro_batch.idx()].0.iter().map(|t| bring(t, device)).collect()
+    }
+
+    /// The targets of a micro-batch, on `device`.
+    pub(crate) fn targets(
+        &self,
+        micro_batch: MicroBatch,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        bring(&self.micro_batches[micro_batch.idx()].1, device)
+    }
+
     /// The index of the first sample of each micro-batch. Of all of them at once: who adds up those
     /// before one, for each, takes the square of their number.
     pub(crate) fn first_samples(&self) -> Vec<u64> {
@@ -73,16 +93,18 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use candle_core::{DType, Device, Result};
+    use candle_core::{DType, Result};
     use pp_nn::{Linear, OptimizerKind};
     use pp_partition::{Cut, LayerStack, Objective, single};
-    use pp_schedule::{Rank, Replica, ScheduleName, Sizes, lower};
+    use pp_schedule::{Rank, Replica, ScheduleName, Sizes};
 
     use super::*;
-    use crate::command::{Command, Reply};
     use crate::config::RankConfig;
     use crate::link;
-    use crate::worker::Worker;
+    use crate::post::Post;
+    use crate::progress::Progress;
+    use crate::walk::Route;
+    use crate::worker::{Seat, Worker};
 
     struct MeanSquare;
 
@@ -113,18 +135,24 @@ mod tests {
         let sizes =
             Sizes { n_ranks: 1, n_micro_batches, n_virtual_stages: 1, interleave_group: None };
         let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
-        let lowered = Arc::new(lower(&plan));
         let partition = Cut::Uniform.solve(&stack, 1, None).unwrap();
         let config =
             RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Sgd);
         let (address, mailbox) = link::mailbox(Duration::ZERO, false);
-        let place = (Rank(0), Replica(0));
-        let mut worker = Worker::new(config, lowered, place, Arc::new([address]), mailbox).unwrap();
+        let (replica, rank) = (Replica(0), Rank(0));
+        let seat = Seat {
+            replica,
+            rank,
+            post: Post::new(Arc::new([address]), mailbox),
+            copies: None,
+            progress: Progress::new(1, 1).of(replica, rank),
+        };
+        let route = Arc::new(Route::new(Arc::clone(&config.plan)));
+        let mut worker = Worker::new(config, route, seat).unwrap();
         let rows = n_micro_batches as usize;
-        let batch = Arc::new(Batch::split(&[ones(rows)], &ones(rows), rows, 0).unwrap());
+        let batch = Batch::split(&[ones(rows)], &ones(rows), rows, 0).unwrap();
         let before = LOOKED_AT.get();
-        let reply = worker.handle(Command::Step { step: 1, batch }).unwrap();
-        let Reply::Stepped(report) = reply else { panic!("another reply") };
+        let report = worker.step(1, &batch).unwrap();
         assert_eq!(report.losses.len(), rows);
         LOOKED_AT.get() - before
     }

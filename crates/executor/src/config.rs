@@ -11,7 +11,12 @@ use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use pp_telemetry::Recorder;
 
 use crate::device::DeviceSpec;
+#[cfg(feature = "fault-injection")]
+use crate::fault::Fault;
 use crate::recompute::Recompute;
+
+/// How long an op of a rank lasts at least, forward or backward. See [`RankConfig::pace`].
+pub type Pace = Arc<dyn Fn(Rank, Op) -> Duration + Send + Sync>;
 
 /// The same for all ranks; each picks its part.
 #[derive(Clone)]
@@ -46,13 +51,21 @@ pub struct RankConfig {
     pub link_delay: Duration,
     /// Keeps each rank's thread on a core of its own; an error where this process may not use as many.
     pub pinned: bool,
-    /// The layers sleep instead of computing: a span that used no processor was not starved.
-    pub sleeps: bool,
+    /// How long each op lasts at least: a rank that is done earlier sleeps for the rest. So a run can
+    /// have known times on any number of cores. With a pace no span counts as starved, since a rank
+    /// that sleeps misses no core.
+    pub pace: Option<Pace>,
+    /// How long a call may take. After that it fails with [`ExecError::Deadline`], which names the
+    /// rank that holds the others up, and the ranks end. Building the model is not a call.
+    ///
+    /// [`ExecError::Deadline`]: crate::ExecError::Deadline
+    pub deadline: Option<Duration>,
     /// Where spans go while the step still runs.
     pub recorder: Recorder,
     /// The moment at which the run's time is 0.
     pub origin: Instant,
     /// A rank to fail on purpose, for tests.
+    #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
 }
 
@@ -80,9 +93,11 @@ impl RankConfig {
             recompute: Recompute::Never,
             link_delay: Duration::ZERO,
             pinned: false,
-            sleeps: false,
+            pace: None,
+            deadline: None,
             recorder: Recorder::disabled(),
             origin: Instant::now(),
+            #[cfg(feature = "fault-injection")]
             fault: None,
         }
     }
@@ -98,26 +113,4 @@ impl RankConfig {
     pub(crate) fn has_copies(&self) -> bool {
         self.n_replicas > 1 || self.plan.n_pipes() > 1
     }
-}
-
-/// A failure on purpose: what happens when a rank dies can be tested only by letting one die.
-#[derive(Clone, Copy, Debug)]
-pub struct Fault {
-    /// The rank that fails.
-    pub rank: Rank,
-    /// In this step.
-    pub step: u64,
-    /// At this op.
-    pub op: Op,
-    /// How.
-    pub kind: FaultKind,
-}
-
-/// How a rank fails on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultKind {
-    /// It returns an error.
-    Error,
-    /// It panics.
-    Panic,
 }

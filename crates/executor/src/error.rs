@@ -1,8 +1,11 @@
 //! What can go wrong while a plan runs.
 
 use std::fmt::{self, Display, Formatter};
+use std::time::Duration;
 
 use pp_schedule::{Op, Rank, Replica};
+
+use crate::progress::Doing;
 
 /// Why a step ended early, or never began.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,14 @@ pub enum ExecError {
         batch: usize,
         /// Micro-batches of the plan.
         plan: usize,
+    },
+    /// Data for another number of replicas.
+    #[error("{batches} batches were given, there are {replicas} replicas")]
+    Batches {
+        /// Batches that were given.
+        batches: usize,
+        /// Replicas.
+        replicas: u32,
     },
     /// An input with another number of samples than the targets have.
     #[error("input {input} has {rows} samples, the targets {targets}")]
@@ -85,6 +96,31 @@ pub enum ExecError {
         /// Why.
         source: Box<RankError>,
     },
+    /// A rank gave no answer in time. Of several the one is named that waits for no other.
+    #[error(
+        "{} gave no answer within {deadline:?}: it {doing}",
+        Place(*.replica, *.rank, *.step, .doing.op())
+    )]
+    Deadline {
+        /// Its replica.
+        replica: Replica,
+        /// Its place in the pipeline.
+        rank: Rank,
+        /// The step, from 1; 0 before the first.
+        step: u64,
+        /// What it is doing.
+        doing: Doing,
+        /// How long the call was allowed to take.
+        deadline: Duration,
+    },
+    /// The thread of a rank has ended without an answer: our own bug.
+    #[error("{} is gone without an answer", Place(*.replica, *.rank, 0, None))]
+    Gone {
+        /// Its replica.
+        replica: Replica,
+        /// Its place in the pipeline.
+        rank: Rank,
+    },
     /// A tensor operation outside any rank failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),
@@ -129,6 +165,7 @@ pub enum RankError {
     #[error("panicked: {0}")]
     Panic(String),
     /// A fault that a test asked for.
+    #[cfg(feature = "fault-injection")]
     #[error("failed on request")]
     Injected,
     /// What arrived is not what the op needs: our own bug.

@@ -4,26 +4,41 @@
 mod batch;
 mod boundary;
 mod clock;
-mod command;
 mod config;
+mod copies;
 mod device;
 mod error;
+mod evaluation;
+#[cfg(feature = "fault-injection")]
+mod fault;
+mod gauge;
+mod journal;
 mod link;
+mod per_rank;
+mod post;
+mod progress;
 mod ranks;
 mod recompute;
 mod rehearsal;
+mod report;
 mod stage_run;
+mod stages;
 mod stash;
+mod thread;
+mod training;
+mod walk;
 mod worker;
 
 pub use batch::Batch;
-pub use command::{
-    Command, Evaluated, RankMemory, Reply, StageGradients, StageParameters, StepReport, What,
-};
-pub use config::{Fault, FaultKind, RankConfig};
+pub use config::{Pace, RankConfig};
 pub use device::DeviceSpec;
 pub use error::{ExecError, RankError};
+#[cfg(feature = "fault-injection")]
+pub use fault::{Fault, FaultKind};
+pub use per_rank::PerRank;
+pub use progress::{Doing, Progress, RankProgress};
 pub use ranks::{Ranks, check_threads};
 pub use recompute::Recompute;
 pub use rehearsal::{PlannedMemory, rehearse};
+pub use report::{Evaluated, RankMemory, StageParameters, StepReport, UpdateReport, What};
 pub use stash::{Held, Kept, Stash};

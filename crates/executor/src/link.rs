@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use pp_nn::memory;
-use pp_schedule::{MicroBatch, Payload, Stage, Transfer};
+use pp_schedule::{MicroBatch, Op, Payload, Phase, Stage, Transfer};
 
 /// What crosses a boundary: the output of a stage, or the gradients of its inputs. A gradient is
 /// `None` where the stage above did not use a tensor.
@@ -20,6 +20,17 @@ pub(crate) struct Key {
     pub(crate) payload: Payload,
     pub(crate) to_stage: Stage,
     pub(crate) micro_batch: MicroBatch,
+}
+
+impl Key {
+    /// What `op` makes for `to_stage`; or, with its own stage, what it starts from itself.
+    pub(crate) fn of(op: Op, to_stage: Stage) -> Self {
+        let payload = match op.phase {
+            Phase::Forward => Payload::Activation,
+            Phase::Backward | Phase::InputGrad | Phase::WeightGrad => Payload::Gradient,
+        };
+        Self { payload, to_stage, micro_batch: op.micro_batch }
+    }
 }
 
 impl From<Transfer> for Key {
@@ -70,6 +81,7 @@ struct Waiting {
 /// The receiving half.
 pub(crate) struct Mailbox {
     receiver: Receiver<Message>,
+    /// Messages that came before they were asked for.
     arrived: HashMap<Key, Box<Parcel>>,
     waiting: Arc<Waiting>,
     /// Whether there is a core for each rank, so that looking takes none from another.

@@ -1,46 +1,60 @@
 //! The threads of all ranks, and the one who tells them what to do.
 
-use std::num::NonZeroU64;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use pp_schedule::{LoweredPlan, Rank, Replica, ScheduleError, ValidPlan, forward_only, lower};
+use candle_core::Tensor;
+use pp_schedule::{Rank, Replica, Topology, ValidPlan, forward_only};
 
-use crate::command::{Command, Reply};
+use crate::batch::Batch;
 use crate::config::RankConfig;
+use crate::copies::{CopyAddress, Exchange, thread_links};
 use crate::device::DeviceSpec;
 use crate::error::{ExecError, RankError};
 use crate::link::{self, Address, Mailbox};
-use crate::worker::Worker;
-
-/// candle walks its graph by recursion, so a deep stage needs a deep stack. Only pages that are
-/// touched cost memory.
-pub(crate) const STACK_BYTES: usize = 256 << 20;
+use crate::per_rank::{PerRank, place};
+use crate::post::Post;
+use crate::progress::{Doing, Progress};
+use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
+use crate::thread::{Answer, Order, STACK_BYTES, cores_for, order, pin, serve};
+use crate::walk::Route;
+use crate::worker::{Seat, Worker};
 
 /// After the first error the others get this long to stop, which they do at their next message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One thread for each rank of each replica.
-#[expect(clippy::struct_field_names, reason = "the number of ranks has one name everywhere")]
+///
+/// Each call asks all of them for the same, and returns when all have answered. It fails with the
+/// first error of any rank, which names the rank and its op. After an error no rank goes on, and
+/// every later call fails with [`ExecError::Ended`]. A call that is refused because its data do not
+/// fit reaches no rank, and changes nothing.
 pub struct Ranks {
-    n_ranks: u32,
     plan: Arc<ValidPlan>,
+    n_replicas: u32,
+    deadline: Option<Duration>,
     threads: Vec<Thread>,
-    replies: Receiver<Answer>,
-    ready: Vec<Reply>,
+    progress: Progress,
+    stages: Vec<StageParameters>,
 }
 
-/// Which thread, and what it says. Boxed, so that the channel's own blocks stay small: a rank is
-/// charged for what it allocates, and these are freed by whoever listens.
-type Answer = Box<(usize, Result<Reply, ExecError>)>;
-
 struct Thread {
-    commands: Sender<Command>,
+    orders: Sender<Order>,
     address: Address,
+    copies: Option<CopyAddress>,
     handle: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    /// Makes the rank give up, wherever it waits for another one.
+    fn stop(&self) {
+        self.address.stop();
+        if let Some(copies) = &self.copies {
+            copies.stop();
+        }
+    }
 }
 
 /// Refuses a process in which the kernels of several CPU ranks would share a thread pool.
@@ -78,7 +92,11 @@ impl Ranks {
             return Err(ExecError::Cores { ranks: n_threads });
         }
         let cores = cores.filter(|_| config.pinned);
-        let lowered = Arc::new(lower(&config.plan));
+        let route = Arc::new(Route::new(Arc::clone(&config.plan)));
+        let progress = Progress::new(n_ranks, config.n_replicas);
+        let copies = config.has_copies();
+        let copies = copies.then(|| thread_links(config.plan.topology(), config.n_replicas));
+        let mut copies = copies.into_iter().flatten();
         let (reply, replies) = channel();
         let mut threads = Vec::new();
         for replica in (0..config.n_replicas).map(Replica) {
@@ -87,95 +105,199 @@ impl Ranks {
             // One list for all: a list for each rank would take the square of their number.
             let addresses: Arc<[Address]> = addresses.into();
             for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
-                let (commands, orders) = channel();
+                let (orders, received) = channel();
                 let index = threads.len();
-                let (config, lowered, reply) =
-                    (config.clone(), Arc::clone(&lowered), reply.clone());
-                let (address, addresses) = (addresses[rank.idx()].clone(), Arc::clone(&addresses));
+                let address = addresses[rank.idx()].clone();
+                let (copy_address, links) = copies.next().unzip();
+                let seat = Seat {
+                    replica,
+                    rank,
+                    post: Post::new(Arc::clone(&addresses), mailbox),
+                    copies: links.map(|links| Box::new(links) as Box<dyn Exchange>),
+                    progress: progress.of(replica, rank),
+                };
                 let core = cores.as_ref().map(|cores| cores[index]);
+                let (config, route, reply) = (config.clone(), Arc::clone(&route), reply.clone());
                 let body = move || {
                     let make = || {
                         core.map(pin).transpose()?;
-                        Worker::new(config, lowered, (rank, replica), addresses, mailbox)
+                        Worker::new(config, route, seat)
                     };
-                    serve(index, (rank, replica), make, &orders, &reply);
+                    serve(index, (replica, rank), make, &received, reply);
                 };
                 let handle = std::thread::Builder::new()
                     .name(format!("rank {rank}.{replica}"))
                     .stack_size(STACK_BYTES)
                     .spawn(body)
                     .map_err(|source| ExecError::Spawn { rank, source })?;
-                threads.push(Thread { commands, address, handle: Some(handle) });
+                let handle = Some(handle);
+                threads.push(Thread { orders, address, copies: copy_address, handle });
             }
         }
-        let mut ranks =
-            Self { n_ranks, plan: Arc::clone(&config.plan), threads, replies, ready: Vec::new() };
-        ranks.ready = ranks.gather()?;
+        drop(reply);
+        let mut ranks = Self {
+            plan: Arc::clone(&config.plan),
+            n_replicas: config.n_replicas,
+            deadline: config.deadline,
+            threads,
+            progress,
+            stages: Vec::new(),
+        };
+        let built = ranks.gather(&replies, None)?;
+        let first = built.into_places().filter(|&((replica, _), _)| replica == Replica(0));
+        ranks.stages = first.flat_map(|(_, of_rank)| of_rank).collect();
+        ranks.stages.sort_by_key(|s| (s.pipe, s.stage));
         Ok(ranks)
     }
 
-    /// What each rank reported when it had built its stages: [`Reply::Ready`], replica by replica.
-    pub fn ready(&self) -> &[Reply] {
-        &self.ready
+    /// The parameters of each stage of one replica: pipe by pipe, stage by stage.
+    pub fn stages(&self) -> &[StageParameters] {
+        &self.stages
     }
 
-    /// Gives every rank a command and waits for all replies, replica by replica, rank by rank.
+    /// What each rank is doing, for another thread to look at while a call is under way.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Forward and backward of a whole batch, by the plan. Gradients are summed over micro-batches,
+    /// then averaged over all copies of the model.
+    ///
+    /// `step` counts from 1. `batches` are the data of each replica.
     ///
     /// # Errors
-    /// The first error of any rank, with its rank and op. Afterwards no rank obeys any more, and
-    /// every call fails. A batch that does not fit the plan is refused before any rank sees it.
-    pub fn all(
+    /// The first error of any rank. [`ExecError::Batches`] or [`ExecError::MicroBatches`] if the
+    /// data are not for so many replicas, or so many micro-batches.
+    pub fn step(
         &mut self,
-        command: impl Fn(Replica, Rank) -> Command,
-    ) -> Result<Vec<Reply>, ExecError> {
+        step: u64,
+        batches: &[Arc<Batch>],
+    ) -> Result<PerRank<StepReport>, ExecError> {
+        self.check_replicas(batches)?;
+        let plan = self.plan.n_micro_batches() as usize;
+        let mut sizes = batches.iter().map(|batch| batch.micro_batches.len());
+        if let Some(batch) = sizes.find(|&batch| batch != plan) {
+            return Err(ExecError::MicroBatches { batch, plan });
+        }
+        let batches = batches.to_vec();
+        self.call(move |worker| worker.step(step, &batches[worker.replica.idx()]))
+    }
+
+    /// An optimizer step with the gradients of the last [`Self::step`], each multiplied with `clip`
+    /// first.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn update(&mut self, lr: f64, clip: f32) -> Result<PerRank<UpdateReport>, ExecError> {
+        self.call(move |worker| worker.update(lr, clip))
+    }
+
+    /// Evaluates data, forward only, with the first copy of the model of each replica.
+    ///
+    /// `batches` are the data of each replica, in any number of micro-batches. A replica without
+    /// one does nothing.
+    ///
+    /// # Errors
+    /// The first error of any rank. [`ExecError::Batches`] if the data are not for so many
+    /// replicas.
+    pub fn evaluate(&mut self, batches: &[Arc<Batch>]) -> Result<PerRank<Evaluated>, ExecError> {
+        self.check_replicas(batches)?;
+        let topology = self.plan.topology().first_pipe();
+        let mut work: Vec<(Arc<Batch>, Option<Arc<Route>>)> = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let n = batch.micro_batches.len();
+            // Replicas have nearly always as many.
+            let same = work.iter().find(|(other, _)| other.micro_batches.len() == n);
+            let route = match same {
+                Some((_, route)) => route.clone(),
+                None if n == 0 => None,
+                None => Some(evaluation_route(&topology, n)?),
+            };
+            work.push((Arc::clone(batch), route));
+        }
+        self.call(move |worker| match &work[worker.replica.idx()] {
+            (batch, Some(route)) => worker.evaluate(route, batch),
+            (_, None) => Ok(Evaluated::default()),
+        })
+    }
+
+    /// Copies of tensors on the host with their names, in layer order.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn collect(&mut self, what: What) -> Result<Vec<(String, Tensor)>, ExecError> {
+        let found = self.call(move |worker| worker.collect(what))?;
+        let mut stages: Vec<_> = found.into_places().flat_map(|(_, of_rank)| of_rank).collect();
+        stages.sort_by_key(|(stage, _)| *stage);
+        Ok(stages.into_iter().flat_map(|(_, tensors)| tensors).collect())
+    }
+
+    fn check_replicas(&self, batches: &[Arc<Batch>]) -> Result<(), ExecError> {
+        let (batches, replicas) = (batches.len(), self.n_replicas);
+        if batches == replicas as usize {
+            Ok(())
+        } else {
+            Err(ExecError::Batches { batches, replicas })
+        }
+    }
+
+    /// Gives every rank the same job, and waits for all answers.
+    fn call<T: Send + 'static>(
+        &mut self,
+        job: impl Fn(&mut Worker) -> Result<T, RankError> + Send + Sync + 'static,
+    ) -> Result<PerRank<T>, ExecError> {
         if self.threads.is_empty() {
             return Err(ExecError::Ended);
         }
-        let place = |index: u32| (Replica(index / self.n_ranks), Rank(index % self.n_ranks));
-        let commands: Vec<Command> = (0..self.threads.len() as u32)
-            .map(|index| {
-                let (replica, rank) = place(index);
-                command(replica, rank)
-            })
-            .collect();
-        commands.iter().try_for_each(|command| self.check(command))?;
-        for (thread, command) in self.threads.iter().zip(commands) {
-            // A thread that is gone has left its error in the replies.
-            let _ = thread.commands.send(command);
+        // Held here until all have answered: what it holds is freed by this thread.
+        let job = Arc::new(job);
+        let (reply, replies) = channel();
+        for (index, thread) in self.threads.iter().enumerate() {
+            // A thread that is gone drops its reply, which shows when answers are counted.
+            let _ = thread.orders.send(order(index, Arc::clone(&job), reply.clone()));
         }
-        self.gather()
+        drop(reply);
+        self.gather(&replies, self.deadline)
     }
 
-    /// A batch has as many micro-batches as the plan that it is for.
-    fn check(&self, command: &Command) -> Result<(), ExecError> {
-        let (batch, plan) = match command {
-            Command::Step { batch, .. } => (batch, self.plan.n_micro_batches() as usize),
-            Command::Evaluate { batch, plan } => (batch, plan.n_micro_batches as usize),
-            _ => return Ok(()),
-        };
-        let batch = batch.micro_batches.len();
-        if batch == plan { Ok(()) } else { Err(ExecError::MicroBatches { batch, plan }) }
-    }
-
-    /// One reply from each rank. The first error stops the others.
-    fn gather(&mut self) -> Result<Vec<Reply>, ExecError> {
-        let mut found: Vec<Option<Reply>> = self.threads.iter().map(|_| None).collect();
+    /// One answer from each rank. The first error stops the others.
+    fn gather<T>(
+        &mut self,
+        replies: &Receiver<Answer<T>>,
+        deadline: Option<Duration>,
+    ) -> Result<PerRank<T>, ExecError> {
+        let n_ranks = self.plan.n_ranks();
+        let begun = Instant::now();
+        let mut found: Vec<Option<T>> = self.threads.iter().map(|_| None).collect();
         let mut first: Option<(ExecError, Instant)> = None;
-        for _ in 0..self.threads.len() {
-            let reply = match &first {
-                None => self.replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some((_, since)) => {
-                    self.replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed()))
+        let mut n_silent = found.len();
+        while n_silent > 0 {
+            let reply = match (&first, deadline) {
+                (None, None) => replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                (None, Some(deadline)) => {
+                    replies.recv_timeout(deadline.saturating_sub(begun.elapsed()))
+                }
+                (Some((_, since)), _) => {
+                    replies.recv_timeout(PATIENCE.saturating_sub(since.elapsed()))
                 }
             };
-            match reply.map(|answer| *answer) {
-                Ok((index, Ok(reply))) => found[index] = Some(reply),
-                Ok((_, Err(error))) if first.is_none() => {
-                    self.threads.iter().for_each(|thread| thread.address.stop());
-                    first = Some((error, Instant::now()));
+            let error = match (reply.map(|answer| *answer), deadline) {
+                (Ok((index, Ok(answer))), _) => {
+                    found[index] = Some(answer);
+                    n_silent -= 1;
+                    continue;
                 }
-                Ok((_, Err(_))) => {}
-                Err(_) => break,
+                (Ok((_, Err(error))), _) => {
+                    n_silent -= 1;
+                    error
+                }
+                (Err(_), _) if first.is_some() => break,
+                (Err(RecvTimeoutError::Timeout), Some(deadline)) => self.overdue(&found, deadline),
+                (Err(_), _) => self.gone(&found),
+            };
+            if first.is_none() {
+                self.threads.iter().for_each(Thread::stop);
+                first = Some((error, Instant::now()));
             }
         }
         match first {
@@ -184,94 +306,51 @@ impl Ranks {
                 self.threads.clear();
                 Err(error)
             }
-            None => Ok(found.into_iter().flatten().collect()),
+            None => Ok(PerRank::new(n_ranks, found.into_iter().flatten().collect())),
         }
     }
 
-    /// A plan that only evaluates: `n_micro_batches` forwards on the same ranks, through the first copy of the model.
-    ///
-    /// # Errors
-    /// Without a micro-batch.
-    pub fn evaluation_plan(&self, n_micro_batches: u32) -> Result<Arc<LoweredPlan>, ScheduleError> {
-        let topology = self.plan.topology().first_pipe();
-        Ok(Arc::new(lower(&forward_only(topology, n_micro_batches)?)))
+    /// Why a call has no answer in time: the rank that holds the others up, if one can be told.
+    fn overdue<T>(&self, found: &[Option<T>], deadline: Duration) -> ExecError {
+        let silent = self.progress.read().into_iter().zip(found).filter(|(_, f)| f.is_none());
+        let held_up = silent.map(|(rank, _)| rank).min_by_key(|rank| match rank.doing {
+            doing if doing.is_waiting() => 2,
+            Doing::Idle => 1,
+            _ => 0,
+        });
+        held_up.map_or(ExecError::Ended, |at| ExecError::Deadline {
+            replica: at.replica,
+            rank: at.rank,
+            step: at.step,
+            doing: at.doing,
+            deadline,
+        })
     }
+
+    /// A thread has ended without an answer.
+    fn gone<T>(&self, found: &[Option<T>]) -> ExecError {
+        let index = found.iter().position(Option::is_none).unwrap_or_default();
+        let (replica, rank) = place(index, self.plan.n_ranks() as usize);
+        ExecError::Gone { replica, rank }
+    }
+}
+
+/// The way of an evaluation: `n` forwards through one copy of the model.
+fn evaluation_route(topology: &Topology, n: usize) -> Result<Arc<Route>, ExecError> {
+    let plan = forward_only(topology.clone(), n as u32)?;
+    Ok(Arc::new(Route::new(Arc::new(plan))))
 }
 
 impl Drop for Ranks {
     fn drop(&mut self) {
         // Whoever waits for a message of a step that nobody will finish.
-        self.threads.iter().for_each(|thread| thread.address.stop());
+        self.threads.iter().for_each(Thread::stop);
         for mut thread in self.threads.drain(..) {
-            drop(thread.commands);
+            drop(thread.orders);
             if let Some(handle) = thread.handle.take() {
-                // Its panics were replies already.
+                // Its panics were answers already.
                 let _ = handle.join();
             }
         }
     }
-}
-
-/// A core for each of `n` threads; `None` where this process may not use as many.
-fn cores_for(n: u32) -> Option<Vec<usize>> {
-    let allowed = rustix::thread::sched_getaffinity(None).ok()?;
-    let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)
-        .filter(|&core| allowed.is_set(core))
-        .take(n as usize)
-        .collect();
-    (cores.len() == n as usize).then_some(cores)
-}
-
-/// Keeps this thread on `core`.
-fn pin(core: usize) -> Result<(), RankError> {
-    let mut only = rustix::thread::CpuSet::new();
-    only.set(core);
-    rustix::thread::sched_setaffinity(None, &only)
-        .map_err(|errno| RankError::Pin { core, source: errno.into() })
-}
-
-/// The life of a rank's thread.
-fn serve(
-    index: usize,
-    (rank, replica): (Rank, Replica),
-    make: impl FnOnce() -> Result<Worker, RankError>,
-    orders: &Receiver<Command>,
-    reply: &Sender<Answer>,
-) {
-    let fail = |step, op, source| {
-        let error = ExecError::Rank { replica, rank, step, op, source: Box::new(source) };
-        // Nobody listens any more when another rank's error has ended the run.
-        let _ = reply.send(Box::new((index, Err(error))));
-    };
-    // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
-    // it cannot be changed, they stay.
-    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
-    let mut worker = match catch_unwind(AssertUnwindSafe(make)) {
-        Ok(Ok(worker)) => worker,
-        Ok(Err(error)) => return fail(0, None, error),
-        Err(panic) => return fail(0, None, RankError::Panic(panic_text(panic.as_ref()))),
-    };
-    if reply.send(Box::new((index, Ok(Reply::Ready(worker.stage_parameters()))))).is_err() {
-        return;
-    }
-    for command in orders {
-        let answer = catch_unwind(AssertUnwindSafe(|| worker.handle(command)));
-        let source = match answer {
-            Ok(Ok(answer)) => {
-                if reply.send(Box::new((index, Ok(answer)))).is_err() {
-                    return;
-                }
-                continue;
-            }
-            Ok(Err(error)) => error,
-            Err(panic) => RankError::Panic(panic_text(panic.as_ref())),
-        };
-        return fail(worker.step, worker.op, source);
-    }
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "without a message".to_owned())
 }

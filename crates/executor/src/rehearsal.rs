@@ -8,9 +8,9 @@ use pp_schedule::{MicroBatch, Stage, StageBytes, footprints};
 use crate::config::RankConfig;
 use crate::error::RankError;
 use crate::link::{self, Tensors};
-use crate::ranks::{STACK_BYTES, panic_text};
 use crate::stage_run::{Forwarded, StageRun};
 use crate::stash::Stash;
+use crate::thread::{STACK_BYTES, panic_text};
 
 /// What a rank will hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,14 +75,14 @@ fn rehearse_here(
     targets: &Tensor,
 ) -> Result<Vec<PlannedMemory>, RankError> {
     let plan = &config.plan;
-    let n_stages = plan.n_stages();
-    let mut stages = Vec::with_capacity(n_stages as usize);
-    let mut fixed = Vec::with_capacity(n_stages as usize);
+    let topology = plan.topology();
+    let mut stages = Vec::with_capacity(topology.n_stages() as usize);
+    let mut fixed = Vec::with_capacity(topology.n_stages() as usize);
     let mut arriving = inputs.to_vec();
     let mut of_thread = 0;
-    for stage in (0..n_stages).map(Stage) {
+    for stage in topology.stages() {
         let mut rehearsed = Rehearsed::new(config, stage)?;
-        let last = (stage.0 + 1 == n_stages).then_some(targets);
+        let last = topology.after(stage).is_none().then_some(targets);
         // Once for what the kernels keep, then again to count.
         let looks = Looks::start();
         rehearsed.micro_batch(config, &arriving, last)?;
@@ -102,8 +102,8 @@ fn rehearse_here(
             ..PlannedMemory::default()
         })
         .collect();
-    for pipe in plan.topology().pipes() {
-        for (rank, &(parameters, packed)) in plan.topology().ranks(pipe).iter().zip(&fixed) {
+    for pipe in topology.pipes() {
+        for (rank, &(parameters, packed)) in topology.ranks(pipe).iter().zip(&fixed) {
             let rank = &mut planned[rank.idx()];
             rank.parameter_bytes += parameters;
             rank.gradient_bytes += parameters;
@@ -145,9 +145,10 @@ impl Rehearsed {
         self.run.begin();
         let (objective, stash) = (config.objective.as_ref(), Stash::default());
         let context = ForwardContext::training(config.seed, 1);
-        let arrived = self.stage.0 > 0;
+        let before = config.plan.topology().before(self.stage);
+        let arrived = before.is_some();
         // Where both this stage and the one before run again, the message is nobody else's, and goes while I runs.
-        let owned = arrived && self.recompute && config.recompute.is_for(Stage(self.stage.0 - 1));
+        let owned = self.recompute && before.is_some_and(|before| config.recompute.is_for(before));
         let copies = inputs.iter().map(|t| if owned { t.copy() } else { Ok(t.clone()) });
         let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;
         let size = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as i64;

@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use pp_executor::{
-    Batch, Command, ExecError, RankConfig, RankMemory, Ranks, Reply, StageGradients,
-    StageParameters, What,
+    Batch, ExecError, Progress, RankConfig, RankMemory, Ranks, StageParameters, What,
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
-use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Replica, Stage};
+use pp_schedule::{MicroBatch, Replica, Stage};
 use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
 
 /// What a training run is.
@@ -115,15 +114,12 @@ impl Trainer {
 
     /// The parameters of each stage, copy by copy of the model, in the order of stages.
     pub fn stages(&self) -> Vec<StageParameters> {
-        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
-        let mut stages: Vec<StageParameters> = Vec::new();
-        for reply in self.ranks.ready().iter().take(n_ranks) {
-            if let Reply::Ready(of_rank) = reply {
-                stages.extend_from_slice(of_rank);
-            }
-        }
-        stages.sort_by_key(|s| (s.pipe, s.stage));
-        stages
+        self.ranks.stages().to_vec()
+    }
+
+    /// What each rank is doing, for another thread to look at while a step is under way.
+    pub fn progress(&self) -> Progress {
+        self.ranks.progress()
     }
 
     /// Trains on one batch, which `data` makes: inputs and targets, first dimension samples.
@@ -140,29 +136,20 @@ impl Trainer {
         let batches = self.split(&inputs, &targets)?;
         let mut spans = vec![self.data_span(step, start_ns, start.elapsed().as_nanos() as u64)];
 
-        let replies = self
-            .ranks
-            .all(|replica, _| Command::Step { step, batch: Arc::clone(&batches[replica.idx()]) })?;
         let mut losses: Vec<(Replica, MicroBatch, f32)> = Vec::new();
         let mut sums: Vec<(Stage, Vec<f64>)> = Vec::new();
-        let mut gradients = Vec::new();
         let (mut stash_peaks, mut mailbox_peaks) = (Vec::new(), Vec::new());
         let mut residue_peaks = Vec::new();
-        let n_ranks = self.config.ranks.plan.n_ranks();
-        for (index, reply) in (0..).zip(replies) {
-            let Reply::Stepped(report) = reply else { continue };
-            let replica = Replica(index / n_ranks);
+        for ((replica, _), report) in self.ranks.step(step, &batches)?.into_places() {
             losses.extend(report.losses.into_iter().map(|(mb, loss)| (replica, mb, loss)));
-            sums.extend(report.square_sums);
-            let of_rank = report.gradients.into_iter();
-            gradients.extend(of_rank.map(|(pipe, stage, sums)| (replica, pipe, stage, sums)));
+            // All replicas have the same mean gradients.
+            if replica == Replica(0) {
+                sums.extend(report.square_sums);
+            }
             residue_peaks.push(report.residue_bytes_peak);
             spans.extend(report.spans);
             stash_peaks.push(report.stash_peak);
             mailbox_peaks.push(report.mailbox_peak);
-        }
-        if !gradients.is_empty() {
-            sums = self.reduce(gradients, &mut spans)?;
         }
         // Square sums of the stages, in the order of stages, are those of the parameters in layer
         // order: the norm is summed alike however the model is cut.
@@ -171,10 +158,9 @@ impl Trainer {
         let clip = clip_factor(grad_norm, self.config.clip_norm);
         let lr = self.config.rate.at(step, self.config.steps);
         let mut memories = Vec::new();
-        for reply in self.ranks.all(|_, _| Command::Update { lr, clip })? {
-            let Reply::Updated(of_rank, of_update) = reply else { continue };
-            memories.push(of_rank);
-            spans.extend(of_update);
+        for (_, report) in self.ranks.update(lr, clip)?.into_places() {
+            memories.push(report.memory);
+            spans.extend(report.spans);
         }
         // In the order of the whole batch, wherever and whenever each micro-batch ended.
         losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
@@ -231,31 +217,6 @@ impl Trainer {
                 Ok(Arc::new(Batch::split(&inputs, &part(targets)?, micro_batches as usize, first)?))
             })
             .collect()
-    }
-
-    /// The mean gradient over all copies of the model, on every rank: replica by replica, in each pipe by pipe.
-    fn reduce(
-        &mut self,
-        mut gradients: Vec<(Replica, Pipe, Stage, Vec<Tensor>)>,
-        spans: &mut Vec<Span>,
-    ) -> Result<Vec<(Stage, Vec<f64>)>, TrainerError> {
-        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
-        gradients.sort_by_key(|&(replica, pipe, stage, _)| (replica, pipe, stage));
-        let mut copies = StageGradients::new();
-        for (_, _, stage, sums) in gradients {
-            copies.entry(stage).or_default().push(sums);
-        }
-        let copies = Arc::new(copies);
-        let replies = self.ranks.all(|_, _| Command::Reduce { copies: Arc::clone(&copies) })?;
-        let mut sums = Vec::new();
-        for (index, reply) in replies.into_iter().enumerate() {
-            let Reply::Reduced(of_rank, of_reduce) = reply else { continue };
-            spans.extend(of_reduce);
-            if index < n_ranks {
-                sums.extend(of_rank);
-            }
-        }
-        Ok(sums)
     }
 
     /// Evaluates pieces of samples; each becomes a micro-batch, and replicas share them out.
@@ -315,23 +276,12 @@ impl Trainer {
         correct: &mut Option<(u64, u64)>,
     ) -> Result<(), TrainerError> {
         let replicas = self.config.ranks.n_replicas as usize;
-        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
-        let mut parts = Vec::with_capacity(replicas);
-        for r in 0..replicas {
-            let mine =
-                pieces[r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas].to_vec();
-            let plan = match mine.len() {
-                0 => Arc::new(LoweredPlan { rows: vec![Vec::new(); n_ranks], n_micro_batches: 0 }),
-                n => self.ranks.evaluation_plan(n as u32).map_err(ExecError::from)?,
-            };
-            parts.push((Arc::new(Batch { micro_batches: mine, first_sample: 0 }), plan));
-        }
-        let replies = self.ranks.all(|replica, _| {
-            let (batch, plan) = &parts[replica.idx()];
-            Command::Evaluate { batch: Arc::clone(batch), plan: Arc::clone(plan) }
-        })?;
-        for reply in replies {
-            let Reply::Evaluated(found) = reply else { continue };
+        let part = |r: usize| {
+            let mine = r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas;
+            Arc::new(Batch { micro_batches: pieces[mine].to_vec(), first_sample: 0 })
+        };
+        let batches: Vec<Arc<Batch>> = (0..replicas).map(part).collect();
+        for (_, found) in self.ranks.evaluate(&batches)?.into_places() {
             losses.extend(found.losses);
             if let Some((right, all)) = found.correct {
                 let so_far = correct.unwrap_or_default();
@@ -346,7 +296,7 @@ impl Trainer {
     /// # Errors
     /// If a rank failed.
     pub fn weights(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
-        self.collect(What::Values)
+        Ok(self.ranks.collect(What::Values)?)
     }
 
     /// The last step's gradient of every parameter before clipping, in layer order.
@@ -354,18 +304,6 @@ impl Trainer {
     /// # Errors
     /// If a rank failed.
     pub fn gradients(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
-        self.collect(What::Gradients)
-    }
-
-    fn collect(&mut self, what: What) -> Result<Vec<(String, Tensor)>, TrainerError> {
-        let n_ranks = self.config.ranks.plan.n_ranks() as usize;
-        let mut stages = Vec::new();
-        for reply in self.ranks.all(|_, _| Command::Collect(what))?.into_iter().take(n_ranks) {
-            if let Reply::Tensors(of_rank) = reply {
-                stages.extend(of_rank);
-            }
-        }
-        stages.sort_by_key(|(stage, _)| *stage);
-        Ok(stages.into_iter().flat_map(|(_, tensors)| tensors).collect())
+        Ok(self.ranks.collect(What::Gradients)?)
     }
 }

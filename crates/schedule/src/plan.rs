@@ -158,6 +158,12 @@ impl ValidPlan {
     pub fn input_stage(&self, op: Op) -> Option<Stage> {
         self.topology().input_stage(op)
     }
+
+    /// The stage whose op takes what `op` makes: the stage after F, or the one before B and I. `None`
+    /// where that is a loss, the gradient of the data, or the gradient of this very stage's weights.
+    pub fn output_stage(&self, op: Op) -> Option<Stage> {
+        self.topology().output_stage(op)
+    }
 }
 
 impl fmt::Display for ValidPlan {

@@ -36,6 +36,7 @@ const HANGUP: i32 = 129;
 
 /// For the end-to-end tests alone: set to `1`, the monitor panics after its first frame, so that a test can see that
 /// the terminal is given back.
+#[cfg(feature = "fault-injection")]
 const TEST_PANIC: &str = "PPTOP_TEST_PANIC";
 
 /// What is to be watched, and how.
@@ -162,6 +163,7 @@ impl App {
         theme: Theme,
         interval: Duration,
     ) -> anyhow::Result<Ending> {
+        #[cfg(feature = "fault-injection")]
         let panics = std::env::var_os(TEST_PANIC).is_some_and(|value| value == "1");
         loop {
             if let Some(code) = signals.exit_code() {
@@ -196,6 +198,7 @@ impl App {
                     .draw(|frame| draw(frame, state, theme))
                     .context("cannot draw on the terminal")?;
                 self.drawn = Some(Instant::now());
+                #[cfg(feature = "fault-injection")]
                 assert!(!panics, "{TEST_PANIC} is set");
             }
             // With more to read, only keys that are already there are taken.

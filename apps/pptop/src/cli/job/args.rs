@@ -89,6 +89,7 @@ fn flops(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "use a number above 0, such as 1.5e11, 150G or 67T".to_owned())
 }
 
+#[cfg(feature = "fault-injection")]
 fn fault(text: &str) -> Result<pp_executor::Fault, String> {
     let refused = || "use RANK:STEP:OP:error|panic, for example 1:2:1F3:panic".to_owned();
     let parts: Vec<&str> = text.split(':').collect();
@@ -260,6 +261,7 @@ pub(crate) struct JobArgs {
     #[arg(long, value_name = "MS", value_parser = ms, help_heading = headings::SLEEP)]
     pub(crate) sleep_link_ms: Option<f64>,
     /// Lets a rank fail: for tests.
+    #[cfg(feature = "fault-injection")]
     #[arg(long, hide = true, value_parser = fault)]
     pub(crate) inject_fault: Option<pp_executor::Fault>,
 }

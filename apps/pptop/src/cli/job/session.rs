@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
+use pp_executor::{DeviceSpec, Pace, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_models::{Job, ModelError, SleepConfig, gpt, seed_mlp, sleep, wine_mlp};
 use pp_nn::Kernels;
 use pp_partition::{Cut, LayerProfile, Partition, PartitionError, ProfileConfig};
 use pp_schedule::{
-    Costs, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form, simulate,
+    Costs, Op, Phase, Pipe, Rank, RankShare, Replica, ScheduleName, Sizes, ValidPlan, closed_form,
+    simulate,
 };
 use pp_telemetry::{PlannedMem, Recorder};
 
@@ -286,9 +287,10 @@ impl Session {
             recompute: self.spec.recompute.clone(),
             pinned: self.spec.pinned,
             link_delay: link,
-            sleeps: matches!(self.spec.model, ModelSpec::Sleep { .. }),
+            pace: self.pace(),
             recorder,
             origin,
+            #[cfg(feature = "fault-injection")]
             fault: self.spec.fault,
             ..RankConfig::new(
                 self.plan.clone(),
@@ -298,6 +300,25 @@ impl Session {
                 self.spec.optimizer,
             )
         }
+    }
+
+    /// How long ops last at least. The layers of a model that sleeps take as long by themselves.
+    fn pace(&self) -> Option<Pace> {
+        let ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, .. } = self.spec.model
+        else {
+            return None;
+        };
+        let n_chunks = f64::from(self.plan.n_virtual_stages());
+        Some(Arc::new(move |rank: Rank, op: Op| {
+            let share = match op.phase {
+                Phase::Forward => forward,
+                Phase::Backward => input_grad.saturating_add(weight_grad),
+                Phase::InputGrad => input_grad,
+                Phase::WeightGrad => weight_grad,
+            };
+            let factor = slow_rank.filter(|&(slow, _)| slow == rank.0).map_or(1.0, |(_, f)| f);
+            share.mul_f64(factor / n_chunks)
+        }))
     }
 
     /// Parameters of all copies of the model.

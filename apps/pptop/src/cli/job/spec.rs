@@ -5,7 +5,9 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pp_executor::{Fault, Recompute};
+#[cfg(feature = "fault-injection")]
+use pp_executor::Fault;
+use pp_executor::Recompute;
 use pp_models::GptConfig;
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::{Cut, Profile};
@@ -95,6 +97,7 @@ pub(crate) struct Spec {
     /// What the device of one rank can do in a second, where somebody said so.
     pub(crate) peak_flops: Option<f64>,
     pub(crate) init: Option<PathBuf>,
+    #[cfg(feature = "fault-injection")]
     pub(crate) fault: Option<Fault>,
     /// A plain line every so many steps.
     pub(crate) log_every: u64,
@@ -156,6 +159,7 @@ impl Spec {
             spans: args.spans.unwrap_or_default(),
             peak_flops: args.peak_flops,
             init: args.init.clone(),
+            #[cfg(feature = "fault-injection")]
             fault: args.inject_fault,
             log_every: if preset { 10 } else { 1 },
             is_seed: preset,
@@ -371,8 +375,12 @@ impl Spec {
             );
             return Err(CliError::Usage(message));
         }
-        let faulty = self.fault.map(|fault| fault.rank.0);
-        for (flag, rank) in [("--sleep-slow-rank", slow), ("--inject-fault", faulty)] {
+        let named = [
+            ("--sleep-slow-rank", slow),
+            #[cfg(feature = "fault-injection")]
+            ("--inject-fault", self.fault.map(|fault| fault.rank.0)),
+        ];
+        for (flag, rank) in named {
             if let Some(rank) = rank.filter(|&rank| rank >= plan.n_ranks()) {
                 let (ranks, last) = (plan.n_ranks(), plan.n_ranks() - 1);
                 return Err(CliError::Usage(format!(

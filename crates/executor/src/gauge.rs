@@ -1,0 +1,63 @@
+//! How many bytes a rank holds, and what for.
+
+use candle_core::Device;
+use pp_nn::memory;
+
+use crate::report::RankMemory;
+use crate::stages::Stages;
+
+/// Looks at what the rank's thread holds while a step runs.
+#[derive(Default)]
+pub(crate) struct Gauge {
+    /// Bytes held when the step began.
+    before: i64,
+    /// The most held beyond them between two ops.
+    between: i64,
+}
+
+impl Gauge {
+    /// A step begins.
+    pub(crate) fn begin(&mut self, stages: &Stages) {
+        memory::reset_peak();
+        (self.before, self.between) = (beyond_packed(stages), 0);
+    }
+
+    /// An op has ended.
+    pub(crate) fn look(&mut self, stages: &Stages) {
+        self.between = self.between.max(beyond_packed(stages) - self.before);
+    }
+
+    /// What the rank holds now, and the most since the step began.
+    pub(crate) fn report(&self, stages: &Stages, device: &Device) -> RankMemory {
+        let parameter_bytes = stages.parameter_bytes();
+        let gradient_bytes = stages.gradient_bytes();
+        let optimizer_bytes = stages.optimizer_bytes();
+        let packed_bytes = stages.packed_bytes();
+        let fixed = gradient_bytes + optimizer_bytes + parameter_bytes + packed_bytes;
+        // Without a counting allocator only what stays is known.
+        let counted = memory::is_counted() && device.is_cpu();
+        let (live_bytes, peak_bytes) = if counted {
+            (memory::live_bytes().max(0) as u64, memory::peak_bytes().max(0) as u64)
+        } else {
+            (fixed, fixed)
+        };
+        let beyond = peak_bytes.saturating_sub(fixed);
+        let stash_bytes = if counted { beyond.min(self.between.max(0) as u64) } else { 0 };
+        RankMemory {
+            live_bytes,
+            peak_bytes,
+            parameter_bytes,
+            gradient_bytes,
+            optimizer_bytes,
+            packed_bytes,
+            stash_bytes,
+            temporary_bytes: beyond - stash_bytes,
+        }
+    }
+}
+
+/// Bytes alive without packed copies of weights. These are made during the first step, and would
+/// look like activations.
+fn beyond_packed(stages: &Stages) -> i64 {
+    memory::live_bytes() - stages.packed_bytes() as i64
+}

@@ -1,0 +1,179 @@
+//! The stages of one rank.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use pp_nn::{Optimizer, ParameterStore, memory};
+use pp_partition::Stage as BuiltStage;
+use pp_schedule::{Pipe, Rank, Stage};
+
+use crate::config::RankConfig;
+use crate::copies::{OwnSums, StageSums};
+use crate::device::bring;
+use crate::error::RankError;
+use crate::report::{StageParameters, What};
+use crate::stage_run::StageRun;
+
+type Result<T> = std::result::Result<T, RankError>;
+
+/// Tensors of one stage, by name.
+pub(crate) type Named = Vec<(String, Tensor)>;
+
+/// Of every copy of the model the stages that a rank holds.
+pub(crate) struct Stages(BTreeMap<(Pipe, Stage), StageRun>);
+
+impl Stages {
+    /// Builds them on the rank's own device.
+    pub(crate) fn build(config: &RankConfig, rank: Rank, device: &Device) -> Result<Self> {
+        let mut stages = BTreeMap::new();
+        let n_per_pipe = config.plan.n_micro_batches() / config.plan.n_pipes();
+        for &(pipe, stage) in config.plan.topology().stages_of(rank) {
+            let store = match &config.initial {
+                Some(values) => ParameterStore::given(Arc::clone(values)),
+                None => ParameterStore::seeded(config.seed),
+            };
+            let layers = config.partition.layers(stage.idx());
+            let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, device)?;
+            let micro_batches = pipe.0 * n_per_pipe..(pipe.0 + 1) * n_per_pipe;
+            let recompute = config.recompute.is_for(stage);
+            let optimizer = Optimizer::new(config.optimizer);
+            let run = StageRun::new(built, optimizer, micro_batches, recompute, config)?;
+            stages.insert((pipe, stage), run);
+        }
+        Ok(Self(stages))
+    }
+
+    /// One of them, to run it.
+    pub(crate) fn get(&mut self, pipe: Pipe, stage: Stage) -> Result<&mut StageRun> {
+        self.0.get_mut(&(pipe, stage)).ok_or(RankError::Missing("a stage of this rank"))
+    }
+
+    /// Whether `stage` of one copy of the model is here.
+    pub(crate) fn holds(&self, pipe: Pipe, stage: Stage) -> bool {
+        self.0.contains_key(&(pipe, stage))
+    }
+
+    /// Forgets the last step.
+    pub(crate) fn begin(&mut self) {
+        self.0.values_mut().for_each(StageRun::begin);
+    }
+
+    /// An optimizer step. `clip` is what gradients are multiplied with first.
+    pub(crate) fn update(&mut self, lr: f64, clip: f32) -> Result<()> {
+        for run in self.0.values_mut() {
+            run.optimizer.step(&mut run.gradients, lr, clip)?;
+            run.outdate_packed();
+        }
+        Ok(())
+    }
+
+    /// The square sums of each parameter's gradient, of the first copy of the model: after the mean
+    /// the others have the same.
+    pub(crate) fn square_sums(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
+        self.of_first_copy().map(|(stage, run)| Ok((stage, run.gradients.square_sums()?))).collect()
+    }
+
+    /// The sums of the gradients of every stage, in the order of its parameters. Nothing is copied.
+    pub(crate) fn sums(&mut self) -> Result<Vec<OwnSums>> {
+        let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
+            let sums = run.gradients.finished()?.map(|(_, sum)| sum.clone()).collect();
+            Ok(OwnSums { pipe, stage, sums: Arc::new(sums) })
+        };
+        self.0.iter_mut().map(of_stage).collect()
+    }
+
+    /// Replaces the gradients of every stage by the mean over its copies, summed in their order.
+    pub(crate) fn average(&mut self, copies: &StageSums, device: &Device) -> Result<()> {
+        for (&(_, stage), run) in &mut self.0 {
+            let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
+            let Some((first, others)) = of_stage.split_first() else {
+                return Err(RankError::Missing("the gradients of a stage"));
+            };
+            let mut means = Vec::with_capacity(first.len());
+            for (parameter, sum) in first.iter().enumerate() {
+                let mut sum = bring(sum, device)?;
+                for other in others {
+                    sum = (sum + bring(&other[parameter], device)?)?;
+                }
+                means.push((sum / of_stage.len() as f64)?);
+            }
+            run.gradients.replace(means)?;
+        }
+        Ok(())
+    }
+
+    /// Host copies of the tensors of the first copy of the model, by stage.
+    pub(crate) fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
+        // A copy: the originals change in place with the next step. Detached: autograd would keep
+        // the originals for as long as it lives.
+        let host = |t: &Tensor| {
+            let copy = t.detach().to_device(&Device::Cpu)?.copy()?;
+            // It is for whoever asked.
+            memory::moved_out(copy.elem_count() * copy.dtype().size_in_bytes());
+            Ok::<_, candle_core::Error>(copy)
+        };
+        let mut found = Vec::new();
+        for (stage, run) in self.of_first_copy() {
+            let tensors = match what {
+                What::Values => {
+                    let parameters = run.stage.parameters().iter();
+                    parameters
+                        .map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?)))
+                        .collect::<Result<_>>()?
+                }
+                What::Gradients => {
+                    let sums = run.gradients.finished()?;
+                    sums.map(|(p, sum)| Ok((p.name.clone(), host(sum)?))).collect::<Result<_>>()?
+                }
+            };
+            found.push((stage, tensors));
+        }
+        Ok(found)
+    }
+
+    fn of_first_copy(&mut self) -> impl Iterator<Item = (Stage, &mut StageRun)> {
+        let first = self.0.iter_mut().filter(|((pipe, _), _)| *pipe == Pipe(0));
+        first.map(|(&(_, stage), run)| (stage, run))
+    }
+
+    /// What each of them trains.
+    pub(crate) fn parameters(&self, rank: Rank) -> Vec<StageParameters> {
+        let count =
+            |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
+        let entry = |(&(pipe, stage), run)| {
+            let parameters = count(run);
+            let bytes = parameters * DType::F32.size_in_bytes() as u64;
+            StageParameters { pipe, rank, stage, parameters, bytes }
+        };
+        self.0.iter().map(entry).collect()
+    }
+
+    /// Bytes of the parameters.
+    pub(crate) fn parameter_bytes(&self) -> u64 {
+        let of_stage = |run: &StageRun| {
+            let parameters = run.stage.parameters().iter();
+            parameters.map(|p| p.var.elem_count() * DType::F32.size_in_bytes()).sum::<usize>()
+        };
+        self.sum(of_stage)
+    }
+
+    /// Bytes of the sums of gradients.
+    pub(crate) fn gradient_bytes(&self) -> u64 {
+        self.sum(|run| run.gradients.bytes())
+    }
+
+    /// Bytes of the optimizer's state.
+    pub(crate) fn optimizer_bytes(&self) -> u64 {
+        self.sum(|run| run.optimizer.bytes())
+    }
+
+    /// Bytes of packed copies of weights.
+    pub(crate) fn packed_bytes(&self) -> u64 {
+        self.sum(StageRun::packed_bytes)
+    }
+
+    fn sum(&self, of_stage: impl Fn(&StageRun) -> usize) -> u64 {
+        self.0.values().map(of_stage).sum::<usize>() as u64
+    }
+}

@@ -1,0 +1,113 @@
+//! What an op does in training.
+
+use candle_core::{Device, Tensor};
+use pp_nn::ForwardContext;
+use pp_schedule::{MicroBatch, Op, Payload, Phase, Rank, Transfer, ValidPlan};
+
+use crate::batch::Batch;
+use crate::config::RankConfig;
+use crate::error::RankError;
+use crate::gauge::Gauge;
+use crate::link::Tensors;
+use crate::stage_run::Forwarded;
+use crate::stages::Stages;
+use crate::stash::Stash;
+use crate::walk::Pass;
+
+type Result<T> = std::result::Result<T, RankError>;
+
+/// One step of one rank.
+pub(crate) struct Training<'a> {
+    pub(crate) config: &'a RankConfig,
+    pub(crate) plan: &'a ValidPlan,
+    pub(crate) rank: Rank,
+    pub(crate) device: &'a Device,
+    pub(crate) stages: &'a mut Stages,
+    pub(crate) stash: &'a Stash,
+    pub(crate) gauge: &'a mut Gauge,
+    pub(crate) step: u64,
+    /// What the replica trains on.
+    pub(crate) batch: &'a Batch,
+    /// Of each micro-batch.
+    pub(crate) first_samples: Vec<u64>,
+    /// On the last stage, of each micro-batch that has ended there.
+    pub(crate) losses: Vec<(MicroBatch, f32)>,
+}
+
+impl Pass for Training<'_> {
+    const IS_RECORDED: bool = true;
+
+    fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
+        #[cfg(feature = "fault-injection")]
+        if let Some(fault) = self.config.fault {
+            fault.strike(self.rank, self.step, op)?;
+        }
+        let made = match op.phase {
+            Phase::Forward => self.forward(op, input)?,
+            Phase::Backward => {
+                let made = self.input_gradient(op, input)?;
+                self.weight_gradient(op)?;
+                made
+            }
+            Phase::InputGrad => self.input_gradient(op, input)?,
+            Phase::WeightGrad => {
+                self.weight_gradient(op)?;
+                Tensors::new()
+            }
+        };
+        self.gauge.look(self.stages);
+        Ok(made)
+    }
+
+    /// A forward's output stays in the stash too, unless it will be made again; a gradient is the
+    /// receiver's alone.
+    fn gives_away(&self, transfer: Transfer) -> bool {
+        match transfer.payload {
+            Payload::Gradient => true,
+            Payload::Activation => self.config.recompute.is_for(transfer.from_stage),
+        }
+    }
+}
+
+impl Training<'_> {
+    fn forward(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
+        let Op { stage, micro_batch, .. } = op;
+        let arrived = input.is_some();
+        let inputs: Vec<Tensor> = match input {
+            Some(tensors) => tensors.into_iter().flatten().collect(),
+            None => self.batch.inputs(micro_batch, self.device)?,
+        };
+        let is_last = self.plan.output_stage(op).is_none();
+        let targets = is_last.then(|| self.batch.targets(micro_batch, self.device)).transpose()?;
+        let context = ForwardContext::training(self.config.seed, self.step)
+            .with_first_sample(self.first_samples[micro_batch.idx()]);
+        let objective = self.config.objective.as_ref();
+        let last = targets.as_ref().map(|targets| (objective, targets));
+        let held = self.stash.hold();
+        let run = self.stages.get(self.plan.pipe_of(micro_batch), stage)?;
+        match run.forward(micro_batch, &inputs, arrived, last, context, held)? {
+            Forwarded::Boundary(tensors) => Ok(tensors),
+            Forwarded::Loss(loss) => {
+                self.losses.push((micro_batch, loss));
+                Ok(Tensors::new())
+            }
+        }
+    }
+
+    /// `input` are the gradients of the outputs; the last stage starts from its loss.
+    fn input_gradient(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
+        let Op { stage, micro_batch, .. } = op;
+        let gradients = input.unwrap_or_default();
+        // Each copy of the model takes the mean over its own micro-batches.
+        let n_pipes = self.plan.n_pipes() as usize;
+        let share = 1.0 / (self.batch.micro_batches.len() / n_pipes) as f64;
+        let objective = self.config.objective.as_ref();
+        let run = self.stages.get(self.plan.pipe_of(micro_batch), stage)?;
+        Ok(run.input_gradient(micro_batch, &gradients, share, objective, self.stash)?)
+    }
+
+    fn weight_gradient(&mut self, op: Op) -> Result<()> {
+        let run = self.stages.get(self.plan.pipe_of(op.micro_batch), op.stage)?;
+        Ok(run.weight_gradient(op.micro_batch)?)
+    }
+}

@@ -1,0 +1,169 @@
+//! The walk of one rank along its row: receive, compute, send. Training and evaluation differ in
+//! what an op does, not in the walk.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use pp_schedule::{Instruction, LoweredPlan, Op, Payload, Rank, Transfer, ValidPlan, lower};
+use pp_telemetry::SpanKind;
+
+use crate::config::Pace;
+use crate::device::bring;
+use crate::error::RankError;
+use crate::journal::{Journal, Place};
+use crate::link::{self, Key, Tensors};
+use crate::post::Post;
+use crate::progress::{Doing, Reporter};
+
+type Result<T> = std::result::Result<T, RankError>;
+
+/// A plan with its messages. It is made from a valid plan alone, so no other order is ever walked.
+pub(crate) struct Route {
+    plan: Arc<ValidPlan>,
+    lowered: LoweredPlan,
+}
+
+impl Route {
+    pub(crate) fn new(plan: Arc<ValidPlan>) -> Self {
+        let lowered = lower(&plan);
+        Self { plan, lowered }
+    }
+
+    pub(crate) fn plan(&self) -> &ValidPlan {
+        &self.plan
+    }
+}
+
+/// What the ops of a row do.
+pub(crate) trait Pass {
+    /// Whether the journal takes spans of it.
+    const IS_RECORDED: bool;
+
+    /// Runs an op on what another op made for it. Returns what it makes for another one; that is
+    /// not used where it feeds none.
+    fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors>;
+
+    /// Whether this rank keeps no handle of what it sends, so that the memory is the receiver's.
+    fn gives_away(&self, transfer: Transfer) -> bool;
+}
+
+/// What a rank needs on its way, whatever its ops do.
+pub(crate) struct Walk {
+    rank: Rank,
+    device: Device,
+    pace: Option<Pace>,
+    pub(crate) post: Post,
+    pub(crate) journal: Journal,
+    pub(crate) progress: Reporter,
+}
+
+impl Walk {
+    pub(crate) fn new(
+        rank: Rank,
+        device: Device,
+        pace: Option<Pace>,
+        post: Post,
+        journal: Journal,
+        progress: Reporter,
+    ) -> Self {
+        Self { rank, device, pace, post, journal, progress }
+    }
+
+    /// Walks this rank's row of `route` from its first instruction to its last. After an error the
+    /// table of progress still names the op.
+    pub(crate) fn along<P: Pass>(&mut self, route: &Route, pass: &mut P) -> Result<()> {
+        self.journal.set_open(P::IS_RECORDED);
+        let row = &route.lowered.rows[self.rank.idx()];
+        for (at, instruction) in row.iter().enumerate() {
+            match *instruction {
+                Instruction::Recv(transfer) => {
+                    let key = Key::from(transfer);
+                    if let Some(op) = reader(&row[at..], key) {
+                        self.progress.set(Doing::Awaiting(op));
+                    }
+                    self.receive(key)?;
+                }
+                // The halves of an overlapped pair run one after the other here; both results leave
+                // at its end.
+                Instruction::Compute(action) => {
+                    for op in action.ops() {
+                        self.progress.set(Doing::Computing(op));
+                        self.compute(&route.plan, op, pass)?;
+                    }
+                }
+                Instruction::Send(transfer) => {
+                    self.send(transfer, pass.gives_away(transfer))?;
+                }
+            }
+        }
+        self.progress.set(Doing::Idle);
+        self.journal.set_open(true);
+        Ok(())
+    }
+
+    /// Waits for a message. Waiting and taking over are spans of their own.
+    fn receive(&mut self, key: Key) -> Result<()> {
+        let kind = match key.payload {
+            Payload::Activation => SpanKind::WaitAct,
+            Payload::Gradient => SpanKind::WaitGrad,
+        };
+        let place = Place { kind, stage: key.to_stage, micro_batch: key.micro_batch };
+        let wait_ns = self.journal.now_ns()?;
+        let (tensors, at_once) = self.post.receive(key)?;
+        let arrived_ns = self.journal.now_ns()?;
+        if !at_once {
+            self.journal.moved(place, wait_ns, arrived_ns, 0);
+        }
+        let bytes = link::bytes(&tensors) as u64;
+        let here = |t: Option<Tensor>| t.map(|t| bring(&t, &self.device)).transpose();
+        let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
+        let end_ns = self.journal.now_ns()?;
+        let place = Place { kind: SpanKind::Recv, ..place };
+        self.journal.moved(place, arrived_ns, end_ns, bytes);
+        self.post.keep(key, tensors);
+        Ok(())
+    }
+
+    /// Runs an op, and puts what it made where the op that it feeds will find it.
+    fn compute(&mut self, plan: &ValidPlan, op: Op, pass: &mut impl Pass) -> Result<()> {
+        let started = self.journal.start()?;
+        let begun = Instant::now();
+        let input = plan.input_stage(op).map(|_| self.post.take(Key::of(op, op.stage)));
+        let made = pass.compute(op, input.transpose()?)?;
+        if let Some(pace) = &self.pace {
+            std::thread::sleep(pace(self.rank, op).saturating_sub(begun.elapsed()));
+        }
+        if let Some(to_stage) = plan.output_stage(op) {
+            let key = Key::of(op, to_stage);
+            if plan.rank_of(to_stage, op.micro_batch) == self.rank {
+                self.post.keep(key, made);
+            } else {
+                self.post.put_out(key, made);
+            }
+        }
+        self.journal.end(op.into(), &started)
+    }
+
+    /// Sends what an op made.
+    fn send(&mut self, transfer: Transfer, given: bool) -> Result<()> {
+        let place = Place {
+            kind: SpanKind::Send,
+            stage: transfer.from_stage,
+            micro_batch: transfer.micro_batch,
+        };
+        let start_ns = self.journal.now_ns()?;
+        let bytes = self.post.send(transfer.into(), transfer.to, given)?;
+        let end_ns = self.journal.now_ns()?;
+        self.journal.moved(place, start_ns, end_ns, bytes);
+        Ok(())
+    }
+}
+
+/// The op that a message is for. A receive stands just before it.
+fn reader(row: &[Instruction], key: Key) -> Option<Op> {
+    row.iter().find_map(|instruction| match instruction {
+        Instruction::Compute(action) => action.ops().find(|&op| Key::of(op, op.stage) == key),
+        _ => None,
+    })
+}
