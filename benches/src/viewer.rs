@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use pp_telemetry::{
-    EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Recorder, Replay, STATUS_FILE,
-    SpanPolicy, tidy,
+    EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Replay, STATUS_FILE, SpanPolicy,
+    tidy,
 };
 
 use run::{N_RANKS, Simulated, write};
@@ -121,7 +121,7 @@ fn main() -> anyhow::Result<()> {
 /// What one call of `Recorder::span` takes, and all of one rank's in a step against the step.
 fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = Folder::new("recorder");
-    let recorder = Recorder::create(&folder.0)?;
+    let recorder = pp_telemetry::recorder(&folder.0)?;
     let mut ns = f64::INFINITY;
     for step in 1..=20 {
         let spans: Vec<_> = run.spans(step).collect();
@@ -145,7 +145,7 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let size =
         LogSize { n_steps: STEPS, n_spans_per_step: run.n_spans(), n_ranks: u64::from(N_RANKS) };
     let folder = Folder::new("policy");
-    let recorder = Recorder::create(&folder.0)?;
+    let recorder = pp_telemetry::recorder(&folder.0)?;
     let every = recorder.set_span_policy(SpanPolicy::Auto, size);
     let began = Instant::now();
     let bytes = write(run, &recorder, &folder.0, STEPS, every, |_, step| step >= STEPS)?;
@@ -162,7 +162,7 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = Folder::new("long");
     let run_dir = folder.0.join("one");
-    let recorder = Recorder::create(&run_dir)?;
+    let recorder = pp_telemetry::recorder(&run_dir)?;
     let began = Instant::now();
     let mut n_steps = 0;
     let bytes = write(run, &recorder, &run_dir, STEPS, 1, |bytes, step| {
@@ -285,7 +285,7 @@ fn fastest(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> 
 /// The monitor beside a run that goes on.
 fn live(pptop: &Path, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = Folder::new("live");
-    let recorder = Recorder::create(&folder.0)?;
+    let recorder = pp_telemetry::recorder(&folder.0)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let goes_on = scope.spawn(|| run.live(&recorder, &stop));

@@ -141,7 +141,7 @@ fn steps_of(subject: &Subject, variant: Variant) -> anyhow::Result<f64> {
     const STEPS: usize = 3;
     let folder = std::env::temp_dir().join(format!("pptop-account-{}", std::process::id()));
     let recorder = match variant {
-        Variant::Recorded => Recorder::create(&folder)?,
+        Variant::Recorded => pp_telemetry::recorder(&folder)?,
         Variant::Plain | Variant::Pinned => Recorder::disabled(),
     };
     let mut run = Run::new(subject, recorder, matches!(variant, Variant::Pinned))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use pp_schedule::{LoweredPlan, MicroBatch, Pipe, Rank, Stage};
-use pp_telemetry::Span;
+use pp_trace::Span;
 
 use crate::batch::Batch;
 

@@ -9,7 +9,7 @@ use pp_partition::Stage as BuiltStage;
 use pp_schedule::{
     Instruction, LoweredPlan, MicroBatch, Op, Payload, Phase, Pipe, Rank, Replica, Stage,
 };
-use pp_telemetry::{Span, SpanKind};
+use pp_trace::{Span, SpanKind};
 
 use crate::batch::Batch;
 use crate::clock::{HostClock, SpanClock};

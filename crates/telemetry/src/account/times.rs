@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use pp_schedule::{Costs, Pipe, ValidPlan};
 
 use super::{KINDS, RankTime, edges, median};
-use crate::bubble::measure;
 use crate::model::{Model, RecordedStep};
-use crate::span::{Span, SpanKind};
+use pp_trace::{Span, SpanKind, measure};
 
 /// Which times of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::number::{any_float, any_float_option};
+use pp_trace::{any_float, any_float_option};
 
 /// Steps whose numbers a new one is compared with.
 const WINDOW: usize = 50;

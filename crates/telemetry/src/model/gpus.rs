@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::Gpu;
+use pp_trace::Gpu;
 
 /// Looks that are kept for a chart.
 pub const HISTORY_LOOKS: usize = 120;

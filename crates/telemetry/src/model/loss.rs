@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::number::{any_float, any_float_option};
+use pp_trace::{any_float, any_float_option};
 
 /// Buckets that are kept at most.
 pub const BUCKETS_MAX: usize = 4096;

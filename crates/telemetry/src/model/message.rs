@@ -92,7 +92,9 @@ fn says_the_same(a: &str, b: &str) -> bool {
     }
     let (mut a, mut b) = (a, b);
     loop {
-        let (Some(at), Some(other)) = (a.find(STEP), b.find(STEP)) else { return a == b };
+        let (Some(at), Some(other)) = (a.find(STEP), b.find(STEP)) else {
+            return a == b;
+        };
         let (at, other) = (at + STEP.len(), other + STEP.len());
         if a.get(..at) != b.get(..other) {
             return false;
@@ -112,8 +114,8 @@ fn says_the_same(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{Event, Log, Warn};
     use crate::model::Model;
+    use pp_trace::{Event, Log, Warn};
 
     use super::*;
 

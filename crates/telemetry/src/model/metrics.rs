@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::step::StepEvent;
+use pp_trace::StepEvent;
 
 use super::loss::LossHistory;
 

@@ -8,6 +8,7 @@ mod alarm;
 mod answers;
 mod gpus;
 mod loss;
+mod mark;
 mod message;
 mod metrics;
 mod phases;
@@ -25,6 +26,7 @@ pub use activity::{Activity, Wait};
 pub use alarm::{Alarm, Watchdog};
 pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
+pub use mark::{Frame, LogMark};
 pub use message::{Level, Message};
 pub use metrics::Metrics;
 pub use phases::PhaseCost;
@@ -34,14 +36,10 @@ pub use slow::{Reason, Slow, SlowGroup};
 pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds, Totals};
 pub use whole::Incomplete;
 
+pub(crate) use mark::is_undamaged;
 pub(crate) use whole::{Expected, Tally};
 
-use crate::account::RANKS_MAX as RANKS_OF_ACCOUNT_MAX;
-use crate::bounds::RANKS_MAX;
-use crate::event::{End, Event, Hello, Mem};
-use crate::index::{Frame, Index};
-use crate::span::Span;
-use crate::step::StepEvent;
+use pp_trace::{End, Event, Hello, Index, Mem, Span, StepEvent};
 
 use activity::Progress;
 use gpus::Gpus;
@@ -49,6 +47,10 @@ use phases::Phases;
 use rank::RankStep;
 use slow::SlowOps;
 
+/// Ranks, over all replicas, that are shown at most.
+const RANKS_MAX: u64 = 65_536;
+/// Ranks of which the time is accounted for at most: what is kept for each two of them is bounded.
+pub(crate) const RANKS_OF_ACCOUNT_MAX: usize = 1024;
 /// Messages that are kept at most.
 const MESSAGES_MAX: usize = 500;
 /// Times at which events were lost that are kept at most.
@@ -139,6 +141,12 @@ pub struct Model {
     devices: HashMap<(u32, u32), usize>,
 }
 
+/// Ranks over all replicas, as far as they are shown: none of more than a screen has names for.
+pub(crate) fn n_ranks_shown(hello: &Hello) -> u64 {
+    let n_ranks = u64::from(hello.pp) * u64::from(hello.dp);
+    if n_ranks <= RANKS_MAX { n_ranks } else { 0 }
+}
+
 /// By replica and rank, the first place of each in the device map.
 fn devices_of(hello: &Hello) -> HashMap<(u32, u32), usize> {
     let mut devices = HashMap::new();
@@ -171,7 +179,7 @@ impl Model {
                 // What was said while it started belongs to the run as well.
                 let before = std::mem::take(self);
                 // The same few bytes may ask for as many ranks again and again.
-                let n_ranks_ever = before.n_ranks_ever.saturating_add(hello.n_ranks_shown());
+                let n_ranks_ever = before.n_ranks_ever.saturating_add(n_ranks_shown(hello));
                 let is_shown = n_ranks_ever <= RANKS_EVER_MAX;
                 let n_events = before.n_events;
                 *self =
@@ -214,7 +222,7 @@ impl Model {
 
     fn with_hello(hello: &Hello, has_ranks: bool) -> Self {
         let mut ranks = Vec::new();
-        if has_ranks && hello.n_ranks_shown() > 0 {
+        if has_ranks && n_ranks_shown(hello) > 0 {
             for replica in 0..hello.dp {
                 ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
             }
@@ -354,16 +362,24 @@ impl Model {
     /// A reader that begins at a mark takes the fold from it, and so does one that could not read
     /// the first line. A reader that has a fold already takes the places of the marks alone.
     fn apply_index(&mut self, index: &Index) {
-        if self.hello.is_none() && index.model.is_sound() {
-            let hello = index.model.hello.as_deref();
+        if self.hello.is_some() {
+            if let Some(frames) = mark::frames_of(index.line()) {
+                self.frames = frames;
+            }
+            return;
+        }
+        let Ok(mark) = LogMark::parse(index.line()) else {
+            return;
+        };
+        if mark.model.is_sound() {
+            let hello = mark.model.hello.as_deref();
             let progress = hello.map(Progress::new).unwrap_or_default();
             let devices = hello.map(devices_of).unwrap_or_default();
-            let n_ranks_ever =
-                self.n_ranks_ever.saturating_add(hello.map_or(0, Hello::n_ranks_shown));
+            let n_ranks_ever = self.n_ranks_ever.saturating_add(hello.map_or(0, n_ranks_shown));
             let recorded = std::mem::take(&mut self.recorded);
-            *self = Self { progress, recorded, n_ranks_ever, devices, ..(*index.model).clone() };
+            *self = Self { progress, recorded, n_ranks_ever, devices, ..*mark.model };
         }
-        self.frames.clone_from(&index.frames);
+        self.frames = mark.frames;
     }
 
     /// Forgets the plan, with which a mark would have so many bytes.
@@ -376,7 +392,7 @@ impl Model {
     /// Whether it is one that a fold can have come to: what was read from a log may be anything.
     pub(crate) fn is_sound(&self) -> bool {
         let hello = self.hello.as_deref();
-        let n_expected = hello.map_or(0, Hello::n_ranks_shown);
+        let n_expected = hello.map_or(0, n_ranks_shown);
         let pp = hello.map_or(1, |hello| u64::from(hello.pp)).max(1);
         let is_at = |(at, state): (u64, &RankState)| {
             (u64::from(state.replica), u64::from(state.rank)) == (at / pp, at % pp)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::phase::PhaseEvent;
+use pp_trace::PhaseEvent;
 
 /// Phases that are kept one by one.
 const KEPT: usize = 64;

@@ -4,9 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::Cpu;
-use crate::event::Mem;
-use crate::span::Span;
+use pp_trace::{Cpu, Mem, Span};
 
 /// Steps that the shares are taken over.
 pub const SHARE_STEPS: usize = 20;
@@ -132,7 +130,9 @@ impl RankState {
 
     /// What the system counted for its thread between the last two looks.
     pub fn thread(&self) -> Option<Thread> {
-        let [Some(now), Some(before)] = self.cpu else { return None };
+        let [Some(now), Some(before)] = self.cpu else {
+            return None;
+        };
         let seconds = now.elapsed_ns.checked_sub(before.elapsed_ns)? as f64 * 1e-9;
         let a_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         (seconds > 0.0).then(|| Thread {

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::span::{Span, SpanKind};
+use pp_trace::{Span, SpanKind};
 
 use super::gpus::GpuState;
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::step::StepEvent;
+use pp_trace::StepEvent;
 
 /// Steps that the numbers are taken over.
 pub const RECENT_STEPS: usize = 50;

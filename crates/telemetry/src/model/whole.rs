@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::activity::Progress;
-use crate::event::{Event, Hello};
-use crate::span::Span;
+use pp_trace::{Event, Hello, Span};
 
 /// Ranks over all replicas that are counted at most.
 const PLACES_MAX: u64 = 65_536;

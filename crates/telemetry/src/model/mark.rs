@@ -4,13 +4,11 @@
 //! than none: it carries a checksum, and a reader passes over a mark that does not match it. Logs
 //! of older versions have marks without a checksum; those are taken if what they say can be.
 
-use pp_schedule::write_json;
+use pp_trace::{INDEX_HEAD as HEAD, Index, LineError, write_json};
 use serde::{Deserialize, Serialize};
 
-use crate::model::Model;
+use super::Model;
 
-/// How the line of a mark begins.
-pub(crate) const HEAD: &[u8] = br#"{"ev":"index","#;
 /// What follows where the mark has a checksum: eight hexadecimal digits, then [`CHECK_END`] and
 /// what is checked.
 const CHECK: &[u8] = br#""crc32c":""#;
@@ -21,7 +19,7 @@ const UNCHECKED: &[u8] = br#""step":"#;
 
 /// Everything before it in one line: who opens a long log begins at the last of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Index {
+pub struct LogMark {
     /// The last step before it.
     pub step: u64,
     /// Where the marks are, this one included, as bytes from the beginning of the log.
@@ -39,7 +37,29 @@ pub struct Frame {
     pub step: u64,
 }
 
-impl Index {
+impl LogMark {
+    /// Reads the line of a mark.
+    ///
+    /// # Errors
+    /// It is not as it was written, or what it says is no mark.
+    pub fn parse(line: &[u8]) -> Result<Self, LineError> {
+        if !is_undamaged(line) {
+            return Err(LineError::Damaged);
+        }
+        Ok(serde_json::from_slice(line)?)
+    }
+
+    /// The mark as a line of the log.
+    ///
+    /// # Errors
+    /// Never for what a fold holds; the signature is that of the serializer.
+    pub fn to_index(&self) -> Result<Index, serde_json::Error> {
+        let mut line = Vec::new();
+        self.write_line(&mut line)?;
+        line.pop();
+        Ok(Index::new(line))
+    }
+
     /// Appends the line of the mark, with its checksum and the line feed.
     pub(crate) fn write_line(&self, into: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let start = into.len();
@@ -72,38 +92,53 @@ impl Index {
     }
 }
 
+/// Where the marks of a log are, by one of them: for whoever has a fold already.
+pub(crate) fn frames_of(line: &[u8]) -> Option<Vec<Frame>> {
+    #[derive(Deserialize)]
+    struct Places {
+        frames: Vec<Frame>,
+    }
+    let places: Option<Places> = serde_json::from_slice(line).ok().filter(|_| is_undamaged(line));
+    places.map(|places| places.frames)
+}
+
 fn check_of(text: &[u8]) -> String {
     format!("{:08x}", crc32c::crc32c(text))
 }
 
 /// Whether the line of a mark is as it was written, as far as it says.
 pub(crate) fn is_undamaged(line: &[u8]) -> bool {
-    let Some(body) = line.strip_prefix(HEAD) else { return false };
-    let Some(checked) = body.strip_prefix(CHECK) else { return body.starts_with(UNCHECKED) };
-    let Some((digits, rest)) = checked.split_at_checked(CHECK_DIGITS) else { return false };
+    let Some(body) = line.strip_prefix(HEAD) else {
+        return false;
+    };
+    let Some(checked) = body.strip_prefix(CHECK) else {
+        return body.starts_with(UNCHECKED);
+    };
+    let Some((digits, rest)) = checked.split_at_checked(CHECK_DIGITS) else {
+        return false;
+    };
     rest.strip_prefix(CHECK_END).is_some_and(|text| digits == check_of(text).as_bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, Line, LineError};
 
     fn mark() -> Vec<u8> {
-        let index = Index { step: 7, frames: Vec::new(), model: Box::default() };
-        Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
+        let mark = LogMark { step: 7, frames: Vec::new(), model: Box::default() };
+        mark.to_index().unwrap().line().to_vec()
     }
 
     #[test]
     fn a_mark_of_which_any_byte_is_another_is_none() {
         let line = mark();
-        assert!(matches!(Event::parse(&line), Ok(Line::Event(Event::Index(_)))));
+        assert!(LogMark::parse(&line).is_ok());
         for at in 0..line.len() {
             for flip in [1, 2, 4, 32] {
                 let mut damaged = line.clone();
                 damaged[at] ^= flip;
-                let read = Event::parse(&damaged);
-                assert!(!matches!(read, Ok(Line::Event(_))), "byte {at}: {read:?}");
+                let read = LogMark::parse(&damaged);
+                assert!(read.is_err(), "byte {at}: {read:?}");
             }
         }
     }
@@ -112,9 +147,9 @@ mod tests {
     fn a_mark_of_an_older_version_has_no_checksum() {
         let line = String::from_utf8(mark()).unwrap();
         let old = format!("{{\"ev\":\"index\",{}", &line[line.find("\"step\"").unwrap()..]);
-        assert!(matches!(Event::parse(old.as_bytes()), Ok(Line::Event(Event::Index(_)))));
+        assert!(LogMark::parse(old.as_bytes()).is_ok());
         // One whose checksum stands elsewhere was written by nobody.
         let moved = old.replacen("\"step\"", "\"other\":1,\"crc32c\":\"00000000\",\"step\"", 1);
-        assert!(matches!(Event::parse(moved.as_bytes()), Err(LineError::Damaged)));
+        assert!(matches!(LogMark::parse(moved.as_bytes()), Err(LineError::Damaged)));
     }
 }

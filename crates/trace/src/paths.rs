@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::TelemetryError;
+use crate::error::TraceError;
 
 /// Runs of one model that may begin within the same second.
 const NAMES_MAX: u32 = 1000;
@@ -19,25 +19,25 @@ const NAMES_MAX: u32 = 1000;
 /// The directory of everything that outlives a run.
 ///
 /// # Errors
-/// [`TelemetryError::NoStateDir`] if no variable names one.
-pub fn state_dir() -> Result<PathBuf, TelemetryError> {
+/// [`TraceError::NoStateDir`] if no variable names one.
+pub fn state_dir() -> Result<PathBuf, TraceError> {
     state_dir_from(|name| env::var_os(name).map(PathBuf::from))
 }
 
-fn state_dir_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, TelemetryError> {
+fn state_dir_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Result<PathBuf, TraceError> {
     let absolute = |name: &str| variable(name).filter(|path| path.is_absolute());
     let own = variable("PPTOP_STATE_DIR").filter(|path| !path.as_os_str().is_empty());
     own.and_then(|path| std::path::absolute(path).ok())
         .or_else(|| absolute("XDG_STATE_HOME").map(|path| path.join("pptop")))
         .or_else(|| absolute("HOME").map(|path| path.join(".local/state/pptop")))
-        .ok_or(TelemetryError::NoStateDir)
+        .ok_or(TraceError::NoStateDir)
 }
 
 /// The directory that holds one directory for each run.
 ///
 /// # Errors
-/// [`TelemetryError::NoStateDir`] if no variable names one.
-pub fn runs_dir() -> Result<PathBuf, TelemetryError> {
+/// [`TraceError::NoStateDir`] if no variable names one.
+pub fn runs_dir() -> Result<PathBuf, TraceError> {
     Ok(state_dir()?.join("runs"))
 }
 
@@ -47,7 +47,7 @@ pub fn runs_dir() -> Result<PathBuf, TelemetryError> {
 ///
 /// # Errors
 /// Where runs are kept is not known, or nothing can be made there.
-pub fn new_run_dir(model: &str) -> Result<(String, PathBuf), TelemetryError> {
+pub fn new_run_dir(model: &str) -> Result<(String, PathBuf), TraceError> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     new_run_dir_in(&runs_dir()?, model, seconds)
 }
@@ -56,12 +56,12 @@ fn new_run_dir_in(
     runs: &Path,
     model: &str,
     unix_seconds: u64,
-) -> Result<(String, PathBuf), TelemetryError> {
+) -> Result<(String, PathBuf), TraceError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(runs)
-        .map_err(|source| TelemetryError::Directory { path: runs.to_owned(), source })?;
+        .map_err(|source| TraceError::Directory { path: runs.to_owned(), source })?;
     let base = format!("{}-{}", plain_name(model), utc_stamp(unix_seconds));
     for attempt in 1..=NAMES_MAX {
         let id = if attempt == 1 { base.clone() } else { format!("{base}-{attempt}") };
@@ -69,10 +69,10 @@ fn new_run_dir_in(
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok((id, path)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(TelemetryError::Directory { path, source }),
+            Err(source) => return Err(TraceError::Directory { path, source }),
         }
     }
-    Err(TelemetryError::Taken { path: runs.to_owned(), tried: NAMES_MAX })
+    Err(TraceError::Taken { path: runs.to_owned(), tried: NAMES_MAX })
 }
 
 /// The letters, digits, `-` and `_` of a name, at most 40 of them; `run` if nothing is left.
@@ -164,12 +164,12 @@ mod tests {
             with(&[("PPTOP_STATE_DIR", ""), ("XDG_STATE_HOME", "/x")]).unwrap(),
             Path::new("/x/pptop")
         );
-        assert!(matches!(with(&[]), Err(TelemetryError::NoStateDir)));
+        assert!(matches!(with(&[]), Err(TraceError::NoStateDir)));
     }
 
     #[test]
     fn two_runs_of_one_second_get_two_directories() {
-        let runs = env::temp_dir().join(format!("pp-telemetry-paths-{}", std::process::id()));
+        let runs = env::temp_dir().join(format!("pp-trace-paths-{}", std::process::id()));
         let (first, first_dir) = new_run_dir_in(&runs, "gpt", 0).unwrap();
         let (second, second_dir) = new_run_dir_in(&runs, "gpt", 0).unwrap();
         assert_eq!(

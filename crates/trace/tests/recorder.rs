@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{
-    End, Event, Hello, Line, Log, LogSize, Recorder, Span, SpanKind, SpanPolicy, TelemetryError,
+use pp_trace::{
+    End, Event, Hello, Line, Log, LogSize, Recorder, Span, SpanKind, SpanPolicy, TraceError,
 };
 
 /// A directory of its own for each test, removed at the end.
@@ -19,8 +19,8 @@ impl TestDir {
     fn new() -> Self {
         static N_DIRS: AtomicU32 = AtomicU32::new(0);
         let number = N_DIRS.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir()
-            .join(format!("pp-telemetry-recorder-{}-{number}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("pp-trace-recorder-{}-{number}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).unwrap();
         Self(path)
@@ -76,7 +76,7 @@ fn finished() -> End {
 #[test]
 fn events_of_all_threads_are_written_in_the_order_of_each() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     thread::scope(|scope| {
         for rank in 0..4 {
             let recorder = recorder.clone();
@@ -106,7 +106,7 @@ fn events_of_all_threads_are_written_in_the_order_of_each() {
 #[test]
 fn files_and_directories_are_for_their_owner_only() {
     let dir = TestDir::new();
-    Recorder::create(&dir.run()).unwrap().finish(finished());
+    Recorder::without_marks(&dir.run()).unwrap().finish(finished());
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir.run()), 0o700);
     assert_eq!(mode(dir.run().join("events.jsonl")), 0o600);
@@ -116,7 +116,7 @@ fn files_and_directories_are_for_their_owner_only() {
 #[test]
 fn a_live_reader_sees_a_line_at_once_and_the_summary_says_how_it_stands() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     recorder.record(Event::Hello(Box::new(Hello {
         run: "one".to_owned(),
         steps: 9,
@@ -143,8 +143,8 @@ fn a_symbolic_link_in_place_of_the_log_is_refused() {
     let elsewhere = dir.0.join("elsewhere");
     fs::write(&elsewhere, "untouched").unwrap();
     symlink(&elsewhere, dir.run().join("events.jsonl")).unwrap();
-    let error = Recorder::create(&dir.run()).unwrap_err();
-    assert!(matches!(error, TelemetryError::File { .. }), "{error}");
+    let error = Recorder::without_marks(&dir.run()).unwrap_err();
+    assert!(matches!(error, TraceError::File { .. }), "{error}");
     assert_eq!(fs::read_to_string(elsewhere).unwrap(), "untouched");
 }
 
@@ -155,19 +155,19 @@ fn a_symbolic_link_to_the_directory_is_followed_once() {
     fs::create_dir(&elsewhere).unwrap();
     fs::create_dir(dir.0.join("runs")).unwrap();
     symlink(&elsewhere, dir.run()).unwrap();
-    Recorder::create(&dir.run()).unwrap().finish(End::default());
+    Recorder::without_marks(&dir.run()).unwrap().finish(End::default());
     assert!(elsewhere.join("events.jsonl").is_file());
     // To nowhere, it is not made.
     fs::remove_file(dir.run()).unwrap();
     symlink(dir.0.join("nowhere"), dir.run()).unwrap();
-    assert!(matches!(Recorder::create(&dir.run()), Err(TelemetryError::Directory { .. })));
+    assert!(matches!(Recorder::without_marks(&dir.run()), Err(TraceError::Directory { .. })));
     assert!(!dir.0.join("nowhere").exists());
 }
 
 #[test]
 fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     // The summary is renewed by a rename, which a directory in its place prevents.
     thread::sleep(Duration::from_millis(100));
     let status = dir.run().join("status.json");
@@ -197,7 +197,7 @@ fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
 #[test]
 fn a_summary_without_room_for_a_second_one_is_written_over() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let status = dir.run().join("status.json");
     let deadline = Instant::now() + Duration::from_secs(10);
     while !status.exists() {
@@ -221,7 +221,7 @@ fn a_summary_without_room_for_a_second_one_is_written_over() {
 #[test]
 fn only_the_steps_of_the_policy_have_spans() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     recorder.set_span_every(3);
     (1..=10).for_each(|step| recorder.span(span(step, 0, 0)));
     let k = recorder.set_span_policy(
@@ -249,7 +249,7 @@ fn only_the_steps_of_the_policy_have_spans() {
 #[test]
 fn what_was_recorded_is_written_when_nobody_says_finish() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let clone = recorder.clone();
     recorder.record(log("one"));
     drop(recorder);
@@ -261,7 +261,7 @@ fn what_was_recorded_is_written_when_nobody_says_finish() {
 #[test]
 fn nothing_blocks_when_the_queue_is_full_and_the_loss_is_told() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let mut n_sent = 0_u64;
     let deadline = Instant::now() + Duration::from_secs(30);
     while recorder.dropped() == 0 {
