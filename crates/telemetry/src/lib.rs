@@ -27,6 +27,7 @@ mod processor;
 mod standing;
 
 mod follower;
+mod mark_v1;
 mod marks;
 mod replay;
 mod runs;
@@ -55,9 +56,10 @@ pub use limits::{Limits, cores, host_memory_bytes};
 pub use marks::{Marks, recorder};
 pub use model::{
     Activity, Alarm, BUCKETS_MAX, Frame, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Incomplete, Level,
-    LogMark, LossBucket, LossHistory, Lost, Mark, Message, Metrics, Model, PhaseCost, RECENT_STEPS,
-    RECENT_VALUES, RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep, SHARE_STEPS, Slow,
-    SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals, Trend, Wait, Watchdog,
+    LogMark, LossBucket, LossHistory, Lost, Mark, MarkError, Message, Metrics, Model, PhaseCost,
+    RECENT_STEPS, RECENT_VALUES, RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep,
+    SHARE_STEPS, Slow, SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals, Trend, Wait,
+    Watchdog,
 };
 pub use process::{Process, is_suspended};
 pub use processor::Processor;

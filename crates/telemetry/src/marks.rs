@@ -5,7 +5,8 @@ use std::path::Path;
 
 use pp_trace::{Event, MarkMaker, MarkReader, Recorder, TraceError};
 
-use crate::model::{Frame, LogMark, Model, is_undamaged};
+use crate::mark_v1::MarkV1;
+use crate::model::{Frame, LogMark, Model, is_intact, saved, write_mark};
 
 /// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
 const MARK_BYTES: u64 = 16 << 20;
@@ -59,16 +60,17 @@ impl MarkMaker for Marks {
     ) -> io::Result<usize> {
         let step = self.model.step();
         self.frames.push(Frame { offset, step });
-        let model = Box::new(self.model.clone());
-        let mut mark = LogMark { step, frames: self.frames.clone(), model };
+        let mut mark = saved(step, &self.frames, &self.model);
         let start = into.len();
-        let mut write = |mark: &LogMark| {
+        let mut write = |mark: &MarkV1| {
             into.truncate(start);
-            mark.write_line(into).map(|()| into.len() - start - 1)
+            write_mark(mark, into).map(|()| into.len() - start - 1)
         };
         let mut n_bytes = write(&mark)?;
-        if n_bytes > bytes_max {
-            mark.model.omit_plan(n_bytes);
+        if n_bytes > bytes_max
+            && let Some(hello) = &mut mark.model.hello
+        {
+            **hello = hello.without_plan(n_bytes);
             n_bytes = write(&mark)?;
         }
         if n_bytes > bytes_max {
@@ -92,7 +94,7 @@ pub(crate) struct KnownMarks;
 
 impl MarkReader for KnownMarks {
     fn is_intact(&self, line: &[u8]) -> bool {
-        is_undamaged(line)
+        is_intact(line)
     }
 
     fn can_begin_at(&self, line: &[u8], offset: u64) -> bool {

@@ -15,7 +15,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::model::is_undamaged;
+use crate::model::is_intact;
 use crate::runs::Run;
 use pp_trace::{Event, Line, LineError, path_of_open_file};
 
@@ -155,7 +155,7 @@ fn is_log(begun: &[u8], is_all: bool) -> Option<bool> {
         n_lines += 1;
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match Event::parse(line) {
-            Ok(Line::Event(Event::Index(index))) if !is_undamaged(index.line()) => {}
+            Ok(Line::Event(Event::Index(index))) if !is_intact(index.line()) => {}
             // A later version is told by whoever reads it.
             Ok(_) | Err(LineError::NewerSchema { .. }) => return Some(true),
             Err(_) => {}

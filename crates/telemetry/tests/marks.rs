@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use pp_telemetry::{
-    COMPRESSED_FILE, EVENTS_FILE, End, Event, Follower, Hello, LINE_BYTES_MAX, Log, LogWriter,
-    Marks, Model, Replay, Span, SpanKind, StageInfo, StepEvent,
+    COMPRESSED_FILE, EVENTS_FILE, End, Event, Follower, Hello, LINE_BYTES_MAX, Log, LogMark,
+    LogWriter, Marks, Model, Replay, Span, SpanKind, StageInfo, StepEvent,
 };
 use proptest::prelude::*;
 
@@ -210,6 +210,9 @@ fn long_log() -> &'static (Vec<u8>, Vec<Range<usize>>) {
     })
 }
 
+/// Where the part of a mark begins that its checksum covers.
+const CHECKED_FROM: usize = r#"{"ev":"index","crc32c":"00000000","#.len();
+
 type Damage = fn(&mut Vec<u8>, &Range<usize>);
 
 fn both_ways(path: &Path, steps: &[u64]) {
@@ -245,7 +248,7 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
     std::fs::write(&path, text).unwrap();
     let whole = begun_at(&path);
     let last = marks.iter().position(|mark| mark.start == whole).expect("it begins at a mark");
-    let damages: [(&str, Damage); 7] = [
+    let damages: [(&str, Damage); 8] = [
         ("cut off", |log, mark| {
             log.drain(mark.end - 100..mark.end - 1);
         }),
@@ -255,6 +258,14 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
             log[at] = if log[at] == b'1' { b'2' } else { b'1' };
         }),
         ("no text", |log, mark| log[mark.start + 300] = 0xff),
+        ("a later version", |log, mark| {
+            // The checksum is that of the line as a later program might write it.
+            let body = mark.start + CHECKED_FROM;
+            assert!(log[body..].starts_with(b"\"version\":1,"));
+            log[body + b"\"version\":".len()] = b'2';
+            let check = format!("{:08x}", crc32c::crc32c(&log[body..mark.end - 1]));
+            log[body - 10..body - 2].copy_from_slice(check.as_bytes());
+        }),
         ("zeros", |log, mark| log[mark.start + 20..mark.end - 1].fill(0)),
         ("another kind", |log, mark| log[mark.start + 8] = b'x'),
         ("joined with the line before", |log, mark| log[mark.start - 1] = b' '),
@@ -429,4 +440,13 @@ fn lists_that_a_reader_refuses_are_not_written() {
     let model = fold(Follower::new(&dir.0.join(EVENTS_FILE)));
     let hello = model.hello().unwrap();
     assert!(hello.stages.is_empty() && hello.omitted.as_ref().unwrap().contains("262145 stages"));
+}
+
+/// What the page says of marks is so.
+#[test]
+fn the_mark_in_the_page_is_one() {
+    let page = include_str!("../../../docs/log-format.md");
+    let line = page.lines().find(|line| line.starts_with(r#"{"ev":"index","#)).unwrap();
+    let mark = LogMark::parse(line.as_bytes()).unwrap();
+    assert_eq!((mark.step, mark.frames.len()), (7, 1));
 }
