@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pp_trace::{
-    End, Event, Hello, Line, Log, LogSize, Recorder, Span, SpanKind, SpanPolicy, TraceError,
+    End, Event, Follower, Hello, Line, Log, LogSize, LogWriter, MarkMaker, MarkReader, Recorder,
+    Span, SpanKind, SpanPolicy, TraceError,
 };
 
 /// A directory of its own for each test, removed at the end.
@@ -290,4 +292,92 @@ fn a_disabled_recorder_takes_everything_and_keeps_nothing() {
     recorder.span(span(1, 0, 0));
     recorder.finish(finished());
     assert_eq!((recorder.dropped(), recorder.is_recording()), (0, false));
+}
+
+/// Makes marks that say how many events were before, and knows them again.
+#[derive(Debug, Default)]
+struct Counter(u64);
+
+impl Counter {
+    fn head(offset: u64) -> String {
+        format!(r#"{{"ev":"index","at":{offset},"n":"#)
+    }
+}
+
+impl MarkMaker for Counter {
+    fn note(&mut self, _: &Event) {
+        self.0 += 1;
+    }
+
+    fn every_bytes(&self) -> u64 {
+        1000
+    }
+
+    fn write_mark(
+        &mut self,
+        offset: u64,
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let line = format!("{}{}}}", Self::head(offset), self.0);
+        if line.len() <= bytes_max {
+            into.extend_from_slice(line.as_bytes());
+            into.push(b'\n');
+        }
+        Ok(line.len())
+    }
+
+    fn alarm(&self) -> Option<String> {
+        Some(format!("{} events", self.0))
+    }
+}
+
+impl MarkReader for Counter {
+    fn is_intact(&self, line: &[u8]) -> bool {
+        line.ends_with(b"}")
+    }
+
+    fn can_begin_at(&self, line: &[u8], offset: u64) -> bool {
+        line.starts_with(Self::head(offset).as_bytes())
+    }
+}
+
+/// Steps with a message each; the marks of the log, as numbers of events.
+fn marks_of(dir: &TestDir, marks: Option<Box<dyn MarkMaker>>) -> Vec<u64> {
+    let mut writer = LogWriter::create(&dir.run(), marks).unwrap();
+    for step in 1..=50 {
+        let line = format!(r#"{{"ev":"step","step":{step},"loss":1.0}}"#);
+        let Line::Event(step) = Event::parse(line.as_bytes()).unwrap() else { panic!("{line}") };
+        writer.push(&log("a")).unwrap();
+        writer.push(&step).unwrap();
+    }
+    writer.flush().unwrap();
+    writer.write_status().unwrap();
+    let number = |event: &Event| {
+        let Event::Index(index) = event else { return None };
+        let value: serde_json::Value = serde_json::from_slice(index.line()).unwrap();
+        value["n"].as_u64()
+    };
+    dir.events().iter().filter_map(number).collect()
+}
+
+#[test]
+fn a_log_has_the_marks_of_whoever_makes_them() {
+    static COUNTER: Counter = Counter(0);
+    let dir = TestDir::new();
+    let marks = marks_of(&dir, Some(Box::new(Counter::default())));
+    assert!(marks.len() > 3 && marks.is_sorted(), "{marks:?}");
+    let status = fs::read_to_string(dir.run().join("status.json")).unwrap();
+    assert!(status.contains(r#""alarm":"100 events""#), "{status}");
+    // A reader begins at any of them that its own reader of marks takes.
+    let path = dir.run().join("events.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let offset = text.rfind("{\"ev\":\"index\"").unwrap() as u64;
+    let mut follower = Follower::from_first_mark(&path, [offset + 1, offset], &COUNTER);
+    let mut first = None;
+    follower.poll(|event| first = first.take().or(Some(event))).unwrap();
+    assert!(matches!(first, Some(Event::Index(_))), "{first:?}");
+    // Without anybody there are none.
+    let dir = TestDir::new();
+    assert_eq!(marks_of(&dir, None), [0; 0]);
 }
