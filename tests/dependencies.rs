@@ -1,4 +1,5 @@
-//! Schedules, logs and the monitor are of use without tensors: they must not depend on candle.
+//! What each crate may be built from: schedules, logs and the monitor are of use without tensors, and whoever only
+//! writes events needs neither an analysis nor its exports.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
@@ -25,7 +26,7 @@ fn tensors(crates: &[String]) -> Vec<&str> {
 
 #[test]
 fn schedules_and_logs_need_no_tensors() {
-    for package in ["pp-schedule", "pp-telemetry", "pp-devices"] {
+    for package in ["pp-schedule", "pp-trace", "pp-telemetry", "pp-devices"] {
         let crates = crates_of(package, &[]);
         assert_eq!(crates[0], package);
         assert_eq!(tensors(&crates), [""; 0], "{package}");
@@ -51,4 +52,39 @@ fn there_is_one_version_of_crossterm() {
     let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
     let lock = std::fs::read_to_string(lock).unwrap();
     assert_eq!(lock.matches("name = \"crossterm\"\n").count(), 1);
+}
+
+#[test]
+fn a_log_needs_serde_and_little_else() {
+    let direct = |flags: &[&str]| {
+        let mut names = crates_of("pp-trace", &[&["--depth", "1"], flags].concat());
+        assert_eq!(names.remove(0), "pp-trace");
+        names.sort_unstable();
+        names
+    };
+    let few = ["memchr", "rustix", "serde", "serde_json", "thiserror"];
+    assert_eq!(direct(&[]), few);
+    assert_eq!(direct(&["--features", "zstd"]), [&few[..], &["zstd"]].concat());
+    // With all that these need, and the macros that serde and thiserror are built with.
+    let all = crates_of("pp-trace", &[]);
+    assert!(all.len() < 30, "{all:?}");
+    assert!(!all.iter().skip(1).any(|name| name.starts_with("pp-")), "{all:?}");
+}
+
+#[test]
+fn whoever_records_needs_no_analysis() {
+    const HEAVY: [&str; 4] = ["pp-telemetry", "prost", "crc32c", "zstd"];
+    let heavy = |package: &str, flags: &[&str]| {
+        let crates = crates_of(package, flags);
+        HEAVY.into_iter().filter(|heavy| crates.iter().any(|name| name == heavy)).collect()
+    };
+    for package in ["pp-trace", "pp-executor", "pp-hybrid", "pp-devices"] {
+        let found: Vec<&str> = heavy(package, &[]);
+        assert_eq!(found, [""; 0], "{package}");
+    }
+    // What an export needs comes with its feature.
+    let without: Vec<&str> = heavy("pp-telemetry", &[]);
+    assert_eq!(without, ["pp-telemetry", "crc32c", "zstd"]);
+    let with: Vec<&str> = heavy("pp-telemetry", &["--features", "tensorboard"]);
+    assert_eq!(with, HEAVY);
 }

@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
-use jiff::Timestamp;
 use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
@@ -53,8 +52,9 @@ fn of_processors(
 }
 
 /// The day (UTC) of a moment in seconds of Unix time: 2026-11-24.
-fn day(unix_seconds: i64) -> anyhow::Result<String> {
-    Ok(Timestamp::from_second(unix_seconds)?.strftime("%Y-%m-%d").to_string())
+fn day(unix_seconds: u64) -> String {
+    let (year, month, day) = pp_telemetry::civil_date(unix_seconds / 86_400);
+    format!("{year:04}-{month:02}-{day:02}")
 }
 
 /// The page with another table between the markers of `name`.
@@ -81,7 +81,7 @@ fn peers(found: &Value) -> anyhow::Result<String> {
         writeln!(
             text,
             "| {name}, {rounds} rounds in turns, {} | median step | fastest to slowest | ratio to pptop: median, spread over the rounds |",
-            day(job["unix_seconds"].as_i64().context("no unix_seconds")?)?
+            day(job["unix_seconds"].as_u64().context("no unix_seconds")?)
         )?;
         writeln!(text, "|---|---|---|---|")?;
         for row in list(job, "rows")? {
@@ -123,7 +123,7 @@ fn account(found: &Value) -> anyhow::Result<String> {
     let core = &found["core"];
     let mut text = format!(
         "{}: one core does {:.0} GFLOP/s in a product of 1024 x 1024, and reads {:.0} GB/s.\n\n",
-        day(found["unix_seconds"].as_i64().context("no unix_seconds")?)?,
+        day(found["unix_seconds"].as_u64().context("no unix_seconds")?),
         number(core, "flops_per_second")? / 1e9,
         number(core, "bytes_per_second")? / 1e9
     );

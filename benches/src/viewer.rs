@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context as _;
 use pp_telemetry::{
-    EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Recorder, Replay, STATUS_FILE,
-    SpanPolicy, tidy,
+    EVENTS_FILE, Follower, Keep, LOG_BYTES_MAX, LogSize, Model, Replay, STATUS_FILE, SpanPolicy,
+    tidy,
 };
 
 use run::{N_RANKS, Simulated, write};
@@ -102,7 +102,7 @@ fn main() -> anyhow::Result<()> {
 /// What one call of `Recorder::span` takes, and all of one rank's in a step against the step.
 fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = tempfile::tempdir()?;
-    let recorder = Recorder::create(&folder.path().join("run"))?;
+    let recorder = pp_telemetry::recorder(&folder.path().join("run"))?;
     let mut ns = f64::INFINITY;
     for step in 1..=20 {
         let spans: Vec<_> = run.spans(step).collect();
@@ -127,7 +127,7 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
         LogSize { n_steps: STEPS, n_spans_per_step: run.n_spans(), n_ranks: u64::from(N_RANKS) };
     let folder = tempfile::tempdir()?;
     let run_dir = folder.path().join("run");
-    let recorder = Recorder::create(&run_dir)?;
+    let recorder = pp_telemetry::recorder(&run_dir)?;
     let every = recorder.set_span_policy(SpanPolicy::Auto, size);
     let began = Instant::now();
     let bytes = write(run, &recorder, &run_dir, STEPS, every, |_, step| step >= STEPS)?;
@@ -144,7 +144,7 @@ fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 fn long(pptop: &PathBuf, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = tempfile::tempdir()?;
     let run_dir = folder.path().join("one");
-    let recorder = Recorder::create(&run_dir)?;
+    let recorder = pp_telemetry::recorder(&run_dir)?;
     let began = Instant::now();
     let mut n_steps = 0;
     let bytes = write(run, &recorder, &run_dir, STEPS, 1, |bytes, step| {
@@ -268,7 +268,7 @@ fn fastest(mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> 
 fn live(pptop: &Path, run: &Simulated) -> anyhow::Result<Vec<Promise>> {
     let folder = tempfile::tempdir()?;
     let run_dir = folder.path().join("run");
-    let recorder = Recorder::create(&run_dir)?;
+    let recorder = pp_telemetry::recorder(&run_dir)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let goes_on = scope.spawn(|| run.live(&recorder, &stop));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use pp_schedule::{Costs, ValidPlan, simulate};
 use pp_telemetry::{
     DeviceMapEntry, End, Eval, Event, Gpu, Hello, Log, Mem, Recorder, SCHEMA, Span, SpanKind,
-    StageInfo, StepEvent, TelemetryError, Warn, host_name, measure,
+    StageInfo, StepEvent, TraceError, Warn, host_name, measure,
 };
 
 /// Milliseconds of F, I and W of a rank's share.
@@ -67,14 +67,14 @@ impl Demo {
     ///
     /// # Errors
     /// The directory cannot be made, or no thread be started.
-    pub fn start(job: Job, dir: &Path) -> Result<Self, TelemetryError> {
-        let recorder = Recorder::create(dir)?;
+    pub fn start(job: Job, dir: &Path) -> Result<Self, TraceError> {
+        let recorder = pp_telemetry::recorder(dir)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("demo".to_owned())
             .spawn(move || record(&job, &recorder, &stopped))
-            .map_err(TelemetryError::Thread)?;
+            .map_err(TraceError::Thread)?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

@@ -141,7 +141,7 @@ fn steps_of(subject: &Subject, variant: Variant) -> anyhow::Result<f64> {
     const STEPS: usize = 3;
     let folder = tempfile::tempdir()?;
     let recorder = match variant {
-        Variant::Recorded => Recorder::create(&folder.path().join("run"))?,
+        Variant::Recorded => pp_telemetry::recorder(&folder.path().join("run"))?,
         Variant::Plain | Variant::Pinned => Recorder::disabled(),
     };
     let mut run = Run::new(subject, recorder, matches!(variant, Variant::Pinned))?;

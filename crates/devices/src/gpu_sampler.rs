@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nvml_wrapper::Nvml;
-use pp_telemetry::{Event, Gpu, Log};
+use pp_trace::{Event, Gpu, Log};
 
 use crate::library::Library;
 use crate::no_gpus::NoGpus;

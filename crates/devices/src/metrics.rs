@@ -2,7 +2,7 @@
 
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::error::NvmlError;
-use pp_telemetry::Unavailable;
+use pp_trace::Unavailable;
 
 use crate::no_gpus::first_line;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{Event, Log, Recorder};
+use pp_trace::{Event, Log, Recorder};
 
 use crate::gpu_sampler::GpuSampler;
 use crate::library::Library;

@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{Cpu, Event};
+use pp_trace::{Cpu, Event};
 
 /// The system keeps so many bytes of a thread's name.
 const NAME_BYTES_MAX: usize = 15;
@@ -125,7 +125,7 @@ mod tests {
     fn names_tell_the_place() {
         assert_eq!(place("rank 2.1"), Some((2, 1)));
         assert_eq!(place("rank 2"), None);
-        assert_eq!(place("pp-telemetry"), None);
+        assert_eq!(place("pp-trace"), None);
         assert_eq!(place("rank 1000.10000"), None, "it may be 1000.100000");
     }
 

@@ -6,7 +6,7 @@ use nvml_wrapper::enums::gpm::GpmMetricId;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::gpm::gpm_metrics_get;
 use nvml_wrapper::{Device, GpmSample, Nvml};
-use pp_telemetry::Gpu;
+use pp_trace::Gpu;
 
 use crate::metrics::{Answers, of_gpu, throttle};
 use crate::no_gpus::NoGpus;

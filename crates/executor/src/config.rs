@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use pp_nn::{Kernels, OptimizerKind};
 use pp_partition::{LayerStack, Objective, Partition};
 use pp_schedule::{Op, Rank, Replica, ValidPlan};
-use pp_telemetry::Recorder;
+use pp_trace::Recorder;
 
 use crate::device::DeviceSpec;
 #[cfg(feature = "fault-injection")]

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use pp_nn::memory;
 use pp_schedule::{MicroBatch, Op, Rank, Replica, Stage};
-use pp_telemetry::{Recorder, Span, SpanKind};
+use pp_trace::{Recorder, Span, SpanKind};
 
 use crate::clock::{HostClock, SpanClock, ThreadTime};
 use crate::config::RankConfig;

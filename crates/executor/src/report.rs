@@ -1,7 +1,7 @@
 //! What ranks tell of themselves.
 
 use pp_schedule::{MicroBatch, Pipe, Rank, Stage};
-use pp_telemetry::Span;
+use pp_trace::Span;
 
 /// Which tensors to collect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use pp_schedule::{Instruction, LoweredPlan, Op, Payload, Rank, Transfer, ValidPlan, lower};
-use pp_telemetry::SpanKind;
+use pp_trace::SpanKind;
 
 use crate::config::Pace;
 use crate::device::bring;

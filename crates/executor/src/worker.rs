@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Device;
 use pp_schedule::{Rank, Replica, Stage};
-use pp_telemetry::SpanKind;
+use pp_trace::SpanKind;
 
 use crate::batch::Batch;
 use crate::config::RankConfig;

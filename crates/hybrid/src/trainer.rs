@@ -9,7 +9,7 @@ use pp_executor::{
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{MicroBatch, Replica, Stage};
-use pp_telemetry::{MeasuredBubble, Span, SpanKind, measure};
+use pp_trace::{MeasuredBubble, Span, SpanKind, measure};
 
 /// What a training run is.
 pub struct TrainerConfig {

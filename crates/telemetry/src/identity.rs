@@ -17,9 +17,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
 use crate::control::{ControlError, Request, ask_over, check_dir, connect, peer_of, socket_places};
-use crate::files::EVENTS_FILE;
+use crate::process::{is_of_this_host, is_of_this_namespace, pid_in_its_namespace};
 use crate::runs::status_of;
-use crate::status::{State, pid_in_its_namespace, process_began};
+use pp_trace::machine::process_began;
+use pp_trace::{EVENTS_FILE, State};
 
 /// Why nothing is sent to the process that a folder names.
 #[derive(Debug, Error)]
@@ -138,7 +139,7 @@ impl ProvenRun {
         if status.state == State::Ended {
             return Err(NotProven::Ended);
         }
-        if !status.is_of_this_host() {
+        if !is_of_this_host(&status) {
             return Err(NotProven::OtherHost(status.host.clone()));
         }
         let named = status.pid;
@@ -160,7 +161,7 @@ impl ProvenRun {
             Err(errno) => return Err(system(errno.into())),
         };
         let is_named = pid_in_its_namespace(pid) == Some(named)
-            && (pid == named || !status.is_of_this_namespace());
+            && (pid == named || !is_of_this_namespace(&status));
         if !is_named {
             return Err(NotProven::OtherProcess { named, listens: pid });
         }

@@ -76,6 +76,16 @@ pub fn cores() -> u32 {
     whole_cores(by_affinity, Limits::here().cores)
 }
 
+/// Bytes of memory that this machine has, or this process may use if that is less; `None` where the
+/// system does not say.
+pub fn host_memory_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let bytes = kibibytes.checked_mul(1024)?;
+    Some(Limits::here().memory_bytes.map_or(bytes, |limit| limit.min(bytes)))
+}
+
 /// Rounds down: no rank can use a fraction of a core.
 #[expect(clippy::cast_sign_loss, reason = "a limit is not negative")]
 fn whole_cores(by_affinity: u32, limit: Option<f64>) -> u32 {
@@ -209,6 +219,11 @@ mod tests {
 
     const V2: &str = "22 1 0:20 / /proc rw - proc proc rw\n\
                       30 22 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn the_machine_says_how_much_memory_it_has() {
+        assert!(host_memory_bytes().is_some_and(|bytes| bytes > 1 << 26));
+    }
 
     #[test]
     fn the_least_limit_on_the_way_up_counts() {

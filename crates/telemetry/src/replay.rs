@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::path::Path;
 
-use crate::event::Event;
-use crate::index::Frame;
-use crate::reader::{Follower, ReadError};
+use pp_trace::{Event, ReadError};
+
+use crate::follower::Follower;
+use crate::model::Frame;
 
 /// Plays the events of a log by a clock that somebody else moves.
 ///

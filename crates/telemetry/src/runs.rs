@@ -11,11 +11,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pp_schedule::did_you_mean;
 use thiserror::Error;
 
-use crate::event::{End, Event, Line};
-use crate::files::{COMPRESSED_FILE, EVENTS_FILE, STATUS_FILE};
-use crate::source::{log_of, open_regular};
+use crate::process::is_of_this_namespace;
 use crate::standing::{Evidence, Standing};
-use crate::status::Status;
+use pp_trace::{
+    COMPRESSED_FILE, EVENTS_FILE, End, Event, Line, STATUS_FILE, Status, log_of, open_regular,
+};
 
 /// Bytes that a summary has at most.
 const STATUS_BYTES_MAX: u64 = 64 * 1024;
@@ -220,7 +220,7 @@ fn find_by_name(runs_dir: &Path, name: &OsStr) -> Result<Run, FindError> {
         let has_it = |run: &&Run| {
             run.standing().is_alive() && run.status.as_ref().is_some_and(|status| status.pid == pid)
         };
-        let is_here = |run: &&Run| run.status.as_ref().is_some_and(Status::is_of_this_namespace);
+        let is_here = |run: &&Run| run.status.as_ref().is_some_and(is_of_this_namespace);
         // Containers have processes of the same numbers: the one that is this number here comes
         // first.
         let (here, elsewhere): (Vec<&Run>, Vec<&Run>) =

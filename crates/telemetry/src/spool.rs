@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, Cursor, Read, Write};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,8 +15,9 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, memfd_create, open};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::event::{Event, LineError};
+use crate::model::is_intact;
 use crate::runs::Run;
+use pp_trace::{Event, Line, LineError, path_of_open_file};
 
 /// The most that is copied: four times what a run writes by default.
 pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
@@ -90,7 +90,7 @@ impl Spool {
 
     /// The run of the log, under a name for people.
     pub fn run(&self, name: &str) -> Run {
-        let path = PathBuf::from(format!("{OPEN_FILES}{}", self.file.as_raw_fd()));
+        let path = path_of_open_file(self.file.as_raw_fd());
         Run {
             id: name.to_owned(),
             // There is no folder; nothing is below this.
@@ -107,15 +107,6 @@ impl Spool {
     pub fn is_cut(&self) -> bool {
         self.is_cut
     }
-}
-
-/// Where the files that a process has open can be opened again.
-const OPEN_FILES: &str = "/proc/self/fd/";
-
-/// Whether a path is that of a copy: the system's link to a file that this process has open.
-pub(crate) fn is_spooled(path: &Path) -> bool {
-    let number = path.to_str().and_then(|path| path.strip_prefix(OPEN_FILES));
-    number.is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// A file that goes with the process, on the disk where that is possible.
@@ -164,9 +155,10 @@ fn is_log(begun: &[u8], is_all: bool) -> Option<bool> {
         n_lines += 1;
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         match Event::parse(line) {
+            Ok(Line::Event(Event::Index(index))) if !is_intact(index.line()) => {}
             // A later version is told by whoever reads it.
             Ok(_) | Err(LineError::NewerSchema { .. }) => return Some(true),
-            Err(LineError::Malformed(_) | LineError::Damaged) => {}
+            Err(_) => {}
         }
     }
     let is_enough = is_all || n_lines == LINES_LOOKED_AT || begun.len() > BYTES_LOOKED_AT;

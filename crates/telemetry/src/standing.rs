@@ -6,8 +6,10 @@
 
 use std::fmt;
 
-use crate::event::End;
-use crate::status::{State, Status};
+use pp_trace::machine::unix_ms;
+use pp_trace::{End, State, Status};
+
+use crate::process::Process;
 
 /// A run whose process is there and that has done nothing for so long, and for three steps, has
 /// stalled.
@@ -22,22 +24,6 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// Exit codes from here on name a signal.
 const SIGNALLED: i32 = 128;
-
-/// How a process stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Process {
-    /// It is there.
-    There,
-    /// It is there, and the system holds it: somebody sent it SIGSTOP, or traces it.
-    Suspended,
-    /// It is gone.
-    Gone,
-    /// It is one of another machine: nobody here can tell.
-    Elsewhere,
-    /// Nobody said which process it is.
-    #[default]
-    Unknown,
-}
 
 /// What ended a run before its last step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +84,8 @@ impl<'a> Evidence<'a> {
     /// What the summary of a run says; the process that it names is looked for.
     pub fn of(status: &'a Status) -> Self {
         let has_ended = status.state == State::Ended;
-        let process = if has_ended { Process::Gone } else { status.process() };
-        let silent_ms = crate::status::unix_ms().checked_sub(status.progressed_unix_ms);
+        let process = if has_ended { Process::Gone } else { Process::of(status) };
+        let silent_ms = unix_ms().checked_sub(status.progressed_unix_ms);
         let has_clock = status.progressed_unix_ms > 0 && process != Process::Elsewhere;
         Self {
             end: None,

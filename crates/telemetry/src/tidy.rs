@@ -13,10 +13,12 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::files::{CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES};
 use crate::runs::{Run, list_runs, status_of};
-use crate::source::{log_of, open_regular};
 use crate::standing::{Evidence, Standing};
+use pp_trace::{
+    CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, log_of,
+    open_regular,
+};
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use common::{Job, Times, run};
-use pp_telemetry::{Event, Follower, Hello, Index, Model, account};
+use pp_telemetry::{Event, Follower, Hello, LogMark, Model, account};
 use proptest::prelude::*;
 
 const TIMES: Times =
@@ -39,8 +39,8 @@ fn n_whole(text: &[u8]) -> usize {
 /// What a run writes now and then, so that one can begin to read there.
 fn mark() -> Vec<u8> {
     let model = fold(&run(&Job { steps: 2, ..Job::one_f_one_b() }, TIMES));
-    let index = Index { step: 2, frames: Vec::new(), model: Box::new(model) };
-    Event::Index(Box::new(index)).to_json().unwrap().into_bytes()
+    let mark = LogMark { step: 2, frames: Vec::new(), model: Box::new(model) };
+    mark.to_index().unwrap().line().to_vec()
 }
 
 /// The same as an older version wrote it, without a checksum: with one, no byte of it can be

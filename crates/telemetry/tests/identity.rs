@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use pp_telemetry::{
-    ControlServer, Event, Hello, NotProven, ProvenRun, Recorder, Request, socket_dir, status_of,
+    ControlServer, Event, Hello, NotProven, ProvenRun, Request, socket_dir, status_of,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ fn ready() {
 #[test]
 fn plays_a_run() {
     let Some(dir) = std::env::var_os(RUN) else { return };
-    let recorder = Recorder::create(Path::new(&dir)).unwrap();
+    let recorder = pp_telemetry::recorder(Path::new(&dir)).unwrap();
     let pid = std::process::id();
     let control = ControlServer::listen(&socket_dir().unwrap(), &pid.to_string(), "played");
     let control = control.unwrap();

@@ -20,7 +20,7 @@ impl TestDir {
 
     /// A run that began at some time, and perhaps has ended.
     fn run(&self, id: &str, started_unix_ms: u64, code: Option<i32>) -> Recorder {
-        let recorder = Recorder::create(&self.0.path().join(id)).unwrap();
+        let recorder = pp_telemetry::recorder(&self.0.path().join(id)).unwrap();
         recorder.record(Event::Hello(Box::new(Hello {
             schema: 1,
             run: id.to_owned(),

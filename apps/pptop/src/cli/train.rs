@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use pp_telemetry::{EVENTS_FILE, Event, Keep, Line, Recorder};
+use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
 
 use super::endings::Content;
 use super::gpus::NvmlArgs;
@@ -105,7 +105,7 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let stop =
         Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let is_new = args.run_dir.is_none() || !dir.exists();
-    let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
+    let recorder = pp_telemetry::recorder(&dir).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!("--run-dir: {}", super::job::chain(&e))),
         None => CliError::Failed(super::job::chain(&e)),
     })?;

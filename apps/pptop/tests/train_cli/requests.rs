@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use pp_telemetry::{Request, ask, status_of};
+use pp_telemetry::{Process, Request, ask, status_of};
 use serde_json::json;
 
 use crate::home::{Events, Home, Running, words};
@@ -25,7 +25,7 @@ fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     let (run, socket) = started(&home);
     assert_eq!(ask(&socket, "run", Request::Ping).unwrap(), "here");
     let status = status_of(&home.path("run")).unwrap();
-    assert_eq!(status.is_alive(), Some(true));
+    assert_eq!(Process::of(&status).is_alive(), Some(true));
     assert_eq!(ask(&socket, "run", Request::Checkpoint).unwrap(), "after this step");
     assert_eq!(ask(&socket, "run", Request::Stop).unwrap(), "after this step");
     let ran = run.finish();
@@ -42,7 +42,7 @@ fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     assert!(log.contains("checkpoint of step "), "the log says so");
     assert!(!socket.exists(), "the socket goes with the run");
     let status = status_of(&home.path("run")).unwrap();
-    assert_eq!(status.is_alive(), Some(false));
+    assert_eq!(Process::of(&status).is_alive(), Some(false));
 }
 
 #[test]

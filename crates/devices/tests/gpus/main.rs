@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use machine::{EVERY, Machine, Watch, healthy};
 use pp_devices::{Library, NoGpus, Options, Samplers, probe};
-use pp_telemetry::{DeviceMapEntry, Event, Follower, Gpu, Hello, Model, Recorder, StageInfo};
+use pp_telemetry::{DeviceMapEntry, Event, Follower, Gpu, Hello, Model, StageInfo};
 
 fn is_well(look: &Gpu) -> bool {
     look.error.is_none()
@@ -380,7 +380,7 @@ fn a_probe_says_what_there_is() {
 fn all_that_looks_writes_into_the_log_of_the_run() {
     let machine = Machine::new(&healthy(&["GPU-a"]));
     let dir = machine.run_dir();
-    let recorder = Recorder::create(&dir).unwrap();
+    let recorder = pp_telemetry::recorder(&dir).unwrap();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let work = move || stopped.recv().is_err();
     let rank = std::thread::Builder::new().name("rank 3.1".to_owned()).spawn(work).unwrap();

@@ -2,7 +2,7 @@
 //! account, and a verdict of one line.
 
 use super::{Account, Part, WhatIf};
-use crate::event::Hello;
+use pp_trace::Hello;
 
 /// Below this share of the window there is nothing to be done about a part.
 const SMALL: f64 = 0.03;

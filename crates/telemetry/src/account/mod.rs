@@ -27,9 +27,8 @@ pub use advice::{Advice, advice};
 pub use times::mean_costs;
 pub use what_if::{WhatIf, what_if};
 
-use crate::event::Hello;
-use crate::model::Model;
-use crate::span::SpanKind;
+use crate::model::{Model, RANKS_OF_ACCOUNT_MAX as RANKS_MAX, n_ranks_shown};
+use pp_trace::{Hello, SpanKind};
 
 use times::{Measured, Share};
 
@@ -37,9 +36,7 @@ use times::{Measured, Share};
 const STEPS: usize = crate::model::SHARE_STEPS;
 /// Operations of a plan at most: a longer one would take too long to simulate over and over.
 const OPS_MAX: usize = 200_000;
-/// Ranks, over all replicas, and stages at most: what is kept for each two of them would not fit
-/// anywhere.
-pub(crate) const RANKS_MAX: usize = 1024;
+/// Stages at most, as with ranks: what is kept for each two of them would not fit anywhere.
 const STAGES_MAX: u32 = 4096;
 /// Operations that are simulated at most to find what each rank adds: a plan once for every rank.
 const OPS_OF_RANKS_MAX: usize = 20_000_000;
@@ -271,7 +268,7 @@ pub fn account(model: &Model) -> Result<Account, NoAccount> {
     let hello = model.hello().ok_or(NoAccount::NoPlan)?;
     let plan = plan_of(hello)?;
     for (what, found, most) in [
-        ("ranks", hello.n_ranks_shown().max(plan.n_ranks().into()), RANKS_MAX as u64),
+        ("ranks", n_ranks_shown(hello).max(plan.n_ranks().into()), RANKS_MAX as u64),
         ("stages", plan.n_stages().into(), STAGES_MAX.into()),
     ] {
         if found > most {

@@ -7,7 +7,7 @@
 use pp_schedule::{Pipe, ValidPlan};
 
 use super::Account;
-use crate::event::{Hello, StageInfo};
+use pp_trace::{Hello, StageInfo};
 
 /// Layers of a model that is cut anew at most: the search is quadratic in them.
 const LAYERS_MAX: usize = 512;

@@ -6,10 +6,9 @@ use pp_quantile::{at_place, lower_median, lower_middle, mean_median, upper_media
 use pp_schedule::{Costs, Phase, Pipe, ValidPlan};
 
 use super::{KINDS, RankTime, edges};
-use crate::bubble::measure;
 use crate::model::{Model, RecordedStep};
 use crate::op_of::op_of;
-use crate::span::{Span, SpanKind};
+use pp_trace::{Span, SpanKind, measure};
 
 /// Which times of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

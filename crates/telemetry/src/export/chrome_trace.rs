@@ -13,13 +13,9 @@ use serde_json::json;
 
 use super::untimed::Untimed;
 use super::{ExportError, Writer};
-use crate::event::{Event, Hello, Mem};
 use crate::model::Tally;
-use crate::number::Nonfinite;
 use crate::op_of::op_of;
-use crate::phase::PhaseEvent;
-use crate::span::{Span, SpanKind};
-use crate::step::StepEvent;
+use pp_trace::{Event, Hello, Mem, Nonfinite, PhaseEvent, Span, SpanKind, StepEvent};
 
 /// Ranks, over all replicas, that are named before anything is known of them.
 const NAMED_MAX: u64 = 65_536;

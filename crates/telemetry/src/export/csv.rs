@@ -6,9 +6,8 @@ use std::fmt;
 use std::io::Write;
 
 use super::{ExportError, Writer};
-use crate::event::Event;
 use crate::model::Tally;
-use crate::step::{Eval, StepEvent};
+use pp_trace::{Eval, Event, StepEvent};
 
 /// A float as a CSV file has it.
 struct Number<T>(T);

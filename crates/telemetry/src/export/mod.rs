@@ -11,6 +11,7 @@ mod csv;
 mod prometheus;
 mod range;
 mod svg;
+#[cfg(feature = "tensorboard")]
 mod tensorboard;
 mod untimed;
 
@@ -19,8 +20,9 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use crate::event::Event;
-use crate::reader::{Follower, ReadError};
+use pp_trace::{Event, ReadError};
+
+use crate::follower::Follower;
 
 pub use prometheus::standing_metrics;
 pub use range::{StepRange, StepRangeError};
@@ -30,6 +32,7 @@ use chrome_trace::ChromeTrace;
 use csv::{SpanRows, StepRows};
 use prometheus::Prometheus;
 use svg::Svg;
+#[cfg(feature = "tensorboard")]
 use tensorboard::TensorBoard;
 
 /// What a run can be written as.
@@ -42,6 +45,7 @@ pub enum ExportFormat {
     /// A line of numbers a span.
     SpansCsv,
     /// An event file of scalars for TensorBoard.
+    #[cfg(feature = "tensorboard")]
     TensorBoard,
     /// A picture of what the ranks did in a step.
     Svg,
@@ -54,9 +58,9 @@ impl ExportFormat {
     pub fn follow(self, log: &Path) -> Follower {
         match self {
             Self::Prometheus => Follower::from_last_mark(log),
-            Self::ChromeTrace | Self::StepsCsv | Self::SpansCsv | Self::TensorBoard | Self::Svg => {
-                Follower::new(log)
-            }
+            Self::ChromeTrace | Self::StepsCsv | Self::SpansCsv | Self::Svg => Follower::new(log),
+            #[cfg(feature = "tensorboard")]
+            Self::TensorBoard => Follower::new(log),
         }
     }
 }
@@ -155,6 +159,7 @@ impl Export {
             ExportFormat::ChromeTrace => Box::new(ChromeTrace::default()),
             ExportFormat::StepsCsv => Box::new(StepRows::default()),
             ExportFormat::SpansCsv => Box::new(SpanRows::default()),
+            #[cfg(feature = "tensorboard")]
             ExportFormat::TensorBoard => Box::new(TensorBoard::default()),
             ExportFormat::Svg => Box::new(Svg::new(steps)),
             ExportFormat::Prometheus => Box::new(Prometheus::default()),

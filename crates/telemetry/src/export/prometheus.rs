@@ -6,9 +6,9 @@ use std::io::Write;
 use pp_schedule::is_obeyed;
 
 use super::{ExportError, Writer};
-use crate::event::{Event, Hello};
 use crate::model::{GpuState, Model, RankState};
 use crate::standing::Standing;
+use pp_trace::{Event, Hello};
 
 /// A value as the format has it.
 struct Number(f64);

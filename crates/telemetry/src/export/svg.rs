@@ -8,10 +8,8 @@ use pp_schedule::{
 };
 
 use super::{ExportError, StepRange, Writer};
-use crate::event::{Event, Hello};
 use crate::model::Expected;
-use crate::span::{Span, SpanKind};
-use crate::step::StepEvent;
+use pp_trace::{Event, Hello, Span, SpanKind, StepEvent};
 
 /// Steps that one picture holds at most.
 pub const STEPS_DRAWN_MAX: usize = 20;

@@ -10,8 +10,7 @@ use prost::{Message, Oneof};
 
 use super::untimed::Untimed;
 use super::{ExportError, Writer};
-use crate::event::{Event, Hello, Mem};
-use crate::step::{Eval, StepEvent};
+use pp_trace::{Eval, Event, Hello, Mem, StepEvent};
 
 const FILE_VERSION: &str = "brain.Event:2";
 

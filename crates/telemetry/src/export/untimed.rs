@@ -3,7 +3,7 @@
 //! A look at the memory and a validation name their step alone. They get the time at which that step was over; what comes before its
 //! step waits for it.
 
-use crate::event::Event;
+use pp_trace::Event;
 
 /// Events that wait at most; a log with more before a step is over is broken.
 const WAITING_MAX: usize = 65_536;

@@ -8,8 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use pp_schedule::{Action, Op, Phase};
 
-use crate::event::Hello;
-use crate::span::{Span, SpanKind};
+use pp_trace::{Hello, Span, SpanKind};
 
 /// Operations of a plan that are kept at most: a longer one is not followed.
 const OPS_MAX: usize = 4_000_000;

@@ -7,10 +7,8 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use crate::mark_v1::{AlarmV1, WatchdogV1};
 use pp_quantile::upper_median;
-use serde::{Deserialize, Serialize};
-
-use crate::number::{any_float, any_float_option};
 
 /// Steps whose numbers a new one is compared with.
 const WINDOW: usize = 50;
@@ -40,8 +38,7 @@ const CALM: f64 = 0.8;
 const QUIET: u64 = 50;
 
 /// What is wrong with the training.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Alarm {
     /// The loss is no finite number.
     LossNotFinite {
@@ -58,10 +55,8 @@ pub enum Alarm {
         /// The step at which that was first so.
         step: u64,
         /// The loss there.
-        #[serde(with = "any_float")]
         loss: f64,
         /// What it is compared with: the first loss, or the best level.
-        #[serde(with = "any_float")]
         before: f64,
         /// Whether that is the first loss.
         is_first: bool,
@@ -71,10 +66,8 @@ pub enum Alarm {
         /// The step.
         step: u64,
         /// Its loss.
-        #[serde(with = "any_float")]
         value: f64,
         /// What was usual.
-        #[serde(with = "any_float")]
         usual: f64,
     },
     /// The norm of the gradients of a step jumped.
@@ -82,10 +75,8 @@ pub enum Alarm {
         /// The step.
         step: u64,
         /// Its norm.
-        #[serde(with = "any_float")]
         value: f64,
         /// What was usual.
-        #[serde(with = "any_float")]
         usual: f64,
     },
 }
@@ -137,6 +128,34 @@ impl Alarm {
             Self::Diverging { .. } => 2,
             Self::LossSpike { .. } => 1,
             Self::NormSpike { .. } => 0,
+        }
+    }
+}
+
+impl From<Alarm> for AlarmV1 {
+    fn from(alarm: Alarm) -> Self {
+        match alarm {
+            Alarm::LossNotFinite { step } => Self::LossNotFinite { step },
+            Alarm::NormNotFinite { step } => Self::NormNotFinite { step },
+            Alarm::Diverging { step, loss, before, is_first } => {
+                Self::Diverging { step, loss, before, is_first }
+            }
+            Alarm::LossSpike { step, value, usual } => Self::LossSpike { step, value, usual },
+            Alarm::NormSpike { step, value, usual } => Self::NormSpike { step, value, usual },
+        }
+    }
+}
+
+impl From<AlarmV1> for Alarm {
+    fn from(saved: AlarmV1) -> Self {
+        match saved {
+            AlarmV1::LossNotFinite { step } => Self::LossNotFinite { step },
+            AlarmV1::NormNotFinite { step } => Self::NormNotFinite { step },
+            AlarmV1::Diverging { step, loss, before, is_first } => {
+                Self::Diverging { step, loss, before, is_first }
+            }
+            AlarmV1::LossSpike { step, value, usual } => Self::LossSpike { step, value, usual },
+            AlarmV1::NormSpike { step, value, usual } => Self::NormSpike { step, value, usual },
         }
     }
 }
@@ -239,12 +258,10 @@ fn jumps(window: &VecDeque<f64>, value: f64, factor: f64) -> Option<f64> {
 }
 
 /// Looks at each step of a run, one after another, and says what goes wrong.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Watchdog {
     losses: VecDeque<f64>,
     norms: VecDeque<f64>,
-    #[serde(with = "any_float_option")]
     first: Option<f64>,
     /// The lowest median of a whole window of losses, and the spread in that window.
     best: Option<(f64, f64)>,
@@ -370,6 +387,38 @@ impl Watchdog {
     }
 }
 
+impl From<&Watchdog> for WatchdogV1 {
+    fn from(watchdog: &Watchdog) -> Self {
+        Self {
+            losses: watchdog.losses.clone(),
+            norms: watchdog.norms.clone(),
+            first: watchdog.first,
+            best: watchdog.best,
+            state: watchdog.state.map(AlarmV1::from),
+            spike: watchdog.spike.map(AlarmV1::from),
+            quiet_until: watchdog.quiet_until,
+            n_spikes: watchdog.n_spikes,
+            step: watchdog.step,
+        }
+    }
+}
+
+impl From<WatchdogV1> for Watchdog {
+    fn from(saved: WatchdogV1) -> Self {
+        Self {
+            losses: saved.losses,
+            norms: saved.norms,
+            first: saved.first,
+            best: saved.best,
+            state: saved.state.map(Alarm::from),
+            spike: saved.spike.map(Alarm::from),
+            quiet_until: saved.quiet_until,
+            n_spikes: saved.n_spikes,
+            step: saved.step,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -466,8 +515,9 @@ mod tests {
         for step in 1..=70 {
             let loss = if step == 66 { f64::NAN } else { noise(step) };
             watchdog.step(step, loss, noise(step + 1));
-            let text = serde_json::to_string(&watchdog).unwrap();
-            assert_eq!(serde_json::from_str::<Watchdog>(&text).unwrap(), watchdog, "{step}");
+            let text = serde_json::to_string(&WatchdogV1::from(&watchdog)).unwrap();
+            let back: WatchdogV1 = serde_json::from_str(&text).unwrap();
+            assert_eq!(Watchdog::from(back), watchdog, "{step}");
         }
         assert!(watchdog.is_bounded());
     }

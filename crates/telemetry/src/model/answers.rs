@@ -1,14 +1,11 @@
 //! What the fold of a run answers: how it stands, what it has trained, what was lost.
 
 use pp_quantile::mean_median;
-
-use crate::event::{End, Hello};
-use crate::index::Frame;
-use crate::phase::PhaseEvent;
+use pp_trace::{End, Hello, PhaseEvent};
 
 use super::{
-    Activity, Alarm, GpuState, Incomplete, LOST_PAUSE, LossHistory, Lost, Message, Metrics, Model,
-    PhaseCost, RankState, RecentSteps, Recorded, Slow, SlowGroup, Slowest, Totals,
+    Activity, Alarm, Frame, GpuState, Incomplete, LOST_PAUSE, LossHistory, Lost, Message, Metrics,
+    Model, PhaseCost, RankState, RecentSteps, Recorded, Slow, SlowGroup, Slowest, Totals,
 };
 
 impl Model {

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use pp_trace::Gpu;
 
-use crate::device::Gpu;
+use crate::mark_v1::{GpuV1, GpusV1};
 
 /// Looks that are kept for a chart.
 pub const HISTORY_LOOKS: usize = 120;
@@ -12,7 +12,7 @@ pub const HISTORY_LOOKS: usize = 120;
 const GPUS_MAX: usize = 1024;
 
 /// One GPU.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct GpuState {
     /// The newest look, with the last known value of what it did not bring.
     pub latest: Gpu,
@@ -79,7 +79,7 @@ fn keep(history: &mut VecDeque<Option<f64>>, value: Option<f64>) {
 }
 
 /// All GPUs, in the order in which they were first seen.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Gpus {
     states: Vec<GpuState>,
 }
@@ -120,6 +120,32 @@ impl Gpus {
             })
         };
         uuid.and_then(by_uuid).or_else(|| pci.and_then(by_pci))
+    }
+}
+
+impl From<&Gpus> for GpusV1 {
+    fn from(gpus: &Gpus) -> Self {
+        let saved = |state: &GpuState| GpuV1 {
+            latest: state.latest.clone(),
+            utilisation: state.utilisation.clone(),
+            power: state.power.clone(),
+            temperature: state.temperature.clone(),
+            first_joules: state.first_joules,
+        };
+        Self { states: gpus.states.iter().map(saved).collect() }
+    }
+}
+
+impl From<GpusV1> for Gpus {
+    fn from(saved: GpusV1) -> Self {
+        let state = |saved: GpuV1| GpuState {
+            latest: saved.latest,
+            utilisation: saved.utilisation,
+            power: saved.power,
+            temperature: saved.temperature,
+            first_joules: saved.first_joules,
+        };
+        Self { states: saved.states.into_iter().map(state).collect() }
     }
 }
 

@@ -6,9 +6,7 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
-use crate::number::{any_float, any_float_option};
+use crate::mark_v1::{BucketV1, HistoryV1, ValidationV1};
 
 /// Buckets that are kept at most.
 pub const BUCKETS_MAX: usize = 4096;
@@ -20,8 +18,7 @@ const MARKS_MAX: usize = 2048;
 const EMA_WEIGHT: f64 = 0.1;
 
 /// The loss of some consecutive steps.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "BucketRow", into = "BucketRow")]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossBucket {
     /// The first step.
     pub first_step: u64,
@@ -37,27 +34,16 @@ pub struct LossBucket {
     pub n_nonfinite: u64,
 }
 
-/// A bucket as it is saved: in the order of its fields, for there are thousands.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct BucketRow(
-    u64,
-    u64,
-    #[serde(with = "any_float")] f64,
-    #[serde(with = "any_float")] f64,
-    #[serde(with = "any_float")] f64,
-    u64,
-);
-
-impl From<LossBucket> for BucketRow {
+impl From<LossBucket> for BucketV1 {
     fn from(bucket: LossBucket) -> Self {
         let LossBucket { first_step, last_step, min, max, ema, n_nonfinite } = bucket;
         Self(first_step, last_step, min, max, ema, n_nonfinite)
     }
 }
 
-impl From<BucketRow> for LossBucket {
-    fn from(row: BucketRow) -> Self {
-        let BucketRow(first_step, last_step, min, max, ema, n_nonfinite) = row;
+impl From<BucketV1> for LossBucket {
+    fn from(saved: BucketV1) -> Self {
+        let BucketV1(first_step, last_step, min, max, ema, n_nonfinite) = saved;
         Self { first_step, last_step, min, max, ema, n_nonfinite }
     }
 }
@@ -81,15 +67,26 @@ impl LossBucket {
 }
 
 /// A validation, as a mark in the chart.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mark {
     /// The step after which it was made.
     pub step: u64,
     /// The validation loss.
-    #[serde(with = "any_float")]
     pub loss: f64,
     /// Share of right answers, for jobs that classify.
     pub accuracy: Option<f64>,
+}
+
+impl From<Mark> for ValidationV1 {
+    fn from(mark: Mark) -> Self {
+        Self { step: mark.step, loss: mark.loss, accuracy: mark.accuracy }
+    }
+}
+
+impl From<ValidationV1> for Mark {
+    fn from(saved: ValidationV1) -> Self {
+        Self { step: saved.step, loss: saved.loss, accuracy: saved.accuracy }
+    }
 }
 
 /// Which way the loss goes.
@@ -104,7 +101,7 @@ pub enum Trend {
 }
 
 /// The loss over all steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LossHistory {
     buckets: Vec<LossBucket>,
     /// Steps that a full bucket stands for.
@@ -112,24 +109,16 @@ pub struct LossHistory {
     /// Steps in the last bucket.
     n_in_last: u64,
     marks: Vec<Mark>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<Mark>,
     /// The last steps, one by one.
-    #[serde(default)]
     recent: VecDeque<LossBucket>,
     /// Buckets at most.
-    #[serde(default = "buckets_max")]
     buckets_max: usize,
-    #[serde(with = "any_float_option")]
     last: Option<f64>,
     /// The average before the correction for its start at zero.
     ema_raw: f64,
     ema_bias: f64,
     n_nonfinite: u64,
-}
-
-fn buckets_max() -> usize {
-    BUCKETS_MAX
 }
 
 impl Default for LossHistory {
@@ -293,6 +282,42 @@ impl LossHistory {
             Some(Trend::Rising)
         } else {
             Some(Trend::Flat)
+        }
+    }
+}
+
+impl From<&LossHistory> for HistoryV1 {
+    fn from(history: &LossHistory) -> Self {
+        Self {
+            buckets: history.buckets.iter().copied().map(BucketV1::from).collect(),
+            stride: history.stride,
+            n_in_last: history.n_in_last,
+            marks: history.marks.iter().copied().map(ValidationV1::from).collect(),
+            best: history.best.map(ValidationV1::from),
+            recent: history.recent.iter().copied().map(BucketV1::from).collect(),
+            buckets_max: Some(history.buckets_max),
+            last: history.last,
+            ema_raw: history.ema_raw,
+            ema_bias: history.ema_bias,
+            n_nonfinite: history.n_nonfinite,
+        }
+    }
+}
+
+impl From<HistoryV1> for LossHistory {
+    fn from(saved: HistoryV1) -> Self {
+        Self {
+            buckets: saved.buckets.into_iter().map(LossBucket::from).collect(),
+            stride: saved.stride,
+            n_in_last: saved.n_in_last,
+            marks: saved.marks.into_iter().map(Mark::from).collect(),
+            best: saved.best.map(Mark::from),
+            recent: saved.recent.into_iter().map(LossBucket::from).collect(),
+            buckets_max: saved.buckets_max.unwrap_or(BUCKETS_MAX),
+            last: saved.last,
+            ema_raw: saved.ema_raw,
+            ema_bias: saved.ema_bias,
+            n_nonfinite: saved.n_nonfinite,
         }
     }
 }

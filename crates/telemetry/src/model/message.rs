@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use crate::mark_v1::{LevelV1, MessageV1};
 
 /// How serious a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Worth knowing.
     Info,
@@ -15,7 +14,7 @@ pub enum Level {
 }
 
 /// A message of the run; one that comes again and again is one message with a count.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// Time since the run began, of the last of them.
     pub elapsed_ns: u64,
@@ -26,23 +25,45 @@ pub struct Message {
     /// One line of text, as it was the last time.
     pub text: String,
     /// The rank that it belongs to, if any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<u32>,
     /// How often it came.
-    #[serde(default = "once", skip_serializing_if = "is_once")]
     pub count: u64,
     /// The step of the first of several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_step: Option<u64>,
 }
 
-fn once() -> u64 {
-    1
+impl From<&Message> for MessageV1 {
+    fn from(message: &Message) -> Self {
+        Self {
+            elapsed_ns: message.elapsed_ns,
+            step: message.step,
+            level: match message.level {
+                Level::Info => LevelV1::Info,
+                Level::Warn => LevelV1::Warn,
+            },
+            text: message.text.clone(),
+            rank: message.rank,
+            count: message.count,
+            first_step: message.first_step,
+        }
+    }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_once(count: &u64) -> bool {
-    *count <= 1
+impl From<MessageV1> for Message {
+    fn from(saved: MessageV1) -> Self {
+        Self {
+            elapsed_ns: saved.elapsed_ns,
+            step: saved.step,
+            level: match saved.level {
+                LevelV1::Info => Level::Info,
+                LevelV1::Warn => Level::Warn,
+            },
+            text: saved.text,
+            rank: saved.rank,
+            count: saved.count,
+            first_step: saved.first_step,
+        }
+    }
 }
 
 impl Message {
@@ -112,8 +133,8 @@ fn says_the_same(a: &str, b: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::event::{Event, Log, Warn};
     use crate::model::Model;
+    use pp_trace::{Event, Log, Warn};
 
     use super::*;
 
@@ -157,7 +178,8 @@ mod tests {
         assert_eq!(model.messages().filter(|m| m.level == Level::Info).count(), 497);
         // An older log has messages without a count.
         let old = r#"{"elapsed_ns":1,"step":null,"level":"warn","text":"a"}"#;
-        let old: Message = serde_json::from_str(old).unwrap();
+        let old: MessageV1 = serde_json::from_str(old).unwrap();
+        let old = Message::from(old);
         assert_eq!((old.count, old.line().as_str()), (1, "a"));
     }
 }

@@ -1,8 +1,8 @@
 //! Numbers of the steps other than the loss, over the whole run, in bounded memory.
 
-use serde::{Deserialize, Serialize};
+use pp_trace::StepEvent;
 
-use crate::step::StepEvent;
+use crate::mark_v1::MetricsV1;
 
 use super::loss::LossHistory;
 
@@ -10,7 +10,7 @@ use super::loss::LossHistory;
 const BUCKETS_MAX: usize = 1024;
 
 /// Numbers of the steps, each with its lowest and its highest value over some consecutive steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
     /// The norm of all gradients, before clipping.
     pub grad_norm: LossHistory,
@@ -57,9 +57,34 @@ impl Metrics {
     }
 }
 
+impl From<&Metrics> for MetricsV1 {
+    fn from(metrics: &Metrics) -> Self {
+        Self {
+            grad_norm: (&metrics.grad_norm).into(),
+            lr: (&metrics.lr).into(),
+            seconds: (&metrics.seconds).into(),
+            bubble_ratio: (&metrics.bubble_ratio).into(),
+            rate: (&metrics.rate).into(),
+        }
+    }
+}
+
+impl From<MetricsV1> for Metrics {
+    fn from(saved: MetricsV1) -> Self {
+        Self {
+            grad_norm: saved.grad_norm.into(),
+            lr: saved.lr.into(),
+            seconds: saved.seconds.into(),
+            bubble_ratio: saved.bubble_ratio.into(),
+            rate: saved.rate.into(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mark_v1::HistoryV1;
 
     #[test]
     fn every_number_is_kept_and_comes_back_from_a_log() {
@@ -87,8 +112,9 @@ mod tests {
         assert_eq!(metrics.rate.last(), Some(2000.0));
         assert_eq!(metrics.rate.n_nonfinite(), 1, "a step that took no time has no rate");
         assert!(metrics.bubble_ratio.buckets().iter().any(|bucket| bucket.max > 0.8));
-        let text = serde_json::to_string(&metrics).unwrap();
-        let back: Metrics = serde_json::from_str(&text).unwrap();
+        let text = serde_json::to_string(&MetricsV1::from(&metrics)).unwrap();
+        let back: MetricsV1 = serde_json::from_str(&text).unwrap();
+        let back = Metrics::from(back);
         assert_eq!(back.lr, metrics.lr);
         assert_eq!(back.seconds, metrics.seconds);
         assert_eq!(back.bubble_ratio, metrics.bubble_ratio);
@@ -96,7 +122,8 @@ mod tests {
         // A history of an older log has no last steps and no bound of its own.
         let old = r#"{"buckets":[[1,1,2.0,2.0,2.0,0]],"stride":1,"n_in_last":1,"marks":[],
             "last":2.0,"ema_raw":0.2,"ema_bias":0.9,"n_nonfinite":0}"#;
-        let mut old: LossHistory = serde_json::from_str(old).unwrap();
+        let old: HistoryV1 = serde_json::from_str(old).unwrap();
+        let mut old = LossHistory::from(old);
         old.push(2, 1.0);
         assert_eq!(old.since(1).len(), 2);
         assert_eq!(old.since(2).len(), 1);

@@ -8,6 +8,7 @@ mod alarm;
 mod answers;
 mod gpus;
 mod loss;
+mod mark;
 mod message;
 mod metrics;
 mod phases;
@@ -19,12 +20,11 @@ mod whole;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
 pub use activity::{Activity, Wait};
 pub use alarm::{Alarm, Watchdog};
 pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
+pub use mark::{Frame, LogMark, MarkError};
 pub use message::{Level, Message};
 pub use metrics::Metrics;
 pub use phases::PhaseCost;
@@ -34,14 +34,12 @@ pub use slow::{Reason, Slow, SlowGroup};
 pub use steps::{RECENT_STEPS, Rate, RecentSteps, Spread, StepSeconds, Totals};
 pub use whole::Incomplete;
 
+pub(crate) use mark::{is_intact, saved, write_mark};
 pub(crate) use whole::{Expected, Tally};
 
-use crate::account::RANKS_MAX as RANKS_OF_ACCOUNT_MAX;
-use crate::bounds::RANKS_MAX;
-use crate::event::{End, Event, Hello, Mem};
-use crate::index::{Frame, Index};
-use crate::span::Span;
-use crate::step::StepEvent;
+use pp_trace::{End, Event, Hello, Index, Mem, Span, StepEvent};
+
+use crate::mark_v1::{LostV1, MessageV1, ModelV1, RankV1};
 
 use activity::Progress;
 use gpus::Gpus;
@@ -49,6 +47,10 @@ use phases::Phases;
 use rank::RankStep;
 use slow::SlowOps;
 
+/// Ranks, over all replicas, that are shown at most.
+const RANKS_MAX: u64 = 65_536;
+/// Ranks of which the time is accounted for at most: what is kept for each two of them is bounded.
+pub(crate) const RANKS_OF_ACCOUNT_MAX: usize = 1024;
 /// Messages that are kept at most.
 const MESSAGES_MAX: usize = 500;
 /// Times at which events were lost that are kept at most.
@@ -63,7 +65,7 @@ const RANKS_EVER_MAX: u64 = 16 * RANKS_MAX;
 const STAGES_SHOWN_MAX: u64 = 1 << 20;
 
 /// Events that the recorder has lost, over some steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost {
     /// Time since the run began, when it was last told.
     pub elapsed_ns: u64,
@@ -72,7 +74,6 @@ pub struct Lost {
     /// How many more than before.
     pub count: u64,
     /// The step after which it was first told, if that was another.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_step: Option<u64>,
 }
 
@@ -90,53 +91,44 @@ pub struct Slowest {
 
 /// Everything that a screen shows about a run.
 ///
-/// As it is saved in a log it is without what follows from single spans: the timeline, what runs now, what was slow.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// As it is saved in a mark it is without what follows from single spans: the timeline, what runs now, what was slow.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     hello: Option<Box<Hello>>,
     ranks: Vec<RankState>,
     gpus: Gpus,
-    #[serde(skip)]
     progress: Progress,
     steps: RecentSteps,
-    #[serde(skip)]
     recorded: Recorded,
-    #[serde(skip)]
     slow: SlowOps,
-    #[serde(skip)]
     frames: Vec<Frame>,
     loss: LossHistory,
-    #[serde(default)]
     metrics: Metrics,
-    #[serde(default)]
     phases: Phases,
-    #[serde(default)]
     watchdog: Watchdog,
-    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     alarms: VecDeque<(u64, Alarm)>,
     messages: VecDeque<Message>,
     n_warnings: u64,
     n_dropped: u64,
     /// Events that were lost by the end of the last step.
-    #[serde(default)]
     n_dropped_before: u64,
-    #[serde(default)]
     incomplete: Incomplete,
-    #[serde(default)]
     totals: Totals,
-    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     lost: VecDeque<Lost>,
     n_events: u64,
     end: Option<End>,
     /// Whether the run is known to be over, although its log does not say so.
-    #[serde(skip)]
     is_over: bool,
     /// Ranks that were made so far, those of runs before included.
-    #[serde(skip)]
     n_ranks_ever: u64,
     /// Where the device of each rank stands in the device map.
-    #[serde(skip)]
     devices: HashMap<(u32, u32), usize>,
+}
+
+/// Ranks over all replicas, as far as they are shown: none of more than a screen has names for.
+pub(crate) fn n_ranks_shown(hello: &Hello) -> u64 {
+    let n_ranks = u64::from(hello.pp) * u64::from(hello.dp);
+    if n_ranks <= RANKS_MAX { n_ranks } else { 0 }
 }
 
 /// By replica and rank, the first place of each in the device map.
@@ -171,7 +163,7 @@ impl Model {
                 // What was said while it started belongs to the run as well.
                 let before = std::mem::take(self);
                 // The same few bytes may ask for as many ranks again and again.
-                let n_ranks_ever = before.n_ranks_ever.saturating_add(hello.n_ranks_shown());
+                let n_ranks_ever = before.n_ranks_ever.saturating_add(n_ranks_shown(hello));
                 let is_shown = n_ranks_ever <= RANKS_EVER_MAX;
                 let n_events = before.n_events;
                 *self =
@@ -214,7 +206,7 @@ impl Model {
 
     fn with_hello(hello: &Hello, has_ranks: bool) -> Self {
         let mut ranks = Vec::new();
-        if has_ranks && hello.n_ranks_shown() > 0 {
+        if has_ranks && n_ranks_shown(hello) > 0 {
             for replica in 0..hello.dp {
                 ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
             }
@@ -354,29 +346,25 @@ impl Model {
     /// A reader that begins at a mark takes the fold from it, and so does one that could not read
     /// the first line. A reader that has a fold already takes the places of the marks alone.
     fn apply_index(&mut self, index: &Index) {
-        if self.hello.is_none() && index.model.is_sound() {
-            let hello = index.model.hello.as_deref();
+        if self.hello.is_none()
+            && let Ok(mark) = LogMark::parse(index.line())
+        {
+            let hello = mark.model.hello.as_deref();
             let progress = hello.map(Progress::new).unwrap_or_default();
             let devices = hello.map(devices_of).unwrap_or_default();
-            let n_ranks_ever =
-                self.n_ranks_ever.saturating_add(hello.map_or(0, Hello::n_ranks_shown));
+            let n_ranks_ever = self.n_ranks_ever.saturating_add(hello.map_or(0, n_ranks_shown));
             let recorded = std::mem::take(&mut self.recorded);
-            *self = Self { progress, recorded, n_ranks_ever, devices, ..(*index.model).clone() };
-        }
-        self.frames.clone_from(&index.frames);
-    }
-
-    /// Forgets the plan, with which a mark would have so many bytes.
-    pub(crate) fn omit_plan(&mut self, n_bytes: usize) {
-        if let Some(hello) = &mut self.hello {
-            **hello = hello.without_plan(n_bytes);
+            *self = Self { progress, recorded, n_ranks_ever, devices, ..*mark.model };
+            self.frames = mark.frames;
+        } else if let Some(frames) = mark::frames_of(index.line()) {
+            self.frames = frames;
         }
     }
 
     /// Whether it is one that a fold can have come to: what was read from a log may be anything.
-    pub(crate) fn is_sound(&self) -> bool {
+    fn is_sound(&self) -> bool {
         let hello = self.hello.as_deref();
-        let n_expected = hello.map_or(0, Hello::n_ranks_shown);
+        let n_expected = hello.map_or(0, n_ranks_shown);
         let pp = hello.map_or(1, |hello| u64::from(hello.pp)).max(1);
         let is_at = |(at, state): (u64, &RankState)| {
             (u64::from(state.replica), u64::from(state.rank)) == (at / pp, at % pp)
@@ -432,6 +420,75 @@ impl Model {
             recorded: self.recorded.complete_alone(),
             ..Self::default()
         }
+    }
+}
+
+impl From<Lost> for LostV1 {
+    fn from(lost: Lost) -> Self {
+        let Lost { elapsed_ns, step, count, first_step } = lost;
+        Self { elapsed_ns, step, count, first_step }
+    }
+}
+
+impl From<LostV1> for Lost {
+    fn from(saved: LostV1) -> Self {
+        let LostV1 { elapsed_ns, step, count, first_step } = saved;
+        Self { elapsed_ns, step, count, first_step }
+    }
+}
+
+impl From<&Model> for ModelV1 {
+    fn from(model: &Model) -> Self {
+        Self {
+            hello: model.hello.clone(),
+            ranks: model.ranks.iter().map(RankV1::from).collect(),
+            gpus: (&model.gpus).into(),
+            steps: (&model.steps).into(),
+            loss: (&model.loss).into(),
+            metrics: Some((&model.metrics).into()),
+            phases: (&model.phases).into(),
+            watchdog: (&model.watchdog).into(),
+            alarms: model.alarms.iter().map(|&(at, alarm)| (at, alarm.into())).collect(),
+            messages: model.messages.iter().map(MessageV1::from).collect(),
+            n_warnings: model.n_warnings,
+            n_dropped: model.n_dropped,
+            n_dropped_before: model.n_dropped_before,
+            incomplete: model.incomplete.into(),
+            totals: model.totals.into(),
+            lost: model.lost.iter().copied().map(LostV1::from).collect(),
+            n_events: model.n_events,
+            end: model.end.clone(),
+        }
+    }
+}
+
+/// What was read from a log may be anything: it has to be what a fold can have come to.
+impl TryFrom<ModelV1> for Model {
+    type Error = MarkError;
+
+    fn try_from(saved: ModelV1) -> Result<Self, MarkError> {
+        let model = Self {
+            hello: saved.hello,
+            ranks: saved.ranks.into_iter().map(RankState::from).collect(),
+            gpus: saved.gpus.into(),
+            steps: saved.steps.into(),
+            loss: saved.loss.into(),
+            metrics: saved.metrics.map(Metrics::from).unwrap_or_default(),
+            phases: saved.phases.into(),
+            watchdog: saved.watchdog.into(),
+            alarms: saved.alarms.into_iter().map(|(at, alarm)| (at, alarm.into())).collect(),
+            messages: saved.messages.into_iter().map(Message::from).collect(),
+            n_warnings: saved.n_warnings,
+            n_dropped: saved.n_dropped,
+            n_dropped_before: saved.n_dropped_before,
+            incomplete: saved.incomplete.into(),
+            totals: saved.totals.into(),
+            lost: saved.lost.into_iter().map(Lost::from).collect(),
+            n_events: saved.n_events,
+            end: saved.end,
+            ..Self::default()
+        };
+        if model.is_sound() { Ok(model) } else { Err(MarkError::Unsound) }
     }
 }
 

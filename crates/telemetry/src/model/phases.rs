@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pp_quantile::upper_median;
-use serde::{Deserialize, Serialize};
+use pp_trace::PhaseEvent;
 
-use crate::phase::PhaseEvent;
+use crate::mark_v1::{PhaseCostV1, PhasesV1};
 
 /// Phases that are kept one by one.
 const KEPT: usize = 64;
@@ -17,7 +17,7 @@ const RECENT: usize = 32;
 const LETTERS_MAX: usize = 32;
 
 /// What all phases of one name have cost.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PhaseCost {
     /// How many are over.
     pub count: u64,
@@ -50,7 +50,7 @@ impl PhaseCost {
 }
 
 /// All phases of a run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Phases {
     running: Option<PhaseEvent>,
     over: VecDeque<PhaseEvent>,
@@ -106,6 +106,36 @@ impl Phases {
 
     pub(crate) fn cost(&self, name: &str) -> Option<&PhaseCost> {
         self.costs.get(name)
+    }
+}
+
+impl From<&Phases> for PhasesV1 {
+    fn from(phases: &Phases) -> Self {
+        let saved = |cost: &PhaseCost| PhaseCostV1 {
+            count: cost.count,
+            total_ns: cost.total_ns,
+            recent_ns: cost.recent_ns.clone(),
+        };
+        Self {
+            running: phases.running.clone(),
+            over: phases.over.clone(),
+            costs: phases.costs.iter().map(|(name, cost)| (name.clone(), saved(cost))).collect(),
+        }
+    }
+}
+
+impl From<PhasesV1> for Phases {
+    fn from(saved: PhasesV1) -> Self {
+        let cost = |saved: PhaseCostV1| PhaseCost {
+            count: saved.count,
+            total_ns: saved.total_ns,
+            recent_ns: saved.recent_ns,
+        };
+        Self {
+            running: saved.running,
+            over: saved.over,
+            costs: saved.costs.into_iter().map(|(name, saved)| (name, cost(saved))).collect(),
+        }
     }
 }
 

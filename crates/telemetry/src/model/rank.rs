@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use pp_trace::{Cpu, Mem, Span};
 
-use crate::device::Cpu;
-use crate::event::Mem;
-use crate::span::Span;
+use crate::mark_v1::{RankStepV1, RankV1};
 
 /// Steps that the shares are taken over.
 pub const SHARE_STEPS: usize = 20;
@@ -14,7 +12,7 @@ pub const SHARE_STEPS: usize = 20;
 pub const HISTORY_STEPS: usize = 120;
 
 /// What one rank did in one step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RankStep {
     /// The whole step.
     pub(crate) step_ns: u64,
@@ -27,7 +25,6 @@ pub(crate) struct RankStep {
     /// Copies.
     pub(crate) copy_ns: u64,
     /// Whether it is step 1, which also pays for what happens only once.
-    #[serde(default)]
     pub(crate) is_first: bool,
 }
 
@@ -61,7 +58,7 @@ pub struct Thread {
 }
 
 /// One rank of one replica.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RankState {
     /// The replica.
     pub replica: u32,
@@ -212,4 +209,52 @@ impl RankState {
 
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+impl From<RankStep> for RankStepV1 {
+    fn from(step: RankStep) -> Self {
+        let RankStep { step_ns, window_ns, busy_ns, starved_ns, copy_ns, is_first } = step;
+        Self { step_ns, window_ns, busy_ns, starved_ns, copy_ns, is_first }
+    }
+}
+
+impl From<RankStepV1> for RankStep {
+    fn from(saved: RankStepV1) -> Self {
+        let RankStepV1 { step_ns, window_ns, busy_ns, starved_ns, copy_ns, is_first } = saved;
+        Self { step_ns, window_ns, busy_ns, starved_ns, copy_ns, is_first }
+    }
+}
+
+impl From<&RankState> for RankV1 {
+    fn from(state: &RankState) -> Self {
+        Self {
+            replica: state.replica,
+            rank: state.rank,
+            stages: state.stages.clone(),
+            layers: state.layers.clone(),
+            device: state.device.clone(),
+            memory: state.memory,
+            cpu: state.cpu,
+            memory_history: state.memory_history.clone(),
+            recent: state.recent.iter().copied().map(RankStepV1::from).collect(),
+            history: state.history.clone(),
+        }
+    }
+}
+
+impl From<RankV1> for RankState {
+    fn from(saved: RankV1) -> Self {
+        Self {
+            replica: saved.replica,
+            rank: saved.rank,
+            stages: saved.stages,
+            layers: saved.layers,
+            device: saved.device,
+            memory: saved.memory,
+            cpu: saved.cpu,
+            memory_history: saved.memory_history,
+            recent: saved.recent.into_iter().map(RankStep::from).collect(),
+            history: saved.history,
+        }
+    }
 }

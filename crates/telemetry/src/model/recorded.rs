@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::whole::Expected;
-use crate::span::Span;
+use pp_trace::Span;
 
 /// Steps that are kept at most.
 const STEPS_MAX: usize = 256;
@@ -163,7 +163,7 @@ impl Recorded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::span::SpanKind;
+    use pp_trace::SpanKind;
 
     fn span(step: u64) -> Span {
         Span {

@@ -7,8 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pp_quantile::upper_median;
-
-use crate::span::{Span, SpanKind};
+use pp_trace::{Span, SpanKind};
 
 use super::gpus::GpuState;
 

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use pp_quantile::nearest_rank;
-use serde::{Deserialize, Serialize};
+use pp_trace::StepEvent;
 
-use crate::step::StepEvent;
+use crate::mark_v1::{StepsV1, TotalsV1};
 
 /// Steps that the numbers are taken over.
 pub const RECENT_STEPS: usize = 50;
@@ -42,7 +42,7 @@ pub enum Rate {
 }
 
 /// What was trained on since the run began.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Totals {
     /// Samples.
     pub samples: u64,
@@ -62,10 +62,36 @@ impl Totals {
     }
 }
 
+impl From<Totals> for TotalsV1 {
+    fn from(totals: Totals) -> Self {
+        let Totals { samples, tokens, elapsed_seconds } = totals;
+        Self { samples, tokens, elapsed_seconds }
+    }
+}
+
+impl From<TotalsV1> for Totals {
+    fn from(saved: TotalsV1) -> Self {
+        let TotalsV1 { samples, tokens, elapsed_seconds } = saved;
+        Self { samples, tokens, elapsed_seconds }
+    }
+}
+
 /// The last steps.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RecentSteps {
     steps: VecDeque<StepEvent>,
+}
+
+impl From<&RecentSteps> for StepsV1 {
+    fn from(recent: &RecentSteps) -> Self {
+        Self { steps: recent.steps.clone() }
+    }
+}
+
+impl From<StepsV1> for RecentSteps {
+    fn from(saved: StepsV1) -> Self {
+        Self { steps: saved.steps }
+    }
 }
 
 impl RecentSteps {

@@ -6,11 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
 use super::activity::Progress;
-use crate::event::{Event, Hello};
-use crate::span::Span;
+use crate::mark_v1::IncompleteV1;
+use pp_trace::{Event, Hello, Span};
 
 /// Ranks over all replicas that are counted at most.
 const PLACES_MAX: u64 = 65_536;
@@ -127,7 +125,7 @@ impl Tally {
 }
 
 /// The steps of which operations were lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Incomplete {
     /// How many such steps there are.
     pub n_steps: u64,
@@ -137,4 +135,18 @@ pub struct Incomplete {
     pub n_missing: u64,
     /// Operations that it should have had; 0 where that is not known.
     pub n_expected: u64,
+}
+
+impl From<Incomplete> for IncompleteV1 {
+    fn from(incomplete: Incomplete) -> Self {
+        let Incomplete { n_steps, last_step, n_missing, n_expected } = incomplete;
+        Self { n_steps, last_step, n_missing, n_expected }
+    }
+}
+
+impl From<IncompleteV1> for Incomplete {
+    fn from(saved: IncompleteV1) -> Self {
+        let IncompleteV1 { n_steps, last_step, n_missing, n_expected } = saved;
+        Self { n_steps, last_step, n_missing, n_expected }
+    }
 }

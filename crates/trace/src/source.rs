@@ -3,15 +3,15 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read, Seek as _, SeekFrom};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::event::{Event, Line};
 use crate::files::{COMPRESSED_FILE, EVENTS_FILE};
 use crate::lines::{LINE_BYTES_MAX, LineSplitter};
-use crate::spool::is_spooled;
+use crate::marks::MarkReader;
 
 /// How the line of a mark begins, behind the line feed before it.
 const MARK: &[u8] = b"\n{\"ev\":\"index\",";
@@ -24,38 +24,68 @@ const TAIL_BYTES: u64 = 4 << 20;
 /// How far back one looks for a mark.
 const SEARCH_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: usize = 4 << 20;
-/// How many times its own size a compressed log may open to, and what any may. A run's log opens to
-/// some ten times its size.
-const OPENS_TO_TIMES: u64 = 64;
-const OPENS_TO_BYTES_MIN: u64 = 64 << 20;
 
 /// A stream that is decompressed, up to a bound.
-pub(crate) struct Opened {
-    decoder: zstd::Decoder<'static, BufReader<File>>,
-    n_left: u64,
-    bound: u64,
-}
+#[cfg(feature = "zstd")]
+mod opened {
+    use std::fs::File;
+    use std::io::{self, BufReader, Read};
 
-impl Opened {
-    fn new(file: File) -> io::Result<Self> {
-        let len = file.metadata()?.len();
-        let bound = len.saturating_mul(OPENS_TO_TIMES).max(OPENS_TO_BYTES_MIN);
-        Ok(Self { decoder: zstd::Decoder::new(file)?, n_left: bound, bound })
+    /// How many times its own size a compressed log may open to, and what any may. A run's log
+    /// opens to some ten times its size.
+    const OPENS_TO_TIMES: u64 = 64;
+    const OPENS_TO_BYTES_MIN: u64 = 64 << 20;
+
+    pub(crate) struct Opened {
+        decoder: zstd::Decoder<'static, BufReader<File>>,
+        n_left: u64,
+        bound: u64,
+    }
+
+    impl Opened {
+        pub(super) fn new(file: File) -> io::Result<Self> {
+            let len = file.metadata()?.len();
+            let bound = len.saturating_mul(OPENS_TO_TIMES).max(OPENS_TO_BYTES_MIN);
+            Ok(Self { decoder: zstd::Decoder::new(file)?, n_left: bound, bound })
+        }
+    }
+
+    impl Read for Opened {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let n_read = self.decoder.read(buffer)? as u64;
+            self.n_left = self.n_left.checked_sub(n_read).ok_or_else(|| {
+                io::Error::other(format!(
+                    "it opens to more than {} MiB, {OPENS_TO_TIMES} times its size; if it is a log all the same, open it with zstd -d",
+                    self.bound >> 20
+                ))
+            })?;
+            Ok(n_read as usize)
+        }
     }
 }
 
-impl Read for Opened {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n_read = self.decoder.read(buffer)? as u64;
-        self.n_left = self.n_left.checked_sub(n_read).ok_or_else(|| {
-            io::Error::other(format!(
-                "it opens to more than {} MiB, {OPENS_TO_TIMES} times its size; if it is a log all the same, open it with zstd -d",
-                self.bound >> 20
-            ))
-        })?;
-        Ok(n_read as usize)
+/// Built without the feature `zstd`, compressed logs are refused.
+#[cfg(not(feature = "zstd"))]
+mod opened {
+    use std::fs::File;
+    use std::io::{self, Read};
+
+    pub(crate) enum Opened {}
+
+    impl Opened {
+        pub(super) fn new(_: File) -> io::Result<Self> {
+            Err(io::Error::other("it is compressed; open it with zstd -d first"))
+        }
+    }
+
+    impl Read for Opened {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            match *self {}
+        }
     }
 }
+
+use opened::Opened;
 
 /// A log that is open.
 pub(crate) enum Source {
@@ -75,10 +105,27 @@ pub fn log_of(run_dir: &Path) -> PathBuf {
     }
 }
 
-/// Opens a regular file for reading; a symbolic link, a pipe or a device is refused, and nothing is waited for.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    // What was copied from a pipe has no other name than the system's link to it.
-    let nofollow = if is_spooled(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
+/// Where the files that a process has open can be opened again.
+const OPEN_FILES: &str = "/proc/self/fd/";
+
+/// The one path of a file without a name that this process has open, such as a copy of what came
+/// through a pipe.
+pub fn path_of_open_file(fd: RawFd) -> PathBuf {
+    PathBuf::from(format!("{OPEN_FILES}{fd}"))
+}
+
+fn is_open_file(path: &Path) -> bool {
+    let number = path.to_str().and_then(|path| path.strip_prefix(OPEN_FILES));
+    number.is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// Opens a regular file for reading; nothing is waited for.
+///
+/// # Errors
+/// It cannot be opened, or is a symbolic link, a pipe or a device.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    // A file without a name has no other path than the system's link to it.
+    let nofollow = if is_open_file(path) { OFlags::empty() } else { OFlags::NOFOLLOW };
     let flags = OFlags::RDONLY | nofollow | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = match open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
@@ -130,10 +177,10 @@ impl Read for Source {
 
 /// Where a reader should begin that wants to know what is now: at the last mark that can be read
 /// and has some steps behind it, else at the beginning.
-pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
+pub(crate) fn last_mark(path: &Path, marks: &dyn MarkReader) -> io::Result<u64> {
     let mut file = open_regular(path)?;
     if is_compressed(path) {
-        return last_mark_of_stream(&mut Opened::new(file)?);
+        return last_mark_of_stream(&mut Opened::new(file)?, marks);
     }
     let len = file.metadata()?.len();
     let mut end = len.saturating_sub(TAIL_BYTES);
@@ -147,7 +194,7 @@ pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
         file.read_exact(&mut chunk[..n_bytes])?;
         for at in memmem::rfind_iter(&chunk[..n_bytes], MARK) {
             let offset = start + at as u64 + 1;
-            if is_mark(&mut file, offset)? {
+            if is_mark(&mut file, offset, marks)? {
                 return Ok(offset);
             }
             n_tried += 1;
@@ -166,13 +213,17 @@ pub(crate) fn last_mark(path: &Path) -> io::Result<u64> {
 
 /// The first of these places, all of them said to be marks, at which there is one that can be read;
 /// else the beginning.
-pub(crate) fn first_mark(path: &Path, offsets: impl Iterator<Item = u64>) -> io::Result<u64> {
+pub(crate) fn first_mark(
+    path: &Path,
+    offsets: impl Iterator<Item = u64>,
+    marks: &dyn MarkReader,
+) -> io::Result<u64> {
     let is_compressed = is_compressed(path);
     let n_tried_max = if is_compressed { MARKS_TRIED_MAX_COMPRESSED } else { MARKS_TRIED_MAX };
     for offset in offsets.filter(|&offset| offset > 0).take(n_tried_max) {
         let is_mark = match Source::open_at(path, offset - 1)? {
-            Source::Plain(mut file) => is_mark(&mut file, offset)?,
-            Source::Compressed(mut opened) => is_mark_next(&mut opened, offset)?,
+            Source::Plain(mut file) => is_mark(&mut file, offset, marks)?,
+            Source::Compressed(mut opened) => is_mark_next(&mut opened, offset, marks)?,
         };
         if is_mark {
             return Ok(offset);
@@ -182,14 +233,14 @@ pub(crate) fn first_mark(path: &Path, offsets: impl Iterator<Item = u64>) -> io:
 }
 
 /// Whether the line at this byte of a file is a mark that can be read.
-fn is_mark(file: &mut File, offset: u64) -> io::Result<bool> {
+fn is_mark(file: &mut File, offset: u64, marks: &dyn MarkReader) -> io::Result<bool> {
     // With the line feed before it: a match inside another line is not a mark.
     file.seek(SeekFrom::Start(offset - 1))?;
-    is_mark_next(file, offset)
+    is_mark_next(file, offset, marks)
 }
 
 /// Whether what comes next is a line feed and, at this byte of its log, a mark that can be read.
-fn is_mark_next(from: &mut impl Read, offset: u64) -> io::Result<bool> {
+fn is_mark_next(from: &mut impl Read, offset: u64, marks: &dyn MarkReader) -> io::Result<bool> {
     let mut head = [0; MARK.len()];
     let mut n_read = 0;
     while n_read < head.len() {
@@ -204,16 +255,15 @@ fn is_mark_next(from: &mut impl Read, offset: u64) -> io::Result<bool> {
     let mut line = head[1..].to_vec();
     let mut lines = BufReader::with_capacity(1 << 16, from.take(LINE_BYTES_MAX as u64 + 1));
     lines.read_until(b'\n', &mut line)?;
-    Ok(line.pop() == Some(b'\n') && is_mark_line(&line, offset))
+    Ok(line.pop() == Some(b'\n') && is_mark_line(&line, offset, marks))
 }
 
-fn is_mark_line(line: &[u8], offset: u64) -> bool {
-    line.len() <= LINE_BYTES_MAX
-        && matches!(Event::parse(line), Ok(Line::Event(Event::Index(index))) if index.is_sound_at(offset))
+fn is_mark_line(line: &[u8], offset: u64, marks: &dyn MarkReader) -> bool {
+    line.len() <= LINE_BYTES_MAX && marks.can_begin_at(line, offset)
 }
 
 /// The same where one cannot go back: of the marks those are kept that may still have enough behind them.
-fn last_mark_of_stream(stream: &mut impl Read) -> io::Result<u64> {
+fn last_mark_of_stream(stream: &mut impl Read, reader: &dyn MarkReader) -> io::Result<u64> {
     let mut last = 0;
     let mut marks: VecDeque<u64> = VecDeque::new();
     let mut splitter = LineSplitter::new();
@@ -225,7 +275,7 @@ fn last_mark_of_stream(stream: &mut impl Read) -> io::Result<u64> {
             break;
         }
         splitter.push_at(&chunk[..n_read], |offset, line| {
-            if line.starts_with(&MARK[1..]) && offset > 0 && is_mark_line(line, offset) {
+            if line.starts_with(&MARK[1..]) && offset > 0 && is_mark_line(line, offset, reader) {
                 marks.push_back(offset);
             }
         });

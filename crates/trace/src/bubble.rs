@@ -56,7 +56,7 @@ impl RankSums {
 /// is the time of the whole step.
 ///
 /// ```
-/// use pp_telemetry::{Span, SpanKind, measure};
+/// use pp_trace::{Span, SpanKind, measure};
 ///
 /// let span = |rank, op, start_ns| Span {
 ///     step: 1, replica: 0, rank, stage: rank, mb: 0, op, start_ns, dur_ns: 10, cpu_ns: 10, bytes: 0, starved_ns: 0,

@@ -77,8 +77,8 @@ impl Notes {
     }
 }
 
-/// For fields that may hold any float: a number where JSON has one, else its name.
-pub(crate) mod any_float {
+/// For fields that may hold any float: a number where JSON has one, else its name. For `serde(with = …)`.
+pub mod any_float {
     use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
 
     use super::Nonfinite;
@@ -91,14 +91,22 @@ pub(crate) mod any_float {
     }
 
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-    pub(crate) fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
         match Nonfinite::of(*value) {
             None => to.serialize_f64(*value),
             Some(kind) => kind.serialize(to),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// It is neither a number nor the name of one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
         Ok(match Written::deserialize(from)? {
             Written::Number(value) => value,
             Written::Named(kind) => kind.value(),
@@ -107,18 +115,26 @@ pub(crate) mod any_float {
 }
 
 /// The same for fields that may have no value at all.
-pub(crate) mod any_float_option {
+pub mod any_float_option {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[derive(Serialize, Deserialize)]
     struct Any(#[serde(with = "super::any_float")] f64);
 
     #[expect(clippy::ref_option, reason = "serde hands over a reference")]
-    pub(crate) fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    /// Writes a value.
+    ///
+    /// # Errors
+    /// As the serializer.
+    pub fn serialize<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
         value.map(Any).serialize(to)
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    /// Reads a value.
+    ///
+    /// # Errors
+    /// It is neither absent, nor a number, nor the name of one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
         Ok(Option::<Any>::deserialize(from)?.map(|any| any.0))
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 /// A file or a directory of a run that cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum TelemetryError {
+pub enum TraceError {
     /// Nothing says where runs are kept.
     #[error(
         "no directory for runs: set PPTOP_STATE_DIR, XDG_STATE_HOME or HOME to an absolute path"

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::event::{Event, Line, LineError};
 use crate::lines::{LINE_BYTES_MAX, LineSplitter};
+use crate::marks::MarkReader;
 use crate::source::{Source, first_mark, last_mark};
 
 /// Bytes read by one [`Follower::poll`]: a reader with a long log behind it stays responsive.
@@ -79,10 +80,11 @@ enum Start {
 /// Reads a log from its beginning, or from one of its marks, and then what is added to it.
 ///
 /// The file need not exist yet. A last line without its line feed is read when the rest of it has come; a line that is
-/// no event is counted and skipped.
+/// no event is counted and skipped. A follower without a [`MarkReader`] hands over every mark unread.
 pub struct Follower {
     path: PathBuf,
     start: Start,
+    marks: Option<&'static dyn MarkReader>,
     source: Option<Source>,
     splitter: LineSplitter,
     buffer: Vec<u8>,
@@ -96,26 +98,36 @@ pub struct Follower {
 impl Follower {
     /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is decompressed.
     pub fn new(path: &Path) -> Self {
-        Self::starting(path, Start::Beginning)
+        Self::starting(path, Start::Beginning, None)
+    }
+
+    /// The same for whoever understands marks: one that is damaged counts as a bad line.
+    pub fn with_marks(path: &Path, marks: &'static dyn MarkReader) -> Self {
+        Self::starting(path, Start::Beginning, Some(marks))
     }
 
     /// One that begins at the last mark that can be read and has some steps behind it: what was
     /// before is in the mark, but for the spans. Without such a mark it begins at the beginning.
-    pub fn from_last_mark(path: &Path) -> Self {
-        Self::starting(path, Start::LastMark)
+    pub fn from_last_mark(path: &Path, marks: &'static dyn MarkReader) -> Self {
+        Self::starting(path, Start::LastMark, Some(marks))
     }
 
     /// One that begins at the first of these places, in their order, at which a mark can be read;
     /// at the beginning where there is none. The offsets in a log are hints: each mark is
     /// checked.
-    pub fn from_first_mark(path: &Path, offsets: impl IntoIterator<Item = u64>) -> Self {
-        Self::starting(path, Start::FirstMark(offsets.into_iter().collect()))
+    pub fn from_first_mark(
+        path: &Path,
+        offsets: impl IntoIterator<Item = u64>,
+        marks: &'static dyn MarkReader,
+    ) -> Self {
+        Self::starting(path, Start::FirstMark(offsets.into_iter().collect()), Some(marks))
     }
 
-    fn starting(path: &Path, start: Start) -> Self {
+    fn starting(path: &Path, start: Start, marks: Option<&'static dyn MarkReader>) -> Self {
         Self {
             path: path.to_owned(),
             start,
+            marks,
             source: None,
             splitter: LineSplitter::new(),
             buffer: vec![0; POLL_BYTES],
@@ -136,8 +148,8 @@ impl Follower {
         poll.at_end = n_read < self.buffer.len();
         let mut newer = None;
         let (n_malformed, n_unknown) = (&mut self.n_malformed, &mut self.n_unknown);
-        let refusal = &mut self.refusal;
-        self.splitter.push(&self.buffer[..n_read], |line| match Event::parse(line) {
+        let (refusal, marks) = (&mut self.refusal, self.marks);
+        self.splitter.push(&self.buffer[..n_read], |line| match read(line, marks) {
             Ok(Line::Event(event)) if newer.is_none() => {
                 poll.n_events += 1;
                 on_event(event);
@@ -162,7 +174,7 @@ impl Follower {
         let failed = |source| ReadError::File { path: self.path.clone(), source };
         let log = match &mut self.source {
             Some(log) => log,
-            None => match open(&self.path, &self.start) {
+            None => match open(&self.path, &self.start, self.marks) {
                 Ok((log, offset)) => {
                     self.n_bytes = offset;
                     self.source.insert(log)
@@ -225,13 +237,26 @@ impl Follower {
 }
 
 /// Opens a log where the reader wants to begin; where that is, beside it.
-fn open(path: &Path, start: &Start) -> io::Result<(Source, u64)> {
-    let offset = match start {
-        Start::Beginning => 0,
-        Start::LastMark => last_mark(path)?,
-        Start::FirstMark(offsets) => first_mark(path, offsets.iter().copied())?,
+fn open(path: &Path, start: &Start, marks: Option<&dyn MarkReader>) -> io::Result<(Source, u64)> {
+    let offset = match (start, marks) {
+        (Start::Beginning, _) | (_, None) => 0,
+        (Start::LastMark, Some(marks)) => last_mark(path, marks)?,
+        (Start::FirstMark(offsets), Some(marks)) => {
+            first_mark(path, offsets.iter().copied(), marks)?
+        }
     };
     Ok((Source::open_at(path, offset)?, offset))
+}
+
+/// Reads one line; a mark has to be as it was written.
+fn read(line: &[u8], marks: Option<&dyn MarkReader>) -> Result<Line, LineError> {
+    let read = Event::parse(line)?;
+    match (&read, marks) {
+        (Line::Event(Event::Index(index)), Some(marks)) if !marks.is_intact(index.line()) => {
+            Err(LineError::Damaged)
+        }
+        _ => Ok(read),
+    }
 }
 
 impl std::fmt::Debug for Follower {

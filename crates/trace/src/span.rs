@@ -1,6 +1,5 @@
 //! What one rank did from one moment to another.
 
-use pp_schedule::Phase;
 use serde::{Deserialize, Serialize};
 
 /// The kind of work, or of waiting, that a [`Span`] stands for.
@@ -98,8 +97,10 @@ impl SpanKind {
     }
 }
 
-impl From<Phase> for SpanKind {
-    fn from(phase: Phase) -> Self {
+#[cfg(feature = "schedule")]
+impl From<pp_schedule::Phase> for SpanKind {
+    fn from(phase: pp_schedule::Phase) -> Self {
+        use pp_schedule::Phase;
         match phase {
             Phase::Forward => Self::F,
             Phase::Backward => Self::B,

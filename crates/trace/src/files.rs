@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, open, openat, renameat, unlinkat};
 
-use crate::error::TelemetryError;
+use crate::error::TraceError;
 
 /// The name of the log in the directory of a run.
 pub const EVENTS_FILE: &str = "events.jsonl";
@@ -26,9 +26,9 @@ pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 /// What the trainer says on its standard error when it runs in the background.
 pub const STDERR_FILE: &str = "stderr.log";
 /// The status while it is written.
-pub(crate) const STATUS_DRAFT: &str = ".status.json.new";
+pub const STATUS_DRAFT: &str = ".status.json.new";
 /// The compressed log while it is written.
-pub(crate) const COMPRESSED_DRAFT: &str = ".events.jsonl.zst.new";
+pub const COMPRESSED_DRAFT: &str = ".events.jsonl.zst.new";
 /// All that a run writes into its folder by itself, and what is made of it afterwards.
 pub const OWN_FILES: [&str; 7] = [
     EVENTS_FILE,
@@ -55,9 +55,8 @@ pub(crate) struct RunDir {
 
 impl RunDir {
     /// Makes the directory where it is missing, and opens it.
-    pub(crate) fn create(path: &Path) -> Result<Self, TelemetryError> {
-        let directory =
-            |source: io::Error| TelemetryError::Directory { path: path.to_owned(), source };
+    pub(crate) fn create(path: &Path) -> Result<Self, TraceError> {
+        let directory = |source: io::Error| TraceError::Directory { path: path.to_owned(), source };
         DirBuilder::new().recursive(true).mode(DIR_MODE).create(path).map_err(directory)?;
         let path = path.canonicalize().map_err(directory)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -68,10 +67,10 @@ impl RunDir {
     }
 
     /// Opens the log for appending.
-    pub(crate) fn open_events(&self) -> Result<File, TelemetryError> {
+    pub(crate) fn open_events(&self) -> Result<File, TraceError> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let failed = |errno: rustix::io::Errno| TelemetryError::File {
+        let failed = |errno: rustix::io::Errno| TraceError::File {
             path: self.path.join(EVENTS_FILE),
             source: errno.into(),
         };

@@ -1,7 +1,7 @@
 //! Events and their lines: what is written is read back, and the keys are those that scripts rely on.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use pp_telemetry::{
+use pp_trace::{
     DeviceMapEntry, Dropped, End, Eval, Event, Hello, Line, LineError, Log, Mem, PlannedMem, Span,
     SpanKind, StageInfo, StepEvent, Warn,
 };

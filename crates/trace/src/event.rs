@@ -4,16 +4,16 @@
 //! are not known here are ignored, so that an older monitor can watch a newer run; only a newer major version of the
 //! whole format, named by `hello`, is refused.
 
-use pp_schedule::write_json;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::bounds;
 use crate::device::{Cpu, Gpu};
-use crate::index::{self, Index};
+use crate::hello::Hello;
+use crate::index::Index;
 use crate::phase::PhaseEvent;
 use crate::span::Span;
 use crate::step::{Eval, StepEvent};
+use crate::text::write_json;
 
 /// The major version of the log that this crate writes and reads.
 pub const SCHEMA: u32 = 1;
@@ -44,212 +44,11 @@ pub enum Event {
     Warn(Warn),
     /// The recorder could not keep up.
     Dropped(Dropped),
-    /// All before it in one line.
-    Index(Box<Index>),
+    /// A mark: all before it in one line. It is kept as it stands, see [`Index`].
+    #[serde(skip)]
+    Index(Index),
     /// How the run ended: the last line.
     End(End),
-}
-
-/// What is run, and where.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Hello {
-    /// The major version of the log, [`SCHEMA`].
-    pub schema: u32,
-    /// The id of the run.
-    pub run: String,
-    /// The process of the trainer.
-    pub pid: u32,
-    /// Its command line.
-    #[serde(deserialize_with = "bounds::arguments")]
-    pub argv: Vec<String>,
-    /// The name of the model.
-    pub model: String,
-    /// The name of the schedule.
-    pub schedule: String,
-    /// Ranks along the pipeline.
-    pub pp: u32,
-    /// Replicas.
-    pub dp: u32,
-    /// Chunks that each rank owns.
-    pub virtual_stages: u32,
-    /// Micro-batches of each replica in a step.
-    pub micro_batches: u32,
-    /// Samples in a step, over all replicas.
-    pub batch_size: u64,
-    /// Steps that are planned.
-    pub steps: u64,
-    /// After every so many steps the held-out samples are looked at, and after the last one; 0
-    /// where that is not known or not done.
-    #[serde(skip_serializing_if = "is_none")]
-    pub eval_every: u64,
-    /// Cores that the process may use.
-    pub cores: u32,
-    /// The machine.
-    pub host: String,
-    /// Bytes of memory that the machine has, for ranks on its processor; 0 where that is not known.
-    pub host_memory_bytes: u64,
-    /// Where the run takes requests, if it does.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub socket: Option<String>,
-    /// The seed.
-    pub seed: u64,
-    /// Parameters of the whole model.
-    pub parameters: u64,
-    /// Where each stage of each replica lives.
-    #[serde(deserialize_with = "bounds::places")]
-    pub device_map: Vec<DeviceMapEntry>,
-    /// What each stage is made of.
-    #[serde(deserialize_with = "bounds::stages")]
-    pub stages: Vec<StageInfo>,
-    /// The plan: for each rank its operations in order, as in `0F0,0F1,0B0,0B1`.
-    #[serde(deserialize_with = "bounds::rows")]
-    pub plan: Vec<String>,
-    /// What the recorder left out of this line, and why; absent where it is whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub omitted: Option<String>,
-    /// When the run began, in milliseconds of Unix time: the one link between the run's clock and the wall clock.
-    pub started_unix_ms: u64,
-    /// Which clock the spans come from: `host`.
-    pub clock: String,
-    /// Tokens that one sample is made of; 0 where samples are not made of tokens.
-    pub tokens_per_sample: u64,
-    /// The bubble ratio that the schedule promises: by its formula, or by simulation where it has none.
-    pub theory: Option<f64>,
-    /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
-    pub span_every: u64,
-    /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::planned")]
-    pub memory_plan: Vec<PlannedMem>,
-    /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each
-    /// stage such as `3,5`; empty where nobody said so.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub partition: String,
-    /// Matrix kernels, for each product and number of rows; empty if the log does not say.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub kernels: String,
-    /// What each layer was measured to take for a micro-batch, forward and backward, in seconds;
-    /// empty where nothing was measured.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::layers")]
-    pub layer_seconds: Vec<f64>,
-    /// Floating-point operations that one sample needs, forward and backward; 0 where that is not
-    /// known.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub flops_per_sample: u64,
-    /// What all devices of the run together could do in a second at most, where somebody said so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub peak_flops: Option<f64>,
-}
-
-/// What a rank will hold at most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PlannedMem {
-    /// The rank.
-    pub rank: u32,
-    /// All of it, at the worst moment.
-    pub peak_bytes: u64,
-    /// Bytes of parameters.
-    pub parameter_bytes: u64,
-    /// Bytes of gradients.
-    pub gradient_bytes: u64,
-    /// Bytes of the optimizer's state.
-    pub optimizer_bytes: u64,
-    /// Bytes of packed copies of weights.
-    pub packed_bytes: u64,
-    /// Bytes that wait between ops: activations, residues of weight gradients, messages.
-    pub stash_bytes: u64,
-    /// What an op needs beyond that while it runs.
-    pub temporary_bytes: u64,
-}
-
-impl Hello {
-    /// Ranks over all replicas, as far as they are shown: none of more than a screen has names for.
-    pub(crate) fn n_ranks_shown(&self) -> u64 {
-        let n_ranks = u64::from(self.pp) * u64::from(self.dp);
-        if n_ranks <= bounds::RANKS_MAX { n_ranks } else { 0 }
-    }
-
-    /// How the layers were cut: what the log says, or for a log of before what follows from the
-    /// command line; `None` where neither tells.
-    pub fn cut(&self) -> Option<&str> {
-        if !self.partition.is_empty() {
-            return Some(&self.partition);
-        }
-        let flag = "--partition";
-        let mut args = self.argv.iter().skip_while(|arg| !arg.starts_with(flag));
-        if let Some(given) = args.next() {
-            let given = given.strip_prefix(flag)?;
-            return given.strip_prefix('=').or_else(|| args.next().map(String::as_str));
-        }
-        match self.model.as_str() {
-            _ if self.argv.is_empty() => None,
-            "sleep" => Some("uniform"),
-            "gpt" | "seed-mlp" | "wine-mlp" => Some("time"),
-            _ => None,
-        }
-    }
-
-    /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where the cores are not known.
-    pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
-        let n_ranks = u64::from(self.pp) * u64::from(self.dp);
-        (self.cores > 0 && n_ranks > u64::from(self.cores)).then_some((n_ranks, self.cores))
-    }
-}
-
-/// Where one stage of one replica lives.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DeviceMapEntry {
-    /// The stage.
-    pub stage: u32,
-    /// The rank that computes it.
-    pub rank: u32,
-    /// The replica.
-    pub replica: u32,
-    /// The device, such as `cpu:0`.
-    pub device: String,
-    /// What the driver calls the device for ever; absent for a CPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uuid: Option<String>,
-    /// Its address on the bus.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pci: Option<String>,
-}
-
-/// What one stage is made of.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StageInfo {
-    /// The stage.
-    pub stage: u32,
-    /// The copy of the model that it belongs to: Chimera has two, 0 and 1.
-    #[serde(skip_serializing_if = "is_first")]
-    pub copy: u32,
-    /// The rank that computes it.
-    pub rank: u32,
-    /// Its first and its last layer.
-    pub layers: [u32; 2],
-    /// Its parameters.
-    pub parameters: u64,
-    /// The bytes of its parameters.
-    pub parameter_bytes: u64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// Nearly every schedule has one copy of the model, whose number goes without saying.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_first(copy: &u32) -> bool {
-    *copy == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn is_none(number: &u64) -> bool {
-    *number == 0
 }
 
 /// The memory of one rank.
@@ -365,7 +164,8 @@ pub enum LineError {
     /// The line is not an object with a text under `ev`, or lacks what its kind needs.
     #[error("not an event: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// The line is a mark whose checksum does not fit.
+    /// The line is a mark that is not as it was written; [`Event::parse`] does not look, a
+    /// [`Follower`](crate::Follower) that knows marks does.
     #[error("a damaged mark")]
     Damaged,
 }
@@ -410,7 +210,9 @@ impl Event {
     pub fn write_line(&self, into: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         let start = into.len();
         if let Self::Index(index) = self {
-            return index.write_line(into);
+            into.extend_from_slice(index.line());
+            into.push(b'\n');
+            return Ok(());
         }
         let written = write_json(&mut *into, self);
         if written.is_err() {
@@ -466,8 +268,7 @@ impl Event {
             "dropped" => Self::Dropped(serde_json::from_slice(line)?),
             "gpu" => Self::Gpu(serde_json::from_slice(line)?),
             "cpu" => Self::Cpu(serde_json::from_slice(line)?),
-            "index" if !index::is_undamaged(line) => return Err(LineError::Damaged),
-            "index" => Self::Index(serde_json::from_slice(line)?),
+            "index" => Self::Index(Index::new(line)),
             "end" => Self::End(serde_json::from_slice(line)?),
             _ => return Ok(Line::Unknown),
         };

@@ -1,25 +1,25 @@
-//! What the writer thread does with the events that it takes from the queue.
+//! The log and the summary of a run, written on the thread that calls.
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::time::Instant;
 
-use pp_schedule::write_json;
-
 use crate::bounds::{mib, shortened};
-use crate::event::{Dropped, End, Event, Hello, Warn};
+use crate::course::Course;
+use crate::error::TraceError;
+use crate::event::{Dropped, End, Event, Warn};
 use crate::files::RunDir;
-use crate::index::{Frame, Index};
+use crate::hello::Hello;
 use crate::lines::LINE_BYTES_MAX;
-use crate::model::Model;
-use crate::phase::PhaseEvent;
-use crate::status::{State, Status, unix_ms};
+use crate::machine::unix_ms;
+use crate::marks::MarkMaker;
+use crate::status::{State, Status};
+use crate::text::write_json;
 
 /// Bytes that gather before they are written without waiting for more.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
-const MARK_BYTES: u64 = 16 << 20;
 /// A log is marks to this part at most: a long plan makes long marks, and those are further apart.
 const MARK_PART: u64 = 8;
 /// Events that are too long for a line, of which each is told.
@@ -31,18 +31,21 @@ const STATUS_BYTES: usize = 2047;
 const REASON_CHARS: usize = 300;
 
 /// Turns events into lines of the log, and keeps the summary.
+///
+/// Every call may wait for the disk. A run that must not wait has a [`Recorder`](crate::Recorder),
+/// which does this on a thread of its own.
 #[derive(Debug)]
-pub(crate) struct Drain {
+pub struct LogWriter {
     dir: RunDir,
     events: File,
     buffer: Vec<u8>,
     status: Status,
-    /// What a mark says of all before it.
-    model: Model,
-    frames: Vec<Frame>,
+    course: Course,
+    marks: Option<Box<dyn MarkMaker>>,
     /// Bytes of the log that are in the file already.
     written: u64,
-    mark_every: u64,
+    /// Where the last mark is; 0 before the first.
+    last_mark: u64,
     /// Where one looks next whether it is time for a mark.
     next_mark: u64,
     line_bytes_max: usize,
@@ -55,19 +58,26 @@ pub(crate) struct Drain {
     has_progressed: bool,
 }
 
-impl Drain {
-    pub(crate) fn new(dir: RunDir, events: File) -> Self {
+impl LogWriter {
+    /// Makes the directory of the run where it is missing, and opens `events.jsonl` in it for
+    /// appending. Without `marks` the log has none, and a reader begins at its beginning.
+    ///
+    /// # Errors
+    /// The directory or the file cannot be made, or is a symbolic link.
+    pub fn create(run_dir: &Path, marks: Option<Box<dyn MarkMaker>>) -> Result<Self, TraceError> {
+        let dir = RunDir::create(run_dir)?;
+        let events = dir.open_events()?;
         let status = Status::starting();
         let written = events.metadata().map_or(0, |about| about.len());
-        Self {
+        Ok(Self {
             dir,
             events,
             buffer: Vec::with_capacity(BUFFER_BYTES),
             status,
-            model: Model::brief(),
-            frames: Vec::new(),
+            course: Course::default(),
+            marks,
             written,
-            mark_every: MARK_BYTES,
+            last_mark: 0,
             next_mark: 0,
             line_bytes_max: LINE_BYTES_MAX,
             n_too_long: 0,
@@ -75,11 +85,21 @@ impl Drain {
             began: Instant::now(),
             ended: false,
             has_progressed: true,
-        }
+        })
     }
 
-    /// Adds one event.
-    pub(crate) fn push(&mut self, event: &Event) -> io::Result<()> {
+    /// Writes no line of more than `n_bytes`, without its line feed. What no reader takes is never
+    /// written: more than [`LINE_BYTES_MAX`] is taken for that.
+    #[must_use]
+    pub fn with_line_bytes_max(self, n_bytes: usize) -> Self {
+        Self { line_bytes_max: n_bytes.min(LINE_BYTES_MAX), ..self }
+    }
+
+    /// Adds one event; it is in the file after the next [`LogWriter::flush`] at the latest.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn push(&mut self, event: &Event) -> io::Result<()> {
         self.note(event);
         self.write(event)?;
         self.note_course(event);
@@ -135,14 +155,21 @@ impl Drain {
         if matches!(event, Event::Span(_)) {
             return;
         }
-        self.status.phase = self.model.phase().map(PhaseEvent::text);
-        self.status.alarm = self.model.alarm().map(|alarm| alarm.to_string());
+        self.status.phase = self.course.phase();
+        self.status.alarm = self.marks.as_ref().and_then(|marks| marks.alarm());
     }
 
     /// How long a step takes by now.
     fn note_pace(&mut self) {
-        let pace = self.model.steps().seconds().map(|seconds| seconds.p50);
-        self.status.step_seconds = pace.filter(|seconds| seconds.is_finite());
+        self.status.step_seconds = self.course.step_seconds();
+    }
+
+    /// An event is in the log.
+    fn note_written(&mut self, event: &Event) {
+        self.course.note(event);
+        if let Some(marks) = &mut self.marks {
+            marks.note(event);
+        }
     }
 
     /// From now on nothing is written into the log. The summary goes on: how the run ended must not
@@ -157,7 +184,7 @@ impl Drain {
     pub(crate) fn push_given_up(&mut self, event: &Event) {
         self.note(event);
         if matches!(event, Event::Step(_) | Event::Phase(_)) {
-            self.model.apply(event);
+            self.note_written(event);
             self.note_course(event);
             self.note_pace();
         }
@@ -183,7 +210,7 @@ impl Drain {
         // Its line feed does not count.
         let n_bytes = self.buffer.len() - start - 1;
         if n_bytes <= self.line_bytes_max {
-            self.model.apply(event);
+            self.note_written(event);
             return Ok(());
         }
         self.buffer.truncate(start);
@@ -222,44 +249,27 @@ impl Drain {
 
     /// Writes a mark, if the last one is far enough behind.
     fn mark(&mut self) -> io::Result<()> {
+        let Some(marks) = &mut self.marks else { return Ok(()) };
+        let every = marks.every_bytes();
         let offset = self.written + self.buffer.len() as u64;
-        let last = self.frames.last().map_or(0, |frame| frame.offset);
-        if offset - last < self.mark_every || offset < self.next_mark {
+        if offset - self.last_mark < every || offset < self.next_mark {
             return Ok(());
         }
-        let step = self.status.step;
-        self.frames.push(Frame { offset, step });
         let start = self.buffer.len();
-        let mut index = Box::new(Index {
-            step,
-            frames: self.frames.clone(),
-            model: Box::new(self.model.clone()),
-        });
-        let mut n_bytes = self.write_mark(&index)?;
-        if n_bytes > self.line_bytes_max {
-            index.model.omit_plan(n_bytes);
-            self.buffer.truncate(start);
-            n_bytes = self.write_mark(&index)?;
+        let n_bytes = marks.write_mark(offset, self.line_bytes_max, &mut self.buffer)?;
+        if self.buffer.len() > start {
+            self.last_mark = offset;
         }
-        if n_bytes > self.line_bytes_max {
-            // The log has none here, and is read from the one before.
-            self.buffer.truncate(start);
-            self.frames.pop();
-        }
-        self.next_mark = offset + (n_bytes as u64).saturating_mul(MARK_PART).max(self.mark_every);
+        self.next_mark = offset + (n_bytes as u64).saturating_mul(MARK_PART).max(every);
         Ok(())
-    }
-
-    /// Writes a mark of any length; how many bytes it has.
-    fn write_mark(&mut self, index: &Index) -> io::Result<usize> {
-        let start = self.buffer.len();
-        index.write_line(&mut self.buffer)?;
-        Ok(self.buffer.len() - start - 1)
     }
 
     /// Writes how many events were lost, when there are more than before and the last line is still
     /// to come: `count` to a full queue, and those that were too long.
-    pub(crate) fn note_dropped(&mut self, count: u64) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn note_dropped(&mut self, count: u64) -> io::Result<()> {
         let count = count.saturating_add(self.n_too_long);
         self.status.dropped = count;
         if count <= self.n_dropped_told || self.ended {
@@ -278,7 +288,10 @@ impl Drain {
     }
 
     /// Brings everything into the file.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn flush(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
@@ -295,7 +308,10 @@ impl Drain {
     }
 
     /// Renews the summary.
-    pub(crate) fn write_status(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_status(&mut self) -> io::Result<()> {
         self.status.updated_unix_ms = unix_ms();
         if std::mem::take(&mut self.has_progressed) {
             self.status.progressed_unix_ms = self.status.updated_unix_ms;
@@ -316,6 +332,3 @@ fn shorter(end: &End) -> End {
     let weights_hash = end.weights_hash.as_deref().map(shortened);
     End { reason: shortened(&end.reason), op, weights_hash, ..end.clone() }
 }
-
-#[cfg(test)]
-mod tests;

@@ -18,10 +18,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::drain::Drain;
-use crate::error::TelemetryError;
+use crate::error::TraceError;
 use crate::event::{End, Event};
-use crate::files::RunDir;
+use crate::log_writer::LogWriter;
+use crate::marks::MarkMaker;
 use crate::policy::{LogSize, SpanPolicy};
 use crate::span::Span;
 
@@ -89,32 +89,41 @@ pub struct Recorder {
 
 impl Recorder {
     /// Makes the directory of the run where it is missing, opens `events.jsonl` in it for appending, and starts the
-    /// thread that writes.
+    /// thread that writes. The log has no marks: a reader begins at its beginning.
     ///
     /// # Errors
     /// The directory or the file cannot be made, or is a symbolic link; the thread cannot be started.
-    pub fn create(run_dir: &Path) -> Result<Self, TelemetryError> {
-        let dir = RunDir::create(run_dir)?;
-        let events = dir.open_events()?;
+    pub fn without_marks(run_dir: &Path) -> Result<Self, TraceError> {
+        Self::of(LogWriter::create(run_dir, None)?)
+    }
+
+    /// The same with marks, from which a reader of a long log can begin.
+    ///
+    /// # Errors
+    /// As [`Recorder::without_marks`].
+    pub fn with_marks(run_dir: &Path, marks: Box<dyn MarkMaker>) -> Result<Self, TraceError> {
+        Self::of(LogWriter::create(run_dir, Some(marks))?)
+    }
+
+    fn of(mut log: LogWriter) -> Result<Self, TraceError> {
         let (queue, receiver) = sync_channel(QUEUE_EVENTS);
         let shared = Arc::new(Shared::default());
         let for_writer = Arc::clone(&shared);
         let writer = thread::Builder::new()
-            .name("pp-telemetry".to_owned())
+            .name("pp-trace".to_owned())
             .spawn(move || {
-                let mut drain = Drain::new(dir, events);
-                let result = write_until_closed(&receiver, &mut drain, &for_writer);
+                let result = write_until_closed(&receiver, &mut log, &for_writer);
                 if let Err(error) = result {
                     for_writer.failed.store(true, Ordering::Release);
                     *Shared::lock(&for_writer.warning) =
                         Some(format!("recording has stopped: {error}"));
-                    drain.give_up(&error);
-                    summarize_until_closed(&receiver, &mut drain);
+                    log.give_up(&error);
+                    summarize_until_closed(&receiver, &mut log);
                 }
                 *Shared::lock(&for_writer.done) = true;
                 for_writer.done_changed.notify_all();
             })
-            .map_err(TelemetryError::Thread)?;
+            .map_err(TraceError::Thread)?;
         let inner = Inner {
             queue: Mutex::new(Some(queue.clone())),
             shared,
@@ -261,7 +270,7 @@ impl Drop for Inner {
 /// The life of the writer thread: until the queue is closed or `end` was written.
 fn write_until_closed(
     queue: &Receiver<Event>,
-    drain: &mut Drain,
+    log: &mut LogWriter,
     shared: &Shared,
 ) -> io::Result<()> {
     let mut next_status = Instant::now();
@@ -276,14 +285,14 @@ fn write_until_closed(
                 for event in iter::once(event).chain(queue.try_iter()) {
                     if matches!(event, Event::End(_)) {
                         // What was lost has to be told before the last line.
-                        drain.note_dropped(shared.dropped.load(Ordering::Relaxed))?;
+                        log.note_dropped(shared.dropped.load(Ordering::Relaxed))?;
                     }
-                    drain.push(&event)?;
+                    log.push(&event)?;
                     if matches!(event, Event::Hello(_)) {
                         // Viewers need the process and its socket from the first moment on.
                         next_status = Instant::now();
                     }
-                    if drain.has_ended() {
+                    if log.has_ended() {
                         break;
                     }
                 }
@@ -291,12 +300,12 @@ fn write_until_closed(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => open = false,
         }
-        drain.note_dropped(shared.dropped.load(Ordering::Relaxed))?;
-        drain.flush()?;
-        let over = !open || drain.has_ended();
+        log.note_dropped(shared.dropped.load(Ordering::Relaxed))?;
+        log.flush()?;
+        let over = !open || log.has_ended();
         if over || Instant::now() >= next_status {
-            drain.note_files(&Shared::lock(&shared.files));
-            drain.write_status()?;
+            log.note_files(&Shared::lock(&shared.files));
+            log.write_status()?;
             next_status = Instant::now() + STATUS_EVERY;
         }
         if over {
@@ -307,19 +316,19 @@ fn write_until_closed(
 
 /// The rest of the writer's life when the disk has failed: nothing is recorded, but the summary is
 /// renewed where that is possible.
-fn summarize_until_closed(queue: &Receiver<Event>, drain: &mut Drain) {
+fn summarize_until_closed(queue: &Receiver<Event>, log: &mut LogWriter) {
     let mut next_status = Instant::now();
     let mut open = true;
-    while open && !drain.has_ended() {
+    while open && !log.has_ended() {
         let wait = next_status.saturating_duration_since(Instant::now());
         match queue.recv_timeout(wait) {
-            Ok(event) => drain.push_given_up(&event),
+            Ok(event) => log.push_given_up(&event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => open = false,
         }
-        if Instant::now() >= next_status || drain.has_ended() || !open {
+        if Instant::now() >= next_status || log.has_ended() || !open {
             // What cannot be written now may be a second later.
-            let _ = drain.write_status();
+            let _ = log.write_status();
             next_status = Instant::now() + STATUS_EVERY;
         }
     }

@@ -1,16 +1,15 @@
-//! What the writer thread writes is what readers find.
+//! What is written with marks is what readers find.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use pp_telemetry::{
+    COMPRESSED_FILE, EVENTS_FILE, End, Event, Follower, Hello, LINE_BYTES_MAX, Log, LogMark,
+    LogWriter, Marks, Model, Replay, Span, SpanKind, StageInfo, StepEvent,
+};
 use proptest::prelude::*;
-
-use super::*;
-use crate::event::{Hello, Log, StageInfo};
-use crate::reader::Follower;
-use crate::replay::Replay;
-use crate::span::{Span, SpanKind};
-use crate::step::StepEvent;
 
 /// A directory that goes with its test.
 struct TestDir(PathBuf);
@@ -67,22 +66,21 @@ fn hello() -> Hello {
 
 /// A log of many marks, as the writer thread would write it.
 fn write(dir: &TestDir) -> io::Result<PathBuf> {
-    let run = RunDir::create(&dir.0).map_err(io::Error::other)?;
-    let events = run.open_events().map_err(io::Error::other)?;
-    let mut drain = Drain { mark_every: 300_000, ..Drain::new(run, events) };
-    drain.push(&Event::Hello(Box::new(hello())))?;
+    let marks = Box::new(Marks::every(300_000));
+    let mut writer = LogWriter::create(&dir.0, Some(marks)).map_err(io::Error::other)?;
+    writer.push(&Event::Hello(Box::new(hello())))?;
     for at in 1..=STEPS {
         for mb in 0..SPANS / 2 {
-            drain.push(&Event::Span(span(at, 0, mb)))?;
-            drain.push(&Event::Span(span(at, 1, mb)))?;
+            writer.push(&Event::Span(span(at, 0, mb)))?;
+            writer.push(&Event::Span(span(at, 1, mb)))?;
         }
         if at.is_multiple_of(30) {
-            drain.note_dropped(at)?;
+            writer.note_dropped(at)?;
         }
-        drain.push(&step(at))?;
+        writer.push(&step(at))?;
     }
-    drain.flush()?;
-    Ok(dir.0.join(crate::files::EVENTS_FILE))
+    writer.flush()?;
+    Ok(dir.0.join(EVENTS_FILE))
 }
 
 fn fold(mut follower: Follower) -> Model {
@@ -121,7 +119,7 @@ fn who_begins_at_a_mark_knows_what_was_before_it() -> io::Result<()> {
         assert_same(&part, &whole);
     }
     // Compressed, the same.
-    let compressed = dir.0.join(crate::files::COMPRESSED_FILE);
+    let compressed = dir.0.join(COMPRESSED_FILE);
     std::fs::write(&compressed, zstd::encode_all(std::fs::File::open(&log)?, 1)?)?;
     assert_same(&fold(Follower::from_last_mark(&compressed)), &whole);
     Ok(())
@@ -193,7 +191,7 @@ fn marks(log: &[u8]) -> Vec<Range<usize>> {
     let mut at = 0;
     let mut marks = Vec::new();
     for line in log.split_inclusive(|&byte| byte == b'\n') {
-        if line.starts_with(crate::index::HEAD) {
+        if line.starts_with(br#"{"ev":"index","#) {
             marks.push(at..at + line.len());
         }
         at += line.len();
@@ -211,6 +209,9 @@ fn long_log() -> &'static (Vec<u8>, Vec<Range<usize>>) {
         (text, marks)
     })
 }
+
+/// Where the part of a mark begins that its checksum covers.
+const CHECKED_FROM: usize = r#"{"ev":"index","crc32c":"00000000","#.len();
 
 type Damage = fn(&mut Vec<u8>, &Range<usize>);
 
@@ -247,7 +248,7 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
     std::fs::write(&path, text).unwrap();
     let whole = begun_at(&path);
     let last = marks.iter().position(|mark| mark.start == whole).expect("it begins at a mark");
-    let damages: [(&str, Damage); 7] = [
+    let damages: [(&str, Damage); 8] = [
         ("cut off", |log, mark| {
             log.drain(mark.end - 100..mark.end - 1);
         }),
@@ -257,6 +258,14 @@ fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
             log[at] = if log[at] == b'1' { b'2' } else { b'1' };
         }),
         ("no text", |log, mark| log[mark.start + 300] = 0xff),
+        ("a later version", |log, mark| {
+            // The checksum is that of the line as a later program might write it.
+            let body = mark.start + CHECKED_FROM;
+            assert!(log[body..].starts_with(b"\"version\":1,"));
+            log[body + b"\"version\":".len()] = b'2';
+            let check = format!("{:08x}", crc32c::crc32c(&log[body..mark.end - 1]));
+            log[body - 10..body - 2].copy_from_slice(check.as_bytes());
+        }),
         ("zeros", |log, mark| log[mark.start + 20..mark.end - 1].fill(0)),
         ("another kind", |log, mark| log[mark.start + 8] = b'x'),
         ("joined with the line before", |log, mark| log[mark.start - 1] = b' '),
@@ -339,14 +348,13 @@ proptest! {
     }
 }
 
-fn small_drain(dir: &TestDir, line_bytes_max: usize) -> Drain {
-    let run = RunDir::create(&dir.0).unwrap();
-    let events = run.open_events().unwrap();
-    Drain { line_bytes_max, mark_every: 200_000, ..Drain::new(run, events) }
+fn small_writer(dir: &TestDir, line_bytes_max: usize) -> LogWriter {
+    let marks = Box::new(Marks::every(200_000));
+    LogWriter::create(&dir.0, Some(marks)).unwrap().with_line_bytes_max(line_bytes_max)
 }
 
 fn longest_line(dir: &TestDir) -> usize {
-    let text = std::fs::read(dir.0.join(crate::files::EVENTS_FILE)).unwrap();
+    let text = std::fs::read(dir.0.join(EVENTS_FILE)).unwrap();
     text.split(|&byte| byte == b'\n').map(<[u8]>::len).max().unwrap_or(0)
 }
 
@@ -374,15 +382,15 @@ fn what_the_recorder_writes_its_reader_takes() {
         ("short", with_plan(10), true, true),
     ] {
         let dir = TestDir::new(&format!("hello-{name}"));
-        let mut drain = small_drain(&dir, MOST);
-        drain.push(&Event::Hello(Box::new(hello))).unwrap();
+        let mut writer = small_writer(&dir, MOST);
+        writer.push(&Event::Hello(Box::new(hello))).unwrap();
         for at in 1..=60 {
-            (0..SPANS / 2).for_each(|mb| drain.push(&Event::Span(span(at, 0, mb))).unwrap());
-            drain.push(&step(at)).unwrap();
+            (0..SPANS / 2).for_each(|mb| writer.push(&Event::Span(span(at, 0, mb))).unwrap());
+            writer.push(&step(at)).unwrap();
         }
-        drain.flush().unwrap();
+        writer.flush().unwrap();
         assert!(longest_line(&dir) <= MOST, "{name}: {}", longest_line(&dir));
-        let log = dir.0.join(crate::files::EVENTS_FILE);
+        let log = dir.0.join(EVENTS_FILE);
         let whole = fold(Follower::new(&log));
         let hello = whole.hello().unwrap();
         assert_eq!(hello.plan.is_empty(), !has_plan, "{name}");
@@ -404,19 +412,19 @@ fn what_the_recorder_writes_its_reader_takes() {
 fn an_event_that_no_line_can_hold_is_lost_and_that_is_said() {
     const MOST: usize = 300_000;
     let dir = TestDir::new("too-long");
-    let mut drain = small_drain(&dir, MOST);
-    drain.push(&Event::Hello(Box::new(hello()))).unwrap();
+    let mut writer = small_writer(&dir, MOST);
+    writer.push(&Event::Hello(Box::new(hello()))).unwrap();
     let message = "m".repeat(2 * MOST);
     for _ in 0..30 {
         let message = message.clone();
-        drain.push(&Event::Log(Log { elapsed_ns: 0, step: None, message })).unwrap();
+        writer.push(&Event::Log(Log { elapsed_ns: 0, step: None, message })).unwrap();
     }
-    drain.note_dropped(5).unwrap();
-    drain.push(&Event::End(End { reason: "r".repeat(2 * MOST), ..End::default() })).unwrap();
-    drain.flush().unwrap();
+    writer.note_dropped(5).unwrap();
+    writer.push(&Event::End(End { reason: "r".repeat(2 * MOST), ..End::default() })).unwrap();
+    writer.flush().unwrap();
     assert!(longest_line(&dir) <= MOST);
-    let model = fold(Follower::new(&dir.0.join(crate::files::EVENTS_FILE)));
-    assert_eq!((model.n_dropped(), model.n_warnings()), (35, TOLD_MAX));
+    let model = fold(Follower::new(&dir.0.join(EVENTS_FILE)));
+    assert_eq!((model.n_dropped(), model.n_warnings()), (35, 16));
     let told = model.messages().next().unwrap();
     assert!(told.text.contains("0.6 MiB, a line of a log at most 16 MiB"), "{}", told.text);
     assert!(model.end().unwrap().reason.ends_with('…'));
@@ -425,11 +433,20 @@ fn an_event_that_no_line_can_hold_is_lost_and_that_is_said() {
 #[test]
 fn lists_that_a_reader_refuses_are_not_written() {
     let dir = TestDir::new("lists");
-    let mut drain = small_drain(&dir, LINE_BYTES_MAX);
-    let stages = vec![StageInfo::default(); crate::bounds::STAGES_MAX + 1];
-    drain.push(&Event::Hello(Box::new(Hello { stages, ..hello() }))).unwrap();
-    drain.flush().unwrap();
-    let model = fold(Follower::new(&dir.0.join(crate::files::EVENTS_FILE)));
+    let mut writer = small_writer(&dir, LINE_BYTES_MAX);
+    let stages = vec![StageInfo::default(); 262_145];
+    writer.push(&Event::Hello(Box::new(Hello { stages, ..hello() }))).unwrap();
+    writer.flush().unwrap();
+    let model = fold(Follower::new(&dir.0.join(EVENTS_FILE)));
     let hello = model.hello().unwrap();
     assert!(hello.stages.is_empty() && hello.omitted.as_ref().unwrap().contains("262145 stages"));
+}
+
+/// What the page says of marks is so.
+#[test]
+fn the_mark_in_the_page_is_one() {
+    let page = include_str!("../../../docs/log-format.md");
+    let line = page.lines().find(|line| line.starts_with(r#"{"ev":"index","#)).unwrap();
+    let mark = LogMark::parse(line.as_bytes()).unwrap();
+    assert_eq!((mark.step, mark.frames.len()), (7, 1));
 }

@@ -2,13 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{
-    End, Event, Hello, Line, Log, LogSize, Recorder, Span, SpanKind, SpanPolicy, TelemetryError,
+use pp_trace::{
+    End, Event, Follower, Hello, Line, Log, LogSize, LogWriter, MarkMaker, MarkReader, Recorder,
+    Span, SpanKind, SpanPolicy, TraceError,
 };
 
 /// A directory of its own for each test, removed at the end.
@@ -63,7 +65,7 @@ fn finished() -> End {
 #[test]
 fn events_of_all_threads_are_written_in_the_order_of_each() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     thread::scope(|scope| {
         for rank in 0..4 {
             let recorder = recorder.clone();
@@ -93,7 +95,7 @@ fn events_of_all_threads_are_written_in_the_order_of_each() {
 #[test]
 fn files_and_directories_are_for_their_owner_only() {
     let dir = TestDir::new();
-    Recorder::create(&dir.run()).unwrap().finish(finished());
+    Recorder::without_marks(&dir.run()).unwrap().finish(finished());
     let mode = |path: PathBuf| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir.run()), 0o700);
     assert_eq!(mode(dir.run().join("events.jsonl")), 0o600);
@@ -103,7 +105,7 @@ fn files_and_directories_are_for_their_owner_only() {
 #[test]
 fn a_live_reader_sees_a_line_at_once_and_the_summary_says_how_it_stands() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     recorder.record(Event::Hello(Box::new(Hello {
         run: "one".to_owned(),
         steps: 9,
@@ -130,8 +132,8 @@ fn a_symbolic_link_in_place_of_the_log_is_refused() {
     let elsewhere = dir.0.path().join("elsewhere");
     fs::write(&elsewhere, "untouched").unwrap();
     symlink(&elsewhere, dir.run().join("events.jsonl")).unwrap();
-    let error = Recorder::create(&dir.run()).unwrap_err();
-    assert!(matches!(error, TelemetryError::File { .. }), "{error}");
+    let error = Recorder::without_marks(&dir.run()).unwrap_err();
+    assert!(matches!(error, TraceError::File { .. }), "{error}");
     assert_eq!(fs::read_to_string(elsewhere).unwrap(), "untouched");
 }
 
@@ -142,19 +144,19 @@ fn a_symbolic_link_to_the_directory_is_followed_once() {
     fs::create_dir(&elsewhere).unwrap();
     fs::create_dir(dir.0.path().join("runs")).unwrap();
     symlink(&elsewhere, dir.run()).unwrap();
-    Recorder::create(&dir.run()).unwrap().finish(End::default());
+    Recorder::without_marks(&dir.run()).unwrap().finish(End::default());
     assert!(elsewhere.join("events.jsonl").is_file());
     // To nowhere, it is not made.
     fs::remove_file(dir.run()).unwrap();
     symlink(dir.0.path().join("nowhere"), dir.run()).unwrap();
-    assert!(matches!(Recorder::create(&dir.run()), Err(TelemetryError::Directory { .. })));
+    assert!(matches!(Recorder::without_marks(&dir.run()), Err(TraceError::Directory { .. })));
     assert!(!dir.0.path().join("nowhere").exists());
 }
 
 #[test]
 fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     // The summary is renewed by a rename, which a directory in its place prevents.
     thread::sleep(Duration::from_millis(100));
     let status = dir.run().join("status.json");
@@ -184,7 +186,7 @@ fn a_disk_that_fails_stops_the_recording_and_leaves_one_warning() {
 #[test]
 fn a_summary_without_room_for_a_second_one_is_written_over() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let status = dir.run().join("status.json");
     let deadline = Instant::now() + Duration::from_secs(10);
     while !status.exists() {
@@ -208,7 +210,7 @@ fn a_summary_without_room_for_a_second_one_is_written_over() {
 #[test]
 fn only_the_steps_of_the_policy_have_spans() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     recorder.set_span_every(3);
     (1..=10).for_each(|step| recorder.span(span(step, 0, 0)));
     let k = recorder.set_span_policy(
@@ -236,7 +238,7 @@ fn only_the_steps_of_the_policy_have_spans() {
 #[test]
 fn what_was_recorded_is_written_when_nobody_says_finish() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let clone = recorder.clone();
     recorder.record(log("one"));
     drop(recorder);
@@ -248,7 +250,7 @@ fn what_was_recorded_is_written_when_nobody_says_finish() {
 #[test]
 fn nothing_blocks_when_the_queue_is_full_and_the_loss_is_told() {
     let dir = TestDir::new();
-    let recorder = Recorder::create(&dir.run()).unwrap();
+    let recorder = Recorder::without_marks(&dir.run()).unwrap();
     let mut n_sent = 0_u64;
     let deadline = Instant::now() + Duration::from_secs(30);
     while recorder.dropped() == 0 {
@@ -277,4 +279,92 @@ fn a_disabled_recorder_takes_everything_and_keeps_nothing() {
     recorder.span(span(1, 0, 0));
     recorder.finish(finished());
     assert_eq!((recorder.dropped(), recorder.is_recording()), (0, false));
+}
+
+/// Makes marks that say how many events were before, and knows them again.
+#[derive(Debug, Default)]
+struct Counter(u64);
+
+impl Counter {
+    fn head(offset: u64) -> String {
+        format!(r#"{{"ev":"index","at":{offset},"n":"#)
+    }
+}
+
+impl MarkMaker for Counter {
+    fn note(&mut self, _: &Event) {
+        self.0 += 1;
+    }
+
+    fn every_bytes(&self) -> u64 {
+        1000
+    }
+
+    fn write_mark(
+        &mut self,
+        offset: u64,
+        bytes_max: usize,
+        into: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let line = format!("{}{}}}", Self::head(offset), self.0);
+        if line.len() <= bytes_max {
+            into.extend_from_slice(line.as_bytes());
+            into.push(b'\n');
+        }
+        Ok(line.len())
+    }
+
+    fn alarm(&self) -> Option<String> {
+        Some(format!("{} events", self.0))
+    }
+}
+
+impl MarkReader for Counter {
+    fn is_intact(&self, line: &[u8]) -> bool {
+        line.ends_with(b"}")
+    }
+
+    fn can_begin_at(&self, line: &[u8], offset: u64) -> bool {
+        line.starts_with(Self::head(offset).as_bytes())
+    }
+}
+
+/// Steps with a message each; the marks of the log, as numbers of events.
+fn marks_of(dir: &TestDir, marks: Option<Box<dyn MarkMaker>>) -> Vec<u64> {
+    let mut writer = LogWriter::create(&dir.run(), marks).unwrap();
+    for step in 1..=50 {
+        let line = format!(r#"{{"ev":"step","step":{step},"loss":1.0}}"#);
+        let Line::Event(step) = Event::parse(line.as_bytes()).unwrap() else { panic!("{line}") };
+        writer.push(&log("a")).unwrap();
+        writer.push(&step).unwrap();
+    }
+    writer.flush().unwrap();
+    writer.write_status().unwrap();
+    let number = |event: &Event| {
+        let Event::Index(index) = event else { return None };
+        let value: serde_json::Value = serde_json::from_slice(index.line()).unwrap();
+        value["n"].as_u64()
+    };
+    dir.events().iter().filter_map(number).collect()
+}
+
+#[test]
+fn a_log_has_the_marks_of_whoever_makes_them() {
+    static COUNTER: Counter = Counter(0);
+    let dir = TestDir::new();
+    let marks = marks_of(&dir, Some(Box::new(Counter::default())));
+    assert!(marks.len() > 3 && marks.is_sorted(), "{marks:?}");
+    let status = fs::read_to_string(dir.run().join("status.json")).unwrap();
+    assert!(status.contains(r#""alarm":"100 events""#), "{status}");
+    // A reader begins at any of them that its own reader of marks takes.
+    let path = dir.run().join("events.jsonl");
+    let text = fs::read_to_string(&path).unwrap();
+    let offset = text.rfind("{\"ev\":\"index\"").unwrap() as u64;
+    let mut follower = Follower::from_first_mark(&path, [offset + 1, offset], &COUNTER);
+    let mut first = None;
+    follower.poll(|event| first = first.take().or(Some(event))).unwrap();
+    assert!(matches!(first, Some(Event::Index(_))), "{first:?}");
+    // Without anybody there are none.
+    let dir = TestDir::new();
+    assert_eq!(marks_of(&dir, None), [0; 0]);
 }
