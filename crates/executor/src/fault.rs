@@ -27,9 +27,9 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    /// Fails if this is the place.
-    pub(crate) fn strike(self, rank: Rank, step: u64, op: Op) -> Result<(), RankError> {
-        if (self.rank, self.step, self.op) != (rank, step, op) {
+    /// Fails if this is the place. Only the rank that is to fail asks.
+    pub(crate) fn strike(self, step: u64, op: Op) -> Result<(), RankError> {
+        if (self.step, self.op) != (step, op) {
             return Ok(());
         }
         match self.kind {

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 use pp_nn::ForwardContext;
-use pp_schedule::{MicroBatch, Op, Payload, Phase, Rank, Transfer, ValidPlan};
+use pp_schedule::{MicroBatch, Op, Payload, Phase, Transfer, ValidPlan};
 
 use crate::batch::Batch;
 use crate::config::RankConfig;
@@ -20,7 +20,6 @@ type Result<T> = std::result::Result<T, RankError>;
 pub(crate) struct Training<'a> {
     pub(crate) config: &'a RankConfig,
     pub(crate) plan: &'a ValidPlan,
-    pub(crate) rank: Rank,
     pub(crate) device: &'a Device,
     pub(crate) stages: &'a mut Stages,
     pub(crate) stash: &'a Stash,
@@ -40,7 +39,7 @@ impl Pass for Training<'_> {
     fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
         #[cfg(feature = "fault-injection")]
         if let Some(fault) = self.config.fault {
-            fault.strike(self.rank, self.step, op)?;
+            fault.strike(self.step, op)?;
         }
         let made = match op.phase {
             Phase::Forward => self.forward(op, input)?,

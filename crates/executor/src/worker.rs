@@ -57,6 +57,10 @@ impl Worker {
         // The stages have copies of their own now; these would be a second model for as long as the
         // run lasts.
         config.initial = None;
+        #[cfg(feature = "fault-injection")]
+        {
+            config.fault = config.fault.filter(|fault| fault.rank == rank);
+        }
         let journal = Journal::new(&config, replica, rank, device.clone());
         let pace = config.pace.clone();
         let walk = Walk::new(rank, device.clone(), pace, post, journal, progress);
@@ -96,7 +100,6 @@ impl Worker {
         let mut pass = Training {
             config: &self.config,
             plan: self.route.plan(),
-            rank: self.rank,
             device: &self.device,
             stages: &mut self.stages,
             stash: &self.stash,
