@@ -1,7 +1,8 @@
 //! Jobs to run: models, data sets, and layers that only sleep.
 //!
-//! A [`Job`] is a model as a stack of layers, its loss, and data to train on: everything that a
-//! trainer needs and nothing about how it is cut or scheduled.
+//! [`MODELS`] lists them by name, each with its defaults and its own options. A [`Job`] is a model as
+//! a stack of layers, its loss, and data to train on: everything that a trainer needs and nothing
+//! about how it is cut or scheduled.
 //!
 //! ```
 //! use pp_models::{DataSet, GptConfig, gpt};
@@ -18,18 +19,26 @@
 
 #![forbid(unsafe_code)]
 
-mod data;
+mod entropy;
 mod error;
 mod gpt;
-mod job;
 mod mlp;
+mod model;
 mod sleep;
 mod text;
 mod wine;
 
-pub use data::{DataSet, Samples};
 pub use error::ModelError;
-pub use gpt::{GptConfig, gpt, sample, sample_while};
-pub use job::{Classes, Job};
-pub use mlp::{seed_mlp, wine_mlp};
-pub use sleep::{SleepConfig, sleep};
+pub use gpt::{GPT, Gpt, GptConfig, gpt, sample, sample_while};
+pub use mlp::{SEED_MLP, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
+pub use model::{Group, Kind, Model, ModelOption, Options, Value};
+pub use pp_train::{Classes, DataSet, Job, Samples};
+pub use sleep::{SLEEP, Sleep, SleepConfig, sleep};
+
+/// All models, as they are listed.
+pub static MODELS: [&Model; 4] = [&SEED_MLP, &WINE_MLP, &GPT, &SLEEP];
+
+/// The model with this name.
+pub fn model(name: &str) -> Option<&'static Model> {
+    MODELS.into_iter().find(|model| model.name == name)
+}

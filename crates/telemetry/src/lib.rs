@@ -38,10 +38,12 @@ mod drain;
 mod error;
 mod files;
 mod identity;
+pub mod input;
 mod limits;
 mod paths;
 mod policy;
 mod processor;
+mod whole_file;
 mod writer;
 
 mod lines;
@@ -82,7 +84,7 @@ pub use files::{
 };
 pub use identity::{NotProven, ProvenRun};
 pub use index::{Frame, Index};
-pub use limits::{Limits, cores};
+pub use limits::{Limits, cores, memory_available};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use model::{
     Activity, Alarm, BUCKETS_MAX, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Incomplete, Level,
@@ -105,4 +107,5 @@ pub use standing::{Evidence, Process, Standing, StoppedBy};
 pub use status::{State, Status, host_memory_bytes, host_name, is_suspended};
 pub use step::{Eval, StepEvent};
 pub use tidy::{Keep, Tidied, remove, tidy};
+pub use whole_file::{Identity, NotWritten, Taken, WholeFile};
 pub use writer::Recorder;

@@ -1,0 +1,623 @@
+//! A training run from its first event to its last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
+
+use candle_core::{DType, Device, Tensor};
+use pp_devices::{Library, Options, Samplers};
+use pp_executor::ExecError;
+use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
+use pp_nn::{OptimizerKind, ParameterStore};
+use pp_partition::Stage;
+use pp_schedule::clean_lines;
+use pp_telemetry::{
+    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Identity, Log, Mem, PhaseEvent,
+    Recorder, Request, StepEvent, Taken, Warn, Watchdog, WholeFile,
+};
+use signal_hook::consts::SIGTERM;
+
+use crate::config::Config;
+use crate::data::Samples;
+use crate::error::{TrainError, causes};
+use crate::kernels::Chosen;
+use crate::observer::{Notice, Observer, Ready};
+use crate::opening::opening;
+use crate::phases::Phases;
+use crate::results::{self, Named, Wanted};
+use crate::session::{Prepared, Session};
+use crate::starting::{self, make_ready};
+use crate::stopping::{self, Signals, Starting};
+
+/// How the log's line with a sample begins.
+pub const SAMPLE: &str = "sample: ";
+
+/// Held-out samples that are evaluated together.
+const EVALUATION_ROWS: usize = 16;
+
+/// A file that a run writes beside its folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResultFile {
+    /// Where. If the name is taken by then, a free one beside it is used; if the folder is gone, the
+    /// run's own.
+    pub path: PathBuf,
+    /// What messages call it.
+    pub called: String,
+}
+
+/// How a run that does not start is told: the exit code, and the reason.
+pub type Words = Box<dyn Fn(&TrainError) -> (i32, String)>;
+
+/// What a run does beside training.
+#[derive(Default)]
+pub struct RunOptions {
+    /// The signals that end it; `None` leaves all signals alone.
+    pub signals: Option<Signals>,
+    /// Bytes of text to make after training.
+    pub sample: Option<u32>,
+    /// A file for the final weights.
+    pub save: Option<ResultFile>,
+    /// A file for batch, loss, gradients and weights of the first step.
+    pub dump_step: Option<ResultFile>,
+    /// Whether these two may replace files that are there.
+    pub force: bool,
+    /// Whom to ask about GPUs.
+    pub library: Library,
+    /// How the log tells that the run does not start, where the error's own text will not do.
+    pub words: Option<Words>,
+}
+
+/// A run that has started, and records itself.
+pub struct Run<'a> {
+    session: Session,
+    trainer: Trainer,
+    recorder: Recorder,
+    origin: Instant,
+    options: RunOptions,
+    observer: &'a mut dyn Observer,
+    n_steps: u64,
+    phases: Phases,
+    watchdog: Watchdog,
+    /// Where a monitor may ask for something; `None` where no socket could be made.
+    control: Option<ControlServer>,
+    /// What looks at devices and threads while the run goes on.
+    samplers: Option<Samplers>,
+    dir: PathBuf,
+    /// The file of the last checkpoint: no other is replaced by the next one.
+    checkpoint: Option<Identity>,
+}
+
+/// A run that came to its last step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// SHA-256 of all weights, in layer order.
+    pub weights_hash: String,
+    /// Steps that were made.
+    pub steps: u64,
+}
+
+/// Why a run ended before its last step, or without its results. The log says so as well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Stopped {
+    /// A signal asked for it.
+    #[error("stopped by {} after step {steps}", stopping::name(*signal))]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// Steps that were made.
+        steps: u64,
+    },
+    /// Somebody asked for it over the socket.
+    #[error("stopped by request after step {steps}")]
+    Asked {
+        /// Steps that were made.
+        steps: u64,
+    },
+    /// The run did not come as far as its first step.
+    #[error(transparent)]
+    NotStarted(#[from] TrainError),
+    /// A step could not be made.
+    #[error("training failed")]
+    Failed(#[source] TrainerError),
+    /// A result could not be made or written.
+    #[error("{0}")]
+    Result(String),
+}
+
+impl Stopped {
+    /// The exit code of a process that ends with it.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Signal { signal, .. } => 128 + signal,
+            // As if it had been asked by a signal.
+            Self::Asked { .. } => 128 + SIGTERM,
+            Self::NotStarted(error) if error.is_refusal() => 2,
+            Self::NotStarted(_) | Self::Failed(_) | Self::Result(_) => 1,
+        }
+    }
+}
+
+/// Where a run is recorded.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    /// The id of the run.
+    pub id: String,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// What writes the log there.
+    pub recorder: Recorder,
+}
+
+impl RunFolder {
+    /// A new folder where runs are kept, so that `pptop attach` finds it.
+    ///
+    /// # Errors
+    /// Where runs are kept is not known, or nothing can be written there.
+    pub fn create(model: &str) -> Result<Self, TrainError> {
+        let (id, dir) = pp_telemetry::new_run_dir(model)?;
+        let recorder = Recorder::create(&dir)?;
+        Ok(Self { id, dir, recorder })
+    }
+}
+
+/// Trains and records: a new folder, the run in it from its first event to its last.
+///
+/// # Errors
+/// The configuration is refused, and then no folder stays; or the run does not come to its end.
+pub fn train(
+    config: Config,
+    options: RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Finished, Stopped> {
+    let model = config.workload.name().to_owned();
+    let prepared = Prepared::new(config).map_err(Stopped::NotStarted)?;
+    let folder = RunFolder::create(&model).map_err(Stopped::NotStarted)?;
+    let dir = folder.dir.clone();
+    match Run::start(prepared, folder, options, observer) {
+        Ok(run) => run.finish(),
+        Err(refused) => {
+            if refused.is_refusal() {
+                // What only measuring can tell leaves nothing either. Should a file resist, the log
+                // says why.
+                let _ = pp_telemetry::remove(&dir);
+            }
+            Err(Stopped::NotStarted(refused))
+        }
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Records from now on: measures and cuts the model, starts the ranks, and says hello.
+    ///
+    /// # Errors
+    /// The job cannot be started; the log has an end that says so.
+    pub fn start(
+        prepared: Prepared,
+        folder: RunFolder,
+        mut options: RunOptions,
+        observer: &'a mut dyn Observer,
+    ) -> Result<Self, TrainError> {
+        let RunFolder { id, dir, recorder } = folder;
+        let (origin, started) = (Instant::now(), SystemTime::now());
+        let phases = Phases::new(recorder.clone(), origin);
+        let words = options.words.take();
+        let ready = {
+            let watch = |signals| Starting::watch(signals, &recorder, origin, &phases.now);
+            let watched = options.signals.as_ref().map(watch).transpose();
+            let starting = watched.map_err(TrainError::Signals)?;
+            let ready = make_ready(prepared, &recorder, origin, &phases);
+            drop(starting);
+            ready
+        };
+        let starting::Ready { session, trainer, memory_plan, took } = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                let (code, reason) = match words {
+                    Some(words) => words(&error),
+                    None => (if error.is_refusal() { 2 } else { 1 }, causes(&error)),
+                };
+                let wall_seconds = origin.elapsed().as_secs_f64();
+                let end = End { code, reason, wall_seconds, ..End::default() };
+                observer.notice(&Notice::Event(&Event::End(end.clone())));
+                recorder.finish(end);
+                return Err(error);
+            }
+        };
+        let control = pp_telemetry::socket_dir()
+            .and_then(|dir| ControlServer::listen(&dir, &std::process::id().to_string(), &id));
+        let (control, no_control) = match control {
+            Ok(control) => (Some(control), None),
+            Err(error) => (None, Some(error)),
+        };
+        let socket = control.as_ref().map(ControlServer::path);
+        let hello = session.hello(&trainer, &recorder, &id, socket, memory_plan, started);
+        let mut run = Self {
+            session,
+            trainer,
+            recorder,
+            origin,
+            options,
+            observer,
+            n_steps: 0,
+            phases,
+            watchdog: Watchdog::default(),
+            control,
+            samplers: None,
+            dir,
+            checkpoint: None,
+        };
+        run.emit(Event::Hello(Box::new(hello.clone())));
+        run.samplers = Some(run.watch(&hello));
+        if let Some(error) = no_control {
+            run.warn(None, format!("this run takes no requests, only signals: {error}"));
+        }
+        let opening = opening(&run.session, &hello);
+        let took: Vec<String> =
+            took.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();
+        let took =
+            format!("ready after {:.2} s: {}", origin.elapsed().as_secs_f64(), took.join(", "));
+        run.observer.notice(&Notice::Ready(&Ready {
+            session: &run.session,
+            hello: &hello,
+            opening: &opening,
+            took: &took,
+            dir: &run.dir,
+        }));
+        if let Some(Err(why)) = run.session.chosen.as_ref().map(Chosen::keep) {
+            run.warn(None, why);
+        }
+        opening.lines().for_each(|line| run.log(line.to_owned()));
+        run.log(took);
+        Ok(run)
+    }
+
+    /// Begins to look at the GPUs and at the threads of the ranks that compute on the CPU.
+    fn watch(&self, hello: &Hello) -> Samplers {
+        let is_on_cpu = |device: &str| device.starts_with("cpu");
+        let mut threads = pp_devices::rank_threads();
+        threads.retain(|thread| {
+            let mut map = hello.device_map.iter();
+            map.any(|at| {
+                (at.replica, at.rank) == (thread.replica, thread.rank) && is_on_cpu(&at.device)
+            })
+        });
+        let on_gpus = hello.device_map.iter().any(|at| !is_on_cpu(&at.device));
+        let library = self.options.library.clone();
+        let options = Options { library, on_gpus, threads, ..Options::default() };
+        Samplers::start(options, self.origin, &self.recorder)
+    }
+
+    /// Trains to the end, or as far as it goes, and says how it ended.
+    ///
+    /// # Errors
+    /// The run ended before its last step, or a result is missing.
+    pub fn finish(mut self) -> Result<Finished, Stopped> {
+        let result = self.train();
+        self.samplers = None;
+        let mut end = End {
+            code: 0,
+            reason: "finished".to_owned(),
+            steps: self.n_steps,
+            wall_seconds: self.origin.elapsed().as_secs_f64(),
+            ..End::default()
+        };
+        match &result {
+            Ok(finished) => end.weights_hash = Some(finished.weights_hash.clone()),
+            Err(stopped) => {
+                end.code = stopped.code();
+                end.reason = match stopped {
+                    Stopped::Failed(error) => causes(error),
+                    other => causes(other),
+                };
+                if let Stopped::Failed(TrainerError::Exec(ExecError::Rank { rank, op, .. })) =
+                    stopped
+                {
+                    end.rank = Some(rank.0);
+                    end.op = op.map(|op| op.to_string());
+                }
+            }
+        }
+        self.observer.notice(&Notice::Event(&Event::End(end.clone())));
+        self.recorder.finish(end);
+        // The last lines may fill the disk; no step reports that.
+        if let Some(message) = self.recorder.take_warning() {
+            self.observer.notice(&Notice::Warning(&message));
+        }
+        result
+    }
+
+    fn train(&mut self) -> Result<Finished, Stopped> {
+        let steps = self.session.config.steps;
+        let batch = self.session.batch_size as usize;
+        let pieces = self
+            .session
+            .job
+            .data
+            .validation(EVALUATION_ROWS)
+            .map_err(|e| Stopped::Result(e.to_string()))?;
+        for step in 1..=steps {
+            let before = match (step, &self.options.dump_step) {
+                (1, Some(_)) => self.trainer.weights().map_err(Stopped::Failed)?,
+                _ => Vec::new(),
+            };
+            let data = &self.session.job.data;
+            let outcome =
+                self.trainer.step(step, || data.batch(step, batch)).map_err(Stopped::Failed)?;
+            if step == 1 && self.options.dump_step.is_some() {
+                let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
+                self.dump(&outcome, before)?;
+                phase.end();
+            }
+            self.stepped(&outcome);
+            let due =
+                self.session.config.eval_every.is_some_and(|every| step.is_multiple_of(every));
+            if !pieces.is_empty() && (due || step == steps) {
+                self.evaluate(step, &pieces)?;
+            }
+            if self.requests(step) && step < steps {
+                return Err(Stopped::Asked { steps: self.n_steps });
+            }
+            if step < steps
+                && let Some(signal) = self.signal()
+            {
+                return Err(Stopped::Signal { signal, steps: self.n_steps });
+            }
+        }
+        let weights = self.trainer.weights().map_err(Stopped::Failed)?;
+        let hash = weights_hash(&weights).map_err(|e| Stopped::Result(e.to_string()))?;
+        if let Some(bytes) = self.options.sample {
+            self.sample(&weights, bytes as usize)
+                .map_err(|e| Stopped::Result(format!("no sample: {e}")))?;
+        }
+        // What was trained to the end is written, whatever else was asked for meanwhile.
+        if let Some(file) = self.options.save.clone() {
+            let phase = self.phases.begin(PhaseEvent::SAVING, Some(steps), 0);
+            self.write(&file, &weights, &HashMap::new()).map_err(Stopped::Result)?;
+            phase.end();
+        }
+        match self.signal() {
+            Some(signal) => Err(Stopped::Signal { signal, steps: self.n_steps }),
+            None => Ok(Finished { weights_hash: hash, steps: self.n_steps }),
+        }
+    }
+
+    /// The signal that asks the run to end.
+    fn signal(&self) -> Option<i32> {
+        self.options.signals.as_ref().and_then(Signals::signal)
+    }
+
+    /// Looks at the held-out samples; a signal ends that early, and then nothing is said of it.
+    fn evaluate(&mut self, step: u64, pieces: &[Samples]) -> Result<(), Stopped> {
+        let total = pieces.len();
+        let mut phase = self.phases.begin(PhaseEvent::EVALUATING, Some(step), total);
+        let (signals, observer) = (self.options.signals.clone(), &mut *self.observer);
+        let goes_on = |done| {
+            phase.at(done, total);
+            observer.notice(&Notice::Evaluating { done, total });
+            signals.as_ref().and_then(Signals::signal).is_none()
+        };
+        let found = self.trainer.evaluate_while(pieces, goes_on).map_err(Stopped::Failed)?;
+        phase.end();
+        let Some(found) = found else { return Ok(()) };
+        self.emit(Event::Eval(Eval { step, loss: found.loss as f32, accuracy: found.accuracy }));
+        self.observer.notice(&Notice::Evaluated { step, found });
+        Ok(())
+    }
+
+    /// Does what was asked for during the step; tells whether the run has to end.
+    fn requests(&mut self, step: u64) -> bool {
+        let requests = self.control.as_ref().map(ControlServer::take).unwrap_or_default();
+        let wants_checkpoint =
+            |r: &Request| matches!(r, Request::Checkpoint | Request::CheckpointAndStop);
+        let mut may_stop = true;
+        if requests.iter().any(wants_checkpoint) {
+            match self.checkpoint(step) {
+                Ok(message) => self.log_at(Some(step), message),
+                Err(why) => {
+                    // Who wanted the weights does not want to lose them.
+                    may_stop = requests.contains(&Request::Stop);
+                    self.warn(Some(step), why);
+                }
+            }
+        }
+        may_stop && requests.iter().any(|r| matches!(r, Request::Stop | Request::CheckpointAndStop))
+    }
+
+    /// Writes the weights into the folder of the run, in the place of those written before.
+    fn checkpoint(&mut self, step: u64) -> Result<String, String> {
+        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
+        let path = self.dir.join(CHECKPOINT_FILE);
+        let failed = |why: String| format!("no checkpoint of step {step}: {why}");
+        let weights = self.trainer.weights().map_err(|e| failed(causes(&e)))?;
+        let about = HashMap::from([("step".to_owned(), step.to_string())]);
+        let taken = self.checkpoint.map_or(Taken::Stays, Taken::ReplacedIf);
+        let written = WholeFile::private(&path)
+            .and_then(|file| results::write(file, taken, &weights, &about))
+            .map_err(|no| failed(no.to_string()))?;
+        self.note(&written.path);
+        if written.path == path {
+            self.checkpoint = written.identity;
+        } else {
+            let (path, other) = (path.display(), written.path.display());
+            let message =
+                format!("{path} is not of this run and stays; the checkpoint is in {other}");
+            self.warn(Some(step), message);
+        }
+        let path = written.path;
+        let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
+        Ok(format!(
+            "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
+            path.display(),
+            bytes as f64 / 1e6,
+            phase.end()
+        ))
+    }
+
+    /// Tells everybody about a step.
+    fn stepped(&mut self, outcome: &StepOutcome) {
+        let samples = self.session.batch_size;
+        let tokens = samples * self.session.job.data.tokens_per_sample();
+        let event = StepEvent {
+            step: outcome.step,
+            loss: outcome.loss,
+            loss_bits: StepEvent::bits_of(outcome.loss),
+            lr: outcome.lr,
+            grad_norm: outcome.grad_norm,
+            seconds: outcome.seconds,
+            elapsed_seconds: self.origin.elapsed().as_secs_f64(),
+            samples,
+            tokens,
+            bubble_ratio: outcome.bubble.bubble_ratio,
+            idle_of_step: outcome.bubble.idle_of_step,
+            starved_ratio: outcome.bubble.starved_ratio,
+            window_seconds: outcome.bubble.window_seconds,
+            dropped: self.recorder.dropped(),
+        };
+        let n_ranks = self.session.plan.n_ranks();
+        for (index, memory) in outcome.memory.iter().enumerate() {
+            self.recorder.record(Event::Mem(Mem {
+                step: outcome.step,
+                replica: index as u32 / n_ranks,
+                rank: index as u32 % n_ranks,
+                live_bytes: memory.live_bytes,
+                peak_bytes: memory.peak_bytes,
+                parameter_bytes: memory.parameter_bytes,
+                gradient_bytes: memory.gradient_bytes,
+                optimizer_bytes: memory.optimizer_bytes,
+                packed_bytes: memory.packed_bytes,
+                stash_bytes: memory.stash_bytes,
+                temporary_bytes: memory.temporary_bytes,
+            }));
+        }
+        self.n_steps += 1;
+        self.emit(Event::Step(event));
+        self.observer.notice(&Notice::Stepped(outcome));
+        let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
+        if let Some(alarm) = self.watchdog.step(outcome.step, loss, grad_norm) {
+            let (elapsed_ns, message) =
+                (self.origin.elapsed().as_nanos() as u64, alarm.to_string());
+            self.observer.notice(&Notice::Alarm(&message));
+            let step = Some(outcome.step);
+            self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
+        }
+        if let Some(message) = self.recorder.take_warning() {
+            self.warn(Some(outcome.step), format!("{message}; the run goes on"));
+        }
+    }
+
+    /// Something may be wrong: for the log, and for whoever listens.
+    fn warn(&mut self, step: Option<u64>, message: String) {
+        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+        self.observer.notice(&Notice::Warning(&message));
+        self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
+    }
+
+    /// Makes a text with the trained weights.
+    fn sample(&mut self, weights: &[(String, Tensor)], bytes: usize) -> candle_core::Result<()> {
+        let workload = &self.session.config.workload;
+        if !workload.makes_samples() {
+            return Ok(());
+        }
+        let stack = &self.session.job.stack;
+        let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
+        let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
+            .map_err(|e| candle_core::Error::Msg(causes(&e)))?;
+        let (seed, step) = (self.session.config.seed, self.session.config.steps);
+        let mut phase = self.phases.begin(PhaseEvent::SAMPLING, Some(step), bytes);
+        let mut goes_on = |done| {
+            phase.at(done, bytes);
+            self.signal().is_none()
+        };
+        let text = workload.sample(&model, bytes, seed, &mut goes_on)?;
+        phase.end();
+        // A model may say anything, also what a terminal would obey.
+        let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
+        self.log(format!("{SAMPLE}{text}"));
+        self.observer.notice(&Notice::Sample(&text));
+        Ok(())
+    }
+
+    /// Writes step 1 for other programs to check.
+    fn dump(
+        &mut self,
+        outcome: &StepOutcome,
+        before: Vec<(String, Tensor)>,
+    ) -> Result<(), Stopped> {
+        let Some(file) = self.options.dump_step.clone() else { return Ok(()) };
+        let wrong = |e: candle_core::Error| Stopped::Result(e.to_string());
+        let batch = self.session.batch_size as usize;
+        let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
+        let mut tensors = vec![
+            ("targets".to_owned(), targets.to_dtype(DType::I64).map_err(wrong)?),
+            ("loss".to_owned(), Tensor::new(outcome.loss, &Device::Cpu).map_err(wrong)?),
+        ];
+        for (i, input) in inputs.into_iter().enumerate() {
+            tensors.push((if i == 0 { "inputs".to_owned() } else { format!("inputs.{i}") }, input));
+        }
+        let prefixed = |prefix: &'static str, list: Vec<(String, Tensor)>| {
+            list.into_iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
+        };
+        tensors.extend(prefixed("before", before));
+        tensors.extend(prefixed("grad", self.trainer.gradients().map_err(Stopped::Failed)?));
+        tensors.extend(prefixed("after", self.trainer.weights().map_err(Stopped::Failed)?));
+        let config = &self.session.config;
+        let mut about = HashMap::from([
+            ("model".to_owned(), config.workload.name().to_owned()),
+            ("optimizer".to_owned(), config.optimizer.to_string()),
+            ("lr".to_owned(), outcome.lr.to_string()),
+            (
+                "clip_norm".to_owned(),
+                config.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string()),
+            ),
+        ]);
+        if let OptimizerKind::AdamW { weight_decay } = config.optimizer {
+            about.insert("weight_decay".to_owned(), weight_decay.to_string());
+        }
+        about.extend(config.workload.facts());
+        self.write(&file, &tensors, &about).map_err(Stopped::Result)
+    }
+
+    /// Writes a result that somebody named, and says where it is if that is elsewhere.
+    fn write(
+        &mut self,
+        file: &ResultFile,
+        tensors: &Named,
+        about: &HashMap<String, String>,
+    ) -> Result<(), String> {
+        let ResultFile { path, called } = file;
+        let wanted = Wanted { called, path, force: self.options.force, run_dir: &self.dir };
+        let written = wanted.write(tensors, about)?;
+        self.note(&written.path);
+        if let Some(why) = written.why_elsewhere {
+            self.warn(None, why);
+        }
+        Ok(())
+    }
+
+    /// Notes a file with weights, if it is in the folder of the run.
+    fn note(&self, path: &Path) {
+        let is_here =
+            path.parent().and_then(|dir| dir.canonicalize().ok()) == self.dir.canonicalize().ok();
+        if let Some(name) = path.file_name().and_then(OsStr::to_str).filter(|_| is_here) {
+            self.recorder.note_file(name);
+        }
+    }
+
+    /// A line for the log alone.
+    fn log(&self, message: String) {
+        self.log_at(None, message);
+    }
+
+    fn log_at(&self, step: Option<u64>, message: String) {
+        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
+        self.recorder.record(Event::Log(Log { elapsed_ns, step, message }));
+    }
+
+    /// An event for the log, and for whoever listens.
+    fn emit(&mut self, event: Event) {
+        self.observer.notice(&Notice::Event(&event));
+        self.recorder.record(event);
+    }
+}
