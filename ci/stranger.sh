@@ -73,7 +73,7 @@ grep -q '"model":"sine"' "$package/state.json" || fail "pptop snapshot --json do
 kill -TERM "$run"
 wait "$run" && fail "a run that is stopped by a signal ends well"
 run=
-shown 'stopped by SIGTERM' "$pptop" attach --once
+shown 'stopped \(SIGTERM\)' "$pptop" attach --once
 # A replay is a screen.
 $tmux -f /dev/null new-session -d -x 100 -y 30 "$pptop replay latest --speed 0.1"
 shown 'replay.*sine|sine.*replay' $tmux capture-pane -p

@@ -7,24 +7,17 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 use pp_nn::{Linear, relu};
-use pp_partition::{LayerStack, Objective, single};
-use pp_train::{
-    BoxError, Config, DataSet, Job, Notice, RunOptions, Samples, Signals, Topology, Workload,
-};
+use pp_partition::{LayerStack, single};
+use pp_train::{BoxError, Config, DataSet, Job, MeanSquare, Samples, Topology, Workload};
+use pp_train::{Notice, RunOptions, Signals};
 
-/// A model that learns a sine wave.
+/// Three layers that learn a sine wave.
 struct Sine;
-
-impl Objective for Sine {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-        (&outputs[0] - targets)?.sqr()?.mean_all()
-    }
-}
 
 impl DataSet for Sine {
     fn batch(&self, _step: u64, size: usize) -> Result<Samples> {
-        let x = (Tensor::arange(0f32, size as f32, &Device::Cpu)? * (6.4 / size as f64))? - 3.2;
-        let x = x?.reshape((size, 1))?;
+        let x = Tensor::arange(0f32, size as f32, &Device::Cpu)?.reshape((size, 1))?;
+        let x = ((x * (6.4 / size as f64))? - 3.2)?;
         Ok((vec![x.clone()], x.sin()?))
     }
 }
@@ -33,11 +26,9 @@ impl Workload for Sine {
     fn name(&self) -> &'static str {
         "sine"
     }
-
     fn layers(&self) -> Option<usize> {
         Some(3)
     }
-
     fn job(&self, _seed: u64, _topology: &Topology) -> std::result::Result<Job, BoxError> {
         let mut stack = LayerStack::default();
         for (i, (inputs, outputs)) in [(1, 64), (64, 64), (64, 1)].into_iter().enumerate() {
@@ -49,21 +40,18 @@ impl Workload for Sine {
                 }))
             });
         }
-        Ok(Job::new(stack, Sine, Sine))
+        Ok(Job::new(stack, MeanSquare, Sine))
     }
 }
 
 fn main() -> anyhow::Result<()> {
     pp_train::init()?;
     let config = Config { pp: Some(2), steps: 2000, ..Config::new(Arc::new(Sine)) };
-    let mut say = |notice: &Notice<'_>| match notice {
-        Notice::Ready(ready) => println!("{}\n{}", ready.opening, ready.dir.display()),
-        Notice::Stepped(step) if step.step % 500 == 0 => {
-            println!("{}: {:.5}", step.step, step.loss)
-        }
-        _ => {}
-    };
     let options = RunOptions { signals: Some(Signals::listen()?), ..RunOptions::default() };
-    pp_train::train(config, options, &mut say)?;
+    pp_train::train(config, options, &mut |notice: &Notice<'_>| match notice {
+        Notice::Ready(ready) => println!("{}\n{}", ready.opening, ready.dir.display()),
+        Notice::Stepped(step) if step.step % 500 == 0 => println!("loss {:.5}", step.loss),
+        _ => {}
+    })?;
     Ok(())
 }

@@ -96,8 +96,8 @@ impl GptConfig {
         embedding + layers * block + head
     }
 
-    /// Bytes that training on one window needs beside the parameters: the attention weights of every
-    /// block, and about thirty tensors of its width.
+    /// Bytes that training on one window needs beside the parameters: the attention weights of
+    /// every block, and about thirty tensors of its width.
     fn activation_bytes(&self) -> u128 {
         let [layers, width, heads, context] =
             [self.layers, self.width, self.heads, self.context].map(|n| n as u128);

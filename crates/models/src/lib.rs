@@ -1,8 +1,8 @@
 //! Jobs to run: models, data sets, and layers that only sleep.
 //!
-//! [`MODELS`] lists them by name, each with its defaults and its own options. A [`Job`] is a model as
-//! a stack of layers, its loss, and data to train on: everything that a trainer needs and nothing
-//! about how it is cut or scheduled.
+//! [`MODELS`] lists them by name, each with its defaults and its own options. A [`Job`] is a model
+//! as a stack of layers, its loss, and data to train on: everything that a trainer needs and
+//! nothing about how it is cut or scheduled.
 //!
 //! ```
 //! use pp_models::{DataSet, GptConfig, gpt};

@@ -1,5 +1,5 @@
-//! What is known of a model before one is made: its name, its defaults, and the options that are its
-//! own.
+//! What is known of a model before one is made: its name, its defaults, and the options that are
+//! its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -52,8 +52,8 @@ pub struct Config {
     pub virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next chunk runs.
     pub interleave_group: Option<u32>,
-    /// What a rank may hold, in activations of one micro-batch on all its stages, for a schedule that
-    /// follows from costs.
+    /// What a rank may hold, in activations of one micro-batch on all its stages, for a schedule
+    /// that follows from costs.
     pub memory_limit: Option<f64>,
     /// Micro-batches of each replica, for a schedule by name.
     pub micro_batches: u32,
@@ -75,7 +75,8 @@ pub struct Config {
     pub pinned: bool,
     /// What multiplies matrices.
     pub kernels: KernelChoice,
-    /// Whether ranks keep packed copies of their weights: faster, about twice their bytes, same bits.
+    /// Whether ranks keep packed copies of their weights: faster, about twice their bytes, same
+    /// bits.
     pub packs_weights: bool,
     /// Where ranks compute.
     pub device: DeviceChoice,
@@ -168,8 +169,8 @@ impl Config {
         }
     }
 
-    /// The schedule and the sizes of the first plan; `None` for a plan that is given. A schedule that
-    /// follows from costs begins with another one's plan of the same sizes.
+    /// The schedule and the sizes of the first plan; `None` for a plan that is given. A schedule
+    /// that follows from costs begins with another one's plan of the same sizes.
     pub fn outline(&self) -> Option<(ScheduleName, Sizes)> {
         let name = self.named()?;
         Some((outline(name), self.sizes(name)))
@@ -192,7 +193,7 @@ impl Config {
             name.check(&sizes)?;
         }
         let checked = outline(name).check(&sizes).map(drop);
-        checked.map_err(|source| TrainError::Sizes { name, sizes, source })
+        checked.map_err(|source| TrainError::Sizes { name, sizes, source: Box::new(source) })
     }
 
     /// The plan, validated; of a schedule that follows from costs one of the same sizes.
@@ -206,7 +207,7 @@ impl Config {
             &PlanSource::Named(name) => {
                 let sizes = self.sizes(name);
                 let made = outline(name).generate(&sizes);
-                made.map_err(|source| TrainError::Sizes { name, sizes, source })?
+                made.map_err(|source| TrainError::Sizes { name, sizes, source: Box::new(source) })?
             }
         };
         if plan.is_forward_only() {
@@ -215,8 +216,8 @@ impl Config {
         Ok(plan)
     }
 
-    /// What a cut by time balances: a layer that runs its forward again takes as much longer. Which layers these are is open before the
-    /// cut where stages are named.
+    /// What a cut by time balances: a layer that runs its forward again takes as much longer. Which
+    /// layers these are is open before the cut where stages are named.
     pub(crate) fn profile_to_cut<'a>(&self, profile: &'a Profile) -> Cow<'a, Profile> {
         let mut profile = Cow::Borrowed(profile);
         if self.recompute == Recompute::Always {

@@ -26,7 +26,7 @@ pub enum TrainError {
         /// The sizes.
         sizes: Sizes,
         /// What is wrong with them.
-        source: ScheduleError,
+        source: Box<ScheduleError>,
     },
     /// A plan without backward.
     #[error("the plan {plan} has no backward, and cannot train")]
@@ -201,7 +201,7 @@ pub enum TrainError {
     #[error("the model cannot be cut into {stages} stages")]
     Cut {
         /// What is wrong.
-        source: PartitionError,
+        source: Box<PartitionError>,
         /// Stages of the plan.
         stages: usize,
         /// Layers of the model.

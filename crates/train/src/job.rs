@@ -57,3 +57,14 @@ impl Objective for Classes {
         Ok(Some((right as u64, hits.elem_count() as u64)))
     }
 }
+
+/// The mean square of the difference between the first output and the targets, which have its
+/// shape.
+#[derive(Clone, Copy, Debug)]
+pub struct MeanSquare;
+
+impl Objective for MeanSquare {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+        (&outputs[0] - targets)?.sqr()?.mean_all()
+    }
+}

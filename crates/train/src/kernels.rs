@@ -105,8 +105,8 @@ fn kept(path: &Path, processor: &str) -> Option<Kernels> {
     kernels.missing().is_none().then_some(kernels)
 }
 
-/// Adds a choice to the file. If two processes on different processors write at once, one entry may be
-/// lost, and is measured again.
+/// Adds a choice to the file. If two processes on different processors write at once, one entry may
+/// be lost, and is measured again.
 fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
     let mut choices = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     choices.0.insert(processor.to_owned(), kernels.to_string());

@@ -1,25 +1,21 @@
 //! What a training run is, as a library: a workload, its session, and the run that is recorded.
 //!
-//! A [`Workload`] is a model as a stack of layers, its loss, and its data. A [`Config`] says how it is
-//! trained; what is left open has a default. [`train`] checks it, measures and cuts the model, starts
-//! the ranks, and records the run where `pptop attach` and `pptop replay` find it. The steps in between
-//! can be made one by one: [`Prepared`], [`Session`], [`Run`].
+//! A [`Workload`] is a model as a stack of layers, its loss, and its data. A [`Config`] says how it
+//! is trained; what is left open has a default. [`train`] checks it, measures and cuts the model,
+//! starts the ranks, and records the run where `pptop attach` and `pptop replay` find it. The steps
+//! in between can be made one by one: [`Prepared`], [`Session`], [`Run`].
 //!
 //! ```no_run
 //! use std::sync::Arc;
 //!
 //! use candle_core::{DType, Device, Result, Tensor};
 //! use pp_nn::Linear;
-//! use pp_partition::{LayerStack, Objective, single};
-//! use pp_train::{BoxError, Config, DataSet, Job, RunOptions, Samples, Topology, Workload};
+//! use pp_partition::{LayerStack, single};
+//! use pp_train::{
+//!     BoxError, Config, DataSet, Job, MeanSquare, RunOptions, Samples, Topology, Workload,
+//! };
 //!
 //! struct Line;
-//!
-//! impl Objective for Line {
-//!     fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-//!         (&outputs[0] - targets)?.sqr()?.mean_all()
-//!     }
-//! }
 //!
 //! impl DataSet for Line {
 //!     fn batch(&self, _step: u64, size: usize) -> Result<Samples> {
@@ -45,7 +41,7 @@
 //!                 Ok(single(move |x, context| linear.forward(x, context)))
 //!             });
 //!         }
-//!         Ok(Job::new(stack, Line, Line))
+//!         Ok(Job::new(stack, MeanSquare, Line))
 //!     }
 //! }
 //!
@@ -62,6 +58,7 @@
 mod config;
 mod data;
 mod devices;
+mod ending;
 mod error;
 mod hello;
 mod job;
@@ -69,6 +66,7 @@ mod kernels;
 pub mod limits;
 mod observer;
 mod opening;
+mod options;
 mod phases;
 mod process;
 mod profiles;
@@ -85,13 +83,15 @@ mod workload;
 pub use config::{Config, DeviceChoice, PlanSource};
 pub use data::{DataSet, Samples};
 pub use devices::{GpuName, NoCuda, cuda_devices, gpu_name};
+pub use ending::{Finished, Stopped};
 pub use error::{TrainError, causes};
-pub use job::{Classes, Job};
+pub use job::{Classes, Job, MeanSquare};
 pub use kernels::{Chosen, KernelChoice, kernels_kept};
 pub use observer::{Notice, Observer, Ready};
+pub use options::{ResultFile, RunFolder, RunOptions, Words};
 pub use process::init;
 pub use profiles::Profiles;
-pub use run::{Finished, ResultFile, Run, RunFolder, RunOptions, SAMPLE, Stopped, Words, train};
+pub use run::{Run, SAMPLE, train};
 pub use session::{Prepared, Preparing, Session};
 pub use signals::is_ignored;
 pub use stopping::Signals;
@@ -99,6 +99,7 @@ pub use synthesis::Promise;
 pub use workload::{BoxError, Defaults, KnownCosts, Workload};
 
 // What a configuration and a workload are written with, so that their author needs no more crates.
+pub use pp_devices::Library;
 pub use pp_executor::{Fault, FaultKind, Recompute};
 pub use pp_hybrid::{Evaluation, StepOutcome, Trainer};
 pub use pp_schedule::{ScheduleName, Topology};

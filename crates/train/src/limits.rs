@@ -1,4 +1,5 @@
-//! What this machine can hold: sizes that it cannot are refused with both numbers, before anything of them is built.
+//! What this machine can hold: sizes that it cannot are refused with both numbers, before anything
+//! of them is built.
 
 pub use pp_telemetry::memory_available;
 
@@ -7,8 +8,8 @@ use crate::error::TrainError;
 /// Value, gradient and two moments, four bytes each.
 const BYTES_A_PARAMETER: u128 = 16;
 
-/// Refuses a model whose training does not fit into the memory that is free: `parameters` of each of
-/// the `replicas`.
+/// Refuses a model whose training does not fit into the memory that is free: `parameters` of each
+/// of the `replicas`.
 ///
 /// # Errors
 /// [`TrainError::TooManyParameters`].

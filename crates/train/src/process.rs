@@ -10,11 +10,12 @@ const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Makes this process ready for CPU ranks. Call it first thing in `main`.
 ///
-/// A CPU rank is one thread, so the kernels of candle must not share a pool between ranks: they read
+/// A CPU rank is one thread, so the kernels of candle must not share a pool between ranks: they
+/// read
 /// `RAYON_NUM_THREADS` before each product, and it has to be 1. Where it is, this returns at once.
 /// Elsewhere it replaces the process by the same program with the variable set (`execve`): process
-/// number, arguments, working directory and open files stay, and `main` begins anew. Whatever was done
-/// before the call is done twice. Nothing is written into the environment of a process that
+/// number, arguments, working directory and open files stay, and `main` begins anew. Whatever was
+/// done before the call is done twice. Nothing is written into the environment of a process that
 /// may have threads, which would be unsound.
 ///
 /// # Errors

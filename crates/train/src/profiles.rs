@@ -32,8 +32,8 @@ fn scale(profile: &mut Profile, times: f64) {
     }
 }
 
-/// What one of several jobs with one model finds out, and the others take as it is. Profiles are kept
-/// by the samples of a micro-batch.
+/// What one of several jobs with one model finds out, and the others take as it is. Profiles are
+/// kept by the samples of a micro-batch.
 #[derive(Debug, Default)]
 pub struct Profiles {
     by_rows: BTreeMap<usize, Profile>,
@@ -55,7 +55,8 @@ impl Profiles {
         self.kernels.get_or_insert_with(|| kernels::choose(wanted)).clone()
     }
 
-    /// The profile of a job whose micro-batches have `rows` samples, measured on `place` if nobody has.
+    /// The profile of a job whose micro-batches have `rows` samples, measured on `place` if nobody
+    /// has.
     pub(crate) fn measured(
         &mut self,
         job: &Job,

@@ -1,72 +1,36 @@
 //! A training run from its first event to its last.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+mod results;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
-use candle_core::{DType, Device, Tensor};
-use pp_devices::{Library, Options, Samplers};
+use pp_devices::{Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
-use pp_nn::{OptimizerKind, ParameterStore};
-use pp_partition::Stage;
-use pp_schedule::clean_lines;
 use pp_telemetry::{
-    CHECKPOINT_FILE, ControlServer, End, Eval, Event, Hello, Identity, Log, Mem, PhaseEvent,
-    Recorder, Request, StepEvent, Taken, Warn, Watchdog, WholeFile,
+    ControlServer, End, Eval, Event, Hello, Identity, Log, Mem, PhaseEvent, Recorder, Request,
+    StepEvent, Warn, Watchdog,
 };
-use signal_hook::consts::SIGTERM;
 
 use crate::config::Config;
 use crate::data::Samples;
+use crate::ending::{Finished, Stopped};
 use crate::error::{TrainError, causes};
 use crate::kernels::Chosen;
 use crate::observer::{Notice, Observer, Ready};
 use crate::opening::opening;
+use crate::options::{RunFolder, RunOptions};
 use crate::phases::Phases;
-use crate::results::{self, Named, Wanted};
 use crate::session::{Prepared, Session};
 use crate::starting::{self, make_ready};
-use crate::stopping::{self, Signals, Starting};
+use crate::stopping::{Signals, Starting};
 
-/// How the log's line with a sample begins.
-pub const SAMPLE: &str = "sample: ";
+pub use results::SAMPLE;
 
 /// Held-out samples that are evaluated together.
 const EVALUATION_ROWS: usize = 16;
-
-/// A file that a run writes beside its folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResultFile {
-    /// Where. If the name is taken by then, a free one beside it is used; if the folder is gone, the
-    /// run's own.
-    pub path: PathBuf,
-    /// What messages call it.
-    pub called: String,
-}
-
-/// How a run that does not start is told: the exit code, and the reason.
-pub type Words = Box<dyn Fn(&TrainError) -> (i32, String)>;
-
-/// What a run does beside training.
-#[derive(Default)]
-pub struct RunOptions {
-    /// The signals that end it; `None` leaves all signals alone.
-    pub signals: Option<Signals>,
-    /// Bytes of text to make after training.
-    pub sample: Option<u32>,
-    /// A file for the final weights.
-    pub save: Option<ResultFile>,
-    /// A file for batch, loss, gradients and weights of the first step.
-    pub dump_step: Option<ResultFile>,
-    /// Whether these two may replace files that are there.
-    pub force: bool,
-    /// Whom to ask about GPUs.
-    pub library: Library,
-    /// How the log tells that the run does not start, where the error's own text will not do.
-    pub words: Option<Words>,
-}
 
 /// A run that has started, and records itself.
 pub struct Run<'a> {
@@ -86,106 +50,6 @@ pub struct Run<'a> {
     dir: PathBuf,
     /// The file of the last checkpoint: no other is replaced by the next one.
     checkpoint: Option<Identity>,
-}
-
-/// A run that came to its last step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finished {
-    /// SHA-256 of all weights, in layer order.
-    pub weights_hash: String,
-    /// Steps that were made.
-    pub steps: u64,
-}
-
-/// Why a run ended before its last step, or without its results. The log says so as well.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Stopped {
-    /// A signal asked for it.
-    #[error("stopped by {} after step {steps}", stopping::name(*signal))]
-    Signal {
-        /// The signal's number.
-        signal: i32,
-        /// Steps that were made.
-        steps: u64,
-    },
-    /// Somebody asked for it over the socket.
-    #[error("stopped by request after step {steps}")]
-    Asked {
-        /// Steps that were made.
-        steps: u64,
-    },
-    /// The run did not come as far as its first step.
-    #[error(transparent)]
-    NotStarted(#[from] TrainError),
-    /// A step could not be made.
-    #[error("training failed")]
-    Failed(#[source] TrainerError),
-    /// A result could not be made or written.
-    #[error("{0}")]
-    Result(String),
-}
-
-impl Stopped {
-    /// The exit code of a process that ends with it.
-    pub fn code(&self) -> i32 {
-        match self {
-            Self::Signal { signal, .. } => 128 + signal,
-            // As if it had been asked by a signal.
-            Self::Asked { .. } => 128 + SIGTERM,
-            Self::NotStarted(error) if error.is_refusal() => 2,
-            Self::NotStarted(_) | Self::Failed(_) | Self::Result(_) => 1,
-        }
-    }
-}
-
-/// Where a run is recorded.
-#[derive(Clone, Debug)]
-pub struct RunFolder {
-    /// The id of the run.
-    pub id: String,
-    /// Its folder.
-    pub dir: PathBuf,
-    /// What writes the log there.
-    pub recorder: Recorder,
-}
-
-impl RunFolder {
-    /// A new folder where runs are kept, so that `pptop attach` finds it.
-    ///
-    /// # Errors
-    /// Where runs are kept is not known, or nothing can be written there.
-    pub fn create(model: &str) -> Result<Self, TrainError> {
-        let (id, dir) = pp_telemetry::new_run_dir(model)?;
-        let recorder = Recorder::create(&dir)?;
-        Ok(Self { id, dir, recorder })
-    }
-}
-
-/// Trains and records: a new folder, the run in it from its first event to its last.
-///
-/// # Errors
-/// The configuration is refused, and then no folder stays; or the run does not come to its end.
-pub fn train(
-    config: Config,
-    options: RunOptions,
-    observer: &mut dyn Observer,
-) -> Result<Finished, Stopped> {
-    let model = config.workload.name().to_owned();
-    let prepared = Prepared::new(config).map_err(Stopped::NotStarted)?;
-    let folder = RunFolder::create(&model).map_err(Stopped::NotStarted)?;
-    let dir = folder.dir.clone();
-    match Run::start(prepared, folder, options, observer) {
-        Ok(run) => run.finish(),
-        Err(refused) => {
-            if refused.is_refusal() {
-                // What only measuring can tell leaves nothing either. Should a file resist, the log
-                // says why.
-                let _ = pp_telemetry::remove(&dir);
-            }
-            Err(Stopped::NotStarted(refused))
-        }
-    }
 }
 
 impl<'a> Run<'a> {
@@ -425,36 +289,6 @@ impl<'a> Run<'a> {
         may_stop && requests.iter().any(|r| matches!(r, Request::Stop | Request::CheckpointAndStop))
     }
 
-    /// Writes the weights into the folder of the run, in the place of those written before.
-    fn checkpoint(&mut self, step: u64) -> Result<String, String> {
-        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
-        let path = self.dir.join(CHECKPOINT_FILE);
-        let failed = |why: String| format!("no checkpoint of step {step}: {why}");
-        let weights = self.trainer.weights().map_err(|e| failed(causes(&e)))?;
-        let about = HashMap::from([("step".to_owned(), step.to_string())]);
-        let taken = self.checkpoint.map_or(Taken::Stays, Taken::ReplacedIf);
-        let written = WholeFile::private(&path)
-            .and_then(|file| results::write(file, taken, &weights, &about))
-            .map_err(|no| failed(no.to_string()))?;
-        self.note(&written.path);
-        if written.path == path {
-            self.checkpoint = written.identity;
-        } else {
-            let (path, other) = (path.display(), written.path.display());
-            let message =
-                format!("{path} is not of this run and stays; the checkpoint is in {other}");
-            self.warn(Some(step), message);
-        }
-        let path = written.path;
-        let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
-        Ok(format!(
-            "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
-            path.display(),
-            bytes as f64 / 1e6,
-            phase.end()
-        ))
-    }
-
     /// Tells everybody about a step.
     fn stepped(&mut self, outcome: &StepOutcome) {
         let samples = self.session.batch_size;
@@ -514,97 +348,6 @@ impl<'a> Run<'a> {
         self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
     }
 
-    /// Makes a text with the trained weights.
-    fn sample(&mut self, weights: &[(String, Tensor)], bytes: usize) -> candle_core::Result<()> {
-        let workload = &self.session.config.workload;
-        if !workload.makes_samples() {
-            return Ok(());
-        }
-        let stack = &self.session.job.stack;
-        let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
-        let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
-            .map_err(|e| candle_core::Error::Msg(causes(&e)))?;
-        let (seed, step) = (self.session.config.seed, self.session.config.steps);
-        let mut phase = self.phases.begin(PhaseEvent::SAMPLING, Some(step), bytes);
-        let mut goes_on = |done| {
-            phase.at(done, bytes);
-            self.signal().is_none()
-        };
-        let text = workload.sample(&model, bytes, seed, &mut goes_on)?;
-        phase.end();
-        // A model may say anything, also what a terminal would obey.
-        let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
-        self.log(format!("{SAMPLE}{text}"));
-        self.observer.notice(&Notice::Sample(&text));
-        Ok(())
-    }
-
-    /// Writes step 1 for other programs to check.
-    fn dump(
-        &mut self,
-        outcome: &StepOutcome,
-        before: Vec<(String, Tensor)>,
-    ) -> Result<(), Stopped> {
-        let Some(file) = self.options.dump_step.clone() else { return Ok(()) };
-        let wrong = |e: candle_core::Error| Stopped::Result(e.to_string());
-        let batch = self.session.batch_size as usize;
-        let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
-        let mut tensors = vec![
-            ("targets".to_owned(), targets.to_dtype(DType::I64).map_err(wrong)?),
-            ("loss".to_owned(), Tensor::new(outcome.loss, &Device::Cpu).map_err(wrong)?),
-        ];
-        for (i, input) in inputs.into_iter().enumerate() {
-            tensors.push((if i == 0 { "inputs".to_owned() } else { format!("inputs.{i}") }, input));
-        }
-        let prefixed = |prefix: &'static str, list: Vec<(String, Tensor)>| {
-            list.into_iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
-        };
-        tensors.extend(prefixed("before", before));
-        tensors.extend(prefixed("grad", self.trainer.gradients().map_err(Stopped::Failed)?));
-        tensors.extend(prefixed("after", self.trainer.weights().map_err(Stopped::Failed)?));
-        let config = &self.session.config;
-        let mut about = HashMap::from([
-            ("model".to_owned(), config.workload.name().to_owned()),
-            ("optimizer".to_owned(), config.optimizer.to_string()),
-            ("lr".to_owned(), outcome.lr.to_string()),
-            (
-                "clip_norm".to_owned(),
-                config.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string()),
-            ),
-        ]);
-        if let OptimizerKind::AdamW { weight_decay } = config.optimizer {
-            about.insert("weight_decay".to_owned(), weight_decay.to_string());
-        }
-        about.extend(config.workload.facts());
-        self.write(&file, &tensors, &about).map_err(Stopped::Result)
-    }
-
-    /// Writes a result that somebody named, and says where it is if that is elsewhere.
-    fn write(
-        &mut self,
-        file: &ResultFile,
-        tensors: &Named,
-        about: &HashMap<String, String>,
-    ) -> Result<(), String> {
-        let ResultFile { path, called } = file;
-        let wanted = Wanted { called, path, force: self.options.force, run_dir: &self.dir };
-        let written = wanted.write(tensors, about)?;
-        self.note(&written.path);
-        if let Some(why) = written.why_elsewhere {
-            self.warn(None, why);
-        }
-        Ok(())
-    }
-
-    /// Notes a file with weights, if it is in the folder of the run.
-    fn note(&self, path: &Path) {
-        let is_here =
-            path.parent().and_then(|dir| dir.canonicalize().ok()) == self.dir.canonicalize().ok();
-        if let Some(name) = path.file_name().and_then(OsStr::to_str).filter(|_| is_here) {
-            self.recorder.note_file(name);
-        }
-    }
-
     /// A line for the log alone.
     fn log(&self, message: String) {
         self.log_at(None, message);
@@ -619,5 +362,31 @@ impl<'a> Run<'a> {
     fn emit(&mut self, event: Event) {
         self.observer.notice(&Notice::Event(&event));
         self.recorder.record(event);
+    }
+}
+
+/// Trains and records: a new folder, the run in it from its first event to its last.
+///
+/// # Errors
+/// The configuration is refused, and then no folder stays; or the run does not come to its end.
+pub fn train(
+    config: Config,
+    options: RunOptions,
+    observer: &mut dyn Observer,
+) -> Result<Finished, Stopped> {
+    let model = config.workload.name().to_owned();
+    let prepared = Prepared::new(config)?;
+    let folder = RunFolder::create(&model)?;
+    let dir = folder.dir.clone();
+    match Run::start(prepared, folder, options, observer) {
+        Ok(run) => run.finish(),
+        Err(refused) => {
+            if refused.is_refusal() {
+                // What only measuring can tell leaves nothing either. Should a file resist, the log
+                // says why.
+                let _ = pp_telemetry::remove(&dir);
+            }
+            Err(refused.into())
+        }
     }
 }

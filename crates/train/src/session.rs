@@ -49,7 +49,8 @@ pub struct Prepared {
     initial: Option<Initial>,
 }
 
-/// A job that is ready to start: everything that can be wrong with its configuration has been found.
+/// A job that is ready to start: everything that can be wrong with its configuration has been
+/// found.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) config: Config,
@@ -171,14 +172,13 @@ impl Prepared {
             let made = synthesis::make(config, name, &self.plan, self.job.as_ref(), profile)?;
             (self.plan, made_for, promise) = (made.plan, made.partition, Some(made.promise));
         }
-        let job = match self.job.take() {
-            Some(job) => job,
+        let job = if let Some(job) = self.job.take() {
+            job
+        } else {
             // Its layers follow from the plan, which is there now.
-            None => {
-                let job = build(&self.config, self.plan.topology())?;
-                self.initial = self.check(&job)?;
-                job
-            }
+            let job = build(&self.config, self.plan.topology())?;
+            self.initial = self.check(&job)?;
+            job
         };
         let Self { config, plan, batch_size, mesh, initial, .. } = self;
         let n_stages = plan.n_stages() as usize;
@@ -257,7 +257,8 @@ impl Session {
         prepared.cut(profiles, |_| {})
     }
 
-    /// What each rank will hold; nothing where it is not counted, or the gradients of several copies of the model pass through.
+    /// What each rank will hold; nothing where it is not counted, or the gradients of several
+    /// copies of the model pass through.
     ///
     /// # Errors
     /// If a stage cannot be built or run.
@@ -368,8 +369,8 @@ impl Session {
         self.config.named().map(|name| (name, sizes))
     }
 
-    /// The bubble ratio that the schedule promises: by its formula, or by simulation of equal stages where it has none. A plan
-    /// that follows from costs promises what it has with these.
+    /// The bubble ratio that the schedule promises: by its formula, or by simulation of equal
+    /// stages where it has none. A plan that follows from costs promises what it has with these.
     pub fn theory(&self) -> Option<f64> {
         let share = RankShare::default();
         let formula = || {
@@ -409,7 +410,8 @@ pub(crate) fn solve(
     stages: usize,
     profile: Option<&Profile>,
 ) -> Result<Partition, TrainError> {
-    let refused = |source| TrainError::Cut { source, stages, layers: stack.len() };
+    let layers = stack.len();
+    let refused = |source| TrainError::Cut { source: Box::new(source), stages, layers };
     cut.solve(stack, stages, profile).map_err(refused)
 }
 

@@ -70,7 +70,8 @@ pub(crate) fn refuse_wrong_sizes(
     config.refuse_absent_stages(most)
 }
 
-/// The plan for these costs: where the number of stages a rank is left open, the faster of one and two.
+/// The plan for these costs: where the number of stages a rank is left open, the faster of one and
+/// two.
 ///
 /// # Errors
 /// A limit without room, or a cut that does not fit.
@@ -88,22 +89,18 @@ pub(crate) fn make(
         let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
         name.check(&sizes)?;
         let n_stages = (n_ranks * n_virtual_stages) as usize;
-        let (partition, plan, costs) = match (job, profile) {
-            (Some(job), Some(profile)) => {
-                let to_cut = config.profile_to_cut(profile);
-                let partition = solve(&config.cut, &job.stack, n_stages, Some(&to_cut))?;
-                let costs_of =
-                    |topology: &Topology| measured(config, topology, &partition, profile);
-                let plan = name.generate_for(&sizes, &costs_of)?;
-                let costs = costs_of(plan.topology())?;
-                (Some(partition), plan, costs)
-            }
-            _ => {
-                let costs_of = |topology: &Topology| waiting(config, known, topology);
-                let plan = name.generate_for(&sizes, &costs_of)?;
-                let costs = costs_of(plan.topology())?;
-                (None, plan, costs)
-            }
+        let (partition, plan, costs) = if let (Some(job), Some(profile)) = (job, profile) {
+            let to_cut = config.profile_to_cut(profile);
+            let partition = solve(&config.cut, &job.stack, n_stages, Some(&to_cut))?;
+            let costs_of = |topology: &Topology| measured(config, topology, &partition, profile);
+            let plan = name.generate_for(&sizes, &costs_of)?;
+            let costs = costs_of(plan.topology())?;
+            (Some(partition), plan, costs)
+        } else {
+            let costs_of = |topology: &Topology| waiting(config, known, topology);
+            let plan = name.generate_for(&sizes, &costs_of)?;
+            let costs = costs_of(plan.topology())?;
+            (None, plan, costs)
         };
         let simulation = simulate(&plan, &costs)?;
         let Simulation { makespan, bubble_ratio, lower_bound, .. } = simulation;
@@ -150,7 +147,8 @@ fn waiting(
     Ok(costs)
 }
 
-/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one micro-batch, as the limit is.
+/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one
+/// micro-batch, as the limit is.
 fn measured(
     config: &Config,
     topology: &Topology,

@@ -27,11 +27,12 @@ pub trait Workload: Send + Sync {
         Defaults::default()
     }
 
-    /// The number of layers of the stack; `None` where the stack has one for each stage of the plan.
+    /// The number of layers of the stack; `None` where the stack has one for each stage of the
+    /// plan.
     fn layers(&self) -> Option<usize>;
 
-    /// Layers, loss and data. The same seed gives the same data. Only a workload whose layers follow
-    /// from the plan looks at `topology`, the stages and their ranks.
+    /// Layers, loss and data. The same seed gives the same data. Only a workload whose layers
+    /// follow from the plan looks at `topology`, the stages and their ranks.
     ///
     /// # Errors
     /// Whatever stands in the way: files that cannot be read, sizes that do not fit.
@@ -58,8 +59,8 @@ pub trait Workload: Send + Sync {
         None
     }
 
-    /// What its ops take, where nothing has to be measured to know that. Such a workload waits instead
-    /// of computing: it needs no kernels, and its ranks are on CPUs.
+    /// What its ops take, where nothing has to be measured to know that. Such a workload waits
+    /// instead of computing: it needs no kernels, and its ranks are on CPUs.
     fn known_costs(&self) -> Option<KnownCosts> {
         None
     }
@@ -75,8 +76,8 @@ pub trait Workload: Send + Sync {
         false
     }
 
-    /// Text of about `bytes` bytes from the trained `model`, the whole stack as one stage. `goes_on`
-    /// is told the number of bytes so far, and says whether to continue.
+    /// Text of about `bytes` bytes from the trained `model`, the whole stack as one stage.
+    /// `goes_on` is told the number of bytes so far, and says whether to continue.
     ///
     /// # Errors
     /// Whatever candle reports; by default that there are no samples of this workload.
@@ -142,8 +143,8 @@ impl Default for Defaults {
     }
 }
 
-/// What the ops of a workload take, known without measuring. The times are those of a rank's share of
-/// one micro-batch, however many stages the rank has.
+/// What the ops of a workload take, known without measuring. The times are those of a rank's share
+/// of one micro-batch, however many stages the rank has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KnownCosts {
     /// F.

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use candle_core::{Device, Result, Tensor};
 use pp_nn::{Linear, relu};
-use pp_partition::{Cut, LayerStack, Objective, single};
-use pp_telemetry::{EVENTS_FILE, End, Event, Line, Recorder};
+use pp_partition::{Cut, LayerStack, single};
+use pp_telemetry::{EVENTS_FILE, End, Event, Line};
 use pp_train::{
-    BoxError, Config, DataSet, Defaults, Job, KnownCosts, Notice, PlanSource, Prepared, Profiles,
-    Run, RunFolder, RunOptions, Samples, ScheduleName, Session, Topology, TrainError, Workload,
-    causes,
+    BoxError, Config, DataSet, Defaults, Job, KnownCosts, MeanSquare, Notice, PlanSource, Prepared,
+    Profiles, Run, RunFolder, RunOptions, Samples, ScheduleName, Session, Topology, TrainError,
+    Workload, causes,
 };
 
 /// A folder that goes with its test.
@@ -27,8 +27,7 @@ impl Folder {
     }
 
     fn of_run(&self) -> RunFolder {
-        let recorder = Recorder::create(&self.0).unwrap();
-        RunFolder { id: "test".to_owned(), dir: self.0.clone(), recorder }
+        RunFolder::at("test".to_owned(), self.0.clone()).unwrap()
     }
 
     fn events(&self) -> Vec<Event> {
@@ -36,7 +35,7 @@ impl Folder {
         let lines = log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let event = |line| match Event::parse(line).unwrap() {
             Line::Event(event) => Some(event),
-            _ => None,
+            Line::Unknown => None,
         };
         lines.filter_map(event).collect()
     }
@@ -51,14 +50,6 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct MeanSquare;
-
-impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-        (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pp_models::Options;
-use pp_telemetry::{EVENTS_FILE, Event, Keep, Line, Recorder};
+use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
 use pp_train::{ResultFile, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
 
 use super::endings::Content;
@@ -99,7 +99,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let signals = Signals::listen()
         .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let is_new = args.run_dir.is_none() || !dir.exists();
-    let recorder = Recorder::create(&dir).map_err(|e| match &args.run_dir {
+    let mut teller = Teller::new(output, &id, &spec);
+    let folder = RunFolder::at(id, dir.clone()).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!("--run-dir: {}", causes(&e))),
         None => CliError::Failed(causes(&e)),
     })?;
@@ -120,13 +121,11 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
             CliError::Code(code) => (i32::from(code), String::new()),
         })),
     };
-    let mut teller = Teller::new(output, &id, &spec);
-    let folder = RunFolder { id, dir: dir.clone(), recorder };
     let run = Run::start(prepared, folder, options, &mut teller).map_err(|error| {
         let told = spec.told(&error);
         if matches!(told, CliError::Usage(_)) && is_new {
-            // What only measuring can tell is a refusal like any other, and leaves nothing. Should a
-            // file resist, the log says why.
+            // What only measuring can tell is a refusal like any other, and leaves nothing. Should
+            // a file resist, the log says why.
             let _ = pp_telemetry::remove(&dir);
         }
         told
@@ -134,7 +133,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     run.finish().map(drop).map_err(|stopped| ended(&stopped, &spec))
 }
 
-/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by `pptop runs prune`.
+/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by
+/// `pptop runs prune`.
 fn tidy_up(keep: Keep) {
     let Ok(dir) = pp_telemetry::runs_dir() else { return };
     let tidy = move || pp_telemetry::tidy(&dir, keep, false);

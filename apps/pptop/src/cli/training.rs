@@ -157,7 +157,8 @@ impl Teller {
             return;
         };
         self.silent = true;
-        // A reader that has gone away has seen enough. Anything else loses lines that somebody wanted.
+        // A reader that has gone away has seen enough. Anything else loses lines that somebody
+        // wanted.
         if failed.kind() != std::io::ErrorKind::BrokenPipe {
             let message = "the run goes on, and its log with it";
             let _ = writeln!(

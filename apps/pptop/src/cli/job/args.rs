@@ -188,12 +188,13 @@ pub(crate) struct JobArgs {
     /// runs share the first cores
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) pin: bool,
-    /// Matrix kernels: auto (measured once per kind of processor), rule (chosen by CPU features), one of
-    /// in-place, avx512, avx2, neon, gemm and blas, or three for each product; the last bits of
-    /// results may differ
+    /// Matrix kernels: auto (measured once per kind of processor), rule (chosen by CPU features),
+    /// one of in-place, avx512, avx2, neon, gemm and blas, or three for each product; the last bits
+    /// of results may differ
     #[arg(long, value_name = "KERNELS", value_parser = kernels, help_heading = headings::PIPELINE)]
     pub(crate) kernels: Option<KernelChoice>,
-    /// Do not keep packed copies of the weights: slower, saves about twice their bytes, same results
+    /// Do not keep packed copies of the weights: slower, saves about twice their bytes, same
+    /// results
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) no_packed_weights: bool,
     /// Seed of initial weights, dropout and data order

@@ -18,7 +18,7 @@ the faster), --device auto, --spans auto.
 --clip-norm 1, and a line every 10 steps.";
 
 /// All models, the one that is trained by default first.
-fn models() -> Vec<&'static Model> {
+pub(super) fn models() -> Vec<&'static Model> {
     let others = MODELS.into_iter().filter(|model| model.name != GPT.name);
     std::iter::once(&GPT).chain(others).collect()
 }

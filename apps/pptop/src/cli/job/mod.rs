@@ -1,5 +1,5 @@
-//! A training job as it is asked for: its flags, what they mean together, and what is said where they
-//! are refused.
+//! A training job as it is asked for: its flags, what they mean together, and what is said where
+//! they are refused.
 
 mod args;
 mod defaults;

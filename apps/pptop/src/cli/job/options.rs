@@ -3,11 +3,12 @@
 
 use clap::builder::{PathBufValueParser, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgMatches, Command};
-use pp_models::{Group, Kind, MODELS, ModelOption, Options, Value};
+use pp_models::{Group, Kind, ModelOption, Options, Value};
 
 use super::super::help::headings;
 use super::super::sizes::count;
 use super::args::positive;
+use super::defaults::models;
 
 /// A rate in `[0, 1)`.
 fn rate(text: &str) -> Result<f64, String> {
@@ -56,10 +57,11 @@ fn flag(option: &ModelOption) -> Arg {
     }
 }
 
-/// The options of all models for which `is_here` holds, each once.
+/// The options of all models for which `is_here` holds, each once; those of the default model
+/// first.
 fn options(is_here: fn(Group) -> bool) -> Vec<&'static ModelOption> {
     let mut found: Vec<&ModelOption> = Vec::new();
-    for option in MODELS.into_iter().flat_map(|model| model.options) {
+    for option in models().into_iter().flat_map(|model| model.options) {
         if is_here(option.group) && !found.iter().any(|other| other.name == option.name) {
             found.push(option);
         }

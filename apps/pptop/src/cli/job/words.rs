@@ -3,7 +3,7 @@
 
 use pp_models::{ModelError, Options};
 use pp_partition::{Cut, PartitionError};
-use pp_schedule::Sizes;
+use pp_schedule::{ScheduleError, Sizes};
 use pp_train::{NoCuda, TrainError, causes};
 
 use super::super::CliError;
@@ -41,7 +41,7 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
     match error {
         TrainError::Sizes { name, sizes, source } => {
             let (batch, dp) = (spec.config.batch_size, spec.config.dp);
-            with_batch(source.clone(), *name, sizes, batch, dp).to_string()
+            with_batch(ScheduleError::clone(source), *name, sizes, batch, dp).to_string()
         }
         TrainError::ForwardOnly { .. } => {
             format!("the plan {} has no backward; use a plan that trains", excerpt(&spec.schedule))
