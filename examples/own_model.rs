@@ -1,57 +1,57 @@
-//! Trains a model of one's own on two ranks.
+//! Trains a model of one's own on two ranks, and records the run.
 //!
-//! `cargo run --release --example own_model`
+//! `cargo run --release --example own_model`; meanwhile `pptop attach`, afterwards `pptop replay`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
-use pp_executor::RankConfig;
-use pp_hybrid::{Trainer, TrainerConfig};
-use pp_nn::{LearningRate, LearningRateCurve, Linear, OptimizerKind, relu};
-use pp_partition::{Cut, LayerStack, Objective, single};
-use pp_schedule::{ScheduleName, Sizes};
+use pp_nn::{Linear, relu};
+use pp_partition::{LayerStack, single};
+use pp_train::{BoxError, Config, DataSet, Job, MeanSquare, Samples, Topology, Workload};
+use pp_train::{Notice, RunOptions, Signals};
 
-/// The mean square of the error.
-struct MeanSquare;
+/// Three layers that learn a sine wave.
+struct Sine;
 
-impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-        (&outputs[0] - targets)?.sqr()?.mean_all()
+impl DataSet for Sine {
+    fn batch(&self, _step: u64, size: usize) -> Result<Samples> {
+        let x = Tensor::arange(0f32, size as f32, &Device::Cpu)?.reshape((size, 1))?;
+        let x = ((x * (6.4 / size as f64))? - 3.2)?;
+        Ok((vec![x.clone()], x.sin()?))
+    }
+}
+
+impl Workload for Sine {
+    fn name(&self) -> &'static str {
+        "sine"
+    }
+    fn layers(&self) -> Option<usize> {
+        Some(3)
+    }
+    fn job(&self, _seed: u64, _topology: &Topology) -> std::result::Result<Job, BoxError> {
+        let mut stack = LayerStack::default();
+        for (i, (inputs, outputs)) in [(1, 64), (64, 64), (64, 1)].into_iter().enumerate() {
+            stack.push(format!("layers.{i}"), move |builder| {
+                let linear = Linear::new(inputs, outputs, builder.pp(format!("layers.{i}")))?;
+                Ok(single(move |x, context| {
+                    let y = linear.forward(x, context)?;
+                    if outputs > 1 { relu(&y) } else { Ok(y) }
+                }))
+            });
+        }
+        Ok(Job::new(stack, MeanSquare, Sine))
     }
 }
 
 fn main() -> anyhow::Result<()> {
-    // A model is a list of layers, each with a recipe for building it.
-    let widths = [1, 64, 64, 1];
-    let mut stack = LayerStack::default();
-    for i in 0..3 {
-        stack.push(format!("layers.{i}"), move |builder| {
-            let linear = Linear::new(widths[i], widths[i + 1], builder.pp(format!("layers.{i}")))?;
-            Ok(single(move |x, context| {
-                let y = linear.forward(x, context)?;
-                if i < 2 { relu(&y) } else { Ok(y) }
-            }))
-        });
-    }
-    // A schedule for two ranks and four micro-batches, and a cut of the model into its two stages.
-    let sizes =
-        Sizes { n_ranks: 2, n_micro_batches: 4, n_virtual_stages: 1, interleave_group: None };
-    let plan = ScheduleName::OneFOneB.generate(&sizes)?;
-    let partition = Cut::Parameters.solve(&stack, 2, None)?;
-    let ranks = RankConfig::new(plan, partition, stack, Arc::new(MeanSquare), OptimizerKind::Adam);
-    let rate = LearningRate { peak: 0.01, curve: LearningRateCurve::Cosine, warmup: 0 };
-    let mut trainer = Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 200 })?;
-    // It learns a sine wave.
-    let x: Vec<f32> = (0..64u8).map(|i| f32::from(i) / 10.0 - 3.2).collect();
-    let y: Vec<f32> = x.iter().map(|x| x.sin()).collect();
-    let (x, y) =
-        (Tensor::from_vec(x, (64, 1), &Device::Cpu)?, Tensor::from_vec(y, (64, 1), &Device::Cpu)?);
-    for step in 1..=200 {
-        let outcome = trainer.step(step, || Ok((vec![x.clone()], y.clone())))?;
-        if step % 50 == 0 {
-            println!("step {step}: loss {:.5}", outcome.loss);
-        }
-    }
+    pp_train::init()?;
+    let config = Config { pp: Some(2), steps: 2000, ..Config::new(Arc::new(Sine)) };
+    let options = RunOptions { signals: Some(Signals::listen()?), ..RunOptions::default() };
+    pp_train::train(config, options, &mut |notice: &Notice<'_>| match notice {
+        Notice::Ready(ready) => println!("{}\n{}", ready.opening, ready.dir.display()),
+        Notice::Stepped(step) if step.step % 500 == 0 => println!("loss {:.5}", step.loss),
+        _ => {}
+    })?;
     Ok(())
 }

@@ -30,49 +30,11 @@ struct Excused {
 }
 
 const TELEMETRY: &str = "crates/telemetry/src/lib.rs";
-const PROGRAM: &str = "apps/pptop/src/main.rs";
-
-const fn excused(
-    root: &'static str,
-    from: &'static str,
-    to: &'static str,
-    reason: &'static str,
-) -> Excused {
-    Excused { root, from, to, reason }
-}
-
 /// Each is open: the circle shall go.
-const EXCUSED_USES: &[Excused] = &[
-    excused(TELEMETRY, "index", "model", "a mark in the log is the fold's own layout"),
-    excused(TELEMETRY, "model", "account", "a bound of the account stands with it"),
-    excused(TELEMETRY, "bounds", "event", "events check their own bounds there"),
-    excused(TELEMETRY, "status", "standing", "a process is described with how a run stands"),
-    excused(TELEMETRY, "spool", "runs", "a copied log becomes a run at once"),
-    excused(PROGRAM, "cli::sizes", "cli::costs", "a source of costs is an argument of the sizes"),
-    excused(PROGRAM, "cli::devices", "cli::job::session", "the count of cores stands with the job"),
-    excused(
-        PROGRAM,
-        "cli::starting",
-        "cli::training",
-        "where output goes stands with the training",
-    ),
-    excused(
-        PROGRAM,
-        "cli::stopping",
-        "cli::training",
-        "where output goes stands with the training",
-    ),
-    excused(PROGRAM, "cli::job::spec", "cli::job::session", "the count of cores stands with it"),
-    excused(PROGRAM, "cli::job::profiles", "cli::job::session", "chains are made there"),
-    excused(PROGRAM, "cli::job::synthesis", "cli::job::session", "cuts are refused there"),
-];
+const EXCUSED_USES: &[Excused] = &[];
 
 /// Files with more than `LINES_MAX` lines of code, each with its reason.
-const EXCUSED_FILES: &[(&str, &str)] = &[
-    ("crates/executor/src/worker.rs", "open: dispatch, clocks, two walks, sums and memory in one"),
-    ("apps/pptop/src/cli/training.rs", "open: the loop, requests, events and words in one"),
-    ("apps/pptop/src/cli/job/spec.rs", "open: the flags of four jobs and their defaults in one"),
-];
+const EXCUSED_FILES: &[(&str, &str)] = &[];
 
 #[test]
 fn modules_form_no_circles() {
@@ -120,7 +82,7 @@ const BORDERS: &[(&str, &str, &[&str])] = &[
         &["std::thread", "std::time", "std::fs", "std::net", "std::env", "candle"],
     ),
     ("crates/partition/src/lib.rs", "solve", &["crate::layer", "crate::stack", "candle", "pp_nn"]),
-    ("crates/models/src/lib.rs", "", &["pp_schedule", "pp_executor", "pp_hybrid", "pp_telemetry"]),
+    ("crates/models/src/lib.rs", "", &["pp_executor", "pp_hybrid", "pp_telemetry", "pp_trace"]),
     // The same events give the same screen, whenever and wherever.
     (
         TELEMETRY,

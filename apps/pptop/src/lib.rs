@@ -6,4 +6,3 @@ pub mod config;
 pub mod demo;
 pub mod monitor;
 pub mod signals;
-pub mod whole_file;

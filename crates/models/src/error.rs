@@ -7,12 +7,12 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ModelError {
     /// The data file cannot be read.
-    #[error("cannot read the data file {}", path.display())]
+    #[error("cannot read the data file {}: {why}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What is wrong with it.
+        why: String,
     },
     /// Too little text for one window in each part.
     #[error(
@@ -28,6 +28,14 @@ pub enum ModelError {
         context: usize,
         /// What would be enough.
         needed: usize,
+    },
+    /// Heads that do not divide the width.
+    #[error("width {width} is not a multiple of {heads} heads")]
+    Heads {
+        /// Features of a token.
+        width: usize,
+        /// Attention heads.
+        heads: usize,
     },
     /// Sizes of a model that do not fit each other.
     #[error("{0}")]

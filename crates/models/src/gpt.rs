@@ -1,23 +1,66 @@
 //! A decoder-only transformer over bytes (Radford et al. 2019): pre-norm, causal attention, learned
 //! positions, tanh GELU, untied head. Shapes: `b` samples, `t` positions, `w` width.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pp_nn::{
-    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, LayerNorm, Linear,
-    hash, uniform,
+    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, LayerNorm,
+    LearningRate, LearningRateCurve, Linear, OptimizerKind, hash, uniform,
 };
-use pp_partition::{LayerStack, Stage, chain, single};
+use pp_partition::{Cut, LayerStack, Stage, chain, single};
+use pp_train::{BoxError, Classes, Defaults, Job, Topology, Workload};
 
 use crate::error::ModelError;
-use crate::job::{Classes, Job};
+use crate::mlp::DROPOUT;
+use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
 
 /// Bytes are the tokens.
 const VOCABULARY: usize = 256;
+
+const fn size(name: &'static str, help: &'static str) -> ModelOption {
+    ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
+}
+
+/// The transformer, by name.
+pub static GPT: Model = Model {
+    name: "gpt",
+    about: "A byte-level transformer on real text",
+    defaults: Defaults {
+        steps: 600,
+        batch_size: Some(32),
+        micro_batches: 8,
+        rate: LearningRate { peak: 2e-3, curve: LearningRateCurve::Cosine, warmup: 20 },
+        optimizer: OptimizerKind::AdamW { weight_decay: 0.01 },
+        clip_norm: Some(1.0),
+        eval_every: Some(100),
+        cut: Cut::Time,
+    },
+    options: &[
+        ModelOption {
+            name: "data",
+            value_name: "FILE",
+            help: "Text file that gpt learns [default: an embedded book]",
+            kind: Kind::File,
+            group: Group::First(2),
+        },
+        size("layers", "Transformer blocks of gpt"),
+        size("width", "Width of the hidden layers of gpt"),
+        size("heads", "Attention heads of gpt; must divide the width"),
+        size("context", "Context length of gpt in bytes"),
+        DROPOUT,
+    ],
+    own_defaults: || {
+        let GptConfig { layers, width, heads, context, dropout } = GptConfig::default();
+        format!(
+            "--layers {layers} --width {width} --heads {heads} --context {context} --dropout {dropout}"
+        )
+    },
+    make: |options| Ok(Arc::new(Gpt::new(options)?)),
+};
 
 /// Sizes of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +77,33 @@ pub struct GptConfig {
     pub dropout: f64,
 }
 
+impl Default for GptConfig {
+    fn default() -> Self {
+        Self { layers: 6, width: 128, heads: 4, context: 64, dropout: 0.0 }
+    }
+}
+
 impl GptConfig {
+    /// Parameters by the sizes alone: building even an empty model of a billion layers would take
+    /// the memory that is asked about.
+    pub fn parameters(&self) -> u128 {
+        let vocabulary = VOCABULARY as u128;
+        let [layers, width, context] = [self.layers, self.width, self.context].map(|n| n as u128);
+        let embedding = (vocabulary + context) * width;
+        // Attention 4w² + 4w, MLP 8w² + 5w, two norms 4w.
+        let block = 12 * width * width + 13 * width;
+        let head = 2 * width + vocabulary * width;
+        embedding + layers * block + head
+    }
+
+    /// Bytes that training on one window needs beside the parameters: the attention weights of
+    /// every block, and about thirty tensors of its width.
+    fn activation_bytes(&self) -> u128 {
+        let [layers, width, heads, context] =
+            [self.layers, self.width, self.heads, self.context].map(|n| n as u128);
+        4 * layers * (heads * context * context + 30 * context * width)
+    }
+
     /// Floating-point operations that training on one window of `context` tokens needs: 6 for each
     /// weight that is multiplied with and each token, and 12 for each pair of tokens, feature and
     /// block, of which causality would need half (Chowdhery et al. 2022 count so).
@@ -48,6 +117,82 @@ impl GptConfig {
         let products = weights.saturating_mul(6);
         let attention = layers.saturating_mul(12).saturating_mul(width).saturating_mul(tokens);
         products.saturating_add(attention).saturating_mul(tokens)
+    }
+}
+
+/// The model, and the text that it learns.
+#[derive(Clone, Debug)]
+pub struct Gpt {
+    /// Its sizes.
+    pub config: GptConfig,
+    /// A file; `None` for the embedded book.
+    pub data: Option<PathBuf>,
+}
+
+impl Gpt {
+    fn new(options: &Options) -> std::result::Result<Self, ModelError> {
+        let default = GptConfig::default();
+        let config = GptConfig {
+            layers: options.count("layers").unwrap_or(default.layers),
+            width: options.count("width").unwrap_or(default.width),
+            heads: options.count("heads").unwrap_or(default.heads),
+            context: options.count("context").unwrap_or(default.context),
+            dropout: options.rate("dropout").unwrap_or(default.dropout),
+        };
+        let GptConfig { width, heads, .. } = config;
+        if !width.is_multiple_of(heads) {
+            return Err(ModelError::Heads { width, heads });
+        }
+        Ok(Self { config, data: options.file("data").map(Path::to_owned) })
+    }
+}
+
+impl Workload for Gpt {
+    fn name(&self) -> &str {
+        GPT.name
+    }
+
+    fn defaults(&self) -> Defaults {
+        GPT.defaults.clone()
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(self.config.layers + 2)
+    }
+
+    fn job(&self, seed: u64, _: &Topology) -> std::result::Result<Job, BoxError> {
+        Ok(gpt(self.config, self.data.as_deref(), seed)?)
+    }
+
+    fn parameters(&self) -> Option<u128> {
+        Some(self.config.parameters())
+    }
+
+    fn bytes_per_sample(&self) -> u64 {
+        // Tokens and targets, four bytes each.
+        8 * self.config.context as u64
+    }
+
+    fn activation_bytes_per_sample(&self) -> Option<u128> {
+        Some(self.config.activation_bytes())
+    }
+
+    fn makes_samples(&self) -> bool {
+        true
+    }
+
+    fn sample(
+        &self,
+        model: &Stage,
+        bytes: usize,
+        seed: u64,
+        goes_on: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Vec<u8>> {
+        sample_while(model, self.config.context, b"", bytes, seed, goes_on)
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        vec![("heads".to_owned(), self.config.heads.to_string())]
     }
 }
 
@@ -65,8 +210,8 @@ pub fn gpt(
         let sizes = format!("layers {layers}, width {width}, heads {heads}, context {context}");
         return Err(ModelError::Size(format!("a gpt of {sizes}: each must be at least 1")));
     }
-    if width % heads != 0 {
-        return Err(ModelError::Size(format!("width {width} is not a multiple of {heads} heads")));
+    if !width.is_multiple_of(heads) {
+        return Err(ModelError::Heads { width, heads });
     }
     Dropout::new(dropout, 0)?;
     let data = Text::load(text, context, seed)?;
@@ -214,5 +359,17 @@ mod tests {
         // Two products of each pair of tokens in two blocks, forward once and backward twice.
         let of_attention = 2 * 2 * (4 * 4) * 8 * 2 * 3;
         assert_eq!(config.flops_per_sample(), of_products + of_attention);
+    }
+
+    #[test]
+    fn the_formula_counts_the_parameters_that_the_model_really_has() {
+        for (layers, width, heads, context) in [(1, 8, 1, 16), (6, 128, 4, 64), (3, 36, 3, 5)] {
+            let config = GptConfig { layers, width, heads, context, dropout: 0.0 };
+            let job = gpt(config, None, 0).unwrap();
+            let counted: u64 = job.stack.parameter_counts().unwrap().iter().sum();
+            assert_eq!(config.parameters(), u128::from(counted), "{config:?}");
+            let model = Gpt { config, data: None };
+            assert_eq!(model.layers(), Some(job.stack.len()));
+        }
     }
 }

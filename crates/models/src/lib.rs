@@ -1,18 +1,26 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
-mod data;
+mod entropy;
 mod error;
 mod gpt;
-mod job;
 mod mlp;
+mod model;
 mod sleep;
 mod text;
 mod wine;
 
-pub use data::{DataSet, Samples};
 pub use error::ModelError;
-pub use gpt::{GptConfig, gpt, sample, sample_while};
-pub use job::{Classes, Job};
-pub use mlp::{seed_mlp, wine_mlp};
-pub use sleep::{SleepConfig, sleep};
+pub use gpt::{GPT, Gpt, GptConfig, gpt, sample, sample_while};
+pub use mlp::{SEED_MLP, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
+pub use model::{Group, Kind, Model, ModelOption, Options, Value};
+pub use pp_train::{Classes, DataSet, Job, Samples};
+pub use sleep::{SLEEP, Sleep, SleepConfig, sleep};
+
+/// All models, as they are listed.
+pub static MODELS: [&Model; 4] = [&SEED_MLP, &WINE_MLP, &GPT, &SLEEP];
+
+/// The model with this name.
+pub fn model(name: &str) -> Option<&'static Model> {
+    MODELS.into_iter().find(|model| model.name == name)
+}

@@ -6,12 +6,114 @@ use std::time::Duration;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use candle_nn::Init;
-use pp_nn::{Residue, ResidueQueue};
-use pp_partition::{LayerStack, Objective, single};
+use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind, Residue, ResidueQueue};
+use pp_partition::{Cut, LayerStack, Objective, single};
+use pp_schedule::Pipe;
+use pp_train::{BoxError, DataSet, Defaults, Job, KnownCosts, Samples, Topology, Workload};
 
-use crate::data::{DataSet, Samples};
 use crate::error::ModelError;
-use crate::job::Job;
+use crate::model::{Group, Kind, Model, ModelOption, Options};
+
+/// How long each op of a rank's share sleeps where nobody says otherwise.
+const SLEEPS_MS: u64 = 4;
+
+const fn time(name: &'static str, help: &'static str) -> ModelOption {
+    ModelOption { name, value_name: "MS", help, kind: Kind::Milliseconds, group: OWN }
+}
+
+const OWN: Group = Group::Own("The model sleep");
+
+/// Layers that only sleep, by name.
+pub static SLEEP: Model = Model {
+    name: "sleep",
+    about: "Layers that only sleep, to see the runtime itself",
+    defaults: Defaults {
+        steps: 20,
+        batch_size: None,
+        micro_batches: 16,
+        rate: LearningRate { peak: 0.01, curve: LearningRateCurve::Constant, warmup: 0 },
+        optimizer: OptimizerKind::Sgd,
+        clip_norm: None,
+        eval_every: None,
+        cut: Cut::Uniform,
+    },
+    options: &[
+        time("sleep-forward-ms", "Milliseconds of F, per rank share"),
+        time("sleep-input-grad-ms", "Milliseconds of I, per rank share"),
+        time("sleep-weight-grad-ms", "Milliseconds of W, per rank share"),
+        ModelOption {
+            name: "sleep-slow-rank",
+            value_name: "R:FACTOR",
+            help: "Make rank R slower by FACTOR",
+            kind: Kind::RankFactor,
+            group: OWN,
+        },
+        time("sleep-link-ms", "Latency of each message in milliseconds"),
+    ],
+    own_defaults: || format!("{SLEEPS_MS} ms for each of F, I, W"),
+    make: |options| Ok(Arc::new(Sleep::new(options))),
+};
+
+/// Layers that sleep, one for each stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Sleep {
+    /// How long.
+    pub costs: KnownCosts,
+}
+
+impl Sleep {
+    fn new(options: &Options) -> Self {
+        let time = |name| options.time(name).unwrap_or(Duration::from_millis(SLEEPS_MS));
+        Self {
+            costs: KnownCosts {
+                forward: time("sleep-forward-ms"),
+                input_grad: time("sleep-input-grad-ms"),
+                weight_grad: time("sleep-weight-grad-ms"),
+                link: options.time("sleep-link-ms").unwrap_or_default(),
+                slow_rank: options.rank_factor("sleep-slow-rank"),
+            },
+        }
+    }
+}
+
+impl Workload for Sleep {
+    fn name(&self) -> &str {
+        SLEEP.name
+    }
+
+    fn defaults(&self) -> Defaults {
+        SLEEP.defaults.clone()
+    }
+
+    fn layers(&self) -> Option<usize> {
+        None
+    }
+
+    fn job(&self, _: u64, topology: &Topology) -> std::result::Result<Job, BoxError> {
+        let KnownCosts { forward, input_grad, weight_grad, slow_rank, .. } = self.costs;
+        Ok(sleep(&SleepConfig {
+            ranks: topology.ranks(Pipe(0)).iter().map(|rank| rank.0).collect(),
+            virtual_stages: topology.n_virtual_stages(),
+            forward,
+            input_grad,
+            weight_grad,
+            slow_rank,
+        })?)
+    }
+
+    fn bytes_per_sample(&self) -> u64 {
+        // Four numbers and a target.
+        4 * (4 + 1)
+    }
+
+    fn known_costs(&self) -> Option<KnownCosts> {
+        Some(self.costs)
+    }
+
+    fn with_costs(&self, costs: KnownCosts) -> Option<Arc<dyn Workload>> {
+        Some(Arc::new(Self { costs }))
+    }
+}
 
 /// How long the layers sleep, per rank share of one micro-batch.
 #[derive(Clone, Debug)]

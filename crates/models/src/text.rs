@@ -4,9 +4,14 @@ use std::path::Path;
 
 use candle_core::{Device, Result, Tensor};
 use pp_nn::{hash, uniform};
+use pp_train::limits::memory_available;
+use pp_train::{DataSet, Samples};
 
-use crate::data::{DataSet, Samples, entropy};
+use crate::entropy::entropy;
 use crate::error::ModelError;
+
+/// The text itself, and its two parts.
+const COPIES: u64 = 3;
 
 /// A text whose last tenth is held out.
 pub(crate) struct Text {
@@ -27,8 +32,8 @@ impl Text {
         let (name, bytes) = match path {
             None => ("the embedded text".to_owned(), lipsum::LIBER_PRIMUS.as_bytes().to_vec()),
             Some(path) => {
-                let read = |source| ModelError::Read { path: path.to_owned(), source };
-                (path.display().to_string(), std::fs::read(path).map_err(read)?)
+                let refused = |why| ModelError::Read { path: path.to_owned(), why };
+                (path.display().to_string(), read(path).map_err(refused)?)
             }
         };
         // A window and the byte after it, in the held-out tenth as well.
@@ -52,6 +57,22 @@ impl Text {
             )
         };
         Ok((vec![window(0)?], window(1)?))
+    }
+}
+
+/// A whole file, unless it is none, or does not fit into the memory that is free.
+fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    let about = std::fs::metadata(path).map_err(|e| e.to_string())?;
+    if !about.is_file() {
+        return Err(if about.is_dir() { "it is a folder" } else { "it is no file" }.to_owned());
+    }
+    match memory_available() {
+        Some(free) if about.len() > free / COPIES => Err(format!(
+            "its {} MiB need {COPIES} times as much memory, {} MiB are free",
+            about.len() >> 20,
+            free >> 20
+        )),
+        _ => std::fs::read(path).map_err(|e| e.to_string()),
     }
 }
 

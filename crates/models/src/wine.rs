@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Result, Tensor};
 use pp_nn::hash;
+use pp_train::{DataSet, Samples};
 
-use crate::data::{DataSet, Samples, entropy};
+use crate::entropy::entropy;
 
 /// The data set without duplicates, a fifth of it held out, scaled by the training part.
 pub(crate) struct Wine {

@@ -3,10 +3,12 @@
 
 mod control;
 mod identity;
+pub mod input;
 mod limits;
 mod process;
 mod processor;
 mod standing;
+mod whole_file;
 
 mod follower;
 mod mark_v1;
@@ -35,7 +37,7 @@ pub use export::{
 };
 pub use follower::Follower;
 pub use identity::{NotProven, ProvenRun};
-pub use limits::{Limits, cores, host_memory_bytes};
+pub use limits::{Limits, cores, host_memory_bytes, memory_available};
 pub use marks::{Marks, recorder};
 pub use model::{
     Activity, Alarm, BUCKETS_MAX, Frame, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Incomplete, Level,
@@ -62,3 +64,4 @@ pub use pp_trace::{
     Status, StepEvent, TraceError, Unavailable, WHOLE_FIRST_STEPS, Warn, civil_date, host_name,
     log_of, measure, new_run_dir, refuse_shared_dir, runs_dir, state_dir,
 };
+pub use whole_file::{Identity, NotWritten, Taken, WholeFile};

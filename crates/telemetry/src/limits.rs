@@ -200,6 +200,17 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// Bytes of memory that can be had now without swapping: those of the machine, or what the control
+/// groups leave of them. `None` where the system does not say.
+pub fn memory_available() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
+    // A container may have less than the machine.
+    let left = Limits::here().memory_free_bytes;
+    Some(left.map_or(free, |left| free.min(left)))
+}
+
 #[cfg(test)]
 mod tests {
     use tempfile::TempDir;

@@ -7,10 +7,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use pp_telemetry::{NotWritten, Taken, WholeFile};
 use pptop::config::{
     COLORED, Config, ConfigError, Setting, Source, TEMPLATE, check_file, config_path,
 };
-use pptop::whole_file::{NotWritten, Taken, WholeFile};
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -1,10 +1,11 @@
 //! `pptop devices`: what can be used here, and why not.
 
 use pp_devices::{Probe, ProbedGpu, probe};
+use pp_telemetry::cores;
+use pp_train::{GpuName, NoCuda, cuda_devices, gpu_name};
 use serde_json::{Value, json};
 
-use super::gpus::{GpuName, NvmlArgs, gpu_name};
-use super::job::cores;
+use super::gpus::NvmlArgs;
 use super::{CliError, print, print_json};
 
 /// What ranks can compute on.
@@ -18,30 +19,16 @@ pub(crate) struct Args {
 }
 
 /// The number of CUDA devices that can be used, or why there is none.
-pub(crate) fn cuda() -> Result<u32, String> {
-    if !candle_core::utils::cuda_is_available() {
-        return Err("this pptop was built without CUDA".to_owned());
+fn cuda() -> Result<u32, String> {
+    cuda_devices().map_err(|no| why_no_cuda(&no))
+}
+
+/// Why no CUDA device can be used, in the words of this program.
+pub(crate) fn why_no_cuda(no: &NoCuda) -> String {
+    match no {
+        NoCuda::NotBuilt => "this pptop was built without CUDA".to_owned(),
+        other => other.to_string(),
     }
-    let usable = |ordinal: u32| {
-        // candle's binding panics where the driver's library is missing or too old.
-        let made = std::panic::catch_unwind(|| candle_core::Device::new_cuda(ordinal as usize));
-        match made {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(error.to_string().lines().next().unwrap_or("unknown").to_owned()),
-            Err(_) => Err("the NVIDIA driver could not be loaded".to_owned()),
-        }
-    };
-    // A panic there is an answer, not an accident to be told.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let first = usable(0);
-    std::panic::set_hook(hook);
-    first.map_err(|why| format!("no CUDA device can be used ({why})"))?;
-    let mut count = 1;
-    while usable(count).is_ok() {
-        count += 1;
-    }
-    Ok(count)
 }
 
 /// Runs the command.

@@ -1,4 +1,4 @@
-//! GPUs, by what never changes about them: CUDA's number says which device a rank computes on, UUID and address which GPU that is.
+//! Where numbers of GPUs come from.
 
 use std::path::{Path, PathBuf};
 
@@ -44,44 +44,4 @@ fn file_or_name(path: &Path) -> PathBuf {
     let here = Path::new(".").join(path);
     let is_name = path.components().count() == 1 && !path.has_root();
     if is_name && here.is_file() { here } else { path.to_owned() }
-}
-
-/// Which GPU one of CUDA's numbers means.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct GpuName {
-    pub(crate) uuid: Option<String>,
-    pub(crate) pci: Option<String>,
-}
-
-/// The names of a CUDA device; empty where CUDA does not tell them.
-#[cfg(feature = "cuda")]
-pub(crate) fn gpu_name(ordinal: u32) -> GpuName {
-    use candle_core::cuda::cudarc::driver::result::{self, device};
-    use candle_core::cuda::cudarc::driver::sys::CUdevice_attribute::{
-        CU_DEVICE_ATTRIBUTE_PCI_BUS_ID, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
-        CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
-    };
-
-    let found = result::init().and_then(|()| device::get(ordinal as i32));
-    let Ok(found) = found else { return GpuName::default() };
-    let number = |attribute| {
-        // SAFETY: `found` is a device that CUDA gave just now.
-        let number = unsafe { device::get_attribute(found, attribute) };
-        number.ok().and_then(|number| u32::try_from(number).ok())
-    };
-    let pci = || {
-        let domain = number(CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
-        let bus = number(CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?;
-        Some(pp_devices::pci_address(domain, bus, number(CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?))
-    };
-    let uuid = device::get_uuid(found).ok();
-    // The type of C's characters has a sign on some machines.
-    let uuid = uuid.map(|uuid| pp_devices::gpu_uuid(uuid.bytes.map(|byte| byte as u8)));
-    GpuName { uuid, pci: pci() }
-}
-
-/// The names of a CUDA device, of which there is none in this build.
-#[cfg(not(feature = "cuda"))]
-pub(crate) fn gpu_name(_ordinal: u32) -> GpuName {
-    GpuName::default()
 }

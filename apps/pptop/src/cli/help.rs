@@ -19,9 +19,6 @@ pub(crate) mod headings {
     /// What a run leaves behind.
     #[cfg(feature = "train")]
     pub(crate) const RECORD: &str = "Records and results";
-    /// Layers that only sleep.
-    #[cfg(feature = "train")]
-    pub(crate) const SLEEP: &str = "The model sleep";
     /// How ops and messages are timed.
     pub(crate) const COSTS: &str = "Costs";
     /// GPUs.

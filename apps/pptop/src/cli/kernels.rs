@@ -1,40 +1,15 @@
-//! The choice of matrix kernels: forced by a flag, or measured once per kind of processor and kept.
+//! `--kernels`, as it is typed.
 
-use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
-
-use pp_nn::{Kernel, Kernels, KernelsError, tune};
-use pp_telemetry::Processor;
-use pptop::whole_file::{Taken, WholeFile};
-use serde::{Deserialize, Serialize};
+use pp_nn::{Kernel, Kernels, KernelsError};
+use pp_train::KernelChoice;
 
 use super::refusal::choice;
 
-/// The file of choices, in the state folder.
-const FILE: &str = "kernels.json";
-/// No file of choices is longer.
-const BYTES_MAX: u64 = 1 << 20;
-
-/// What `--kernels` asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum KernelsArg {
-    /// What was measured here, now or before.
-    #[default]
-    Auto,
-    /// The rule by the features of the processor.
-    Rule,
-    /// These.
-    These(Kernels),
-}
-
 /// Reads `--kernels`.
-pub(crate) fn kernels(text: &str) -> Result<KernelsArg, String> {
+pub(crate) fn kernels(text: &str) -> Result<KernelChoice, String> {
     let kernels = match text {
-        "auto" => return Ok(KernelsArg::Auto),
-        "rule" => return Ok(KernelsArg::Rule),
+        "auto" => return Ok(KernelChoice::Auto),
+        "rule" => return Ok(KernelChoice::Rule),
         text => text.parse::<Kernels>().map_err(|error| {
             let names = || ["auto", "rule"].into_iter().chain(Kernel::ALL.map(Kernel::name));
             match error {
@@ -46,7 +21,7 @@ pub(crate) fn kernels(text: &str) -> Result<KernelsArg, String> {
         })?,
     };
     match kernels.missing() {
-        None => Ok(KernelsArg::These(kernels)),
+        None => Ok(KernelChoice::These(kernels)),
         Some(Kernel::Blas) if cfg!(feature = "blas") => {
             Err("there is no BLAS library; install one, or name it in PPTOP_BLAS_LIB".to_owned())
         }
@@ -54,140 +29,14 @@ pub(crate) fn kernels(text: &str) -> Result<KernelsArg, String> {
     }
 }
 
-/// The kernels of a run, and where they come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Chosen {
-    pub(crate) kernels: Kernels,
-    /// For people: `forced`, `measured now`.
-    pub(crate) how: &'static str,
-    is_new: bool,
-}
-
-impl Chosen {
-    /// Keeps what was measured now for the next run on this kind of processor.
-    ///
-    /// # Errors
-    /// Why it cannot be kept. The next run then measures again.
-    pub(crate) fn keep(&self) -> Result<(), String> {
-        match place() {
-            Some(path) if self.is_new => keep(&path, &processor(), self.kernels)
-                .map_err(|why| format!("the choice of kernels is not kept: {why}")),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Finds the kernels that `wanted` asks for; where nobody has measured on this kind of processor
-/// yet, that is done now.
-pub(crate) fn choose(wanted: KernelsArg) -> Chosen {
-    match wanted {
-        KernelsArg::These(kernels) => Chosen { kernels, how: "forced", is_new: false },
-        KernelsArg::Rule => {
-            let kernels = Kernels::for_processor();
-            Chosen { kernels, how: "by the rule for this processor", is_new: false }
-        }
-        KernelsArg::Auto => match place().as_deref().and_then(|path| kept(path, &processor())) {
-            Some(kernels) => Chosen { kernels, how: "measured before", is_new: false },
-            None => Chosen { kernels: tune().kernels, how: "measured now", is_new: true },
-        },
-    }
-}
-
-/// What `pptop doctor` tells of the choice for this processor; measures nothing.
-pub(crate) fn found() -> (String, Option<Kernels>) {
-    let processor = processor();
-    let kept = place().as_deref().and_then(|path| kept(path, &processor));
-    (processor, kept)
-}
-
-fn place() -> Option<PathBuf> {
-    pp_telemetry::state_dir().ok().map(|dir| dir.join(FILE))
-}
-
-/// Choices by processor.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Choices(BTreeMap<String, String>);
-
-/// The choices that were kept. There are none where the file is missing, or is not one of ours.
-fn read(path: &Path) -> io::Result<Choices> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Choices::default()),
-        Err(error) => return Err(error),
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text).unwrap_or_default())
-}
-
-/// The choice for this processor, if this build has all of its kernels.
-fn kept(path: &Path, processor: &str) -> Option<Kernels> {
-    let kernels: Kernels = read(path).ok()?.0.get(processor)?.parse().ok()?;
-    kernels.missing().is_none().then_some(kernels)
-}
-
-/// Adds a choice to the file. If two processes on different processors write at once, one entry may be
-/// lost, and is measured again.
-fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
-    let mut choices = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    choices.0.insert(processor.to_owned(), kernels.to_string());
-    if let Some(dir) = path.parent() {
-        // As private as where runs are kept, which is this folder.
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|error| format!("{}: {error}", dir.display()))?;
-    }
-    let text = serde_json::to_string_pretty(&choices).map_err(|error| error.to_string())?;
-    let mut file = WholeFile::private(path).map_err(|error| error.to_string())?;
-    let written = file.write_all((text + "\n").as_bytes());
-    written.map_err(|error| format!("{}: {error}", path.display()))?;
-    file.finish(Taken::Replaced).map(drop).map_err(|error| error.to_string())
-}
-
-/// What a choice is for: a kind of processor, the kernels that this build has on it, and its BLAS
-/// library.
-fn processor() -> String {
-    let mut available = Vec::new();
-    for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
-        available.push(kernel.name());
-        if let (Kernel::Blas, Ok(library)) = (kernel, Kernel::blas_library()) {
-            available.push(library);
-        }
-    }
-    format!("{} [{}]", Processor::here(), available.join(" "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_choice_is_kept_by_processor_and_only_where_this_build_has_its_kernels() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("pptop").join(FILE);
-        assert_eq!(kept(&path, "one"), None);
-        keep(&path, "one", Kernels::all(Kernel::Gemm)).unwrap();
-        keep(&path, "other", Kernels::for_processor()).unwrap();
-        assert_eq!(kept(&path, "one"), Some(Kernels::all(Kernel::Gemm)));
-        assert_eq!(kept(&path, "other"), Some(Kernels::for_processor()));
-        let neon =
-            Kernels::all(if cfg!(target_arch = "x86_64") { Kernel::Neon } else { Kernel::Avx2 });
-        keep(&path, "one", neon).unwrap();
-        assert_eq!(kept(&path, "one"), None, "another build or machine wrote it");
-        // What is no file of ours is replaced by one.
-        std::fs::write(&path, "{\"one\": 3").unwrap();
-        assert_eq!(kept(&path, "one"), None);
-        keep(&path, "one", Kernels::all(Kernel::InPlace)).unwrap();
-        assert_eq!(kept(&path, "one"), Some(Kernels::all(Kernel::InPlace)));
-    }
-
-    #[test]
     fn what_this_machine_does_not_have_is_refused_with_a_remedy() {
-        assert_eq!(kernels("auto"), Ok(KernelsArg::Auto));
-        assert_eq!(kernels("gemm"), Ok(KernelsArg::These(Kernels::all(Kernel::Gemm))));
+        assert_eq!(kernels("auto"), Ok(KernelChoice::Auto));
+        assert_eq!(kernels("gemm"), Ok(KernelChoice::These(Kernels::all(Kernel::Gemm))));
         let absent = if cfg!(target_arch = "x86_64") { "neon" } else { "avx2" };
         assert!(kernels(absent).unwrap_err().contains("choose another kernel"));
         let slip = kernels("avx51").unwrap_err();

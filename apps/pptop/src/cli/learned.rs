@@ -1,5 +1,6 @@
 //! What the losses of a run say: whether it has learned what its data can teach.
 
+use pp_train::Job;
 use serde::Serialize;
 
 /// What a final loss says. The names are those of `compare --json`.
@@ -48,6 +49,16 @@ const USED_INPUTS: f64 = 0.9;
 const LAST_PART: usize = 10;
 
 impl Goal {
+    /// What the losses of a job can show.
+    pub(crate) fn of(job: &Job, is_seed: bool) -> Self {
+        match job.data.blind_loss() {
+            _ if is_seed => Self::BelowOne,
+            None => Self::None,
+            Some(blind) if job.data.is_learnable() => Self::Below(blind),
+            Some(least) => Self::Noise(least),
+        }
+    }
+
     /// What to say of it below a table.
     pub(crate) fn legend(self) -> Option<String> {
         const REST: &str = "improved: it fell by 1 % or more; flat: it changed by less; worse: it rose by more; diverged: it doubled, or is no number";

@@ -20,7 +20,6 @@ mod export;
 #[cfg(feature = "train")]
 mod gpus;
 mod help;
-mod input;
 #[cfg(feature = "train")]
 mod job;
 #[cfg(feature = "train")]
@@ -31,13 +30,9 @@ mod lines;
 mod man;
 mod output;
 mod outputs;
-#[cfg(feature = "train")]
-mod phases;
 mod refusal;
 mod replay;
 mod report;
-#[cfg(feature = "train")]
-mod results;
 #[cfg(feature = "train")]
 mod run_folder;
 mod runs;
@@ -46,10 +41,6 @@ mod settings;
 mod sizes;
 mod snapshot;
 mod standing;
-#[cfg(feature = "train")]
-mod starting;
-#[cfg(feature = "train")]
-mod stopping;
 #[cfg(feature = "train")]
 mod story;
 #[cfg(feature = "train")]

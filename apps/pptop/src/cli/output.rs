@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pptop::whole_file::{NotWritten, Taken, WholeFile};
+use pp_telemetry::{NotWritten, Taken, WholeFile};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::io::Errno;
 

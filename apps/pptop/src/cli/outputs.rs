@@ -10,8 +10,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use pp_telemetry::{OWN_FILES, STDERR_FILE};
-use pptop::whole_file::WholeFile;
+use pp_telemetry::{OWN_FILES, STDERR_FILE, WholeFile};
 
 use super::CliError;
 use super::endings::Content;

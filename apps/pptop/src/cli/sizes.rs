@@ -6,6 +6,7 @@ use std::path::Path;
 use pp_schedule::{
     CSV_BYTES_MAX, ScheduleError, ScheduleName, Sizes, ValidPlan, import_csv, simulate,
 };
+use pp_telemetry::memory_available;
 
 use super::CliError;
 use super::costs::CostSource;
@@ -217,7 +218,7 @@ pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
             excerpt(&path.display().to_string())
         ))
     };
-    super::input::read(path, bytes_max).map_err(|failed| refused(&failed))
+    pp_telemetry::input::read(path, bytes_max).map_err(|failed| refused(&failed))
 }
 
 /// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how
@@ -274,13 +275,4 @@ pub(crate) fn refuse_without_memory(
         ))),
         _ => Ok(()),
     }
-}
-
-pub(crate) fn memory_available() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
-    // A container may have less than the machine.
-    let left = pp_telemetry::Limits::here().memory_free_bytes;
-    Some(left.map_or(free, |left| free.min(left)))
 }

@@ -3,16 +3,14 @@
 
 use std::fmt::Write as _;
 
-use pp_hybrid::{Evaluation, StepOutcome};
 use pp_quantile::nearest;
 use pp_telemetry::Hello;
+use pp_train::{Evaluation, Session, StepOutcome};
 
-use super::job::Session;
 use super::learned::{Goal, Verdict, learned};
 
 /// The story of a run so far.
 pub(crate) struct Story {
-    opening: String,
     steps_planned: u64,
     theory: Option<f64>,
     devices: usize,
@@ -44,38 +42,9 @@ fn mib(bytes: u64) -> f64 {
 }
 
 impl Story {
-    pub(crate) fn new(session: &Session, hello: &Hello) -> Self {
+    pub(crate) fn new(session: &Session, hello: &Hello, goal: Goal) -> Self {
         let n_ranks = hello.pp * hello.dp;
-        let mut opening = format!(
-            "{}: {:.2} M parameters in {} stages on {} ranks x {} replicas, {}, {} micro-batches of {} samples, layers {}",
-            hello.model,
-            hello.parameters as f64 / 1e6,
-            session.plan.n_stages(),
-            hello.pp,
-            hello.dp,
-            hello.schedule,
-            hello.micro_batches,
-            session.rows(),
-            session.partition.sizes().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-        );
-        if let Some(promise) = session.promise {
-            let _ = write!(
-                opening,
-                "\nplanned from measured op times: {:.1} ms a step, bubble_ratio {:.4}, {:.1} % above the lower bound",
-                1000.0 * promise.makespan,
-                promise.bubble_ratio,
-                100.0 * promise.gap
-            );
-        }
-        if n_ranks > hello.cores {
-            let _ = write!(
-                opening,
-                "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved and is no bubble of the schedule",
-                hello.cores
-            );
-        }
         Self {
-            opening,
             steps_planned: hello.steps,
             theory: hello.theory,
             devices: hello
@@ -84,7 +53,7 @@ impl Story {
                 .map(|d| &d.device)
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
-            stages: session.plan.n_stages(),
+            stages: session.plan().n_stages(),
             micro_batches: hello.micro_batches,
             losses: Vec::new(),
             seconds: Vec::new(),
@@ -92,17 +61,9 @@ impl Story {
             peak_bytes: vec![0; n_ranks as usize],
             planned_bytes: hello.memory_plan.iter().map(|planned| planned.peak_bytes).collect(),
             validation: Vec::new(),
-            majority: session.job.data.majority_accuracy(),
-            goal: session.goal(),
+            majority: session.job().data.majority_accuracy(),
+            goal,
         }
-    }
-
-    pub(crate) fn opening(&self) -> &str {
-        &self.opening
-    }
-
-    pub(crate) fn steps(&self) -> u64 {
-        self.losses.len() as u64
     }
 
     pub(crate) fn stepped(&mut self, outcome: &StepOutcome) {

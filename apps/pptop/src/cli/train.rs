@@ -8,18 +8,19 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use pp_models::Options;
 use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
+use pp_train::{ResultFile, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
 
 use super::endings::Content;
 use super::gpus::NvmlArgs;
 use super::help::headings;
-use super::job::{JobArgs, Prepared, Spec};
+use super::job::{JobArgs, Spec};
 use super::outputs::Files;
 use super::refusal::excerpt;
 use super::run_folder;
 use super::settings::{Look, ScreenFlags};
-use super::stopping::Stop;
-use super::training::{Flags, Output, Run, SAMPLE};
+use super::training::{Output, Teller, ended};
 use super::{CliError, print};
 use pptop::monitor::Watch;
 
@@ -70,11 +71,11 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let spec = Spec::new(&args.job, &args.schedule)?;
     let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
     refuse_clashes(&args, &spec, given.as_deref())?;
-    if args.sample.is_some() && !spec.is_gpt() {
+    if args.sample.is_some() && !spec.config.workload.makes_samples() {
         let message = "--sample belongs to --model gpt; leave --sample out";
         return Err(CliError::Usage(message.to_owned()));
     }
-    if spec.memory_limit.is_some() && spec.synthesised().is_none() {
+    if spec.config.memory_limit.is_some() && spec.synthesised().is_none() {
         let message = format!(
             "--memory-limit belongs to schedules that follow from it, not to {}; use --schedule zb-auto or auto, or leave --memory-limit out",
             excerpt(&spec.schedule)
@@ -83,8 +84,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     }
     let config = args.screen.config()?;
     let look = Look::of(&config);
-    let model = spec.name.as_str();
-    let prepared = Prepared::new(spec)?;
+    let model = spec.model();
+    let prepared = spec.prepare()?;
     if args.run_dir.is_none() {
         tidy_up(config.keep());
     }
@@ -95,30 +96,45 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let (id, dir) = run_dir(given, model)?;
     let output = if args.json { Output::Json } else { Output::Plain };
     let library = args.nvml.library(&config);
-    let flags = Flags {
+    let signals = Signals::listen()
+        .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+    let is_new = args.run_dir.is_none() || !dir.exists();
+    let mut teller = Teller::new(output, &id, &spec);
+    let folder = RunFolder::at(id, dir.clone()).map_err(|e| match &args.run_dir {
+        Some(_) => CliError::Usage(format!("--run-dir: {}", causes(&e))),
+        None => CliError::Failed(causes(&e)),
+    })?;
+    let result = |path: Option<PathBuf>, flag: &str| {
+        path.map(|path| ResultFile { path, called: flag.to_owned() })
+    };
+    let told = spec.clone();
+    let options = RunOptions {
+        signals: Some(signals.telling(move |end| output.end(end))),
         sample: args.sample,
-        save: args.save,
-        dump_step: args.dump_step,
+        save: result(args.save, "--save"),
+        dump_step: result(args.dump_step, "--dump-step"),
         force: args.force,
         library,
+        words: Some(Box::new(move |error| match told.told(error) {
+            CliError::Usage(text) => (2, text),
+            CliError::Failed(text) => (1, text),
+            CliError::Code(code) => (i32::from(code), String::new()),
+        })),
     };
-    let stop =
-        Stop::listen().map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
-    let is_new = args.run_dir.is_none() || !dir.exists();
-    let recorder = pp_telemetry::recorder(&dir).map_err(|e| match &args.run_dir {
-        Some(_) => CliError::Usage(format!("--run-dir: {}", super::job::chain(&e))),
-        None => CliError::Failed(super::job::chain(&e)),
+    let run = Run::start(prepared, folder, options, &mut teller).map_err(|error| {
+        let told = spec.told(&error);
+        if matches!(told, CliError::Usage(_)) && is_new {
+            // What only measuring can tell is a refusal like any other, and leaves nothing. Should
+            // a file resist, the log says why.
+            let _ = pp_telemetry::remove(&dir);
+        }
+        told
     })?;
-    let started = Run::start(prepared, &id, &dir, (recorder, stop), output, flags);
-    if matches!(started, Err(CliError::Usage(_))) && is_new {
-        // What only measuring can tell is a refusal like any other, and leaves nothing. Should a
-        // file resist, the log says why.
-        let _ = pp_telemetry::remove(&dir);
-    }
-    started?.finish()
+    run.finish().map(drop).map_err(|stopped| ended(&stopped, &spec))
 }
 
-/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by `pptop runs prune`.
+/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by
+/// `pptop runs prune`.
 fn tidy_up(keep: Keep) {
     let Ok(dir) = pp_telemetry::runs_dir() else { return };
     let tidy = move || pp_telemetry::tidy(&dir, keep, false);
@@ -132,8 +148,11 @@ fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<()
     if let Some(dir) = run_dir {
         files.run_dir(dir);
     }
+    let options = [&args.job.shared_options.0, &args.job.own_options.0];
+    for (option, path) in options.into_iter().flat_map(Options::files) {
+        files.input(&format!("--{option}"), path);
+    }
     let inputs = [
-        ("--data", args.job.data.as_deref()),
         ("--init", args.job.init.as_deref()),
         ("--schedule", spec.plan_file.as_deref()),
         ("--nvml-lib", args.nvml.file()),
@@ -157,9 +176,7 @@ fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<()
 /// The id and the folder of a new run.
 fn run_dir(given: Option<PathBuf>, model: &str) -> Result<(String, PathBuf), CliError> {
     match given {
-        None => {
-            pp_telemetry::new_run_dir(model).map_err(|e| CliError::Failed(super::job::chain(&e)))
-        }
+        None => pp_telemetry::new_run_dir(model).map_err(|e| CliError::Failed(causes(&e))),
         Some(dir) => {
             let name = dir
                 .file_name()

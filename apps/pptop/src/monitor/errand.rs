@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use pp_telemetry::{ExportFormat, Follower, ProvenRun, Request, StepRange, export};
-
-use crate::whole_file::{Taken, WholeFile};
+use pp_telemetry::{
+    ExportFormat, Follower, ProvenRun, Request, StepRange, Taken, WholeFile, export,
+};
 
 /// What an errand is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

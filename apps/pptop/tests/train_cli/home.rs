@@ -117,7 +117,7 @@ impl Home {
 /// `nohup`: it leaves them ignored.
 fn program() -> Command {
     let ends = [("HUP", 1), ("INT", 2), ("TERM", 15)];
-    let ignored = ends.into_iter().filter(|&(_, signal)| pptop::signals::is_ignored(signal));
+    let ignored = ends.into_iter().filter(|&(_, signal)| pp_train::is_ignored(signal));
     let names: Vec<&str> = ignored.map(|(name, _)| name).collect();
     if names.is_empty() {
         return Command::new(env!("CARGO_BIN_EXE_pptop"));

@@ -7,16 +7,16 @@ mod table;
 use std::collections::HashMap;
 use std::time::Instant;
 
-use pp_hybrid::{StepOutcome, Trainer};
 use pp_schedule::{Costs, ScheduleName, Simulation, simulate};
-use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind};
+use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind, cores};
+use pp_train::{Chosen, Profiles, Session, StepOutcome, TrainError, Trainer, causes, limits};
 use serde::Serialize;
 use serde_json::json;
 
 use super::bubble::notebook_figure;
 use super::help::headings;
-use super::job::{JobArgs, ModelSpec, Profiles, Session, Spec, chain, cores, limits};
-use super::learned::{Verdict, learned};
+use super::job::{JobArgs, Spec};
+use super::learned::{Goal, Verdict, learned};
 use super::refusal::excerpt;
 use super::story::{median, quantile};
 use super::{CliError, print, print_json};
@@ -123,9 +123,18 @@ struct Wanted {
 struct Entry {
     label: String,
     baseline: bool,
+    spec: Spec,
     session: Session,
     trainer: Trainer,
     outcomes: Vec<StepOutcome>,
+}
+
+/// A row before it trains.
+struct Prepared {
+    label: String,
+    baseline: bool,
+    spec: Spec,
+    session: Session,
 }
 
 /// What the rows are compared with: the row "one device".
@@ -155,14 +164,23 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     // All rows are checked before the first one trains.
     let sessions = sessions(args, &schedules)?;
     // They are all held at the same time.
-    let parameters = sessions.iter().map(|(_, _, s)| s.parameters()).sum::<Result<u128, _>>()?;
-    limits::parameters(parameters, 1)?;
-    let ranks = sessions.iter().map(|(_, _, s)| s.plan.n_ranks().saturating_mul(s.spec.dp));
-    limits::threads(ranks.fold(0, u32::saturating_add), 1)?;
+    let all = || -> Result<(), TrainError> {
+        let parameters = sessions.iter().map(|row| row.session.parameters());
+        limits::parameters(parameters.sum::<Result<u128, _>>()?, 1)?;
+        let ranks = sessions
+            .iter()
+            .map(|row| row.session.plan().n_ranks().saturating_mul(row.spec.config.dp));
+        limits::threads(ranks.fold(0, u32::saturating_add), 1)
+    };
+    if let (Err(error), Some(first)) = (all(), sessions.first()) {
+        return Err(first.spec.told(&error));
+    }
     let mut entries = Vec::with_capacity(sessions.len());
-    for (label, baseline, mut session) in sessions {
-        let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
-        entries.push(Entry { label, baseline, session, trainer, outcomes: Vec::new() });
+    for Prepared { label, baseline, spec, mut session } in sessions {
+        let trainer = session
+            .trainer(Recorder::disabled(), Instant::now())
+            .map_err(|error| spec.told(&error))?;
+        entries.push(Entry { label, baseline, spec, session, trainer, outcomes: Vec::new() });
     }
     for round in 0..ROUNDS {
         for entry in &mut entries {
@@ -181,20 +199,20 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     };
     let rows: Vec<Row> = entries.iter().map(|entry| entry.row(&base)).collect::<Result<_, _>>()?;
     if args.json {
-        let spec = &entries[0].session.spec;
+        let config = &entries[0].spec.config;
         let job = json!({
-            "model": spec.name.as_str(),
-            "steps": spec.steps,
-            "batch_size": entries[0].session.batch_size,
-            "seed": spec.seed,
-            "optimizer": spec.optimizer.to_string(),
-            "lr": spec.rate.peak,
-            "clip_norm": spec.clip_norm,
+            "model": config.workload.name(),
+            "steps": config.steps,
+            "batch_size": entries[0].session.batch_size(),
+            "seed": config.seed,
+            "optimizer": config.optimizer.to_string(),
+            "lr": config.rate.peak,
+            "clip_norm": config.clip_norm,
             "parameters": entries[0].trainer.stages().iter().map(|s| s.parameters).sum::<u64>(),
         });
         return print_json(&json!({"job": job, "cores": cores(), "rounds": ROUNDS, "rows": rows}));
     }
-    print(&table::table(&rows, &entries[0].session, args.format, args.wide))
+    print(&table::table(&rows, &entries[0].spec, &entries[0].session, args.format, args.wide))
 }
 
 /// The word for every schedule that takes the sizes.
@@ -204,7 +222,7 @@ const ONE_DEVICE: &str = "one device";
 const WHOLE_BATCH: &str = "naive m=1";
 
 /// The rows, the two base rows last: without them a table of schedules misleads.
-fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Session)>, CliError> {
+fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError> {
     for (flag, given) in
         [("--eval-every", args.job.eval_every.is_some()), ("--spans", args.job.spans.is_some())]
     {
@@ -231,9 +249,14 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
     let mut profiles = Profiles::default();
     for (Wanted { schedule, may_miss }, spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
-        let pp = if spec.default_pp().is_some() { pp } else { spec.pp };
-        match Session::with_profiles(Spec { pp, ..spec }, &mut profiles) {
-            Ok(session) => found.push((schedule.clone(), false, session)),
+        let mut spec = spec;
+        if spec.default_pp().is_some() {
+            spec.config.pp = pp;
+        }
+        match spec.session(&mut profiles) {
+            Ok(session) => {
+                found.push(Prepared { label: schedule.clone(), baseline: false, spec, session });
+            }
             Err(CliError::Usage(why)) if *may_miss => {
                 note(&format!("left out: {}", of_row(schedule, &why)));
             }
@@ -241,56 +264,47 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<(String, bool, Sess
             Err(other) => return Err(other),
         }
     }
-    let Some((_, _, first)) = found.first() else {
+    let Some(first) = found.first() else {
         return Err(CliError::Usage(
             "no schedule to compare; name some with --schedules a,b,…".to_owned(),
         ));
     };
-    let base = Spec {
-        interleave_group: None,
-        virtual_stages: None,
-        // A plan from a file is that of its own row.
-        plan_file: None,
-        ..first.spec.clone()
-    };
-    let naive = ScheduleName::Naive.to_string();
-    let micro_batches = Some(first.plan.n_micro_batches());
-    let one = Spec {
-        schedule: naive.clone(),
-        pp: Some(1),
-        dp: 1,
-        micro_batches: micro_batches.map(|m| m.saturating_mul(first.spec.dp)),
-        batch_size: Some(first.batch_size),
-        ..base.clone()
-    };
-    let whole = Spec {
-        schedule: naive,
-        pp: Some(first.plan.n_ranks()),
-        micro_batches: Some(1),
-        batch_size: Some(first.batch_size),
-        ..base
-    };
-    let n_ranks = f64::from(first.plan.n_ranks());
-    let n_micro_batches = f64::from(first.plan.n_micro_batches());
+    let (n_ranks, n_micro_batches) =
+        (first.session.plan().n_ranks(), first.session.plan().n_micro_batches());
+    // A plan from a file is that of its own row.
+    let mut base = first.spec.with_schedule(ScheduleName::Naive.as_str());
+    base.config.batch_size = Some(first.session.batch_size());
+    let mut one = base.clone();
+    one.config.pp = Some(1);
+    one.config.micro_batches = n_micro_batches.saturating_mul(one.config.dp);
+    one.config.dp = 1;
+    let mut whole = base;
+    whole.config.pp = Some(n_ranks);
+    whole.config.micro_batches = 1;
     for (label, mut spec) in [(ONE_DEVICE, one), (WHOLE_BATCH, whole)] {
-        if let ModelSpec::Sleep { slow_rank, .. } = &mut spec.model {
+        spec.micro_batches = Some(spec.config.micro_batches);
+        if let Some(mut costs) = spec.config.workload.known_costs() {
             // One rank sleeps for all of them, or for all micro-batches at once.
             let factor = if label == ONE_DEVICE {
-                slow_rank.take().map_or(n_ranks, |(_, factor)| n_ranks - 1.0 + factor)
+                let n_ranks = f64::from(n_ranks);
+                costs.slow_rank.take().map_or(n_ranks, |(_, factor)| n_ranks - 1.0 + factor)
             } else {
-                n_micro_batches
+                f64::from(n_micro_batches)
             };
-            spec.model.sleep_longer(factor);
+            if let Some(other) = spec.config.workload.with_costs(costs.longer(factor)) {
+                spec.config.workload = other;
+            }
         }
-        if matches!(spec.cut, pp_partition::Cut::Explicit(_)) {
+        if matches!(spec.config.cut, pp_partition::Cut::Explicit(_)) {
             // A cut by hand is for other numbers of stages.
-            spec.cut = pp_partition::Cut::Uniform;
+            spec.config.cut = pp_partition::Cut::Uniform;
         }
-        found.push((label.to_owned(), true, Session::with_profiles(spec, &mut profiles)?));
+        let session = spec.session(&mut profiles)?;
+        found.push(Prepared { label: label.to_owned(), baseline: true, spec, session });
     }
     // One choice serves all rows.
-    if let Some((.., Session { chosen: Some(chosen), .. })) = found.first()
-        && let Err(why) = chosen.keep()
+    if let Some(Err(why)) =
+        found.first().and_then(|row| row.session.kernels_chosen()).map(Chosen::keep)
     {
         note(&why);
     }
@@ -309,15 +323,15 @@ fn note(text: &str) {
 impl Entry {
     /// Trains this row's part of the steps that belong to a round.
     fn turn(&mut self, round: u64) -> Result<(), CliError> {
-        let steps = self.session.spec.steps;
-        let batch = self.session.batch_size as usize;
-        let data = &self.session.job.data;
+        let steps = self.spec.config.steps;
+        let batch = self.session.batch_size() as usize;
+        let data = &self.session.job().data;
         let until =
             |round: u64| (u128::from(steps) * u128::from(round) / u128::from(ROUNDS)) as u64;
         for step in until(round) + 1..=until(round + 1) {
             let outcome = self.trainer.step(step, || data.batch(step, batch));
             self.outcomes.push(
-                outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, chain(&e))))?,
+                outcome.map_err(|e| CliError::Failed(format!("{}: {}", self.label, causes(&e))))?,
             );
         }
         Ok(())
@@ -334,7 +348,7 @@ impl Entry {
 
     /// Micro-batches of the whole batch.
     fn all_micro_batches(&self) -> u64 {
-        u64::from(self.session.plan.n_micro_batches()) * u64::from(self.session.spec.dp)
+        u64::from(self.session.plan().n_micro_batches()) * u64::from(self.spec.config.dp)
     }
 
     fn bits(&self) -> Vec<u32> {
@@ -345,7 +359,7 @@ impl Entry {
         let seconds = self.seconds();
         let losses: Vec<f32> = self.outcomes.iter().map(|o| o.loss).collect();
         let last = losses.last().copied().unwrap_or(f32::NAN);
-        let learned = learned(&losses, self.session.goal());
+        let learned = learned(&losses, Goal::of(self.session.job(), self.spec.is_seed));
         let measured = |number: fn(&StepOutcome) -> f64| {
             finite(median(&self.counted().iter().map(number).collect::<Vec<_>>()))
         };
@@ -359,26 +373,25 @@ impl Entry {
             measured,
         };
         let notebook = self.session.named().and_then(|(name, sizes)| notebook_figure(name, &sizes));
-        let plan = &self.session.plan;
+        let plan = self.session.plan();
         // With another cut of the batch, or a mean over replicas, sums round otherwise.
         let same_batches = self.all_micro_batches() == base.micro_batches;
-        let has_one_copy = self.session.spec.dp == 1 && plan.n_pipes() == 1;
+        let has_one_copy = self.spec.config.dp == 1 && plan.n_pipes() == 1;
         // A model that sleeps has layers for each stage: another number of stages is another model.
-        let sleeps = matches!(self.session.spec.model, ModelSpec::Sleep { .. });
-        let same_arithmetic = same_batches && has_one_copy && !sleeps;
+        let same_arithmetic = same_batches && has_one_copy && !self.spec.waits();
         let median_seconds = median(&seconds);
         Ok(Row {
             label: self.label.clone(),
             baseline: self.baseline,
             schedule: plan.name().to_owned(),
             pp: plan.n_ranks(),
-            dp: self.session.spec.dp,
+            dp: self.spec.config.dp,
             virtual_stages: plan.n_virtual_stages(),
             micro_batches: plan.n_micro_batches(),
             step_seconds_mean: seconds.iter().sum::<f64>() / seconds.len() as f64,
             step_seconds_median: median_seconds,
             step_seconds_p95: quantile(&seconds, 0.95),
-            samples_per_second: self.session.batch_size as f64 / median_seconds,
+            samples_per_second: self.session.batch_size() as f64 / median_seconds,
             speedup: finite(base.seconds / median_seconds)
                 .filter(|_| same_batches || self.baseline),
             final_loss: finite(f64::from(last)),
@@ -410,7 +423,7 @@ impl Entry {
 
     /// The plan, simulated with the medians of this run's own op times.
     fn simulated(&self) -> Result<Simulation, CliError> {
-        let n_stages = self.session.plan.n_stages() as usize;
+        let n_stages = self.session.plan().n_stages() as usize;
         let mut times: HashMap<(SpanKind, u32), Vec<f64>> = HashMap::new();
         for span in self.counted().iter().flat_map(|o| &o.spans).filter(|s| s.op.is_compute()) {
             times.entry((span.op, span.stage)).or_default().push(seconds(span));
@@ -430,12 +443,12 @@ impl Entry {
         costs.forward = of(SpanKind::F);
         costs.input_grad = input_grad;
         costs.weight_grad = weight_grad;
-        simulate(&self.session.plan, &costs).map_err(|e| CliError::Failed(e.to_string()))
+        simulate(self.session.plan(), &costs).map_err(|e| CliError::Failed(e.to_string()))
     }
 
     fn memory(&self) -> Vec<Memory> {
         let n = self.counted().len() as u64;
-        let ranks = self.session.plan.n_ranks() * self.session.spec.dp;
+        let ranks = self.session.plan().n_ranks() * self.spec.config.dp;
         (0..ranks as usize)
             .map(|rank| {
                 let of = |o: &StepOutcome| o.memory.get(rank).copied().unwrap_or_default();

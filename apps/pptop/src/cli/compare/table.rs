@@ -1,24 +1,34 @@
 //! The comparison as a text: what was trained, the tables, then what to make of them.
 
-use super::super::job::{ModelSpec, Session, cores};
+use pp_telemetry::cores;
+use pp_train::Session;
+
+use super::super::job::Spec;
+use super::super::learned::Goal;
 use super::columns::sheets;
 use super::sheet::{Format, in_markdown};
 use super::{ROUNDS, Row, WHOLE_BATCH};
 
 /// The whole text. The notebook's own figures stand beside ours where the job is the notebook's.
-pub(super) fn table(rows: &[Row], session: &Session, format: Format, wide: bool) -> String {
-    let spec = &session.spec;
+pub(super) fn table(
+    rows: &[Row],
+    spec: &Spec,
+    session: &Session,
+    format: Format,
+    wide: bool,
+) -> String {
+    let config = &spec.config;
     let job = format!(
         "{}, {} steps in {ROUNDS} turns, batch {}, {}, lr {}, {} cores",
-        spec.name.as_str(),
-        spec.steps,
-        session.batch_size,
-        spec.optimizer,
-        spec.rate.peak,
+        spec.model(),
+        config.steps,
+        session.batch_size(),
+        config.optimizer,
+        config.rate.peak,
         cores()
     );
     let tables = sheets(rows, format, wide, spec.is_seed);
-    let notes = notes(rows, session, wide);
+    let notes = notes(rows, spec, session, wide);
     match format {
         Format::Text => {
             let tables: Vec<String> = tables.iter().map(super::sheet::Sheet::text).collect();
@@ -43,7 +53,7 @@ fn lines(notes: &[String], before: &str) -> String {
 }
 
 /// What the columns mean, and what the numbers say.
-fn notes(rows: &[Row], session: &Session, wide: bool) -> Vec<String> {
+fn notes(rows: &[Row], spec: &Spec, session: &Session, wide: bool) -> Vec<String> {
     let mut notes = vec![
         "step: the median. speed-up: over \"one device\", the same micro-batches on one rank."
             .to_owned(),
@@ -52,7 +62,7 @@ fn notes(rows: &[Row], session: &Session, wide: bool) -> Vec<String> {
         notes.push(
             "same bits: every loss equals that of one device. simulated: the plan with the median op times of this run.".to_owned(),
         );
-        notes.extend(session.goal().legend());
+        notes.extend(Goal::of(session.job(), spec.is_seed).legend());
     } else {
         notes.push(
             "bubble: the ratio as measured, in brackets that of the formula. peak: of the rank that holds most.".to_owned(),
@@ -78,11 +88,11 @@ fn notes(rows: &[Row], session: &Session, wide: bool) -> Vec<String> {
     if !bad.is_empty() {
         notes.push(format!("The loss of {} diverged.", bad.join(", ")));
     }
-    let sleeps = matches!(session.spec.model, ModelSpec::Sleep { .. });
+    let waits = spec.waits();
     let pipelines = rows.iter().filter(|row| !row.baseline);
     let best = pipelines.map(|row| row.step_seconds_median).fold(f64::INFINITY, f64::min);
     let whole = rows.iter().find(|row| row.label == WHOLE_BATCH);
-    if let Some(whole) = whole.filter(|row| !sleeps && row.step_seconds_median < best) {
+    if let Some(whole) = whole.filter(|row| !waits && row.step_seconds_median < best) {
         notes.push(format!(
             "{WHOLE_BATCH} (the whole batch at once, no overlap) takes {:.1} ms a step, the best pipeline {:.1} ms: many small",
             1000.0 * whole.step_seconds_median,
@@ -90,8 +100,8 @@ fn notes(rows: &[Row], session: &Session, wide: bool) -> Vec<String> {
         ));
         notes.push("micro-batches cost more arithmetic here than they save bubble.".to_owned());
     }
-    let n_ranks = session.plan.n_ranks() * session.spec.dp;
-    if n_ranks > cores() && !sleeps {
+    let n_ranks = session.plan().n_ranks() * spec.config.dp;
+    if n_ranks > cores() && !waits {
         notes.push(format!(
             "{n_ranks} ranks share {} cores: op times include waiting for a core, so the measured bubble is not the schedule's alone.",
             cores()

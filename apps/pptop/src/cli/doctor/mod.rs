@@ -9,12 +9,11 @@ mod screen;
 
 use std::fmt::Write as _;
 
-use pp_telemetry::{Keep, list_runs, runs_dir};
+use pp_telemetry::{Keep, list_runs, memory_available, runs_dir};
 use pptop::config::Config;
 use serde::Serialize;
 use serde_json::json;
 
-use super::sizes::memory_available;
 use super::{CliError, print, print_json, settings};
 
 /// Checks what training and watching need.
@@ -113,7 +112,7 @@ fn look() -> Vec<Check> {
         config.ok().and_then(pptop::config::Config::ascii_said),
     )));
     #[cfg(feature = "train")]
-    checks.push(machine::kernels(&super::kernels::found()));
+    checks.push(machine::kernels(&pp_train::kernels_kept()));
     checks.extend([
         machine::cores(machine::look_at_cores()),
         machine::clock(machine::look_at_clock()),

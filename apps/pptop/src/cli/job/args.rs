@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use pp_models::{MODELS, Model};
 use pp_schedule::{ScheduleName, did_you_mean};
+use pp_train::{DeviceChoice, KernelChoice};
 
 use super::super::help::headings;
-use super::super::kernels::{KernelsArg, kernels};
+use super::super::kernels::kernels;
 use super::super::refusal::choice;
 use super::super::sizes::{self, count, natural};
-use super::defaults::{ModelName, TABLE};
+use super::defaults;
+use super::options::{OwnOptions, SharedOptions};
 
 /// A finite number above zero.
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
     number.ok_or_else(|| "use a finite number above 0".to_owned())
 }
@@ -20,6 +24,13 @@ fn positive(text: &str) -> Result<f64, String> {
 fn whole(text: &str) -> Result<u64, String> {
     let number = text.parse::<u64>().ok().filter(|n| *n > 0);
     number.ok_or_else(|| format!("use a whole number from 1 to {}", u64::MAX))
+}
+
+/// A model by its name.
+fn model() -> impl TypedValueParser<Value = &'static Model> {
+    let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
+    PossibleValuesParser::new(values)
+        .try_map(|name| pp_models::model(&name).ok_or("use a model that is listed"))
 }
 
 fn optimizer(text: &str) -> Result<pp_nn::OptimizerKind, String> {
@@ -34,35 +45,13 @@ fn cut(text: &str) -> Result<pp_partition::Cut, String> {
     })
 }
 
-fn recompute(text: &str) -> Result<pp_executor::Recompute, String> {
+fn recompute(text: &str) -> Result<pp_train::Recompute, String> {
     if text == "all" {
-        return Ok(pp_executor::Recompute::Always);
+        return Ok(pp_train::Recompute::Always);
     }
     let stages = text.split(',').map(str::parse).collect::<Result<_, _>>();
     let refused = |_| "use all, or stages such as 0,1".to_owned();
-    stages.map(pp_executor::Recompute::Stages).map_err(refused)
-}
-
-/// A rate in `[0, 1)`.
-fn rate(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|n| (0.0..1.0).contains(n));
-    number.ok_or_else(|| "use a number from 0 to below 1".to_owned())
-}
-
-/// Milliseconds, zero included.
-fn ms(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|n| (0.0..=3.6e6).contains(n));
-    number.ok_or_else(|| "use milliseconds from 0 to 3600000".to_owned())
-}
-
-fn slow_rank(text: &str) -> Result<(u32, f64), String> {
-    const FACTOR_MAX: f64 = 1e6;
-    let refused = || {
-        format!("use RANK:FACTOR with a factor above 0, at most {FACTOR_MAX}, for example 1:1.5")
-    };
-    let (rank, factor) = text.split_once(':').ok_or_else(refused)?;
-    let factor = positive(factor).ok().filter(|&factor| factor <= FACTOR_MAX);
-    Ok((rank.parse().map_err(|_| refused())?, factor.ok_or_else(refused)?))
+    stages.map(pp_train::Recompute::Stages).map_err(refused)
 }
 
 fn spans(text: &str) -> Result<pp_telemetry::SpanPolicy, String> {
@@ -90,18 +79,18 @@ fn flops(text: &str) -> Result<f64, String> {
 }
 
 #[cfg(feature = "fault-injection")]
-fn fault(text: &str) -> Result<pp_executor::Fault, String> {
+fn fault(text: &str) -> Result<pp_train::Fault, String> {
     let refused = || "use RANK:STEP:OP:error|panic, for example 1:2:1F3:panic".to_owned();
     let parts: Vec<&str> = text.split(':').collect();
     let [rank, step, op, kind] = parts[..] else { return Err(refused()) };
     let kind = match kind {
-        "error" => pp_executor::FaultKind::Error,
-        "panic" => pp_executor::FaultKind::Panic,
+        "error" => pp_train::FaultKind::Error,
+        "panic" => pp_train::FaultKind::Panic,
         _ => return Err(refused()),
     };
     let rank = pp_schedule::Rank(rank.parse().map_err(|_| refused())?);
     let (step, op) = (step.parse().map_err(|_| refused())?, op.parse().map_err(|_| refused())?);
-    Ok(pp_executor::Fault { rank, step, op, kind })
+    Ok(pp_train::Fault { rank, step, op, kind })
 }
 
 /// A job that is known by name.
@@ -122,6 +111,16 @@ pub(crate) enum DeviceArg {
     Cuda,
 }
 
+impl From<DeviceArg> for DeviceChoice {
+    fn from(arg: DeviceArg) -> Self {
+        match arg {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Cpu,
+            DeviceArg::Cuda => Self::Cuda,
+        }
+    }
+}
+
 /// How the learning rate changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum CurveArg {
@@ -135,14 +134,11 @@ pub(crate) enum CurveArg {
 
 /// What to train, how it is cut, and how long.
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = format!("{TABLE}\n\n{}", sizes::list(ScheduleName::trains)))]
+#[command(after_help = format!("{}\n\n{}", defaults::table(), sizes::list(ScheduleName::trains)))]
 pub(crate) struct JobArgs {
     /// Model to train [default: gpt]
-    #[arg(long, value_enum, display_order = 1)]
-    pub(crate) model: Option<ModelName>,
-    /// Text file that gpt learns [default: an embedded book]
-    #[arg(long, value_name = "FILE", display_order = 2)]
-    pub(crate) data: Option<PathBuf>,
+    #[arg(long, value_parser = model(), display_order = 1)]
+    pub(crate) model: Option<&'static Model>,
     /// Ranks along the pipeline
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_parser = count, display_order = 4)]
     pub(crate) pp: Option<u32>,
@@ -167,21 +163,8 @@ pub(crate) struct JobArgs {
     /// A job by name; other flags change parts of it
     #[arg(long, value_enum, help_heading = headings::MODEL)]
     pub(crate) preset: Option<Preset>,
-    /// Transformer blocks of gpt
-    #[arg(long, value_name = "N", value_parser = count, help_heading = headings::MODEL)]
-    pub(crate) layers: Option<u32>,
-    /// Width of the hidden layers of gpt
-    #[arg(long, value_name = "N", value_parser = count, help_heading = headings::MODEL)]
-    pub(crate) width: Option<u32>,
-    /// Attention heads of gpt; must divide the width
-    #[arg(long, value_name = "N", value_parser = count, help_heading = headings::MODEL)]
-    pub(crate) heads: Option<u32>,
-    /// Context length of gpt in bytes
-    #[arg(long, value_name = "N", value_parser = count, help_heading = headings::MODEL)]
-    pub(crate) context: Option<u32>,
-    /// Dropout rate, in every place where the model has one
-    #[arg(long, value_name = "RATE", value_parser = rate, help_heading = headings::MODEL)]
-    pub(crate) dropout: Option<f64>,
+    #[command(flatten)]
+    pub(crate) shared_options: SharedOptions,
     /// Read initial weights, by name
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::MODEL)]
     pub(crate) init: Option<PathBuf>,
@@ -201,17 +184,18 @@ pub(crate) struct JobArgs {
     /// Recompute activations in the backward pass instead of keeping them, on all stages or on
     /// those named (0,1)
     #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute, help_heading = headings::PIPELINE)]
-    pub(crate) recompute: Option<pp_executor::Recompute>,
+    pub(crate) recompute: Option<pp_train::Recompute>,
     /// Pin the thread of each rank to a core of its own; needs one core per rank, and two pinned
     /// runs share the first cores
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) pin: bool,
-    /// Matrix kernels: auto (measured once per kind of processor), rule (chosen by CPU features), one of
-    /// in-place, avx512, avx2, neon, gemm and blas, or three for each product; the last bits of
-    /// results may differ
+    /// Matrix kernels: auto (measured once per kind of processor), rule (chosen by CPU features),
+    /// one of in-place, avx512, avx2, neon, gemm and blas, or three for each product; the last bits
+    /// of results may differ
     #[arg(long, value_name = "KERNELS", value_parser = kernels, help_heading = headings::PIPELINE)]
-    pub(crate) kernels: Option<KernelsArg>,
-    /// Do not keep packed copies of the weights: slower, saves about twice their bytes, same results
+    pub(crate) kernels: Option<KernelChoice>,
+    /// Do not keep packed copies of the weights: slower, saves about twice their bytes, same
+    /// results
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) no_packed_weights: bool,
     /// Seed of initial weights, dropout and data order
@@ -245,23 +229,10 @@ pub(crate) struct JobArgs {
     /// Peak FLOP/s of the device of one rank, such as 1.5e11 or 67T; shows the MFU
     #[arg(long, value_name = "FLOPS", value_parser = flops, help_heading = headings::RECORD)]
     pub(crate) peak_flops: Option<f64>,
-    /// Milliseconds of F, per rank share
-    #[arg(long, value_name = "MS", value_parser = ms, help_heading = headings::SLEEP)]
-    pub(crate) sleep_forward_ms: Option<f64>,
-    /// Milliseconds of I, per rank share
-    #[arg(long, value_name = "MS", value_parser = ms, help_heading = headings::SLEEP)]
-    pub(crate) sleep_input_grad_ms: Option<f64>,
-    /// Milliseconds of W, per rank share
-    #[arg(long, value_name = "MS", value_parser = ms, help_heading = headings::SLEEP)]
-    pub(crate) sleep_weight_grad_ms: Option<f64>,
-    /// Make rank R slower by FACTOR
-    #[arg(long, value_name = "R:FACTOR", value_parser = slow_rank, help_heading = headings::SLEEP)]
-    pub(crate) sleep_slow_rank: Option<(u32, f64)>,
-    /// Latency of each message in milliseconds
-    #[arg(long, value_name = "MS", value_parser = ms, help_heading = headings::SLEEP)]
-    pub(crate) sleep_link_ms: Option<f64>,
+    #[command(flatten)]
+    pub(crate) own_options: OwnOptions,
     /// Lets a rank fail: for tests.
     #[cfg(feature = "fault-injection")]
     #[arg(long, hide = true, value_parser = fault)]
-    pub(crate) inject_fault: Option<pp_executor::Fault>,
+    pub(crate) inject_fault: Option<pp_train::Fault>,
 }

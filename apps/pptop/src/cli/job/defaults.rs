@@ -1,98 +1,98 @@
-//! What a job does when a flag is not given: one table, for the code and for the help.
+//! What a job does when a flag is not given, as text for the help: each model says it of itself.
 
-use pp_nn::{LearningRateCurve, OptimizerKind};
+use std::fmt::Write as _;
 
-/// The models that can be trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum ModelName {
-    /// The notebook's classifier of noise: 8 layers, 11.1 M parameters
-    SeedMlp,
-    /// A classifier of real wines: 4 layers
-    WineMlp,
-    /// A byte-level transformer on real text
-    Gpt,
-    /// Layers that only sleep, to see the runtime itself
-    Sleep,
-}
+use pp_models::{GPT, MODELS, Model};
+use pp_nn::LearningRateCurve;
+use pp_partition::Cut;
+use pp_train::Defaults;
 
-impl ModelName {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::SeedMlp => "seed-mlp",
-            Self::WineMlp => "wine-mlp",
-            Self::Gpt => "gpt",
-            Self::Sleep => "sleep",
-        }
-    }
-}
+/// Characters of a line at most.
+const CHARS_MAX: usize = 80;
 
-/// A model's own defaults.
-pub(crate) struct Defaults {
-    pub(crate) steps: u64,
-    pub(crate) batch_size: u64,
-    pub(crate) micro_batches: u32,
-    pub(crate) lr: f64,
-    pub(crate) curve: LearningRateCurve,
-    pub(crate) warmup: u64,
-    pub(crate) optimizer: OptimizerKind,
-    pub(crate) clip_norm: Option<f64>,
-    pub(crate) eval_every: Option<u64>,
-}
+const FOR_ALL: &str = "\
+For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
+--virtual-stages 2 for a schedule of several stages a rank else 1 (auto takes
+the faster), --device auto, --spans auto.
+--preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
+--clip-norm 1, and a line every 10 steps.";
 
-impl Defaults {
-    pub(crate) fn of(model: ModelName) -> Self {
-        let constant = LearningRateCurve::Constant;
-        match model {
-            ModelName::Gpt => Self {
-                steps: 600,
-                batch_size: 32,
-                micro_batches: 8,
-                lr: 2e-3,
-                curve: LearningRateCurve::Cosine,
-                warmup: 20,
-                optimizer: OptimizerKind::AdamW { weight_decay: 0.01 },
-                clip_norm: Some(1.0),
-                eval_every: Some(100),
-            },
-            ModelName::SeedMlp => Self {
-                steps: 50,
-                batch_size: 256,
-                micro_batches: 32,
-                lr: 1e-3,
-                curve: constant,
-                warmup: 0,
-                optimizer: OptimizerKind::Adam,
-                clip_norm: None,
-                eval_every: None,
-            },
-            ModelName::WineMlp => Self {
-                steps: 600,
-                batch_size: 64,
-                micro_batches: 8,
-                lr: 3e-3,
-                curve: LearningRateCurve::Cosine,
-                warmup: 20,
-                optimizer: OptimizerKind::Adam,
-                clip_norm: None,
-                eval_every: Some(100),
-            },
-            ModelName::Sleep => Self {
-                steps: 20,
-                batch_size: 0,
-                micro_batches: 16,
-                lr: 0.01,
-                curve: constant,
-                warmup: 0,
-                optimizer: OptimizerKind::Sgd,
-                clip_norm: None,
-                eval_every: None,
-            },
-        }
-    }
+/// All models, the one that is trained by default first.
+pub(super) fn models() -> Vec<&'static Model> {
+    let others = MODELS.into_iter().filter(|model| model.name != GPT.name);
+    std::iter::once(&GPT).chain(others).collect()
 }
 
 /// The table for `--help`.
-pub(crate) const TABLE: &str = "\
+pub(super) fn table() -> String {
+    let mut text = String::from(
+        "Defaults by model:\n  model     steps  batch  micro-batches  lr    optimizer  clip  evaluates\n",
+    );
+    for model in models() {
+        let Defaults { steps, batch_size, micro_batches, rate, optimizer, .. } = &model.defaults;
+        let batch = batch_size.map_or_else(|| format!("{micro_batches}*D"), |n| n.to_string());
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let clip = or_dash(model.defaults.clip_norm.map(|norm| norm.to_string()));
+        let evaluates = or_dash(model.defaults.eval_every.map(|n| format!("every {n}")));
+        let (lr, optimizer) = (format!("{:e}", rate.peak), optimizer.to_string());
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "  {:<8}  {steps:>5}  {batch:>5}  {micro_batches:>13}  {lr:<4}  {optimizer:<9}  {clip:<4}  {evaluates}",
+            model.name
+        );
+    }
+    text + &rates() + &own_defaults() + FOR_ALL
+}
+
+/// Which models change their learning rate, and how.
+fn rates() -> String {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for model in models() {
+        let curve = match model.defaults.rate.curve {
+            LearningRateCurve::Constant => continue,
+            LearningRateCurve::Cosine => "cosine".to_owned(),
+            LearningRateCurve::Step { every, gamma } => {
+                format!("step --lr-step {every} --lr-gamma {gamma}")
+            }
+        };
+        let flags = format!("--lr-schedule {curve} --warmup {}", model.defaults.rate.warmup);
+        match groups.iter_mut().find(|(known, _)| *known == flags) {
+            Some((_, names)) => names.push(model.name),
+            None => groups.push((flags, vec![model.name])),
+        }
+    }
+    let groups = groups.iter().map(|(flags, names)| format!("{}: {flags}; ", names.join(" and ")));
+    groups.collect::<String>() + "the others: constant.\n"
+}
+
+/// The options of each model, as many models in a line as fit.
+fn own_defaults() -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for model in models() {
+        let mut of_model = format!("{}: {}", model.name, (model.own_defaults)());
+        let cut = &model.defaults.cut;
+        if *cut != Cut::Time {
+            let _ = write!(of_model, "; --partition {cut}");
+        }
+        match lines.last_mut() {
+            Some(line) if line.len() + of_model.len() + 3 <= CHARS_MAX => {
+                line.push_str("; ");
+                line.push_str(&of_model);
+            }
+            _ => lines.push(of_model),
+        }
+    }
+    lines.join(".\n") + ". The others: time.\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_models_say_it_of_themselves() {
+        let expected = "\
 Defaults by model:
   model     steps  batch  micro-batches  lr    optimizer  clip  evaluates
   gpt         600     32              8  2e-3  adamw      1     every 100
@@ -108,3 +108,49 @@ For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
 the faster), --device auto, --spans auto.
 --preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
 --clip-norm 1, and a line every 10 steps.";
+        assert_eq!(table(), expected);
+    }
+
+    /// The table of defaults in the pages for users.
+    fn markdown() -> String {
+        let mut text = String::from(
+            "| model | steps | batch | micro-batches | lr | schedule of lr | optimizer | clip | evaluates | its own |\n|---|---|---|---|---|---|---|---|---|---|\n",
+        );
+        for model in models() {
+            let Defaults { steps, batch_size, micro_batches, rate, optimizer, .. } =
+                &model.defaults;
+            let batch =
+                batch_size.map_or_else(|| format!("{micro_batches} x replicas"), |n| n.to_string());
+            let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+            let clip = or_dash(model.defaults.clip_norm.map(|norm| norm.to_string()));
+            let evaluates = or_dash(model.defaults.eval_every.map(|n| format!("every {n} steps")));
+            let curve = match rate.curve {
+                LearningRateCurve::Constant => "constant".to_owned(),
+                other => format!("{other:?}, {} warm-up", rate.warmup).to_lowercase(),
+            };
+            writeln!(
+                text,
+                "| `{}` | {steps} | {batch} | {micro_batches} | {:e} | {curve} | {optimizer} | {clip} | {evaluates} | {} |",
+                model.name,
+                rate.peak,
+                (model.own_defaults)()
+            )
+            .unwrap();
+        }
+        text
+    }
+
+    /// The pages have the table as it is made here: replace it by what this prints.
+    #[test]
+    fn the_table_of_a_page_is_made_from_the_models() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![root.join("README.md")];
+        let docs = std::fs::read_dir(root.join("docs")).unwrap();
+        pages.extend(docs.map(|entry| entry.unwrap().path()));
+        let table = markdown();
+        let has = |page: &std::path::PathBuf| {
+            std::fs::read_to_string(page).is_ok_and(|text| text.contains(&table))
+        };
+        assert_eq!(pages.iter().filter(|page| has(page)).count(), 1, "one page has:\n\n{table}");
+    }
+}

@@ -1,18 +1,12 @@
-//! A training job: its flags, what they mean together, and the trainer that they describe.
+//! A training job as it is asked for: its flags, what they mean together, and what is said where
+//! they are refused.
 
 mod args;
 mod defaults;
 mod fitting;
-mod hello;
-pub(crate) mod limits;
-mod profiles;
-mod session;
+mod options;
 mod spec;
-mod synthesis;
-mod weights;
+mod words;
 
 pub(crate) use args::JobArgs;
-pub(crate) use hello::devices_line;
-pub(crate) use profiles::Profiles;
-pub(crate) use session::{Prepared, Preparing, Session, chain, cores};
-pub(crate) use spec::{ModelSpec, Spec};
+pub(crate) use spec::Spec;

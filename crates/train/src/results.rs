@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use pptop::whole_file::{Identity, NotWritten, Taken, WholeFile};
+use pp_telemetry::{Identity, NotWritten, Taken, WholeFile};
 use safetensors::tensor::{Metadata, TensorInfo, View};
 
 /// Tensors by name.
@@ -25,9 +25,10 @@ pub(crate) struct Written {
     pub(crate) why_elsewhere: Option<String>,
 }
 
-/// A result that somebody named: `--save` or `--dump-step`.
+/// A result that somebody named.
 pub(crate) struct Wanted<'a> {
-    pub(crate) flag: &'a str,
+    /// What messages call it.
+    pub(crate) called: &'a str,
     pub(crate) path: &'a Path,
     /// What has its name may be replaced.
     pub(crate) force: bool,
@@ -45,14 +46,14 @@ impl Wanted<'_> {
         tensors: &Named,
         about: &HashMap<String, String>,
     ) -> Result<Written, String> {
-        let Self { flag, path, force, run_dir } = *self;
+        let Self { called, path, force, run_dir } = *self;
         let taken = if force { Taken::Replaced } else { Taken::Stays };
         let file = WholeFile::shared(path);
         let first = match file.and_then(|file| write(file, taken, tensors, about)) {
             Ok(mut written) => {
                 if written.path != path {
                     written.why_elsewhere = Some(format!(
-                        "{flag}: {} was taken meanwhile and stays; the result is in {}",
+                        "{called}: {} was taken meanwhile and stays; the result is in {}",
                         path.display(),
                         written.path.display()
                     ));
@@ -66,10 +67,10 @@ impl Wanted<'_> {
         match file.and_then(|file| write(file, Taken::Stays, tensors, about)) {
             Ok(mut written) => {
                 written.why_elsewhere =
-                    Some(format!("{flag}: {first}; the result is in {}", written.path.display()));
+                    Some(format!("{called}: {first}; the result is in {}", written.path.display()));
                 Ok(written)
             }
-            Err(second) => Err(format!("{flag}: {first}, nor in the run's folder: {second}")),
+            Err(second) => Err(format!("{called}: {first}, nor in the run's folder: {second}")),
         }
     }
 }

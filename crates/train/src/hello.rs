@@ -1,16 +1,16 @@
 //! What a log says about a run first.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_executor::DeviceSpec;
 use pp_hybrid::Trainer;
-use pp_telemetry::{DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo};
+use pp_telemetry::{
+    DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo, cores,
+};
 
-use super::super::gpus::{GpuName, gpu_name};
-use super::session::{Session, cores};
-use super::spec::ModelSpec;
+use crate::devices::{GpuName, gpu_name};
+use crate::session::Session;
 
 impl Session {
     /// The first event of the run. It also decides which steps have their spans recorded.
@@ -44,7 +44,7 @@ impl Session {
             .iter()
             .flat_map(|stage| {
                 // Places go rank by rank.
-                let n_here = self.spec.dp as usize;
+                let n_here = self.config.dp as usize;
                 let here = places.iter().skip(stage.rank as usize * n_here).take(n_here);
                 here.map(move |place| {
                     let GpuName { uuid, pci } = match place.device {
@@ -62,65 +62,46 @@ impl Session {
                 })
             })
             .collect();
-        let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.spec.dp);
+        let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.config.dp);
         // An op, its two messages, and the waits before them.
-        let n_spans_per_step = plan.n_ops() as u64 * u64::from(self.spec.dp) * 4;
-        let size = LogSize { n_steps: self.spec.steps, n_spans_per_step, n_ranks };
+        let n_spans_per_step = plan.n_ops() as u64 * u64::from(self.config.dp) * 4;
+        let size = LogSize { n_steps: self.config.steps, n_spans_per_step, n_ranks };
         Hello {
             schema: SCHEMA,
             run: run.to_owned(),
             pid: std::process::id(),
             // The log is UTF-8: bytes of an argument that are not become replacement characters.
             argv: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
-            model: self.spec.name.as_str().to_owned(),
+            model: self.config.workload.name().to_owned(),
             schedule: plan.name().to_owned(),
             pp: plan.n_ranks(),
-            dp: self.spec.dp,
+            dp: self.config.dp,
             virtual_stages: plan.n_virtual_stages(),
             micro_batches: plan.n_micro_batches(),
             batch_size: self.batch_size,
-            steps: self.spec.steps,
-            eval_every: self.spec.eval_every.unwrap_or(0),
+            steps: self.config.steps,
+            eval_every: self.config.eval_every.unwrap_or(0),
             cores: cores(),
             host: pp_telemetry::host_name(),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
             socket: socket.map(|path| path.display().to_string()),
             omitted: None,
-            seed: self.spec.seed,
+            seed: self.config.seed,
             parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),
             device_map,
             stages,
             plan: plan.to_text_rows(),
             started_unix_ms: started.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64),
             clock: "host".to_owned(),
-            tokens_per_sample: if matches!(self.spec.model, ModelSpec::Gpt { .. }) {
-                self.job.data.tokens_per_sample()
-            } else {
-                0
-            },
+            tokens_per_sample: self.job.data.tokens_per_sample(),
             theory: self.theory(),
-            span_every: recorder.set_span_policy(self.spec.spans, size),
+            span_every: recorder.set_span_policy(self.config.spans, size),
             memory_plan,
-            partition: self.spec.cut.to_string(),
+            partition: self.config.cut.to_string(),
             kernels: self.chosen.as_ref().map(|c| c.kernels.to_string()).unwrap_or_default(),
             layer_seconds: self.layer_seconds.clone(),
             flops_per_sample: self.job.flops_per_sample,
-            peak_flops: self.spec.peak_flops.map(|of_one| of_one * self.n_devices()),
+            peak_flops: self.config.peak_flops.map(|of_one| of_one * self.n_devices()),
         }
     }
-}
-
-/// `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`: which devices serve which stage.
-pub(crate) fn devices_line(hello: &Hello) -> String {
-    let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
-    for entry in &hello.device_map {
-        names.entry(entry.stage).or_default().push(&entry.device);
-    }
-    let of = |stage: u32| names.get(&stage).map(|names| names.join(", ")).unwrap_or_default();
-    let stages = hello
-        .stages
-        .iter()
-        .filter(|s| s.copy == 0)
-        .map(|s| format!("stage {}: {}", s.stage, of(s.stage)));
-    stages.collect::<Vec<_>>().join(" · ")
 }

@@ -55,8 +55,7 @@ fn open_any(path: &Path) -> io::Result<Opened> {
 ///
 /// # Errors
 /// It cannot be read, or is something else: what.
-#[cfg(any(test, feature = "train"))]
-pub(crate) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
+pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     match open_any(path)? {
         Opened::Regular(file, len) => Ok((file, len)),
         Opened::Pipe(_) => Err(io::Error::other(kind_of(FileType::Fifo))),
@@ -71,7 +70,7 @@ fn too_long(len: u64, most: u64) -> io::Error {
 ///
 /// # Errors
 /// It cannot be read, is too long, or nothing comes through the pipe for some seconds.
-pub(crate) fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let most = bytes_max as u64;
     match open_any(path)? {
         Opened::Regular(_, len) if len > most => Err(too_long(len, most)),

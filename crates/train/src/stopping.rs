@@ -3,31 +3,42 @@
 //! While it starts there is no step to wait for: the run ends at once, and its log says so.
 //! Afterwards the first signal ends it after its step, and a second one at once.
 
-use std::io::Write as _;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use pp_telemetry::{End, Event, Recorder};
-use pptop::signals::is_ignored;
+use pp_telemetry::{End, Recorder};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::phases::Now;
-use super::training::Output;
+use crate::phases::Now;
+use crate::signals::is_ignored;
 
 /// How often one looks for a signal while the run starts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The signals that ask a run to end.
-#[derive(Debug, Clone)]
-pub(crate) struct Stop(Arc<AtomicUsize>);
+/// The signals that ask a run to end: SIGTERM, SIGINT and SIGHUP.
+#[derive(Clone)]
+pub struct Signals {
+    last: Arc<AtomicUsize>,
+    told: Arc<dyn Fn(&End) + Send + Sync>,
+}
 
-impl Stop {
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals").field("last", &self.last).finish_non_exhaustive()
+    }
+}
+
+impl Signals {
     /// From now on signals are counted. One that was ignored when the program started stays
-    /// ignored.
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicUsize::new(0));
+    /// ignored. The second signal ends the process at once.
+    ///
+    /// # Errors
+    /// The system takes no handler.
+    pub fn listen() -> std::io::Result<Self> {
+        let last = Arc::new(AtomicUsize::new(0));
         let again = Arc::new(AtomicBool::new(false));
         for signal in [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)) {
             // In this order: a signal looks whether it is the second before it counts as the first.
@@ -35,14 +46,21 @@ impl Stop {
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&again))?;
             signal_hook::flag::register(signal, Arc::clone(&again))?;
             let number = usize::try_from(signal).unwrap_or(0);
-            signal_hook::flag::register_usize(signal, Arc::clone(&stop), number)?;
+            signal_hook::flag::register_usize(signal, Arc::clone(&last), number)?;
         }
-        Ok(Self(stop))
+        Ok(Self { last, told: Arc::new(|_| {}) })
+    }
+
+    /// `told` is given the last event of a run that a signal ends before its first step, right before
+    /// the process ends with it.
+    #[must_use]
+    pub fn telling(self, told: impl Fn(&End) + Send + Sync + 'static) -> Self {
+        Self { told: Arc::new(told), ..self }
     }
 
     /// The last signal that came.
     pub(crate) fn signal(&self) -> Option<i32> {
-        i32::try_from(self.0.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
+        i32::try_from(self.last.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
     }
 }
 
@@ -65,14 +83,13 @@ pub(crate) struct Starting {
 impl Starting {
     /// Ends the process, with a last line in its log, when a signal comes.
     pub(crate) fn watch(
-        stop: &Stop,
+        signals: &Signals,
         recorder: &Recorder,
         origin: Instant,
-        output: Output,
         now: &Now,
     ) -> std::io::Result<Self> {
         let is_over = Arc::new(Mutex::new(false));
-        let (stop, recorder, now) = (stop.clone(), recorder.clone(), now.clone());
+        let (signals, recorder, now) = (signals.clone(), recorder.clone(), now.clone());
         let looks_at = Arc::clone(&is_over);
         let look = move || {
             loop {
@@ -81,8 +98,8 @@ impl Starting {
                 if *is_over {
                     return;
                 }
-                if let Some(signal) = stop.signal() {
-                    end(signal, &recorder, origin, output, &now);
+                if let Some(signal) = signals.signal() {
+                    end(signal, &signals, &recorder, origin, &now);
                 }
                 drop(is_over);
                 std::thread::park_timeout(LOOK_EVERY);
@@ -105,7 +122,7 @@ impl Drop for Starting {
     }
 }
 
-fn end(signal: i32, recorder: &Recorder, origin: Instant, output: Output, now: &Now) -> ! {
+fn end(signal: i32, signals: &Signals, recorder: &Recorder, origin: Instant, now: &Now) -> ! {
     let code = 128 + signal;
     let doing = now.text().unwrap_or_else(|| "starting".to_owned());
     let end = End {
@@ -114,13 +131,7 @@ fn end(signal: i32, recorder: &Recorder, origin: Instant, output: Output, now: &
         wall_seconds: origin.elapsed().as_secs_f64(),
         ..End::default()
     };
-    if output == Output::Json
-        && let Ok(json) = Event::End(end.clone()).to_json()
-    {
-        let mut stdout = std::io::stdout();
-        // Nobody may be there any more to read it.
-        let _ = writeln!(stdout, "{json}").and_then(|()| stdout.flush());
-    }
+    (signals.told)(&end);
     recorder.finish(end);
     // The threads that build and measure are not waited for.
     signal_hook::low_level::exit(code)

@@ -10,10 +10,9 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use candle_core::Shape;
+use pp_telemetry::input::open_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
-
-use super::super::input::open_regular;
 
 /// Bytes of the head at most, as the format has it.
 const HEAD_BYTES_MAX: u64 = 100_000_000;

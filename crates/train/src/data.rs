@@ -5,13 +5,6 @@ use candle_core::{Result, Tensor};
 /// Inputs and targets of some samples; the first dimension of each tensor counts them.
 pub type Samples = (Vec<Tensor>, Tensor);
 
-/// The entropy of what was counted, in nats; nothing where nothing was.
-pub(crate) fn entropy(counts: impl Iterator<Item = usize> + Clone) -> Option<f64> {
-    let all = counts.clone().sum::<usize>() as f64;
-    let shares = counts.filter(|&count| count > 0).map(|count| count as f64 / all);
-    (all > 0.0).then(|| -shares.map(|share| share * share.ln()).sum::<f64>())
-}
-
 /// Training batches by step, and a held-out part. Tensors are on the CPU.
 pub trait DataSet: Send {
     /// The whole batch of a step, counted from 1. The same step and size give the same batch.
@@ -29,9 +22,9 @@ pub trait DataSet: Send {
         Ok(Vec::new())
     }
 
-    /// Predictions in one sample.
+    /// Tokens of one sample; 0 where samples are no sequences of tokens.
     fn tokens_per_sample(&self) -> u64 {
-        1
+        0
     }
 
     /// The cross-entropy of the best guess that ignores the inputs: that of the targets'

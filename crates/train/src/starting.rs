@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use pp_hybrid::Trainer;
-use pp_telemetry::{End, Event, PhaseEvent, PlannedMem, Recorder};
+use pp_telemetry::{PhaseEvent, PlannedMem, Recorder};
 
-use super::job::{Prepared, Preparing, Profiles, Session};
-use super::phases::Phases;
-use super::training::Output;
-use super::{CliError, print};
+use crate::error::TrainError;
+use crate::phases::Phases;
+use crate::profiles::Profiles;
+use crate::session::{Prepared, Preparing, Session};
 
 /// What a run has before its first step.
 pub(crate) struct Ready {
@@ -25,7 +25,7 @@ pub(crate) fn make_ready(
     recorder: &Recorder,
     origin: Instant,
     phases: &Phases,
-) -> Result<Ready, CliError> {
+) -> Result<Ready, TrainError> {
     let mut took = Vec::new();
     let mut phase = None;
     let mut session = prepared.cut(&mut Profiles::default(), |now| match now {
@@ -45,23 +45,4 @@ pub(crate) fn make_ready(
     let trainer = session.trainer(recorder.clone(), origin)?;
     took.push((PhaseEvent::BUILDING, phase.end()));
     Ok(Ready { session, trainer, memory_plan, took })
-}
-
-/// The log of a run that did not come as far as its first step, and what standard output is told of
-/// it.
-pub(crate) fn never_began(error: &CliError, recorder: &Recorder, origin: Instant, output: Output) {
-    let (code, reason) = match error {
-        CliError::Usage(text) => (2, text.clone()),
-        CliError::Failed(text) => (1, text.clone()),
-        CliError::Code(code) => (i32::from(*code), String::new()),
-    };
-    let wall_seconds = origin.elapsed().as_secs_f64();
-    let end = End { code, reason, wall_seconds, ..End::default() };
-    if output == Output::Json
-        && let Ok(json) = Event::End(end.clone()).to_json()
-    {
-        // What went wrong is told by the exit code as well.
-        let _ = print(&format!("{json}\n"));
-    }
-    recorder.finish(end);
 }

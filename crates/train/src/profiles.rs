@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use pp_executor::DeviceSpec;
-use pp_models::Job;
 use pp_partition::{Profile, ProfileConfig, profile_with};
 
-use super::super::CliError;
-use super::super::kernels::{self, Chosen, KernelsArg};
-use super::session::chain;
+use crate::error::TrainError;
+use crate::job::Job;
+use crate::kernels::{self, Chosen, KernelChoice};
 
 /// Samples that a micro-batch of a profile has at most: of several passes nobody waits for more.
 const PROFILE_ROWS_MAX: usize = 1024;
@@ -33,51 +32,50 @@ fn scale(profile: &mut Profile, times: f64) {
     }
 }
 
-/// What one of several jobs with one model finds out, and the others take as it is. Profiles are kept
-/// by the samples of a micro-batch.
-#[derive(Default)]
-pub(crate) struct Profiles {
+/// What one of several jobs with one model finds out, and the others take as it is. Profiles are
+/// kept by the samples of a micro-batch.
+#[derive(Debug, Default)]
+pub struct Profiles {
     by_rows: BTreeMap<usize, Profile>,
     kernels: Option<Chosen>,
     initial: Option<Initial>,
 }
 
 /// Initial weights by name.
-pub(super) type Initial = Arc<BTreeMap<String, Tensor>>;
+pub(crate) type Initial = Arc<BTreeMap<String, Tensor>>;
 
 impl Profiles {
     /// One copy for all jobs, which all begin from the same file: the first.
-    pub(super) fn shared(&mut self, initial: Initial) -> Initial {
+    pub(crate) fn shared(&mut self, initial: Initial) -> Initial {
         Arc::clone(self.initial.get_or_insert(initial))
     }
 
     /// One choice for all jobs: the first.
-    pub(super) fn kernels(&mut self, wanted: KernelsArg) -> Chosen {
+    pub(crate) fn kernels(&mut self, wanted: KernelChoice) -> Chosen {
         self.kernels.get_or_insert_with(|| kernels::choose(wanted)).clone()
     }
 
-    /// The profile of a job whose micro-batches have `rows` samples, measured on `place` if nobody has.
-    pub(super) fn measured(
+    /// The profile of a job whose micro-batches have `rows` samples, measured on `place` if nobody
+    /// has.
+    pub(crate) fn measured(
         &mut self,
         job: &Job,
         rows: usize,
         place: DeviceSpec,
         config: ProfileConfig,
         on_layer: impl FnMut(usize),
-    ) -> Result<&Profile, CliError> {
+    ) -> Result<&Profile, TrainError> {
         match self.by_rows.entry(rows) {
             Entry::Occupied(found) => Ok(found.into_mut()),
             Entry::Vacant(absent) => {
-                let failed = |e: candle_core::Error| CliError::Failed(e.to_string());
                 // What more rows take is known from fewer.
                 let n_measured = rows.min(PROFILE_ROWS_MAX);
-                let (inputs, targets) = job.data.batch(1, n_measured).map_err(failed)?;
-                let device = place.make().map_err(failed)?;
+                let (inputs, targets) = job.data.batch(1, n_measured)?;
+                let device = place.make()?;
                 let objective = job.objective.as_ref();
-                let found = profile_with(
+                let mut found = profile_with(
                     &job.stack, objective, &inputs, &targets, &device, config, on_layer,
-                );
-                let mut found = found.map_err(|e| CliError::Failed(chain(&e)))?;
+                )?;
                 scale(&mut found, rows as f64 / n_measured as f64);
                 Ok(absent.insert(found))
             }

@@ -1,15 +1,16 @@
 //! A plan that follows from what the job costs: `zb-auto` and `auto` in training.
 
-use pp_models::Job;
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
     Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, Stage,
     Topology, ValidPlan, simulate,
 };
 
-use super::super::CliError;
-use super::session::refused_cut;
-use super::spec::{ModelSpec, Spec};
+use crate::config::Config;
+use crate::error::TrainError;
+use crate::job::Job;
+use crate::session::solve;
+use crate::workload::KnownCosts;
 
 /// A plan with its cut.
 pub(crate) struct Made {
@@ -21,20 +22,20 @@ pub(crate) struct Made {
 
 /// What a plan has with the costs that it was made for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Promise {
+pub struct Promise {
     /// How long its step takes, in seconds.
-    pub(crate) makespan: f64,
+    pub makespan: f64,
     /// The part of it that is bubble.
-    pub(crate) bubble_ratio: f64,
+    pub bubble_ratio: f64,
     /// How much longer it is than the lower bound, as a part of that.
-    pub(crate) gap: f64,
+    pub gap: f64,
 }
 
 /// The numbers of stages a rank that are tried.
-fn tried(spec: &Spec, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
-    let layers = spec.layers().unwrap_or(usize::MAX);
+fn tried(config: &Config, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
+    let layers = config.workload.layers().unwrap_or(usize::MAX);
     let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
-    match (spec.virtual_stages, &spec.cut) {
+    match (config.virtual_stages, &config.cut) {
         (Some(v), _) => vec![v],
         (None, Cut::Explicit(sizes)) if name == ScheduleName::Auto => {
             vec![(sizes.len() as u32 / n_ranks).max(1)]
@@ -48,63 +49,58 @@ fn tried(spec: &Spec, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
 /// cut by hand that does not fit.
 ///
 /// # Errors
-/// [`CliError::Usage`] says which it is.
+/// Which of them it is.
 pub(crate) fn refuse_wrong_sizes(
-    spec: &Spec,
+    config: &Config,
     outline: &ValidPlan,
-    job: &Job,
-) -> Result<(), CliError> {
-    let Some(name) = spec.synthesised() else { return Ok(()) };
+    job: Option<&Job>,
+) -> Result<(), TrainError> {
+    let Some(name) = config.synthesised() else { return Ok(()) };
     let (n_ranks, n_micro_batches) = (outline.n_ranks(), outline.n_micro_batches());
-    let tried = tried(spec, name, n_ranks);
+    let tried = tried(config, name, n_ranks);
     for &n_virtual_stages in &tried {
         let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
         name.check(&sizes)?;
         let n_stages = (n_ranks * n_virtual_stages) as usize;
-        if matches!(spec.cut, Cut::Explicit(_)) && !matches!(spec.model, ModelSpec::Sleep { .. }) {
-            let refused = |e| refused_cut(&e, job, n_stages);
-            spec.cut.solve(&job.stack, n_stages, None).map_err(refused)?;
+        if let (Cut::Explicit(_), Some(job)) = (&config.cut, job) {
+            solve(&config.cut, &job.stack, n_stages, None)?;
         }
     }
     let most = tried.iter().max().map_or(1, |v| n_ranks * v);
-    spec.refuse_absent_stages(most)
+    config.refuse_absent_stages(most)
 }
 
-/// The plan for these costs: where the number of stages a rank is left open, the faster of one and two.
+/// The plan for these costs: where the number of stages a rank is left open, the faster of one and
+/// two.
 ///
 /// # Errors
-/// [`CliError::Usage`] for a limit without room, or a cut that does not fit.
+/// A limit without room, or a cut that does not fit.
 pub(crate) fn make(
-    spec: &Spec,
+    config: &Config,
     name: ScheduleName,
     outline: &ValidPlan,
-    job: &Job,
+    job: Option<&Job>,
     profile: Option<&Profile>,
-) -> Result<Made, CliError> {
+) -> Result<Made, TrainError> {
     let (n_ranks, n_micro_batches) = (outline.n_ranks(), outline.n_micro_batches());
-    let layers = spec.layers().unwrap_or(usize::MAX);
+    let known = config.workload.known_costs();
     let mut best: Option<Made> = None;
-    for n_virtual_stages in tried(spec, name, n_ranks) {
+    for n_virtual_stages in tried(config, name, n_ranks) {
         let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
         name.check(&sizes)?;
         let n_stages = (n_ranks * n_virtual_stages) as usize;
-        let (partition, plan, costs) = match (&spec.model, profile) {
-            (ModelSpec::Sleep { .. }, _) | (_, None) => {
-                let costs_of = |topology: &Topology| sleeping(spec, topology);
-                let plan = name.generate_for(&sizes, &costs_of)?;
-                let costs = costs_of(plan.topology())?;
-                (None, plan, costs)
-            }
-            (_, Some(profile)) => {
-                let partition = spec
-                    .cut
-                    .solve(&job.stack, n_stages, Some(&spec.profile_to_cut(profile)))
-                    .map_err(|e| refused_cut(&e, job, n_stages))?;
-                let costs_of = |topology: &Topology| measured(spec, topology, &partition, profile);
-                let plan = name.generate_for(&sizes, &costs_of)?;
-                let costs = costs_of(plan.topology())?;
-                (Some(partition), plan, costs)
-            }
+        let (partition, plan, costs) = if let (Some(job), Some(profile)) = (job, profile) {
+            let to_cut = config.profile_to_cut(profile);
+            let partition = solve(&config.cut, &job.stack, n_stages, Some(&to_cut))?;
+            let costs_of = |topology: &Topology| measured(config, topology, &partition, profile);
+            let plan = name.generate_for(&sizes, &costs_of)?;
+            let costs = costs_of(plan.topology())?;
+            (Some(partition), plan, costs)
+        } else {
+            let costs_of = |topology: &Topology| waiting(config, known, topology);
+            let plan = name.generate_for(&sizes, &costs_of)?;
+            let costs = costs_of(plan.topology())?;
+            (None, plan, costs)
         };
         let simulation = simulate(&plan, &costs)?;
         let Simulation { makespan, bubble_ratio, lower_bound, .. } = simulation;
@@ -113,17 +109,20 @@ pub(crate) fn make(
             best = Some(Made { plan, partition, promise });
         }
     }
-    best.ok_or_else(|| {
-        CliError::Usage(format!(
-            "{n_ranks} ranks need {n_ranks} layers, the model {} has {layers}; use --pp {layers} or less",
-            spec.name.as_str()
-        ))
+    best.ok_or_else(|| TrainError::TooManyRanks {
+        ranks: n_ranks,
+        layers: config.workload.layers().unwrap_or(usize::MAX),
+        model: config.workload.name().to_owned(),
     })
 }
 
-/// What the layers of the sleep model were told to take.
-fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
-    let ModelSpec::Sleep { forward, input_grad, weight_grad, slow_rank, link } = spec.model else {
+/// What the ops of layers that wait take.
+fn waiting(
+    config: &Config,
+    known: Option<KnownCosts>,
+    topology: &Topology,
+) -> Result<Costs, ScheduleError> {
+    let Some(KnownCosts { forward, input_grad, weight_grad, slow_rank, link }) = known else {
         return Err(ScheduleError::Costs("the model was not profiled; use one that is".into()));
     };
     let share = RankShare {
@@ -131,11 +130,12 @@ fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
         input_grad: input_grad.as_secs_f64(),
         weight_grad: weight_grad.as_secs_f64(),
         comm: link.as_secs_f64(),
-        memory_limit: spec.memory_limit,
+        memory_limit: config.memory_limit,
         ..RankShare::default()
     };
     let mut costs = Costs::per_rank_share(topology, &share);
-    for stage in (0..topology.n_stages()).map(Stage).filter(|&stage| spec.recompute.is_for(stage)) {
+    for stage in (0..topology.n_stages()).map(Stage).filter(|&stage| config.recompute.is_for(stage))
+    {
         costs.recompute(stage, costs.activation[stage.idx()]);
     }
     for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
@@ -147,9 +147,10 @@ fn sleeping(spec: &Spec, topology: &Topology) -> Result<Costs, ScheduleError> {
     Ok(costs)
 }
 
-/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one micro-batch, as the limit is.
+/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one
+/// micro-batch, as the limit is.
 fn measured(
-    spec: &Spec,
+    config: &Config,
     topology: &Topology,
     partition: &Partition,
     profile: &Profile,
@@ -176,7 +177,7 @@ fn measured(
         }
     }
     for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
-        if spec.recompute.is_for(Stage(stage as u32)) {
+        if config.recompute.is_for(Stage(stage as u32)) {
             // What the stage before hands over; the batch itself is the trainer's.
             let before = partition.layers(stage).start.checked_sub(1);
             let kept = before.map_or(0.0, |layer| profile.layers[layer].boundary_bytes as f64);
@@ -184,7 +185,7 @@ fn measured(
             costs.recompute(Stage(stage as u32), if share > 0.0 { kept / share } else { kept });
         }
     }
-    costs.memory_limit = spec.memory_limit.map(|limit| vec![limit; shares.len()]);
+    costs.memory_limit = config.memory_limit.map(|limit| vec![limit; shares.len()]);
     costs.check(topology)?;
     Ok(costs)
 }

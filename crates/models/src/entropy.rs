@@ -1,0 +1,8 @@
+//! How much there is to know about a target.
+
+/// The entropy of what was counted, in nats; nothing where nothing was.
+pub(crate) fn entropy(counts: impl Iterator<Item = usize> + Clone) -> Option<f64> {
+    let all = counts.clone().sum::<usize>() as f64;
+    let shares = counts.filter(|&count| count > 0).map(|count| count as f64 / all);
+    (all > 0.0).then(|| -shares.map(|share| share * share.ln()).sum::<f64>())
+}

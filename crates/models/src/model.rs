@@ -1,0 +1,157 @@
+//! What is known of a model before one is made: its name, its defaults, and the options that are
+//! its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pp_train::{Defaults, Workload};
+
+use crate::error::ModelError;
+
+/// A model that can be chosen by name. A new one is a file with such a value, and a line in
+/// [`MODELS`](crate::MODELS).
+#[derive(Debug)]
+pub struct Model {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, in half a line.
+    pub about: &'static str,
+    /// What a run of it does where nobody says otherwise.
+    pub defaults: Defaults,
+    /// The options that it takes.
+    pub options: &'static [ModelOption],
+    /// The defaults of these options, as text for people.
+    pub own_defaults: fn() -> String,
+    /// Makes it. Options that it does not take are ignored.
+    ///
+    /// # Errors
+    /// Sizes that do not fit each other.
+    pub make: fn(&Options) -> Result<Arc<dyn Workload>, ModelError>,
+}
+
+/// An option of a model: for a command line, `--name VALUE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelOption {
+    /// Its name, as on the command line.
+    pub name: &'static str,
+    /// What stands for its value in a help text.
+    pub value_name: &'static str,
+    /// What it does, in a line.
+    pub help: &'static str,
+    /// What its value may be.
+    pub kind: Kind,
+    /// Where a help text lists it.
+    pub group: Group,
+}
+
+/// What the value of an option may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole number of at least 1.
+    Count,
+    /// A number from 0 to below 1.
+    Rate,
+    /// A time in milliseconds.
+    Milliseconds,
+    /// A file.
+    File,
+    /// A rank, and a factor above 0.
+    RankFactor,
+}
+
+/// Where a help text lists an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// With the few that matter first, at this place.
+    First(usize),
+    /// With those about models.
+    Model,
+    /// Below a heading of its own.
+    Own(&'static str),
+}
+
+/// The value of an option.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Of [`Kind::Count`].
+    Count(u32),
+    /// Of [`Kind::Rate`].
+    Rate(f64),
+    /// Of [`Kind::Milliseconds`].
+    Milliseconds(f64),
+    /// Of [`Kind::File`].
+    File(PathBuf),
+    /// Of [`Kind::RankFactor`].
+    RankFactor(u32, f64),
+}
+
+/// The options that were given, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options(BTreeMap<&'static str, Value>);
+
+impl Options {
+    /// Gives an option a value.
+    pub fn set(&mut self, option: &ModelOption, value: Value) {
+        self.0.insert(option.name, value);
+    }
+
+    /// Adds those of `others`.
+    pub fn extend(&mut self, others: &Self) {
+        self.0.extend(others.0.iter().map(|(&name, value)| (name, value.clone())));
+    }
+
+    /// Whether an option was given.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// The value of an option of [`Kind::Count`].
+    pub fn count(&self, name: &str) -> Option<usize> {
+        match self.0.get(name) {
+            Some(&Value::Count(count)) => Some(count as usize),
+            _ => None,
+        }
+    }
+
+    /// The value of an option of [`Kind::Rate`].
+    pub fn rate(&self, name: &str) -> Option<f64> {
+        match self.0.get(name) {
+            Some(&Value::Rate(rate)) => Some(rate),
+            _ => None,
+        }
+    }
+
+    /// The value of an option of [`Kind::Milliseconds`].
+    pub fn time(&self, name: &str) -> Option<Duration> {
+        match self.0.get(name) {
+            Some(&Value::Milliseconds(ms)) => Some(Duration::from_secs_f64(ms / 1000.0)),
+            _ => None,
+        }
+    }
+
+    /// The value of an option of [`Kind::File`].
+    pub fn file(&self, name: &str) -> Option<&Path> {
+        match self.0.get(name) {
+            Some(Value::File(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// The value of an option of [`Kind::RankFactor`].
+    pub fn rank_factor(&self, name: &str) -> Option<(u32, f64)> {
+        match self.0.get(name) {
+            Some(&Value::RankFactor(rank, factor)) => Some((rank, factor)),
+            _ => None,
+        }
+    }
+
+    /// Options that name files, with these.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.0.iter().filter_map(|(&name, value)| match value {
+            Value::File(path) => Some((name, path.as_path())),
+            _ => None,
+        })
+    }
+}

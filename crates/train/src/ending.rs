@@ -1,0 +1,64 @@
+//! How a run ends.
+
+use pp_hybrid::TrainerError;
+use signal_hook::consts::SIGTERM;
+
+use crate::error::TrainError;
+use crate::stopping;
+
+/// A run that came to its last step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// SHA-256 of all weights, in layer order.
+    pub weights_hash: String,
+    /// Steps that were made.
+    pub steps: u64,
+}
+
+/// Why a run ended before its last step, or without its results. The log says so as well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Stopped {
+    /// A signal asked for it.
+    #[error("stopped by {} after step {steps}", stopping::name(*signal))]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// Steps that were made.
+        steps: u64,
+    },
+    /// Somebody asked for it over the socket.
+    #[error("stopped by request after step {steps}")]
+    Asked {
+        /// Steps that were made.
+        steps: u64,
+    },
+    /// The run did not come as far as its first step.
+    #[error(transparent)]
+    NotStarted(Box<TrainError>),
+    /// A step could not be made.
+    #[error("training failed")]
+    Failed(#[source] TrainerError),
+    /// A result could not be made or written.
+    #[error("{0}")]
+    Result(String),
+}
+
+impl From<TrainError> for Stopped {
+    fn from(error: TrainError) -> Self {
+        Self::NotStarted(Box::new(error))
+    }
+}
+
+impl Stopped {
+    /// The exit code of a process that ends with it.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Signal { signal, .. } => 128 + signal,
+            // As if it had been asked by a signal.
+            Self::Asked { .. } => 128 + SIGTERM,
+            Self::NotStarted(error) if error.is_refusal() => 2,
+            Self::NotStarted(_) | Self::Failed(_) | Self::Result(_) => 1,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Why a job cannot be trained.
+
+use std::path::PathBuf;
+
+use pp_executor::RankError;
+use pp_hybrid::{MeshError, TrainerError};
+use pp_partition::PartitionError;
+use pp_schedule::{ScheduleError, ScheduleName, Sizes};
+
+use crate::devices::NoCuda;
+use crate::workload::BoxError;
+
+/// Why a job cannot be trained. [`TrainError::is_refusal`] tells what the configuration gets wrong
+/// from what failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A schedule does not take the costs or sizes.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// A schedule does not take the sizes that it was asked for.
+    #[error("{source}")]
+    Sizes {
+        /// The schedule.
+        name: ScheduleName,
+        /// The sizes.
+        sizes: Sizes,
+        /// What is wrong with them.
+        source: Box<ScheduleError>,
+    },
+    /// A plan without backward.
+    #[error("the plan {plan} has no backward, and cannot train")]
+    ForwardOnly {
+        /// The plan's name.
+        plan: String,
+    },
+    /// Each stage needs a layer.
+    #[error(
+        "{ranks} ranks of {chunks} stages need {} layers, the model {model} has {layers}",
+        u64::from(*ranks) * u64::from(*chunks)
+    )]
+    TooManyStages {
+        /// Ranks of the pipeline.
+        ranks: u32,
+        /// Stages of each.
+        chunks: u32,
+        /// Layers that the model has.
+        layers: usize,
+        /// The model.
+        model: String,
+    },
+    /// Each rank needs a layer.
+    #[error("{ranks} ranks need {ranks} layers, the model {model} has {layers}")]
+    TooManyRanks {
+        /// Ranks of the pipeline.
+        ranks: u32,
+        /// Layers that the model has.
+        layers: usize,
+        /// The model.
+        model: String,
+    },
+    /// The system has fewer threads.
+    #[error(
+        "{ranks} ranks on {replicas} replicas are {} threads, this system has {most}",
+        u64::from(*ranks) * u64::from(*replicas)
+    )]
+    Threads {
+        /// Ranks of the pipeline.
+        ranks: u32,
+        /// Replicas of it.
+        replicas: u32,
+        /// Threads that can be had.
+        most: u64,
+    },
+    /// Ranks were to have a core each.
+    #[error("{ranks} ranks cannot have a core each, there are {cores}")]
+    Cores {
+        /// Ranks of all replicas.
+        ranks: u32,
+        /// Cores that this process may use.
+        cores: u32,
+    },
+    /// A stage was to recompute that is not there.
+    #[error("stage {stage} is to recompute, the plan has {stages}")]
+    AbsentStage {
+        /// The stage.
+        stage: u32,
+        /// Stages of the plan.
+        stages: u32,
+    },
+    /// A rank was to be slow that is not there.
+    #[error("rank {rank} is to be slow, the plan has {ranks}")]
+    AbsentSlowRank {
+        /// The rank.
+        rank: u32,
+        /// Ranks of the plan.
+        ranks: u32,
+    },
+    /// A rank was to fail that is not there.
+    #[cfg(feature = "fault-injection")]
+    #[error("rank {rank} is to fail, the plan has {ranks}")]
+    AbsentFault {
+        /// The rank.
+        rank: u32,
+        /// Ranks of the plan.
+        ranks: u32,
+    },
+    /// A rank was to be slow in a plan that runs each stage on two ranks.
+    #[error("no rank can be slow alone: {plan} runs every stage on two ranks")]
+    SharedStages {
+        /// The plan.
+        plan: String,
+    },
+    /// A batch that does not divide.
+    #[error(
+        "a batch of {batch} samples does not divide into {micro_batches} micro-batches of {replicas} replicas"
+    )]
+    Uneven {
+        /// Samples of a step.
+        batch: u64,
+        /// Micro-batches of each replica.
+        micro_batches: u32,
+        /// Replicas.
+        replicas: u32,
+        /// Ranks of the plan.
+        ranks: u32,
+        /// Stages of each.
+        virtual_stages: u32,
+    },
+    /// CUDA was asked for, and cannot be used.
+    #[error(transparent)]
+    Cuda(#[from] NoCuda),
+    /// CUDA was asked for by a workload that only waits.
+    #[error("{model} waits instead of computing, and does so on CPUs")]
+    WaitsOnCpu {
+        /// The model.
+        model: String,
+    },
+    /// A mesh that is none.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// The workload could not be built.
+    #[error("{0}")]
+    Workload(#[source] BoxError),
+    /// A model that is too large for this machine.
+    #[error(
+        "{parameters} parameters on {replicas} replicas need about {} MiB to train; {} MiB are free",
+        needed >> 20,
+        free >> 20
+    )]
+    TooManyParameters {
+        /// Parameters of one copy.
+        parameters: u128,
+        /// Copies.
+        replicas: u32,
+        /// Bytes that all of them need.
+        needed: u128,
+        /// Bytes that are free.
+        free: u64,
+        /// Parameters of all copies that would fit.
+        most: u128,
+    },
+    /// A batch that is too large for this machine.
+    #[error("a batch of {samples} samples needs about {} MiB; {} MiB are free", needed >> 20, free >> 20)]
+    BatchTooLarge {
+        /// Samples of a step.
+        samples: u64,
+        /// Bytes that they need.
+        needed: u128,
+        /// Bytes that are free.
+        free: u64,
+        /// Samples that would fit.
+        most: u64,
+    },
+    /// A batch of more samples than the workload has any use for.
+    #[error("a batch of {samples} samples is more than {model} takes, {most}")]
+    TooManySamples {
+        /// The model.
+        model: String,
+        /// Samples of a step.
+        samples: u64,
+        /// The most.
+        most: u64,
+    },
+    /// A micro-batch that is too large for this machine.
+    #[error(
+        "a micro-batch of {samples} samples needs about {} MiB of activations; {} MiB are free",
+        needed >> 20,
+        free >> 20
+    )]
+    ActivationsTooLarge {
+        /// Samples of a micro-batch.
+        samples: u64,
+        /// Bytes that they need.
+        needed: u128,
+        /// Bytes that are free.
+        free: u64,
+        /// Samples that would fit.
+        most: u128,
+    },
+    /// A cut that does not fit.
+    #[error("the model cannot be cut into {stages} stages")]
+    Cut {
+        /// What is wrong.
+        source: Box<PartitionError>,
+        /// Stages of the plan.
+        stages: usize,
+        /// Layers of the model.
+        layers: usize,
+    },
+    /// Initial weights that are not those of the model.
+    #[error("cannot take initial weights from {}: {why}", path.display())]
+    Initial {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A layer could not be built or measured.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A stage could not be rehearsed.
+    #[error(transparent)]
+    Rehearsal(#[from] RankError),
+    /// A rank could not start, or a step could not be made.
+    #[error(transparent)]
+    Trainer(#[from] TrainerError),
+    /// Signals cannot be listened for.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] std::io::Error),
+    /// The log of the run cannot be written.
+    #[error(transparent)]
+    Recorder(#[from] pp_telemetry::TraceError),
+}
+
+impl TrainError {
+    /// Whether the configuration, or a file that it names, is wrong; otherwise the work failed.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Partition(_)
+                | Self::Tensor(_)
+                | Self::Rehearsal(_)
+                | Self::Trainer(_)
+                | Self::Signals(_)
+                | Self::Recorder(_)
+        )
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let reason = cause.to_string().lines().next().unwrap_or_default().to_owned();
+        // Some errors say the cause themselves.
+        if !text.ends_with(&reason) {
+            text = format!("{text}: {reason}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,41 @@
+//! A run in a few lines, before its first step.
+
+use std::fmt::Write as _;
+
+use pp_telemetry::Hello;
+
+use crate::session::Session;
+
+/// What is trained on what, what its plan promises, and whether ranks share cores.
+pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
+    let n_ranks = hello.pp * hello.dp;
+    let mut opening = format!(
+        "{}: {:.2} M parameters in {} stages on {} ranks x {} replicas, {}, {} micro-batches of {} samples, layers {}",
+        hello.model,
+        hello.parameters as f64 / 1e6,
+        session.plan().n_stages(),
+        hello.pp,
+        hello.dp,
+        hello.schedule,
+        hello.micro_batches,
+        session.rows(),
+        session.partition().sizes().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    );
+    if let Some(promise) = session.promise() {
+        let _ = write!(
+            opening,
+            "\nplanned from measured op times: {:.1} ms a step, bubble_ratio {:.4}, {:.1} % above the lower bound",
+            1000.0 * promise.makespan,
+            promise.bubble_ratio,
+            100.0 * promise.gap
+        );
+    }
+    if n_ranks > hello.cores {
+        let _ = write!(
+            opening,
+            "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved and is no bubble of the schedule",
+            hello.cores
+        );
+    }
+    opening
+}

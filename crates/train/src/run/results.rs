@@ -1,0 +1,149 @@
+//! What a run makes of its weights: a checkpoint, a text, files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use pp_hybrid::StepOutcome;
+use pp_nn::{OptimizerKind, ParameterStore};
+use pp_partition::Stage;
+use pp_schedule::clean_lines;
+use pp_telemetry::{CHECKPOINT_FILE, PhaseEvent, Taken, WholeFile};
+
+use super::Run;
+use crate::ending::Stopped;
+use crate::error::causes;
+use crate::observer::Notice;
+use crate::options::ResultFile;
+use crate::results::{self, Named, Wanted};
+
+/// How the log's line with a sample begins.
+pub const SAMPLE: &str = "sample: ";
+
+impl Run<'_> {
+    /// Writes the weights into the folder of the run, in the place of those written before.
+    pub(super) fn checkpoint(&mut self, step: u64) -> Result<String, String> {
+        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
+        let path = self.dir.join(CHECKPOINT_FILE);
+        let failed = |why: String| format!("no checkpoint of step {step}: {why}");
+        let weights = self.trainer.weights().map_err(|e| failed(causes(&e)))?;
+        let about = HashMap::from([("step".to_owned(), step.to_string())]);
+        let taken = self.checkpoint.map_or(Taken::Stays, Taken::ReplacedIf);
+        let written = WholeFile::private(&path)
+            .and_then(|file| results::write(file, taken, &weights, &about))
+            .map_err(|no| failed(no.to_string()))?;
+        self.note(&written.path);
+        if written.path == path {
+            self.checkpoint = written.identity;
+        } else {
+            let (path, other) = (path.display(), written.path.display());
+            let message =
+                format!("{path} is not of this run and stays; the checkpoint is in {other}");
+            self.warn(Some(step), message);
+        }
+        let path = written.path;
+        let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
+        Ok(format!(
+            "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
+            path.display(),
+            bytes as f64 / 1e6,
+            phase.end()
+        ))
+    }
+
+    /// Makes a text with the trained weights.
+    pub(super) fn sample(
+        &mut self,
+        weights: &[(String, Tensor)],
+        bytes: usize,
+    ) -> candle_core::Result<()> {
+        let workload = &self.session.config.workload;
+        if !workload.makes_samples() {
+            return Ok(());
+        }
+        let stack = &self.session.job.stack;
+        let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
+        let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
+            .map_err(|e| candle_core::Error::Msg(causes(&e)))?;
+        let (seed, step) = (self.session.config.seed, self.session.config.steps);
+        let mut phase = self.phases.begin(PhaseEvent::SAMPLING, Some(step), bytes);
+        let mut goes_on = |done| {
+            phase.at(done, bytes);
+            self.signal().is_none()
+        };
+        let text = workload.sample(&model, bytes, seed, &mut goes_on)?;
+        phase.end();
+        // A model may say anything, also what a terminal would obey.
+        let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
+        self.log(format!("{SAMPLE}{text}"));
+        self.observer.notice(&Notice::Sample(&text));
+        Ok(())
+    }
+
+    /// Writes step 1 for other programs to check.
+    pub(super) fn dump(
+        &mut self,
+        outcome: &StepOutcome,
+        before: Vec<(String, Tensor)>,
+    ) -> Result<(), Stopped> {
+        let Some(file) = self.options.dump_step.clone() else { return Ok(()) };
+        let wrong = |e: candle_core::Error| Stopped::Result(e.to_string());
+        let batch = self.session.batch_size as usize;
+        let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
+        let mut tensors = vec![
+            ("targets".to_owned(), targets.to_dtype(DType::I64).map_err(wrong)?),
+            ("loss".to_owned(), Tensor::new(outcome.loss, &Device::Cpu).map_err(wrong)?),
+        ];
+        for (i, input) in inputs.into_iter().enumerate() {
+            tensors.push((if i == 0 { "inputs".to_owned() } else { format!("inputs.{i}") }, input));
+        }
+        let prefixed = |prefix: &'static str, list: Vec<(String, Tensor)>| {
+            list.into_iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
+        };
+        tensors.extend(prefixed("before", before));
+        tensors.extend(prefixed("grad", self.trainer.gradients().map_err(Stopped::Failed)?));
+        tensors.extend(prefixed("after", self.trainer.weights().map_err(Stopped::Failed)?));
+        let config = &self.session.config;
+        let mut about = HashMap::from([
+            ("model".to_owned(), config.workload.name().to_owned()),
+            ("optimizer".to_owned(), config.optimizer.to_string()),
+            ("lr".to_owned(), outcome.lr.to_string()),
+            (
+                "clip_norm".to_owned(),
+                config.clip_norm.map_or_else(|| "none".to_owned(), |n| n.to_string()),
+            ),
+        ]);
+        if let OptimizerKind::AdamW { weight_decay } = config.optimizer {
+            about.insert("weight_decay".to_owned(), weight_decay.to_string());
+        }
+        about.extend(config.workload.facts());
+        self.write(&file, &tensors, &about).map_err(Stopped::Result)
+    }
+
+    /// Writes a result that somebody named, and says where it is if that is elsewhere.
+    pub(super) fn write(
+        &mut self,
+        file: &ResultFile,
+        tensors: &Named,
+        about: &HashMap<String, String>,
+    ) -> Result<(), String> {
+        let ResultFile { path, called } = file;
+        let wanted = Wanted { called, path, force: self.options.force, run_dir: &self.dir };
+        let written = wanted.write(tensors, about)?;
+        self.note(&written.path);
+        if let Some(why) = written.why_elsewhere {
+            self.warn(None, why);
+        }
+        Ok(())
+    }
+
+    /// Notes a file with weights, if it is in the folder of the run.
+    fn note(&self, path: &Path) {
+        let is_here =
+            path.parent().and_then(|dir| dir.canonicalize().ok()) == self.dir.canonicalize().ok();
+        if let Some(name) = path.file_name().and_then(OsStr::to_str).filter(|_| is_here) {
+            self.recorder.note_file(name);
+        }
+    }
+}

@@ -1,0 +1,451 @@
+//! From a job's description to a trainer that runs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
+use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
+use pp_nn::Kernels;
+use pp_partition::{Cut, LayerProfile, LayerStack, Partition, Profile, ProfileConfig};
+use pp_schedule::{
+    Costs, Rank, RankShare, Replica, ScheduleName, Sizes, Topology, ValidPlan, closed_form,
+    simulate,
+};
+use pp_telemetry::{PlannedMem, Recorder, cores};
+
+use crate::config::{Config, DeviceChoice};
+use crate::devices::cuda_devices;
+use crate::error::{TrainError, causes};
+use crate::job::Job;
+use crate::kernels::Chosen;
+use crate::limits;
+use crate::profiles::{Initial, Profiles};
+use crate::synthesis::{self, Promise};
+use crate::weights;
+
+/// What is done between a job that can be started and one that is ready: with how much of it, and
+/// of how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Preparing {
+    /// So many of so many layers are measured.
+    Profiling(usize, usize),
+    /// A plan and a cut are looked for.
+    Cutting,
+}
+
+/// A job that can be started: what can be told without measuring anything has been found right.
+#[derive(Debug)]
+pub struct Prepared {
+    config: Config,
+    /// `None` where the layers follow from a plan that is still to be made.
+    job: Option<Job>,
+    plan: ValidPlan,
+    batch_size: u64,
+    mesh: Mesh,
+    initial: Option<Initial>,
+}
+
+/// A job that is ready to start: everything that can be wrong with its configuration has been
+/// found.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) config: Config,
+    pub(crate) job: Job,
+    pub(crate) plan: ValidPlan,
+    pub(crate) partition: Partition,
+    pub(crate) batch_size: u64,
+    pub(crate) mesh: Mesh,
+    pub(crate) promise: Option<Promise>,
+    /// What each layer was measured to take for a micro-batch, where it was.
+    pub(crate) layer_seconds: Vec<f64>,
+    pub(crate) chosen: Option<Chosen>,
+    /// Until the ranks have them.
+    initial: Option<Initial>,
+}
+
+impl Prepared {
+    /// Looks at everything that does not have to be measured: sizes, plan, files. Nothing is
+    /// written anywhere.
+    ///
+    /// # Errors
+    /// Everything that the configuration, or a file that it names, gets wrong.
+    pub fn new(config: Config) -> Result<Self, TrainError> {
+        let plan = config.plan()?;
+        let batch_size = config.samples(&plan)?;
+        limits::threads(plan.n_ranks(), config.dp)?;
+        config.refuse_absent_rank(&plan)?;
+        let waits = config.workload.known_costs().is_some();
+        let kind = match config.device {
+            DeviceChoice::Cpu => DeviceKind::Cpu,
+            DeviceChoice::Auto if waits => DeviceKind::Cpu,
+            DeviceChoice::Cuda if waits => {
+                return Err(TrainError::WaitsOnCpu { model: config.workload.name().to_owned() });
+            }
+            DeviceChoice::Auto => {
+                cuda_devices().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n })
+            }
+            DeviceChoice::Cuda => DeviceKind::Cuda { devices: cuda_devices()? },
+        };
+        let mesh = Mesh::new(plan.n_ranks(), config.dp, kind)?;
+        let mut prepared = Self { config, job: None, plan, batch_size, mesh, initial: None };
+        let config = &prepared.config;
+        let follows = config.workload.layers().is_none() && config.synthesised().is_some();
+        if !follows {
+            let job = build(config, prepared.plan.topology())?;
+            prepared.initial = prepared.check(&job)?;
+            prepared.job = Some(job);
+        }
+        let (config, plan) = (&prepared.config, &prepared.plan);
+        if config.synthesised().is_some() {
+            synthesis::refuse_wrong_sizes(config, plan, prepared.job.as_ref())?;
+        } else {
+            config.refuse_absent_stages(plan.n_stages())?;
+            // What needs no profile can be refused without one.
+            if let Some(job) = prepared.job.as_ref().filter(|_| config.cut != Cut::Time) {
+                solve(&config.cut, &job.stack, plan.n_stages() as usize, None)?;
+            }
+        }
+        config.refuse_too_few_cores(plan.n_ranks())?;
+        Ok(prepared)
+    }
+
+    /// Whether this machine can hold the job, and the initial weights fit it.
+    fn check(&self, job: &Job) -> Result<Option<Initial>, TrainError> {
+        let Self { config, plan, batch_size, .. } = self;
+        let workload = &config.workload;
+        config.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
+        let counts = job.stack.parameter_counts()?;
+        let n_copies = config.dp.saturating_mul(plan.n_pipes());
+        limits::parameters(counts.iter().map(|&n| u128::from(n)).sum(), n_copies)?;
+        limits::batch(*batch_size, workload.bytes_per_sample())?;
+        if let Some(most) = workload.samples_max().filter(|most| batch_size > most) {
+            let (model, samples) = (workload.name().to_owned(), *batch_size);
+            return Err(TrainError::TooManySamples { model, samples, most });
+        }
+        if let Some(bytes) = workload.activation_bytes_per_sample() {
+            limits::activations(bytes, rows(*batch_size, config.dp, plan) as u64)?;
+        }
+        let initial = config.init.as_deref().map(|path| load(path, &job.stack)).transpose()?;
+        Ok(initial.map(Arc::new))
+    }
+
+    /// Measures what has to be measured, and cuts the model. `on_progress` is told what goes on.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`], where something turns out wrong with what was measured, and what fails
+    /// while it is measured.
+    pub fn cut(
+        mut self,
+        profiles: &mut Profiles,
+        mut on_progress: impl FnMut(Preparing),
+    ) -> Result<Session, TrainError> {
+        let config = &self.config;
+        let waits = config.workload.known_costs().is_some();
+        let n_stages = self.plan.n_stages() as usize;
+        let rows = rows(self.batch_size, config.dp, &self.plan);
+        let synthesised = config.synthesised();
+        let wants_profile = (config.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
+        let multiplies = !waits && is_on_cpu(&self.mesh);
+        let chosen = multiplies.then(|| profiles.kernels(config.kernels));
+        let kernels = chosen.as_ref().map(|chosen| chosen.kernels).unwrap_or_default();
+        let profile = match &self.job {
+            Some(job) if wants_profile && !waits => {
+                // On the kind of device that will train.
+                let place = self.mesh.device(Rank(0), Replica(0));
+                let n_layers = job.stack.len();
+                let on_layer = |done| on_progress(Preparing::Profiling(done, n_layers));
+                // As the ranks do: a single micro-batch gains nothing.
+                let packs_weights =
+                    config.packs_weights && self.plan.n_micro_batches() > self.plan.n_pipes();
+                let measure = ProfileConfig { kernels, packs_weights, ..ProfileConfig::default() };
+                Some(profiles.measured(job, rows, place, measure, on_layer)?)
+            }
+            _ => None,
+        };
+        on_progress(Preparing::Cutting);
+        let (mut made_for, mut promise) = (None, None);
+        if let Some(name) = synthesised {
+            let made = synthesis::make(config, name, &self.plan, self.job.as_ref(), profile)?;
+            (self.plan, made_for, promise) = (made.plan, made.partition, Some(made.promise));
+        }
+        let job = if let Some(job) = self.job.take() {
+            job
+        } else {
+            // Its layers follow from the plan, which is there now.
+            let job = build(&self.config, self.plan.topology())?;
+            self.initial = self.check(&job)?;
+            job
+        };
+        let Self { config, plan, batch_size, mesh, initial, .. } = self;
+        let n_stages = plan.n_stages() as usize;
+        config.refuse_absent_stages(plan.n_stages())?;
+        config.refuse_too_few_cores(plan.n_ranks())?;
+        let profile = profile.map(|profile| config.profile_to_cut(profile));
+        let layer_seconds = profile.as_ref().map_or_else(Vec::new, |profile| {
+            let whole = |layer: &LayerProfile| layer.forward_seconds + layer.backward_seconds();
+            profile.layers.iter().map(whole).collect()
+        });
+        let is_whole = n_stages == 1 && config.cut == Cut::Time;
+        let cut = if is_whole { &Cut::Uniform } else { &config.cut };
+        let partition = match made_for {
+            Some(partition) => partition,
+            None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
+        };
+        Ok(Session {
+            config,
+            job,
+            plan,
+            partition,
+            batch_size,
+            mesh,
+            promise,
+            layer_seconds,
+            chosen,
+            initial,
+        })
+    }
+}
+
+impl Session {
+    /// What it was made from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Layers, loss and data.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// What the ranks will do.
+    pub fn plan(&self) -> &ValidPlan {
+        &self.plan
+    }
+
+    /// The layers of each stage.
+    pub fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    /// Samples of a step, over all replicas.
+    pub fn batch_size(&self) -> u64 {
+        self.batch_size
+    }
+
+    /// What a plan that follows from costs has with these.
+    pub fn promise(&self) -> Option<Promise> {
+        self.promise
+    }
+
+    /// What multiplies matrices; `None` where layers only wait, or compute on GPUs.
+    pub fn kernels_chosen(&self) -> Option<&Chosen> {
+        self.chosen.as_ref()
+    }
+
+    /// Sets up one of several jobs with one model: what one of them has measured the others take as
+    /// it is, so that they are cut alike.
+    ///
+    /// # Errors
+    /// As [`Prepared::new`] and [`Prepared::cut`].
+    pub fn with_profiles(config: Config, profiles: &mut Profiles) -> Result<Self, TrainError> {
+        let mut prepared = Prepared::new(config)?;
+        prepared.initial = prepared.initial.map(|initial| profiles.shared(initial));
+        prepared.cut(profiles, |_| {})
+    }
+
+    /// What each rank will hold; nothing where it is not counted, or the gradients of several
+    /// copies of the model pass through.
+    ///
+    /// # Errors
+    /// If a stage cannot be built or run.
+    pub fn memory_plan(&self) -> Result<Vec<PlannedMem>, TrainError> {
+        let has_copies = self.config.dp > 1 || self.plan.n_pipes() > 1;
+        if !is_on_cpu(&self.mesh) || has_copies || self.waits() {
+            return Ok(Vec::new());
+        }
+        let (inputs, targets) = self.job.data.batch(1, self.rows())?;
+        let config = self.ranks(Recorder::disabled(), Instant::now());
+        let planned = rehearse(&config, &inputs, &targets)?;
+        let of_rank = |(rank, planned): (usize, PlannedMemory)| PlannedMem {
+            rank: rank as u32,
+            peak_bytes: planned.peak_bytes(),
+            parameter_bytes: planned.parameter_bytes,
+            gradient_bytes: planned.gradient_bytes,
+            optimizer_bytes: planned.optimizer_bytes,
+            packed_bytes: planned.packed_bytes,
+            stash_bytes: planned.stash_bytes,
+            temporary_bytes: planned.temporary_bytes,
+        };
+        Ok(planned.unwrap_or_default().into_iter().enumerate().map(of_rank).collect())
+    }
+
+    /// Starts the ranks. Initial weights go to them: a second call starts from the seed.
+    ///
+    /// # Errors
+    /// If a rank cannot start.
+    pub fn trainer(&mut self, recorder: Recorder, origin: Instant) -> Result<Trainer, TrainError> {
+        let initial = self.initial.take();
+        let config = TrainerConfig {
+            ranks: RankConfig { initial, ..self.ranks(recorder, origin) },
+            clip_norm: self.config.clip_norm,
+            rate: self.config.rate,
+            steps: self.config.steps,
+        };
+        Ok(Trainer::new(config)?)
+    }
+
+    /// Whether the ranks wait for as long as an op takes, instead of computing.
+    fn waits(&self) -> bool {
+        self.config.workload.known_costs().is_some()
+    }
+
+    fn ranks(&self, recorder: Recorder, origin: Instant) -> RankConfig {
+        let (config, mesh) = (&self.config, self.mesh);
+        let known = config.workload.known_costs();
+        RankConfig {
+            seed: config.seed,
+            n_replicas: config.dp,
+            devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
+            kernels: self.kernels(),
+            packs_weights: config.packs_weights,
+            recompute: config.recompute.clone(),
+            pinned: config.pinned,
+            link_delay: known.map_or(Duration::ZERO, |costs| costs.link),
+            pace: known.map(|costs| costs.pace(self.plan.n_virtual_stages())),
+            recorder,
+            origin,
+            #[cfg(feature = "fault-injection")]
+            fault: config.fault,
+            ..RankConfig::new(
+                self.plan.clone(),
+                self.partition.clone(),
+                self.job.stack.clone(),
+                Arc::clone(&self.job.objective),
+                config.optimizer,
+            )
+        }
+    }
+
+    /// Parameters of all copies of the model.
+    ///
+    /// # Errors
+    /// If a layer cannot be built.
+    pub fn parameters(&self) -> Result<u128, TrainError> {
+        let counts = self.job.stack.parameter_counts()?;
+        Ok(counts.iter().map(|&n| u128::from(n)).sum::<u128>()
+            * u128::from(self.config.dp)
+            * u128::from(self.plan.n_pipes()))
+    }
+
+    fn kernels(&self) -> Kernels {
+        self.chosen.as_ref().map(|chosen| chosen.kernels).unwrap_or_default()
+    }
+
+    /// Samples of one micro-batch.
+    pub fn rows(&self) -> usize {
+        rows(self.batch_size, self.config.dp, &self.plan)
+    }
+
+    /// How many devices compute at once: ranks on the processor have no more of them than there are
+    /// cores.
+    pub(crate) fn n_devices(&self) -> f64 {
+        let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.config.dp);
+        let on_cpu = is_on_cpu(&self.mesh);
+        let n_devices = if on_cpu { n_ranks.min(u64::from(cores())) } else { n_ranks };
+        n_devices as f64
+    }
+
+    /// The sizes of the schedule, where it has a name.
+    pub fn named(&self) -> Option<(ScheduleName, Sizes)> {
+        let sizes = Sizes {
+            n_ranks: self.plan.n_ranks(),
+            n_micro_batches: self.plan.n_micro_batches(),
+            n_virtual_stages: self.plan.n_virtual_stages(),
+            interleave_group: self.config.interleave_group,
+        };
+        self.config.named().map(|name| (name, sizes))
+    }
+
+    /// The bubble ratio that the schedule promises: by its formula, or by simulation of equal
+    /// stages where it has none. A plan that follows from costs promises what it has with these.
+    pub fn theory(&self) -> Option<f64> {
+        let share = RankShare::default();
+        let formula = || {
+            let (name, sizes) = self.named()?;
+            closed_form(name, &sizes, &share).map(|form| form.bubble_ratio)
+        };
+        let simulated = || {
+            let costs = Costs::per_rank_share(self.plan.topology(), &share);
+            simulate(&self.plan, &costs).ok().map(|simulation| simulation.bubble_ratio)
+        };
+        let promised = self.promise.map(|promise| promise.bubble_ratio);
+        promised.or_else(formula).or_else(simulated)
+    }
+}
+
+/// Whether every rank computes on the processor.
+fn is_on_cpu(mesh: &Mesh) -> bool {
+    mesh.places().all(|place| matches!(place.device, DeviceSpec::Cpu { .. }))
+}
+
+/// Samples of one micro-batch.
+fn rows(batch_size: u64, replicas: u32, plan: &ValidPlan) -> usize {
+    (batch_size / (u64::from(replicas) * u64::from(plan.n_micro_batches()))) as usize
+}
+
+fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
+    if let Some(parameters) = config.workload.parameters() {
+        limits::parameters(parameters, config.dp)?;
+    }
+    config.workload.job(config.seed, topology).map_err(TrainError::Workload)
+}
+
+/// Cuts the layers into stages.
+pub(crate) fn solve(
+    cut: &Cut,
+    stack: &LayerStack,
+    stages: usize,
+    profile: Option<&Profile>,
+) -> Result<Partition, TrainError> {
+    let layers = stack.len();
+    let refused = |source| TrainError::Cut { source: Box::new(source), stages, layers };
+    cut.solve(stack, stages, profile).map_err(refused)
+}
+
+/// Initial weights from a file: those of the model, each and no other.
+fn load(path: &Path, stack: &LayerStack) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    let refused = |why: String| TrainError::Initial { path: path.to_owned(), why };
+    let known = stack.parameters().map_err(|e| refused(causes(&e)))?;
+    let known: BTreeMap<_, _> = known.into_iter().flatten().collect();
+    // Before anything of it is read: a file may claim to hold anything.
+    weights::check(path, &known).map_err(refused)?;
+    let values = candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
+    if let Some(unknown) = values.keys().filter(|name| !known.contains_key(*name)).min() {
+        return Err(refused(format!("the model has no {unknown}")));
+    }
+    for (name, shape) in known {
+        match values.get(&name) {
+            None => return Err(refused(format!("it has no {name}"))),
+            Some(value) if value.shape() != &shape => {
+                return Err(refused(format!(
+                    "{name} is {:?} there, {:?} in the model",
+                    value.dims(),
+                    shape.dims()
+                )));
+            }
+            Some(value) if !value.dtype().is_float() => {
+                return Err(refused(format!(
+                    "{name} holds {} there, the model f32",
+                    value.dtype().as_str()
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(values.into_iter().collect())
+}

@@ -1,0 +1,226 @@
+//! A workload that nobody here knows is trained, and its log read again.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use candle_core::{Device, Result, Tensor};
+use pp_nn::{Linear, relu};
+use pp_partition::{Cut, LayerStack, single};
+use pp_telemetry::{EVENTS_FILE, End, Event, Line};
+use pp_train::{
+    BoxError, Config, DataSet, Defaults, Job, KnownCosts, MeanSquare, Notice, PlanSource, Prepared,
+    Profiles, Run, RunFolder, RunOptions, Samples, ScheduleName, Session, Topology, TrainError,
+    Workload, causes,
+};
+
+/// A folder that goes with its test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("pp-train-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        Self(dir)
+    }
+
+    fn of_run(&self) -> RunFolder {
+        RunFolder::at("test".to_owned(), self.0.clone()).unwrap()
+    }
+
+    fn events(&self) -> Vec<Event> {
+        let log = std::fs::read(self.0.join(EVENTS_FILE)).unwrap();
+        let lines = log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let event = |line| match Event::parse(line).unwrap() {
+            Line::Event(event) => Some(event),
+            Line::Unknown => None,
+        };
+        lines.filter_map(event).collect()
+    }
+
+    fn end(&self) -> End {
+        let last = self.events().pop().unwrap();
+        let Event::End(end) = last else { panic!("the last event is {last:?}") };
+        end
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Numbers that are to become themselves.
+struct Numbers;
+
+impl DataSet for Numbers {
+    fn batch(&self, step: u64, size: usize) -> Result<Samples> {
+        let first = step as f32;
+        let x = Tensor::arange(first, first + 4.0 * size as f32, &Device::Cpu)?;
+        let x = (x.reshape((size, 4))? / 100.0)?;
+        Ok((vec![x.clone()], x))
+    }
+}
+
+fn stack(n_layers: usize) -> LayerStack {
+    let mut stack = LayerStack::default();
+    for i in 0..n_layers {
+        let name = format!("layers.{i}");
+        stack.push(name.clone(), move |builder| {
+            let linear = Linear::new(4, 4, builder.pp(&name))?;
+            Ok(single(move |x, context| relu(&linear.forward(x, context)?)))
+        });
+    }
+    stack
+}
+
+/// Three layers that compute.
+struct Own;
+
+impl Workload for Own {
+    fn name(&self) -> &'static str {
+        "own"
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(3)
+    }
+
+    fn job(&self, _: u64, _: &Topology) -> std::result::Result<Job, BoxError> {
+        Ok(Job::new(stack(3), MeanSquare, Numbers))
+    }
+}
+
+fn small() -> Config {
+    Config { pp: Some(2), steps: 3, cut: Cut::Uniform, ..Config::new(Arc::new(Own)) }
+}
+
+#[test]
+fn a_run_is_recorded_from_its_hello_to_its_end_and_told_alike() {
+    let folder = Folder::new("run");
+    let (mut told, mut opening) = (Vec::new(), String::new());
+    let mut observer = |notice: &Notice<'_>| match notice {
+        Notice::Event(event) => told.push(Event::clone(event)),
+        Notice::Ready(ready) => ready.opening.clone_into(&mut opening),
+        _ => {}
+    };
+    let prepared = Prepared::new(small()).unwrap();
+    let run = Run::start(prepared, folder.of_run(), RunOptions::default(), &mut observer).unwrap();
+    let finished = run.finish().unwrap();
+    assert_eq!(finished.steps, 3);
+    assert!(opening.starts_with("own: "), "{opening}");
+    let events = folder.events();
+    let of_kinds = |event: &&Event| {
+        matches!(event, Event::Hello(_) | Event::Step(_) | Event::Eval(_) | Event::End(_))
+    };
+    let recorded: Vec<_> = events.iter().filter(of_kinds).map(Event::to_json).collect();
+    let recorded: Vec<String> = recorded.into_iter().map(|json| json.unwrap()).collect();
+    let told: Vec<String> =
+        told.iter().filter(of_kinds).map(|event| event.to_json().unwrap()).collect();
+    assert_eq!((recorded.len(), &recorded), (5, &told));
+    let Some(Event::Hello(hello)) = events.iter().find(|event| matches!(event, Event::Hello(_)))
+    else {
+        panic!("there is no hello")
+    };
+    assert_eq!((hello.model.as_str(), hello.pp, hello.parameters), ("own", 2, 3 * 20));
+    let end = folder.end();
+    assert_eq!((end.code, end.weights_hash), (0, Some(finished.weights_hash)));
+}
+
+#[test]
+fn a_configuration_is_refused_with_its_numbers() {
+    let refused = |config| Prepared::new(config).unwrap_err();
+    let error = refused(Config { pp: Some(4), ..small() });
+    assert!(error.is_refusal());
+    assert!(
+        matches!(error, TrainError::TooManyStages { ranks: 4, chunks: 1, layers: 3, .. }),
+        "{error:?}"
+    );
+    let error = refused(Config { batch_size: Some(9), micro_batches: 8, ..small() });
+    assert!(matches!(error, TrainError::Uneven { batch: 9, micro_batches: 8, .. }), "{error:?}");
+    let error = refused(Config { cut: Cut::Explicit(vec![1, 1]), ..small() });
+    assert!(matches!(error, TrainError::Cut { stages: 2, layers: 3, .. }), "{error:?}");
+    assert_eq!(
+        causes(&error),
+        "the model cannot be cut into 2 stages: the cut [1, 1] sums to 2, the model has 3 layers"
+    );
+    let plan = PlanSource::Named(ScheduleName::ForwardOnly);
+    let error = refused(Config { plan, ..small() });
+    assert!(matches!(error, TrainError::ForwardOnly { .. }), "{error:?}");
+}
+
+/// A layer for each stage, of times that are known. It counts how often it is built.
+#[derive(Default)]
+struct Waits {
+    n_built: AtomicU32,
+    fails: bool,
+}
+
+impl Workload for Waits {
+    fn name(&self) -> &'static str {
+        "waits"
+    }
+
+    fn defaults(&self) -> Defaults {
+        Defaults { steps: 1, batch_size: None, cut: Cut::Uniform, ..Defaults::default() }
+    }
+
+    fn layers(&self) -> Option<usize> {
+        None
+    }
+
+    fn job(&self, _: u64, topology: &Topology) -> std::result::Result<Job, BoxError> {
+        self.n_built.fetch_add(1, Ordering::Relaxed);
+        if self.fails {
+            return Err("there is no data".into());
+        }
+        Ok(Job::new(stack(topology.n_stages() as usize), MeanSquare, Numbers))
+    }
+
+    fn known_costs(&self) -> Option<KnownCosts> {
+        let [forward, input_grad, weight_grad] = [3, 1, 2].map(Duration::from_millis);
+        let link = Duration::ZERO;
+        Some(KnownCosts { forward, input_grad, weight_grad, link, slow_rank: None })
+    }
+}
+
+#[test]
+fn a_job_whose_layers_follow_from_the_plan_is_built_once() {
+    for name in [ScheduleName::OneFOneB, ScheduleName::ZbAuto, ScheduleName::Auto] {
+        let workload = Arc::new(Waits::default());
+        let as_workload: Arc<dyn Workload> = workload.clone();
+        let plan = PlanSource::Named(name);
+        let config = Config { pp: Some(2), plan, ..Config::new(as_workload) };
+        let session = Session::with_profiles(config, &mut Profiles::default()).unwrap();
+        assert_eq!(workload.n_built.load(Ordering::Relaxed), 1, "{name}");
+        assert_eq!(session.job().stack.len(), session.plan().n_stages() as usize, "{name}");
+        assert_eq!(session.promise().is_some(), name != ScheduleName::OneFOneB, "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_does_not_start_says_why_in_its_log() {
+    for (words, wanted) in [(false, (2, "there is no data")), (true, (7, "no data, no run"))] {
+        let folder = Folder::new(if words { "words" } else { "none" });
+        let workload = Arc::new(Waits { fails: true, ..Waits::default() });
+        let plan = PlanSource::Named(ScheduleName::ZbAuto);
+        let config = Config { pp: Some(2), plan, ..Config::new(workload) };
+        // Its layers follow from a plan that is not there yet.
+        let prepared = Prepared::new(config).unwrap();
+        let options = RunOptions {
+            words: words
+                .then(|| -> pp_train::Words { Box::new(|_| (7, "no data, no run".to_owned())) }),
+            ..RunOptions::default()
+        };
+        let mut n_told = 0;
+        let mut observer = |_: &Notice<'_>| n_told += 1;
+        let error = Run::start(prepared, folder.of_run(), options, &mut observer).err().unwrap();
+        assert_eq!(error.to_string(), "there is no data");
+        let end = folder.end();
+        assert_eq!((end.code, end.reason.as_str()), wanted);
+        assert_eq!(n_told, 1, "the end alone");
+    }
+}
