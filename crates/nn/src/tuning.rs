@@ -209,7 +209,9 @@ mod tests {
         }
         // A single quiet moment on a busy machine is not enough.
         let mut lucky = clear.clone();
-        lucky.iter_mut().for_each(|trial| trial.clear_wins = trial.clear_wins.min(0.5));
+        for trial in &mut lucky {
+            trial.clear_wins = trial.clear_wins.min(0.5);
+        }
         assert_eq!(choose(rule, &lucky), rule);
         // Of a rule whose kernel was not measured nothing is known to be faster.
         assert_eq!(choose(Kernels::all(Kernel::Blas), &clear), Kernels::all(Kernel::Blas));

@@ -195,7 +195,7 @@ fn is_better(a: &Candidate, b: &Candidate, score: &Score<'_>) -> bool {
 /// The same plan under another name.
 pub(crate) fn renamed(plan: ValidPlan, name: &str) -> Result<ValidPlan, ScheduleError> {
     let mut draft = plan.into_draft();
-    draft.name = name.to_owned();
+    name.clone_into(&mut draft.name);
     draft.validate()
 }
 

@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(course.phase(), None);
         course.note(&phase(&"x".repeat(99), None));
         assert_eq!(course.phase(), Some(format!("{} 3/12", "x".repeat(32))));
-        course.note(&Event::Hello(Box::new(Hello::default())));
+        course.note(&Event::Hello(Box::default()));
         assert_eq!((course.phase(), course.step_seconds()), (None, None), "another run");
     }
 
