@@ -76,5 +76,5 @@ run=
 shown 'stopped \(SIGTERM\)' "$pptop" attach --once
 # A replay is a screen.
 $tmux -f /dev/null new-session -d -x 100 -y 30 "$pptop replay latest --speed 0.1"
-shown 'replay.*sine|sine.*replay' $tmux capture-pane -p
+shown 'sine.*REPLAY' $tmux capture-pane -p
 echo "stranger: trained, attached to and replayed with three crates"

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use pp_schedule::{Costs, ScheduleName, Simulation, simulate};
 use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind, cores};
-use pp_train::{Chosen, Profiles, Session, StepOutcome, TrainError, Trainer, causes, limits};
+use pp_train::{Chosen, Profiles, Session, StepOutcome, Trainer, causes, limits};
 use serde::Serialize;
 use serde_json::json;
 
@@ -164,16 +164,14 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     // All rows are checked before the first one trains.
     let sessions = sessions(args, &schedules)?;
     // They are all held at the same time.
-    let all = || -> Result<(), TrainError> {
-        let parameters = sessions.iter().map(|row| row.session.parameters());
-        limits::parameters(parameters.sum::<Result<u128, _>>()?, 1)?;
-        let ranks = sessions
-            .iter()
-            .map(|row| row.session.plan().n_ranks().saturating_mul(row.spec.config.dp));
-        limits::threads(ranks.fold(0, u32::saturating_add), 1)
-    };
-    if let (Err(error), Some(first)) = (all(), sessions.first()) {
-        return Err(first.spec.told(&error));
+    let (mut parameters, mut ranks) = (0_u128, 0_u32);
+    for Prepared { spec, session, .. } in &sessions {
+        parameters += session.parameters().map_err(|error| spec.told(&error))?;
+        ranks = ranks.saturating_add(session.plan().n_ranks().saturating_mul(spec.config.dp));
+    }
+    if let Some(Prepared { spec, .. }) = sessions.first() {
+        limits::parameters(parameters, 1).map_err(|error| spec.told(&error))?;
+        limits::threads(ranks, 1).map_err(|error| spec.told(&error))?;
     }
     let mut entries = Vec::with_capacity(sessions.len());
     for Prepared { label, baseline, spec, mut session } in sessions {

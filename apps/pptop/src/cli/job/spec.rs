@@ -212,8 +212,8 @@ fn has(model: &Model, option: &str) -> bool {
 
 /// A flag of another model would do nothing; that is said instead of ignored.
 fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<(), CliError> {
-    let all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
-    for option in all.filter(|option| options.is_given(option) && !has(model, option)) {
+    let mut all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
+    if let Some(option) = all.find(|option| options.is_given(option) && !has(model, option)) {
         let owners: Vec<&Model> = MODELS.into_iter().filter(|other| has(other, option)).collect();
         return Err(CliError::Usage(match owners[..] {
             [owner] => format!(
