@@ -31,9 +31,9 @@ pub(crate) fn circles(uses: &[Use]) -> Vec<String> {
     let reached: BTreeMap<&Name, BTreeSet<&Name>> =
         edges.keys().map(|(from, _)| (from, reached_from(from, &edges))).collect();
     let both_ways = |a: &Name, b: &Name| {
-        let reaches =
+        let one_way =
             |a: &Name, b: &Name| reached.get(a).is_some_and(|reached| reached.contains(b));
-        reaches(a, b) && reaches(b, a)
+        one_way(a, b) && one_way(b, a)
     };
     let mut seen = BTreeSet::new();
     let mut circles = Vec::new();

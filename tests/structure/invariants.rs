@@ -7,7 +7,7 @@ pub(crate) fn errors(page: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     for line in page.lines().filter(|line| line.contains("**Invariant:**")) {
         let names: Vec<&str> = line.split('`').skip(1).step_by(2).collect();
         let is_file = |name: &&str| name.contains('/');
-        if !line.contains("(by ") && !names.iter().any(|name| is_test(name) || is_file(&name)) {
+        if !line.contains("(by ") && !names.iter().any(|name| is_test(name) || is_file(name)) {
             errors.push(format!("neither types nor a test: {line}"));
         }
         let absent = names.into_iter().filter(|name| is_test(name) && !exists(name));

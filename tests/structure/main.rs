@@ -171,7 +171,7 @@ fn files_hold_one_noun() {
     for (file, _) in EXCUSED_FILES {
         match lengths.get(*file) {
             None => {
-                errors.push(format!("{file} is on the list of exceptions, and is no file of code"))
+                errors.push(format!("{file} is on the list of exceptions, and is no file of code"));
             }
             Some(lines) if *lines <= LINES_MAX => {
                 errors.push(format!("{file} has {lines} lines of code: take it off the list"));

@@ -58,7 +58,9 @@ pub(crate) fn record(id: &str, dir: &Path) -> Result<(), pp_trace::TraceError> {
                 starved_ns,
             });
         }
-        spans.iter().for_each(|span| recorder.span(*span));
+        for span in &spans {
+            recorder.span(*span);
+        }
         let step_ns = since_began() - step_began_ns;
         let bubble = measure(&spans, 2, step_ns);
         let loss = 2.0 / step as f32;

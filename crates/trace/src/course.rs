@@ -77,7 +77,6 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hello::Hello;
 
     fn step(step: u64, seconds: f64) -> Event {
         let line = format!(r#"{{"step":{step},"loss":1.0,"seconds":{seconds}}}"#);

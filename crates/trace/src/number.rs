@@ -90,7 +90,6 @@ pub mod any_float {
         Named(Nonfinite),
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
     /// Writes a value.
     ///
     /// # Errors
@@ -121,7 +120,6 @@ pub mod any_float_option {
     #[derive(Serialize, Deserialize)]
     struct Any(#[serde(with = "super::any_float")] f64);
 
-    #[expect(clippy::ref_option, reason = "serde hands over a reference")]
     /// Writes a value.
     ///
     /// # Errors

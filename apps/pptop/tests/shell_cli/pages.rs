@@ -70,7 +70,10 @@ fn pages() -> BTreeMap<String, String> {
             paths.push(format!("{dir}/{name}{below}"));
         }
     }
-    paths.retain(|path| path.ends_with(".md") && root().join(path).exists());
+    paths.retain(|path| {
+        Path::new(path).extension().is_some_and(|ending| ending == "md")
+            && root().join(path).exists()
+    });
     paths.into_iter().map(|path| (path.clone(), read(&path))).collect()
 }
 
