@@ -11,7 +11,7 @@ use pp_trace::Gpu;
 use crate::metrics::{Answers, of_gpu, throttle};
 use crate::no_gpus::NoGpus;
 
-/// What is asked for at every so-manieth look only: such a call blocks for 20 ms.
+/// What only one sample in several asks for: such a call blocks for 20 ms.
 const SLOW_EVERY: u64 = 5;
 
 /// What never changes about a GPU.

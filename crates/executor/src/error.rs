@@ -21,7 +21,7 @@ pub enum ExecError {
         threads: usize,
     },
     /// Ranks were to have a core each, and there are not as many.
-    #[error("{ranks} ranks cannot be pinned to a core each: this process may not use as many")]
+    #[error("cannot pin {ranks} ranks to a core each: this process may use fewer cores")]
     Cores {
         /// Ranks of all replicas.
         ranks: u32,

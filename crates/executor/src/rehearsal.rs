@@ -41,8 +41,9 @@ impl PlannedMemory {
     }
 }
 
-/// The bytes that each CPU rank will hold: one micro-batch of `inputs` and `targets` is sent through the stages, one after
-/// another in a thread of its own, and the plan says how many of them there are where at once.
+/// The bytes that each CPU rank will hold. One micro-batch of `inputs` and `targets` passes through
+/// the stages, one after another, on a thread of its own; the plan tells how many micro-batches each
+/// rank holds at the same time.
 ///
 /// `None` without [`memory::CountingAllocator`]: nobody pretends to know. Averaging gradients over copies of the model is not a part
 /// of it.

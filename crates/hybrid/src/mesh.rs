@@ -34,7 +34,7 @@ pub struct Place {
     pub device: DeviceSpec,
 }
 
-/// A mesh that is none.
+/// Sizes that make no mesh.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MeshError {

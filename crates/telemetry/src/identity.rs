@@ -94,7 +94,7 @@ pub enum NotProven {
     Itself(u32),
     /// The process writes the log of another folder.
     #[error(
-        "process {pid} writes {log:?} and not the log here, which is a copy; attach to that one"
+        "this log is a copy: process {pid} writes {log:?}; attach to that log"
     )]
     OtherLog {
         /// The process.

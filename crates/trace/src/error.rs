@@ -36,7 +36,7 @@ pub enum TraceError {
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[source] io::Error),
     /// Too many runs began in the same second.
-    #[error("no free name for a run in {path:?}: {tried} names of this second are taken")]
+    #[error("no free name for a run in {path:?}: all {tried} names for this second are taken")]
     Taken {
         /// The directory of all runs.
         path: PathBuf,

@@ -166,7 +166,7 @@ pub enum LineError {
     Malformed(#[from] serde_json::Error),
     /// The line is a mark that is not as it was written; [`Event::parse`] does not look, a
     /// [`Follower`](crate::Follower) that knows marks does.
-    #[error("a damaged mark")]
+    #[error("a damaged index record")]
     Damaged,
 }
 

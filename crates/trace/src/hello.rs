@@ -70,7 +70,7 @@ pub struct Hello {
     pub tokens_per_sample: u64,
     /// The bubble ratio that the schedule promises: by its formula, or by simulation where it has none.
     pub theory: Option<f64>,
-    /// After the first steps, spans are recorded for every so-manieth step only; 1 records all.
+    /// After the first steps, spans are recorded for one step in this many; 1 records all.
     pub span_every: u64,
     /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::planned")]

@@ -136,7 +136,7 @@ pub enum TrainError {
         /// The model.
         model: String,
     },
-    /// A mesh that is none.
+    /// Sizes that make no mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
     /// The workload could not be built.

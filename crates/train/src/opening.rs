@@ -33,7 +33,7 @@ pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
     if n_ranks > hello.cores {
         let _ = write!(
             opening,
-            "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved and is no bubble of the schedule",
+            "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved, and the schedule is not its cause",
             hello.cores
         );
     }

@@ -36,7 +36,7 @@ impl std::error::Error for Refused {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThemeName {
-    /// As the terminal says in COLORFGBG; dark where it says nothing.
+    /// As the terminal says in COLORFGBG; dark where that is not set.
     #[default]
     Auto,
     /// For a dark background.
@@ -55,9 +55,9 @@ pub enum ColorMode {
     #[value(help = "On a terminal that has them, unless NO_COLOR says otherwise")]
     #[default]
     Auto,
-    /// In any case.
+    /// Always.
     Always,
-    /// In no case.
+    /// Never.
     Never,
 }
 

@@ -103,7 +103,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                 percent(account.bubble_ratio)
             ),
             why: format!("no cause costs {} of the window", percent(SMALL)),
-            next: "nothing: what is left is the work itself".to_owned(),
+            next: "nothing: only the work itself is left".to_owned(),
             verdict: format!(
                 "ranks compute {:.0} % of the time: nothing to improve",
                 computing * 100.0
@@ -173,10 +173,10 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
         part: Some(Part::Starved),
         rank: None,
         what: format!(
-            "{n_ranks} ranks share {cores} {name}: for {} of the time a rank was ready and had none",
+            "{n_ranks} ranks share {cores} {name}: ranks were ready without a core for {} of the time",
             percent(ratio)
         ),
-        why: "ranks wait for a core, and then for ranks that waited for one; it is no bubble of the schedule".to_owned(),
+        why: "ranks wait for a core, and other ranks wait for them; the schedule is not the cause".to_owned(),
         next,
         verdict: that_fits(&[
             format!("{n_ranks} ranks share {cores} {name} and wait for a core: try {try_this}"),

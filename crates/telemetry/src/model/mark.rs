@@ -47,7 +47,7 @@ pub struct Frame {
 #[non_exhaustive]
 pub enum MarkError {
     /// It is not as it was written.
-    #[error("a damaged mark")]
+    #[error("a damaged index record")]
     Damaged,
     /// It is of another version.
     #[error("a mark of version {found}, this program reads version {VERSION}")]

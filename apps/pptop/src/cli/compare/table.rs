@@ -65,7 +65,7 @@ fn notes(rows: &[Row], spec: &Spec, session: &Session, wide: bool) -> Vec<String
         notes.extend(Goal::of(session.job(), spec.is_seed).legend());
     } else {
         notes.push(
-            "bubble: the ratio as measured, in brackets that of the formula. peak: of the rank that holds most.".to_owned(),
+            "bubble: the measured ratio, with the ratio by formula in brackets. peak: memory of the rank that holds most.".to_owned(),
         );
         notes.push(
             "--wide shows all columns: loss, verdict, other bubble numbers, memory of each rank."

@@ -124,7 +124,7 @@ impl From<DeviceArg> for DeviceChoice {
 /// How the learning rate changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum CurveArg {
-    /// It does not
+    /// It stays the same
     Constant,
     /// Times --lr-gamma every --lr-step steps
     Step,

@@ -60,7 +60,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// A line that is held while others come: the so-manieth of those of its time.
+/// A line that stays on the screen while others arrive: its time, and its place among the lines
+/// of that time.
 type Held = (u64, usize);
 
 /// What the view of the log shows.
