@@ -93,9 +93,7 @@ pub enum NotProven {
     #[error("process {0} is this program itself; nothing is sent")]
     Itself(u32),
     /// The process writes the log of another folder.
-    #[error(
-        "this log is a copy: process {pid} writes {log:?}; attach to that log"
-    )]
+    #[error("this log is a copy: process {pid} writes {log:?}; attach to that log")]
     OtherLog {
         /// The process.
         pid: u32,

@@ -2,6 +2,7 @@
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
 mod config;
+mod cutting;
 mod data;
 mod devices;
 mod ending;

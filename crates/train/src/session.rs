@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_nn::Kernels;
-use pp_partition::{Cut, LayerProfile, LayerStack, Partition, Profile, ProfileConfig};
+use pp_partition::{Cut, LayerProfile, LayerStack, Partition, ProfileConfig};
 use pp_schedule::{
     Costs, Rank, RankShare, Replica, ScheduleName, Sizes, Topology, ValidPlan, closed_form,
     simulate,
@@ -17,6 +17,7 @@ use pp_schedule::{
 use pp_telemetry::{PlannedMem, Recorder, cores};
 
 use crate::config::{Config, DeviceChoice};
+use crate::cutting::solve;
 use crate::devices::cuda_devices;
 use crate::error::{TrainError, causes};
 use crate::job::Job;
@@ -402,18 +403,6 @@ fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
         limits::parameters(parameters, config.dp)?;
     }
     config.workload.job(config.seed, topology).map_err(TrainError::Workload)
-}
-
-/// Cuts the layers into stages.
-pub(crate) fn solve(
-    cut: &Cut,
-    stack: &LayerStack,
-    stages: usize,
-    profile: Option<&Profile>,
-) -> Result<Partition, TrainError> {
-    let layers = stack.len();
-    let refused = |source| TrainError::Cut { source: Box::new(source), stages, layers };
-    cut.solve(stack, stages, profile).map_err(refused)
 }
 
 /// Initial weights from a file: those of the model, each and no other.

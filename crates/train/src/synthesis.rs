@@ -7,9 +7,9 @@ use pp_schedule::{
 };
 
 use crate::config::Config;
+use crate::cutting::solve;
 use crate::error::TrainError;
 use crate::job::Job;
-use crate::session::solve;
 use crate::workload::KnownCosts;
 
 /// A plan with its cut.

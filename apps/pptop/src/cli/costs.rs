@@ -7,7 +7,7 @@ use pp_schedule::{Costs, RankShare, ScheduleError, Topology};
 use super::CliError;
 use super::help::headings;
 use super::refusal::excerpt;
-use super::sizes::{cost, read};
+use super::typed::{cost, read};
 
 /// Some editors begin a text with it.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

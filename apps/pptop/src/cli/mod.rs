@@ -47,6 +47,7 @@ mod story;
 mod train;
 #[cfg(feature = "train")]
 mod training;
+mod typed;
 mod which;
 
 use std::borrow::Cow;

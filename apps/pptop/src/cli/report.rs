@@ -21,7 +21,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RATIO", value_parser = ratio)]
     max_bubble: Option<f64>,
     /// Exit with 1 if the throughput is below N samples a second
-    #[arg(long, value_name = "N", value_parser = super::sizes::cost)]
+    #[arg(long, value_name = "N", value_parser = super::typed::cost)]
     min_samples_per_s: Option<f64>,
 }
 

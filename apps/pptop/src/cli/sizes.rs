@@ -11,6 +11,7 @@ use pp_telemetry::memory_available;
 use super::CliError;
 use super::costs::CostSource;
 use super::refusal::excerpt;
+use super::typed::read;
 
 /// The schedules and what they are, for `--help`.
 pub(crate) fn schedules_help() -> String {
@@ -34,12 +35,6 @@ pub(crate) fn count(text: &str) -> Result<u32, String> {
 /// A whole number, zero included.
 pub(crate) fn natural(text: &str) -> Result<u64, String> {
     text.parse::<u64>().map_err(|_| format!("use a whole number from 0 to {}", u64::MAX))
-}
-
-/// A time, a latency or a part: any finite number of at least zero.
-pub(crate) fn cost(text: &str) -> Result<f64, String> {
-    let refused = || "use a finite number of at least 0".to_owned();
-    text.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0).ok_or_else(refused)
 }
 
 /// A plan: a schedule by name with its sizes, or a CSV file that brings its own.
@@ -208,17 +203,6 @@ impl From<CliError> for PlanError {
     fn from(failed: CliError) -> Self {
         Self::Input(failed)
     }
-}
-
-/// A whole file, unless it is longer than `bytes_max`.
-pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
-    let refused = |why: &dyn std::fmt::Display| {
-        CliError::Usage(format!(
-            "cannot read {}: {why}; name a file that can be read",
-            excerpt(&path.display().to_string())
-        ))
-    };
-    pp_telemetry::input::read(path, bytes_max).map_err(|failed| refused(&failed))
 }
 
 /// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how

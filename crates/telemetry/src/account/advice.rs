@@ -176,7 +176,8 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
             "{n_ranks} ranks share {cores} {name}: ranks were ready without a core for {} of the time",
             percent(ratio)
         ),
-        why: "ranks wait for a core, and other ranks wait for them; the schedule is not the cause".to_owned(),
+        why: "ranks wait for a core, and other ranks wait for them; the schedule is not the cause"
+            .to_owned(),
         next,
         verdict: that_fits(&[
             format!("{n_ranks} ranks share {cores} {name} and wait for a core: try {try_this}"),

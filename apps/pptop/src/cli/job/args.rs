@@ -11,14 +11,9 @@ use super::super::help::headings;
 use super::super::kernels::kernels;
 use super::super::refusal::choice;
 use super::super::sizes::{self, count, natural};
+use super::super::typed::positive;
 use super::defaults;
 use super::options::{OwnOptions, SharedOptions};
-
-/// A finite number above zero.
-pub(super) fn positive(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
-    number.ok_or_else(|| "use a finite number above 0".to_owned())
-}
 
 /// A whole number above zero.
 fn whole(text: &str) -> Result<u64, String> {

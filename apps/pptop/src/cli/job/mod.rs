@@ -6,7 +6,6 @@ mod defaults;
 mod fitting;
 mod options;
 mod spec;
-mod words;
 
 pub(crate) use args::JobArgs;
 pub(crate) use spec::Spec;

@@ -7,7 +7,7 @@ use pp_models::{Group, Kind, ModelOption, Options, Value};
 
 use super::super::help::headings;
 use super::super::sizes::count;
-use super::args::positive;
+use super::super::typed::positive;
 use super::defaults::models;
 
 /// A rate in `[0, 1)`.

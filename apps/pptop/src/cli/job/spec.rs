@@ -1,5 +1,7 @@
 //! What the flags of a job mean together: every size known, every contradiction refused.
 
+mod words;
+
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +16,6 @@ use super::super::CliError;
 use super::super::costs::CostSource;
 use super::super::sizes::{PlanArgs, PlanError, fits_in_memory};
 use super::args::{CurveArg, JobArgs, Preset};
-use super::words;
 
 /// A schedule as it is named in messages, and the file where it is one.
 fn plan_of(schedule: &OsStr) -> (String, Option<PathBuf>) {

@@ -6,11 +6,11 @@ use pp_partition::{Cut, PartitionError};
 use pp_schedule::{ScheduleError, Sizes};
 use pp_train::{NoCuda, TrainError, causes};
 
-use super::super::CliError;
-use super::super::devices::why_no_cuda;
-use super::super::refusal::excerpt;
-use super::fitting::{near_divisors, near_micro_batches, near_multiples, with_batch};
-use super::spec::Spec;
+use super::super::super::CliError;
+use super::super::super::devices::why_no_cuda;
+use super::super::super::refusal::excerpt;
+use super::super::fitting::{near_divisors, near_micro_batches, near_multiples, with_batch};
+use super::Spec;
 
 /// Options of a model that do not fit each other.
 pub(super) fn of_model(error: &ModelError, options: &Options) -> CliError {

@@ -1,0 +1,29 @@
+//! What is typed on the command line: decimal numbers, and the names of files.
+
+use std::path::Path;
+
+use super::CliError;
+use super::refusal::excerpt;
+
+/// A time, a latency or a part: any finite number of at least zero.
+pub(crate) fn cost(text: &str) -> Result<f64, String> {
+    let refused = || "use a finite number of at least 0".to_owned();
+    text.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0).ok_or_else(refused)
+}
+
+/// A finite number above zero.
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    number.ok_or_else(|| "use a finite number above 0".to_owned())
+}
+
+/// A whole file, unless it is longer than `bytes_max`.
+pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
+    let refused = |why: &dyn std::fmt::Display| {
+        CliError::Usage(format!(
+            "cannot read {}: {why}; name a file that can be read",
+            excerpt(&path.display().to_string())
+        ))
+    };
+    pp_telemetry::input::read(path, bytes_max).map_err(|failed| refused(&failed))
+}
