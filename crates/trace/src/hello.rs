@@ -8,7 +8,7 @@ use crate::bounds;
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hello {
-    /// The major version of the log, [`SCHEMA`].
+    /// The major version of the log, [`crate::SCHEMA`].
     pub schema: u32,
     /// The id of the run.
     pub run: String,

@@ -11,12 +11,6 @@ pub(crate) fn cost(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0).ok_or_else(refused)
 }
 
-/// A finite number above zero.
-pub(crate) fn positive(text: &str) -> Result<f64, String> {
-    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
-    number.ok_or_else(|| "use a finite number above 0".to_owned())
-}
-
 /// A whole file, unless it is longer than `bytes_max`.
 pub(crate) fn read(path: &Path, bytes_max: usize) -> Result<Vec<u8>, CliError> {
     let refused = |why: &dyn std::fmt::Display| {

@@ -11,9 +11,8 @@ use super::super::help::headings;
 use super::super::kernels::kernels;
 use super::super::refusal::choice;
 use super::super::sizes::{self, count, natural};
-use super::super::typed::positive;
 use super::defaults;
-use super::options::{OwnOptions, SharedOptions};
+use super::options::{OwnOptions, SharedOptions, positive};
 
 /// A whole number above zero.
 fn whole(text: &str) -> Result<u64, String> {

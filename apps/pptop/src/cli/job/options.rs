@@ -7,8 +7,13 @@ use pp_models::{Group, Kind, ModelOption, Options, Value};
 
 use super::super::help::headings;
 use super::super::sizes::count;
-use super::super::typed::positive;
 use super::defaults::models;
+
+/// A finite number above zero.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0);
+    number.ok_or_else(|| "use a finite number above 0".to_owned())
+}
 
 /// A rate in `[0, 1)`.
 fn rate(text: &str) -> Result<f64, String> {
