@@ -67,8 +67,8 @@ impl Batch {
         bring(&self.micro_batches[micro_batch.idx()].1, device)
     }
 
-    /// The index of the first sample of each micro-batch. Of all of them at once: who adds up those
-    /// before one, for each, takes the square of their number.
+    /// The index of the first sample of each micro-batch, in one pass over all of them. A sum over
+    /// the earlier micro-batches for each one would take quadratic time.
     pub(crate) fn first_samples(&self) -> Vec<u64> {
         let mut next = self.first_sample;
         let first = |(_, targets): &(Vec<Tensor>, Tensor)| {

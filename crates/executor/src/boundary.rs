@@ -26,8 +26,8 @@ pub(crate) fn leaf_gradients(leaves: &[Tensor], store: &mut GradStore) -> Vec<Op
 /// candle starts every backward from a scalar with gradient 1. The scalar here costs nothing: its
 /// forward is never computed, and its backward hands out the gradients that arrived.
 ///
-/// `None` if there is nothing to do: no output has a gradient, or nothing below them wants one (a first
-/// stage without parameters).
+/// `None` if there is nothing to do: no output has a gradient, or nothing below them wants one (a
+/// first stage without parameters).
 ///
 /// # Errors
 /// If a kernel fails.

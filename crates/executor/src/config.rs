@@ -1,4 +1,4 @@
-//! What a set of ranks needs to know before it starts.
+//! The configuration of a set of ranks.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::recompute::Recompute;
 /// How long an op of a rank lasts at least, forward or backward. See [`RankConfig::pace`].
 pub type Pace = Arc<dyn Fn(Rank, Op) -> Duration + Send + Sync>;
 
-/// The same for all ranks; each picks its part.
+/// The configuration of all ranks. Each rank uses its part.
 #[derive(Clone)]
 pub struct RankConfig {
     /// The plan that every replica runs.
@@ -34,29 +34,31 @@ pub struct RankConfig {
     /// The seed of weights and dropout.
     pub seed: u64,
     /// Initial values by name, instead of random ones. No rank keeps them once it has built its
-    /// stages; who holds a clone of this holds a second copy of the model.
+    /// stages. A caller that keeps a clone holds a second copy of the model.
     pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
     /// Copies of the pipeline.
     pub n_replicas: u32,
     /// Where each rank computes, by rank and replica.
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
-    /// What multiplies matrices: the same on every rank, or they would round differently.
+    /// The kernels for matrix products: the same on every rank, or they would round differently.
     pub kernels: Kernels,
-    /// Whether ranks keep packed copies of their weights, where several micro-batches use them. That is
-    /// faster, and takes about twice the bytes of the weights. Results have the same bits.
+    /// Whether ranks keep packed copies of their weights, where several micro-batches use them.
+    /// That is faster, and takes about twice the bytes of the weights. Results have the same bits.
     pub packs_weights: bool,
     /// Which stages run their forward again instead of keeping what it made.
     pub recompute: Recompute,
     /// How long every message takes, beyond what it really takes.
     pub link_delay: Duration,
-    /// Keeps each rank's thread on a core of its own; an error where this process may not use as many.
+    /// Whether each rank's thread is pinned to a core of its own. It is an error if this process
+    /// may use fewer cores.
     pub pinned: bool,
-    /// How long each op lasts at least: a rank that is done earlier sleeps for the rest. So a run can
-    /// have known times on any number of cores. With a pace no span counts as starved, since a rank
-    /// that sleeps misses no core.
+    /// How long each op lasts at least: a rank that is done earlier sleeps for the rest. So a run
+    /// can have known times on any number of cores. With a pace no span counts as starved, since a
+    /// rank that sleeps misses no core.
     pub pace: Option<Pace>,
-    /// How long a call may take. After that it fails with [`ExecError::Deadline`], which names the
-    /// rank that holds the others up, and the ranks end. Building the model is not a call.
+    /// The time that a call may take. After that it fails with [`ExecError::Deadline`], which names
+    /// a rank that holds the others up, and the ranks end. They get 2 s more to stop before the
+    /// call returns. Building the model is not a call.
     ///
     /// [`ExecError::Deadline`]: crate::ExecError::Deadline
     pub deadline: Option<Duration>,
@@ -101,10 +103,9 @@ impl RankConfig {
             fault: None,
         }
     }
-}
 
-impl RankConfig {
-    /// Whether ranks keep packed copies of their weights. A single micro-batch gains nothing from them.
+    /// Whether ranks keep packed copies of their weights. A single micro-batch gains nothing from
+    /// them.
     pub(crate) fn keeps_packed(&self) -> bool {
         self.packs_weights && self.plan.n_micro_batches() > self.plan.n_pipes()
     }

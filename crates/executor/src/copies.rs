@@ -1,16 +1,17 @@
 //! The links between the copies of a stage, over which their gradients pass.
 //!
-//! A stage has a copy in each replica and, with Chimera, in each pipe. Only these talk to each
-//! other: gradients of other stages, and the driver, have no part in it.
+//! A stage has a copy in each replica and, with Chimera, in each pipe. Only the copies of a stage
+//! exchange its gradients; the thread that calls the ranks takes no part.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use candle_core::Tensor;
-use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
+use pp_schedule::{Pipe, Replica, Stage, Topology};
 
-use crate::link::Stopped;
+use crate::error::RankError;
+use crate::per_rank::place;
 
 /// The sums of gradients of one stage as a copy of it has them, in the order of its parameters.
 pub(crate) type Sums = Arc<Vec<Tensor>>;
@@ -25,16 +26,17 @@ pub(crate) struct OwnSums {
     pub(crate) sums: Sums,
 }
 
-/// A rank's way to the other copies of its stages. Threads hand over handles of tensors; another
-/// transport moves the bytes. The mean is not a part of it: every copy adds up in the same order,
-/// and so gets the same bits.
+/// A rank's links to the other copies of its stages. Threads pass handles of tensors; another
+/// transport would move the bytes. The rank takes the mean itself: every copy adds in the same
+/// order, and so gets the same bits.
 pub(crate) trait Exchange: Send {
-    /// Gives away the sums of all stages of this rank, and waits for those of the other copies.
+    /// Sends the sums of all stages of this rank, and waits for those of the other copies.
     /// Returns the sums of every copy of each of these stages, its own included.
     ///
     /// # Errors
-    /// [`Stopped`] if the rank is told to stop while it waits.
-    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums, Stopped>;
+    /// [`RankError::Stopped`] if the rank is told to stop while it waits, and
+    /// [`RankError::Missing`] if other sums arrive than those of its stages.
+    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums, RankError>;
 }
 
 /// Boxed, so that the channel's own blocks stay small.
@@ -46,7 +48,7 @@ enum Message {
 
 struct Parcel {
     stage: Stage,
-    /// Which copy of it.
+    /// The index of the copy among the copies of that stage.
     copy: usize,
     sums: Sums,
 }
@@ -91,7 +93,7 @@ pub(crate) fn thread_links(
         (0..n_replicas).flat_map(of_replica)
     };
     let links_of = |(index, receiver): (usize, Receiver<Message>)| {
-        let rank = Rank((index % n_ranks) as u32);
+        let (replica, rank) = place(index, n_ranks);
         let mut others = BTreeMap::new();
         for &(_, stage) in topology.stages_of(rank) {
             let mut holders: Vec<usize> = holders(stage).filter(|&other| other != index).collect();
@@ -104,7 +106,7 @@ pub(crate) fn thread_links(
         let links = ThreadLinks {
             receiver,
             others,
-            replica: Replica((index / n_ranks) as u32),
+            replica,
             n_pipes: topology.n_pipes() as usize,
             n_copies: n_replicas as usize * topology.n_pipes() as usize,
         };
@@ -114,15 +116,15 @@ pub(crate) fn thread_links(
 }
 
 impl Exchange for ThreadLinks {
-    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums, Stopped> {
+    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums, RankError> {
         let mut found: BTreeMap<Stage, Vec<Option<Sums>>> = BTreeMap::new();
         let mut n_missing = 0;
         for OwnSums { pipe, stage, sums } in own {
             let copy = self.replica.idx() * self.n_pipes + pipe.idx();
-            // All are given before anything is waited for: no two ranks wait for each other.
+            // A rank sends everything before it waits, so no two ranks wait for each other.
             for other in self.others.get(&stage).into_iter().flatten() {
                 let parcel = Parcel { stage, copy, sums: Arc::clone(&sums) };
-                // A rank that is gone has failed, which its own answer says better.
+                // A rank that is gone has failed: its own answer is the better error.
                 let _ = other.0.send(Message::Sums(Box::new(parcel)));
             }
             let copies = found.entry(stage).or_insert_with(|| {
@@ -136,23 +138,26 @@ impl Exchange for ThreadLinks {
             match self.receiver.recv() {
                 Ok(Message::Sums(parcel)) => {
                     let Parcel { stage, copy, sums } = *parcel;
-                    let copies = found.get_mut(&stage).ok_or(Stopped)?;
+                    let missing = RankError::Missing("a gradient of one of this rank's stages");
+                    let copies = found.get_mut(&stage).ok_or(missing)?;
                     copies[copy] = Some(sums);
                     n_missing -= 1;
                 }
-                Ok(Message::Stop) | Err(_) => return Err(Stopped),
+                Ok(Message::Stop) | Err(_) => return Err(RankError::Stopped),
             }
         }
         let whole = |(stage, copies): (Stage, Vec<Option<Sums>>)| {
-            (stage, copies.into_iter().flatten().collect())
+            let copies: Option<Vec<Sums>> = copies.into_iter().collect();
+            Ok((stage, copies.ok_or(RankError::Missing("the gradient of a copy"))?))
         };
-        Ok(found.into_iter().map(whole).collect())
+        found.into_iter().map(whole).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use pp_schedule::Rank;
 
     use super::*;
 

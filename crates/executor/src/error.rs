@@ -1,4 +1,4 @@
-//! What can go wrong while a plan runs.
+//! The errors of ranks and of calls to them.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use pp_schedule::{Op, Rank, Replica};
 
 use crate::progress::Doing;
 
-/// Why a step ended early, or never began.
+/// The error of a call, or of the start of the ranks.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecError {
@@ -20,13 +20,13 @@ pub enum ExecError {
         /// What candle says.
         threads: usize,
     },
-    /// Ranks were to have a core each, and there are not as many.
+    /// Pinned ranks need a core each, and this process may use fewer.
     #[error("cannot pin {ranks} ranks to a core each: this process may use fewer cores")]
     Cores {
         /// Ranks of all replicas.
         ranks: u32,
     },
-    /// The cut and the plan speak of different numbers of stages.
+    /// The partition and the plan have different numbers of stages.
     #[error("the partition has {partition} stages, the plan {plan}")]
     Stages {
         /// Stages of the partition.
@@ -34,7 +34,7 @@ pub enum ExecError {
         /// Stages of the plan.
         plan: usize,
     },
-    /// A batch that the plan cannot take.
+    /// The batch and the plan have different numbers of micro-batches.
     #[error("the batch has {batch} micro-batches, the plan {plan}")]
     MicroBatches {
         /// Micro-batches of the batch.
@@ -42,7 +42,7 @@ pub enum ExecError {
         /// Micro-batches of the plan.
         plan: usize,
     },
-    /// Data for another number of replicas.
+    /// The number of batches is not that of the replicas.
     #[error("{batches} batches were given, there are {replicas} replicas")]
     Batches {
         /// Batches that were given.
@@ -74,7 +74,7 @@ pub enum ExecError {
     /// The plan for an evaluation could not be made: our own bug.
     #[error("no plan for the evaluation")]
     Plan(#[from] pp_schedule::ScheduleError),
-    /// No thread for a rank.
+    /// The system refused a thread for a rank.
     #[error("rank {rank} could not get a thread")]
     Spawn {
         /// The rank.
@@ -82,7 +82,7 @@ pub enum ExecError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A rank failed. It was the first.
+    /// A rank failed, before any other.
     #[error("{}", Place(*.replica, *.rank, *.step, *.op))]
     Rank {
         /// Its replica.
@@ -91,12 +91,12 @@ pub enum ExecError {
         rank: Rank,
         /// The step, from 1; 0 before the first.
         step: u64,
-        /// What it was doing.
+        /// The op that it computed, or whose input it waited for.
         op: Option<Op>,
-        /// Why.
+        /// The cause.
         source: Box<RankError>,
     },
-    /// A rank gave no answer in time. Of several the one is named that waits for no other.
+    /// A rank gave no answer in time. Of several, it is one that waits for no other.
     #[error(
         "{} gave no answer within {deadline:?}: it {doing}",
         Place(*.replica, *.rank, *.step, .doing.op())
@@ -126,7 +126,7 @@ pub enum ExecError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Where a rank failed, as far as it had come.
+/// The place of an error: the step and the op only where they are known.
 struct Place(Replica, Rank, u64, Option<Op>);
 
 impl Display for Place {
@@ -158,7 +158,7 @@ pub enum RankError {
     Pin {
         /// The core.
         core: usize,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The code of a layer panicked.

@@ -1,19 +1,19 @@
-//! A failure on purpose: what happens when a rank dies can be tested only by letting one die.
+//! Failures on purpose: a test makes a rank fail at a chosen op.
 
 use pp_schedule::{Op, Rank};
 
 use crate::error::RankError;
 
-/// Which rank fails, and when.
+/// A rank that fails on purpose, and the op at which it fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// The rank that fails, in every replica.
     pub rank: Rank,
-    /// In this step.
+    /// The step in which it fails.
     pub step: u64,
-    /// At this op.
+    /// The op at which it fails.
     pub op: Op,
-    /// How.
+    /// The kind of failure.
     pub kind: FaultKind,
 }
 
@@ -27,7 +27,7 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    /// Fails if this is the place. Only the rank that is to fail asks.
+    /// Fails at the chosen step and op. The caller is the chosen rank.
     pub(crate) fn strike(self, step: u64, op: Op) -> Result<(), RankError> {
         if (self.step, self.op) != (step, op) {
             return Ok(());

@@ -6,7 +6,7 @@ use pp_nn::memory;
 use crate::report::RankMemory;
 use crate::stages::Stages;
 
-/// Looks at what the rank's thread holds while a step runs.
+/// Measures what the rank's thread holds while a step runs.
 #[derive(Default)]
 pub(crate) struct Gauge {
     /// Bytes held when the step began.

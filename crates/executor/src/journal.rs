@@ -1,4 +1,4 @@
-//! The spans of one rank: what it did when.
+//! The spans of one rank.
 
 use candle_core::Device;
 use pp_nn::memory;
@@ -11,7 +11,7 @@ use crate::error::RankError;
 
 type Result<T> = std::result::Result<T, RankError>;
 
-/// Writes the spans of a rank down, and hands each to the recorder at once.
+/// Keeps the spans of a rank, and passes each one to the recorder at once.
 pub(crate) struct Journal {
     recorder: Recorder,
     clock: HostClock,
@@ -24,7 +24,7 @@ pub(crate) struct Journal {
     spans: Vec<Span>,
 }
 
-/// Where a span belongs.
+/// The kind, stage and micro-batch of a span.
 #[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) kind: SpanKind,
@@ -32,14 +32,14 @@ pub(crate) struct Place {
     pub(crate) micro_batch: MicroBatch,
 }
 
-/// When a span began, and what the thread had had of the processor by then.
+/// The start of a span, and the thread's processor time at that moment.
 pub(crate) struct Started {
     at_ns: u64,
     thread: ThreadTime,
 }
 
 impl Place {
-    /// Of a rank as a whole.
+    /// The place of a span that concerns a rank as a whole.
     pub(crate) fn rank(kind: SpanKind) -> Self {
         Self { kind, stage: Stage(0), micro_batch: MicroBatch(0) }
     }
@@ -116,7 +116,7 @@ impl Journal {
         }
     }
 
-    /// The spans so far, for whoever asked; their memory is no longer this rank's.
+    /// Takes the spans so far. Their memory is no longer this rank's.
     pub(crate) fn take(&mut self) -> Vec<Span> {
         let spans = std::mem::take(&mut self.spans);
         memory::moved_out(spans.capacity() * size_of::<Span>());

@@ -14,7 +14,7 @@ use pp_schedule::{MicroBatch, Op, Payload, Phase, Stage, Transfer};
 /// `None` where the stage above did not use a tensor.
 pub(crate) type Tensors = Vec<Option<Tensor>>;
 
-/// Which message.
+/// The name of a message within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) payload: Payload,
@@ -58,9 +58,10 @@ enum Message {
     Stop,
 }
 
-/// How long a rank that has a core of its own looks again and again before it lets itself be woken: a wake-up costs some 20 us,
-/// and in a balanced pipeline the message is often that near. A micro-batch that computes next to nothing costs 19 us so, and 51 us
-/// without it (`just bench`, links).
+/// How long a rank that has a core of its own looks again and again before it lets itself be woken:
+/// a wake-up costs some 20 us, and in a balanced pipeline the message is often that near. A
+/// micro-batch that computes next to nothing costs 19 us so, and 51 us without it (`just bench`,
+/// links).
 const SPIN: Duration = Duration::from_micros(100);
 
 /// The sending half of a rank's mailbox.
@@ -92,7 +93,8 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 pub(crate) struct Stopped;
 
-/// A mailbox and its address; every message takes `delay` to arrive. `spins` says that there is a core for each rank.
+/// A mailbox and its address; every message takes `delay` to arrive. `spins` says that there is a
+/// core for each rank.
 pub(crate) fn mailbox(delay: Duration, spins: bool) -> (Address, Mailbox) {
     let (sender, receiver) = channel();
     let waiting = Arc::new(Waiting::default());
@@ -111,8 +113,8 @@ pub(crate) fn bytes(tensors: &[Option<Tensor>]) -> usize {
 
 impl Address {
     /// Sends; never blocks. `given` says that the sender keeps no handle of the tensors, so that
-    /// their memory is the receiver's from now on. A receiver that is gone has failed, which its
-    /// own reply says better than an error here.
+    /// their memory is the receiver's from now on. A receiver that is gone has failed: its own
+    /// answer is the better error.
     pub(crate) fn send(&self, key: Key, tensors: Tensors, given: bool) {
         if given {
             each_size(&tensors).for_each(memory::moved_out);
@@ -131,7 +133,7 @@ impl Address {
 }
 
 impl Mailbox {
-    /// Takes a message, waiting for it if need be. `true` beside it: it was there already.
+    /// Takes a message, and waits for it if need be. Returns with it whether it was there already.
     pub(crate) fn receive(&mut self, key: Key) -> Result<(Tensors, bool), Stopped> {
         let mut at_once = true;
         self.drain()?;

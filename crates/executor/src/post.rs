@@ -1,4 +1,4 @@
-//! What comes in for the ops of a rank, and what goes out.
+//! The inputs of a rank's ops, and what its ops made for other ranks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +14,9 @@ pub(crate) struct Post {
     /// The mailboxes of this replica, by rank.
     addresses: Arc<[Address]>,
     mailbox: Mailbox,
-    /// What ops to come start from: taken over from the mailbox, or made by another stage of this
-    /// rank.
+    /// The inputs of later ops: received from the mailbox, or made by another stage of this rank.
     inputs: HashMap<Key, Tensors>,
-    /// What was made for other ranks and is not sent yet.
+    /// What ops made for other ranks and is not sent yet.
     outgoing: HashMap<Key, Tensors>,
 }
 
@@ -26,17 +25,17 @@ impl Post {
         Self { addresses, mailbox, inputs: HashMap::new(), outgoing: HashMap::new() }
     }
 
-    /// Waits for a message of another rank. `true` beside it: it was there already.
+    /// Waits for a message of another rank. Returns with it whether it was there already.
     pub(crate) fn receive(&mut self, key: Key) -> Result<(Tensors, bool)> {
         self.mailbox.receive(key).map_err(|_| RankError::Stopped)
     }
 
-    /// Keeps what an op of this rank will start from.
+    /// Keeps the input of a later op of this rank.
     pub(crate) fn keep(&mut self, key: Key, tensors: Tensors) {
         self.inputs.insert(key, tensors);
     }
 
-    /// What an op starts from.
+    /// Takes the input of an op.
     pub(crate) fn take(&mut self, key: Key) -> Result<Tensors> {
         let what = match key.payload {
             Payload::Activation => "the input of a forward",
@@ -45,12 +44,12 @@ impl Post {
         self.inputs.remove(&key).ok_or(RankError::Missing(what))
     }
 
-    /// Puts down what an op made for another rank.
+    /// Keeps what an op made for another rank until it is sent.
     pub(crate) fn put_out(&mut self, key: Key, tensors: Tensors) {
         self.outgoing.insert(key, tensors);
     }
 
-    /// Sends what was put out; how many bytes it has. `given` as in [`Address::send`].
+    /// Sends what was put out, and returns its bytes. `given` as in [`Address::send`].
     pub(crate) fn send(&mut self, key: Key, to: Rank, given: bool) -> Result<u64> {
         let tensors = self.outgoing.remove(&key).ok_or(RankError::Missing("a message to send"))?;
         let bytes = link::bytes(&tensors) as u64;

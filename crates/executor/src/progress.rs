@@ -105,7 +105,7 @@ impl fmt::Display for Doing {
     }
 }
 
-/// Where one rank has come to.
+/// The progress of one rank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RankProgress {
     /// Its replica.
@@ -159,7 +159,7 @@ impl Progress {
 }
 
 impl Entry {
-    /// Step and op that belong together: a rank that began a step meanwhile is looked at again.
+    /// The step, and what the rank does in it. Reads again if the rank began a step meanwhile.
     fn read(&self) -> (u64, Doing) {
         loop {
             let step = self.step.load(Ordering::Acquire);
@@ -178,7 +178,7 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// A step begins.
+    /// Writes that a step begins.
     pub(crate) fn begin(&self, step: u64) {
         self.entries[self.index].step.store(step, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! The threads of all ranks, and the one who tells them what to do.
+//! The threads of all ranks, and the calls that all of them answer.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -22,15 +22,16 @@ use crate::thread::{Answer, Order, STACK_BYTES, cores_for, order, pin, serve};
 use crate::walk::Route;
 use crate::worker::{Seat, Worker};
 
-/// After the first error the others get this long to stop, which they do at their next message.
+/// How long the other ranks get to stop after the first error. They stop at their next message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One thread for each rank of each replica.
 ///
-/// Each call asks all of them for the same, and returns when all have answered. It fails with the
-/// first error of any rank, which names the rank and its op. After an error no rank goes on, and
-/// every later call fails with [`ExecError::Ended`]. A call that is refused because its data do not
-/// fit reaches no rank, and changes nothing.
+/// Each call gives all of them the same job, and returns when all have answered. It fails with the
+/// first error of any rank, which names the rank and its op. The other ranks then get 2 s to stop;
+/// a rank that still computes keeps its thread until its op ends. After an error no rank goes on,
+/// and every later call fails with [`ExecError::Ended`]. A call that is refused because its data do
+/// not fit reaches no rank, and changes nothing.
 pub struct Ranks {
     plan: Arc<ValidPlan>,
     n_replicas: u32,
@@ -166,8 +167,8 @@ impl Ranks {
     /// `step` counts from 1. `batches` are the data of each replica.
     ///
     /// # Errors
-    /// The first error of any rank. [`ExecError::Batches`] or [`ExecError::MicroBatches`] if the
-    /// data are not for so many replicas, or so many micro-batches.
+    /// The first error of any rank. [`ExecError::Batches`] if there is not one batch for each
+    /// replica, [`ExecError::MicroBatches`] if a batch and the plan differ in their micro-batches.
     pub fn step(
         &mut self,
         step: u64,
@@ -195,18 +196,18 @@ impl Ranks {
     /// Evaluates data, forward only, with the first copy of the model of each replica.
     ///
     /// `batches` are the data of each replica, in any number of micro-batches. A replica without
-    /// one does nothing.
+    /// micro-batches does nothing.
     ///
     /// # Errors
-    /// The first error of any rank. [`ExecError::Batches`] if the data are not for so many
-    /// replicas.
+    /// The first error of any rank. [`ExecError::Batches`] if there is not one batch for each
+    /// replica.
     pub fn evaluate(&mut self, batches: &[Arc<Batch>]) -> Result<PerRank<Evaluated>, ExecError> {
         self.check_replicas(batches)?;
         let topology = self.plan.topology().first_pipe();
         let mut work: Vec<(Arc<Batch>, Option<Arc<Route>>)> = Vec::with_capacity(batches.len());
         for batch in batches {
             let n = batch.micro_batches.len();
-            // Replicas have nearly always as many.
+            // Nearly always all replicas have the same number of micro-batches.
             let same = work.iter().find(|(other, _)| other.micro_batches.len() == n);
             let route = match same {
                 Some((_, route)) => route.clone(),
@@ -253,8 +254,14 @@ impl Ranks {
         let job = Arc::new(job);
         let (reply, replies) = channel();
         for (index, thread) in self.threads.iter().enumerate() {
-            // A thread that is gone drops its reply, which shows when answers are counted.
-            let _ = thread.orders.send(order(index, Arc::clone(&job), reply.clone()));
+            let order = order(index, Arc::clone(&job), reply.clone());
+            if thread.orders.send(order).is_err() {
+                // The others would wait for its messages, and this thread for them.
+                self.threads.iter().for_each(Thread::stop);
+                self.threads.clear();
+                let (replica, rank) = place(index, self.plan.n_ranks() as usize);
+                return Err(ExecError::Gone { replica, rank });
+            }
         }
         drop(reply);
         self.gather(&replies, self.deadline)
@@ -302,7 +309,7 @@ impl Ranks {
         }
         match first {
             Some((error, _)) => {
-                // Whoever still computes cannot be waited for.
+                // Not joined: a rank that still computes would hold up the caller.
                 self.threads.clear();
                 Err(error)
             }
@@ -310,7 +317,8 @@ impl Ranks {
         }
     }
 
-    /// Why a call has no answer in time: the rank that holds the others up, if one can be told.
+    /// The error of a call past its deadline. It names a rank that waits for no other, if there is
+    /// one.
     fn overdue<T>(&self, found: &[Option<T>], deadline: Duration) -> ExecError {
         let silent = self.progress.read().into_iter().zip(found).filter(|(_, f)| f.is_none());
         let held_up = silent.map(|(rank, _)| rank).min_by_key(|rank| match rank.doing {
@@ -318,7 +326,8 @@ impl Ranks {
             Doing::Idle => 1,
             _ => 0,
         });
-        held_up.map_or(ExecError::Ended, |at| ExecError::Deadline {
+        let gone = || self.gone(found);
+        held_up.map_or_else(gone, |at| ExecError::Deadline {
             replica: at.replica,
             rank: at.rank,
             step: at.step,
@@ -327,7 +336,7 @@ impl Ranks {
         })
     }
 
-    /// A thread has ended without an answer.
+    /// The error of a thread that has ended without an answer.
     fn gone<T>(&self, found: &[Option<T>]) -> ExecError {
         let index = found.iter().position(Option::is_none).unwrap_or_default();
         let (replica, rank) = place(index, self.plan.n_ranks() as usize);
@@ -335,7 +344,7 @@ impl Ranks {
     }
 }
 
-/// The way of an evaluation: `n` forwards through one copy of the model.
+/// The route of an evaluation: `n` forwards through one copy of the model.
 fn evaluation_route(topology: &Topology, n: usize) -> Result<Arc<Route>, ExecError> {
     let plan = forward_only(topology.clone(), n as u32)?;
     Ok(Arc::new(Route::new(Arc::new(plan))))
@@ -343,7 +352,7 @@ fn evaluation_route(topology: &Topology, n: usize) -> Result<Arc<Route>, ExecErr
 
 impl Drop for Ranks {
     fn drop(&mut self) {
-        // Whoever waits for a message of a step that nobody will finish.
+        // A call that panicked may have left ranks that wait for a message of its step.
         self.threads.iter().for_each(Thread::stop);
         for mut thread in self.threads.drain(..) {
             drop(thread.orders);

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use pp_schedule::Stage;
 
-/// Re-materialisation (Chen et al. 2016, arXiv:1604.06174; GPipe, Huang et al. 2019, arXiv:1811.06965): a stage keeps its input alone
-/// until the backward, which begins with the forward once more. Its activations cost memory for one micro-batch instead of all that
-/// are under way, and its I takes as much longer as its F takes. The bits stay: the same numbers come out of the same input, and
-/// dropout draws from the sample's own stream.
+/// Re-materialisation (Chen et al. 2016, arXiv:1604.06174; GPipe, Huang et al. 2019,
+/// arXiv:1811.06965): a stage keeps its input alone until the backward, which begins with the
+/// forward once more. Its activations cost memory for one micro-batch instead of all that are under
+/// way, and its I takes as much longer as its F takes. The bits stay: the same numbers come out of
+/// the same input, and dropout draws from the sample's own stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Recompute {
     /// No stage.

@@ -42,11 +42,11 @@ impl PlannedMemory {
 }
 
 /// The bytes that each CPU rank will hold. One micro-batch of `inputs` and `targets` passes through
-/// the stages, one after another, on a thread of its own; the plan tells how many micro-batches each
-/// rank holds at the same time.
+/// the stages, one after another, on a thread of its own; the plan tells how many micro-batches
+/// each rank holds at the same time.
 ///
-/// `None` without [`memory::CountingAllocator`]: nobody pretends to know. Averaging gradients over copies of the model is not a part
-/// of it.
+/// `None` without [`memory::CountingAllocator`]: then no bytes are counted. The average of
+/// gradients over copies of the model is not included.
 ///
 /// # Errors
 /// If a stage cannot be built, or a kernel fails.
@@ -136,7 +136,8 @@ impl Rehearsed {
         Ok(Self { run, stage, recompute, parameter_bytes })
     }
 
-    /// F, I and W, each between two looks at what this thread holds. Returns what the next stage gets, as well.
+    /// F, I and W, each between two looks at what this thread holds. Returns what the next stage
+    /// gets, as well.
     fn micro_batch(
         &mut self,
         config: &RankConfig,
@@ -148,7 +149,8 @@ impl Rehearsed {
         let context = ForwardContext::training(config.seed, 1);
         let before = config.plan.topology().before(self.stage);
         let arrived = before.is_some();
-        // Where both this stage and the one before run again, the message is nobody else's, and goes while I runs.
+        // Where both this stage and the one before run again, the message is this stage's alone,
+        // and is freed while I runs.
         let owned = self.recompute && before.is_some_and(|before| config.recompute.is_for(before));
         let copies = inputs.iter().map(|t| if owned { t.copy() } else { Ok(t.clone()) });
         let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;
@@ -182,7 +184,8 @@ impl Rehearsed {
         drop(gradients);
         let input_gradient = link::bytes(&back) as u64;
         let change = looks.held();
-        // What was there and is gone counts, and so does the gradient that arrived; the output is still held here, for the next stage.
+        // What was there and is gone counts, and so does the gradient that arrived; the output is
+        // still held here, for the next stage.
         let freed =
             kept + message + gradient_bytes - if self.recompute { 0 } else { output as i64 };
         let residue = change + freed - input_gradient as i64;

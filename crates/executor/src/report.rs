@@ -1,4 +1,4 @@
-//! What ranks tell of themselves.
+//! The reports of ranks.
 
 use pp_schedule::{MicroBatch, Pipe, Rank, Stage};
 use pp_trace::Span;
@@ -27,7 +27,7 @@ pub struct StageParameters {
     pub bytes: u64,
 }
 
-/// What a rank did in one step.
+/// A rank's report of one step.
 #[derive(Debug, Default)]
 pub struct StepReport {
     /// On the last stage's rank the mean loss of each micro-batch that ended there; else empty.
@@ -35,7 +35,7 @@ pub struct StepReport {
     /// The square sums of each parameter's gradient, by stage, in the first copy of the model of
     /// this replica. With several copies they are those of the mean, which all of them have.
     pub square_sums: Vec<(Stage, Vec<f64>)>,
-    /// What it did when.
+    /// Its spans.
     pub spans: Vec<Span>,
     /// The most (stage, micro-batch) pairs that it held.
     pub stash_peak: u32,
@@ -45,22 +45,22 @@ pub struct StepReport {
     pub mailbox_peak: u32,
 }
 
-/// What a rank did in one update.
+/// A rank's report of one update.
 #[derive(Debug, Default)]
 pub struct UpdateReport {
     /// What it holds now, and the most that it held since the step began.
     pub memory: RankMemory,
-    /// What it did when.
+    /// Its spans.
     pub spans: Vec<Span>,
 }
 
-/// What an evaluation found. Only the rank of the last stage knows; for every other rank it is
+/// The result of an evaluation. Only the rank of the last stage has one; for every other rank it is
 /// empty.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluated {
     /// The mean loss of each micro-batch, in order.
     pub losses: Vec<f32>,
-    /// Right predictions and predictions, where the objective counts them.
+    /// The number of right predictions and of all, where the objective counts them.
     pub correct: Option<(u64, u64)>,
 }
 

@@ -20,7 +20,7 @@ type Result<T> = std::result::Result<T, RankError>;
 /// Tensors of one stage, by name.
 pub(crate) type Named = Vec<(String, Tensor)>;
 
-/// Of every copy of the model the stages that a rank holds.
+/// The stages that a rank holds, of every copy of the model.
 pub(crate) struct Stages(BTreeMap<(Pipe, Stage), StageRun>);
 
 impl Stages {
@@ -44,7 +44,7 @@ impl Stages {
         Ok(Self(stages))
     }
 
-    /// One of them, to run it.
+    /// A stage of this rank, to run it.
     pub(crate) fn get(&mut self, pipe: Pipe, stage: Stage) -> Result<&mut StageRun> {
         self.0.get_mut(&(pipe, stage)).ok_or(RankError::Missing("a stage of this rank"))
     }
@@ -109,7 +109,7 @@ impl Stages {
         // the originals for as long as it lives.
         let host = |t: &Tensor| {
             let copy = t.detach().to_device(&Device::Cpu)?.copy()?;
-            // It is for whoever asked.
+            // The copy is the caller's.
             memory::moved_out(copy.elem_count() * copy.dtype().size_in_bytes());
             Ok::<_, candle_core::Error>(copy)
         };
@@ -137,7 +137,7 @@ impl Stages {
         first.map(|(&(_, stage), run)| (stage, run))
     }
 
-    /// What each of them trains.
+    /// The parameters of each stage.
     pub(crate) fn parameters(&self, rank: Rank) -> Vec<StageParameters> {
         let count =
             |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Counts what a rank holds: live (stage, micro-batch) pairs, and the bytes that wait for weight gradients to be summed; of each the
-/// most there ever was.
+/// Counts what a rank holds: live (stage, micro-batch) pairs, and the bytes that wait for weight
+/// gradients to be summed; of each the most there ever was.
 #[derive(Clone, Debug, Default)]
 pub struct Stash(Rc<Count>);
 
@@ -60,7 +60,8 @@ impl Drop for Held {
     }
 }
 
-/// What waits for a weight gradient to be summed: residues, or the finished gradient of a layer that cannot postpone it.
+/// What waits for a weight gradient to be summed: residues, or the finished gradient of a layer
+/// that cannot postpone it.
 #[derive(Debug)]
 pub struct Kept {
     count: Rc<Count>,

@@ -1,4 +1,4 @@
-//! The thread of a rank: how it starts, what it is asked, and how it ends.
+//! The thread of a rank: its start, its orders, and its end.
 
 use std::num::NonZeroU64;
 use std::ops::ControlFlow;
@@ -16,11 +16,11 @@ use crate::worker::Worker;
 /// touched cost memory.
 pub(crate) const STACK_BYTES: usize = 256 << 20;
 
-/// Which thread, and what it says. Boxed, so that the channel's own blocks stay small: a rank is
-/// charged for what it allocates, and these are freed by whoever listens.
+/// The index of a thread, and its answer. Boxed, so that the channel's own blocks stay small: the
+/// rank is charged for those that it allocates, and the receiver frees them.
 pub(crate) type Answer<T> = Box<(usize, Result<T, ExecError>)>;
 
-/// Something for a rank to do, its answer included; whether the thread goes on afterwards.
+/// A job for a rank, which also sends the answer. It returns whether the thread goes on.
 pub(crate) type Order = Box<dyn FnOnce(&mut Worker) -> ControlFlow<()> + Send>;
 
 /// Makes an order of `job`, whose answer goes to `reply`.
@@ -31,17 +31,18 @@ pub(crate) fn order<T: Send + 'static>(
 ) -> Order {
     Box::new(move |worker| {
         let done = guarded(|| job(worker)).map_err(|source| worker.failed(source));
-        // Before the answer: whoever waits for it frees the data of the job, whose memory is not
-        // this rank's.
+        // Before the answer: the caller then frees the data of the job, whose memory is not this
+        // rank's.
         drop(job);
         let failed = done.is_err();
-        // Nobody listens any more when another rank's error has ended the run.
+        // The receiver is gone when another rank's error has ended the run.
         let heard = reply.send(Box::new((index, done))).is_ok();
         if heard && !failed { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })
 }
 
-/// The life of a rank's thread.
+/// The body of a rank's thread: makes the worker, then runs orders until one fails or no more can
+/// come.
 pub(crate) fn serve(
     index: usize,
     (replica, rank): (Replica, Rank),
@@ -57,7 +58,7 @@ pub(crate) fn serve(
         Err(source) => {
             let (step, op, source) = (0, None, Box::new(source));
             let error = ExecError::Rank { replica, rank, step, op, source };
-            // Nobody listens any more when another rank's error has ended the start.
+            // The receiver is gone when another rank's error has ended the start.
             let _ = ready.send(Box::new((index, Err(error))));
             return;
         }
@@ -85,7 +86,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "without a message".to_owned())
 }
 
-/// A core for each of `n` threads; `None` where this process may not use as many.
+/// A core for each of `n` threads; `None` where this process may use fewer.
 pub(crate) fn cores_for(n: u32) -> Option<Vec<usize>> {
     let allowed = rustix::thread::sched_getaffinity(None).ok()?;
     let cores: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU)

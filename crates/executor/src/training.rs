@@ -25,11 +25,11 @@ pub(crate) struct Training<'a> {
     pub(crate) stash: &'a Stash,
     pub(crate) gauge: &'a mut Gauge,
     pub(crate) step: u64,
-    /// What the replica trains on.
+    /// The data of the replica.
     pub(crate) batch: &'a Batch,
-    /// Of each micro-batch.
+    /// The index of the first sample of each micro-batch.
     pub(crate) first_samples: Vec<u64>,
-    /// On the last stage, of each micro-batch that has ended there.
+    /// The loss of each micro-batch that has ended on this rank, which has the last stage then.
     pub(crate) losses: Vec<(MicroBatch, f32)>,
 }
 

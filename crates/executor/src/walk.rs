@@ -35,20 +35,20 @@ impl Route {
     }
 }
 
-/// What the ops of a row do.
+/// The work of the ops of a row: a training step or an evaluation.
 pub(crate) trait Pass {
     /// Whether the journal takes spans of it.
     const IS_RECORDED: bool;
 
-    /// Runs an op on what another op made for it. Returns what it makes for another one; that is
-    /// not used where it feeds none.
+    /// Runs an op; `input` is what another op made for it. Returns what it makes for another op,
+    /// which is dropped where no op takes it.
     fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors>;
 
     /// Whether this rank keeps no handle of what it sends, so that the memory is the receiver's.
     fn gives_away(&self, transfer: Transfer) -> bool;
 }
 
-/// What a rank needs on its way, whatever its ops do.
+/// What a rank needs to run a row, in training and in evaluation.
 pub(crate) struct Walk {
     rank: Rank,
     device: Device,

@@ -1,4 +1,4 @@
-//! One rank: what its thread owns, and what it does when it is asked.
+//! One rank: what its thread owns, and its part of each call.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use crate::walk::{Route, Walk};
 
 type Result<T> = std::result::Result<T, RankError>;
 
-/// Where a rank is, and its ways to the others.
+/// The place of a rank, and its links to the other ranks.
 pub(crate) struct Seat {
     pub(crate) replica: Replica,
     pub(crate) rank: Rank,
     pub(crate) post: Post,
-    /// Where the model is there more than once.
+    /// The links to the other copies of its stages, where the model has several copies.
     pub(crate) copies: Option<Box<dyn Exchange>>,
     pub(crate) progress: Reporter,
 }
@@ -127,9 +127,9 @@ impl Worker {
         let Some(links) = &mut self.copies else { return self.stages.square_sums() };
         self.walk.progress.set(Doing::AwaitingGradients);
         let own = self.stages.sums()?;
-        // Ours to free, once no other copy of the model reads them: with the next update.
+        // This rank frees them with its next update, when no other copy reads them any more.
         self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
-        let copies = links.exchange(own).map_err(|_| RankError::Stopped)?;
+        let copies = links.exchange(own)?;
         self.walk.progress.set(Doing::Averaging);
         let started = self.walk.journal.start()?;
         self.stages.average(&copies, &self.device)?;
