@@ -229,7 +229,7 @@ impl Trainer {
     ) -> Result<Evaluation, TrainerError> {
         match self.evaluate_while(pieces, |_| true)? {
             Some(found) => Ok(found),
-            // Nobody wanted it to stop.
+            // Nothing stops this evaluation.
             None => Err(TrainerError::NoSamples),
         }
     }

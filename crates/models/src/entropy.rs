@@ -1,6 +1,6 @@
-//! How much there is to know about a target.
+//! The entropy of targets.
 
-/// The entropy of what was counted, in nats; nothing where nothing was.
+/// The entropy of the counted classes, in nats; `None` if all counts are 0.
 pub(crate) fn entropy(counts: impl Iterator<Item = usize> + Clone) -> Option<f64> {
     let all = counts.clone().sum::<usize>() as f64;
     let shares = counts.filter(|&count| count > 0).map(|count| count as f64 / all);

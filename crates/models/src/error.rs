@@ -1,8 +1,8 @@
-//! What can be wrong with a job.
+//! Errors of jobs.
 
 use std::path::PathBuf;
 
-/// Why a job cannot be set up.
+/// The reason why a job cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
@@ -11,22 +11,22 @@ pub enum ModelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// Too little text for one window in each part.
     #[error(
         "{name} has {bytes} bytes; a context of {context} needs at least {needed}, so that training and the held-out \
-         tenth have a window each: a longer text, or a smaller --context"
+         tenth have a window each; use a longer text, or a smaller context"
     )]
     TooShort {
-        /// What was read.
+        /// The name of the text.
         name: String,
-        /// Its size.
+        /// Its bytes.
         bytes: usize,
         /// The context asked for.
         context: usize,
-        /// What would be enough.
+        /// The bytes that it needs at least.
         needed: usize,
     },
     /// Heads that do not divide the width.

@@ -18,14 +18,14 @@ use crate::mlp::DROPOUT;
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
 
-/// Bytes are the tokens.
+/// The number of tokens: each byte is one.
 const VOCABULARY: usize = 256;
 
 const fn size(name: &'static str, help: &'static str) -> ModelOption {
     ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
 }
 
-/// The transformer, by name.
+/// The transformer as a model with a name.
 pub static GPT: Model = Model {
     name: "gpt",
     about: "A byte-level transformer on real text",
@@ -71,9 +71,9 @@ pub struct GptConfig {
     pub width: usize,
     /// Attention heads; they divide the width.
     pub heads: usize,
-    /// The longest text that it looks at.
+    /// The longest context, in bytes.
     pub context: usize,
-    /// Rate after embedding, attention and MLP.
+    /// Dropout rate after embedding, attention and MLP.
     pub dropout: f64,
 }
 
@@ -84,8 +84,8 @@ impl Default for GptConfig {
 }
 
 impl GptConfig {
-    /// Parameters by the sizes alone: building even an empty model of a billion layers would take
-    /// the memory that is asked about.
+    /// The number of parameters, from the sizes alone. Building the layers would need memory of its
+    /// own: a billion empty layers do not fit.
     pub fn parameters(&self) -> u128 {
         let vocabulary = VOCABULARY as u128;
         let [layers, width, context] = [self.layers, self.width, self.context].map(|n| n as u128);
@@ -125,7 +125,7 @@ impl GptConfig {
 pub struct Gpt {
     /// Its sizes.
     pub config: GptConfig,
-    /// A file; `None` for the embedded book.
+    /// The text file; `None` for the embedded book.
     pub data: Option<PathBuf>,
 }
 
@@ -292,12 +292,12 @@ fn block(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Chain> {
     Ok(Chain::new().residual(attention).residual(mlp))
 }
 
-/// Continues `prompt` by `bytes` bytes, each drawn from the model's own prediction.
+/// Continues `prompt` by `bytes` bytes, each drawn from the model's prediction.
 ///
 /// `model` is the whole stack, built as one stage; `seed` decides the draws.
 ///
 /// # Errors
-/// Whatever candle reports.
+/// Errors of candle.
 pub fn sample(
     model: &Stage,
     context: usize,
@@ -308,8 +308,8 @@ pub fn sample(
     sample_while(model, context, prompt, bytes, seed, |_| true)
 }
 
-/// The same, byte by byte: `goes_on` is told how many there are and says whether there shall be
-/// more.
+/// As [`sample`], byte by byte. `goes_on` gets the number of bytes so far, and returns whether to
+/// continue.
 ///
 /// # Errors
 /// As [`sample`].

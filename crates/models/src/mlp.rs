@@ -13,7 +13,7 @@ use crate::error::ModelError;
 use crate::model::{Group, Kind, Model, ModelOption};
 use crate::wine::Wine;
 
-/// The rate after layers; of several models.
+/// The option for the dropout rate, which several models have.
 pub(crate) const DROPOUT: ModelOption = ModelOption {
     name: "dropout",
     value_name: "RATE",
@@ -22,15 +22,15 @@ pub(crate) const DROPOUT: ModelOption = ModelOption {
     group: Group::Model,
 };
 
-/// The rates of the notebook.
+/// The dropout rates of the notebook.
 const SEED_RATES: [f64; 4] = [0.3, 0.4, 0.3, 0.2];
-/// The rate that suits the wines.
+/// The default dropout rate of the classifier of wines.
 const WINE_RATE: f64 = 0.2;
 /// Classes that labels of noise are drawn from.
 const SEED_CLASSES: usize = 10;
 const SEED_FEATURES: usize = 100;
 
-/// The notebook's model, by name.
+/// The notebook's classifier as a model with a name.
 pub static SEED_MLP: Model = Model {
     name: "seed-mlp",
     about: "The notebook's classifier of noise: 8 layers, 11.1 M parameters",
@@ -52,7 +52,7 @@ pub static SEED_MLP: Model = Model {
     make: |options| Ok(Arc::new(SeedMlp { dropout: options.rate("dropout") })),
 };
 
-/// The model of wines, by name.
+/// The classifier of wines as a model with a name.
 pub static WINE_MLP: Model = Model {
     name: "wine-mlp",
     about: "A classifier of real wines: 4 layers",
@@ -74,7 +74,7 @@ pub static WINE_MLP: Model = Model {
 /// The notebook's classifier.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SeedMlp {
-    /// Instead of the rates of all its four places.
+    /// The dropout rate of all four places; `None` takes the notebook's four rates.
     pub dropout: Option<f64>,
 }
 
@@ -99,7 +99,7 @@ impl Workload for SeedMlp {
         4 * (SEED_FEATURES as u64 + 1)
     }
 
-    /// Each sample is made up: more of them cost time and show nothing new.
+    /// Samples are random: more of them cost time and show nothing new.
     fn samples_max(&self) -> Option<u64> {
         Some(65_536)
     }
@@ -108,7 +108,7 @@ impl Workload for SeedMlp {
 /// The classifier of wines.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WineMlp {
-    /// Instead of its own rate.
+    /// The dropout rate; `None` takes the default.
     pub dropout: Option<f64>,
 }
 

@@ -1,5 +1,4 @@
-//! What is known of a model before one is made: its name, its defaults, and the options that are
-//! its own.
+//! Models by name, with their defaults and their options.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,15 +15,15 @@ use crate::error::ModelError;
 pub struct Model {
     /// Its name.
     pub name: &'static str,
-    /// What it is, in half a line.
+    /// A description in half a line.
     pub about: &'static str,
-    /// What a run of it does where nobody says otherwise.
+    /// The defaults of a run.
     pub defaults: Defaults,
     /// The options that it takes.
     pub options: &'static [ModelOption],
     /// The defaults of these options, as text for people.
     pub own_defaults: fn() -> String,
-    /// Makes it. Options that it does not take are ignored.
+    /// Makes the workload. Options that the model does not take are ignored.
     ///
     /// # Errors
     /// Sizes that do not fit each other.
@@ -36,17 +35,17 @@ pub struct Model {
 pub struct ModelOption {
     /// Its name, as on the command line.
     pub name: &'static str,
-    /// What stands for its value in a help text.
+    /// The placeholder for its value in a help text.
     pub value_name: &'static str,
-    /// What it does, in a line.
+    /// A description in one line.
     pub help: &'static str,
-    /// What its value may be.
+    /// The kind of its value.
     pub kind: Kind,
-    /// Where a help text lists it.
+    /// Its place in a help text.
     pub group: Group,
 }
 
-/// What the value of an option may be.
+/// The kind of an option's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A whole number of at least 1.
@@ -61,12 +60,12 @@ pub enum Kind {
     RankFactor,
 }
 
-/// Where a help text lists an option.
+/// The place of an option in a help text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
-    /// With the few that matter first, at this place.
+    /// Among the few important ones that come first, at this place.
     First(usize),
-    /// With those about models.
+    /// Among those about models.
     Model,
     /// Below a heading of its own.
     Own(&'static str),
@@ -147,7 +146,7 @@ impl Options {
         }
     }
 
-    /// Options that name files, with these.
+    /// The options that name files, with their paths.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.0.iter().filter_map(|(&name, value)| match value {
             Value::File(path) => Some((name, path.as_path())),

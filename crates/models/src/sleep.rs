@@ -14,7 +14,7 @@ use pp_train::{BoxError, DataSet, Defaults, Job, KnownCosts, Samples, Topology, 
 use crate::error::ModelError;
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 
-/// How long each op of a rank's share sleeps where nobody says otherwise.
+/// The default milliseconds of each op of a rank's share.
 const SLEEPS_MS: u64 = 4;
 
 const fn time(name: &'static str, help: &'static str) -> ModelOption {
@@ -23,7 +23,7 @@ const fn time(name: &'static str, help: &'static str) -> ModelOption {
 
 const OWN: Group = Group::Own("The model sleep");
 
-/// Layers that only sleep, by name.
+/// Layers that only sleep, as a model with a name.
 pub static SLEEP: Model = Model {
     name: "sleep",
     about: "Layers that only sleep, to see the runtime itself",
@@ -57,7 +57,7 @@ pub static SLEEP: Model = Model {
 /// Layers that sleep, one for each stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Sleep {
-    /// How long.
+    /// The times of its ops.
     pub costs: KnownCosts,
 }
 
@@ -115,7 +115,7 @@ impl Workload for Sleep {
     }
 }
 
-/// How long the layers sleep, per rank share of one micro-batch.
+/// The times of the layers, per rank share of one micro-batch.
 #[derive(Clone, Debug)]
 pub struct SleepConfig {
     /// The rank of each stage: one layer a stage.
@@ -128,7 +128,7 @@ pub struct SleepConfig {
     pub input_grad: Duration,
     /// Gradient of the weights.
     pub weight_grad: Duration,
-    /// A rank whose layers take so many times as long.
+    /// A slow rank, and the factor of its times.
     pub slow_rank: Option<(u32, f64)>,
 }
 

@@ -10,7 +10,7 @@ use pp_train::{DataSet, Samples};
 use crate::entropy::entropy;
 use crate::error::ModelError;
 
-/// The text itself, and its two parts.
+/// Copies of a text in memory at the same time: the text itself, and its two parts.
 const COPIES: u64 = 3;
 
 /// A text whose last tenth is held out.
@@ -60,7 +60,7 @@ impl Text {
     }
 }
 
-/// A whole file, unless it is none, or does not fit into the memory that is free.
+/// Reads a whole regular file. A file that does not fit into the free memory is refused.
 fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
     let about = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !about.is_file() {

@@ -24,8 +24,8 @@ pub struct LayerProfile {
     pub parameter_bytes: u64,
     /// Median seconds of its forward.
     pub forward_seconds: f64,
-    /// Median seconds of the first half of its backward: the gradient of its inputs, and of its weights where the layer can't put
-    /// that off.
+    /// Median seconds of the first half of its backward: the gradient of its inputs, and of its
+    /// weights where the layer can't put that off.
     pub input_grad_seconds: f64,
     /// Median seconds of the second half: the sums of the weights' gradients.
     pub weight_grad_seconds: f64,

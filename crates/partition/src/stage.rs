@@ -86,7 +86,8 @@ mod tests {
     use super::*;
     use crate::layer::{chain, single};
 
-    /// Two chains, a layer that is not a chain, and a third chain, whose linear layer takes `inputs`.
+    /// Two chains, a layer that is not a chain, and a third chain, whose linear layer takes
+    /// `inputs`.
     fn stage(inputs: usize) -> Stage {
         let mut stack = LayerStack::default();
         for (name, inputs, outputs) in [("a", 3, 4), ("b", 4, 5)] {

@@ -31,7 +31,8 @@ fn parameters_bytes_and_times() {
     assert_eq!(found.layers[3].parameter_bytes, (1024 * 4 + 4) * 4);
     assert!(found.layers.iter().all(|l| l.forward_seconds > 0.0 && l.backward_seconds() > 0.0));
     assert!(found.layers.iter().all(|l| l.activation_bytes >= l.boundary_bytes));
-    // A linear layer puts off its weight gradient: it keeps its input and the gradient of its output.
+    // A linear layer puts off its weight gradient: it keeps its input and the gradient of its
+    // output.
     assert_eq!(found.layers[2].residue_bytes, 2 * 32 * 1024 * 4);
     assert!(found.layers[2].weight_grad_seconds > found.layers[0].weight_grad_seconds);
     // A million multiplications a row against 128: no noise turns that around.

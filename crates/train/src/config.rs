@@ -1,4 +1,4 @@
-//! What is to be trained, and how: every size that is left open has a default.
+//! The configuration of a training run. Every size that is left open has a default.
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -17,16 +17,16 @@ use crate::kernels::KernelChoice;
 use crate::limits;
 use crate::workload::{Defaults, Workload};
 
-/// Where the plan comes from.
+/// The source of the plan.
 #[derive(Clone, Debug)]
 pub enum PlanSource {
-    /// A schedule by name. One that follows from costs is made when they are measured.
+    /// A schedule by name. A plan that follows from costs is made once they are measured.
     Named(ScheduleName),
-    /// A plan that is there already, with its own sizes.
+    /// A finished plan, with its own sizes.
     Given(Arc<ValidPlan>),
 }
 
-/// Where ranks compute.
+/// The kind of device that ranks compute on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// CUDA where it can be used, else the CPU.
@@ -38,24 +38,24 @@ pub enum DeviceChoice {
     Cuda,
 }
 
-/// What is to be trained, and how.
+/// The configuration of a training run.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The model, its loss and its data.
     pub workload: Arc<dyn Workload>,
-    /// Where the plan comes from.
+    /// The source of the plan.
     pub plan: PlanSource,
     /// Ranks along the pipeline; `None` takes as many as there are cores, at most four, and no more
     /// than the model has layers for.
     pub pp: Option<u32>,
     /// Data-parallel replicas of the pipeline.
     pub dp: u32,
-    /// Stages on each rank; `None` leaves that to the schedule.
+    /// Stages on each rank; `None` leaves the number to the schedule.
     pub virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next chunk runs.
     pub interleave_group: Option<u32>,
-    /// What a rank may hold, in activations of one micro-batch on all its stages, for a schedule
-    /// that follows from costs.
+    /// The memory limit of a rank, for a schedule that follows from costs. The unit is the
+    /// activations of one micro-batch on all stages of the rank.
     pub memory_limit: Option<f64>,
     /// Micro-batches of each replica, for a schedule by name.
     pub micro_batches: u32,
@@ -71,28 +71,29 @@ pub struct Config {
     pub optimizer: OptimizerKind,
     /// The largest norm of the gradient of the whole model.
     pub clip_norm: Option<f64>,
-    /// Which stages run their forward again instead of keeping what it made.
+    /// The stages that recompute their activations in the backward instead of keeping them.
     pub recompute: Recompute,
     /// Whether the thread of each rank stays on a core of its own.
     pub pinned: bool,
-    /// What multiplies matrices.
+    /// The matrix kernels.
     pub kernels: KernelChoice,
-    /// Whether ranks keep packed copies of their weights: faster, about twice their bytes, same
-    /// bits.
+    /// Whether ranks keep packed copies of their weights. The copies make products faster, take
+    /// about twice the bytes of the weights, and change no bit of a result.
     pub packs_weights: bool,
-    /// Where ranks compute.
+    /// The kind of device that ranks compute on.
     pub device: DeviceChoice,
     /// How the model is cut into stages.
     pub cut: Cut,
-    /// Steps between evaluations on what is held out; the last step is always followed by one.
+    /// Steps between evaluations on the held-out part. The last step is always followed by an
+    /// evaluation.
     pub eval_every: Option<u64>,
     /// Steps whose spans are recorded.
     pub spans: SpanPolicy,
-    /// FLOP/s that the device of one rank has at its peak, where somebody said so.
+    /// Peak FLOP/s of the device of one rank, if known.
     pub peak_flops: Option<f64>,
-    /// A file with initial weights, by name.
+    /// A safetensors file with initial weights, by name.
     pub init: Option<PathBuf>,
-    /// A rank to fail on purpose, for tests.
+    /// A fault to inject, for tests.
     #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
 }
@@ -132,7 +133,7 @@ impl Config {
         }
     }
 
-    /// The schedule, where it has a name.
+    /// The schedule, if the plan comes from one by name.
     pub fn named(&self) -> Option<ScheduleName> {
         match self.plan {
             PlanSource::Named(name) => Some(name),
@@ -140,13 +141,13 @@ impl Config {
         }
     }
 
-    /// The schedule, if its plan follows from costs: it is made when they are known.
+    /// The schedule, if its plan follows from costs. Such a plan is made once they are known.
     pub fn synthesised(&self) -> Option<ScheduleName> {
         self.named().filter(|name| name.is_synthesised())
     }
 
-    /// The number of ranks where none is given and the schedule has a name: as many as there are
-    /// cores, at most four, and no more than the model has layers for.
+    /// The default number of ranks of a schedule by name: the number of cores, at most four, and no
+    /// more than the model has layers for.
     pub fn default_pp(&self) -> Option<u32> {
         let name = self.named()?;
         let v = self.chunks(name);
@@ -157,13 +158,13 @@ impl Config {
         Some(if name == ScheduleName::Chimera { (pp / 2 * 2).max(2) } else { pp })
     }
 
-    /// The stages that each rank holds at least.
+    /// The smallest number of stages on each rank.
     fn chunks(&self, name: ScheduleName) -> u32 {
         let unless_given = if name.is_synthesised() { 1 } else { name.default_virtual_stages() };
         self.virtual_stages.unwrap_or(unless_given)
     }
 
-    /// The sizes that a schedule by name is asked for.
+    /// The sizes of a plan by this schedule.
     fn sizes(&self, name: ScheduleName) -> Sizes {
         Sizes {
             n_ranks: self.pp.or_else(|| self.default_pp()).unwrap_or(1),
@@ -174,13 +175,13 @@ impl Config {
     }
 
     /// The schedule and the sizes of the first plan; `None` for a plan that is given. A schedule
-    /// that follows from costs begins with another one's plan of the same sizes.
+    /// that follows from costs begins with another schedule's plan of the same sizes.
     pub fn outline(&self) -> Option<(ScheduleName, Sizes)> {
         let name = self.named()?;
         Some((outline(name), self.sizes(name)))
     }
 
-    /// Looks at everything that can be told before a plan is made.
+    /// Checks everything that can be checked before a plan is made.
     ///
     /// # Errors
     /// More stages than layers, more ranks than threads, sizes that the schedule does not take.
@@ -200,7 +201,7 @@ impl Config {
         checked.map_err(|source| TrainError::Sizes { name, sizes, source: Box::new(source) })
     }
 
-    /// The plan, validated; of a schedule that follows from costs one of the same sizes.
+    /// The validated plan. A schedule that follows from costs has a stand-in of the same sizes.
     ///
     /// # Errors
     /// As [`Config::check`], and for a plan that does not train.
@@ -220,8 +221,9 @@ impl Config {
         Ok(plan)
     }
 
-    /// What a cut by time balances: a layer that runs its forward again takes as much longer. Which
-    /// layers these are is open before the cut where stages are named.
+    /// The profile that a cut by time balances. Recomputation on all stages adds the forward time
+    /// to each layer. Recomputation on named stages adds nothing: their layers are not known before
+    /// the cut.
     pub(crate) fn profile_to_cut<'a>(&self, profile: &'a Profile) -> Cow<'a, Profile> {
         let mut profile = Cow::Borrowed(profile);
         if self.recompute == Recompute::Always {
@@ -232,7 +234,7 @@ impl Config {
         profile
     }
 
-    /// Threads that are to have a core each need as many.
+    /// Refuses pinned ranks if there are fewer cores than ranks.
     pub(crate) fn refuse_too_few_cores(&self, n_ranks: u32) -> Result<(), TrainError> {
         let (ranks, cores) = (n_ranks * self.dp, cores());
         if self.pinned && ranks > cores {
@@ -241,7 +243,7 @@ impl Config {
         Ok(())
     }
 
-    /// A stage that is to run its forward again has to exist.
+    /// Refuses recomputation on a stage that the plan does not have.
     pub(crate) fn refuse_absent_stages(&self, stages: u32) -> Result<(), TrainError> {
         let Recompute::Stages(named) = &self.recompute else { return Ok(()) };
         match named.iter().find(|&&stage| stage >= stages) {
@@ -250,7 +252,7 @@ impl Config {
         }
     }
 
-    /// Each stage needs a layer.
+    /// Refuses more stages than layers.
     pub(crate) fn refuse_too_many_stages(
         &self,
         ranks: u32,
@@ -264,7 +266,7 @@ impl Config {
         Err(TrainError::TooManyStages { ranks, chunks, layers, model })
     }
 
-    /// A rank that is to be slow, or to fail, has to be there.
+    /// Refuses a slow rank, or a fault on a rank, that the plan does not have.
     pub(crate) fn refuse_absent_rank(&self, plan: &ValidPlan) -> Result<(), TrainError> {
         let slow = self.workload.known_costs().and_then(|costs| costs.slow_rank);
         if slow.is_some() && plan.n_pipes() > 1 {
@@ -298,7 +300,7 @@ impl Config {
     }
 }
 
-/// The schedule whose plan stands for one that is made when costs are known.
+/// The schedule whose plan is used until costs are known.
 fn outline(name: ScheduleName) -> ScheduleName {
     if name.is_synthesised() { ScheduleName::LoopedBfs } else { name }
 }

@@ -1,4 +1,4 @@
-//! The cut of a model, and how it is refused.
+//! The cut of a model into stages, and its refusal.
 
 use pp_partition::{Cut, LayerStack, Partition, Profile};
 

@@ -1,4 +1,4 @@
-//! What a model trains on.
+//! Data sets.
 
 use candle_core::{Result, Tensor};
 
@@ -10,13 +10,13 @@ pub trait DataSet: Send {
     /// The whole batch of a step, counted from 1. The same step and size give the same batch.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Errors of candle.
     fn batch(&self, step: u64, size: usize) -> Result<Samples>;
 
     /// The held-out part, in pieces of at most `rows` samples; empty if there is none.
     ///
     /// # Errors
-    /// Whatever candle reports.
+    /// Errors of candle.
     fn validation(&self, rows: usize) -> Result<Vec<Samples>> {
         let _ = rows;
         Ok(Vec::new())

@@ -1,13 +1,13 @@
-//! CUDA devices: whether any can be used, and which GPU each of CUDA's numbers means.
+//! CUDA devices: the number that can be used, and the GPU behind each of CUDA's numbers.
 
-/// Why no CUDA device can be used.
+/// The reason why no CUDA device can be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoCuda {
     /// This program was built without the feature `cuda`.
     #[error("this program was built without CUDA")]
     NotBuilt,
-    /// There is none, or none that works.
+    /// The machine has no CUDA device that works.
     #[error("no CUDA device can be used ({0})")]
     Unusable(String),
 }
@@ -15,7 +15,7 @@ pub enum NoCuda {
 /// The number of CUDA devices that can be used.
 ///
 /// # Errors
-/// Why there is none.
+/// The reason why no device can be used.
 pub fn cuda_devices() -> Result<u32, NoCuda> {
     if !candle_core::utils::cuda_is_available() {
         return Err(NoCuda::NotBuilt);
@@ -29,7 +29,7 @@ pub fn cuda_devices() -> Result<u32, NoCuda> {
             Err(_) => Err("the NVIDIA driver could not be loaded".to_owned()),
         }
     };
-    // A panic there is an answer, not an accident to be told.
+    // A panic there only means that no driver works, so it is not printed.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let first = usable(0);
@@ -42,7 +42,7 @@ pub fn cuda_devices() -> Result<u32, NoCuda> {
     Ok(count)
 }
 
-/// Which GPU one of CUDA's numbers means.
+/// The GPU behind one of CUDA's numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpuName {
     /// The UUID, as NVML writes it.
@@ -51,7 +51,7 @@ pub struct GpuName {
     pub pci: Option<String>,
 }
 
-/// The names of a CUDA device; empty where CUDA does not tell them.
+/// The names of a CUDA device. They are empty if CUDA does not report them.
 #[cfg(feature = "cuda")]
 pub fn gpu_name(ordinal: u32) -> GpuName {
     use candle_core::cuda::cudarc::driver::result::{self, device};
@@ -78,7 +78,7 @@ pub fn gpu_name(ordinal: u32) -> GpuName {
     GpuName { uuid, pci: pci() }
 }
 
-/// The names of a CUDA device, of which there is none in this build.
+/// The names of a CUDA device. They are empty: this build has no CUDA.
 #[cfg(not(feature = "cuda"))]
 pub fn gpu_name(_ordinal: u32) -> GpuName {
     GpuName::default()

@@ -6,7 +6,7 @@ use signal_hook::consts::SIGTERM;
 use crate::error::TrainError;
 use crate::stopping;
 
-/// A run that came to its last step.
+/// A run that reached its last step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
     /// SHA-256 of all weights, in layer order.
@@ -15,7 +15,7 @@ pub struct Finished {
     pub steps: u64,
 }
 
-/// Why a run ended before its last step, or without its results. The log says so as well.
+/// The reason why a run ended before its last step, or without its results. The log has it as well.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Stopped {
@@ -27,13 +27,13 @@ pub enum Stopped {
         /// Steps that were made.
         steps: u64,
     },
-    /// Somebody asked for it over the socket.
+    /// A request over the socket asked for it.
     #[error("stopped by request after step {steps}")]
     Asked {
         /// Steps that were made.
         steps: u64,
     },
-    /// The run did not come as far as its first step.
+    /// The run ended before its first step.
     #[error(transparent)]
     NotStarted(Box<TrainError>),
     /// A step could not be made.
@@ -55,7 +55,7 @@ impl Stopped {
     pub fn code(&self) -> i32 {
         match self {
             Self::Signal { signal, .. } => 128 + signal,
-            // As if it had been asked by a signal.
+            // The code of a run that SIGTERM ended.
             Self::Asked { .. } => 128 + SIGTERM,
             Self::NotStarted(error) if error.is_refusal() => 2,
             Self::NotStarted(_) | Self::Failed(_) | Self::Result(_) => 1,

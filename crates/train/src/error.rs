@@ -1,4 +1,4 @@
-//! Why a job cannot be trained.
+//! Errors of training.
 
 use std::path::PathBuf;
 
@@ -10,8 +10,8 @@ use pp_schedule::{ScheduleError, ScheduleName, Sizes};
 use crate::devices::NoCuda;
 use crate::workload::BoxError;
 
-/// Why a job cannot be trained. [`TrainError::is_refusal`] tells what the configuration gets wrong
-/// from what failed.
+/// The reason why a job cannot be trained. [`TrainError::is_refusal`] separates a wrong
+/// configuration from work that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
@@ -25,7 +25,7 @@ pub enum TrainError {
         name: ScheduleName,
         /// The sizes.
         sizes: Sizes,
-        /// What is wrong with them.
+        /// The refusal of the schedule.
         source: Box<ScheduleError>,
     },
     /// A plan without backward.
@@ -34,7 +34,7 @@ pub enum TrainError {
         /// The plan's name.
         plan: String,
     },
-    /// Each stage needs a layer.
+    /// More stages than layers.
     #[error(
         "{ranks} ranks of {chunks} stages need {} layers, the model {model} has {layers}",
         u64::from(*ranks) * u64::from(*chunks)
@@ -49,7 +49,7 @@ pub enum TrainError {
         /// The model.
         model: String,
     },
-    /// Each rank needs a layer.
+    /// More ranks than layers.
     #[error("{ranks} ranks need {ranks} layers, the model {model} has {layers}")]
     TooManyRanks {
         /// Ranks of the pipeline.
@@ -59,7 +59,7 @@ pub enum TrainError {
         /// The model.
         model: String,
     },
-    /// The system has fewer threads.
+    /// More ranks than threads of the system.
     #[error(
         "{ranks} ranks on {replicas} replicas are {} threads, this system has {most}",
         u64::from(*ranks) * u64::from(*replicas)
@@ -69,10 +69,10 @@ pub enum TrainError {
         ranks: u32,
         /// Replicas of it.
         replicas: u32,
-        /// Threads that can be had.
+        /// Threads that are available.
         most: u64,
     },
-    /// Ranks were to have a core each.
+    /// More pinned ranks than cores.
     #[error("{ranks} ranks cannot have a core each, there are {cores}")]
     Cores {
         /// Ranks of all replicas.
@@ -80,7 +80,7 @@ pub enum TrainError {
         /// Cores that this process may use.
         cores: u32,
     },
-    /// A stage was to recompute that is not there.
+    /// Recomputation on a stage that the plan does not have.
     #[error("stage {stage} is to recompute, the plan has {stages}")]
     AbsentStage {
         /// The stage.
@@ -88,7 +88,7 @@ pub enum TrainError {
         /// Stages of the plan.
         stages: u32,
     },
-    /// A rank was to be slow that is not there.
+    /// A slow rank that the plan does not have.
     #[error("rank {rank} is to be slow, the plan has {ranks}")]
     AbsentSlowRank {
         /// The rank.
@@ -96,7 +96,7 @@ pub enum TrainError {
         /// Ranks of the plan.
         ranks: u32,
     },
-    /// A rank was to fail that is not there.
+    /// A fault on a rank that the plan does not have.
     #[cfg(feature = "fault-injection")]
     #[error("rank {rank} is to fail, the plan has {ranks}")]
     AbsentFault {
@@ -105,7 +105,7 @@ pub enum TrainError {
         /// Ranks of the plan.
         ranks: u32,
     },
-    /// A rank was to be slow in a plan that runs each stage on two ranks.
+    /// A slow rank in a plan that runs each stage on two ranks.
     #[error("no rank can be slow alone: {plan} runs every stage on two ranks")]
     SharedStages {
         /// The plan.
@@ -136,7 +136,7 @@ pub enum TrainError {
         /// The model.
         model: String,
     },
-    /// Sizes that make no mesh.
+    /// Ranks and replicas that do not fit the devices.
     #[error(transparent)]
     Mesh(#[from] MeshError),
     /// The workload could not be built.
@@ -161,7 +161,11 @@ pub enum TrainError {
         most: u128,
     },
     /// A batch that is too large for this machine.
-    #[error("a batch of {samples} samples needs about {} MiB; {} MiB are free", needed >> 20, free >> 20)]
+    #[error(
+        "a batch of {samples} samples needs about {} MiB; {} MiB are free",
+        needed >> 20,
+        free >> 20
+    )]
     BatchTooLarge {
         /// Samples of a step.
         samples: u64,
@@ -172,14 +176,14 @@ pub enum TrainError {
         /// Samples that would fit.
         most: u64,
     },
-    /// A batch of more samples than the workload has any use for.
+    /// A batch above the largest one of the workload.
     #[error("a batch of {samples} samples is more than {model} takes, {most}")]
     TooManySamples {
         /// The model.
         model: String,
         /// Samples of a step.
         samples: u64,
-        /// The most.
+        /// Samples of the largest batch.
         most: u64,
     },
     /// A micro-batch that is too large for this machine.
@@ -198,22 +202,22 @@ pub enum TrainError {
         /// Samples that would fit.
         most: u128,
     },
-    /// A cut that does not fit.
+    /// A cut that does not fit the plan or the model.
     #[error("the model cannot be cut into {stages} stages")]
     Cut {
-        /// What is wrong.
+        /// The refusal of the cut.
         source: Box<PartitionError>,
         /// Stages of the plan.
         stages: usize,
         /// Layers of the model.
         layers: usize,
     },
-    /// Initial weights that are not those of the model.
+    /// Initial weights that do not fit the model.
     #[error("cannot take initial weights from {}: {why}", path.display())]
     Initial {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// A layer could not be built or measured.
@@ -228,8 +232,8 @@ pub enum TrainError {
     /// A rank could not start, or a step could not be made.
     #[error(transparent)]
     Trainer(#[from] TrainerError),
-    /// Signals cannot be listened for.
-    #[error("cannot listen for signals: {0}")]
+    /// The signal handlers cannot be installed.
+    #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     /// The log of the run cannot be written.
     #[error(transparent)]
@@ -237,7 +241,8 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// Whether the configuration, or a file that it names, is wrong; otherwise the work failed.
+    /// Whether the configuration, or a file that it names, is wrong. Otherwise the work itself
+    /// failed.
     pub fn is_refusal(&self) -> bool {
         !matches!(
             self,
@@ -257,7 +262,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let reason = cause.to_string().lines().next().unwrap_or_default().to_owned();
-        // Some errors say the cause themselves.
+        // Some errors end in the text of their cause.
         if !text.ends_with(&reason) {
             text = format!("{text}: {reason}");
         }

@@ -1,4 +1,4 @@
-//! What a log says about a run first.
+//! The first event of a run's log.
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -25,7 +25,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A model whose arithmetic nobody has counted.
+    /// A job without a count of floating-point operations.
     pub fn new(
         stack: LayerStack,
         objective: impl Objective + 'static,

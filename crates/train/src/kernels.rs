@@ -15,33 +15,33 @@ const FILE: &str = "kernels.json";
 /// No file of choices is longer.
 const BYTES_MAX: u64 = 1 << 20;
 
-/// Which kernels a run is to take.
+/// The choice of a run's kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KernelChoice {
-    /// What was measured here, now or before.
+    /// Those that were measured as the fastest, now or in an earlier run.
     #[default]
     Auto,
     /// The rule by the features of the processor.
     Rule,
-    /// These.
+    /// The given ones.
     These(Kernels),
 }
 
 /// The kernels of a run, and where they come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chosen {
-    /// What multiplies matrices.
+    /// The kernels.
     pub kernels: Kernels,
-    /// For people: `forced`, `measured now`.
+    /// The source of the choice as text, such as `forced` or `measured now`.
     pub how: &'static str,
     is_new: bool,
 }
 
 impl Chosen {
-    /// Keeps what was measured now for the next run on this kind of processor.
+    /// Keeps a choice that was measured now for the next run on this kind of processor.
     ///
     /// # Errors
-    /// Why it cannot be kept. The next run then measures again.
+    /// The choice cannot be written. The next run then measures again.
     pub fn keep(&self) -> Result<(), String> {
         match place() {
             Some(path) if self.is_new => keep(&path, &processor(), self.kernels)
@@ -51,8 +51,8 @@ impl Chosen {
     }
 }
 
-/// Finds the kernels that `wanted` asks for; where nobody has measured on this kind of processor
-/// yet, that is done now.
+/// Finds the kernels that `wanted` asks for. Without a kept choice for this kind of processor, it
+/// measures now.
 pub(crate) fn choose(wanted: KernelChoice) -> Chosen {
     match wanted {
         KernelChoice::These(kernels) => Chosen { kernels, how: "forced", is_new: false },
@@ -67,7 +67,7 @@ pub(crate) fn choose(wanted: KernelChoice) -> Chosen {
     }
 }
 
-/// This processor, with what this build has for it, and the choice that was kept for it; measures
+/// This processor with the kernels that this build has for it, and the kept choice. Measures
 /// nothing.
 pub fn kernels_kept() -> (String, Option<Kernels>) {
     let processor = processor();
@@ -84,7 +84,7 @@ fn place() -> Option<PathBuf> {
 #[serde(transparent)]
 struct Choices(BTreeMap<String, String>);
 
-/// The choices that were kept. There are none where the file is missing, or is not one of ours.
+/// The kept choices. A file that is missing, or has another format, counts as empty.
 fn read(path: &Path) -> io::Result<Choices> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -111,7 +111,7 @@ fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
     let mut choices = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     choices.0.insert(processor.to_owned(), kernels.to_string());
     if let Some(dir) = path.parent() {
-        // As private as where runs are kept, which is this folder.
+        // Private, because runs are kept in the same folder.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.map_err(|error| format!("{}: {error}", dir.display()))?;
     }
@@ -122,7 +122,7 @@ fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
     file.finish(Taken::Replaced).map(drop).map_err(|error| error.to_string())
 }
 
-/// What a choice is for: a kind of processor, the kernels that this build has on it, and its BLAS
+/// The key of a choice: a kind of processor, the kernels that this build has on it, and its BLAS
 /// library.
 fn processor() -> String {
     let mut available = Vec::new();
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn a_choice_is_kept_by_processor_and_only_where_this_build_has_its_kernels() {
-        let dir = std::env::temp_dir().join(format!("pptop-kernels-{}", std::process::id()));
-        let path = dir.join(FILE);
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("state").join(FILE);
         assert_eq!(kept(&path, "one"), None);
         keep(&path, "one", Kernels::all(Kernel::Gemm)).unwrap();
         keep(&path, "other", Kernels::for_processor()).unwrap();
@@ -152,11 +152,10 @@ mod tests {
             Kernels::all(if cfg!(target_arch = "x86_64") { Kernel::Neon } else { Kernel::Avx2 });
         keep(&path, "one", neon).unwrap();
         assert_eq!(kept(&path, "one"), None, "another build or machine wrote it");
-        // What is no file of ours is replaced by one.
+        // A file of another format is replaced.
         std::fs::write(&path, "{\"one\": 3").unwrap();
         assert_eq!(kept(&path, "one"), None);
         keep(&path, "one", Kernels::all(Kernel::InPlace)).unwrap();
         assert_eq!(kept(&path, "one"), Some(Kernels::all(Kernel::InPlace)));
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -45,7 +45,7 @@ pub use stopping::Signals;
 pub use synthesis::Promise;
 pub use workload::{BoxError, Defaults, KnownCosts, Workload};
 
-// What a configuration and a workload are written with, so that their author needs no more crates.
+// Types for configurations and workloads, so that their author needs no further crate.
 pub use pp_devices::Library;
 pub use pp_executor::Recompute;
 #[cfg(feature = "fault-injection")]

@@ -1,5 +1,5 @@
-//! What this machine can hold: sizes that it cannot are refused with both numbers, before anything
-//! of them is built.
+//! The limits of this machine. A size above a limit is refused with both numbers, before anything
+//! is built.
 
 pub use pp_telemetry::memory_available;
 

@@ -1,4 +1,4 @@
-//! Who is told what a run does, beside its log.
+//! The notices of a run to its observer, beside its log.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use pp_telemetry::{Event, Hello};
 
 use crate::session::Session;
 
-/// What a run tells.
+/// A notice of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Notice<'a> {
@@ -16,48 +16,48 @@ pub enum Notice<'a> {
     Event(&'a Event),
     /// The first step can begin.
     Ready(&'a Ready<'a>),
-    /// A step was made.
+    /// A step is complete.
     Stepped(&'a StepOutcome),
-    /// The training goes wrong: the text of the warning.
+    /// The text of a warning about the training: its loss, or its gradient norm.
     Alarm(&'a str),
-    /// Something around the run goes wrong, which goes on: a full disk, a name that is taken.
+    /// The text of a warning about anything else, such as a full disk. The run goes on.
     Warning(&'a str),
-    /// An evaluation goes on.
+    /// The progress of an evaluation.
     Evaluating {
         /// Pieces that are done.
         done: usize,
         /// Pieces in all.
         total: usize,
     },
-    /// What was held out has been looked at.
+    /// An evaluation is complete.
     Evaluated {
-        /// After this step.
+        /// The step before the evaluation.
         step: u64,
-        /// What was found.
+        /// Its result.
         found: Evaluation,
     },
-    /// Text by the trained model. Control characters have been replaced.
+    /// Text that the trained model generated. Control characters have been replaced.
     Sample(&'a str),
 }
 
 /// A run before its first step.
 #[derive(Debug)]
 pub struct Ready<'a> {
-    /// What is trained.
+    /// The session of the run.
     pub session: &'a Session,
-    /// What the log begins with.
+    /// The first event of the log.
     pub hello: &'a Hello,
     /// The run in a few lines.
     pub opening: &'a str,
-    /// What took how long, in a line.
+    /// The time of each phase so far, in one line.
     pub took: &'a str,
     /// The folder of the run.
     pub dir: &'a Path,
 }
 
-/// Who is told what a run does. A closure will do.
+/// Receives the notices of a run. A closure is an observer.
 pub trait Observer {
-    /// The run does this. It waits until this returns.
+    /// Receives a notice. The run waits until this returns.
     fn notice(&mut self, notice: &Notice<'_>);
 }
 

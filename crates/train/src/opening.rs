@@ -1,4 +1,4 @@
-//! A run in a few lines, before its first step.
+//! The summary of a run before its first step.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use pp_telemetry::Hello;
 
 use crate::session::Session;
 
-/// What is trained on what, what its plan promises, and whether ranks share cores.
+/// The model and its sizes, the prediction of its plan, and whether ranks share cores.
 pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
     let n_ranks = hello.pp * hello.dp;
     let mut opening = format!(

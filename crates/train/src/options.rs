@@ -1,4 +1,4 @@
-//! Where a run is recorded, and what it does beside training.
+//! The folder of a run, and its options beside the configuration.
 
 use std::path::PathBuf;
 
@@ -8,31 +8,31 @@ use pp_telemetry::Recorder;
 use crate::error::TrainError;
 use crate::stopping::Signals;
 
-/// Where a run is recorded.
+/// The folder that a run is recorded in.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     /// The id of the run.
     pub id: String,
     /// Its folder.
     pub dir: PathBuf,
-    /// What writes the log there.
+    /// The recorder of its log.
     pub recorder: Recorder,
 }
 
 impl RunFolder {
-    /// A new folder where runs are kept, so that `pptop attach` finds it.
+    /// Makes a new folder among the kept runs, where `pptop attach` finds it.
     ///
     /// # Errors
-    /// Where runs are kept is not known, or nothing can be written there.
+    /// The folder of the kept runs is unknown, or cannot be written.
     pub fn create(model: &str) -> Result<Self, TrainError> {
         let (id, dir) = pp_telemetry::new_run_dir(model)?;
         Self::at(id, dir)
     }
 
-    /// A folder of one's own choice, which is made if it is missing.
+    /// Takes the given folder, and makes it if it is missing.
     ///
     /// # Errors
-    /// Nothing can be written there, or others may write there.
+    /// The folder cannot be written, or other users may write into it.
     pub fn at(id: String, dir: PathBuf) -> Result<Self, TrainError> {
         let recorder = pp_telemetry::recorder(&dir)?;
         Ok(Self { id, dir, recorder })
@@ -42,31 +42,32 @@ impl RunFolder {
 /// A file that a run writes beside its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResultFile {
-    /// Where. If the name is taken by then, a free one beside it is used; if the folder is gone,
-    /// the run's own.
+    /// The path. If the name is taken by the end of the run, a free name beside it is used. If the
+    /// folder is gone, the run's own folder is used.
     pub path: PathBuf,
-    /// What messages call it.
+    /// Its name in messages.
     pub called: String,
 }
 
-/// How a run that does not start is told: the exit code, and the reason.
+/// Makes the exit code and the reason of a run that does not start.
 pub type Words = Box<dyn Fn(&TrainError) -> (i32, String)>;
 
-/// What a run does beside training.
+/// The options of a run beside its configuration.
 #[derive(Default)]
 pub struct RunOptions {
     /// The signals that end it; `None` leaves all signals alone.
     pub signals: Option<Signals>,
-    /// Bytes of text to make after training.
+    /// Bytes of text to generate after training.
     pub sample: Option<u32>,
     /// A file for the final weights.
     pub save: Option<ResultFile>,
     /// A file for batch, loss, gradients and weights of the first step.
     pub dump_step: Option<ResultFile>,
-    /// Whether these two may replace files that are there.
+    /// Whether `save` and `dump_step` may replace existing files.
     pub force: bool,
-    /// Whom to ask about GPUs.
+    /// The library to query for GPUs.
     pub library: Library,
-    /// How the log tells that the run does not start, where the error's own text will not do.
+    /// The exit code and the reason in the log of a run that does not start; `None` takes those of
+    /// the error.
     pub words: Option<Words>,
 }

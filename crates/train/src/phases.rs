@@ -1,14 +1,14 @@
-//! What a run does that lasts and is no step, told to its log.
+//! The phases of a run beside its steps, such as profiling and evaluation, in its log.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{Event, PhaseEvent, Recorder};
 
-/// How often the log is told how far a phase is, at most.
+/// The shortest time between two progress events of a phase.
 const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// What goes on now, for whoever has to say it when the run ends early.
+/// The current phase as text, for the reason of a run that ends early.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Now(Arc<Mutex<Option<String>>>);
 
@@ -22,7 +22,7 @@ impl Now {
     }
 }
 
-/// Where phases are told.
+/// The recorder of phases.
 #[derive(Debug, Clone)]
 pub(crate) struct Phases {
     recorder: Recorder,
@@ -35,7 +35,7 @@ impl Phases {
         Self { recorder, origin, now: Now::default() }
     }
 
-    /// A phase begins; `total` is 0 where nobody knows how much there is to do.
+    /// Begins a phase. A `total` of 0 means that the amount of work is unknown.
     pub(crate) fn begin(&self, name: &str, step: Option<u64>, total: usize) -> Phase {
         let start_ns = self.elapsed_ns();
         let event = PhaseEvent {
@@ -57,7 +57,7 @@ impl Phases {
     }
 }
 
-/// A phase that goes on. Dropped, it ends without a word: the run does as well.
+/// A phase in progress. Dropping it records nothing, because the run ends as well.
 #[derive(Debug)]
 pub(crate) struct Phase {
     phases: Phases,
@@ -66,7 +66,7 @@ pub(crate) struct Phase {
 }
 
 impl Phase {
-    /// So much is done.
+    /// Reports progress.
     pub(crate) fn at(&mut self, done: usize, total: usize) {
         (self.event.done, self.event.total) = (done as u64, total as u64);
         if self.told.elapsed() >= TELL_EVERY {
@@ -78,7 +78,7 @@ impl Phase {
         }
     }
 
-    /// It is over; how many seconds it took.
+    /// Ends the phase, and returns its seconds.
     pub(crate) fn end(mut self) -> f64 {
         let now_ns = self.phases.elapsed_ns();
         let dur_ns = now_ns.saturating_sub(self.event.start_ns);

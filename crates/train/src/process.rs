@@ -1,22 +1,21 @@
-//! What a process needs before it trains on CPU ranks.
+//! The environment of a process that trains on CPU ranks.
 
 use std::env;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// candle reads it before each product.
+/// The variable that candle reads before each product.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Makes this process ready for CPU ranks. Call it first thing in `main`.
 ///
-/// A CPU rank is one thread, so the kernels of candle must not share a pool between ranks: they
-/// read
-/// `RAYON_NUM_THREADS` before each product, and it has to be 1. Where it is, this returns at once.
-/// Elsewhere it replaces the process by the same program with the variable set (`execve`): process
-/// number, arguments, working directory and open files stay, and `main` begins anew. Whatever was
-/// done before the call is done twice. Nothing is written into the environment of a process that
-/// may have threads, which would be unsound.
+/// A CPU rank is one thread, so the kernels of candle must not share a pool between ranks. They
+/// read `RAYON_NUM_THREADS` before each product, and it has to be 1. If it is 1, this returns at
+/// once. Otherwise it replaces the process by the same program with the variable set (`execve`).
+/// Process number, arguments, working directory and open files stay, and `main` begins anew:
+/// everything before the call runs twice. The environment of the running process is not written,
+/// which would be unsound if it has threads.
 ///
 /// # Errors
 /// The program cannot be found or started again.

@@ -1,4 +1,4 @@
-//! What several jobs with one model share: measured layers, the choice of kernels, initial weights.
+//! State that several jobs with one model share: measured layers, kernels, initial weights.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,10 +12,11 @@ use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::{self, Chosen, KernelChoice};
 
-/// Samples that a micro-batch of a profile has at most: of several passes nobody waits for more.
+/// The most samples in a micro-batch of a profile. It limits the time of measuring, which takes
+/// several passes.
 const PROFILE_ROWS_MAX: usize = 1024;
 
-/// What so many times as many samples cost.
+/// Scales a profile to `times` as many samples.
 fn scale(profile: &mut Profile, times: f64) {
     if times <= 1.0 {
         return;
@@ -32,8 +33,8 @@ fn scale(profile: &mut Profile, times: f64) {
     }
 }
 
-/// What one of several jobs with one model finds out, and the others take as it is. Profiles are
-/// kept by the samples of a micro-batch.
+/// State that several jobs with one model share. The first job makes it, and the others take it
+/// unchanged. Profiles are kept by the samples of a micro-batch.
 #[derive(Debug, Default)]
 pub struct Profiles {
     by_rows: BTreeMap<usize, Profile>,
@@ -45,18 +46,18 @@ pub struct Profiles {
 pub(crate) type Initial = Arc<BTreeMap<String, Tensor>>;
 
 impl Profiles {
-    /// One copy for all jobs, which all begin from the same file: the first.
+    /// The first job's copy, for all jobs: they begin from the same file.
     pub(crate) fn shared(&mut self, initial: Initial) -> Initial {
         Arc::clone(self.initial.get_or_insert(initial))
     }
 
-    /// One choice for all jobs: the first.
+    /// The first job's choice, for all jobs.
     pub(crate) fn kernels(&mut self, wanted: KernelChoice) -> Chosen {
         self.kernels.get_or_insert_with(|| kernels::choose(wanted)).clone()
     }
 
-    /// The profile of a job whose micro-batches have `rows` samples, measured on `place` if nobody
-    /// has.
+    /// The profile of a job whose micro-batches have `rows` samples. It is measured on `place` if
+    /// it is not kept yet.
     pub(crate) fn measured(
         &mut self,
         job: &Job,
@@ -68,7 +69,7 @@ impl Profiles {
         match self.by_rows.entry(rows) {
             Entry::Occupied(found) => Ok(found.into_mut()),
             Entry::Vacant(absent) => {
-                // What more rows take is known from fewer.
+                // The costs of more rows are scaled from fewer.
                 let n_measured = rows.min(PROFILE_ROWS_MAX);
                 let (inputs, targets) = job.data.batch(1, n_measured)?;
                 let device = place.make()?;

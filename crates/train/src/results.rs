@@ -21,26 +21,26 @@ pub(crate) type Named = Vec<(String, Tensor)>;
 pub(crate) struct Written {
     pub(crate) path: PathBuf,
     pub(crate) identity: Option<Identity>,
-    /// Why it is not where it was to be.
+    /// The reason why it is not at the wanted path.
     pub(crate) why_elsewhere: Option<String>,
 }
 
-/// A result that somebody named.
+/// A result at a path that the options name.
 pub(crate) struct Wanted<'a> {
-    /// What messages call it.
+    /// Its name in messages.
     pub(crate) called: &'a str,
     pub(crate) path: &'a Path,
-    /// What has its name may be replaced.
+    /// Whether an existing file may be replaced.
     pub(crate) force: bool,
-    /// The folder of the run, which is there as long as it lasts.
+    /// The folder of the run, which exists until the run ends.
     pub(crate) run_dir: &'a Path,
 }
 
 impl Wanted<'_> {
-    /// Writes the result: where it was to be, beside that, or into the run's folder.
+    /// Writes the result at its path, under a free name beside it, or into the run's folder.
     ///
     /// # Errors
-    /// It can be written nowhere; with all reasons.
+    /// The result cannot be written at any of these places. The error has all reasons.
     pub(crate) fn write(
         &self,
         tensors: &Named,
@@ -78,7 +78,7 @@ impl Wanted<'_> {
 /// Writes tensors into a file, and gives it its name.
 ///
 /// # Errors
-/// The file cannot be written. Then nothing has changed.
+/// The file cannot be written. Nothing has changed then.
 pub(crate) fn write(
     mut file: WholeFile,
     taken: Taken,
@@ -90,8 +90,9 @@ pub(crate) fn write(
     Ok(Written { path: file.finish(taken)?, identity, why_elsewhere: None })
 }
 
-/// Tensors in the safetensors format, one after another: no second copy of all of them is made.
-/// The library would choose the name of its draft itself, and replace whatever has the file's name.
+/// Writes tensors in the safetensors format one after another, without a second copy of all of
+/// them. The library's own function would choose the name of the draft itself, and replace an
+/// existing file.
 fn write_tensors(
     file: &mut impl Write,
     tensors: &Named,

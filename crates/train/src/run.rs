@@ -32,7 +32,7 @@ pub use results::SAMPLE;
 /// Held-out samples that are evaluated together.
 const EVALUATION_ROWS: usize = 16;
 
-/// A run that has started, and records itself.
+/// A run that has started and is recorded.
 pub struct Run<'a> {
     session: Session,
     trainer: Trainer,
@@ -43,20 +43,20 @@ pub struct Run<'a> {
     n_steps: u64,
     phases: Phases,
     watchdog: Watchdog,
-    /// Where a monitor may ask for something; `None` where no socket could be made.
+    /// The server for requests of monitors; `None` if no socket could be made.
     control: Option<ControlServer>,
-    /// What looks at devices and threads while the run goes on.
+    /// The samplers of devices and threads, while the run goes on.
     samplers: Option<Samplers>,
     dir: PathBuf,
-    /// The file of the last checkpoint: no other is replaced by the next one.
+    /// The file of the last checkpoint. The next checkpoint replaces no other file.
     checkpoint: Option<Identity>,
 }
 
 impl<'a> Run<'a> {
-    /// Records from now on: measures and cuts the model, starts the ranks, and says hello.
+    /// Measures and cuts the model, starts the ranks, and records the hello.
     ///
     /// # Errors
-    /// The job cannot be started; the log has an end that says so.
+    /// The job cannot be started. The log ends with the reason.
     pub fn start(
         prepared: Prepared,
         folder: RunFolder,
@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
         Ok(run)
     }
 
-    /// Begins to look at the GPUs and at the threads of the ranks that compute on the CPU.
+    /// Starts the samplers of the GPUs, and of the threads of the ranks that compute on the CPU.
     fn watch(&self, hello: &Hello) -> Samplers {
         let is_on_cpu = |device: &str| device.starts_with("cpu");
         let mut threads = pp_devices::rank_threads();
@@ -153,7 +153,7 @@ impl<'a> Run<'a> {
         Samplers::start(options, self.origin, &self.recorder)
     }
 
-    /// Trains to the end, or as far as it goes, and says how it ended.
+    /// Trains until the run ends, and records its end.
     ///
     /// # Errors
     /// The run ended before its last step, or a result is missing.
@@ -185,7 +185,7 @@ impl<'a> Run<'a> {
         }
         self.observer.notice(&Notice::Event(&Event::End(end.clone())));
         self.recorder.finish(end);
-        // The last lines may fill the disk; no step reports that.
+        // The last lines may fill the disk, and no further step reports that.
         if let Some(message) = self.recorder.take_warning() {
             self.observer.notice(&Notice::Warning(&message));
         }
@@ -235,7 +235,7 @@ impl<'a> Run<'a> {
             self.sample(&weights, bytes as usize)
                 .map_err(|e| Stopped::Result(format!("no sample: {e}")))?;
         }
-        // What was trained to the end is written, whatever else was asked for meanwhile.
+        // A run that reached its last step writes its weights, even if a signal arrived meanwhile.
         if let Some(file) = self.options.save.clone() {
             let phase = self.phases.begin(PhaseEvent::SAVING, Some(steps), 0);
             self.write(&file, &weights, &HashMap::new()).map_err(Stopped::Result)?;
@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
         self.options.signals.as_ref().and_then(Signals::signal)
     }
 
-    /// Looks at the held-out samples; a signal ends that early, and then nothing is said of it.
+    /// Evaluates the held-out samples. A signal ends the evaluation early, without a result.
     fn evaluate(&mut self, step: u64, pieces: &[Samples]) -> Result<(), Stopped> {
         let total = pieces.len();
         let mut phase = self.phases.begin(PhaseEvent::EVALUATING, Some(step), total);
@@ -270,7 +270,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Does what was asked for during the step; tells whether the run has to end.
+    /// Serves the requests that arrived during the step. Returns whether the run has to end.
     fn requests(&mut self, step: u64) -> bool {
         let requests = self.control.as_ref().map(ControlServer::take).unwrap_or_default();
         let wants_checkpoint =
@@ -280,7 +280,8 @@ impl<'a> Run<'a> {
             match self.checkpoint(step) {
                 Ok(message) => self.log_at(Some(step), message),
                 Err(why) => {
-                    // Who wanted the weights does not want to lose them.
+                    // The request wanted a checkpoint before the end: stopping now would lose the
+                    // weights.
                     may_stop = requests.contains(&Request::Stop);
                     self.warn(Some(step), why);
                 }
@@ -289,7 +290,7 @@ impl<'a> Run<'a> {
         may_stop && requests.iter().any(|r| matches!(r, Request::Stop | Request::CheckpointAndStop))
     }
 
-    /// Tells everybody about a step.
+    /// Records a step, and notifies the observer.
     fn stepped(&mut self, outcome: &StepOutcome) {
         let samples = self.session.batch_size;
         let tokens = samples * self.session.job.data.tokens_per_sample();
@@ -341,14 +342,14 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Something may be wrong: for the log, and for whoever listens.
+    /// Records a warning, and notifies the observer.
     fn warn(&mut self, step: Option<u64>, message: String) {
         let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
         self.observer.notice(&Notice::Warning(&message));
         self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
     }
 
-    /// A line for the log alone.
+    /// Records a line of text, which the observer does not get.
     fn log(&self, message: String) {
         self.log_at(None, message);
     }
@@ -358,17 +359,17 @@ impl<'a> Run<'a> {
         self.recorder.record(Event::Log(Log { elapsed_ns, step, message }));
     }
 
-    /// An event for the log, and for whoever listens.
+    /// Records an event, and notifies the observer.
     fn emit(&mut self, event: Event) {
         self.observer.notice(&Notice::Event(&event));
         self.recorder.record(event);
     }
 }
 
-/// Trains and records: a new folder, the run in it from its first event to its last.
+/// Trains, and records the run in a new folder from its first event to its last.
 ///
 /// # Errors
-/// The configuration is refused, and then no folder stays; or the run does not come to its end.
+/// The configuration is refused, and no folder stays. Or the run ends before its last step.
 pub fn train(
     config: Config,
     options: RunOptions,
@@ -382,8 +383,8 @@ pub fn train(
         Ok(run) => run.finish(),
         Err(refused) => {
             if refused.is_refusal() {
-                // What only measuring can tell leaves nothing either. Should a file resist, the log
-                // says why.
+                // A refusal after measuring leaves no folder either. If a file cannot be removed,
+                // the log has the reason.
                 let _ = pp_telemetry::remove(&dir);
             }
             Err(refused.into())

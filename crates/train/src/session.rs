@@ -27,22 +27,21 @@ use crate::profiles::{Initial, Profiles};
 use crate::synthesis::{self, Promise};
 use crate::weights;
 
-/// What is done between a job that can be started and one that is ready: with how much of it, and
-/// of how much.
+/// A phase of the preparation of a job, with its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Preparing {
-    /// So many of so many layers are measured.
+    /// Layers are measured: the number so far, and the number in all.
     Profiling(usize, usize),
-    /// A plan and a cut are looked for.
+    /// The plan and the cut are made.
     Cutting,
 }
 
-/// A job that can be started: what can be told without measuring anything has been found right.
+/// A checked job: everything that can be checked without measuring is right.
 #[derive(Debug)]
 pub struct Prepared {
     config: Config,
-    /// `None` where the layers follow from a plan that is still to be made.
+    /// `None` if the layers follow from a plan that is still to be made.
     job: Option<Job>,
     plan: ValidPlan,
     batch_size: u64,
@@ -50,8 +49,7 @@ pub struct Prepared {
     initial: Option<Initial>,
 }
 
-/// A job that is ready to start: everything that can be wrong with its configuration has been
-/// found.
+/// A job that is ready to start: its configuration has passed all checks.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) config: Config,
@@ -61,19 +59,18 @@ pub struct Session {
     pub(crate) batch_size: u64,
     pub(crate) mesh: Mesh,
     pub(crate) promise: Option<Promise>,
-    /// What each layer was measured to take for a micro-batch, where it was.
+    /// The measured seconds of each layer for a micro-batch; empty if nothing was measured.
     pub(crate) layer_seconds: Vec<f64>,
     pub(crate) chosen: Option<Chosen>,
-    /// Until the ranks have them.
+    /// Initial weights, until the ranks take them.
     initial: Option<Initial>,
 }
 
 impl Prepared {
-    /// Looks at everything that does not have to be measured: sizes, plan, files. Nothing is
-    /// written anywhere.
+    /// Checks everything that needs no measuring: sizes, plan, files. Writes nothing.
     ///
     /// # Errors
-    /// Everything that the configuration, or a file that it names, gets wrong.
+    /// The configuration, or a file that it names, is wrong.
     pub fn new(config: Config) -> Result<Self, TrainError> {
         let plan = config.plan()?;
         let batch_size = config.samples(&plan)?;
@@ -114,7 +111,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Whether this machine can hold the job, and the initial weights fit it.
+    /// Checks that this machine can hold the job, and loads the initial weights.
     fn check(&self, job: &Job) -> Result<Option<Initial>, TrainError> {
         let Self { config, plan, batch_size, .. } = self;
         let workload = &config.workload;
@@ -134,11 +131,11 @@ impl Prepared {
         Ok(initial.map(Arc::new))
     }
 
-    /// Measures what has to be measured, and cuts the model. `on_progress` is told what goes on.
+    /// Measures the layers if necessary, and cuts the model. `on_progress` gets each phase.
     ///
     /// # Errors
-    /// As [`Prepared::new`], where something turns out wrong with what was measured, and what fails
-    /// while it is measured.
+    /// As [`Prepared::new`], if the measured costs do not allow a plan or a cut. Measuring itself
+    /// may fail as well.
     pub fn cut(
         mut self,
         profiles: &mut Profiles,
@@ -176,7 +173,7 @@ impl Prepared {
         let job = if let Some(job) = self.job.take() {
             job
         } else {
-            // Its layers follow from the plan, which is there now.
+            // Its layers follow from the plan, which is made now.
             let job = build(&self.config, self.plan.topology())?;
             self.initial = self.check(&job)?;
             job
@@ -190,8 +187,9 @@ impl Prepared {
             let whole = |layer: &LayerProfile| layer.forward_seconds + layer.backward_seconds();
             profile.layers.iter().map(whole).collect()
         });
-        let is_whole = n_stages == 1 && config.cut == Cut::Time;
-        let cut = if is_whole { &Cut::Uniform } else { &config.cut };
+        // A single stage needs no profile. Layers that wait have none: they are alike.
+        let is_uniform = config.cut == Cut::Time && (n_stages == 1 || waits);
+        let cut = if is_uniform { &Cut::Uniform } else { &config.cut };
         let partition = match made_for {
             Some(partition) => partition,
             None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
@@ -212,7 +210,7 @@ impl Prepared {
 }
 
 impl Session {
-    /// What it was made from.
+    /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -222,7 +220,7 @@ impl Session {
         &self.job
     }
 
-    /// What the ranks will do.
+    /// The plan of the ranks.
     pub fn plan(&self) -> &ValidPlan {
         &self.plan
     }
@@ -237,18 +235,18 @@ impl Session {
         self.batch_size
     }
 
-    /// What a plan that follows from costs has with these.
+    /// The prediction of a plan that follows from costs.
     pub fn promise(&self) -> Option<Promise> {
         self.promise
     }
 
-    /// What multiplies matrices; `None` where layers only wait, or compute on GPUs.
+    /// The matrix kernels; `None` if layers only wait, or compute on GPUs.
     pub fn kernels_chosen(&self) -> Option<&Chosen> {
         self.chosen.as_ref()
     }
 
-    /// Sets up one of several jobs with one model: what one of them has measured the others take as
-    /// it is, so that they are cut alike.
+    /// Sets up one of several jobs with one model. All of them take the same measurements, so that
+    /// they are cut alike.
     ///
     /// # Errors
     /// As [`Prepared::new`] and [`Prepared::cut`].
@@ -258,8 +256,8 @@ impl Session {
         prepared.cut(profiles, |_| {})
     }
 
-    /// What each rank will hold; nothing where it is not counted, or the gradients of several
-    /// copies of the model pass through.
+    /// The predicted memory of each rank. It is empty if memory is not counted, or if the model has
+    /// several copies, whose gradients pass through the ranks.
     ///
     /// # Errors
     /// If a stage cannot be built or run.
@@ -351,8 +349,8 @@ impl Session {
         rows(self.batch_size, self.config.dp, &self.plan)
     }
 
-    /// How many devices compute at once: ranks on the processor have no more of them than there are
-    /// cores.
+    /// The number of devices that compute at once. For ranks on the processor it is at most the
+    /// number of cores.
     pub(crate) fn n_devices(&self) -> f64 {
         let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.config.dp);
         let on_cpu = is_on_cpu(&self.mesh);
@@ -360,7 +358,7 @@ impl Session {
         n_devices as f64
     }
 
-    /// The sizes of the schedule, where it has a name.
+    /// The schedule and its sizes, if the plan comes from one by name.
     pub fn named(&self) -> Option<(ScheduleName, Sizes)> {
         let sizes = Sizes {
             n_ranks: self.plan.n_ranks(),
@@ -371,8 +369,8 @@ impl Session {
         self.config.named().map(|name| (name, sizes))
     }
 
-    /// The bubble ratio that the schedule promises: by its formula, or by simulation of equal
-    /// stages where it has none. A plan that follows from costs promises what it has with these.
+    /// The predicted bubble ratio of the schedule: by its formula, or by simulation of equal stages
+    /// if it has none. For a plan that follows from costs it is the ratio with these costs.
     pub fn theory(&self) -> Option<f64> {
         let share = RankShare::default();
         let formula = || {
@@ -405,12 +403,12 @@ fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
     config.workload.job(config.seed, topology).map_err(TrainError::Workload)
 }
 
-/// Initial weights from a file: those of the model, each and no other.
+/// Loads initial weights from a file, which has to hold each parameter of the model and no other.
 fn load(path: &Path, stack: &LayerStack) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let refused = |why: String| TrainError::Initial { path: path.to_owned(), why };
     let known = stack.parameters().map_err(|e| refused(causes(&e)))?;
     let known: BTreeMap<_, _> = known.into_iter().flatten().collect();
-    // Before anything of it is read: a file may claim to hold anything.
+    // The head is checked before any tensor is read: a file may claim to hold anything.
     weights::check(path, &known).map_err(refused)?;
     let values = candle_core::safetensors::load(path, &Device::Cpu)
         .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;

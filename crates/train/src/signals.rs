@@ -7,7 +7,7 @@ use std::fs;
 
 /// Whether this process ignores a signal now: because it was started so, or because it chose to.
 ///
-/// Where the system does not say, the answer is no.
+/// If the system does not report it, the answer is no.
 pub fn is_ignored(signal: i32) -> bool {
     fs::read_to_string("/proc/self/status").is_ok_and(|text| is_ignored_by(&text, signal))
 }

@@ -1,4 +1,4 @@
-//! What a run does before its first step.
+//! The phases of a run before its first step.
 
 use std::time::Instant;
 
@@ -10,16 +10,16 @@ use crate::phases::Phases;
 use crate::profiles::Profiles;
 use crate::session::{Prepared, Preparing, Session};
 
-/// What a run has before its first step.
+/// A run that is ready for its first step.
 pub(crate) struct Ready {
     pub(crate) session: Session,
     pub(crate) trainer: Trainer,
     pub(crate) memory_plan: Vec<PlannedMem>,
-    /// What was done for it, and how many seconds that took.
+    /// The phases so far, with their seconds.
     pub(crate) took: Vec<(&'static str, f64)>,
 }
 
-/// Measures, cuts, rehearses and builds; each of it is a phase in the log.
+/// Measures, cuts, rehearses and builds. Each of these is a phase in the log.
 pub(crate) fn make_ready(
     prepared: Prepared,
     recorder: &Recorder,

@@ -1,7 +1,7 @@
-//! How a run is asked to end by a signal.
+//! The signals that end a run.
 //!
-//! While it starts there is no step to wait for: the run ends at once, and its log says so.
-//! Afterwards the first signal ends it after its step, and a second one at once.
+//! While a run starts, a signal ends it at once, and its log has the reason. Afterwards the first
+//! signal ends it after its step, and a second one at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use crate::phases::Now;
 use crate::signals::is_ignored;
 
-/// How often one looks for a signal while the run starts.
+/// The time between two looks for a signal while the run starts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The signals that ask a run to end: SIGTERM, SIGINT and SIGHUP.
@@ -32,11 +32,11 @@ impl fmt::Debug for Signals {
 }
 
 impl Signals {
-    /// From now on signals are counted. One that was ignored when the program started stays
-    /// ignored. The second signal ends the process at once.
+    /// Installs the handlers. A signal that was ignored when the program started stays ignored. The
+    /// second signal ends the process at once.
     ///
     /// # Errors
-    /// The system takes no handler.
+    /// A handler cannot be installed.
     pub fn listen() -> std::io::Result<Self> {
         let last = Arc::new(AtomicUsize::new(0));
         let again = Arc::new(AtomicBool::new(false));
@@ -51,14 +51,14 @@ impl Signals {
         Ok(Self { last, told: Arc::new(|_| {}) })
     }
 
-    /// `told` is given the last event of a run that a signal ends before its first step, right before
-    /// the process ends with it.
+    /// Sets a callback for a run that a signal ends before its first step. `told` gets the last
+    /// event of the run right before the process ends.
     #[must_use]
     pub fn telling(self, told: impl Fn(&End) + Send + Sync + 'static) -> Self {
         Self { told: Arc::new(told), ..self }
     }
 
-    /// The last signal that came.
+    /// The last signal that arrived.
     pub(crate) fn signal(&self) -> Option<i32> {
         i32::try_from(self.last.load(Ordering::Relaxed)).ok().filter(|&signal| signal != 0)
     }
@@ -116,7 +116,7 @@ impl Drop for Starting {
         *self.is_over.lock().unwrap_or_else(PoisonError::into_inner) = true;
         if let Some((thread, handle)) = self.looks.take() {
             thread.unpark();
-            // It does not panic; if it did, there would be no more to look for.
+            // The thread does not panic. If it did, nothing would be left to wait for.
             let _ = handle.join();
         }
     }

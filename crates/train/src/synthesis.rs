@@ -1,4 +1,4 @@
-//! A plan that follows from what the job costs: `zb-auto` and `auto` in training.
+//! Plans that follow from the costs of a job: `zb-auto` and `auto` in training.
 
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
@@ -15,23 +15,23 @@ use crate::workload::KnownCosts;
 /// A plan with its cut.
 pub(crate) struct Made {
     pub(crate) plan: ValidPlan,
-    /// Unless the layers of the model depend on the plan, and its cut with them.
+    /// `None` if the layers of the model, and so its cut, depend on the plan.
     pub(crate) partition: Option<Partition>,
     pub(crate) promise: Promise,
 }
 
-/// What a plan has with the costs that it was made for.
+/// The prediction of a plan, with the costs that it was made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Promise {
-    /// How long its step takes, in seconds.
+    /// The time of a step, in seconds.
     pub makespan: f64,
     /// The part of it that is bubble.
     pub bubble_ratio: f64,
-    /// How much longer it is than the lower bound, as a part of that.
+    /// The excess over the lower bound, as a part of the bound.
     pub gap: f64,
 }
 
-/// The numbers of stages a rank that are tried.
+/// The numbers of stages on a rank that are tried.
 fn tried(config: &Config, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
     let layers = config.workload.layers().unwrap_or(usize::MAX);
     let fits = |&v: &u32| n_ranks as usize * v as usize <= layers;
@@ -45,11 +45,11 @@ fn tried(config: &Config, name: ScheduleName, n_ranks: u32) -> Vec<u32> {
     }
 }
 
-/// What can be refused before anything is measured: sizes that the schedule does not take, and a
-/// cut by hand that does not fit.
+/// Refuses, before anything is measured, sizes that the schedule does not take and a cut by hand
+/// that does not fit.
 ///
 /// # Errors
-/// Which of them it is.
+/// The first refusal.
 pub(crate) fn refuse_wrong_sizes(
     config: &Config,
     outline: &ValidPlan,
@@ -70,11 +70,11 @@ pub(crate) fn refuse_wrong_sizes(
     config.refuse_absent_stages(most)
 }
 
-/// The plan for these costs: where the number of stages a rank is left open, the faster of one and
-/// two.
+/// Makes the plan for the costs. If the number of stages on a rank is open, it is the faster of one
+/// and two.
 ///
 /// # Errors
-/// A limit without room, or a cut that does not fit.
+/// The memory limit leaves no room, or the cut does not fit.
 pub(crate) fn make(
     config: &Config,
     name: ScheduleName,
@@ -116,7 +116,7 @@ pub(crate) fn make(
     })
 }
 
-/// What the ops of layers that wait take.
+/// The costs of layers that wait.
 fn waiting(
     config: &Config,
     known: Option<KnownCosts>,
@@ -147,8 +147,8 @@ fn waiting(
     Ok(costs)
 }
 
-/// What the profile says of each stage. Memory is in shares of what a rank holds itself of one
-/// micro-batch, as the limit is.
+/// The costs of each stage, from the profile. Memory is in the unit of the limit: the activations
+/// of one micro-batch on all stages of the rank.
 fn measured(
     config: &Config,
     topology: &Topology,
@@ -178,7 +178,7 @@ fn measured(
     }
     for (stage, rank) in topology.ranks(Pipe(0)).iter().enumerate() {
         if config.recompute.is_for(Stage(stage as u32)) {
-            // What the stage before hands over; the batch itself is the trainer's.
+            // A stage keeps what the stage before hands over. The trainer holds the batch itself.
             let before = partition.layers(stage).start.checked_sub(1);
             let kept = before.map_or(0.0, |layer| profile.layers[layer].boundary_bytes as f64);
             let share = shares[rank.idx()];

@@ -1,8 +1,8 @@
-//! What a file of weights says it holds, compared with the model before anything of it is read.
+//! Compares the head of a file of weights with the model before any weight is read.
 //!
-//! The head of such a file names each tensor with its type, its shape and its place. It is read one
-//! tensor at a time, and the first that is not the model's ends it: so a file costs no more than
-//! the model, whatever it is.
+//! The head names each tensor with its type, its shape and its place. It is read one tensor at a
+//! time, and reading ends at the first tensor that the model does not have. So no file costs more
+//! than the model.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,15 +14,15 @@ use pp_telemetry::input::open_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
 
-/// Bytes of the head at most, as the format has it.
+/// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
-/// Dimensions of a tensor at most.
+/// The most dimensions of a tensor.
 const DIMENSIONS_MAX: usize = 16;
 
-/// Types that can be taken for weights, and the bytes of a number.
+/// Types that weights may have, and the bytes of a number.
 const FLOATS: [(&str, u64); 4] = [("F32", 4), ("F64", 8), ("F16", 2), ("BF16", 2)];
 
-/// What the head says of a tensor.
+/// The entry of a tensor in the head.
 #[derive(Deserialize)]
 struct Tensor {
     dtype: String,
@@ -57,8 +57,7 @@ fn dimensions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> 
     from.deserialize_seq(Few)
 }
 
-/// Compares each tensor with the model's as it is read; what comes of it is the end of the last
-/// one.
+/// Compares each tensor with the model's as it is read. The result is the end of the last one.
 struct Compared<'a> {
     known: &'a BTreeMap<String, Shape>,
 }
@@ -99,7 +98,7 @@ impl<'de> Visitor<'de> for Compared<'_> {
     }
 }
 
-/// Where the tensor ends, if it is the model's.
+/// The end of the tensor in the file, if it matches the model's.
 fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
     let is_same = tensor.shape.len() == shape.rank()
         && tensor.shape.iter().zip(shape.dims()).all(|(there, here)| *there == *here as u64);
@@ -120,11 +119,11 @@ fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
     }
 }
 
-/// Whether the file holds tensors of the model alone, each as the model has it, and nothing behind
-/// them.
+/// Checks that the file holds only tensors of the model, each with the model's shape, and nothing
+/// behind them.
 ///
 /// # Errors
-/// What is wrong with it, with both numbers.
+/// The first mismatch, with both numbers.
 pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), String> {
     let (mut file, len) = open_regular(path).map_err(|failed| failed.to_string())?;
     let mut head_len = [0; 8];
@@ -147,7 +146,7 @@ pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), 
     Ok(())
 }
 
-/// What is wrong, without the place in a text that nobody sees.
+/// The text of a refusal, without its place in the head, which the user does not see.
 fn said(refused: &serde_json::Error) -> String {
     let text = refused.to_string();
     match refused.classify() {

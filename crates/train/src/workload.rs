@@ -1,4 +1,4 @@
-//! What can be trained, and what a run needs to know of it.
+//! Workloads: models with their losses and their data.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,31 +12,30 @@ use pp_schedule::{Op, Phase, Rank, Topology};
 
 use crate::job::Job;
 
-/// The error of a workload: whatever its author likes. Its text becomes a part of one line.
+/// The error of a workload, of any type. Its text becomes a part of one line.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A model with its loss and its data, and what is known of them before they are built.
 ///
-/// [`Workload::name`], [`Workload::layers`] and [`Workload::job`] are enough to train. The rest has
-/// defaults, and makes refusals come earlier or screens show more.
+/// [`Workload::name`], [`Workload::layers`] and [`Workload::job`] are enough to train. The other
+/// methods have defaults. They make refusals come earlier, or screens show more.
 pub trait Workload: Send + Sync {
     /// The name: in the log, on screens, and in the id of a run.
     fn name(&self) -> &str;
 
-    /// What is done where nobody says otherwise.
+    /// The defaults of a run of this workload.
     fn defaults(&self) -> Defaults {
         Defaults::default()
     }
 
-    /// The number of layers of the stack; `None` where the stack has one for each stage of the
-    /// plan.
+    /// The number of layers of the stack; `None` if the stack has one for each stage of the plan.
     fn layers(&self) -> Option<usize>;
 
     /// Layers, loss and data. The same seed gives the same data. Only a workload whose layers
     /// follow from the plan looks at `topology`, the stages and their ranks.
     ///
     /// # Errors
-    /// Whatever stands in the way: files that cannot be read, sizes that do not fit.
+    /// The job cannot be built: a file cannot be read, or sizes do not fit each other.
     fn job(&self, seed: u64, topology: &Topology) -> Result<Job, BoxError>;
 
     /// The number of parameters, where it is known without building a layer. A model that is too
@@ -60,8 +59,8 @@ pub trait Workload: Send + Sync {
         None
     }
 
-    /// What its ops take, where nothing has to be measured to know that. Such a workload waits
-    /// instead of computing: it needs no kernels, and its ranks are on CPUs.
+    /// The times of its ops, if they are known without measuring. Such a workload waits instead of
+    /// computing: it needs no kernels, and its ranks are on CPUs.
     fn known_costs(&self) -> Option<KnownCosts> {
         None
     }
@@ -72,16 +71,16 @@ pub trait Workload: Send + Sync {
         None
     }
 
-    /// Whether [`Workload::sample`] makes something.
+    /// Whether [`Workload::sample`] generates text.
     fn makes_samples(&self) -> bool {
         false
     }
 
-    /// Text of about `bytes` bytes from the trained `model`, the whole stack as one stage.
-    /// `goes_on` is told the number of bytes so far, and says whether to continue.
+    /// Generates about `bytes` bytes of text with the trained `model`, the whole stack as one
+    /// stage. `goes_on` gets the number of bytes so far, and returns whether to continue.
     ///
     /// # Errors
-    /// Whatever candle reports; by default that there are no samples of this workload.
+    /// Errors of candle. The default method always fails: the workload makes no samples.
     fn sample(
         &self,
         model: &Stage,
@@ -93,8 +92,8 @@ pub trait Workload: Send + Sync {
         candle_core::bail!("{} makes no samples", self.name())
     }
 
-    /// What another program has to know to repeat a step of this model, by name: it goes into the
-    /// file with the tensors of the first step.
+    /// The facts that another program needs to repeat a step of this model, by name. They go into
+    /// the file with the tensors of the first step.
     fn facts(&self) -> Vec<(String, String)> {
         Vec::new()
     }
@@ -106,7 +105,7 @@ impl fmt::Debug for dyn Workload + '_ {
     }
 }
 
-/// What a run does where nobody says otherwise.
+/// The defaults of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Defaults {
     /// Steps to train.
@@ -121,7 +120,7 @@ pub struct Defaults {
     pub optimizer: OptimizerKind,
     /// The largest norm of the gradient of the whole model.
     pub clip_norm: Option<f64>,
-    /// Steps between evaluations; `None` where nothing is held out.
+    /// Steps between evaluations; `None` if nothing is held out.
     pub eval_every: Option<u64>,
     /// How the model is cut into stages.
     pub cut: Cut,
@@ -144,11 +143,11 @@ impl Default for Defaults {
     }
 }
 
-/// What the ops of a workload take, known without measuring. The times are those of a rank's share
-/// of one micro-batch, however many stages the rank has.
+/// The times of a workload's ops, known without measuring. They are those of a rank's share of one
+/// micro-batch, however many stages the rank has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct KnownCosts {
-    /// F.
+    /// F, the forward.
     pub forward: Duration,
     /// I, the gradient of the input.
     pub input_grad: Duration,
@@ -156,12 +155,12 @@ pub struct KnownCosts {
     pub weight_grad: Duration,
     /// The latency of each message.
     pub link: Duration,
-    /// A rank whose ops take so many times as long.
+    /// A slow rank, and the factor of its times.
     pub slow_rank: Option<(u32, f64)>,
 }
 
 impl KnownCosts {
-    /// All ops take so many times as long; messages do not.
+    /// Multiplies the times of all ops. Messages keep their latency.
     #[must_use]
     pub fn longer(self, factor: f64) -> Self {
         let [forward, input_grad, weight_grad] =
@@ -169,7 +168,7 @@ impl KnownCosts {
         Self { forward, input_grad, weight_grad, ..self }
     }
 
-    /// What the executor holds the ops of a rank to, where each rank has so many stages.
+    /// The pace of the executor for ops, with `n_virtual_stages` stages on each rank.
     pub(crate) fn pace(self, n_virtual_stages: u32) -> Pace {
         Arc::new(move |rank: Rank, op: Op| {
             let share = match op.phase {

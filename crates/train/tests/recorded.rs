@@ -1,4 +1,4 @@
-//! A workload that nobody here knows is trained, and its log read again.
+//! Trains a workload that is not part of the project, and reads its log again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
@@ -16,22 +16,24 @@ use pp_train::{
     Workload, causes,
 };
 
-/// A folder that goes with its test.
-struct Folder(PathBuf);
+/// A folder for a run, which is removed with its test.
+struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("pp-train-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        Self(dir)
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.0.path().join("run")
     }
 
     fn of_run(&self) -> RunFolder {
-        RunFolder::at("test".to_owned(), self.0.clone()).unwrap()
+        RunFolder::at("test".to_owned(), self.dir()).unwrap()
     }
 
     fn events(&self) -> Vec<Event> {
-        let log = std::fs::read(self.0.join(EVENTS_FILE)).unwrap();
+        let log = std::fs::read(self.dir().join(EVENTS_FILE)).unwrap();
         let lines = log.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let event = |line| match Event::parse(line).unwrap() {
             Line::Event(event) => Some(event),
@@ -47,13 +49,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Numbers that are to become themselves.
+/// Numbers whose targets are the inputs.
 struct Numbers;
 
 impl DataSet for Numbers {
@@ -100,7 +96,7 @@ fn small() -> Config {
 
 #[test]
 fn a_run_is_recorded_from_its_hello_to_its_end_and_told_alike() {
-    let folder = Folder::new("run");
+    let folder = Folder::new();
     let (mut told, mut opening) = (Vec::new(), String::new());
     let mut observer = |notice: &Notice<'_>| match notice {
         Notice::Event(event) => told.push(Event::clone(event)),
@@ -152,7 +148,7 @@ fn a_configuration_is_refused_with_its_numbers() {
     assert!(matches!(error, TrainError::ForwardOnly { .. }), "{error:?}");
 }
 
-/// A layer for each stage, of times that are known. It counts how often it is built.
+/// A workload with a layer for each stage and known times. It counts how often it is built.
 #[derive(Default)]
 struct Waits {
     n_built: AtomicU32,
@@ -165,7 +161,7 @@ impl Workload for Waits {
     }
 
     fn defaults(&self) -> Defaults {
-        Defaults { steps: 1, batch_size: None, cut: Cut::Uniform, ..Defaults::default() }
+        Defaults { steps: 1, batch_size: None, ..Defaults::default() }
     }
 
     fn layers(&self) -> Option<usize> {
@@ -204,11 +200,11 @@ fn a_job_whose_layers_follow_from_the_plan_is_built_once() {
 #[test]
 fn a_run_that_does_not_start_says_why_in_its_log() {
     for (words, wanted) in [(false, (2, "there is no data")), (true, (7, "no data, no run"))] {
-        let folder = Folder::new(if words { "words" } else { "none" });
+        let folder = Folder::new();
         let workload = Arc::new(Waits { fails: true, ..Waits::default() });
         let plan = PlanSource::Named(ScheduleName::ZbAuto);
         let config = Config { pp: Some(2), plan, ..Config::new(workload) };
-        // Its layers follow from a plan that is not there yet.
+        // Its layers follow from a plan that is not made yet.
         let prepared = Prepared::new(config).unwrap();
         let options = RunOptions {
             words: words

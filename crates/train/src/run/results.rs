@@ -1,4 +1,4 @@
-//! What a run makes of its weights: a checkpoint, a text, files.
+//! The results of a run's weights: checkpoints, samples, files.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -18,11 +18,11 @@ use crate::observer::Notice;
 use crate::options::ResultFile;
 use crate::results::{self, Named, Wanted};
 
-/// How the log's line with a sample begins.
+/// The beginning of the log's line with a sample.
 pub const SAMPLE: &str = "sample: ";
 
 impl Run<'_> {
-    /// Writes the weights into the folder of the run, in the place of those written before.
+    /// Writes the weights into the folder of the run, in place of the last checkpoint.
     pub(super) fn checkpoint(&mut self, step: u64) -> Result<String, String> {
         let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
         let path = self.dir.join(CHECKPOINT_FILE);
@@ -52,7 +52,7 @@ impl Run<'_> {
         ))
     }
 
-    /// Makes a text with the trained weights.
+    /// Generates text with the trained weights.
     pub(super) fn sample(
         &mut self,
         weights: &[(String, Tensor)],
@@ -74,14 +74,14 @@ impl Run<'_> {
         };
         let text = workload.sample(&model, bytes, seed, &mut goes_on)?;
         phase.end();
-        // A model may say anything, also what a terminal would obey.
+        // The text may hold control characters that a terminal would obey.
         let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
         self.log(format!("{SAMPLE}{text}"));
         self.observer.notice(&Notice::Sample(&text));
         Ok(())
     }
 
-    /// Writes step 1 for other programs to check.
+    /// Writes the tensors of step 1, so that another program can check them.
     pub(super) fn dump(
         &mut self,
         outcome: &StepOutcome,
@@ -121,7 +121,7 @@ impl Run<'_> {
         self.write(&file, &tensors, &about).map_err(Stopped::Result)
     }
 
-    /// Writes a result that somebody named, and says where it is if that is elsewhere.
+    /// Writes a result, and warns if it is not at its path.
     pub(super) fn write(
         &mut self,
         file: &ResultFile,
