@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 /// A number with a total order.
 pub trait Number: Copy {
-    /// Which of the two comes first.
+    /// The order of the two.
     fn order(&self, other: &Self) -> Ordering;
 }
 
@@ -21,41 +21,41 @@ impl Number for u64 {
     }
 }
 
-/// The number at `place` if the numbers were sorted, counted from 0; `None` past their end. The time
-/// grows linearly with their count.
+/// The number at `place` if the numbers were sorted, counted from 0; `None` past their end. The
+/// time grows linearly with their count.
 pub fn at_place<T: Number>(values: &mut [T], place: usize) -> Option<T> {
     (place < values.len()).then(|| *values.select_nth_unstable_by(place, T::order).1)
 }
 
-/// The median; of two in the middle the larger one. `None` of nothing.
+/// The median; of two in the middle the larger one. `None` without numbers.
 pub fn upper_median<T: Number>(values: &mut [T]) -> Option<T> {
     at_place(values, values.len() / 2)
 }
 
-/// The median; of two in the middle the smaller one. `None` of nothing.
+/// The median; of two in the middle the smaller one. `None` without numbers.
 pub fn lower_median<T: Number>(values: &mut [T]) -> Option<T> {
     at_place(values, lower_middle(values.len()))
 }
 
-/// The median; of two in the middle their mean. `None` of nothing.
+/// The median; of two in the middle their mean. `None` without numbers.
 pub fn mean_median(values: &mut [f64]) -> Option<f64> {
     Some(f64::midpoint(lower_median(values)?, upper_median(values)?))
 }
 
-/// The place of the median among `count` sorted items; of two in the middle the first one. For items
-/// that the caller has sorted by a key.
+/// The place of the median among `count` sorted items; of two in the middle the first one. For
+/// items that the caller has sorted by a key.
 pub fn lower_middle(count: usize) -> usize {
     count.saturating_sub(1) / 2
 }
 
-/// The smallest number such that at least `percent` % of the numbers are no larger. `None` of
-/// nothing.
+/// The smallest number such that at least `percent` % of the numbers are no larger. `None`
+/// without numbers.
 pub fn nearest_rank<T: Number>(values: &mut [T], percent: usize) -> Option<T> {
     at_place(values, (values.len() * percent).div_ceil(100).saturating_sub(1))
 }
 
 /// The number whose place is nearest to `q` times the last place, with `q` from 0 to 1; of two
-/// equally near the larger one. `None` of nothing.
+/// equally near the larger one. `None` without numbers.
 pub fn nearest<T: Number>(values: &mut [T], q: f64) -> Option<T> {
     let last = values.len().saturating_sub(1);
     at_place(values, (last as f64 * q).round() as usize)

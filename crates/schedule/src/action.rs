@@ -1,7 +1,8 @@
-//! One cell of a plan: an op, or a forward and a backward that run as one. As text `2F0`, or `(0F7;7B3)OVERLAP_F_B`.
+//! One cell of a plan: an op, or a forward and a backward that run as one. As text `2F0`, or
+//! `(0F7;7B3)OVERLAP_F_B`.
 //!
-//! The overlapped pair is `DualPipe`'s: while the messages of one half are under way, the other half computes. It starts when both
-//! inputs are there, and both results leave when it ends.
+//! The overlapped pair is `DualPipe`'s: while the messages of one half are under way, the other
+//! half computes. It starts when both inputs are there, and both results leave when it ends.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,8 +1,10 @@
-//! A plan for stages that are not equal: any costs, any latencies, any memory limits, on one stage a rank or several.
+//! A plan for stages that are not equal: any costs, any latencies, any memory limits, on one stage
+//! a rank or several.
 //!
-//! Where a rank holds several stages both placements are tried, round and round and to and fro. On each, several thousand policies of list
-//! scheduling (`list.rs`) compete with every fixed schedule that fits, and the shortest step wins. How far it can be from the best
-//! that there is says [`crate::Simulation::lower_bound`], which is proven for all orders on the same ranks.
+//! Where a rank holds several stages both placements are tried, round and round and to and fro. On
+//! each, several thousand policies of list scheduling (`list.rs`) compete with every fixed schedule
+//! that fits, and the shortest step wins. How far it can be from the best that there is says
+//! [`crate::Simulation::lower_bound`], which is proven for all orders on the same ranks.
 
 use crate::costs::Costs;
 use crate::error::ScheduleError;

@@ -1,4 +1,5 @@
-//! Chimera (Li and Hoefler 2021, arXiv:2107.06925): two pipelines in opposite directions over the same ranks.
+//! Chimera (Li and Hoefler 2021, arXiv:2107.06925): two pipelines in opposite directions over the
+//! same ranks.
 //!
 //! ```text
 //! p=4 m=4: micro-batches 0 and 1 go down, 2 and 3 up
@@ -7,8 +8,9 @@
 //! rank 2  ....1F2|2F0|1F3|2F1|....2B0----|1B2----|2B1----|1B3----|........
 //! rank 3  0F2|0F3|....3F0|3B0----|3F1|3B1----|....0B2----|........0B3----|
 //! ```
-//! Each rank holds a stage of both copies of the model, so that the one pipeline fills while the other drains. The price is a second
-//! copy of the weights, whose gradients have to be averaged: it trains as two replicas with half the micro-batches each.
+//! Each rank holds a stage of both copies of the model, so that the one pipeline fills while the
+//! other drains. The price is a second copy of the weights, whose gradients have to be averaged: it
+//! trains as two replicas with half the micro-batches each.
 
 use crate::action::Action;
 use crate::error::ScheduleError;
@@ -73,8 +75,9 @@ fn even_near(what: &str, odd: u32) -> String {
 
 /// The row of one rank, for an even number of ranks and of micro-batches.
 ///
-/// Micro-batch j of the way down is at stage s in slot s+2j with its F, and in slot 2p−1−s+2j with its B; the way up is its mirror
-/// image. A unit of p/2 micro-batches each way takes 2p slots, in which no two ops of a rank meet; more units follow 2p slots apart.
+/// Micro-batch j of the way down is at stage s in slot s+2j with its F, and in slot 2p−1−s+2j with
+/// its B; the way up is its mirror image. A unit of p/2 micro-batches each way takes 2p slots, in
+/// which no two ops of a rank meet; more units follow 2p slots apart.
 pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
     let (p, m) = (u64::from(n_ranks), n_micro_batches);
     let (n_each_way, n_unit) = (m / 2, n_ranks / 2);

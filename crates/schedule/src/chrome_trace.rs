@@ -1,7 +1,8 @@
-//! A simulated plan as a Chrome trace, which Perfetto and `chrome://tracing` open: a track a rank, a slice a cell, an arrow a message.
+//! A simulated plan as a Chrome trace, which Perfetto and `chrome://tracing` open: a track a rank,
+//! a slice a cell, an arrow a message.
 //!
-//! The format is the JSON object format of the trace event document: times in microseconds. A unit of the costs is drawn as a
-//! millisecond.
+//! The format is the JSON object format of the trace event document: times in microseconds. A unit
+//! of the costs is drawn as a millisecond.
 
 use serde::Serialize;
 

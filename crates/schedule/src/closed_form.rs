@@ -1,4 +1,4 @@
-//! What formulas say about the schedules, for equal stages and messages that take no time.
+//! The closed forms of the schedules, for equal stages and messages that take no time.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::formula::Case;
 use crate::schedule_name::ScheduleName;
 use crate::sizes::Sizes;
 
-/// What a formula says about a plan.
+/// The result of a formula for a plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClosedForm {
     /// Idle ÷ makespan.
@@ -22,8 +22,8 @@ pub struct ClosedForm {
     pub peak_activations: Vec<u32>,
 }
 
-/// The formulas for a schedule. `None` where there is none: for sizes that the schedule refuses or that its formula leaves out, or for
-/// costs that are all 0.
+/// The closed form of a schedule. `None` for a schedule without a formula, for sizes that the
+/// schedule refuses or that its formula leaves out, and for costs that are all 0.
 pub fn closed_form(schedule: ScheduleName, sizes: &Sizes, share: &RankShare) -> Option<ClosedForm> {
     let group = schedule.check(sizes).ok()?;
     let formula = schedule.facts().formula.as_ref()?;

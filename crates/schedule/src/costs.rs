@@ -10,8 +10,8 @@ use crate::text::clipped;
 use crate::topology::Topology;
 use crate::work;
 
-/// Times of one micro-batch over everything that a rank holds of one copy of the model: a rank with v stages spends 1/v of them on
-/// each.
+/// Times of one micro-batch over everything that a rank holds of one copy of the model: a rank with
+/// v stages spends 1/v of them on each.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankShare {
     /// F.
@@ -31,7 +31,8 @@ pub struct RankShare {
 }
 
 impl Default for RankShare {
-    /// F = I = W = 1, messages take no time, an activation stays whole until W, and memory has no limit.
+    /// F = I = W = 1, messages take no time, an activation stays whole until W, and memory has no
+    /// limit.
     fn default() -> Self {
         Self {
             forward: 1.0,
@@ -79,12 +80,14 @@ pub struct Costs {
     pub overlap: f64,
     /// The latency of messages between ranks; none inside a rank.
     pub comm: PerEdge,
-    /// How much crosses an edge in a unit of time, in the unit of [`Costs::boundary`]; messages of one edge queue. `None`: at once.
+    /// How much crosses an edge in a unit of time, in the unit of [`Costs::boundary`]; messages of
+    /// one edge queue. `None`: at once.
     pub bandwidth: Option<PerEdge>,
-    /// What each stage hands to the next one, and gets back as a gradient: it takes time where there is a bandwidth, and memory
-    /// from its arrival until it is used.
+    /// What each stage hands to the next one, and gets back as a gradient: it takes time where
+    /// there is a bandwidth, and memory from its arrival until it is used.
     pub boundary: Vec<f64>,
-    /// Whether a rank computes while its messages are under way; else it waits until each has arrived.
+    /// Whether a rank computes while its messages are under way; else it waits until each has
+    /// arrived.
     pub overlapped_comm: bool,
     /// The memory that one micro-batch takes on each stage, from the start of F on.
     pub activation: Vec<f64>,
@@ -120,8 +123,9 @@ enum PerRank {
 }
 
 impl Costs {
-    /// `stage` runs its forward once more at the beginning of its backward: of a micro-batch it holds no more than `kept`, its input,
-    /// until then, and its I takes as much longer as its F takes (Chen et al. 2016, arXiv:1604.06174).
+    /// `stage` runs its forward once more at the beginning of its backward: of a micro-batch it
+    /// holds no more than `kept`, its input, until then, and its I takes as much longer as its F
+    /// takes (Chen et al. 2016, arXiv:1604.06174).
     ///
     /// # Panics
     /// If there is no such stage.
@@ -154,7 +158,8 @@ impl Costs {
         }
     }
 
-    /// The share of a rank, divided evenly among the stages that the rank holds of one copy of the model: times and memory alike.
+    /// The share of a rank, divided evenly among the stages that the rank holds of one copy of the
+    /// model: times and memory alike.
     pub fn per_rank_share(topology: &Topology, share: &RankShare) -> Self {
         let ranks = topology.ranks(Pipe(0));
         let mut n_held = vec![0_u32; topology.n_ranks() as usize];
@@ -178,8 +183,8 @@ impl Costs {
         }
     }
 
-    /// The memory that one micro-batch takes on all stages of each rank: its activations, or what is left of them for W where that is
-    /// more.
+    /// The memory that one micro-batch takes on all stages of each rank: its activations, or what
+    /// is left of them for W where that is more.
     pub fn memory_shares(&self, topology: &Topology) -> Vec<f64> {
         let mut shares = vec![0.0_f64; topology.n_ranks() as usize];
         let stages = self.activation.iter().zip(&self.residue);
@@ -189,8 +194,8 @@ impl Costs {
         shares
     }
 
-    /// What `zb-auto` and `auto` let a rank hold where no limit is given: p micro-batches on all its stages, and as many messages on
-    /// each of its edges.
+    /// What `zb-auto` and `auto` let a rank hold where no limit is given: p micro-batches on all
+    /// its stages, and as many messages on each of its edges.
     pub fn default_memory_limit(&self, topology: &Topology) -> Vec<f64> {
         let mut room = self.memory_shares(topology);
         for (edge, &message) in topology.ranks(Pipe(0)).windows(2).zip(&self.boundary) {
@@ -203,10 +208,11 @@ impl Costs {
         room.iter().map(|share| p * share).collect()
     }
 
-    /// Costs from JSON: `forward`, `input_grad` and `weight_grad` with an entry a stage. The rest may be left out: `comm` (a
-    /// latency, or p rows of p), 0; `bandwidth` (likewise), unlimited; `boundary` (an entry a stage), 0; `overlapped_comm`, true;
-    /// `overlap` (a factor for overlapped pairs), 1; `activation`, a rank's share of 1 each; `residue`, all of the activation;
-    /// `memory_limit` (one number for every rank, or an entry a rank), none.
+    /// Costs from JSON: `forward`, `input_grad` and `weight_grad` with an entry a stage. The rest
+    /// may be left out: `comm` (a latency, or p rows of p), 0; `bandwidth` (likewise), unlimited;
+    /// `boundary` (an entry a stage), 0; `overlapped_comm`, true; `overlap` (a factor for
+    /// overlapped pairs), 1; `activation`, a rank's share of 1 each; `residue`, all of the
+    /// activation; `memory_limit` (one number for every rank, or an entry a rank), none.
     ///
     /// # Errors
     /// [`ScheduleError::Costs`] for a text that is not this, or lists that do not fit the topology.
@@ -235,7 +241,8 @@ impl Costs {
         Ok(costs)
     }
 
-    /// Whether there is one finite cost of at least 0 for every stage, every rank and every pair of ranks.
+    /// Whether there is one finite cost of at least 0 for every stage, every rank and every pair of
+    /// ranks.
     ///
     /// # Errors
     /// [`ScheduleError::Costs`] with the list, the place and what was expected.

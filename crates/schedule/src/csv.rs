@@ -1,10 +1,11 @@
 //! Plans as CSV, in the form that `PyTorch`'s pipelining reads and writes.
 //!
-//! No header; line i is rank i; cells in the order of execution; an empty cell is a bubble and carries nothing. Lines end with LF
-//! or CRLF, the last one with or without. A plan is written without bubbles: they follow from the costs.
+//! No header; line i is rank i; cells in the order of execution; an empty cell is a bubble and
+//! carries nothing. Lines end with LF or CRLF, the last one with or without. A plan is written
+//! without bubbles: they follow from the costs.
 //!
-//! A stage on two rows is two copies of the model, one for each half of the micro-batches, as Chimera has them; `PyTorch` has no
-//! such plans.
+//! A stage on two rows is two copies of the model, one for each half of the micro-batches, as
+//! Chimera has them; `PyTorch` has no such plans.
 
 use crate::action::Action;
 use crate::draft::Draft;
@@ -28,12 +29,13 @@ pub fn export_csv(plan: &ValidPlan) -> String {
     text
 }
 
-/// Reads a plan from CSV and validates it. The ranks are the lines, the stages those that the cells name; the micro-batches
-/// are `n_micro_batches`, or as many as the highest number in a cell says.
+/// Reads a plan from CSV and validates it. The ranks are the lines, the stages those that the cells
+/// name; the micro-batches are `n_micro_batches`, or as many as the highest number in a cell says.
 ///
 /// # Errors
-/// [`ScheduleError::Csv`] for a file that is no plan, [`ScheduleError::Cell`] for a cell that cannot be taken, and
-/// [`ScheduleError::Invalid`] for a plan that breaks a rule. Cells count from 0 and include empty ones.
+/// [`ScheduleError::Csv`] for a file that is no plan, [`ScheduleError::Cell`] for a cell that
+/// cannot be taken, and [`ScheduleError::Invalid`] for a plan that breaks a rule. Cells count from
+/// 0 and include empty ones.
 pub fn import_csv(
     name: &str,
     bytes: &[u8],
@@ -119,8 +121,8 @@ fn rows(text: &str) -> Result<Vec<Vec<Action>>, ScheduleError> {
     text.lines().enumerate().map(row).collect()
 }
 
-/// A complete plan has an op for each of its stages and micro-batches, so a number that exceeds the ops cannot belong to one.
-/// Asked before anything is laid out by number.
+/// A complete plan has an op for each of its stages and micro-batches, so a number that exceeds the
+/// ops cannot belong to one. Asked before anything is laid out by number.
 fn bounded(text: &str, rows: &[Vec<Action>], n_ops: usize) -> Result<(), ScheduleError> {
     if ops(rows).all(|op| op.stage.idx() < n_ops && op.micro_batch.idx() < n_ops) {
         return Ok(());
@@ -147,7 +149,8 @@ fn ops(rows: &[Vec<Action>]) -> impl Iterator<Item = Op> {
     rows.iter().flatten().flat_map(|action| action.ops())
 }
 
-/// A stage belongs to the row that names it, or, with two copies of the model, to two rows: one for each half of the micro-batches.
+/// A stage belongs to the row that names it, or, with two copies of the model, to two rows: one for
+/// each half of the micro-batches.
 fn topology(text: &str, rows: &[Vec<Action>]) -> Result<Topology, ScheduleError> {
     let highest = ops(rows).map(|op| op.stage).max().unwrap_or_default();
     let mut ranks: Vec<Option<Rank>> = vec![None; highest.idx() + 1];
@@ -181,8 +184,9 @@ fn stage_absent(text: &str, absent: u32, highest: Stage) -> Result<ScheduleError
     Ok(ScheduleError::Csv(CsvFault::Empty))
 }
 
-/// Two copies of the model, if the whole file agrees on it: every stage on one row for the first half of the micro-batches and on
-/// one row for the second, and on every row as many stages of the one copy as of the other.
+/// Two copies of the model, if the whole file agrees on it: every stage on one row for the first
+/// half of the micro-batches and on one row for the second, and on every row as many stages of the
+/// one copy as of the other.
 fn two_pipes(rows: &[Vec<Action>], n_stages: usize) -> Option<Topology> {
     let n_micro_batches = ops(rows).map(|op| op.micro_batch.0).max()? + 1;
     let half = n_micro_batches.is_multiple_of(2).then_some(n_micro_batches / 2)?;

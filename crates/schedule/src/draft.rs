@@ -4,7 +4,7 @@ use crate::action::Action;
 use crate::op::Op;
 use crate::topology::{Places, Topology};
 
-/// A plan that nobody has checked yet.
+/// A plan that has not been validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft {
     /// The name of the schedule, or of the file that it came from.
@@ -13,7 +13,7 @@ pub struct Draft {
     pub topology: Topology,
     /// m, the micro-batches of one step.
     pub n_micro_batches: u32,
-    /// For every rank what it runs, in order.
+    /// The actions of each rank, in order.
     pub rows: Vec<Vec<Action>>,
 }
 

@@ -11,10 +11,12 @@ use crate::simulate::{TimedAction, simulate};
 /// The widest picture: past it ops shrink below their labels.
 const COLUMNS_MAX: f64 = 4096.0;
 
-/// The plan over time, to scale: a line a rank, every op as long as it takes, dots where the rank waits.
+/// The plan over time, to scale: a line a rank, every op as long as it takes, dots where the rank
+/// waits.
 ///
-/// An op reads `F3---|`: what it is, dashes for as long as it lasts, and a bar at its end. Where ranks hold several stages, or hold
-/// them in another order, the stage stands in front: `5F3--|`. An op that is too short for its label shows its letter alone.
+/// An op reads `F3---|`: what it is, dashes for as long as it lasts, and a bar at its end. Where
+/// ranks hold several stages, or hold them in another order, the stage stands in front: `5F3--|`.
+/// An op that is too short for its label shows its letter alone.
 ///
 /// # Errors
 /// As [`simulate`].

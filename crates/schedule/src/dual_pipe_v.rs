@@ -1,9 +1,10 @@
-//! `DualPipeV` (DeepSeek-AI 2025; the "cut in half" form of `DualPipe`, arXiv:2412.19437): forwards of one direction overlap backwards
-//! of the other.
+//! `DualPipeV` (DeepSeek-AI 2025; the "cut in half" form of `DualPipe`, arXiv:2412.19437): forwards
+//! of one direction overlap backwards of the other.
 //!
-//! Two stages a rank, placed like a V: rank r holds stage r, its half 0, and stage 2p−1−r, its half 1. In the steady state each rank
-//! runs F of one half and B of the other as one cell, in which the messages of each hide behind the work of the other. Backwards at
-//! the beginning and at the end are split.
+//! Two stages a rank, placed like a V: rank r holds stage r, its half 0, and stage 2p−1−r, its
+//! half 1. In the steady state each rank runs F of one half and B of the other as one cell, in
+//! which the messages of each hide behind the work of the other. Backwards at the beginning and at
+//! the end are split.
 
 use std::collections::VecDeque;
 
@@ -24,7 +25,7 @@ pub(crate) static FACTS: Facts = Facts {
     takes,
     rows: Rows::Each(|rank, layout| row(rank, layout.p, layout.m)),
     // (p−1)(F&B+B−3W)/2 for F = I = W and pairs F&B that take F+B, with 2p+1 chunks. With pairs
-    // that gain time ranks are busy for unequal times: no one number says what they wait.
+    // that gain time ranks are busy for unequal times: no single number is their idle time.
     formula: Some(Formula {
         idle: |case| {
             let (whole, share) = (case.whole(), case.share);

@@ -7,7 +7,8 @@ use crate::op::{Op, ParseOpError};
 
 /// A size, a plan or a file that was refused.
 ///
-/// The first line of the text fits in 300 characters; where a plan can be shown, its grid follows after a blank line.
+/// The first line of the text fits in 300 characters; where a plan can be shown, its grid follows
+/// after a blank line.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleError {

@@ -1,5 +1,5 @@
-//! What a schedule says of itself. Each schedule has its facts in the file that generates it;
-//! `schedule_name.rs` has the table.
+//! The facts about a schedule. They are in the file that generates it; `schedule_name.rs` has the
+//! table.
 
 use crate::action::Action;
 use crate::costs::{Costs, RankShare};
@@ -10,13 +10,14 @@ use crate::plan::ValidPlan;
 use crate::sizes::Sizes;
 use crate::topology::{Placement, Topology, n_stages};
 
-/// The costs on any placement: stage s may lie on another rank, and a rank may hold another number of stages.
+/// The costs on any placement: stage s may lie on another rank, and a rank may hold another number
+/// of stages.
 pub type CostsOf<'a> = dyn Fn(&Topology) -> Result<Costs, ScheduleError> + 'a;
 
 /// The most ops that a plan may hold. At 20 bytes a cell such a plan is 80 GiB.
 const OPS_MAX: u128 = 1 << 32;
 
-/// What a schedule says of itself.
+/// The facts about a schedule.
 pub(crate) struct Facts {
     /// The name as users write it.
     pub(crate) name: &'static str,
@@ -33,7 +34,7 @@ pub(crate) struct Facts {
     /// Refuses the numbers of ranks and micro-batches that the schedule does not take; returns the
     /// interleave group, m where there is none.
     pub(crate) takes: fn(&Sizes) -> Result<u32, ScheduleError>,
-    /// Who runs what.
+    /// How the rows of its plans are made.
     pub(crate) rows: Rows,
     /// The closed form, where there is one.
     pub(crate) formula: Option<Formula>,
@@ -45,9 +46,9 @@ pub(crate) enum Chunks {
     One,
     Two,
     Even,
-    /// Any number; two if nobody says.
+    /// Any number; two by default.
     Any,
-    /// Any number; one if nobody says.
+    /// Any number; one by default.
     AnyOrOne,
 }
 
@@ -84,10 +85,11 @@ pub(crate) struct Layout<'a> {
 /// What a search starts from.
 pub(crate) struct Wanted<'a> {
     pub(crate) sizes: &'a Sizes,
-    /// That of the schedule's own facts.
+    /// The topology by the schedule's own facts.
     pub(crate) topology: &'a Topology,
     pub(crate) costs_of: &'a CostsOf<'a>,
-    /// All schedules that train and follow from the sizes alone: whatever fits competes.
+    /// All schedules that train and follow from the sizes alone. Those that fit compete with the
+    /// plans that the search finds.
     pub(crate) fixed: &'a [&'static Facts],
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn any_size(sizes: &Sizes) -> Result<u32, ScheduleError> {
 }
 
 impl Facts {
-    /// v where nobody says otherwise.
+    /// The default of v.
     pub(crate) fn default_virtual_stages(&self) -> u32 {
         match self.chunks {
             Chunks::One | Chunks::AnyOrOne => 1,

@@ -1,9 +1,9 @@
 //! How many bytes each rank will hold, from what one micro-batch takes on each stage.
 //!
-//! What a rank holds follows from the order of its row alone, so no times are needed: a forward leaves what its backward wants, the first
-//! half of the backward leaves what the weight gradient wants, a message belongs to its receiver once it is sent. While an op
-//! runs it needs more than it leaves. Weight gradients are summed in ascending order of micro-batches, as in
-//! `crate::memory`.
+//! What a rank holds follows from the order of its row alone, so no times are needed: a forward
+//! leaves what its backward wants, the first half of the backward leaves what the weight gradient
+//! wants, a message belongs to its receiver once it is sent. While an op runs it needs more than it
+//! leaves. Weight gradients are summed in ascending order of micro-batches, as in `crate::memory`.
 
 use crate::ids::{MicroBatch, Stage};
 use crate::lower::{Instruction, Payload, lower};
@@ -20,8 +20,9 @@ pub struct StageBytes {
     pub kept: u64,
     /// What goes to the next stage; 0 for the last.
     pub output: u64,
-    /// Whether the forward runs once more at the beginning of I. Then the input is needed until I, and the output is not a part of what
-    /// is kept; else the input is needed until F ends, and a copy of it may be among what is kept.
+    /// Whether the forward runs once more at the beginning of I. Then the input is needed until I,
+    /// and the output is not a part of what is kept; else the input is needed until F ends, and a
+    /// copy of it may be among what is kept.
     pub recompute: bool,
     /// The most that I needs while it runs, beyond what F left and the gradient that arrived.
     pub input_grad_peak: u64,
@@ -208,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_message_counts_where_it_is() {
-        // The first stage runs again, so that its output belongs to the message, and then to the second rank until its F has ended.
+        // The first stage runs again, so that its output belongs to the message, and then to the
+        // second rank until its F has ended.
         let mut stages = [stage(true, false), stage(false, true)];
         stages[0] = StageBytes { kept: 0, recompute: true, ..stages[0] };
         let found = footprints(&plan(ScheduleName::OneFOneB, 2, 1), &stages);

@@ -1,5 +1,4 @@
-//! What a formula of a schedule may look at, and what it says; each stands in its schedule's own
-//! file.
+//! The input and the result of the closed forms. Each schedule's own file has its formula.
 //!
 //! F, I, W and B = I + W are a rank's whole share of a micro-batch. Stages are equal, and messages
 //! take no time.

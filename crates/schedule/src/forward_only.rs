@@ -30,7 +30,8 @@ pub(crate) static FACTS: Facts = Facts {
     formula: Some(Formula {
         idle: |case| {
             let (p, m, v, f) = (case.p(), case.m(), case.v(), case.share.forward);
-            // Each rank works through its chunks without a pause, unless there are too few micro-batches for that.
+            // Each rank works through its chunks without a pause, unless there are too few
+            // micro-batches for that.
             let span = (v - 1.0) * (p - m).max(0.0) * f / v;
             Some(Idle { makespan: case.looped(f), span })
         },
@@ -41,8 +42,8 @@ pub(crate) static FACTS: Facts = Facts {
 /// The plan that evaluates `n_micro_batches` micro-batches on any placement of one copy of a model.
 ///
 /// # Errors
-/// [`ScheduleError::Zero`] without a micro-batch, [`ScheduleError::UnevenPipes`] or [`ScheduleError::Invalid`] where the topology has
-/// several copies.
+/// [`ScheduleError::Zero`] without a micro-batch, [`ScheduleError::UnevenPipes`] or
+/// [`ScheduleError::Invalid`] where the topology has several copies.
 pub fn forward_only(topology: Topology, n_micro_batches: u32) -> Result<ValidPlan, ScheduleError> {
     let rows = (0..topology.n_ranks()).map(|rank| row(Rank(rank), &topology, n_micro_batches));
     let rows = rows.collect();

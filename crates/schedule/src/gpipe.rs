@@ -1,11 +1,12 @@
-//! GPipe (Huang et al. 2019, arXiv:1811.06965): every micro-batch forward, then every micro-batch back.
+//! GPipe (Huang et al. 2019, arXiv:1811.06965): every micro-batch forward, then every micro-batch
+//! back.
 //!
 //! ```text
 //! rank 0  F0|F1|F2|.........B0---|B1---|B2---|
 //! rank 1  ...F0|F1|F2|B0---|B1---|B2---|......
 //! ```
-//! Each rank holds all m activations when the first backward starts. Backwards run in ascending order, so that weight gradients
-//! are added up in the order that every other schedule has.
+//! Each rank holds all m activations when the first backward starts. Backwards run in ascending
+//! order, so that weight gradients are added up in the order that every other schedule has.
 
 use crate::action::Action;
 use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};

@@ -10,8 +10,8 @@ use crate::op::Op;
 const REACH_ROWS: usize = 8;
 const REACH_CELLS: usize = 6;
 
-/// The plan around one cell, which stands in brackets; `…` where more follows. One past the end of a row stands `missing`, the
-/// op that should be there.
+/// The plan around one cell, which stands in brackets; `…` where more follows. One past the end of
+/// a row stands `missing`, the op that should be there.
 pub(crate) fn mark(rows: &[Vec<Action>], rank: Rank, cell: usize, missing: Option<Op>) -> String {
     let first_row = rank.idx().saturating_sub(REACH_ROWS);
     let last_row = rows.len().min(rank.idx() + REACH_ROWS + 1);
@@ -54,12 +54,14 @@ pub(crate) fn mark(rows: &[Vec<Action>], rank: Rank, cell: usize, missing: Optio
     grid
 }
 
-/// How far the columns of a window reach: to the end of its longest row, and to the marked cell at least.
+/// How far the columns of a window reach: to the end of its longest row, and to the marked cell at
+/// least.
 fn longest(rows: &[Vec<Action>], window: std::ops::Range<usize>, cell: usize) -> usize {
     rows[window].iter().map(Vec::len).max().unwrap_or(0).max(cell + 1)
 }
 
-/// What a cell is called in a drawing: `F3`, `5F3` where its stage does not follow from its rank, `5F3&2B1` for a pair.
+/// What a cell is called in a drawing: `F3`, `5F3` where its stage does not follow from its rank,
+/// `5F3&2B1` for a pair.
 pub(crate) fn label(action: Action, one_stage_a_rank: bool) -> String {
     let short = |op: Op| {
         if one_stage_a_rank { format!("{}{}", op.phase, op.micro_batch) } else { op.to_string() }

@@ -1,13 +1,15 @@
-//! Hanayo (Liu et al. 2023, arXiv:2308.15762): W waves, on 2W stages a rank that go to and fro over the ranks.
+//! Hanayo (Liu et al. 2023, arXiv:2308.15762): W waves, on 2W stages a rank that go to and fro over
+//! the ranks.
 //!
 //! ```text
 //! p=2 m=2, one wave; stages 0 and 3 on rank 0, 1 and 2 on rank 1
 //! rank 0  0F0|0F1|....3F0|3B0----|3F1|3B1----|....0B0----|........0B1----|
 //! rank 1  ....1F0|2F0|1F1|2F1|....2B0----|1B0----|2B1----|1B1----|........
 //! ```
-//! Each rank runs the forward that has come furthest and the backward that has come furthest back, within a memory of p activations. The
-//! order follows from playing this with B = 2F, backwards first, in turn with forwards (as 1F1B does), or behind them: with few
-//! micro-batches the first is the fastest, with many the second. The fastest is kept.
+//! Each rank runs the forward that has come furthest and the backward that has come furthest back,
+//! within a memory of p activations. The order follows from playing this with B = 2F, backwards
+//! first, in turn with forwards (as 1F1B does), or behind them: with few micro-batches the first is
+//! the fastest, with many the second. The fastest is kept.
 
 use crate::action::Action;
 use crate::costs::Costs;

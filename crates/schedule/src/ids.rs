@@ -1,4 +1,5 @@
-//! Numbers that name things. Each has its own type, so that a rank can never be passed where a stage is meant.
+//! Numbers that name things. Each has its own type, so that a rank can never be passed where a
+//! stage is meant.
 
 use std::fmt;
 

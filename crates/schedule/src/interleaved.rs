@@ -1,13 +1,15 @@
-//! Interleaved 1F1B (Narayanan et al. 2021, arXiv:2104.04473): v chunks on each rank, so that the pipeline fills in steps of 1/v.
+//! Interleaved 1F1B (Narayanan et al. 2021, arXiv:2104.04473): v chunks on each rank, so that the
+//! pipeline fills in steps of 1/v.
 //!
 //! ```text
 //! p=2 m=2 v=2; stages 0 and 2 on rank 0, 1 and 3 on rank 1
 //! rank 0  0F0,0F1,2F0,2F1,2B0,2B1,0B0,0B1
 //! rank 1  1F0,1F1,3F0,3B0,3F1,3B1,1B0,1B1
 //! ```
-//! Micro-batches go in groups of N: a whole group passes through one chunk, then through the next. Two rules choose N. Megatron's
-//! table takes N from p to m with m mod N zero or at least p; `PyTorch` makes max(1, m/p) rounds of equal length. With N = m/rounds
-//! the second gives rows of the very same form, so that one generator serves both.
+//! Micro-batches go in groups of N: a whole group passes through one chunk, then through the next.
+//! Two rules choose N. Megatron's table takes N from p to m with m mod N zero or at least p;
+//! `PyTorch` makes max(1, m/p) rounds of equal length. With N = m/rounds the second gives rows of
+//! the very same form, so that one generator serves both.
 
 use crate::action::Action;
 use crate::error::ScheduleError;
@@ -73,7 +75,8 @@ pub(crate) fn table(
     })
 }
 
-/// The group size: the one that was asked for, else p where Megatron's table accepts it, else that of `PyTorch`'s rounds.
+/// The group size: the one that was asked for, else p where Megatron's table accepts it, else that
+/// of `PyTorch`'s rounds.
 pub(crate) fn group(
     n_ranks: u32,
     n_micro_batches: u32,

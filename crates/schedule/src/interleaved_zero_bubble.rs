@@ -1,8 +1,10 @@
-//! Interleaved zero bubble: the order of interleaved 1F1B with the backward in two halves and fewer forwards ahead (`PyTorch`'s
-//! `ScheduleInterleavedZeroBubble`, after Qi et al. 2024, arXiv:2401.10241).
+//! Interleaved zero bubble: the order of interleaved 1F1B with the backward in two halves and fewer
+//! forwards ahead (`PyTorch`'s `ScheduleInterleavedZeroBubble`, after Qi et al. 2024,
+//! arXiv:2401.10241).
 //!
-//! Warm-up is p−1−r instead of twice that beyond the first v−1 groups, because I passes on as soon as F does. Each rank's W are
-//! r backwards late, so that the rank before gets its gradients first; every rank holds v·p chunks.
+//! Warm-up is p−1−r instead of twice that beyond the first v−1 groups, because I passes on as soon
+//! as F does. Each rank's W are r backwards late, so that the rank before gets its gradients first;
+//! every rank holds v·p chunks.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,10 @@
-//! List scheduling: plays a step forward in time, and lets a policy choose what each rank runs whenever it is free.
+//! List scheduling: plays a step forward in time, and lets a policy choose what each rank runs
+//! whenever it is free.
 //!
-//! Micro-batches pass every stage in ascending order, and so do the sums of their weight gradients. A forward is let in only if the
-//! rank has room for it and, behind it, for one micro-batch on each of the rank's later stages: so the oldest micro-batch can always
-//! go on, and no choice of a policy ends in a deadlock.
+//! Micro-batches pass every stage in ascending order, and so do the sums of their weight gradients.
+//! A forward is let in only if the rank has room for it and, behind it, for one micro-batch on each
+//! of the rank's later stages: so the oldest micro-batch can always go on, and no choice of a
+//! policy ends in a deadlock.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -39,9 +41,11 @@ pub(crate) struct Policy {
     pub(crate) back: Pick,
     /// Where F has its turn and waits for room, W makes it, before a backward.
     pub(crate) flushes: bool,
-    /// F starts only if it delays a backward that is under way by at most this part of itself: 1 for always.
+    /// F starts only if it delays a backward that is under way by at most this part of itself: 1
+    /// for always.
     pub(crate) forward_delay: f64,
-    /// W starts only if it delays an input that is under way by at most this part of itself: 1 for whenever nothing else can run.
+    /// W starts only if it delays an input that is under way by at most this part of itself: 1 for
+    /// whenever nothing else can run.
     pub(crate) weight_grad_delay: f64,
 }
 
@@ -69,15 +73,16 @@ pub(crate) struct Length {
     pub(crate) longest_span: f64,
 }
 
-/// The rows, and how long the step takes in which they came about. Where a rank waited for an input and then did something else first,
-/// the same rows played as soon as they can are shorter.
+/// The rows, and how long the step takes in which they came about. Where a rank waited for an input
+/// and then did something else first, the same rows played as soon as they can are shorter.
 #[derive(Debug)]
 pub(crate) struct Scheduled {
     pub(crate) rows: Vec<Vec<Action>>,
     pub(crate) length: Length,
 }
 
-/// Schedules a problem. Every rank must have room for one micro-batch on all its stages. Linear in the ops, but for a heap of events.
+/// Schedules a problem. Every rank must have room for one micro-batch on all its stages. Linear in
+/// the ops, but for a heap of events.
 pub(crate) fn schedule(problem: Problem<'_>, policy: Policy) -> Scheduled {
     Clockwork::new(problem, policy).run()
 }
@@ -109,7 +114,8 @@ struct RankState {
     row: Vec<Action>,
 }
 
-/// A rank is free, or one of its inputs arrives: the time and the rank. A heap gives out the greatest first, here the earliest.
+/// A rank is free, or one of its inputs arrives: the time and the rank. A heap gives out the
+/// greatest first, here the earliest.
 type Event = Reverse<(Ordered, usize)>;
 
 fn event(time: f64, rank: usize) -> Event {

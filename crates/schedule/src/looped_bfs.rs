@@ -5,9 +5,9 @@
 //! rank 0  0F0|0F1|2F0|2F1|............2B0----|2B1----|0B0----|0B1----|
 //! rank 1  ....1F0|1F1|3F0|3F1|3B0----|3B1----|1B0----|1B1----|........
 //! ```
-//! Stage by stage upwards all forwards, then stage by stage downwards all backwards: the pipeline fills and drains in steps of a
-//! stage, 1/v of a rank, while each rank holds everything. Backwards run in ascending order of micro-batches; `PyTorch` reverses it,
-//! with the same makespan and peak.
+//! Stage by stage upwards all forwards, then stage by stage downwards all backwards: the pipeline
+//! fills and drains in steps of a stage, 1/v of a rank, while each rank holds everything. Backwards
+//! run in ascending order of micro-batches; `PyTorch` reverses it, with the same makespan and peak.
 
 use crate::action::Action;
 use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};

@@ -1,8 +1,9 @@
 //! From ops to instructions: where a plan's ops need each other across ranks, messages are put in.
 //!
-//! Whoever has made something sends it at once. The executor's sends never block ([`lower`]): each receive stands just before
-//! the op that uses the message. For links whose sends wait until they are received there is [`lower_rendezvous`]: the sender
-//! puts its receive onto the other row at the very moment at which it sends.
+//! Whoever has made something sends it at once. The executor's sends never block ([`lower`]): each
+//! receive stands just before the op that uses the message. For links whose sends wait until they
+//! are received there is [`lower_rendezvous`]: the sender puts its receive onto the other row at
+//! the very moment at which it sends.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -100,8 +101,9 @@ pub fn lower(plan: &ValidPlan) -> LoweredPlan {
 
 /// Puts sends and receives into a plan for links whose sends end only when they are received.
 ///
-/// Free of deadlock by construction: rows grow along one order of all ops, and a send and its receive enter their two rows
-/// together, so that every rank meets its messages in that common order.
+/// Free of deadlock by construction: rows grow along one order of all ops, and a send and its
+/// receive enter their two rows together, so that every rank meets its messages in that common
+/// order.
 pub fn lower_rendezvous(plan: &ValidPlan) -> Vec<Vec<Instruction>> {
     let mut rows: Vec<Vec<Instruction>> =
         plan.rows().iter().map(|row| Vec::with_capacity(3 * row.len())).collect();
@@ -144,8 +146,9 @@ fn transfer(plan: &ValidPlan, op: Op, from_stage: Stage, to_stage: Stage) -> Opt
 /// For every rank the most messages that can ever wait for it, however fast or slow each rank is.
 /// It takes the ops of the plan times the ranks: to check what a run measured, not to prepare one.
 ///
-/// For each rank: hold it before each of its ops in turn while everybody else runs as far as they can get without it. What then
-/// waits for it is the most that can wait at that op, whatever the times are.
+/// For each rank: hold it before each of its ops in turn while everybody else runs as far as they
+/// can get without it. What then waits for it is the most that can wait at that op, whatever the
+/// times are.
 pub fn mailbox_peaks(plan: &ValidPlan) -> Vec<u32> {
     let peak = |held: usize| {
         let mut walk = Walk::new(plan.rows(), plan.topology(), plan.n_micro_batches());

@@ -1,12 +1,14 @@
 //! A time that no order of a plan's ops can beat, on the same ranks with the same costs.
 //!
-//! Each op has a *head*, the earliest time at which it can start, and a *tail*, the least time from its end to the end of the step.
-//! Both are longest paths through the stages, as if every stage had a machine of its own: the k-th forward of a stage waits for the
-//! k-th forward of the stage before, the k-th backward for the k-th one of the stage after, and, where a rank may hold K activations,
-//! forward k for backward k−K. What a rank then takes with its own ops alone, one at a time, each between its head and its tail, is
-//! found exactly for ops that may be interrupted (Jackson's preemptive schedule; Carlier 1982, "The one-machine sequencing problem"),
-//! and is a bound for ops that may not. The largest of these over all ranks is the bound: *fill* until a critical set of ops can start,
-//! their *work*, and the *drain* behind them.
+//! Each op has a *head*, the earliest time at which it can start, and a *tail*, the least time from
+//! its end to the end of the step. Both are longest paths through the stages, as if every stage had
+//! a machine of its own: the k-th forward of a stage waits for the k-th forward of the stage
+//! before, the k-th backward for the k-th one of the stage after, and, where a rank may hold K
+//! activations, forward k for backward k−K. What a rank then takes with its own ops alone, one at a
+//! time, each between its head and its tail, is found exactly for ops that may be interrupted
+//! (Jackson's preemptive schedule; Carlier 1982, "The one-machine sequencing problem"), and is a
+//! bound for ops that may not. The largest of these over all ranks is the bound: *fill* until a
+//! critical set of ops can start, their *work*, and the *drain* behind them.
 //!
 //! Very large plans get a coarser bound from the heads and tails of the first micro-batch alone.
 
@@ -19,11 +21,12 @@ use crate::op::Phase;
 use crate::plan::ValidPlan;
 use crate::work;
 
-/// Plans with more ops get the coarser bound: the exact one keeps some numbers for each op and sorts them.
+/// Plans with more ops get the coarser bound: the exact one keeps some numbers for each op and
+/// sorts them.
 const OPS_EXACT: usize = 1 << 20;
 
-/// The bound, and which sum it is. `busy`: what the cells of each rank take. `limits`: what the ranks may hold, where the plan keeps to
-/// it.
+/// The bound, and which sum it is. `busy`: what the cells of each rank take. `limits`: what the
+/// ranks may hold, where the plan keeps to it.
 pub(crate) fn lower_bound(
     plan: &ValidPlan,
     costs: &Costs,
@@ -131,15 +134,16 @@ impl Times {
     }
 }
 
-/// Heads and tails in one copy of the model, by stage and index. The index of a head counts the ops of a stage from the first to
-/// start, that of a tail from the last to end.
+/// Heads and tails in one copy of the model, by stage and index. The index of a head counts the ops
+/// of a stage from the first to start, that of a tail from the last to end.
 struct Paths {
     n_indices: usize,
     heads: Ends,
     tails: Ends,
 }
 
-/// Where the ops of every stage end: from the start of the step, or, backwards in time, from its end.
+/// Where the ops of every stage end: from the start of the step, or, backwards in time, from its
+/// end.
 struct Ends {
     forward: Vec<f64>,
     back: Vec<f64>,
@@ -270,8 +274,8 @@ struct Room {
 }
 
 impl Room {
-    /// The earliest time at which forward k can start: those before it have made room. `back(c)` is when c backwards are done at the
-    /// earliest, `weight_grad(c)` when c of the sums are.
+    /// The earliest time at which forward k can start: those before it have made room. `back(c)` is
+    /// when c backwards are done at the earliest, `weight_grad(c)` when c of the sums are.
     fn free_at(
         &self,
         k: usize,
@@ -281,8 +285,9 @@ impl Room {
         let Some(n_held) = self.n_held else { return 0.0 };
         let Some(n_back) = (k + 1).checked_sub(n_held).filter(|&n| n > 0) else { return 0.0 };
         let Some((limit, activation, residue)) = self.alone else { return back(n_back) };
-        // c backwards leave room if w sums are done: (k+1−c)·activation + (c−w)·residue ≤ limit. More backwards may do instead: c backwards
-        // are done the later, and the sums beside them the sooner, the more they are, so that the best is where the two meet.
+        // c backwards leave room if w sums are done: (k+1−c)·activation + (c−w)·residue ≤ limit.
+        // More backwards may do instead: c backwards are done the later, and the sums beside them
+        // the sooner, the more they are, so that the best is where the two meet.
         let done = |c: usize| {
             let slack = limit * (1.0 + 1e-9) - (k + 1 - c) as f64 * activation;
             let w = (c as f64 - slack / residue).ceil().max(0.0) as usize;
@@ -306,7 +311,8 @@ impl Room {
     }
 }
 
-/// A micro-batch that has passed a stage and not yet come back holds the activations of all stages of that rank up to this one.
+/// A micro-batch that has passed a stage and not yet come back holds the activations of all stages
+/// of that rank up to this one.
 fn rooms(plan: &ValidPlan, costs: &Costs, pipe: Pipe, limits: &[f64]) -> Vec<Room> {
     let topology = plan.topology();
     let mut held = vec![0.0_f64; plan.n_ranks() as usize];

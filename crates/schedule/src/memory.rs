@@ -1,8 +1,10 @@
 //! The most memory that each rank holds while a plan runs.
 //!
-//! An activation is taken at the start of F. At the end of I all of it goes but the residue that W needs; B is I and W in one, and so has
-//! the residue too while it runs. The residue goes when its weight gradient is summed. Sums are taken in ascending order of micro-batches, so that every plan rounds
-//! alike: a W, or the W in a B, that comes before its turn leaves its residue until those before it are done.
+//! An activation is taken at the start of F. At the end of I all of it goes but the residue that W
+//! needs; B is I and W in one, and so has the residue too while it runs. The residue goes when its
+//! weight gradient is summed. Sums are taken in ascending order of micro-batches, so that every
+//! plan rounds alike: a W, or the W in a B, that comes before its turn leaves its residue until
+//! those before it are done.
 
 use crate::action::Action;
 use crate::costs::Costs;
@@ -79,7 +81,8 @@ fn with_messages(
         for op in action.ops() {
             at_start += taken(costs, op);
             at_end -= released(plan, costs, op, turns);
-            // An activation that has arrived becomes part of what F keeps; a gradient is used up by the whole backward.
+            // An activation that has arrived becomes part of what F keeps; a gradient is used up by
+            // the whole backward.
             let used = message(op).unwrap_or(0.0);
             if op.phase == Phase::Forward { at_start -= used } else { at_end -= used }
         }

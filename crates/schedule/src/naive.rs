@@ -1,4 +1,5 @@
-//! Model parallelism without a pipeline: each micro-batch goes all the way forward and back before the next one starts.
+//! Model parallelism without a pipeline: each micro-batch goes all the way forward and back before
+//! the next one starts.
 //!
 //! ```text
 //! rank 0  F0|.........B0---|F1|.........B1---|
@@ -27,7 +28,8 @@ pub(crate) static FACTS: Facts = Facts {
     }),
 };
 
-/// The row of one rank. F of the next micro-batch stands behind B of this one on rank 0, so nothing overlaps.
+/// The row of one rank. F of the next micro-batch stands behind B of this one on rank 0, so nothing
+/// overlaps.
 pub(crate) fn row(rank: u32, n_micro_batches: u32) -> Vec<Action> {
     let mut row = Row::with_capacity(2 * n_micro_batches as usize);
     for j in 0..n_micro_batches {

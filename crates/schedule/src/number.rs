@@ -1,10 +1,12 @@
 //! Numbers for people.
 
-/// A number with six significant digits at most, and an exponent where it is very small or very large: costs may be in any unit.
+/// A number with six significant digits at most, and an exponent where it is very small or very
+/// large: costs may be in any unit.
 ///
 /// ```
 /// use pp_schedule::short_number;
-/// assert_eq!([0.0, 33.0, 0.1 + 0.2, 12_345.678, 2.5e-9].map(short_number), ["0", "33", "0.3", "12345.7", "2.5e-9"]);
+/// let numbers = [0.0, 33.0, 0.1 + 0.2, 12_345.678, 2.5e-9].map(short_number);
+/// assert_eq!(numbers, ["0", "33", "0.3", "12345.7", "2.5e-9"]);
 /// ```
 pub fn short_number(number: f64) -> String {
     const DIGITS: i32 = 6;

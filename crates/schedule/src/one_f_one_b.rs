@@ -27,7 +27,8 @@ pub(crate) static FACTS: Facts = Facts {
     }),
 };
 
-/// The row of one rank: enough forwards to keep the ranks behind it busy, then pairs, then the backwards that are left.
+/// The row of one rank: enough forwards to keep the ranks behind it busy, then pairs, then the
+/// backwards that are left.
 pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> {
     let n_warm_up = n_micro_batches.min(n_ranks - 1 - rank);
     let mut row = Row::with_capacity(2 * n_micro_batches as usize);

@@ -1,8 +1,9 @@
 //! How long one machine takes with ops that have heads and tails.
 //!
-//! Jackson's preemptive schedule: at any time the op with the longest tail among those that can run. Its length is the largest, over all
-//! sets of ops, of the earliest head + all work + the shortest tail (Carlier 1982, "The one-machine sequencing problem"), so it bounds
-//! every schedule that does not interrupt ops from below.
+//! Jackson's preemptive schedule: at any time the op with the longest tail among those that can
+//! run. Its length is the largest, over all sets of ops, of the earliest head + all work + the
+//! shortest tail (Carlier 1982, "The one-machine sequencing problem"), so it bounds every schedule
+//! that does not interrupt ops from below.
 
 use std::collections::BinaryHeap;
 
@@ -19,7 +20,8 @@ pub(crate) struct Job {
     pub(crate) tail: f64,
 }
 
-/// A set of ops that cannot be done sooner: the earliest start, all their work, the least that follows.
+/// A set of ops that cannot be done sooner: the earliest start, all their work, the least that
+/// follows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Critical {
     pub(crate) fill: f64,

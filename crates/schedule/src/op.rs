@@ -1,4 +1,5 @@
-//! The smallest piece of work: which stage computes what for which micro-batch. As text `2F0`: stage 2, forward, micro-batch 0.
+//! The smallest piece of work: which stage computes what for which micro-batch. As text `2F0`:
+//! stage 2, forward, micro-batch 0.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +16,7 @@ pub enum Phase {
     Backward,
     /// `I`: the gradient of the input alone, which is what the stage before waits for.
     InputGrad,
-    /// `W`: the gradient of the weights alone, for which nobody waits.
+    /// `W`: the gradient of the weights alone, which no op waits for.
     WeightGrad,
 }
 
@@ -114,7 +115,7 @@ impl Op {
     }
 
     /// The stage that waits for the result of this op: behind an F the stage after, behind a B or I
-    /// the stage before. `None` where no stage follows, and for W, for which nobody waits.
+    /// the stage before. `None` where no stage follows, and for W, which no op waits for.
     #[inline]
     pub fn output_stage(self, n_stages: u32) -> Option<Stage> {
         match self.phase {

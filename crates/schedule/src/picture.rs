@@ -1,4 +1,5 @@
-//! What pictures of plans and pictures of runs have in common: colours, the marks of an axis, and text that is safe in XML.
+//! What pictures of plans and pictures of runs have in common: colours, the marks of an axis, and
+//! text that is safe in XML.
 
 use quick_xml::escape::escape;
 
@@ -83,7 +84,8 @@ pub fn legend_of_shades(has_later_stages: bool, has_second_copy: bool) -> Vec<&'
     notes.into_iter().filter_map(|(is_there, note)| is_there.then_some(note)).collect()
 }
 
-/// Round numbers from 0 to `length` for an axis of `scale` pixels a unit, about a hundred pixels apart.
+/// Round numbers from 0 to `length` for an axis of `scale` pixels a unit, about a hundred pixels
+/// apart.
 pub fn axis_marks(length: f64, scale: f64) -> Vec<f64> {
     let wanted = 100.0 / scale;
     let power = 10_f64.powf(wanted.log10().floor());
@@ -93,10 +95,12 @@ pub fn axis_marks(length: f64, scale: f64) -> Vec<f64> {
     (0..=n_steps).map(|i| f64::from(i) * step).collect()
 }
 
-/// A text as it may stand in XML, between tags or in an attribute; what XML has no form for is replaced.
+/// A text as it may stand in XML, between tags or in an attribute; what XML has no form for is
+/// replaced.
 ///
 /// ```
-/// assert_eq!(pp_schedule::escaped_xml("a<b> & \"c\"\n"), "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
+/// let safe = pp_schedule::escaped_xml("a<b> & \"c\"\n");
+/// assert_eq!(safe, "a&lt;b&gt; &amp; &quot;c&quot;\u{fffd}");
 /// ```
 pub fn escaped_xml(text: &str) -> String {
     let has_no_form = |c: char| is_obeyed(c) || matches!(c, '\u{fffe}' | '\u{ffff}');

@@ -13,11 +13,13 @@ use crate::topology::{Places, Topology};
 use crate::validate;
 
 impl Draft {
-    /// Checks every rule: ids in range, a stage on one row, no op twice, none missing, order inside a row, and freedom from deadlock across rows.
+    /// Checks every rule: ids in range, a stage on one row, no op twice, none missing, order inside
+    /// a row, and freedom from deadlock across rows.
     ///
     /// # Errors
-    /// [`ScheduleError::Invalid`] with the rule, the cell and the grid; [`ScheduleError::Zero`] without a micro-batch;
-    /// [`ScheduleError::UnevenPipes`] if micro-batches do not divide over the copies of the model.
+    /// [`ScheduleError::Invalid`] with the rule, the cell and the grid; [`ScheduleError::Zero`]
+    /// without a micro-batch; [`ScheduleError::UnevenPipes`] if micro-batches do not divide over
+    /// the copies of the model.
     pub fn validate(self) -> Result<ValidPlan, ScheduleError> {
         validate::check(&self)?;
         let is_forward_only = self.ops().all(|op| op.phase == Phase::Forward);
@@ -118,14 +120,16 @@ impl ValidPlan {
         self.draft.places()
     }
 
-    /// For every rank the most (stage, micro-batch) pairs that are alive at once, from the start of F to the end of B, or of W.
+    /// For every rank the most (stage, micro-batch) pairs that are alive at once, from the start of
+    /// F to the end of B, or of W.
     ///
     /// In a forward-only plan nothing waits for a backward: a pair lives during its F alone.
     pub fn peak_activations(&self) -> Vec<u32> {
         let row_peak = |row: &Vec<Action>| {
             let (mut n_live, mut peak) = (0_u32, 0);
             for action in row {
-                // The two halves of a pair run at the same time: what F takes is there before B lets go.
+                // The two halves of a pair run at the same time: what F takes is there before B
+                // lets go.
                 for op in action.ops() {
                     match op.phase {
                         Phase::Forward if self.is_forward_only => peak = 1,
@@ -153,14 +157,16 @@ impl ValidPlan {
         self.draft
     }
 
-    /// The op that has to end, on whichever rank, before the input of `op` is there: F of the stage before, or the gradient
-    /// of the stage after. `None` where the input is data, a loss, or was made by this very stage.
+    /// The op that has to end, on whichever rank, before the input of `op` is there: F of the stage
+    /// before, or the gradient of the stage after. `None` where the input is data, a loss, or was
+    /// made by this very stage.
     pub fn input_stage(&self, op: Op) -> Option<Stage> {
         self.topology().input_stage(op)
     }
 
-    /// The stage whose op takes what `op` makes: the stage after F, or the one before B and I. `None`
-    /// where that is a loss, the gradient of the data, or the gradient of this very stage's weights.
+    /// The stage whose op takes what `op` makes: the stage after F, or the one before B and I.
+    /// `None` where that is a loss, the gradient of the data, or the gradient of this very stage's
+    /// weights.
     pub fn output_stage(&self, op: Op) -> Option<Stage> {
         self.topology().output_stage(op)
     }
@@ -178,7 +184,8 @@ impl fmt::Display for ValidPlan {
     }
 }
 
-/// A plan as JSON: the version of this form, the name, the sizes, the rank of each stage, and the cells as text.
+/// A plan as JSON: the version of this form, the name, the sizes, the rank of each stage, and the
+/// cells as text.
 #[derive(Serialize)]
 struct Json<'a> {
     schema: u32,

@@ -32,7 +32,7 @@ macro_rules! schedules {
             /// Every schedule, from the simplest on.
             pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
 
-            /// What the schedule says of itself.
+            /// The facts about the schedule.
             pub(crate) fn facts(self) -> &'static Facts {
                 match self {
                     $(Self::$name => &$facts,)*
@@ -100,7 +100,7 @@ impl ScheduleName {
         Self::ALL.map(Self::as_str).join(" ")
     }
 
-    /// v where nobody says otherwise: 2 for a schedule that lives on several stages a rank, else 1.
+    /// The default of v: 2 for a schedule that needs several stages a rank, else 1.
     pub fn default_virtual_stages(self) -> u32 {
         self.facts().default_virtual_stages()
     }
@@ -115,20 +115,24 @@ impl ScheduleName {
         self.facts().trains()
     }
 
-    /// The plan of this schedule for these sizes. One that follows from costs is made for F = I = W and a memory of p activations.
+    /// The plan of this schedule for these sizes. One that follows from costs is made for F = I = W
+    /// and a memory of p activations.
     ///
     /// # Errors
-    /// A size of zero, more ops than a plan holds, or a number of ranks, of micro-batches, of virtual stages or an interleave group
-    /// that the schedule does not take; each with what to do about it.
+    /// A size of zero, more ops than a plan holds, or a number of ranks, of micro-batches, of
+    /// virtual stages or an interleave group that the schedule does not take; each with what to do
+    /// about it.
     pub fn generate(self, sizes: &Sizes) -> Result<ValidPlan, ScheduleError> {
         self.facts().generate(sizes, &Self::fixed())
     }
 
-    /// The plan of this schedule for these sizes and costs. Only `zb-auto` and `auto` look at the costs: they keep their memory
-    /// limits, or p activations of a rank's whole share where there are none.
+    /// The plan of this schedule for these sizes and costs. Only `zb-auto` and `auto` look at the
+    /// costs: they keep their memory limits, or p activations of a rank's whole share where there
+    /// are none.
     ///
     /// # Errors
-    /// As [`ScheduleName::generate`]; for those two also costs that do not fit, and [`ScheduleError::MemoryLimit`].
+    /// As [`ScheduleName::generate`]; for those two also costs that do not fit, and
+    /// [`ScheduleError::MemoryLimit`].
     pub fn generate_for(
         self,
         sizes: &Sizes,
@@ -151,8 +155,8 @@ impl ScheduleName {
         self.facts().topology(sizes)
     }
 
-    /// Whether this schedule takes these sizes, without making the plan. Returns the interleave group that it will use: m
-    /// where it does not interleave.
+    /// Whether this schedule takes these sizes, without making the plan. Returns the interleave
+    /// group that it will use: m where it does not interleave.
     ///
     /// # Errors
     /// As [`ScheduleName::generate`].
@@ -160,7 +164,8 @@ impl ScheduleName {
         self.facts().check(sizes)
     }
 
-    /// The ops of a plan of `n_stages` stages and m micro-batches, if every backward that the schedule may split is split.
+    /// The ops of a plan of `n_stages` stages and m micro-batches, if every backward that the
+    /// schedule may split is split.
     pub fn n_ops_at_most(self, n_stages: u32, n_micro_batches: u32) -> u128 {
         self.facts().n_ops_at_most(n_stages, n_micro_batches)
     }

@@ -1,7 +1,9 @@
-//! The search behind `zb-auto` and `auto`: every policy of list scheduling from a grid, beside every fixed schedule that fits.
+//! The search behind `zb-auto` and `auto`: every policy of list scheduling from a grid, beside
+//! every fixed schedule that fits.
 //!
-//! A plan from the grid costs one pass over its ops, so that hundreds of policies are tried for plans of some thousand ops. Larger
-//! plans get a coarser grid, so that the search stays within a budget of ops.
+//! A plan from the grid costs one pass over its ops, so that hundreds of policies are tried for
+//! plans of some thousand ops. Larger plans get a coarser grid, so that the search stays within a
+//! budget of ops.
 
 use std::cmp::Ordering;
 
@@ -25,7 +27,8 @@ const OPS_BUDGET: u64 = 40_000_000;
 const N_PLAYED: usize = 32;
 const N_REFINED: usize = 4;
 
-/// How often a search begins anew with lower limits, where messages took the memory that its activations had left.
+/// How often a search begins anew with lower limits, where messages took the memory that its
+/// activations had left.
 const ROUNDS: u32 = 8;
 
 /// A plan with what it takes.
@@ -47,14 +50,16 @@ impl Candidate {
     }
 }
 
-/// The costs with a memory limit for every rank: the given ones, or [`Costs::default_memory_limit`].
+/// The costs with a memory limit for every rank: the given ones, or
+/// [`Costs::default_memory_limit`].
 pub(crate) fn with_limits(topology: &Topology, costs: Costs) -> Costs {
     let limits = costs.memory_limit.clone().unwrap_or_else(|| costs.default_memory_limit(topology));
     Costs { memory_limit: Some(limits), ..costs }
 }
 
-/// The best by `score` of the fixed schedules of these sizes on this topology that keep the limits. Every B is I and W, so that the
-/// gradient leaves sooner, unless the plan keeps the limits only as it is.
+/// The best by `score` of the fixed schedules of these sizes on this topology that keep the limits.
+/// Every B is I and W, so that the gradient leaves sooner, unless the plan keeps the limits only as
+/// it is.
 ///
 /// # Errors
 /// None but a schedule's that breaks its own rules.
@@ -128,7 +133,8 @@ pub(crate) fn listed(
             return no_room(rank, limit, "one micro-batch on all its stages", least);
         }
     }
-    // List scheduling counts no messages: where they take memory, its own limits are lower than those that have to be kept.
+    // List scheduling counts no messages: where they take memory, its own limits are lower than
+    // those that have to be kept.
     let mut inner = costs.clone();
     let mut over = (Rank(0), 0.0, f64::INFINITY);
     for _ in 0..ROUNDS {
@@ -159,7 +165,8 @@ pub(crate) fn listed(
     no_room(over.0, over.1, "the leanest plan that was found, with its messages,", over.2)
 }
 
-/// The better by `score` of what list scheduling has found and a fixed schedule; of equals the first.
+/// The better by `score` of what list scheduling has found and a fixed schedule; of equals the
+/// first.
 ///
 /// # Errors
 /// What list scheduling was refused with, where there is no other.
@@ -207,7 +214,8 @@ struct Search<'a> {
     /// With the limits that list scheduling keeps.
     inner: &'a Costs,
     score: &'a Score<'a>,
-    /// No plan has a shorter makespan: one that has this is as good as any, where that is what counts.
+    /// No plan has a shorter makespan: one that has this is as good as any, where that is what
+    /// counts.
     enough: Option<f64>,
 }
 

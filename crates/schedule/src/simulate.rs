@@ -1,7 +1,9 @@
-//! Plays a plan through with given costs: when each op starts and ends, who waits how long, and what must be held meanwhile.
+//! Plays a plan through with given costs: when each op starts and ends, who waits how long, and
+//! what must be held meanwhile.
 //!
-//! A cell starts when its rank is free and its inputs are there. A message leaves when its op ends; it takes its edge's latency, and
-//! where the edge has a bandwidth it occupies the edge for as long as its size needs, behind the messages before it.
+//! A cell starts when its rank is free and its inputs are there. A message leaves when its op ends;
+//! it takes its edge's latency, and where the edge has a bandwidth it occupies the edge for as long
+//! as its size needs, behind the messages before it.
 
 use serde::Serialize;
 
@@ -31,7 +33,8 @@ pub struct TimedAction {
 /// What a plan takes. Lists have one entry a rank; times have the unit of the costs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Simulation {
-    /// When each cell starts, rank by rank, in the order of the rows; [`Simulation::timeline`] puts the two together.
+    /// When each cell starts, rank by rank, in the order of the rows; [`Simulation::timeline`] puts
+    /// the two together.
     #[serde(skip)]
     pub starts: Vec<Vec<f64>>,
     /// From the first start to the last end on any rank.
@@ -46,12 +49,13 @@ pub struct Simulation {
     pub bubble_ratio: f64,
     /// Idle time of all ranks ÷ busy time of all ranks: what comes on top of the ideal.
     pub bubble_overhead: f64,
-    /// (cost − work) ÷ cost, where cost is the longest span of a rank and work what a rank computes on average.
+    /// (cost − work) ÷ cost, where cost is the longest span of a rank and work what a rank computes
+    /// on average.
     pub span_bubble: f64,
     /// The most (stage, micro-batch) pairs alive at once.
     pub peak_activations: Vec<u32>,
-    /// The most memory at once, in the unit of [`Costs::activation`]: activations, what stays of them until W is summed, and
-    /// messages that lie there unused.
+    /// The most memory at once, in the unit of [`Costs::activation`]: activations, what stays of
+    /// them until W is summed, and messages that lie there unused.
     pub peak_memory: Vec<f64>,
     /// The most that each rank may hold, where the costs say so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -59,14 +63,16 @@ pub struct Simulation {
     /// Whether every rank stays within its limit; `None` without limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fits_memory: Option<bool>,
-    /// No order of these ops on these ranks, within the memory limit that the plan keeps, can be faster than this.
+    /// No order of these ops on these ranks, within the memory limit that the plan keeps, can be
+    /// faster than this.
     pub lower_bound: f64,
     /// What sets the lower bound.
     pub lower_bound_reason: String,
 }
 
 impl Simulation {
-    /// The cells of every rank with their times. `plan` and `costs` must be those of the simulation.
+    /// The cells of every rank with their times. `plan` and `costs` must be those of the
+    /// simulation.
     pub fn timeline<'a>(
         &'a self,
         plan: &'a ValidPlan,
@@ -91,11 +97,12 @@ fn timeline<'a>(
     })
 }
 
-/// Plays a plan through. Linear in the number of ops, but for logarithms: memory events are sorted where messages take memory, and the
-/// lower bound sorts what each rank has to do.
+/// Plays a plan through. Linear in the number of ops, but for logarithms: memory events are sorted
+/// where messages take memory, and the lower bound sorts what each rank has to do.
 ///
 /// # Errors
-/// [`ScheduleError::Costs`] when the costs do not fit the plan, are no durations, or are 0 for every op.
+/// [`ScheduleError::Costs`] when the costs do not fit the plan, are no durations, or are 0 for
+/// every op.
 pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleError> {
     costs.check(plan.topology())?;
     let Played { starts, arrivals } = play(plan, costs);
@@ -139,7 +146,8 @@ pub fn simulate(plan: &ValidPlan, costs: &Costs) -> Result<Simulation, ScheduleE
         peak_memory,
         memory_limit: costs.memory_limit.clone(),
         fits_memory,
-        // The two are sums of the same numbers in another order: only rounding can put the bound above.
+        // The two are sums of the same numbers in another order: only rounding can put the bound
+        // above.
         lower_bound: bound.min(makespan),
         lower_bound_reason,
         starts,

@@ -1,8 +1,8 @@
-//! How large a plan shall be.
+//! The sizes of a plan.
 
 use serde::{Deserialize, Serialize};
 
-/// How large a plan shall be.
+/// The sizes of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sizes {
     /// p, the ranks along the pipeline.
@@ -11,7 +11,7 @@ pub struct Sizes {
     pub n_micro_batches: u32,
     /// v, the stages of each rank.
     pub n_virtual_stages: u32,
-    /// How many micro-batches go through one chunk before the next chunk has its turn; only for interleaved schedules, and
-    /// `None` for the rule's own choice.
+    /// How many micro-batches go through one chunk before the next chunk has its turn; only for
+    /// interleaved schedules, and `None` for the rule's own choice.
     pub interleave_group: Option<u32>,
 }

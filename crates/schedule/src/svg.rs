@@ -1,7 +1,8 @@
 //! A simulated plan as a picture: a row a rank, a box an op, to scale, for a page or a paper.
 //!
-//! Colours tell the phases apart, shades the stages of a rank (the further from the input, the darker); where a box is wide enough it
-//! bears the number of its micro-batch. What is left white is bubble.
+//! Colours tell the phases apart, shades the stages of a rank (the further from the input, the
+//! darker); where a box is wide enough it bears the number of its micro-batch. What is left white
+//! is bubble.
 
 use std::fmt::Write as _;
 

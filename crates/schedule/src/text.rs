@@ -18,7 +18,8 @@ use serde_json::ser::Formatter;
 /// ```
 /// use pp_schedule::is_obeyed;
 ///
-/// assert!(['\n', '\u{1b}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200b}', '\u{2028}'].into_iter().all(is_obeyed));
+/// let obeyed = ['\n', '\u{1b}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{200b}', '\u{2028}'];
+/// assert!(obeyed.into_iter().all(is_obeyed));
 /// assert!(!['a', ' ', 'é', '漢', '\u{301}', '🚀'].into_iter().any(is_obeyed));
 /// ```
 pub fn is_obeyed(c: char) -> bool {
@@ -109,7 +110,8 @@ pub fn write_json<T: ?Sized + Serialize>(
     value.serialize(&mut serde_json::Serializer::with_formatter(into, Escaped))
 }
 
-/// A foreign text on one line, without control characters, cut to what leaves room for the rest of the message.
+/// A foreign text on one line, without control characters, cut to what leaves room for the rest of
+/// the message.
 pub(crate) fn excerpt(text: &str) -> String {
     const MOST: usize = 32;
     let mut short: String = text.chars().take(MOST).map(visible).collect();
@@ -119,7 +121,8 @@ pub(crate) fn excerpt(text: &str) -> String {
     short
 }
 
-/// A parser's message, which may quote any part of a file: its beginning and its end, where the place is.
+/// A parser's message, which may quote any part of a file: its beginning and its end, where the
+/// place is.
 pub(crate) fn clipped(message: &str) -> String {
     const MOST: usize = 140;
     const END: usize = 40;

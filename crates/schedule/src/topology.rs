@@ -1,7 +1,7 @@
 //! Which rank holds which stage.
 //!
 //! ```text
-//! loop, p=4 v=2          V, p=4 v=2             two pipes, p=4: stages of the first and of the second copy of the model
+//! loop, p=4 v=2          V, p=4 v=2             two pipes, p=4: first | second copy
 //! rank 0   0   4         rank 0   0   7         rank 0   0 | 3
 //! rank 1   1   5         rank 1   1   6         rank 1   1 | 2
 //! rank 2   2   6         rank 2   2   5         rank 2   2 | 1
@@ -21,21 +21,21 @@ use crate::work;
 pub enum Placement {
     /// Round and round: stage s on rank s mod p.
     Loop,
-    /// To and fro: ranks 0 to p−1, then p−1 back to 0, and so on, so that two neighbouring stages share a rank at each turn.
+    /// To and fro: ranks 0 to p−1, then p−1 back to 0, and so on, so that two neighbouring stages
+    /// share a rank at each turn.
     V,
 }
 
 /// The rank of every stage, in each copy of the model.
 ///
-/// Nearly always there is one copy, one *pipe*. With k pipes the first m/k micro-batches run in the first copy, the next m/k in the
-/// second, and so on.
+/// Nearly always there is one copy, one *pipe*. With k pipes the first m/k micro-batches run in the
+/// first copy, the next m/k in the second, and so on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
     /// Pipe by pipe, stage by stage.
     rank_of: Vec<Rank>,
     chunk_of: Vec<Chunk>,
-    /// Rank by rank: who asks what each rank holds would otherwise look through all stages for
-    /// each.
+    /// The stages of each rank, rank by rank, so that a look-up by rank does not search all stages.
     held: Vec<(Pipe, Stage)>,
     /// Where the stages of each rank begin in `held`, and after the last one its end.
     held_from: Vec<usize>,
@@ -48,7 +48,8 @@ impl Topology {
     /// `n_ranks` ranks with `n_virtual_stages` stages each.
     ///
     /// # Errors
-    /// [`ScheduleError::Zero`] or [`ScheduleError::TooLarge`] when there would be no stage, or more than can be numbered.
+    /// [`ScheduleError::Zero`] or [`ScheduleError::TooLarge`] when there would be no stage, or more
+    /// than can be numbered.
     pub fn new(
         n_ranks: u32,
         n_virtual_stages: u32,
@@ -65,15 +66,18 @@ impl Topology {
         Self::from_ranks(ranks.collect())
     }
 
-    /// Any assignment of one pipe: entry s is the rank of stage s. There are as many ranks as the highest number says.
+    /// Any assignment of one pipe: entry s is the rank of stage s. There are as many ranks as the
+    /// highest number says.
     ///
     /// # Errors
-    /// [`ScheduleError::Zero`] without a stage, [`ScheduleError::IdleRank`] when a rank would hold none.
+    /// [`ScheduleError::Zero`] without a stage, [`ScheduleError::IdleRank`] when a rank would hold
+    /// none.
     pub fn from_ranks(ranks: Vec<Rank>) -> Result<Self, ScheduleError> {
         Self::from_pipes(&[ranks])
     }
 
-    /// Any assignment of several pipes: entry s of each list is the rank of stage s in that copy of the model.
+    /// Any assignment of several pipes: entry s of each list is the rank of stage s in that copy of
+    /// the model.
     ///
     /// # Errors
     /// As [`Topology::from_ranks`]; [`ScheduleError::Pipes`] when the lists differ in length.
@@ -129,7 +133,8 @@ impl Topology {
         self.rank_of.len() as u32 / self.n_stages
     }
 
-    /// v, the stages of a rank in one pipe; where ranks hold different numbers, the most that one holds.
+    /// v, the stages of a rank in one pipe; where ranks hold different numbers, the most that one
+    /// holds.
     #[inline]
     pub fn n_virtual_stages(&self) -> u32 {
         self.n_virtual_stages

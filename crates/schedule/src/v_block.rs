@@ -1,14 +1,18 @@
-//! V-half and V-min (Qi et al. 2024, arXiv:2405.15362): a half and a third of the memory of 1F1B, for some bubble.
+//! V-half and V-min (Qi et al. 2024, arXiv:2405.15362): a half and a third of the memory of 1F1B,
+//! for some bubble.
 //!
-//! Two stages a rank, placed like a V: rank r holds stage a = r on the way down and b = 2p−1−r on the way up. A *block* says in which
-//! slot, counted in ops of equal length, a micro-batch has its F(a), F(b), I(b) and I(a) on each rank; micro-batch k follows 6k slots
-//! later, and the two slots of six that are left take W, the oldest first. How long activations live in the block is all there is to
-//! its memory.
+//! Two stages a rank, placed like a V: rank r holds stage a = r on the way down and b = 2p−1−r on
+//! the way up. A *block* says in which slot, counted in ops of equal length, a micro-batch has its
+//! F(a), F(b), I(b) and I(a) on each rank; micro-batch k follows 6k slots later, and the two slots
+//! of six that are left take W, the oldest first. How long activations live in the block is all
+//! there is to its memory.
 //!
-//! Played as it stands a block leaves gaps where it begins and ends. So its order is *squeezed*: time goes on slot by slot, and a rank
-//! that would wait runs one of the next few cells of its row instead, whichever can run, W only if nothing else can, and an F only if
-//! all cells that it overtakes still find room under the block's own peak. A few sizes of that window are tried, the block as it stands
-//! among them, and the shortest step wins. V-half then has 3p−7 idle slots a rank for every even p from 4 on.
+//! Played as it stands a block leaves gaps where it begins and ends. So its order is *squeezed*:
+//! time goes on slot by slot, and a rank that would wait runs one of the next few cells of its row
+//! instead, whichever can run, W only if nothing else can, and an F only if all cells that it
+//! overtakes still find room under the block's own peak. A few sizes of that window are tried, the
+//! block as it stands among them, and the shortest step wins. V-half then has 3p−7 idle slots a
+//! rank for every even p from 4 on.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -81,7 +85,8 @@ impl Block {
 struct Window {
     last_rank: usize,
     others: usize,
-    /// Whether W waits for everything else; else cells run in the order of the block as far as they can.
+    /// Whether W waits for everything else; else cells run in the order of the block as far as they
+    /// can.
     weight_grad_last: bool,
 }
 
@@ -100,8 +105,8 @@ const WINDOWS: [Window; 6] = [
 
 /// The rows of all ranks.
 pub(crate) fn rows(block: Block, n_ranks: u32, n_micro_batches: u32) -> Vec<Vec<Action>> {
-    // A window gains at the beginning and at the end of a step, and a block's form depends on p mod 6 alone: a small pipeline and a
-    // few micro-batches tell which window is the best.
+    // A window gains at the beginning and at the end of a step, and a block's form depends on p mod
+    // 6 alone: a small pipeline and a few micro-batches tell which window is the best.
     let few_ranks = if n_ranks < 30 { n_ranks } else { 24 + n_ranks % 6 };
     let few = Blocks::new(block, few_ranks, n_micro_batches.min(2 * few_ranks));
     let best = WINDOWS.into_iter().min_by_key(|&window| few.play(window, |_, _| {}));
@@ -312,7 +317,8 @@ impl<'a> Squeeze<'a> {
         }
     }
 
-    /// The cell to run, counted from the head of its row: the first that can, but W behind all others if the window says so.
+    /// The cell to run, counted from the head of its row: the first that can, but W behind all
+    /// others if the window says so.
     fn choose(&self, rank: usize) -> Option<usize> {
         let Cursor { head, overtaken, held, .. } = self.ranks[rank];
         let is_last = rank + 1 == self.rows.len();

@@ -1,8 +1,10 @@
-//! The rules of a valid plan, one function each, in the order in which they are checked: a later rule may rely on the earlier ones.
+//! The rules of a valid plan, one function each, in the order in which they are checked: a later
+//! rule may rely on the earlier ones.
 //!
-//! The last one, [`deadlock_free`], proves more than it seems to. It finds one order of all ops in which each comes after what
-//! it needs. Hence sends that are buffered cannot hang. And if each send is made a pair with its receive at the place of that
-//! order where the sender is done ([`crate::lower_rendezvous`]), every rank meets its pairs in the order of one common list, so
+//! The last one, [`deadlock_free`], proves more than it seems to. It finds one order of all ops in
+//! which each comes after what it needs. Hence sends that are buffered cannot hang. And if each
+//! send is made a pair with its receive at the place of that order where the sender is done
+//! ([`crate::lower_rendezvous`]), every rank meets its pairs in the order of one common list, so
 //! that sends which block until they are received cannot hang either.
 
 use std::collections::BTreeMap;
@@ -30,8 +32,9 @@ pub(crate) fn check(draft: &Draft) -> Result<(), ScheduleError> {
     one_row_a_rank(draft)?;
     in_range(draft)?;
     one_row_a_stage(draft)?;
-    // The rules below keep a byte for each (stage, micro-batch) pair: fewer ops than pairs cannot be complete, and asking for
-    // that first keeps a short file that names huge numbers from claiming huge memory.
+    // The rules below keep a byte for each (stage, micro-batch) pair: fewer ops than pairs cannot
+    // be complete, and asking for that first keeps a short file that names huge numbers from
+    // claiming huge memory.
     let n_pairs = u128::from(draft.topology.n_stages()) * u128::from(draft.n_micro_batches);
     let n_cells: usize = draft.rows.iter().map(Vec::len).sum();
     // A cell holds two ops at most.
@@ -222,7 +225,8 @@ fn missing(draft: &Draft, op: Op) -> ScheduleError {
     violation(&draft.rows, Rule::Missing, rank, cell, Some(op), message)
 }
 
-/// The first pair without an F, found without a table of all pairs. The plan must have fewer ops than pairs.
+/// The first pair without an F, found without a table of all pairs. The plan must have fewer ops
+/// than pairs.
 fn first_missing_forward(draft: &Draft) -> ScheduleError {
     let mut micro_batches = BTreeMap::<Stage, Vec<u32>>::new();
     for (_, _, op) in cells(draft).filter(|(_, _, op)| op.phase == Phase::Forward) {
@@ -244,8 +248,8 @@ fn first_missing_forward(draft: &Draft) -> ScheduleError {
     unreachable!("a plan with fewer ops than (stage, micro-batch) pairs lacks an F")
 }
 
-/// On its own row, F stands before B and I, and I before W. The halves of a pair run at the same time, so that neither can wait
-/// for the other.
+/// On its own row, F stands before B and I, and I before W. The halves of a pair run at the same
+/// time, so that neither can wait for the other.
 fn ordered(draft: &Draft) -> Result<(), ScheduleError> {
     let mut done = vec![0_u8; draft.topology.n_stages() as usize * draft.n_micro_batches as usize];
     for (row, rank) in draft.rows.iter().zip((0..).map(Rank)) {
@@ -284,7 +288,8 @@ fn deadlock_free(draft: &Draft) -> Result<(), ScheduleError> {
     if walk.is_finished() { Ok(()) } else { Err(circle(draft, &walk)) }
 }
 
-/// Follows, from a rank that is stuck, who waits for whom until a rank comes up again: those from there on wait in a circle.
+/// Follows, from a rank that is stuck, who waits for whom until a rank comes up again: those from
+/// there on wait in a circle.
 fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
     let wait = |rank: usize| {
         let action = *draft.rows[rank].get(walk.heads()[rank])?;
@@ -311,7 +316,8 @@ fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
                 && other.micro_batch == op.micro_batch
                 && (other.phase == Phase::Forward) == (op.phase == Phase::Forward)
         };
-        // W of the same pair is no gradient of an input: the first match is F, B or I, because W comes after I.
+        // W of the same pair is no gradient of an input: the first match is F, B or I, because W
+        // comes after I.
         let mut ops = draft.rows[rank].iter().flat_map(|action| action.ops());
         ops.find(same).map_or_else(|| op.on(stage).to_string(), |op| op.to_string())
     };

@@ -1,4 +1,5 @@
-//! Runs through a plan in an order that respects what each op waits for: the one place that knows the dependencies across rows.
+//! Runs through a plan in an order that respects what each op waits for: the one place that knows
+//! the dependencies across rows.
 
 use std::collections::VecDeque;
 
@@ -22,8 +23,9 @@ fn done_by(phase: Phase) -> u8 {
     }
 }
 
-/// The ops that are finished, and for every rank the position of its next cell. Linear: a cell is looked at once when it runs,
-/// and once more each time that its rank was woken and found it not ready.
+/// The ops that are finished, and for every rank the position of its next cell. Linear: a cell is
+/// looked at once when it runs, and once more each time that its rank was woken and found it not
+/// ready.
 pub(crate) struct Walk<'a> {
     rows: &'a [Vec<Action>],
     topology: &'a Topology,
@@ -53,7 +55,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Runs every rank as far as it can get, calling `visit` for each cell in the order in which they run.
+    /// Runs every rank as far as it can get, calling `visit` for each cell in the order in which
+    /// they run.
     pub(crate) fn run(&mut self, visit: impl FnMut(Rank, usize, Action)) {
         self.run_from((0..self.rows.len()).collect(), |_, _| true, visit);
     }

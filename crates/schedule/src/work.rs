@@ -91,7 +91,8 @@ mod tests {
 
     #[test]
     fn work_grows_with_the_ops_when_ranks_do() {
-        // `simulate` of 80,000 ranks and one micro-batch took 5.6 s: each rank looked for its stages among all stages.
+        // `simulate` of 80,000 ranks and one micro-batch took 5.6 s: each rank looked for its
+        // stages among all stages.
         assert_linear([(64, 1), (512, 1)]);
         assert_linear([(64, 8), (512, 8)]);
     }

@@ -1,9 +1,12 @@
-//! Zero bubble from measured times (the task of Qi et al. 2024, arXiv:2401.10241, section 3.1), under a memory limit.
+//! Zero bubble from measured times (the task of Qi et al. 2024, arXiv:2401.10241, section 3.1),
+//! under a memory limit.
 //!
-//! Their heuristics warm up with as many F as memory allows until the first backward arrives, then run one F and one I a round, and fill
-//! gaps with W; three switches say how greedily. Ours plays the same step with each of some hundred policies (`list.rs`), and takes, of
-//! the plans that take no longer than the best fixed schedule that fits, the one with the least span: the longest time from a rank's
-//! first start to its last end, which is what counts when one step follows the other without waiting for all ranks.
+//! Their heuristics warm up with as many F as memory allows until the first backward arrives, then
+//! run one F and one I a round, and fill gaps with W; three switches say how greedily. Ours plays
+//! the same step with each of some hundred policies (`list.rs`), and takes, of the plans that take
+//! no longer than the best fixed schedule that fits, the one with the least span: the longest time
+//! from a rank's first start to its last end, which is what counts when one step follows the other
+//! without waiting for all ranks.
 
 use crate::error::ScheduleError;
 use crate::facts::{Chunks, Facts, Passes, Rows, Wanted, any_size, round_and_round};

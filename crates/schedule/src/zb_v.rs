@@ -1,13 +1,15 @@
-//! ZB-V (Qi et al. 2024, arXiv:2401.10241 and arXiv:2405.15362): zero bubble with the memory of 1F1B.
+//! ZB-V (Qi et al. 2024, arXiv:2401.10241 and arXiv:2405.15362): zero bubble with the memory of
+//! 1F1B.
 //!
 //! ```text
 //! p=2 m=3; stages 0 and 3 on rank 0, 1 and 2 on rank 1
 //! rank 0  0F0|0F1|0F2|3F0|3I0|3W0|3F1|3I1|3W1|0I0|0W0|3F2|3I2|3W2|0I1|0W1|0I2|0W2|....
 //! rank 1  ....1F0|2F0|1F1|2F1|2I0|2W0|1F2|1I0|1W0|2F2|2I1|2W1|1I1|2I2|1I2|1W1|2W2|1W2|
 //! ```
-//! Two stages a rank, placed like a V: rank r holds stage a = r on the way down and b = 2p−1−r on the way up, so that the rank that
-//! starts a micro-batch is also the one that ends it. Every rank holds at most 2p chunks, p whole activations, and where F = I = W of a
-//! chunk no rank waits between its first op and its last.
+//! Two stages a rank, placed like a V: rank r holds stage a = r on the way down and b = 2p−1−r on
+//! the way up, so that the rank that starts a micro-batch is also the one that ends it. Every rank
+//! holds at most 2p chunks, p whole activations, and where F = I = W of a chunk no rank waits
+//! between its first op and its last.
 
 use crate::action::Action;
 use crate::facts::{Chunks, Facts, Passes, Rows, any_size, to_and_fro};
@@ -114,7 +116,7 @@ pub(crate) fn row(rank: u32, n_ranks: u32, n_micro_batches: u32) -> Vec<Action> 
         a.input_grad(&mut row);
         a.weight_grad(&mut row);
     }
-    // 7 and 8: what nobody waits for
+    // 7 and 8: what no rank waits for
     for half in [&mut b, &mut a] {
         rounds(m).for_each(|_| half.weight_grad(&mut row));
     }

@@ -1,5 +1,5 @@
-//! Zero bubble by hand (Qi et al. 2024, arXiv:2401.10241): the backward in two halves, so that nobody waits for the gradient of
-//! another's weights.
+//! Zero bubble by hand (Qi et al. 2024, arXiv:2401.10241): the backward in two halves, so that
+//! nobody waits for the gradient of another's weights.
 //!
 //! ```text
 //! ZB-H1, p=2 m=3
@@ -10,8 +10,8 @@
 //! rank 1  ...F0|I0|F1|I1|F2|I2|W0|W1|W2|
 //! ```
 //! Each I leaves as soon as it can: the W of rank r are r (H1) or 2r (H2) rounds behind it.
-//! ZB-H1 holds no more than 1F1B: at most p activations. ZB-H2 holds up to 2p−1, and where F = I = W no rank waits between its first
-//! op and its last.
+//! ZB-H1 holds no more than 1F1B: at most p activations. ZB-H2 holds up to 2p−1, and where F = I =
+//! W no rank waits between its first op and its last.
 
 use crate::action::Action;
 use crate::facts::{Chunks, Facts, Passes, Rows, any_size, round_and_round};

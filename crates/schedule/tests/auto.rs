@@ -37,7 +37,8 @@ fn gap(simulation: &Simulation) -> f64 {
     simulation.makespan / simulation.lower_bound - 1.0
 }
 
-/// The best makespan of the fixed schedules that keep the limits, among those that hold one copy of the model.
+/// The best makespan of the fixed schedules that keep the limits, among those that hold one copy of
+/// the model.
 fn best_fixed(sizes: &Sizes, costs: &Costs) -> f64 {
     let mut best = f64::INFINITY;
     for name in ScheduleName::ALL {
@@ -82,7 +83,8 @@ fn one_slow_stage_costs_its_own_time_alone() {
     }
 }
 
-/// Stages at random: each with an F, I and W of its own, or each as a whole so many times the first, with and without latencies.
+/// Stages at random: each with an F, I and W of its own, or each as a whole so many times the
+/// first, with and without latencies.
 #[test]
 fn a_thousand_random_costs() {
     const N: usize = 1000;
@@ -117,7 +119,8 @@ fn a_thousand_random_costs() {
     assert!(part(1.0) <= 0.12, "the largest gap is {:.4}", part(1.0));
 }
 
-/// On few ranks, with less memory, on several stages a rank: no gap is promised there, but no fixed schedule may be better.
+/// On few ranks, with less memory, on several stages a rank: no gap is promised there, but no fixed
+/// schedule may be better.
 #[test]
 fn no_fixed_schedule_that_fits_is_better() {
     let mut random = Random(7);
@@ -153,8 +156,9 @@ fn no_fixed_schedule_that_fits_is_better() {
     assert!(n_with_fixed > 200, "only {n_with_fixed} cases had a fixed schedule that fits");
 }
 
-/// Residues larger than what they are left of, messages that take memory, queue or keep their rank waiting: where any fixed schedule
-/// fits there is a plan, and it is as fast; where none does a refusal names the limit that was given.
+/// Residues larger than what they are left of, messages that take memory, queue or keep their rank
+/// waiting: where any fixed schedule fits there is a plan, and it is as fast; where none does a
+/// refusal names the limit that was given.
 #[test]
 fn whatever_takes_memory_no_fixed_schedule_that_fits_is_better() {
     let mut random = Random(11);
@@ -263,7 +267,8 @@ fn messages_never_lead_to_a_limit_that_nobody_gave() {
     ScheduleName::Auto.generate_for(&sizes(4, 8, 1), &|_| Ok(costs.clone())).unwrap();
 }
 
-/// Two ranks and two micro-batches are few enough for every order that there is: none is faster than the bound says.
+/// Two ranks and two micro-batches are few enough for every order that there is: none is faster
+/// than the bound says.
 #[test]
 fn no_order_beats_the_lower_bound() {
     let mut random = Random(99);
@@ -315,7 +320,8 @@ mod orders {
         }
     }
 
-    /// The shortest makespan within the limits, and the highest lower bound that any plan was given.
+    /// The shortest makespan within the limits, and the highest lower bound that any plan was
+    /// given.
     pub(super) fn shortest(costs: &Costs) -> (f64, f64) {
         let topology = Topology::new(2, 1, Placement::Loop).unwrap();
         let (mut shortest, mut bound) = (f64::INFINITY, 0.0_f64);

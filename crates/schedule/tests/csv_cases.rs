@@ -1,4 +1,5 @@
-//! A hundred thousand broken files: none makes the reader panic, each is told in one line with its row, column and cell.
+//! A hundred thousand broken files: none makes the reader panic, each is told in one line with its
+//! row, column and cell.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pp_schedule::{CsvFault, ScheduleError, ScheduleName, Sizes, export_csv, import_csv};

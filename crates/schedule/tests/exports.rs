@@ -1,4 +1,5 @@
-//! What other programs get: traces whose slices nest and whose arrows bind, and pictures that are well-formed.
+//! What other programs get: traces whose slices nest and whose arrows bind, and pictures that are
+//! well-formed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
@@ -34,7 +35,8 @@ fn slices_nest_and_arrows_bind() {
         let of_kind = |kind: &'static str| events.iter().filter(move |event| event["ph"] == kind);
         let rank = |event: &Value| event["tid"].as_u64().unwrap() as usize;
 
-        // The slices are the cells with the times of the simulation, a millisecond a unit; none overlaps the next.
+        // The slices are the cells with the times of the simulation, a millisecond a unit; none
+        // overlaps the next.
         let simulation = simulate(&plan, &costs).unwrap();
         let mut slices: Vec<Vec<&Value>> = vec![Vec::new(); 4];
         of_kind("X").for_each(|slice| slices[rank(slice)].push(slice));
@@ -52,7 +54,8 @@ fn slices_nest_and_arrows_bind() {
             }
         }
 
-        // Every arrow has one beginning, inside a slice, and one end, at the start of a slice of another rank, later.
+        // Every arrow has one beginning, inside a slice, and one end, at the start of a slice of
+        // another rank, later.
         let enclosing = |event: &Value| {
             let ts = number(event, "ts");
             let encloses = |slice: &&&Value| {
@@ -78,7 +81,8 @@ fn slices_nest_and_arrows_bind() {
     }
 }
 
-/// The names of all elements, in order; panics where a tag is not closed, or an attribute has no quotes.
+/// The names of all elements, in order; panics where a tag is not closed, or an attribute has no
+/// quotes.
 fn elements(svg: &str) -> Vec<String> {
     let mut open: Vec<String> = Vec::new();
     let mut found = Vec::new();

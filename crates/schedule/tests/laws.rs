@@ -97,7 +97,8 @@ fn schedule() -> impl Strategy<Value = (ScheduleName, Sizes)> {
         .prop_filter("a size that the schedule takes", |(name, sizes)| name.check(sizes).is_ok())
 }
 
-/// Any valid plan at all: stages on ranks at random, each backward whole or in halves, ops in any order that runs.
+/// Any valid plan at all: stages on ranks at random, each backward whole or in halves, ops in any
+/// order that runs.
 fn any_plan() -> impl Strategy<Value = Draft> {
     (1..=4_u32, 0..=4_usize, 1..=5_u32, any::<bool>(), any::<u64>()).prop_map(
         |(p, n_more, m, is_forward_only, seed)| {
@@ -178,7 +179,8 @@ fn runs_to_the_end(draft: &Draft) -> bool {
     }
 }
 
-/// Runs a lowered plan on links that hold messages, ranks in random turns; counts what waits for each rank.
+/// Runs a lowered plan on links that hold messages, ranks in random turns; counts what waits for
+/// each rank.
 fn run_buffered(rows: &[Vec<Instruction>], seed: u64) -> Vec<u32> {
     let mut random = Random(seed);
     let mut heads = vec![0; rows.len()];
@@ -265,7 +267,8 @@ fn stated_peak(name: ScheduleName, sizes: &Sizes) -> u32 {
     }
 }
 
-/// What the executor and the sums of gradients rely on: every stage goes through the micro-batches of a copy of the model in order.
+/// What the executor and the sums of gradients rely on: every stage goes through the micro-batches
+/// of a copy of the model in order.
 fn micro_batches_ascend(plan: &ValidPlan) {
     let mut last: HashMap<(Stage, Phase, Pipe), MicroBatch> = HashMap::new();
     for op in (0..plan.n_ranks()).flat_map(|rank| plan.ops(Rank(rank))) {

@@ -101,7 +101,8 @@ fn the_zero_bubble_papers_fixed_columns() {
     }
 }
 
-/// Their heuristics under a memory of p and 2p activations; ours is as good or better, and keeps the limit.
+/// Their heuristics under a memory of p and 2p activations; ours is as good or better, and keeps
+/// the limit.
 #[test]
 fn the_zero_bubble_papers_automatic_columns() {
     for PaperRow { p, m, share, span_bubbles } in paper() {
@@ -174,7 +175,8 @@ fn the_notebooks_eleven_values() {
     assert!((overhead(ScheduleName::InterleavedOneFOneB, 2) - 0.047).abs() <= 0.0005);
 }
 
-/// The size at which `PyTorch`'s generator takes seconds. Ours has to stay linear to get here at all in a debug build.
+/// The size at which `PyTorch`'s generator takes seconds. Ours has to stay linear to get here at
+/// all in a debug build.
 #[test]
 fn a_large_plan_is_generated_validated_and_simulated() {
     let plan = ScheduleName::InterleavedOneFOneB.generate(&sizes(32, 512, 4)).unwrap();
