@@ -1,6 +1,7 @@
 //! Writes the log of a run that never happened: 1F1B on four ranks with eight micro-batches.
 //!
-//! `cargo run -p pp-telemetry --example simulated_run > events.jsonl` makes the fixture of the monitor's tests.
+//! `cargo run -p pp-telemetry --example simulated_run > events.jsonl` makes the fixture of the
+//! monitor's tests.
 
 #![expect(clippy::unwrap_used, reason = "the events are of this program's own making")]
 

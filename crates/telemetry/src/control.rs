@@ -1,8 +1,9 @@
 //! Requests to a run: stop after this step, write the weights down.
 //!
-//! A run listens on a socket of the file system that only its user can reach: the directory is the user's alone, and so is the
-//! process at the other end, which the system is asked about. A request is one line of JSON, the answer another; nothing else goes
-//! over it. What a run does stands in its log.
+//! A run listens on a socket of the file system that only its user can reach: the directory is the
+//! user's alone, and so is the process at the other end, which the system is asked about. A request
+//! is one line of JSON, the answer another; nothing else goes over it. What a run does stands in
+//! its log.
 
 use std::fs::{self, DirBuilder};
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -91,7 +92,8 @@ pub enum ControlError {
     Refused(String),
 }
 
-/// Where the sockets of this user are: below `$XDG_RUNTIME_DIR`, else in the directory for temporary files. Nothing is made or checked.
+/// Where the sockets of this user are: below `$XDG_RUNTIME_DIR`, else in the directory for
+/// temporary files. Nothing is made or checked.
 pub fn socket_place() -> PathBuf {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     match runtime.filter(|dir| dir.is_absolute() && dir.is_dir()) {
@@ -309,7 +311,8 @@ impl Drop for ControlServer {
         self.shared.closing.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
-            // It only ever waits for half a second; should it have panicked there is nothing left to do.
+            // It only ever waits for half a second; should it have panicked there is nothing left
+            // to do.
             let _ = thread.join();
         }
         // Somebody may have tidied up already.

@@ -8,26 +8,28 @@ use crate::marks::KNOWN_MARKS;
 
 /// Reads a log from its beginning, or from one of its marks, and then what is added to it.
 ///
-/// It is a [`pp_trace::Follower`] that knows the marks of this crate: one that is damaged counts as
-/// a bad line.
+/// It is a [`pp_trace::Follower`] that knows the marks of this crate: a damaged mark counts as a
+/// bad line.
 #[derive(Debug)]
 pub struct Follower(pp_trace::Follower);
 
 impl Follower {
-    /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is decompressed.
+    /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is
+    /// decompressed.
     pub fn new(path: &Path) -> Self {
         Self(pp_trace::Follower::with_marks(path, KNOWN_MARKS))
     }
 
-    /// One that begins at the last mark that can be read and has some steps behind it: what was
-    /// before is in the mark, but for the spans. Without such a mark it begins at the beginning.
+    /// A follower that starts at the last mark that can be read and has some steps behind it. The
+    /// mark holds everything before it except the spans. Without such a mark the follower starts at
+    /// the first line.
     pub fn from_last_mark(path: &Path) -> Self {
         Self(pp_trace::Follower::from_last_mark(path, KNOWN_MARKS))
     }
 
-    /// One that begins at the first of these places, in their order, at which a mark can be read;
-    /// at the beginning where there is none. The offsets in a log are hints: each mark is
-    /// checked.
+    /// A follower that starts at the first of these offsets, in their order, at which a mark can be
+    /// read; without one it starts at the first line. Every mark is checked, so a wrong offset does
+    /// no harm.
     pub fn from_first_mark(path: &Path, offsets: impl IntoIterator<Item = u64>) -> Self {
         Self(pp_trace::Follower::from_first_mark(path, offsets, KNOWN_MARKS))
     }

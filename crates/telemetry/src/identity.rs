@@ -1,10 +1,10 @@
 //! Whether a process is the run of a folder.
 //!
-//! `status.json` is a file: anybody who can write it can name any process. So nothing is sent to a process because a file
-//! names it. The system itself has to say that it is the run: it listens on a socket in this user's
-//! own folder, belongs to this user, began when the run did, and writes this folder's log. The
-//! proof holds a file descriptor of that process, and what is sent goes through it: another process
-//! that gets the number later is never reached.
+//! `status.json` is a file: anybody who can write it can name any process. So nothing is sent to a
+//! process because a file names it. The system itself has to say that it is the run: it listens on
+//! a socket in this user's own folder, belongs to this user, began when the run did, and writes
+//! this folder's log. The proof holds a file descriptor of that process, and what is sent goes
+//! through it: another process that gets the number later is never reached.
 
 use std::fs;
 use std::io;

@@ -1,5 +1,5 @@
-//! Files that a user names, opened so that none of them costs more than it should: no device, no
-//! socket, no folder, nothing that never comes, and no more bytes than its reader takes.
+//! Files that a user names. Devices, sockets and folders are refused, a silent pipe is given up
+//! after some seconds, and no more bytes are read than the reader allows.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,18 +10,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 
-/// How long one waits for the next bytes of a pipe.
+/// The longest wait for the next bytes of a pipe.
 const PATIENCE: Duration = Duration::from_secs(5);
 const CHUNK_BYTES: usize = 1 << 16;
 
 /// A file that is open.
 enum Opened {
-    /// With so many bytes.
+    /// A regular file and its length in bytes.
     Regular(File, u64),
     Pipe(File),
 }
 
-/// What a file is, where it is nothing that can be read as one.
+/// The error text for a file that is not a regular one.
 fn kind_of(kind: FileType) -> &'static str {
     match kind {
         FileType::Directory => "it is a folder",
@@ -33,11 +33,11 @@ fn kind_of(kind: FileType) -> &'static str {
 }
 
 fn open_any(path: &Path) -> io::Result<Opened> {
-    // A pipe that nobody writes to must not make us wait, nor may a terminal become ours.
+    // Opening must not wait for the writer of a pipe, nor make a terminal the controlling one.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
-        // There is no other way to say that it is a socket.
+        // The system reports a socket by this error.
         Err(rustix::io::Errno::NXIO) => return Err(io::Error::other(kind_of(FileType::Socket))),
         Err(errno) => return Err(errno.into()),
     };
@@ -51,10 +51,10 @@ fn open_any(path: &Path) -> io::Result<Opened> {
     }
 }
 
-/// Opens a regular file, and says how long it is.
+/// Opens a regular file, and gives its length in bytes.
 ///
 /// # Errors
-/// It cannot be read, or is something else: what.
+/// It cannot be opened, or is not a regular file; the error names its kind.
 pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     match open_any(path)? {
         Opened::Regular(file, len) => Ok((file, len)),
@@ -66,7 +66,7 @@ fn too_long(len: u64, most: u64) -> io::Error {
     io::Error::other(format!("it has {len} bytes, and at most {most} are read"))
 }
 
-/// All of a file or of a pipe, unless it is longer than `bytes_max`.
+/// The content of a file or a pipe of at most `bytes_max` bytes.
 ///
 /// # Errors
 /// It cannot be read, is too long, or nothing comes through the pipe for some seconds.
@@ -76,7 +76,7 @@ pub fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
         Opened::Regular(_, len) if len > most => Err(too_long(len, most)),
         Opened::Regular(file, len) => {
             let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
-            // It may grow meanwhile.
+            // The file may grow while it is read.
             file.take(most + 1).read_to_end(&mut bytes)?;
             if bytes.len() > bytes_max {
                 Err(too_long(bytes.len() as u64, most))
@@ -121,8 +121,7 @@ mod tests {
 
     use super::*;
 
-    /// Issue 10, number 19: `/dev/zero` was read until the bound of its reader, or until the memory
-    /// was full.
+    /// `/dev/zero` was once read up to the reader's bound, or until the memory was full.
     #[test]
     fn devices_folders_and_sockets_are_named_and_not_read() {
         let folder = tempfile::tempdir().unwrap();

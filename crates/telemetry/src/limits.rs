@@ -76,14 +76,19 @@ pub fn cores() -> u32 {
     whole_cores(by_affinity, Limits::here().cores)
 }
 
-/// Bytes of memory that this machine has, or this process may use if that is less; `None` where the
-/// system does not say.
+/// Bytes of this machine's memory, or of this process's limit if that is less; `None` if the system
+/// does not report them.
 pub fn host_memory_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    let bytes = kibibytes.checked_mul(1024)?;
+    let bytes = meminfo_bytes("MemTotal:")?;
     Some(Limits::here().memory_bytes.map_or(bytes, |limit| limit.min(bytes)))
+}
+
+/// A number of `/proc/meminfo` in bytes, by its key with the colon.
+fn meminfo_bytes(key: &str) -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 /// Rounds down: no rank can use a fraction of a core.
@@ -203,9 +208,7 @@ fn number(path: &Path) -> Option<u64> {
 /// Bytes of memory that can be had now without swapping: those of the machine, or what the control
 /// groups leave of them. `None` where the system does not say.
 pub fn memory_available() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let free = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
+    let free = meminfo_bytes("MemAvailable:")?;
     // A container may have less than the machine.
     let left = Limits::here().memory_free_bytes;
     Some(left.map_or(free, |left| free.min(left)))

@@ -1,11 +1,11 @@
-//! What a mark holds, as it is written: version 1.
+//! The content of a mark in the log: version 1.
 //!
-//! This is a format of its own, apart from the fold that it comes from and goes into: the fold may
-//! change its fields, and a log that is kept still has these. Nothing here is renamed or removed. A
-//! key may be added if it has a default; what cannot be added so is a version 2.
+//! The format is separate from [`Model`](crate::Model): the model may change its fields, and old
+//! logs keep these. No key here is renamed or removed. A new key needs a default; any other change
+//! is version 2.
 //!
-//! Marks from before there were versions have no `version` and the same keys; the keys with a
-//! default are those that were added meanwhile. The events within are those of the log.
+//! The oldest marks have the same keys without `version`. Keys with a default were added later. The
+//! events in a mark have the format of the log.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// The version of these keys.
 pub(crate) const VERSION: u32 = 1;
 
-/// For a mark that does not say its version.
+/// The version of a mark without the key.
 pub(crate) fn first_version() -> u32 {
     VERSION
 }
@@ -37,7 +37,7 @@ pub(crate) struct FrameV1 {
     pub(crate) step: u64,
 }
 
-/// What is known of the run, without its spans.
+/// The state of the model, without spans.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ModelV1 {
     pub(crate) hello: Option<Box<Hello>>,
@@ -84,7 +84,7 @@ pub(crate) struct RankV1 {
     pub(crate) history: VecDeque<f64>,
 }
 
-/// What a rank did in a step.
+/// The times of a rank in a step.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct RankStepV1 {
     pub(crate) step_ns: u64,
@@ -118,7 +118,7 @@ pub(crate) struct StepsV1 {
     pub(crate) steps: VecDeque<StepEvent>,
 }
 
-/// A number over all steps.
+/// The history of a number over all steps.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct HistoryV1 {
     pub(crate) buckets: Vec<BucketV1>,
@@ -138,8 +138,8 @@ pub(crate) struct HistoryV1 {
     pub(crate) n_nonfinite: u64,
 }
 
-/// Some consecutive steps: the first, the last; lowest, highest and average value; steps whose
-/// value is not finite. A list, for there are thousands.
+/// Some consecutive steps: the first, the last; lowest, highest and average value; the number of
+/// steps whose value is not finite. It is a list without keys, because a mark has thousands.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct BucketV1(
     pub(crate) u64,
@@ -169,7 +169,7 @@ pub(crate) struct MetricsV1 {
     pub(crate) rate: HistoryV1,
 }
 
-/// What lasts and is no step.
+/// The phases of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct PhasesV1 {
     pub(crate) running: Option<PhaseEvent>,
@@ -177,7 +177,7 @@ pub(crate) struct PhasesV1 {
     pub(crate) costs: BTreeMap<String, PhaseCostV1>,
 }
 
-/// What all phases of one name have cost.
+/// The time that all phases of one name took.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PhaseCostV1 {
     pub(crate) count: u64,
@@ -185,7 +185,7 @@ pub(crate) struct PhaseCostV1 {
     pub(crate) recent_ns: VecDeque<u64>,
 }
 
-/// What is wrong with the training.
+/// An alarm of the training.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum AlarmV1 {
@@ -219,7 +219,7 @@ pub(crate) enum AlarmV1 {
     },
 }
 
-/// Who says that the training goes wrong, with the last steps.
+/// The state of the watchdog: the last steps and its alarms.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct WatchdogV1 {
@@ -235,7 +235,7 @@ pub(crate) struct WatchdogV1 {
     pub(crate) step: u64,
 }
 
-/// How serious a message is.
+/// The level of a message.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum LevelV1 {
@@ -243,7 +243,7 @@ pub(crate) enum LevelV1 {
     Warn,
 }
 
-/// A message, and how often it came.
+/// A message, and its number of repetitions.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct MessageV1 {
     pub(crate) elapsed_ns: u64,
@@ -267,7 +267,7 @@ fn is_once(count: &u64) -> bool {
     *count <= 1
 }
 
-/// Steps of which operations were lost.
+/// The steps that lost operations.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct IncompleteV1 {
     pub(crate) n_steps: u64,
@@ -276,7 +276,7 @@ pub(crate) struct IncompleteV1 {
     pub(crate) n_expected: u64,
 }
 
-/// What was trained on.
+/// Samples, tokens and time of the whole run.
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct TotalsV1 {
     pub(crate) samples: u64,
@@ -284,7 +284,7 @@ pub(crate) struct TotalsV1 {
     pub(crate) elapsed_seconds: f64,
 }
 
-/// Events that were lost, over some steps.
+/// Lost events, over some steps.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct LostV1 {
     pub(crate) elapsed_ns: u64,

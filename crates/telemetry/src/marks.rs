@@ -1,4 +1,4 @@
-//! The marks of a log: made while a run is recorded, known again when it is read.
+//! The marks (index records) of a log: written while a run is recorded, checked when it is read.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,8 @@ use pp_trace::{Event, MarkMaker, MarkReader, Recorder, TraceError};
 use crate::mark_v1::MarkV1;
 use crate::model::{Frame, LogMark, Model, is_intact, saved, write_mark};
 
-/// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a megabyte for the rest.
+/// Bytes of a log from one mark to the next. A mark has some kilobytes for each rank, and half a
+/// megabyte for the rest.
 const MARK_BYTES: u64 = 16 << 20;
 
 /// A recorder whose log has marks. It makes the directory of the run where it is missing.
@@ -36,7 +37,7 @@ impl Default for Marks {
 }
 
 impl Marks {
-    /// With so many bytes from one mark to the next, at least.
+    /// With at least `n_bytes` from one mark to the next.
     pub fn every(n_bytes: u64) -> Self {
         Self { model: Model::brief(), frames: Vec::new(), every_bytes: n_bytes }
     }
@@ -51,7 +52,7 @@ impl MarkMaker for Marks {
         self.every_bytes
     }
 
-    /// Where a mark is too long for a line, it is tried again without the plan.
+    /// A mark that is too long for a line is written again without the plan.
     fn write_mark(
         &mut self,
         offset: u64,
@@ -74,7 +75,7 @@ impl MarkMaker for Marks {
             n_bytes = write(&mark)?;
         }
         if n_bytes > bytes_max {
-            // The log has none here, and is read from the one before.
+            // The log has no mark here; a reader starts at the one before.
             into.truncate(start);
             self.frames.pop();
         }
@@ -86,9 +87,10 @@ impl MarkMaker for Marks {
     }
 }
 
-/// Who reads the marks that [`Marks`] makes.
+/// The one [`KnownMarks`].
 pub(crate) static KNOWN_MARKS: &KnownMarks = &KnownMarks;
 
+/// Reads the marks that [`Marks`] makes.
 #[derive(Debug)]
 pub(crate) struct KnownMarks;
 

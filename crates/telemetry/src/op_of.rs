@@ -1,12 +1,13 @@
-//! Spans as ops, so that what feeds what is asked in one place: [`Op::input_stage`] and
-//! [`Op::output_stage`].
+//! Spans as ops, so that [`Op::input_stage`] and [`Op::output_stage`] are the only place that knows
+//! which op feeds which.
 
 use pp_schedule::{MicroBatch, Op, Phase, Stage};
 
 use crate::{Span, SpanKind};
 
-/// The op that a span was, or that its rank waited to begin: for activations a forward, for
-/// gradients a backward. `None` for copies, reductions and whatever else is no op of a plan.
+/// The op of a span. A wait has the op that its rank waited to begin: a forward for an activation,
+/// a backward for a gradient. `None` for every span that is not an op of a plan, such as a copy or
+/// a reduction.
 pub fn op_of(span: &Span) -> Option<Op> {
     let phase = match span.op {
         SpanKind::F | SpanKind::WaitAct => Phase::Forward,

@@ -1,4 +1,4 @@
-//! The process of a run: whether it is there, as far as one can tell from here.
+//! The process of a run: whether it is alive, as far as this machine can tell.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,28 +8,28 @@ use pp_trace::machine::{boot_id, host_name, look_at, pid_namespace, unix_ms};
 
 use crate::control::{connect, socket_places};
 
-/// A summary of another start of the machine that is as young as this is one of another machine
-/// with the same name.
+/// A summary with another boot id that is younger than this belongs to another machine with the
+/// same name.
 const OTHER_BOOT_MS: u64 = 60_000;
 
-/// How a process stands.
+/// The state of a run's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Process {
     /// It is there.
     There,
-    /// It is there, and the system holds it: somebody sent it SIGSTOP, or traces it.
+    /// It is there but stopped, by SIGSTOP or by a debugger.
     Suspended,
     /// It is gone.
     Gone,
-    /// It is one of another machine: nobody here can tell.
+    /// It belongs to another machine or container, so its state is unknown here.
     Elsewhere,
-    /// Nobody said which process it is.
+    /// The run has no summary, so its process is unknown.
     #[default]
     Unknown,
 }
 
 impl Process {
-    /// How the process of a run stands, by its summary.
+    /// The state of a run's process, by its summary.
     pub fn of(status: &Status) -> Self {
         if !is_of_this_host(status) {
             return Self::Elsewhere;
@@ -46,8 +46,8 @@ impl Process {
         }
     }
 
-    /// Whether it is there: `None` for a run of another machine, or of a container whose processes
-    /// and socket cannot be seen.
+    /// Whether it is there; `None` for a run on another machine, or in a container whose processes
+    /// and socket are invisible from here.
     pub fn is_alive(self) -> Option<bool> {
         match self {
             Self::There | Self::Suspended => Some(true),
@@ -57,7 +57,7 @@ impl Process {
     }
 }
 
-/// Whether a run is of this machine.
+/// Whether a run belongs to this machine.
 pub(crate) fn is_of_this_host(status: &Status) -> bool {
     if status.host != host_name() {
         return false;
@@ -69,14 +69,14 @@ pub(crate) fn is_of_this_host(status: &Status) -> bool {
     !(is_other_boot && age_ms < OTHER_BOOT_MS)
 }
 
-/// Whether its number is one of this PID namespace. A summary of before does not say; then it is
-/// taken for one.
+/// Whether a run's `pid` belongs to this PID namespace. An older summary has no namespace and
+/// counts as one of this namespace.
 pub(crate) fn is_of_this_namespace(status: &Status) -> bool {
     status.pid_namespace == 0 || pid_namespace().is_none_or(|own| own == status.pid_namespace)
 }
 
-/// The process of a container: its number means another process here, or none. Where its socket can
-/// be seen, the system knows whether anybody listens.
+/// The state of a process in a container, whose `pid` has no meaning here. If its socket is
+/// visible, connecting shows whether the process listens.
 fn by_its_socket(status: &Status) -> Process {
     let Some(socket) = status.socket.as_ref().map(PathBuf::from) else {
         return Process::Elsewhere;
@@ -91,7 +91,7 @@ fn by_its_socket(status: &Status) -> Process {
     }
 }
 
-/// Whether a process that is known to be there is held by SIGSTOP or a debugger.
+/// Whether a live process is stopped, by SIGSTOP or by a debugger.
 pub fn is_suspended(pid: u32) -> bool {
     look_at(pid).is_some_and(|(_, letter)| matches!(letter, 'T' | 't'))
 }

@@ -7,7 +7,8 @@ use std::fmt;
 pub struct Processor {
     /// What its maker calls it; empty where the system does not say.
     pub name: String,
-    /// Its maker, its family and its model, as far as the system tells them: `GenuineIntel`, `6`, `207`.
+    /// Its maker, its family and its model, as far as the system tells them: `GenuineIntel`, `6`,
+    /// `207`.
     pub parts: Vec<String>,
 }
 

@@ -38,7 +38,8 @@ impl Replay {
         Self { follower, ahead: VecDeque::new(), clock_ns: 0, played_ns: 0, is_at_end: false }
     }
 
-    /// Moves the clock on and plays what has happened until then, `n_max` events at most. Returns how many were played.
+    /// Moves the clock on and plays what has happened until then, `n_max` events at most. Returns
+    /// how many were played.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -65,7 +66,8 @@ impl Replay {
         Ok(n_played)
     }
 
-    /// Plays until a step is over, whatever the clock says, and sets the clock to that moment; to the end where there is no such step.
+    /// Plays until a step is over, whatever the clock says, and sets the clock to that moment; to
+    /// the end where there is no such step.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -97,8 +99,8 @@ impl Replay {
         Ok(())
     }
 
-    /// Sets the clock back, where more is due than one can play in time, to no more than so much beyond what was played: what is shown
-    /// and the clock belong together.
+    /// Sets the clock back, where more is due than one can play in time, to no more than so much
+    /// beyond what was played: what is shown and the clock belong together.
     pub fn hold_clock(&mut self, ahead_ns: u64) {
         let is_due = self.ahead.front().and_then(Event::time_ns);
         if is_due.is_some_and(|time| time <= self.clock_ns) {
@@ -106,7 +108,8 @@ impl Replay {
         }
     }
 
-    /// Sets the clock to the next event, where nothing happens for a while: the time before the first step, for example.
+    /// Sets the clock to the next event, where nothing happens for a while: the time before the
+    /// first step, for example.
     pub fn skip_silence(&mut self, longer_than_ns: u64) {
         if let Some(time) = self.ahead.front().and_then(Event::time_ns)
             && time > self.clock_ns.saturating_add(longer_than_ns)

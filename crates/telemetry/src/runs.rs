@@ -1,4 +1,5 @@
-//! The runs that are kept: which there are, how they stand, which one is meant, and which have to go.
+//! The runs that are kept: which there are, how they stand, which one is meant, and which have to
+//! go.
 
 use std::cmp::Reverse;
 use std::ffi::OsStr;
@@ -128,7 +129,8 @@ pub fn status_of(dir: &Path) -> Option<Status> {
     serde_json::from_slice(&text).ok()
 }
 
-/// All runs below a directory, the newest first; none where it does not exist. What cannot be read is left out.
+/// All runs below a directory, the newest first; none where it does not exist. What cannot be read
+/// is left out.
 ///
 /// # Errors
 /// The directory is there and cannot be read.
@@ -185,7 +187,8 @@ pub enum FindError {
     },
 }
 
-/// The run that a name means: `latest`, the beginning of an id, the number of a process, a folder, or a log.
+/// The run that a name means: `latest`, the beginning of an id, the number of a process, a folder,
+/// or a log.
 ///
 /// # Errors
 /// [`FindError`] says why not, and what can be named.

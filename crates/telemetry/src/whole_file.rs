@@ -1,4 +1,4 @@
-//! A file that is there whole or not at all.
+//! A file that appears under its name whole or not at all.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -15,13 +15,14 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 const BUFFER_BYTES: usize = 1 << 18;
-/// Names that are tried for a draft: those of killed processes that had our number are left alone.
+/// The most names to try for a draft. A killed process with our pid may have left drafts; they
+/// stay.
 const NAMES_MAX: u32 = 100;
-/// Names that are tried beside one that is taken.
+/// The most names to try beside one that is taken.
 const BESIDE_MAX: u32 = 1000;
 
-/// A file that is written beside its place, brought to the disk, and moved to its place when it is
-/// whole. No symbolic link is followed, and nothing but a regular file is replaced.
+/// A file that is written beside its place, synced to the disk, and renamed into its place when it
+/// is whole. No symbolic link is followed, and nothing but a regular file is replaced.
 #[derive(Debug)]
 pub struct WholeFile {
     path: PathBuf,
@@ -32,7 +33,7 @@ pub struct WholeFile {
     is_done: bool,
 }
 
-/// What happens to a file that has the name already.
+/// The fate of a file that already has the name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
     /// It is replaced, if it is a regular file; anything else stays, as with [`Taken::Stays`].
@@ -43,18 +44,18 @@ pub enum Taken {
     ReplacedIf(Identity),
 }
 
-/// What tells a file from every other: its device, its number on it, and when it was last written,
-/// in seconds and nanoseconds.
+/// The identity of a file: its device, its inode, and the time of its last write in seconds and
+/// nanoseconds.
 pub type Identity = (u64, u64, i64, u64);
 
-/// Why a file is not written.
+/// A file that was not written.
 #[derive(Debug)]
 pub struct NotWritten {
     /// Its path.
     pub path: PathBuf,
-    /// Why not.
+    /// The reason.
     pub why: String,
-    /// What to do instead; nothing where the place is a good one and writing failed.
+    /// The remedy; `None` if the place is valid but writing failed.
     pub remedy: Option<&'static str>,
 }
 
@@ -72,11 +73,11 @@ impl std::error::Error for NotWritten {}
 const ELSEWHERE: &str = "name a file in a folder that exists and can be written";
 
 impl WholeFile {
-    /// Begins to write a file for its owner alone; what has its name stays there until
+    /// Starts a file for its owner alone. A file that has its name stays until
     /// [`WholeFile::finish`].
     ///
     /// # Errors
-    /// The place is none for a file.
+    /// No regular file can be written at this path.
     pub fn private(path: &Path) -> Result<Self, NotWritten> {
         Self::create(path, Mode::RUSR | Mode::WUSR)
     }
@@ -124,10 +125,10 @@ impl WholeFile {
         })
     }
 
-    /// All is written: the file takes its name, or one beside it. Gives the path that it has now.
+    /// Ends the file: it takes its name, or a free one beside it. Gives its path.
     ///
     /// # Errors
-    /// The rest cannot be written, or no name be taken. Then nothing has changed.
+    /// The rest cannot be written, or the file gets no name. Then nothing has changed.
     pub fn finish(mut self, taken: Taken) -> Result<PathBuf, NotWritten> {
         let done = self.draft_to_disk().and_then(|()| self.take_a_name(taken));
         let name = done.map_err(|error| self.failed(&error))?;
@@ -136,7 +137,7 @@ impl WholeFile {
         Ok(self.path.with_file_name(name))
     }
 
-    /// All is written: the file takes its name, if nothing has that by now; whether it does.
+    /// Ends the file: it takes its name if that is free. Gives whether it did.
     ///
     /// # Errors
     /// As [`WholeFile::finish`].
@@ -149,18 +150,18 @@ impl WholeFile {
         Ok(self.is_done)
     }
 
-    /// What tells the draft, and later the file, from every other.
+    /// The identity of the draft, and later of the file.
     ///
     /// # Errors
     /// The system does not say.
     pub fn identity(&mut self) -> io::Result<Identity> {
-        // What is written later would be another time.
+        // A later write would change the time.
         self.draft.flush()?;
         let there = rustix::fs::fstat(self.draft.get_ref())?;
         Ok(identity_of(&there))
     }
 
-    /// A name that is taken must not be lost to a loss of power before the bytes are there.
+    /// The bytes reach the disk before the name does: a power cut must not leave an empty file.
     fn draft_to_disk(&mut self) -> io::Result<()> {
         self.draft.flush()?;
         self.draft.get_ref().sync_all()
@@ -197,7 +198,7 @@ impl WholeFile {
         Err(io::Error::other("its name is taken, and so are all that were tried beside it"))
     }
 
-    /// Gives the draft this name, if nothing has it; whether it has it now.
+    /// Renames the draft to a name if that is free; gives whether it did.
     fn take_if_free(&self, name: &OsStr) -> io::Result<bool> {
         let (dir, draft) = (&self.dir, self.draft_name.as_str());
         match renameat_with(dir, draft, dir, name, RenameFlags::NOREPLACE) {
@@ -227,7 +228,7 @@ impl WholeFile {
     }
 }
 
-/// What has a name in a folder, links not followed.
+/// The file with a name in a folder, links not followed.
 fn found(dir: &OwnedFd, name: &OsStr) -> Result<Option<Stat>, Errno> {
     match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(there) => Ok(Some(there)),
@@ -286,7 +287,7 @@ impl Write for WholeFile {
 }
 
 impl Drop for WholeFile {
-    /// What did not become whole leaves no trace.
+    /// Removes the draft of an unfinished file.
     fn drop(&mut self) {
         if !self.is_done {
             let _ = unlinkat(&self.dir, &self.draft_name, AtFlags::empty());
@@ -370,7 +371,7 @@ mod tests {
         assert_eq!((third, fs::read(&path).unwrap()), (path.clone(), b"forced".to_vec()));
         let (fourth, _) = write(Taken::ReplacedIf(identity), "again", &nothing);
         assert_eq!((fourth, fs::read(&path).unwrap()), (path.clone(), b"again".to_vec()));
-        // A link or a folder stays, whoever allows it to be replaced.
+        // A link or a folder is never replaced.
         let (fifth, _) = write(Taken::Replaced, "late", &|| {
             fs::remove_file(&path).unwrap();
             std::os::unix::fs::symlink("nowhere", &path).unwrap();

@@ -255,7 +255,8 @@ fn played(job: &Job, nanoseconds: impl Fn(&Span) -> u64) -> Model {
     model
 }
 
-/// Each rank has as much to do as the others, only in other chunks: still ranks wait, and some are named.
+/// Each rank has as much to do as the others, only in other chunks: still ranks wait, and some are
+/// named.
 #[test]
 fn an_imbalance_between_chunks_belongs_to_somebody() {
     let schedule = ScheduleName::InterleavedOneFOneB;
@@ -280,7 +281,8 @@ fn the_slow_rank_of_two_copies_is_named() {
     }
 }
 
-/// Whole backwards and halves in one plan, in which the halves of the one take as long as the other.
+/// Whole backwards and halves in one plan, in which the halves of the one take as long as the
+/// other.
 #[test]
 fn whole_backwards_count_where_halves_were_measured_as_well() {
     let job = Job {
@@ -312,7 +314,8 @@ fn whole_backwards_count_where_halves_were_measured_as_well() {
     }
 }
 
-/// The time of the `Send` itself is a copy on the rank that sends, and no delay of the message as well.
+/// The time of the `Send` itself is a copy on the rank that sends, and no delay of the message as
+/// well.
 #[test]
 fn a_send_counts_once() {
     let job = Job::one_f_one_b();

@@ -67,7 +67,7 @@ fn a_mark_that_promises_what_it_has_not_is_passed_over() {
     }
 }
 
-/// Issue 10, number 19: three megabytes opened to terabytes.
+/// Three megabytes once opened to terabytes.
 #[test]
 fn a_compressed_log_opens_to_no_more_than_its_bound() {
     let dir = tempfile::tempdir().unwrap();
@@ -140,7 +140,8 @@ fn what_follows_a_torn_line_is_read() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100_000, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
-    /// One line, with some of its bytes changed: an event, an unknown kind or a refusal, and no panic, also in the fold.
+    /// One line, with some of its bytes changed: an event, an unknown kind or a refusal, and no
+    /// panic, also in the fold.
     #[test]
     fn a_changed_line_never_panics(
         pick in any::<prop::sample::Index>(),

@@ -232,7 +232,7 @@ fn both_ways(path: &Path, steps: &[u64]) {
     }
 }
 
-/// Issue 10, number 18: one damaged mark hid the whole log.
+/// One damaged mark once hid the whole log.
 #[test]
 fn a_mark_that_cannot_be_read_is_passed_over_for_the_one_before() {
     let (text, marks) = long_log();
@@ -325,7 +325,8 @@ fn a_mark_that_belongs_elsewhere_is_passed_over() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 20, ..ProptestConfig::default() })]
 
-    /// Whatever happens to the bytes of marks, who begins at one sees what who reads all sees.
+    /// Whatever bytes of marks change, a reader that starts at a mark sees the same as a reader of
+    /// the whole log.
     #[test]
     fn damaged_marks_never_change_what_is_seen(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..12),

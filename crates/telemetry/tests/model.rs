@@ -222,7 +222,8 @@ fn a_hundred_thousand_lines_of_garbage_do_no_harm() {
     let mut model = Model::new();
     let (mut n_lines, mut n_events) = (0, 0);
     while n_lines < 100_000 {
-        // A stretch of a good log with some of its bytes changed: much closer to an event than noise would be.
+        // A stretch of a good log with some of its bytes changed: much closer to an event than
+        // noise would be.
         let from = next() as usize % good.len();
         let to = good.len().min(from + 1 + next() as usize % 600);
         let mut bytes = good[from..to].to_vec();

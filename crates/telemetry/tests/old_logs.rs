@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::Path;
 
 use pp_telemetry::{Follower, LogMark, Model, Replay};
 use serde_json::Value;
+use tempfile::NamedTempFile;
 
 const RUN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/seed-mlp-p2-m4");
 /// The only mark of a log of 20 MB, and the last lines of that log.
@@ -18,7 +20,7 @@ fn fold(mut follower: Follower) -> Model {
     model
 }
 
-/// Rows of the table that the program of then exported.
+/// The rows of the table that the old program exported.
 fn rows() -> Vec<Vec<String>> {
     let text = fs::read_to_string(Path::new(RUN).join("steps.csv")).unwrap();
     text.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
@@ -54,7 +56,7 @@ fn mark() -> (&'static [u8], &'static [u8]) {
     (&TAIL[..end], &TAIL[end + 1..])
 }
 
-/// What all marks say, without what says how.
+/// The content of a mark, without its checksum and its version.
 fn body(line: &[u8]) -> Value {
     let mut value: Value = serde_json::from_slice(line).unwrap();
     let object = value.as_object_mut().unwrap();
@@ -74,7 +76,7 @@ fn a_mark_without_a_version_is_read_and_written_again_as_version_1() {
     assert_eq!(LogMark::parse(again.line()).unwrap(), read);
 }
 
-/// Lines of a kind that nobody knows, of so many bytes.
+/// Lines of an unknown kind, `n_bytes` in all.
 fn padding(n_bytes: usize) -> Vec<u8> {
     const LINE: usize = 1 << 20;
     let mut text = Vec::new();
@@ -90,20 +92,11 @@ fn padding(n_bytes: usize) -> Vec<u8> {
     text
 }
 
-struct TestFile(PathBuf);
-
-impl TestFile {
-    fn new(name: &str, content: &[u8]) -> Self {
-        let path = std::env::temp_dir().join(format!("pp-old-{name}-{}", std::process::id()));
-        fs::write(&path, content).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for TestFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
+/// A file that is gone when the test is over.
+fn test_file(content: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content).unwrap();
+    file
 }
 
 /// The log of the mark, with other lines in place of those before it.
@@ -129,9 +122,9 @@ fn a_reader_begins_at_a_mark_without_a_version() {
     let (line, rest) = mark();
     let read = LogMark::parse(line).unwrap();
     let offset = read.frames[0].offset;
-    let file = TestFile::new("mark", &log_with(line, offset, rest));
+    let file = test_file(&log_with(line, offset, rest));
     for follower in
-        [Follower::from_last_mark(&file.0), Follower::from_first_mark(&file.0, [offset])]
+        [Follower::from_last_mark(file.path()), Follower::from_first_mark(file.path(), [offset])]
     {
         let (begun, model) = begun_at(follower);
         assert_eq!(begun, offset);
@@ -157,10 +150,10 @@ fn a_mark_that_is_no_longer_read_is_passed_over() {
         let check = crc32c::crc32c(changed.as_bytes());
         let changed = format!("{{\"ev\":\"index\",\"crc32c\":\"{check:08x}\",{changed}");
         assert!(LogMark::parse(changed.as_bytes()).is_err(), "{what}");
-        let file = TestFile::new("passed", &log_with(changed.as_bytes(), offset, rest));
-        let (begun, model) = begun_at(Follower::from_last_mark(&file.0));
+        let file = test_file(&log_with(changed.as_bytes(), offset, rest));
+        let (begun, model) = begun_at(Follower::from_last_mark(file.path()));
         assert_eq!((begun, model.hello().is_none()), (0, true), "{what}");
-        let mut follower = Follower::new(&file.0);
+        let mut follower = Follower::new(file.path());
         while !follower.poll(|_| {}).unwrap().at_end {}
         assert_eq!(follower.n_bad_lines(), 0, "{what}: it is as it was written");
     }

@@ -4,8 +4,9 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use pp_trace::machine::unix_ms;
 use pp_trace::{End, Event, Hello, Recorder, SCHEMA, Span, SpanKind, StepEvent, measure};
 
 const STEPS: u64 = 20;
@@ -19,7 +20,6 @@ pub(crate) fn record(id: &str, dir: &Path) -> Result<(), pp_trace::TraceError> {
     let recorder = Recorder::without_marks(dir)?;
     let began = Instant::now();
     let since_began = || u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     recorder.record(Event::Hello(Box::new(Hello {
         schema: SCHEMA,
         run: id.to_owned(),
@@ -33,7 +33,7 @@ pub(crate) fn record(id: &str, dir: &Path) -> Result<(), pp_trace::TraceError> {
         steps: STEPS,
         span_every: 1,
         plan: vec!["0F0,0B0".to_owned(), "1F0,1B0".to_owned()],
-        started_unix_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
+        started_unix_ms: unix_ms(),
         ..Hello::default()
     })));
     for step in 1..=STEPS {
@@ -43,19 +43,18 @@ pub(crate) fn record(id: &str, dir: &Path) -> Result<(), pp_trace::TraceError> {
             let start_ns = since_began();
             thread::sleep(Duration::from_millis(2)); // Compute here.
             let dur_ns = since_began() - start_ns;
-            let (replica, stage, mb, cpu_ns, bytes, starved_ns) = (0, rank, 0, dur_ns, 0, 0);
             spans.push(Span {
                 step,
-                replica,
+                replica: 0,
                 rank,
-                stage,
-                mb,
+                stage: rank,
+                mb: 0,
                 op,
                 start_ns,
                 dur_ns,
-                cpu_ns,
-                bytes,
-                starved_ns,
+                cpu_ns: dur_ns,
+                bytes: 0,
+                starved_ns: 0,
             });
         }
         for span in &spans {

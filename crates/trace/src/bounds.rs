@@ -1,5 +1,5 @@
-//! How much one line of a log may name: what a line of some bytes can ask for is bounded, and what
-//! the recorder writes keeps to the same bounds.
+//! The limits of the lists and texts in one line of a log. The reader refuses a longer list, so
+//! that a short line cannot claim much memory; the recorder keeps to the same limits.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,11 +8,11 @@ use serde::de::{Deserialize, Deserializer, Error as _, SeqAccess, Visitor};
 
 use crate::lines::LINE_BYTES_MAX;
 
-/// Stages of a hello, and places of its device map, at most.
+/// The most stages of a hello, and the most places in its device map.
 pub(crate) const STAGES_MAX: usize = 262_144;
-/// Rows of its plan, ranks of its memory plan and words of its command line, at most.
+/// The most rows of its plan, ranks of its memory plan and words of its command line.
 pub(crate) const ROWS_MAX: usize = 65_536;
-/// Bytes of a text in a line that had to be shortened.
+/// The most bytes of each text in a line that had to be shortened.
 const TEXT_BYTES_MAX: usize = 4096;
 
 /// Reads a list of at most `most` entries.
@@ -95,7 +95,7 @@ pub(crate) fn shortened(text: &str) -> String {
     format!("{}…", &text[..end])
 }
 
-/// How long a line is, and how long it may be.
+/// The length of a line and its limit, as the end of a sentence.
 pub(crate) fn mib(n_bytes: usize) -> String {
     format!(
         "{:.1} MiB, a line of a log at most {} MiB",

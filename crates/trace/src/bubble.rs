@@ -1,20 +1,21 @@
 //! The bubble of a step as it was measured.
 //!
 //! ```text
-//! rank 0  F0 F1 F2 ·· ·· ·· B0 ·· B1 ·· B2      window: first start to last end of compute, over the ranks
-//! rank 1  ·· F0 F1 F2 ·· B0 ·· B1 ·· B2 ··      bubble ratio: the share of ranks × window that is not compute
+//! rank 0  F0 F1 F2 ·· ·· ·· B0 ·· B1 ·· B2   window: first start to last end of compute, all ranks
+//! rank 1  ·· F0 F1 F2 ·· B0 ·· B1 ·· B2 ··   bubble ratio: share of ranks × window without compute
 //! rank 2  ·· ·· F0 B0 F1 B1 F2 B2 ·· ·· ··
 //! ```
 //!
-//! Compute counts with its wall time, also when the thread had no core meanwhile; how much of it that was stands beside
-//! it as the starved share. Copies, waiting, the optimizer, reductions and reading data are never busy.
+//! Compute counts with its wall time, also when the thread had no core meanwhile; how much of it
+//! that was stands beside it as the starved share. Copies, waiting, the optimizer, reductions and
+//! reading data are never busy.
 
 use std::collections::BTreeMap;
 
 use crate::span::Span;
 
-/// What the spans of one step say about its bubble. Each number is the mean over the replicas, and not a number where
-/// nothing was computed.
+/// What the spans of one step say about its bubble. Each number is the mean over the replicas, and
+/// not a number where nothing was computed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeasuredBubble {
     /// Idle share of ranks × window.
@@ -52,17 +53,21 @@ impl RankSums {
     }
 }
 
-/// Measures one step from its spans; `spans` may hold other kinds than compute and may be in any order, and `step_ns`
-/// is the time of the whole step.
+/// Measures one step from its spans; `spans` may hold other kinds than compute and may be in any
+/// order, and `step_ns` is the time of the whole step.
 ///
 /// ```
 /// use pp_trace::{Span, SpanKind, measure};
 ///
 /// let span = |rank, op, start_ns| Span {
-///     step: 1, replica: 0, rank, stage: rank, mb: 0, op, start_ns, dur_ns: 10, cpu_ns: 10, bytes: 0, starved_ns: 0,
+///     step: 1, replica: 0, rank, stage: rank, mb: 0, op, start_ns, dur_ns: 10, cpu_ns: 10,
+///     bytes: 0, starved_ns: 0,
 /// };
 /// // One micro-batch on two ranks: each works for half of the time.
-/// let spans = [span(0, SpanKind::F, 0), span(1, SpanKind::F, 10), span(1, SpanKind::B, 20), span(0, SpanKind::B, 30)];
+/// let spans = [
+///     span(0, SpanKind::F, 0), span(1, SpanKind::F, 10),
+///     span(1, SpanKind::B, 20), span(0, SpanKind::B, 30),
+/// ];
 /// assert_eq!(measure(&spans, 2, 40).bubble_ratio, 0.5);
 /// ```
 pub fn measure(spans: &[Span], n_ranks: u32, step_ns: u64) -> MeasuredBubble {

@@ -1,5 +1,5 @@
-//! How a run goes, as far as its summary says so: what lasts and is no step, and how long a step
-//! takes.
+//! The part of the summary that follows from several events: the running phase and the time of a
+//! step.
 
 use std::collections::VecDeque;
 
@@ -7,12 +7,12 @@ use crate::event::Event;
 use crate::phase::PhaseEvent;
 use crate::step::StepEvent;
 
-/// Steps of which the time is taken.
+/// The number of last steps whose times are kept.
 const STEPS: usize = 50;
-/// Letters of the name of a phase at most.
+/// The most characters of a phase's name.
 const LETTERS_MAX: usize = 32;
 
-/// The phase that goes on, and the last steps.
+/// The running phase and the times of the last steps.
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     has_hello: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Course {
 impl Course {
     pub(crate) fn note(&mut self, event: &Event) {
         match event {
-            // What went on before the first hello belongs to the run as well.
+            // A phase that began before the first hello belongs to the run as well.
             Event::Hello(_) => {
                 let phase = self.phase.take().filter(|_| !self.has_hello);
                 *self = Self { has_hello: true, phase, steps: VecDeque::new() };
@@ -48,7 +48,7 @@ impl Course {
         }
     }
 
-    /// A step is over, so what was said to go on before it is over too.
+    /// The end of a step also ends the phase before it.
     fn note_step(&mut self, step: &StepEvent) {
         self.phase = None;
         if self.steps.len() >= STEPS {
@@ -57,13 +57,13 @@ impl Course {
         self.steps.push_back((step.step, step.seconds));
     }
 
-    /// What goes on that is no step, and how far it is: `evaluating 3/12`.
+    /// The running phase and its progress: `evaluating 3/12`.
     pub(crate) fn phase(&self) -> Option<String> {
         self.phase.as_ref().map(PhaseEvent::text)
     }
 
-    /// How long a step takes: the median of the last ones, without the first step of the run, which
-    /// also pays for what happens only once.
+    /// The time of a step: the lower median of the last ones. The first step of the run is left
+    /// out, because it includes one-time costs.
     pub(crate) fn step_seconds(&self) -> Option<f64> {
         let has_first = self.steps.front().is_some_and(|&(step, _)| step <= 1);
         let skip = usize::from(has_first && self.steps.len() > 1);

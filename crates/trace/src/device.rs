@@ -4,14 +4,16 @@ use serde::{Deserialize, Serialize};
 
 /// One look at a GPU. What the driver does not tell is absent; a share is 1 for all of it.
 ///
-/// NVML counts a device as busy whenever any kernel is resident, over a sixth of a second to a second: its utilisation does not show
-/// the bubble of a pipeline, and stands beside it only as a cross-check.
+/// NVML counts a device as busy whenever any kernel is resident, over a sixth of a second to a
+/// second: its utilisation does not show the bubble of a pipeline, and stands beside it only as a
+/// cross-check.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Gpu {
     /// Time since the run began.
     pub elapsed_ns: u64,
-    /// What the driver calls it for ever, such as `GPU-5f…`: devices are known by this, never by their number.
+    /// What the driver calls it for ever, such as `GPU-5f…`: devices are known by this, never by
+    /// their number.
     pub uuid: String,
     /// Its address on the bus, such as `00000000:10:00.0`.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,8 @@
 //! The lines of a run's log.
 //!
-//! A log is a text file with one JSON object a line; the key `ev` says which kind of line it is. Kinds and keys that
-//! are not known here are ignored, so that an older monitor can watch a newer run; only a newer major version of the
-//! whole format, named by `hello`, is refused.
+//! A log is a text file with one JSON object a line; the key `ev` says which kind of line it is.
+//! Kinds and keys that are not known here are ignored, so that an older monitor can watch a newer
+//! run; only a newer major version of the whole format, named by `hello`, is refused.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -44,7 +44,7 @@ pub enum Event {
     Warn(Warn),
     /// The recorder could not keep up.
     Dropped(Dropped),
-    /// A mark: all before it in one line. It is kept as it stands, see [`Index`].
+    /// A mark: the state that all lines before it lead to. [`Index`] keeps its line as it is.
     #[serde(skip)]
     Index(Index),
     /// How the run ended: the last line.
@@ -164,8 +164,8 @@ pub enum LineError {
     /// The line is not an object with a text under `ev`, or lacks what its kind needs.
     #[error("not an event: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// The line is a mark that is not as it was written; [`Event::parse`] does not look, a
-    /// [`Follower`](crate::Follower) that knows marks does.
+    /// The line is a damaged mark. [`Event::parse`] does not check marks; a
+    /// [`Follower`](crate::Follower) with a [`MarkReader`](crate::MarkReader) does.
     #[error("a damaged index record")]
     Damaged,
 }
@@ -181,7 +181,8 @@ struct Head {
 const SPAN_HEAD: &[u8] = br#"{"ev":"span","#;
 
 impl Event {
-    /// When it was known, in nanoseconds since the run began: for a span its end. `None` for what has no time of its own.
+    /// When it was known, in nanoseconds since the run began: for a span its end. `None` for what
+    /// has no time of its own.
     pub fn time_ns(&self) -> Option<u64> {
         match self {
             Self::Hello(_) => Some(0),
@@ -238,8 +239,8 @@ impl Event {
     /// Reads one line.
     ///
     /// # Errors
-    /// [`LineError::NewerSchema`] for a `hello` of a newer format, [`LineError::Malformed`] for anything that is not
-    /// an event.
+    /// [`LineError::NewerSchema`] for a `hello` of a newer format, [`LineError::Malformed`] for
+    /// anything that is not an event.
     pub fn parse(line: &[u8]) -> Result<Line, LineError> {
         // Nearly every line of a log is a span, as the recorder writes it.
         if let Some(span) = Span::parse_written(line) {

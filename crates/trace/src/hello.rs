@@ -33,17 +33,17 @@ pub struct Hello {
     pub batch_size: u64,
     /// Steps that are planned.
     pub steps: u64,
-    /// After every so many steps the held-out samples are looked at, and after the last one; 0
-    /// where that is not known or not done.
+    /// Steps from one validation to the next; the last step has one too. 0 if there is none or if
+    /// this is unknown.
     #[serde(skip_serializing_if = "is_zero")]
     pub eval_every: u64,
     /// Cores that the process may use.
     pub cores: u32,
     /// The machine.
     pub host: String,
-    /// Bytes of memory that the machine has, for ranks on its processor; 0 where that is not known.
+    /// Bytes of the machine's memory, for ranks on its processor; 0 if unknown.
     pub host_memory_bytes: u64,
-    /// Where the run takes requests, if it does.
+    /// The socket on which the run takes requests, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
     /// The seed.
@@ -59,24 +59,27 @@ pub struct Hello {
     /// The plan: for each rank its operations in order, as in `0F0,0F1,0B0,0B1`.
     #[serde(deserialize_with = "bounds::rows")]
     pub plan: Vec<String>,
-    /// What the recorder left out of this line, and why; absent where it is whole.
+    /// The parts that the recorder left out of this line, and the reason; absent if it is whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub omitted: Option<String>,
-    /// When the run began, in milliseconds of Unix time: the one link between the run's clock and the wall clock.
+    /// When the run began, in milliseconds of Unix time: the one link between the run's clock and
+    /// the wall clock.
     pub started_unix_ms: u64,
     /// Which clock the spans come from: `host`.
     pub clock: String,
     /// Tokens that one sample is made of; 0 where samples are not made of tokens.
     pub tokens_per_sample: u64,
-    /// The bubble ratio that the schedule promises: by its formula, or by simulation where it has none.
+    /// The bubble ratio that the schedule promises: by its formula, or by simulation where it has
+    /// none.
     pub theory: Option<f64>,
     /// After the first steps, spans are recorded for one step in this many; 1 records all.
     pub span_every: u64,
-    /// What each rank of a replica will hold at most, found before the run; empty where nobody knows.
+    /// The most memory that each rank of a replica will hold, found before the run; empty if
+    /// unknown.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::planned")]
     pub memory_plan: Vec<PlannedMem>,
     /// How the layers were cut into stages: `uniform`, `parameters`, `time`, or layers of each
-    /// stage such as `3,5`; empty where nobody said so.
+    /// stage such as `3,5`; empty if unknown.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub partition: String,
     /// Matrix kernels, for each product and number of rows; empty if the log does not say.
@@ -90,7 +93,7 @@ pub struct Hello {
     /// known.
     #[serde(skip_serializing_if = "is_zero")]
     pub flops_per_sample: u64,
-    /// What all devices of the run together could do in a second at most, where somebody said so.
+    /// The most floating-point operations per second of all devices together, if given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_flops: Option<f64>,
 }
@@ -168,8 +171,8 @@ fn is_first(copy: &u32) -> bool {
 }
 
 impl Hello {
-    /// How the layers were cut: what the log says, or for a log of before what follows from the
-    /// command line; `None` where neither tells.
+    /// The partition of the layers: the one in the log or, in an older log, the one on the command
+    /// line; `None` if neither has one.
     pub fn cut(&self) -> Option<&str> {
         if !self.partition.is_empty() {
             return Some(&self.partition);
@@ -188,14 +191,15 @@ impl Hello {
         }
     }
 
-    /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where the cores are not known.
+    /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where
+    /// the cores are not known.
     pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
         let n_ranks = u64::from(self.pp) * u64::from(self.dp);
         (self.cores > 0 && n_ranks > u64::from(self.cores)).then_some((n_ranks, self.cores))
     }
 
-    /// The parts that its reader would refuse: lists that are too long. They are left out, and it
-    /// is said.
+    /// Without the lists that its reader would refuse as too long; `omitted` names them. `None` if
+    /// there are none.
     pub(crate) fn without_what_is_refused(&self) -> Option<Self> {
         let mut kept = self.clone();
         let mut left_out = Vec::new();
@@ -231,7 +235,7 @@ impl Hello {
         Some(kept)
     }
 
-    /// Without its plan, with which a line would have so many bytes; `omitted` says so.
+    /// Without its plan. `n_bytes` is the length of the line with the plan, for `omitted`.
     #[must_use]
     pub fn without_plan(&self, n_bytes: usize) -> Self {
         let mut kept = Self { plan: Vec::new(), ..self.clone() };
@@ -239,7 +243,7 @@ impl Hello {
         kept
     }
 
-    /// With its numbers alone, for what nobody expects: names of megabytes.
+    /// With its numbers and shortened texts alone, for a hello with names of megabytes.
     pub(crate) fn brief(&self, n_bytes: usize) -> Self {
         let mut kept = Self {
             run: bounds::shortened(&self.run),

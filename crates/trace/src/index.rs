@@ -1,9 +1,10 @@
-//! A mark in a log: all lines before it in one, so that a reader can begin there.
+//! A mark in a log: an index record that sums up all lines before it, so that a reader can begin
+//! there.
 //!
-//! What a mark says is the business of whoever makes marks, see
-//! [`MarkMaker`](crate::MarkMaker). Here it is a line that is kept as it stands.
+//! This crate keeps the line of a mark as it is. A [`MarkMaker`](crate::MarkMaker) defines its
+//! content.
 
-/// How the line of a mark begins.
+/// The first bytes of a mark's line.
 pub const INDEX_HEAD: &[u8] = br#"{"ev":"index","#;
 
 /// The line of a mark, without its line feed.

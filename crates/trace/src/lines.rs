@@ -24,8 +24,8 @@ impl LineSplitter {
         Self::default()
     }
 
-    /// Takes more bytes, and calls `on_line` with every line that they complete, without its line feed; empty lines
-    /// are left out.
+    /// Takes more bytes, and calls `on_line` with every line that they complete, without its line
+    /// feed; empty lines are left out.
     pub fn push(&mut self, bytes: &[u8], mut on_line: impl FnMut(&[u8])) {
         self.push_at(bytes, |_, line| on_line(line));
     }

@@ -17,15 +17,16 @@ use crate::marks::MarkMaker;
 use crate::status::{State, Status};
 use crate::text::write_json;
 
-/// Bytes that gather before they are written without waiting for more.
+/// The size of the buffer: as many bytes are written at once, without waiting for a flush.
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// A log is marks to this part at most: a long plan makes long marks, and those are further apart.
+/// The largest part of a log that marks may take, as one in this many bytes: longer marks are
+/// further apart.
 const MARK_PART: u64 = 8;
-/// Events that are too long for a line, of which each is told.
+/// The number of events too long for a line that are reported one by one.
 const TOLD_MAX: u64 = 16;
 
-/// Bytes of a summary at least: blanks fill it up.
+/// The fewest bytes of a summary: blanks fill it up.
 const STATUS_BYTES: usize = 2047;
 /// Characters of a reason in the summary at most.
 const REASON_CHARS: usize = 300;
@@ -46,7 +47,7 @@ pub struct LogWriter {
     written: u64,
     /// Where the last mark is; 0 before the first.
     last_mark: u64,
-    /// Where one looks next whether it is time for a mark.
+    /// The offset before which no mark is due.
     next_mark: u64,
     line_bytes_max: usize,
     /// Events that no line can hold.
@@ -88,8 +89,8 @@ impl LogWriter {
         })
     }
 
-    /// Writes no line of more than `n_bytes`, without its line feed. What no reader takes is never
-    /// written: more than [`LINE_BYTES_MAX`] is taken for that.
+    /// Limits lines to `n_bytes`, without the line feed. A larger limit than [`LINE_BYTES_MAX`] has
+    /// no effect, because no reader takes such a line.
     #[must_use]
     pub fn with_line_bytes_max(self, n_bytes: usize) -> Self {
         Self { line_bytes_max: n_bytes.min(LINE_BYTES_MAX), ..self }
@@ -110,7 +111,7 @@ impl LogWriter {
         if self.buffer.len() >= BUFFER_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// What the summary says of an event.
+    /// Updates the summary from one event.
     fn note(&mut self, event: &Event) {
         // Looks at devices go on whatever the run does.
         let is_look = matches!(
@@ -150,7 +151,7 @@ impl LogWriter {
         }
     }
 
-    /// What goes on beside the steps, and whether the training goes wrong.
+    /// Updates the running phase and the alarm in the summary.
     fn note_course(&mut self, event: &Event) {
         if matches!(event, Event::Span(_)) {
             return;
@@ -159,12 +160,12 @@ impl LogWriter {
         self.status.alarm = self.marks.as_ref().and_then(|marks| marks.alarm());
     }
 
-    /// How long a step takes by now.
+    /// Updates the time of a step in the summary.
     fn note_pace(&mut self) {
         self.status.step_seconds = self.course.step_seconds();
     }
 
-    /// An event is in the log.
+    /// Counts an event as written: it belongs to the next mark and to the course of the run.
     fn note_written(&mut self, event: &Event) {
         self.course.note(event);
         if let Some(marks) = &mut self.marks {
@@ -172,8 +173,8 @@ impl LogWriter {
         }
     }
 
-    /// From now on nothing is written into the log. The summary goes on: how the run ended must not
-    /// be lost with its log.
+    /// Stops writing the log. The summary goes on, so that the end of the run is known even without
+    /// its log.
     pub(crate) fn give_up(&mut self, why: &io::Error) {
         self.buffer = Vec::new();
         let why: String = why.to_string().chars().take(REASON_CHARS).collect();
@@ -224,7 +225,7 @@ impl LogWriter {
         }
     }
 
-    /// As much of it as a line holds.
+    /// The hello without its plan or, if that is still too long for a line, without all lists.
     fn hello_that_fits(&self, hello: &Hello, n_bytes: usize) -> io::Result<Hello> {
         let kept = hello.without_plan(n_bytes);
         let mut line = Vec::new();
@@ -232,7 +233,7 @@ impl LogWriter {
         Ok(if line.len() - 1 <= self.line_bytes_max { kept } else { hello.brief(n_bytes) })
     }
 
-    /// An event that no line can hold counts as lost, and the log says so.
+    /// Counts an event that no line can hold as lost, and writes a warning.
     fn lose(&mut self, n_bytes: usize) -> io::Result<()> {
         self.n_too_long += 1;
         if self.n_too_long > TOLD_MAX {
@@ -276,11 +277,11 @@ impl LogWriter {
             return Ok(());
         }
         self.n_dropped_told = count;
-        // A mark tells of it as well.
+        // The count belongs to the next mark too.
         self.write(&Event::Dropped(Dropped { elapsed_ns: self.elapsed_ns(), count }))
     }
 
-    /// Which files the run has written into its folder.
+    /// Sets the names of the files that the run has written into its folder.
     pub(crate) fn note_files(&mut self, files: &[String]) {
         if self.status.files != files {
             self.status.files = files.to_vec();
@@ -302,7 +303,7 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Whether the last line was given.
+    /// Whether the log has its last line.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
@@ -318,7 +319,7 @@ impl LogWriter {
         }
         let mut text = Vec::new();
         write_json(&mut text, &self.status)?;
-        // So long that what it may yet have to say has its room on the disk, should that be full by
+        // The blanks reserve room on the disk for a longer summary, should the disk be full by
         // then.
         text.resize(text.len().max(STATUS_BYTES), b' ');
         text.push(b'\n');
@@ -326,7 +327,7 @@ impl LogWriter {
     }
 }
 
-/// The last word, in so many that a line holds them.
+/// An `end` with shortened texts, so that it fits into a line.
 fn shorter(end: &End) -> End {
     let op = end.op.as_deref().map(shortened);
     let weights_hash = end.weights_hash.as_deref().map(shortened);

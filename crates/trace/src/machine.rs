@@ -1,4 +1,4 @@
-//! What the system says of this machine and its processes, as the summary of a run names them.
+//! The identity of this machine and of its processes, for the summary of a run.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -14,20 +14,20 @@ pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Which start of the machine this is; `None` where the system does not say.
+/// The id of the machine's current boot; `None` if the system has none.
 pub fn boot_id() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(text.trim().to_owned())
 }
 
-/// The PID namespace of this process, by the number that the system gives it.
+/// The number of this process's PID namespace.
 pub fn pid_namespace() -> Option<u64> {
     let link = fs::read_link("/proc/self/ns/pid").ok()?;
     link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// When a process began, in clock ticks since the machine did, and the letter of its state; `None`
-/// if it is gone, or has ended and nobody has asked how.
+/// The start time of a process, in clock ticks since the boot, and the letter of its state; `None`
+/// if it is gone or a zombie.
 pub fn look_at(pid: u32) -> Option<(u64, char)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program stands in brackets and may hold anything.
@@ -39,7 +39,7 @@ pub fn look_at(pid: u32) -> Option<(u64, char)> {
     Some((fields.nth(18)?.parse().ok()?, state))
 }
 
-/// When a process began, as by [`look_at`].
+/// The start time of a process, as in [`look_at`].
 pub fn process_began(pid: u32) -> Option<u64> {
     look_at(pid).map(|(began, _)| began)
 }

@@ -1,9 +1,9 @@
-//! Marks: who makes them while a run is recorded, and who understands them when it is read.
+//! The two sides of a mark: a [`MarkMaker`] writes it into the log, a [`MarkReader`] checks it.
 //!
-//! A mark says what all lines before it amount to. So it takes a fold of the events, which this
-//! crate has not: `pp-telemetry` has one, and gives a [`MarkMaker`] to the recorder and a
-//! [`MarkReader`] to the follower. A log without marks is as good a log; a reader only has to begin
-//! at its beginning.
+//! A mark is an index record: the state that all lines before it lead to. That state is a fold of
+//! the events, and this crate has no fold. `pp-telemetry` has one: it gives a [`MarkMaker`] to the
+//! recorder and a [`MarkReader`] to the follower. A log needs no marks. A reader of a log without
+//! marks starts at its first line.
 
 use std::fmt;
 use std::io;
@@ -12,15 +12,15 @@ use crate::event::Event;
 
 /// Makes the marks of a log while it is written.
 pub trait MarkMaker: Send + fmt::Debug {
-    /// Takes an event that is in the log by now.
+    /// Takes an event that has been written to the log.
     fn note(&mut self, event: &Event);
 
-    /// Bytes of a log from one mark to the next, at least.
+    /// The least number of bytes from one mark to the next.
     fn every_bytes(&self) -> u64;
 
-    /// Appends a mark of all events so far as one line with its line feed, which will begin at the
-    /// byte `offset` of the log. Returns how many bytes the line has without its line feed; if
-    /// these are more than `bytes_max`, nothing is appended and the log has no mark here.
+    /// Appends a mark of all events so far as one line with its line feed. The line starts at byte
+    /// `offset` of the log. Returns the length of the line in bytes, without its line feed. If that
+    /// is more than `bytes_max`, nothing is appended and the log has no mark here.
     ///
     /// # Errors
     /// The mark cannot be written; recording stops.
@@ -31,13 +31,13 @@ pub trait MarkMaker: Send + fmt::Debug {
         into: &mut Vec<u8>,
     ) -> io::Result<usize>;
 
-    /// What is wrong with the training by the events so far, in one line for the summary.
+    /// The alarm that the events so far raise, in one line for the summary; `None` without one.
     fn alarm(&self) -> Option<String>;
 }
 
-/// Understands the marks of a log.
+/// Checks the marks of a log.
 pub trait MarkReader: Send + Sync {
-    /// Whether this line of a mark is as it was written; one that is not counts as a bad line.
+    /// Whether the line of a mark is undamaged. A damaged one counts as a bad line.
     fn is_intact(&self, line: &[u8]) -> bool;
 
     /// Whether a reader can begin at this line of a mark, found at the byte `offset` of the log.

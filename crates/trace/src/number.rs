@@ -1,8 +1,8 @@
 //! Numbers that JSON cannot hold.
 //!
-//! JSON has no NaN and no infinity. A value that is not finite is written as `null`; beside it stand `nonfinite`,
-//! which says what the first such value of the line was, and `nonfinite_fields`, which says it for each key, so that
-//! a reader gets back exactly what was written.
+//! JSON has no NaN and no infinity. A value that is not finite is written as `null`; beside it
+//! stand `nonfinite`, which says what the first such value of the line was, and `nonfinite_fields`,
+//! which says it for each key, so that a reader gets back exactly what was written.
 
 use std::collections::BTreeMap;
 
@@ -77,7 +77,7 @@ impl Notes {
     }
 }
 
-/// For fields that may hold any float: a number where JSON has one, else its name. For `serde(with = …)`.
+/// Fields that may hold any float, for `serde(with)`: a number where JSON has one, else its name.
 pub mod any_float {
     use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
 

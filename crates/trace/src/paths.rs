@@ -1,8 +1,9 @@
 //! Where runs are kept.
 //!
-//! `PPTOP_STATE_DIR`, else `$XDG_STATE_HOME/pptop`, else `~/.local/state/pptop`; below it `runs/<id>/`, one directory a
-//! run. A relative `PPTOP_STATE_DIR` is one below the working directory. A relative path in another
-//! of these variables is ignored, as the XDG specification asks.
+//! `PPTOP_STATE_DIR`, else `$XDG_STATE_HOME/pptop`, else `~/.local/state/pptop`; below it
+//! `runs/<id>/`, one directory a run. A relative `PPTOP_STATE_DIR` is one below the working
+//! directory. A relative path in another of these variables is ignored, as the XDG specification
+//! asks.
 
 use std::env;
 use std::fs::DirBuilder;
@@ -100,8 +101,8 @@ fn utc_stamp(unix_seconds: u64) -> String {
 
 /// The Gregorian date (year, month, day) of a day counted from 1970-01-01.
 ///
-/// Years are taken to begin in March, so that the leap day is the last of a year, and are counted in eras of 400 years,
-/// which all have the same number of days.
+/// Years are taken to begin in March, so that the leap day is the last of a year, and are counted
+/// in eras of 400 years, which all have the same number of days.
 pub fn civil_date(unix_days: u64) -> (u64, u64, u64) {
     const DAYS_OF_ERA: u64 = 146_097;
     let days = unix_days + 719_468; // from 0000-03-01

@@ -1,8 +1,8 @@
 //! Which steps have their spans recorded.
 //!
-//! Spans are nearly the whole log. A long run of a large plan would fill a disk with them, so by default the first
-//! steps are recorded whole, which is what one looks at to understand a plan, and then every k-th step whole: a step
-//! of which only some spans were kept could not be drawn.
+//! Spans are nearly the whole log. A long run of a large plan would fill a disk with them, so by
+//! default the first steps are recorded whole, which is what one looks at to understand a plan, and
+//! then every k-th step whole: a step of which only some spans were kept could not be drawn.
 
 /// Steps at the beginning that [`SpanPolicy::Auto`] always records.
 pub const WHOLE_FIRST_STEPS: u64 = 20;

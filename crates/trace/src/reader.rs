@@ -79,8 +79,9 @@ enum Start {
 
 /// Reads a log from its beginning, or from one of its marks, and then what is added to it.
 ///
-/// The file need not exist yet. A last line without its line feed is read when the rest of it has come; a line that is
-/// no event is counted and skipped. A follower without a [`MarkReader`] hands over every mark unread.
+/// The file need not exist yet. A last line without its line feed is read when the rest of it has
+/// come; a line that is no event is counted and skipped. A follower without a [`MarkReader`] hands
+/// over every mark unread.
 pub struct Follower {
     path: PathBuf,
     start: Start,
@@ -96,25 +97,27 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is decompressed.
+    /// A follower of the log at `path` from its beginning. A file whose name ends with `.zst` is
+    /// decompressed.
     pub fn new(path: &Path) -> Self {
         Self::starting(path, Start::Beginning, None)
     }
 
-    /// The same for whoever understands marks: one that is damaged counts as a bad line.
+    /// The same with a reader of marks: a damaged mark counts as a bad line.
     pub fn with_marks(path: &Path, marks: &'static dyn MarkReader) -> Self {
         Self::starting(path, Start::Beginning, Some(marks))
     }
 
-    /// One that begins at the last mark that can be read and has some steps behind it: what was
-    /// before is in the mark, but for the spans. Without such a mark it begins at the beginning.
+    /// A follower that starts at the last mark that can be read and has some steps behind it. The
+    /// mark holds everything before it except the spans. Without such a mark the follower starts at
+    /// the first line.
     pub fn from_last_mark(path: &Path, marks: &'static dyn MarkReader) -> Self {
         Self::starting(path, Start::LastMark, Some(marks))
     }
 
-    /// One that begins at the first of these places, in their order, at which a mark can be read;
-    /// at the beginning where there is none. The offsets in a log are hints: each mark is
-    /// checked.
+    /// A follower that starts at the first of these offsets, in their order, at which a mark can be
+    /// read; without one it starts at the first line. Every mark is checked, so a wrong offset does
+    /// no harm.
     pub fn from_first_mark(
         path: &Path,
         offsets: impl IntoIterator<Item = u64>,
@@ -236,7 +239,7 @@ impl Follower {
     }
 }
 
-/// Opens a log where the reader wants to begin; where that is, beside it.
+/// Opens a log at the place where the reader starts, and gives its offset.
 fn open(path: &Path, start: &Start, marks: Option<&dyn MarkReader>) -> io::Result<(Source, u64)> {
     let offset = match (start, marks) {
         (Start::Beginning, _) | (_, None) => 0,
@@ -248,7 +251,7 @@ fn open(path: &Path, start: &Start, marks: Option<&dyn MarkReader>) -> io::Resul
     Ok((Source::open_at(path, offset)?, offset))
 }
 
-/// Reads one line; a mark has to be as it was written.
+/// Reads one line; a damaged mark is refused.
 fn read(line: &[u8], marks: Option<&dyn MarkReader>) -> Result<Line, LineError> {
     let read = Event::parse(line)?;
     match (&read, marks) {

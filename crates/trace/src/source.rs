@@ -13,13 +13,13 @@ use crate::files::{COMPRESSED_FILE, EVENTS_FILE};
 use crate::lines::{LINE_BYTES_MAX, LineSplitter};
 use crate::marks::MarkReader;
 
-/// How the line of a mark begins, behind the line feed before it.
+/// The line feed before a mark and the first bytes of its line, [`INDEX_HEAD`](crate::INDEX_HEAD).
 const MARK: &[u8] = b"\n{\"ev\":\"index\",";
 /// Marks that are tried at most before one begins at the beginning: each of them costs its length.
 const MARKS_TRIED_MAX: usize = 32;
 /// Marks of a compressed log that are tried: for each of them the log is decompressed up to there.
 const MARKS_TRIED_MAX_COMPRESSED: usize = 2;
-/// Bytes that have to follow the mark at which one begins: so that some steps are there to be drawn.
+/// The fewest bytes behind the mark at which a reader starts, so that there are steps to draw.
 const TAIL_BYTES: u64 = 4 << 20;
 /// How far back one looks for a mark.
 const SEARCH_BYTES: u64 = 256 << 20;
@@ -105,7 +105,7 @@ pub fn log_of(run_dir: &Path) -> PathBuf {
     }
 }
 
-/// Where the files that a process has open can be opened again.
+/// The folder of links to the open files of this process.
 const OPEN_FILES: &str = "/proc/self/fd/";
 
 /// The one path of a file without a name that this process has open, such as a copy of what came
@@ -175,8 +175,8 @@ impl Read for Source {
     }
 }
 
-/// Where a reader should begin that wants to know what is now: at the last mark that can be read
-/// and has some steps behind it, else at the beginning.
+/// The offset at which a reader of the present state starts: the last mark that can be read and has
+/// some steps behind it, else 0.
 pub(crate) fn last_mark(path: &Path, marks: &dyn MarkReader) -> io::Result<u64> {
     let mut file = open_regular(path)?;
     if is_compressed(path) {
@@ -211,8 +211,7 @@ pub(crate) fn last_mark(path: &Path, marks: &dyn MarkReader) -> io::Result<u64> 
     Ok(0)
 }
 
-/// The first of these places, all of them said to be marks, at which there is one that can be read;
-/// else the beginning.
+/// The first of these offsets at which a mark can be read, else 0.
 pub(crate) fn first_mark(
     path: &Path,
     offsets: impl Iterator<Item = u64>,
@@ -239,7 +238,7 @@ fn is_mark(file: &mut File, offset: u64, marks: &dyn MarkReader) -> io::Result<b
     is_mark_next(file, offset, marks)
 }
 
-/// Whether what comes next is a line feed and, at this byte of its log, a mark that can be read.
+/// Whether the next bytes are a line feed and a mark that can be read at this offset.
 fn is_mark_next(from: &mut impl Read, offset: u64, marks: &dyn MarkReader) -> io::Result<bool> {
     let mut head = [0; MARK.len()];
     let mut n_read = 0;
@@ -262,7 +261,8 @@ fn is_mark_line(line: &[u8], offset: u64, marks: &dyn MarkReader) -> bool {
     line.len() <= LINE_BYTES_MAX && marks.can_begin_at(line, offset)
 }
 
-/// The same where one cannot go back: of the marks those are kept that may still have enough behind them.
+/// [`last_mark`] of a stream, which is read once from its start. Marks that may still get enough
+/// bytes behind them are kept.
 fn last_mark_of_stream(stream: &mut impl Read, reader: &dyn MarkReader) -> io::Result<u64> {
     let mut last = 0;
     let mut marks: VecDeque<u64> = VecDeque::new();
@@ -287,4 +287,14 @@ fn last_mark_of_stream(stream: &mut impl Read, reader: &dyn MarkReader) -> io::R
         }
     }
     Ok(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_found_by_the_head_of_its_line() {
+        assert_eq!(MARK, [b"\n", crate::INDEX_HEAD].concat());
+    }
 }

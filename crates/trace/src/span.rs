@@ -146,8 +146,8 @@ pub struct Span {
 }
 
 impl Span {
-    /// A line that is letter for letter as the recorder writes it, many times as fast as any JSON; `None` for every other, which may be a
-    /// span all the same.
+    /// A line that is letter for letter as the recorder writes it, many times as fast as any JSON;
+    /// `None` for every other, which may be a span all the same.
     pub(crate) fn parse_written(line: &[u8]) -> Option<Self> {
         let mut rest = line;
         let step = number(&mut rest, br#"{"ev":"span","step":"#)?;

@@ -1,11 +1,11 @@
-//! The summary of a run that is renewed each second: enough to list runs without reading their logs.
+//! The summary of a run, renewed every second. Runs can be listed from it without reading logs.
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::SCHEMA;
 use crate::machine::{boot_id, host_name, pid_namespace, process_began, unix_ms};
 
-/// How far a run has come, by its own account.
+/// The state that a run reports for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -28,13 +28,13 @@ pub struct Status {
     pub run: String,
     /// The process of the trainer.
     pub pid: u32,
-    /// When that process began, in clock ticks since the machine did: another process with its number began at another time.
+    /// The start time of that process, in clock ticks since the boot. It tells the process from a
+    /// later one with the same number.
     pub pid_began: u64,
-    /// The PID namespace in which that is its number, by the system's own; 0 where it is not known.
-    /// Two containers have processes of the same numbers.
+    /// The number of the PID namespace of `pid`; 0 if unknown. Processes in two containers can have
+    /// the same `pid`.
     pub pid_namespace: u64,
-    /// Which start of the machine it is, in the system's own words; empty where it is not known.
-    /// Two machines may have one name.
+    /// The id of the machine's boot; empty if unknown. Two machines can have the same name.
     pub boot: String,
     /// The machine that it runs on.
     pub host: String,
@@ -60,25 +60,25 @@ pub struct Status {
     pub steps: u64,
     /// The last loss.
     pub loss: Option<f32>,
-    /// What goes on that is no step, and how far it is: `evaluating 3/12`.
+    /// The running phase and its progress: `evaluating 3/12`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
-    /// What is wrong with the training, in one line.
+    /// The alarm that the training raises, in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
     /// The exit code.
     pub code: Option<i32>,
     /// How it ended, in a line.
     pub reason: Option<String>,
-    /// Why nothing is written into the log any more, while the run goes on.
+    /// The reason why the log is no longer written while the run goes on.
     pub recording_failed: Option<String>,
-    /// How long a step takes: the median of the last ones.
+    /// The time of a step: the median of the last ones.
     pub step_seconds: Option<f64>,
     /// Events that were lost.
     pub dropped: u64,
     /// Bytes of the log.
     pub events_bytes: u64,
-    /// Where the run takes requests.
+    /// The socket on which the run takes requests.
     pub socket: Option<String>,
     /// Files with weights that the run has written into its folder, by their names.
     pub files: Vec<String>,
@@ -92,7 +92,7 @@ pub struct Status {
 }
 
 impl Status {
-    /// That of a run of this process that has not said hello yet.
+    /// The summary of a run of this process before its `hello`.
     pub fn starting() -> Self {
         let pid = std::process::id();
         Self {

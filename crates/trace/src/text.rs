@@ -8,8 +8,9 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// Whether a terminal obeys this character, or it changes how other characters stand, or cannot be
-/// seen. `pp-schedule` has the same list for what it shows; a test keeps them alike.
+/// Whether a character controls the terminal, changes the order of other characters, or is
+/// invisible. `pp-schedule` has the same list, because neither crate depends on the other by
+/// default; a test keeps the two equal.
 fn is_obeyed(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -28,7 +29,7 @@ fn is_obeyed(c: char) -> bool {
         )
 }
 
-/// Writes each such character as its escape.
+/// Writes each character of [`is_obeyed`] as its escape.
 struct Escaped;
 
 impl Formatter for Escaped {
@@ -73,6 +74,14 @@ mod tests {
         for c in char::MIN..=char::MAX {
             assert_eq!(is_obeyed(c), pp_schedule::is_obeyed(c), "{c:?}");
         }
+    }
+
+    #[test]
+    fn text_is_written_here_as_in_the_schedules() {
+        let all: String = (char::MIN..=char::MAX).collect();
+        let mut text = Vec::new();
+        write_json(&mut text, &all).unwrap();
+        assert!(String::from_utf8(text).unwrap() == pp_schedule::to_json(&all).unwrap());
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //!                 full: count and go on          fails: recording stops, the run does not
 //! ```
 //!
-//! The writer sleeps a little after it was woken and then takes everything that has gathered. A rank that finishes an
-//! operation thus hardly ever pays for waking another thread, and whoever follows the file still sees a line within
-//! some tens of milliseconds.
+//! The writer sleeps a little after it was woken and then takes everything that has gathered. A
+//! rank that finishes an operation thus hardly ever pays for waking another thread, and a reader
+//! still sees a line within some tens of milliseconds.
 
 use std::io;
 use std::iter;
@@ -51,7 +51,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// A panic on another thread never leaves these values half-changed, so a poisoned lock is as good as any.
+    /// A panic on another thread never leaves these values half-changed, so a poisoned lock is as
+    /// good as any.
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,7 +80,7 @@ struct Inner {
 
 /// Takes the events of a run and writes them to its log, without ever making the run wait.
 ///
-/// Cheap to clone: every rank thread has its own. See [`Recorder::disabled`] for runs that leave no trace.
+/// Cheap to clone: every rank thread has its own. [`Recorder::disabled`] is for runs without a log.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     /// This clone's own end of the queue: sending needs no lock.
@@ -88,11 +89,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Makes the directory of the run where it is missing, opens `events.jsonl` in it for appending, and starts the
-    /// thread that writes. The log has no marks: a reader begins at its beginning.
+    /// Makes the directory of the run where it is missing, opens `events.jsonl` in it for
+    /// appending, and starts the thread that writes. The log has no marks: a reader begins at its
+    /// beginning.
     ///
     /// # Errors
-    /// The directory or the file cannot be made, or is a symbolic link; the thread cannot be started.
+    /// The directory or the file cannot be made, or is a symbolic link; the thread cannot be
+    /// started.
     pub fn without_marks(run_dir: &Path) -> Result<Self, TraceError> {
         Self::of(LogWriter::create(run_dir, None)?)
     }
@@ -140,7 +143,8 @@ impl Recorder {
         Self { queue: None, inner: None }
     }
 
-    /// Whether events go anywhere: not for a disabled recorder, nor after the disk has failed or the run has ended.
+    /// Whether events go anywhere: not for a disabled recorder, nor after the disk has failed or
+    /// the run has ended.
     pub fn is_recording(&self) -> bool {
         self.inner.as_ref().is_some_and(|inner| {
             !inner.finished.load(Ordering::Relaxed) && !inner.shared.failed.load(Ordering::Relaxed)
@@ -176,7 +180,7 @@ impl Recorder {
         })
     }
 
-    /// From now on keeps the spans of the steps that `k` divides; 1 keeps all, and 0 is taken for 1.
+    /// Keeps the spans of the steps that `k` divides, from now on; 0 and 1 keep all.
     pub fn set_span_every(&self, k: u64) {
         if let Some(inner) = &self.inner {
             inner.span_every.store(k.max(1), Ordering::Relaxed);
@@ -214,7 +218,8 @@ impl Recorder {
         }
     }
 
-    /// Writes `end` as the last line and waits, for some seconds at most, until everything is in the file.
+    /// Writes `end` as the last line and waits, for some seconds at most, until everything is in
+    /// the file.
     ///
     /// What is recorded afterwards, by any clone, is ignored. A second call does nothing.
     pub fn finish(&self, end: End) {
@@ -253,8 +258,8 @@ impl Inner {
         let left =
             deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         if self.shared.wait_until_done(left) {
-            // The thread has said that it is done: joining it takes no time. It does not panic, and if it did, the
-            // run would still have to end in order.
+            // The thread has said that it is done: joining it takes no time. It does not panic, and
+            // if it did, the run would still have to end in order.
             let _ = handle.join();
         }
     }

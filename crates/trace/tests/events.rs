@@ -1,4 +1,4 @@
-//! Events and their lines: what is written is read back, and the keys are those that scripts rely on.
+//! Events and their lines: a written event is read back, and scripts can rely on the keys.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pp_trace::{

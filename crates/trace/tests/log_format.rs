@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use pp_trace::{Event, Line, Span};
+use pp_trace::{Event, Line};
 use serde_json::Value;
 
 const PAGE: &str = include_str!("../../../docs/log-format.md");
@@ -82,8 +82,8 @@ fn each_example_is_read_as_what_it_stands_under() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), KINDS);
 }
 
-/// What is read and written again has the same keys and values, so the page names no key that there
-/// is not.
+/// An example that is read and written again has the same keys and values. So the page has no key
+/// that the reader does not know.
 #[test]
 fn each_example_has_nothing_that_the_reader_does_not_know() {
     for (_, line) in examples() {
@@ -97,7 +97,7 @@ fn each_example_has_nothing_that_the_reader_does_not_know() {
 fn each_key_is_explained() {
     let mut all = BTreeSet::new();
     for (_, line) in examples() {
-        // What an index record holds is the business of its writer.
+        // The page leaves the content of an index record to its writer.
         if kind(&parse(line)) != "index" {
             keys(&serde_json::from_str(line).unwrap(), &mut all);
         }
@@ -107,7 +107,7 @@ fn each_key_is_explained() {
     }
 }
 
-/// The keys without which a line is skipped are those that the page says.
+/// A line is skipped without exactly those keys that the page calls required.
 #[test]
 fn each_required_key_is_one_on_the_page() {
     for (heading, line) in examples() {
@@ -131,10 +131,10 @@ fn each_required_key_is_one_on_the_page() {
 fn the_example_of_a_span_is_as_the_recorder_writes_it() {
     let (_, line) = examples().into_iter().find(|(heading, _)| *heading == "span").unwrap();
     let Event::Span(span) = parse(line) else { panic!("{line}") };
-    assert_eq!(Event::Span(Span { ..span }).to_json().unwrap(), line);
+    assert_eq!(Event::Span(span).to_json().unwrap(), line);
 }
 
-/// Examples end with their fields in the order of the page; the longest `hello` has all of them.
+/// The example of a `hello` has every key that the recorder always writes.
 #[test]
 fn the_example_of_a_hello_has_every_key() {
     let (_, line) = examples().into_iter().find(|(heading, _)| *heading == "hello").unwrap();

@@ -1,13 +1,14 @@
 //! Where the time of a step goes, and what would change it.
 //!
-//! The compute window T of a step is taken apart by simulations of the run's own plan, each of which adds one cause to the one before:
+//! The compute window T of a step is taken apart by simulations of the run's own plan, each of
+//! which adds one cause to the one before:
 //!
 //! ```text
-//! T0  every rank takes as long as the lower median rank, messages take no time   T0 = work + inherent bubble
-//! T1  the ranks take what was measured, less the time without a core             T1 − T0 = imbalance
-//! T2  copies and messages take what was measured                                 T2 − T1 = copy
-//! T3  the time without a core as well                                            T3 − T2 = starved
-//! T   what was measured                                                          T − T3 = other
+//! T0  every rank takes as long as the lower median rank, no messages   T0 = work + inherent bubble
+//! T1  the ranks take what was measured, less the time without a core   T1 − T0 = imbalance
+//! T2  copies and messages take what was measured                       T2 − T1 = copy
+//! T3  the time without a core as well                                  T3 − T2 = starved
+//! T   what was measured                                                T − T3 = other
 //! ```
 //!
 //! So the parts always add up to T. Times are means over the last recorded steps of which no
@@ -36,12 +37,13 @@ use times::{Measured, Share};
 const STEPS: usize = crate::model::SHARE_STEPS;
 /// Operations of a plan at most: a longer one would take too long to simulate over and over.
 const OPS_MAX: usize = 200_000;
-/// Stages at most, as with ranks: what is kept for each two of them would not fit anywhere.
+/// The most stages that are analysed: the analysis keeps a value for each pair of them.
 const STAGES_MAX: u32 = 4096;
 /// Operations that are simulated at most to find what each rank adds: a plan once for every rank.
 const OPS_OF_RANKS_MAX: usize = 20_000_000;
 
-/// What one rank of one replica did in a step, in seconds: the mean over the steps. All of them together are the step.
+/// What one rank of one replica did in a step, in seconds: the mean over the steps. All of them
+/// together are the step.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RankTime {
     /// The replica.
@@ -152,8 +154,8 @@ pub struct PartTime {
     pub part: Part,
     /// Seconds of the window.
     pub seconds: f64,
-    /// What it adds to the bubble ratio: the idle rank time that it causes, as a share of ranks × window. Work adds nothing, and what a
-    /// slow rank computes longer is no idleness.
+    /// What it adds to the bubble ratio: the idle rank time that it causes, as a share of ranks ×
+    /// window. Work adds nothing, and what a slow rank computes longer is no idleness.
     pub of_bubble: f64,
 }
 
@@ -356,8 +358,8 @@ fn shares_of(bubble: f64, idle: [f64; 6]) -> [f64; 6] {
     shares
 }
 
-/// What each rank adds: how much less time the plan would take, were this rank alone as fast as the lower median. Shared out so that all of
-/// it is the imbalance.
+/// What each rank adds: how much less time the plan would take, were this rank alone as fast as the
+/// lower median. Shared out so that all of it is the imbalance.
 fn imbalance(
     plan: &ValidPlan,
     measured: &Measured,
@@ -370,7 +372,8 @@ fn imbalance(
         return shared_out(whole, &measured.excess_of_ranks());
     }
     if plan.n_pipes() > 1 {
-        // A stage lives on two ranks there, and its times are the mean of both: what each rank computes says more.
+        // A stage lives on two ranks there, and its times are the mean of both: what each rank
+        // computes says more.
         return shared_out(whole, &measured.excess_of_ranks());
     }
     let n_ranks = plan.n_ranks() as usize;
@@ -474,7 +477,8 @@ impl Account {
         }
     }
 
-    /// The costs of each stage as measured, with messages: what a simulation of this run starts from.
+    /// The costs of each stage as measured, with messages: what a simulation of this run starts
+    /// from.
     pub fn costs(&self) -> Costs {
         self.measured.costs(&self.plan, Share::Net, None, true)
     }

@@ -61,7 +61,8 @@ impl OpTimes {
         sum.n += 1.0;
     }
 
-    /// F, I and W of a stage. Where a backward was measured whole only, it is halved; where I was measured as well, the rest of it is W.
+    /// F, I and W of a stage. Where a backward was measured whole only, it is halved; where I was
+    /// measured as well, the rest of it is W.
     fn of_stage(&self, stage: usize, share: Share) -> [f64; 3] {
         let Some([forward, whole, input, weight]) = self.0.get(stage) else { return [0.0; 3] };
         let forward = forward.mean(share).unwrap_or(0.0);
@@ -96,7 +97,8 @@ pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option
     Some(costs)
 }
 
-/// The last complete steps with every op of the plan, without step 1 if there are others: it also pays for what happens only once.
+/// The last complete steps with every op of the plan, without step 1 if there are others: it also
+/// pays for what happens only once.
 fn settled<'a>(model: &'a Model, plan: &ValidPlan, n_steps_max: usize) -> Vec<&'a RecordedStep> {
     let dp = model.hello().map_or(1, |hello| hello.dp.max(1)) as usize;
     // A recorder that could not keep up leaves gaps, which are no idleness.
@@ -131,7 +133,8 @@ pub(crate) struct Measured {
     ops: OpTimes,
     /// Copies for one micro-batch, by stage.
     copies: Vec<f64>,
-    /// From rank to rank: the time from the end of an operation until the rank that waits for it has what it made.
+    /// From rank to rank: the time from the end of an operation until the rank that waits for it
+    /// has what it made.
     latency: Vec<Vec<f64>>,
 }
 
@@ -216,7 +219,8 @@ impl Measured {
                     *whole += seconds(span.dur_ns) / n_steps;
                     let window = window_of_replica.get(&span.replica).copied().unwrap_or_default();
                     *in_window += seconds(within(span, window)) / n_steps;
-                    // A message leaves when its Send is over: of an overlapped pair both leave at the end of the pair.
+                    // A message leaves when its Send is over: of an overlapped pair both leave at
+                    // the end of the pair.
                     let left_ns = sent
                         .get(&(span.replica, producer.stage, span.op, span.mb))
                         .copied()
@@ -269,7 +273,8 @@ impl Measured {
         self.ops.of_stage(stage, Share::Net).iter().sum()
     }
 
-    /// What each rank of the pipeline computes in a step, without the time without a core: mean over the replicas.
+    /// What each rank of the pipeline computes in a step, without the time without a core: mean
+    /// over the replicas.
     pub(crate) fn net_of_ranks(&self) -> Vec<f64> {
         let n_ranks = self.latency.len();
         let mut net = vec![0.0; n_ranks];
@@ -294,7 +299,8 @@ impl Measured {
         self.whole(stage) - reference.get(stage).map_or(0.0, |times| times.iter().sum())
     }
 
-    /// F, I and W of each stage, were its rank as fast as the lower median of the ranks, chunk by chunk.
+    /// F, I and W of each stage, were its rank as fast as the lower median of the ranks, chunk by
+    /// chunk.
     pub(crate) fn reference(&self, plan: &ValidPlan) -> Vec<[f64; 3]> {
         let topology = plan.topology();
         let n_stages = plan.n_stages() as usize;
@@ -316,7 +322,8 @@ impl Measured {
             .collect()
     }
 
-    /// Costs of the plan's stages: measured, or those of `instead`; with copies and messages, or without.
+    /// Costs of the plan's stages: measured, or those of `instead`; with copies and messages, or
+    /// without.
     pub(crate) fn costs(
         &self,
         plan: &ValidPlan,
@@ -403,8 +410,9 @@ fn made(spans: &[Span]) -> HashMap<Made, &Span> {
     made.collect()
 }
 
-/// When the messages of a step left: for the stage that sends, what is waited for at the other end, and the micro-batch. A `Send` does not
-/// say its direction; it belongs to the op of this stage and micro-batch that was the last to end before it.
+/// When the messages of a step left: for the stage that sends, what is waited for at the other end,
+/// and the micro-batch. A `Send` does not say its direction; it belongs to the op of this stage and
+/// micro-batch that was the last to end before it.
 fn sends(spans: &[Span]) -> HashMap<(u32, u32, SpanKind, u32), u64> {
     let mut made: HashMap<(u32, u32, u32), Vec<&Span>> = HashMap::new();
     for span in spans {

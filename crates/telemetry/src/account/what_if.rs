@@ -1,4 +1,5 @@
-//! What another schedule, other micro-batches or another cut would bring: simulated from what this run's operations took.
+//! What another schedule, other micro-batches or another cut would bring: simulated from what this
+//! run's operations took.
 
 use std::fmt::Write as _;
 
@@ -26,7 +27,8 @@ pub struct WhatIf {
     pub seconds_a_micro_batch: f64,
     /// The most activations of whole micro-batches on one rank.
     pub peak_activations: f64,
-    /// How much more gets through in the same time than with this run's plan, simulated alike: 0.1 is a tenth more.
+    /// How much more gets through in the same time than with this run's plan, simulated alike: 0.1
+    /// is a tenth more.
     pub gain: f64,
 }
 
@@ -41,7 +43,8 @@ enum Shares<'a> {
     Times(&'a [f64]),
 }
 
-/// The costs of a rank's share on another placement: each rank keeps what it takes, spread evenly over the stages that it has there.
+/// The costs of a rank's share on another placement: each rank keeps what it takes, spread evenly
+/// over the stages that it has there.
 fn costs_on(account: &Account, topology: &Topology, shares: Shares<'_>) -> Costs {
     let n_ranks = topology.n_ranks();
     let plan = account.plan();
@@ -99,8 +102,8 @@ fn tried(
     })
 }
 
-/// What changes would bring, the run as it is first; then those that are known to be of use, in a fixed order. `gain` is how much more would
-/// get through in the same time.
+/// What changes would bring, the run as it is first; then those that are known to be of use, in a
+/// fixed order. `gain` is how much more would get through in the same time.
 pub fn what_if(account: &Account) -> Vec<WhatIf> {
     let plan = account.plan();
     let hello = &account.hello;

@@ -1,8 +1,9 @@
-//! A run as a Chrome trace, which Perfetto and `chrome://tracing` open: a process a replica, a track a rank, a slice a span, an arrow
-//! a tensor that one stage waits for, and curves of memory, loss and bubble.
+//! A run as a Chrome trace, which Perfetto and `chrome://tracing` open: a process a replica, a
+//! track a rank, a slice a span, an arrow a tensor that one stage waits for, and curves of memory,
+//! loss and bubble.
 //!
-//! Times are microseconds in the format. They are written as decimals with three places, so that no nanosecond is lost and
-//! slices that touch do not overlap.
+//! Times are microseconds in the format. They are written as decimals with three places, so that no
+//! nanosecond is lost and slices that touch do not overlap.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

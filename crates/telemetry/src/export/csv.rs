@@ -1,6 +1,7 @@
 //! The numbers of a run as CSV: a line a step, or a line a span.
 //!
-//! Numbers are written so that reading them gives back the same bits; what is not finite is `nan`, `inf` or `-inf`.
+//! Numbers are written so that reading them gives back the same bits; what is not finite is `nan`,
+//! `inf` or `-inf`.
 
 use std::fmt;
 use std::io::Write;
@@ -18,7 +19,8 @@ impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
         if value.is_nan() {
             f.write_str("nan")
         } else {
-            // The shortest text that gives back this number of this width, and the names of the infinities.
+            // The shortest text that gives back this number of this width, and the names of the
+            // infinities.
             write!(f, "{:?}", self.0)
         }
     }

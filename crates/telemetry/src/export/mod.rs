@@ -1,10 +1,12 @@
 //! A recorded run in the formats of other programs.
 //!
 //! ```text
-//! events.jsonl ─▶ Follower ─▶ one writer a format ─▶ trace.json, steps.csv, events.out.tfevents…, metrics.txt, steps.svg
+//! events.jsonl ─▶ Follower ─▶ one writer a format ─▶ trace.json, steps.csv, metrics.txt,
+//!                                                    steps.svg, events.out.tfevents…
 //! ```
 //!
-//! A log of any length is streamed: what a writer keeps is one step at most, or what the picture that it draws is made of.
+//! A log of any length is streamed: what a writer keeps is one step at most, or what the picture
+//! that it draws is made of.
 
 mod chrome_trace;
 mod csv;
@@ -124,7 +126,8 @@ fn recorded(asked: Option<StepRange>) -> &'static str {
 
 /// One format: takes the events in their order, and writes as it goes.
 ///
-/// Nothing may be written before the first event of a step, or the end: what is refused then leaves no trace.
+/// Nothing may be written before the first event of a step, or the end: what is refused then leaves
+/// no trace.
 trait Writer {
     /// Takes one event.
     fn push(&mut self, event: &Event, out: &mut dyn Write) -> Result<(), ExportError>;
@@ -192,7 +195,8 @@ impl Export {
     /// There are no more events.
     ///
     /// # Errors
-    /// The rest cannot be written; or there was nothing of what was asked for, and nothing was written either.
+    /// The rest cannot be written; or there was nothing of what was asked for, and nothing was
+    /// written either.
     pub fn finish(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
         if let Some(asked) = self.steps.filter(|_| self.n_in_range == 0) {
             return Err(ExportError::NoSuchSteps { asked, found: self.found });
@@ -230,7 +234,8 @@ fn step_of(event: &Event) -> Option<u64> {
 /// Exports what is in a log now; how many of its lines were no events and were left out.
 ///
 /// # Errors
-/// [`ExportError`] says what is wrong with the log, with what was asked for, or with where it is written.
+/// [`ExportError`] says what is wrong with the log, with what was asked for, or with where it is
+/// written.
 pub fn export(
     log: &mut Follower,
     format: ExportFormat,

@@ -1,4 +1,5 @@
-//! What the ranks did in a step, as a picture: a row a rank, a box a span, to scale, in the colours of the pictures of plans.
+//! What the ranks did in a step, as a picture: a row a rank, a box a span, to scale, in the colours
+//! of the pictures of plans.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
@@ -63,7 +64,8 @@ pub(super) struct Svg {
     hello: Hello,
     /// Copies of the model in one replica.
     n_copies: u32,
-    /// Of each rank, copy and stage how deep the stage lies: 0 is the first of the rank, 1 the last.
+    /// Of each rank, copy and stage how deep the stage lies: 0 is the first of the rank, 1 the
+    /// last.
     depths: HashMap<(u32, u32, u32), f64>,
     /// Steps that run.
     running: BTreeMap<u64, Vec<Span>>,
@@ -121,7 +123,8 @@ impl Svg {
         rows.into_iter().collect()
     }
 
-    /// Pixels a millisecond, the same for all steps: so many that three ops of four have room for their labels, within the bounds of a picture.
+    /// Pixels a millisecond, the same for all steps: so many that three ops of four have room for
+    /// their labels, within the bounds of a picture.
     fn scale(&self) -> f64 {
         let longest_ms = self.panels.iter().map(Panel::length_ms).fold(0.0, f64::max);
         let mut lengths: Vec<u64> = self

@@ -1,8 +1,8 @@
 //! The scalars of a run as an event file of TensorBoard.
 //!
-//! The file is a row of records: the length of the data (8 bytes, little-endian), a checksum of the length, the data, and a checksum
-//! of the data. The data is an `Event` in protocol buffers: a time of the wall clock, a step, and a `Summary` with named
-//! scalars. Scalars are 32-bit floats there.
+//! The file is a row of records: the length of the data (8 bytes, little-endian), a checksum of the
+//! length, the data, and a checksum of the data. The data is an `Event` in protocol buffers: a time
+//! of the wall clock, a step, and a `Summary` with named scalars. Scalars are 32-bit floats there.
 
 use std::io::Write;
 
@@ -47,7 +47,8 @@ struct Value {
     simple_value: Option<f32>,
 }
 
-/// A checksum as the records have it: CRC-32C, turned and moved, so that data that holds checksums is still checked well.
+/// A checksum as the records have it: CRC-32C, turned and moved, so that data that holds checksums
+/// is still checked well.
 fn masked_crc(data: &[u8]) -> u32 {
     const MOVED: u32 = 0xa282_ead8;
     crc32c::crc32c(data).rotate_right(15).wrapping_add(MOVED)

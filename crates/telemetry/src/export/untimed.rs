@@ -1,7 +1,7 @@
 //! When something was that has no time of its own.
 //!
-//! A look at the memory and a validation name their step alone. They get the time at which that step was over; what comes before its
-//! step waits for it.
+//! A look at the memory and a validation name their step alone. They get the time at which that
+//! step was over; what comes before its step waits for it.
 
 use pp_trace::Event;
 

@@ -1,8 +1,9 @@
 //! What each rank is doing now.
 //!
-//! A span is written when its operation is over, so the log never says what runs at this moment. The plan does: a rank
-//! works through its row in order, so what it does next is known, and whether the tensor that it needs exists is known
-//! from the spans of its neighbour. A rank that hangs can therefore be told from one that waits, and for whom.
+//! A span is written when its operation is over, so the log never says what runs at this moment.
+//! The plan does: a rank works through its row in order, so what it does next is known, and whether
+//! the tensor that it needs exists is known from the spans of its neighbour. A rank that hangs can
+//! therefore be told from one that waits, and for whom.
 
 use std::collections::{HashMap, HashSet};
 
@@ -50,7 +51,8 @@ enum Direction {
     Backward,
 }
 
-/// The ops of a rank, in order, and which of them begin an overlapped pair: such a one waits for the input of the next as well.
+/// The ops of a rank, in order, and which of them begin an overlapped pair: such a one waits for
+/// the input of the next as well.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Row {
     ops: Vec<Op>,
@@ -159,7 +161,8 @@ impl Progress {
         self.made.clear();
     }
 
-    /// What a rank does now; `all_recorded` says that every step has spans, so that none yet means that none is done.
+    /// What a rank does now; `all_recorded` says that every step has spans, so that none yet means
+    /// that none is done.
     pub(crate) fn activity(&self, replica: u32, rank: u32, all_recorded: bool) -> Activity {
         let Some(row) = self.rows.get(rank as usize).filter(|row| !row.ops.is_empty()) else {
             return Activity::Unknown;

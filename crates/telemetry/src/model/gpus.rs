@@ -149,7 +149,8 @@ impl From<GpusV1> for Gpus {
     }
 }
 
-/// `0000:10:00.0` and `00000000:10:00.0` are one address: the domain is written with four digits or eight.
+/// `0000:10:00.0` and `00000000:10:00.0` are one address: the domain is written with four digits or
+/// eight.
 fn same_address(one: &str, other: &str) -> bool {
     let plain = |address: &str| address.trim_start_matches('0').to_ascii_lowercase();
     plain(one) == plain(other)

@@ -1,8 +1,9 @@
 //! The loss over all steps, in bounded memory, with nothing smoothed away.
 //!
-//! Steps are kept one by one until there are [`BUCKETS_MAX`] of them; then neighbours are joined, and from there on each
-//! bucket stands for twice as many steps. A bucket keeps its lowest and its highest loss: a spike of a single step is
-//! still on the screen after a million others. The last steps are kept one by one besides, for whoever looks at them closely.
+//! Steps are kept one by one until there are [`BUCKETS_MAX`] of them; then neighbours are joined,
+//! and from there on each bucket stands for twice as many steps. A bucket keeps its lowest and its
+//! highest loss: a spike of a single step is still on the screen after a million others. The last
+//! steps are kept one by one besides, for whoever looks at them closely.
 
 use std::collections::VecDeque;
 
@@ -265,8 +266,8 @@ impl LossHistory {
         self.n_nonfinite
     }
 
-    /// Which way the moving average has gone over about the last twentieth of the run, and twenty steps at least;
-    /// `None` while there are too few.
+    /// Which way the moving average has gone over about the last twentieth of the run, and twenty
+    /// steps at least; `None` while there are too few.
     pub fn trend(&self) -> Option<Trend> {
         let now = self.buckets.last()?;
         let back = (now.last_step / 20).max(20);

@@ -1,11 +1,10 @@
 //! Marks in a log from which one can begin to read.
 //!
-//! A mark says what all lines before it amount to. One that was damaged would therefore be worse
-//! than none: it carries a checksum, and a reader passes over a mark that does not match it, as it
-//! does over one of a version that it does not know. Logs of older versions have marks without a
-//! checksum; those are taken if what they say can be.
+//! A mark holds the state that all lines before it lead to. A damaged mark would falsify everything
+//! after it, so a mark has a checksum. A reader skips a mark with a wrong checksum or an unknown
+//! version. Marks in older logs have no checksum; they are used if their content is consistent.
 //!
-//! What stands in the line is [`MarkV1`], a format of its own: the fold may change without it.
+//! The line has the format [`MarkV1`], which does not change with the model.
 
 use pp_trace::{INDEX_HEAD as HEAD, Index, write_json};
 use serde::Deserialize;
@@ -14,26 +13,25 @@ use thiserror::Error;
 use super::Model;
 use crate::mark_v1::{FrameV1, MarkV1, VERSION, first_version};
 
-/// What follows where the mark has a checksum: eight hexadecimal digits, then [`CHECK_END`] and
-/// what is checked.
+/// The key of the checksum. Eight hexadecimal digits, [`CHECK_END`] and the checked text follow.
 const CHECK: &[u8] = br#""crc32c":""#;
 const CHECK_DIGITS: usize = 8;
 const CHECK_END: &[u8] = br#"","#;
-/// What follows in a mark of an older version.
+/// The first key of a mark without a checksum.
 const UNCHECKED: &[u8] = br#""step":"#;
 
-/// Everything before it in one line: who opens a long log begins at the last of these.
+/// A mark: the state before it in one line. A reader of a long log starts at the last one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogMark {
     /// The last step before it.
     pub step: u64,
-    /// Where the marks are, this one included, as bytes from the beginning of the log.
+    /// The places of the marks so far, this one included.
     pub frames: Vec<Frame>,
-    /// What all events before it amount to, without their spans.
+    /// The state that all events before it lead to, without their spans.
     pub model: Box<Model>,
 }
 
-/// Where a mark is.
+/// The place of a mark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
     /// The byte at which its line begins.
@@ -42,11 +40,11 @@ pub struct Frame {
     pub step: u64,
 }
 
-/// A mark that no reader begins at.
+/// The reason why no reader starts at a mark.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum MarkError {
-    /// It is not as it was written.
+    /// The line is damaged.
     #[error("a damaged index record")]
     Damaged,
     /// It is of another version.
@@ -55,10 +53,10 @@ pub enum MarkError {
         /// The version of the mark.
         found: u32,
     },
-    /// It lacks what a mark has.
+    /// A key is missing, or has another type.
     #[error("not a mark: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// No run can have come to what it says.
+    /// No run can reach the state in it.
     #[error("a mark that contradicts itself")]
     Unsound,
 }
@@ -90,7 +88,7 @@ impl LogMark {
         Ok(Index::new(line))
     }
 
-    /// Whether a log can be read from here on, if this is its line at that byte.
+    /// Whether a reader can start at this mark, found at byte `offset` of its log.
     pub(crate) fn is_sound_at(&self, offset: u64) -> bool {
         let here = Frame { offset, step: self.step };
         self.frames.last() == Some(&here)
@@ -159,7 +157,7 @@ fn version_of(line: &[u8]) -> Result<u32, serde_json::Error> {
     serde_json::from_slice(line).map(|versioned: Versioned| versioned.version)
 }
 
-/// Where the marks of a log are, by one of them: for whoever has a fold already.
+/// The places in a mark, for a model that needs nothing else from it.
 pub(crate) fn frames_of(line: &[u8]) -> Option<Vec<Frame>> {
     #[derive(Deserialize)]
     struct Places {
@@ -178,11 +176,11 @@ fn check_of(text: &[u8]) -> String {
     format!("{:08x}", crc32c::crc32c(text))
 }
 
-/// What the checksum of a mark says.
+/// The result of comparing a mark with its checksum.
 #[derive(Debug, PartialEq, Eq)]
 enum Checked {
     Fits,
-    /// There is none.
+    /// The mark has no checksum.
     Absent,
     Wrong,
 }
@@ -198,8 +196,8 @@ fn checked(line: &[u8]) -> Checked {
     if fits { Checked::Fits } else { Checked::Wrong }
 }
 
-/// Whether the line of a mark is as it was written, as far as one can tell: one without a checksum
-/// has to be a mark that can be read.
+/// Whether the line of a mark is undamaged. A line without a checksum counts as undamaged if it can
+/// be parsed.
 pub(crate) fn is_intact(line: &[u8]) -> bool {
     match checked(line) {
         Checked::Fits => true,
@@ -246,7 +244,7 @@ mod tests {
         let line = String::from_utf8(mark()).unwrap();
         let old = format!("{{\"ev\":\"index\",{}", &line[line.find("\"step\"").unwrap()..]);
         assert!(LogMark::parse(old.as_bytes()).is_ok() && is_intact(old.as_bytes()));
-        // One whose checksum stands elsewhere was written by nobody.
+        // No program writes the checksum in another place.
         let moved = old.replacen("\"step\"", "\"other\":1,\"crc32c\":\"00000000\",\"step\"", 1);
         assert!(matches!(LogMark::parse(moved.as_bytes()), Err(MarkError::Damaged)));
         // One of which a key is missing is a bad line.

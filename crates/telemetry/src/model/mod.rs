@@ -1,7 +1,8 @@
 //! Everything that a screen shows about a run, folded from its events.
 //!
-//! [`Model::apply`] is a pure function of the events so far: it reads no file and no clock. A live view, a view that
-//! came late and one that looks back show the same for the same events. Its memory is bounded, however long the run.
+//! [`Model::apply`] is a pure function of the events so far: it reads no file and no clock. A live
+//! view, a view that came late and one that looks back show the same for the same events. Its
+//! memory is bounded, however long the run.
 
 mod activity;
 mod alarm;
@@ -49,7 +50,7 @@ use slow::SlowOps;
 
 /// Ranks, over all replicas, that are shown at most.
 const RANKS_MAX: u64 = 65_536;
-/// Ranks of which the time is accounted for at most: what is kept for each two of them is bounded.
+/// The most ranks whose bubble is analysed: the analysis keeps a value for each pair of them.
 pub(crate) const RANKS_OF_ACCOUNT_MAX: usize = 1024;
 /// Messages that are kept at most.
 const MESSAGES_MAX: usize = 500;
@@ -91,7 +92,8 @@ pub struct Slowest {
 
 /// Everything that a screen shows about a run.
 ///
-/// As it is saved in a mark it is without what follows from single spans: the timeline, what runs now, what was slow.
+/// As it is saved in a mark it is without what follows from single spans: the timeline, what runs
+/// now, what was slow.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Model {
     hello: Option<Box<Hello>>,
@@ -153,7 +155,8 @@ impl Model {
 
     /// Takes one more event into account.
     ///
-    /// What belongs to a rank that `hello` does not know of is ignored; a second `hello` begins anew.
+    /// What belongs to a rank that `hello` does not know of is ignored; a second `hello` begins
+    /// anew.
     pub fn apply(&mut self, event: &Event) {
         self.n_events = self.n_events.saturating_add(1);
         match event {
@@ -264,7 +267,8 @@ impl Model {
         self.loss.push(step.step, f64::from(step.loss));
         self.metrics.push(step);
         self.phases.step_is_over();
-        // A float beyond the range of the integer becomes its largest value, and not a number becomes 0.
+        // A float beyond the range of the integer becomes its largest value, and not a number
+        // becomes 0.
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let elapsed_ns = (step.elapsed_seconds * 1e9) as u64;
         self.lose(elapsed_ns, Some(step.step), step.dropped);

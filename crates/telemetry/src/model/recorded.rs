@@ -149,8 +149,8 @@ impl Recorded {
         self.steps.back().map(Arc::as_ref).filter(|recorded| !recorded.is_complete())
     }
 
-    /// The complete step that stands `by` places behind `from` (or before it, when negative), stopping at the ends;
-    /// `None` if there is no complete step.
+    /// The complete step that stands `by` places behind `from` (or before it, when negative),
+    /// stopping at the ends; `None` if there is no complete step.
     pub fn neighbour(&self, from: u64, by: i64) -> Option<u64> {
         let steps: Vec<u64> = self.complete_steps().map(|recorded| recorded.step).collect();
         let last = i64::try_from(steps.len()).ok()? - 1;

@@ -1,8 +1,9 @@
 //! Operations that take longer than they usually do, and why that may be.
 //!
-//! Each operation is compared with others of its kind, on its rank and its stage. One that leaves their median by more than their spread
-//! (six times the median of the distances, which for a normal distribution is some four standard deviations, and at least a fifth of the
-//! median) is named; and so is a kind whose median over a step leaves the medians of the steps before.
+//! Each operation is compared with others of its kind, on its rank and its stage. One that leaves
+//! their median by more than their spread (six times the median of the distances, which for a
+//! normal distribution is some four standard deviations, and at least a fifth of the median) is
+//! named; and so is a kind whose median over a step leaves the medians of the steps before.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -258,7 +259,8 @@ fn keep(window: &mut VecDeque<u64>, value: u64, most: usize) {
     window.push_back(value);
 }
 
-/// The median of what came before, if `value` leaves them by more than both the spread and a part of the median.
+/// The median of what came before, if `value` leaves them by more than both the spread and a part
+/// of the median.
 fn exceeded(before: &VecDeque<u64>, enough: usize, value: u64, part: f64) -> Option<u64> {
     if before.len() < enough {
         return None;

@@ -1,4 +1,5 @@
-//! Numbers over the last steps: how long they take, how much they get through, how much of them is bubble.
+//! Numbers over the last steps: how long they take, how much they get through, how much of them is
+//! bubble.
 
 use std::collections::VecDeque;
 
@@ -112,7 +113,8 @@ impl RecentSteps {
         self.steps.back()
     }
 
-    /// The steps to take numbers from: without the first of the run, which also pays for what happens only once.
+    /// The steps to take numbers from: without the first of the run, which also pays for what
+    /// happens only once.
     fn settled(&self) -> impl Iterator<Item = &StepEvent> {
         let skip = usize::from(
             self.steps.len() > 1 && self.steps.front().is_some_and(|step| step.step <= 1),

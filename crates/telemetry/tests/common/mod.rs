@@ -1,7 +1,7 @@
 //! A run that never happened: the events of a plan whose operations take given times.
 //!
-//! Each rank works through its row of the plan; an operation begins when the rank is free and what it needs has
-//! arrived. Times are whole nanoseconds, so nothing is lost to rounding.
+//! Each rank works through its row of the plan; an operation begins when the rank is free and what
+//! it needs has arrived. Times are whole nanoseconds, so nothing is lost to rounding.
 
 use std::collections::HashMap;
 

@@ -82,7 +82,8 @@ fn dependencies(spans: &[Span]) -> BTreeSet<(u32, u64, u32, u32, bool)> {
     forward.chain(backward).filter(|tensor| used.contains(tensor)).collect()
 }
 
-/// Each arrow begins in the slice that makes a tensor and ends in the one that uses it; gives the tensors.
+/// Each arrow begins in the slice that makes a tensor and ends in the one that uses it; gives the
+/// tensors.
 fn check_arrows(events: &[Value], spans: &[Span]) -> BTreeSet<(u32, u64, u32, u32, bool)> {
     let at = |event: &Value| {
         let ((replica, rank), ts) = (track(event), ns(&event["ts"]));

@@ -1,4 +1,5 @@
-//! What the tests of the exports share: runs of many kinds, what a format makes of them, and what it has to tell.
+//! What the tests of the exports share: runs of many kinds, what a format makes of them, and what
+//! it has to tell.
 
 use pp_schedule::ScheduleName;
 use pp_telemetry::{Eval, Event, Export, ExportError, ExportFormat, Hello, Mem, Span, StepEvent};

@@ -8,7 +8,8 @@ use pp_telemetry::{Event, ExportError, ExportFormat, Span};
 use super::common::{TIMES, job, runs, spans, steps, text, written};
 use super::simulated::{Job, run};
 
-/// The boxes of a picture that stand for spans: what they say about themselves, their left, their width.
+/// The boxes of a picture that stand for spans: what they say about themselves, their left, their
+/// width.
 fn boxes(svg: &roxmltree::Document<'_>) -> Vec<(String, f64, f64)> {
     svg.descendants()
         .filter(|node| node.has_tag_name("rect") && node.first_element_child().is_some())
