@@ -1,12 +1,13 @@
-//! Looks at the GPUs from a thread of its own, and notices from a second one when no look comes back.
+//! Looks at the GPUs from a thread of its own, and notices from a second one when no look comes
+//! back.
 //!
 //! ```text
 //! looks:    open ─ look ─ look ─ look ─ (a call hangs …………………………………………) ─ look
 //! watches:                              3 s ─ "does not answer" ─ … ─────   silent again
 //! ```
 //!
-//! Both tell what they have while they hold one lock: after the end nothing is told any more, and a look that comes
-//! back late is told after the word that there was none.
+//! Both tell what they have while they hold one lock: after the end nothing is told any more, and a
+//! look that comes back late is told after the word that there was none.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -25,7 +26,8 @@ const SILENCE: Duration = Duration::from_secs(3);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// How long the end waits for a look that is under way.
 const END_WAIT: Duration = Duration::from_millis(100);
-/// So many looks without one of the GPUs, and the library is opened anew: some GPUs return to a new client only.
+/// The library is opened anew after this many looks without one of the GPUs: some GPUs return only
+/// to a new client.
 const REOPEN_AFTER: u32 = 10;
 /// The number of looks doubles each time that opening anew did not help, up to this.
 const REOPEN_AFTER_MAX: u32 = 1000;
@@ -35,8 +37,8 @@ type Sink = Box<dyn Fn(Event) + Send + Sync>;
 
 /// Looks at all GPUs, once or twice a second, until it is dropped.
 ///
-/// Dropping waits for at most a tenth of a second. A call into the driver that takes longer is left to itself: its
-/// thread ends when the call does, and tells nothing any more.
+/// Dropping waits for at most a tenth of a second. A call into the driver that takes longer is left
+/// to itself: its thread ends when the call does, and tells nothing any more.
 pub struct GpuSampler {
     shared: Arc<Shared>,
 }
@@ -48,8 +50,9 @@ impl std::fmt::Debug for GpuSampler {
 }
 
 impl GpuSampler {
-    /// Starts looking, once in `every`, and hands `sink` an [`Event::Gpu`] for each GPU and look; times count from `origin`. The
-    /// library is opened by the new thread: that may take seconds. Where there is no GPU, one [`Event::Log`] says why.
+    /// Starts looking, once in `every`, and hands `sink` an [`Event::Gpu`] for each GPU and look;
+    /// times count from `origin`. The library is opened by the new thread: that may take seconds.
+    /// Where there is no GPU, one [`Event::Log`] says why.
     ///
     /// `sink` must neither wait nor drop the sampler.
     pub fn start(
@@ -268,7 +271,7 @@ fn look_through(nvml: &Nvml, reopen_after: u32, shared: &Shared) -> Result<Over,
 
 /// The life of the thread that notices when there is no look.
 fn watch_until_end(shared: &Shared) {
-    // Who looks seldom is silent for longer.
+    // A sampler with a long interval may be silent for longer.
     let silence = SILENCE.max(shared.every * 3);
     let began = Instant::now();
     let mut is_told = false;

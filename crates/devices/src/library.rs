@@ -21,12 +21,13 @@ pub enum Library {
     /// The one that the driver installs.
     #[default]
     Installed,
-    /// The one that somebody named.
+    /// The library at this path.
     At(PathBuf),
 }
 
 impl Library {
-    /// What is asked for: `off` before `given` before the environment ([`LIBRARY_VARIABLE`]) before the driver's own.
+    /// What is asked for: `off` before `given` before the environment ([`LIBRARY_VARIABLE`]) before
+    /// the driver's own.
     pub fn choose(off: bool, given: Option<PathBuf>) -> Self {
         Self::among(off, given, std::env::var_os(LIBRARY_VARIABLE))
     }
@@ -60,7 +61,8 @@ impl Library {
         let nvml = opened.map_err(|error| NoGpus::of(error, &path.to_string_lossy()))?;
         let result = work(&nvml);
         if nvml.lib().nvmlShutdown.is_err() {
-            // The wrapper's drop calls what is not there, and panics. The library stays open instead.
+            // The wrapper's drop calls what is not there, and panics. The library stays open
+            // instead.
             mem::forget(nvml);
         }
         Ok(result)

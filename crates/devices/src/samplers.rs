@@ -11,9 +11,9 @@ use crate::threads::{RankThread, ThreadSampler};
 /// What is looked at, and how often.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Whom to ask about GPUs.
+    /// The library to query for GPUs.
     pub library: Library,
-    /// Whether ranks compute on GPUs. Where none does, GPUs are looked at only if somebody named the library.
+    /// Whether ranks compute on GPUs. If none does, GPUs are sampled only if the library was named.
     pub on_gpus: bool,
     /// The threads of the ranks.
     pub threads: Vec<RankThread>,
@@ -51,7 +51,8 @@ pub struct Samplers {
 }
 
 impl Samplers {
-    /// Starts all looks; times count from `origin`. Nothing here can fail a run: what cannot be watched is a line of the log.
+    /// Starts all looks; times count from `origin`. Nothing here can fail a run: what cannot be
+    /// watched is a line of the log.
     pub fn start(options: Options, origin: Instant, recorder: &Recorder) -> Self {
         let sink = || {
             let recorder = recorder.clone();

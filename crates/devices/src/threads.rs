@@ -21,7 +21,8 @@ pub struct RankThread {
     pub tid: u32,
 }
 
-/// The threads of this process that bear the name of a rank, `rank 2.0` for rank 2 of replica 0, as the executor gives it.
+/// The threads of this process that bear the name of a rank, `rank 2.0` for rank 2 of replica 0, as
+/// the executor gives it.
 pub fn rank_threads() -> Vec<RankThread> {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else { return Vec::new() };
     let thread = |task: fs::DirEntry| {
@@ -35,7 +36,8 @@ pub fn rank_threads() -> Vec<RankThread> {
     threads
 }
 
-/// Rank and replica. A name that may have been cut is nobody's: what is missing would be the end of a number.
+/// Rank and replica in a thread's name. A name that may have been cut is refused: it may lack the
+/// end of a number.
 fn place(name: &str) -> Option<(u32, u32)> {
     if name.len() >= NAME_BYTES_MAX {
         return None;
@@ -53,8 +55,9 @@ pub struct ThreadSampler {
 }
 
 impl ThreadSampler {
-    /// Starts looking, once in `every`, and hands `sink` an [`Event::Cpu`] for each thread and look; times count from `origin`. A
-    /// thread that is gone is passed over, and so is every thread where the system does not count.
+    /// Starts looking, once in `every`, and hands `sink` an [`Event::Cpu`] for each thread and
+    /// look; times count from `origin`. A thread that is gone is passed over, and so is every
+    /// thread where the system does not count.
     ///
     /// # Errors
     /// The system has no thread to do it.

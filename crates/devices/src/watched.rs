@@ -172,7 +172,8 @@ impl<'nvml> Watched<'nvml> {
         }
     }
 
-    /// The share of multiprocessors, and of tensor cores, that worked between the look before and this one.
+    /// The share of multiprocessors, and of tensor cores, that worked between the look before and
+    /// this one.
     fn ask_gpm(&mut self, device: &Device<'nvml>) -> [Option<f64>; 2] {
         // Without this function the wrapper's sample panics when it is dropped.
         let can_free = self.nvml.lib().nvmlGpmSampleFree.is_ok();

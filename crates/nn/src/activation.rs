@@ -33,8 +33,8 @@ impl ChainLayer for Activation {
         _: &ForwardContext,
     ) -> Result<(Buffer, Backward)> {
         let activation = *self;
-        // The rectifier's backward asks for its output alone, so that it works in place; GELU's asks for
-        // the input.
+        // The rectifier's backward asks for its output alone, so that it works in place; GELU's
+        // asks for the input.
         let (kept, y) = match self {
             Self::Relu => {
                 let (mut y, shape) = x.into_vec()?;

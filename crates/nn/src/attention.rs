@@ -1,7 +1,8 @@
 //! Causal self-attention (Vaswani et al. 2017, arXiv:1706.03762), heads read in place.
 //!
-//! Weights are never kept (Dao et al. 2022, arXiv:2205.14135): scores exist for a block of queries at a time, against the keys that
-//! these see, and the backward makes them again from the logarithm of each row's sum.
+//! Weights are never kept (Dao et al. 2022, arXiv:2205.14135): scores exist for a block of queries
+//! at a time, against the keys that these see, and the backward makes them again from the logarithm
+//! of each row's sum.
 //!
 //! Shapes: `b` samples, `t` positions, `w` width = `h` heads × `d` features. Queries, keys and
 //! values arrive as one tensor `(b, t, 3w)`, stacked in that order, heads contiguous inside `w`.
@@ -116,7 +117,8 @@ struct Heads(usize);
 
 struct AttentionOp {
     heads: Heads,
-    /// Of each row of scores the logarithm of what its weights were divided by, (b, h, t), for the backward.
+    /// Of each row of scores the logarithm of what its weights were divided by, (b, h, t), for the
+    /// backward.
     log_sums: Mutex<Vec<f32>>,
 }
 
@@ -150,7 +152,8 @@ impl Heads {
     }
 }
 
-/// Queries that are looked at together. Their scores, against all keys that they see, are all that is ever written down.
+/// Queries that are looked at together. Their scores, against all keys that they see, are all that
+/// is ever written down.
 const QUERIES: usize = 32;
 
 /// Some queries of one head, and as many keys as the last of them sees.
@@ -241,8 +244,9 @@ impl Heads {
         (out, log_sums)
     }
 
-    /// With P the weights, made again from the scores, and gP = gO·vᵀ: `gv = Pᵀ·gO`, `gS = P·(gP − rowsum(gO·O))`,
-    /// `gq = gS·k/√d`, `gk = gSᵀ·q/√d` (Dao et al. 2022, arXiv:2205.14135, algorithm 4).
+    /// With P the weights, made again from the scores, and gP = gO·vᵀ: `gv = Pᵀ·gO`,
+    /// `gS = P·(gP − rowsum(gO·O))`, `gq = gS·k/√d`, `gk = gSᵀ·q/√d` (Dao et al. 2022,
+    /// arXiv:2205.14135, algorithm 4).
     fn backward(self, (b, t): (usize, usize), known: Known<'_>) -> Vec<f32> {
         let Known { qkv, out, gy, log_sums } = known;
         let mut g = vec![0.0; qkv.len()];
@@ -280,7 +284,8 @@ impl Heads {
     }
 }
 
-/// Turns rows of scores into weights: of each row as many as there are positions before it, and its own; the others become zero.
+/// Turns rows of scores into weights: of each row as many as there are positions before it, and its
+/// own; the others become zero.
 struct CausalSoftmax<'a> {
     scores: &'a mut [f32],
     /// The position of the first row.

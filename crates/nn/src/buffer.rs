@@ -8,7 +8,7 @@ use crate::cpu;
 /// each other.
 #[derive(Debug)]
 pub enum Buffer {
-    /// Nobody else sees them, so that a layer may work in place.
+    /// This value alone owns them, so that a layer may work in place.
     Owned(Vec<f32>, Shape),
     /// A contiguous tensor, detached from every graph.
     Shared(Tensor),

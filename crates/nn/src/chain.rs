@@ -2,8 +2,8 @@
 //!
 //! candle's backward makes a tensor of zeros for each gradient of each operation, and adds what the
 //! operation returns: two passes over memory for nothing. It cannot add a residual path inside of a
-//! product, nor let a rectifier work in place. A [`Chain`] runs its layers itself and remembers how to
-//! go back:
+//! product, nor let a rectifier work in place. A [`Chain`] runs its layers itself and remembers how
+//! to go back:
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -24,8 +24,8 @@
 //! # }
 //! ```
 //!
-//! Results and gradients have the bits of the same layers under autograd; only where three paths or more
-//! begin at one tensor are their gradients added in another order.
+//! Results and gradients have the bits of the same layers under autograd; only where three paths or
+//! more begin at one tensor are their gradients added in another order.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -37,14 +37,14 @@ use crate::gradients::in_place;
 
 /// A layer of a [`Chain`].
 pub trait ChainLayer: Send + Sync {
-    /// Runs the layer under candle's autograd: on any device, and where nobody collects residues.
+    /// Runs the layer under candle's autograd: on any device, and where no residues are collected.
     ///
     /// # Errors
     /// If the shape does not fit, or a kernel fails.
     fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor>;
 
-    /// Returns the output for `x`, plus `onto`, and the backward. The backward leaves residues for the
-    /// weights.
+    /// Returns the output for `x`, plus `onto`, and the backward. The backward leaves residues for
+    /// the weights.
     ///
     /// # Errors
     /// If the shape does not fit, or a kernel fails.
@@ -67,13 +67,13 @@ pub trait ChainLayer: Send + Sync {
     }
 }
 
-/// From the gradient of a layer's output to that of its input, `None` if nobody wants it.
+/// From the gradient of a layer's output to that of its input, `None` where it is not wanted.
 pub type Backward = Box<dyn FnOnce(Buffer, InputGradient) -> Result<Option<Buffer>> + Send>;
 
 /// What happens to the gradient of an input.
 #[derive(Clone, Debug)]
 pub enum InputGradient {
-    /// Nobody wants it: the input is the batch itself.
+    /// It is not wanted: the input is the batch itself.
     Unwanted,
     /// It goes on.
     Wanted,
@@ -82,7 +82,7 @@ pub enum InputGradient {
 }
 
 impl InputGradient {
-    /// Whether anybody wants it.
+    /// Whether it is wanted.
     pub fn is_wanted(&self) -> bool {
         !matches!(self, Self::Unwanted)
     }

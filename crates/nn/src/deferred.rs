@@ -1,13 +1,15 @@
-//! A layer from candle's own operations whose weight gradient can wait: for devices and number types without kernels of ours.
+//! A layer from candle's own operations whose weight gradient can wait: for devices and number
+//! types without kernels of ours.
 //!
-//! candle computes the gradients of both factors of a product, wanted or not. So the layer's output is computed outside of the graph
-//! and then handed on by an operation that knows only how to go back.
+//! candle computes the gradients of both factors of a product, wanted or not. So the layer's output
+//! is computed outside of the graph and then handed on by an operation that knows only how to go
+//! back.
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
-/// `y`, which was computed from `x` and `weight` without a graph. `backward` gets the gradient of `y`; it puts aside what the weights
-/// need, and returns the gradient of `x` where that is wanted.
+/// `y`, which was computed from `x` and `weight` without a graph. `backward` gets the gradient of
+/// `y`; it puts aside what the weights need, and returns the gradient of `x` where that is wanted.
 ///
 /// # Errors
 /// If `y` cannot be copied.

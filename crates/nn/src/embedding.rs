@@ -105,7 +105,7 @@ impl CustomOp2 for RowsOp {
 struct RowsResidue {
     /// Parameter of shape (v, d).
     table: TensorId,
-    /// Row numbers, U32, as many as `gy` has rows.
+    /// Row numbers, U32, one for each row of `gy`.
     ids: Tensor,
     /// Gradient of the output, (…, d), contiguous.
     gy: Tensor,

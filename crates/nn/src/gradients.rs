@@ -43,7 +43,7 @@ impl Gradients {
         Ok(Self { slots, by_id, kernels: Kernels::default() })
     }
 
-    /// What multiplies matrices. Without it [`Kernels::for_processor`] decides.
+    /// Sets the kernels for matrix products. Without it [`Kernels::for_processor`] decides.
     #[must_use]
     pub fn with_kernels(mut self, kernels: Kernels) -> Self {
         self.kernels = kernels;
@@ -58,7 +58,7 @@ impl Gradients {
         }
     }
 
-    /// What multiplies matrices.
+    /// The kernels for matrix products.
     pub fn kernels(&self) -> Kernels {
         self.kernels
     }

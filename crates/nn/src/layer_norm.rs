@@ -67,7 +67,8 @@ impl LayerNorm {
         normal.broadcast_mul(&self.weight_d)?.broadcast_add(&self.bias_d)
     }
 
-    /// The same, the weight gradient put off. Its backward is the one of the kernel, in candle's operations.
+    /// The same, the weight gradient put off. Its backward is the one of the kernel, in candle's
+    /// operations.
     fn forward_deferred(&self, x: &Tensor, queue: &ResidueQueue) -> Result<Tensor> {
         let outside = Self {
             weight_d: self.weight_d.detach(),
@@ -105,7 +106,8 @@ fn normal_composed(x: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
     Ok((centred.broadcast_div(&deviation)?, deviation))
 }
 
-/// The normalisation of a row, which the weight gradient does once more: keeping the normalised rows would take as much memory again.
+/// The normalisation of a row, which the weight gradient does once more: keeping the normalised
+/// rows would take as much memory again.
 #[derive(Clone, Copy, Debug)]
 struct NormRows {
     epsilon: f32,
@@ -134,8 +136,8 @@ impl NormRows {
         }
     }
 
-    /// `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`, plus `onto`, with x̂ the normalised row and
-    /// g = gy·w.
+    /// `gx = (g − mean(g) − x̂·mean(g·x̂)) / deviation`, plus `onto`, with x̂ the normalised row
+    /// and g = gy·w.
     fn input_gradient(
         self,
         x: &Tensor,

@@ -11,10 +11,10 @@ use crate::cpu::{InstructionSet, Panels, Product, View};
 /// `y = x·wᵀ` and one for `gx = gy·w`.
 ///
 /// A weight stays the same while the micro-batches of a step pass, and a kernel on panels would
-/// otherwise pack it in every product. A copy takes as many bytes as its weight, its columns rounded
-/// up to a panel. Results have the same bits with and without.
+/// otherwise pack it in every product. A copy takes as many bytes as its weight, its columns
+/// rounded up to a panel. Results have the same bits with and without.
 ///
-/// Clones share the copies. Whoever changes weights calls [`PackedWeights::outdate`].
+/// Clones share the copies. Code that changes weights calls [`PackedWeights::outdate`].
 #[derive(Clone, Debug, Default)]
 pub struct PackedWeights {
     copies: Arc<Mutex<Copies>>,
@@ -48,8 +48,8 @@ impl PackedWeights {
         }
     }
 
-    /// A step begins. Copies that the last step did not use, because its micro-batches had other sizes,
-    /// are dropped. The others are packed again on their next use.
+    /// A step begins. Copies that the last step did not use, because its micro-batches had other
+    /// sizes, are dropped. The others are packed again on their next use.
     pub fn begin_step(&self) {
         self.lock().retain(|_, copied| std::mem::take(&mut copied.is_used));
         self.outdate();
@@ -60,8 +60,8 @@ impl PackedWeights {
         self.lock().values().map(|copied| copied.panels.bytes()).sum()
     }
 
-    /// Lets `with` use the copy of a weight (o, i) for one direction. Returns `false`, and does nothing,
-    /// where there is no copy and none may be added.
+    /// Lets `with` use the copy of a weight (o, i) for one direction. Returns `false`, and does
+    /// nothing, where there is no copy and none may be added.
     pub(crate) fn with(
         &self,
         (id, weight): (TensorId, &[f32]),

@@ -56,7 +56,8 @@ impl ParameterStore {
         Self::from_source(Source::Seed(seed))
     }
 
-    /// A store whose values are all zero: to see how much a model takes, without the time that initial values take.
+    /// A store whose values are all zero: to see how much a model takes, without the time that
+    /// initial values take.
     pub fn zeroed() -> Self {
         Self::from_source(Source::Zeros)
     }
@@ -125,8 +126,8 @@ impl SimpleBackend for Backend {
                 value.to_device(device)?.to_dtype(dtype)?
             }
         };
-        // Detached: of a tensor that is a variable, a variable would share the storage, and training
-        // would change whoever it came from.
+        // Detached: of a tensor that is a variable, a variable would share the storage, and
+        // training would change whoever it came from.
         let var = Var::from_tensor(&value.detach())?;
         let tensor = var.as_tensor().clone();
         let at = made.parameters.len();

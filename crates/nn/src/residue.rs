@@ -1,7 +1,7 @@
-//! What a weight gradient needs, kept until its turn comes.
+//! Residues: what a weight gradient needs, kept until the schedule computes it.
 //!
-//! What that is, and how it is added to the sums, each layer says in its own file: it implements
-//! [`WeightGradient`].
+//! Each layer implements [`WeightGradient`] in its own file: the tensors that it keeps, and how
+//! they become a gradient that is added to the sums.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,16 +11,17 @@ use candle_core::{Result, Tensor, TensorId};
 
 use crate::gradients::Gradients;
 
-/// The ingredients of the gradient of some parameters of a layer, for one micro-batch.
+/// Computes the gradient of some parameters of a layer, for one micro-batch, from the tensors that
+/// it keeps.
 pub trait WeightGradient: Send {
-    /// The layer, for messages.
+    /// The name of the layer, for messages.
     fn name(&self) -> &'static str;
 
     /// Bytes of the tensors that wait here.
     fn bytes(&self) -> usize;
 
-    /// Computes the gradient and adds it to the sums. `is_last` says that the sums are finished
-    /// then: what [`Gradients::square_sums`] will want may be found on the way, while they are in
+    /// Computes the gradient and adds it to the sums. `is_last` says that this finishes the sums:
+    /// an implementation may then compute what [`Gradients::square_sums`] needs, while they are in
     /// the cache.
     ///
     /// # Errors
@@ -38,7 +39,7 @@ impl fmt::Debug for Residue {
 }
 
 impl Residue {
-    /// What a layer has left behind.
+    /// A residue that computes `gradient` when its turn comes.
     pub fn new(gradient: impl WeightGradient + 'static) -> Self {
         Self(Box::new(gradient))
     }
@@ -116,8 +117,8 @@ impl Gradients {
         residue.0.add_to(self, false)
     }
 
-    /// The same of the last micro-batch of a step: what [`Self::square_sums`] will want is found on the way, while the sums are in the
-    /// cache.
+    /// Adds the residue of the last micro-batch of a step. This also computes what
+    /// [`Self::square_sums`] needs, while the sums are in the cache.
     ///
     /// # Errors
     /// As [`Self::accumulate`].

@@ -46,12 +46,12 @@ pub struct Tuning {
     pub trials: Vec<Trial>,
 }
 
-/// Measures every kernel that this processor and this build have, in turns, on one thread. What else
-/// runs on the machine can only make a time longer, so the best time of each counts. On a busy
+/// Measures every kernel that this processor and this build have, in turns, on one thread. What
+/// else runs on the machine can only make a time longer, so the best time of each counts. On a busy
 /// machine one kernel alone may meet a quiet moment, so its time in each round counts as well.
 ///
-/// Panels of weights are packed before. A run that does not keep packed weights uses the same choice,
-/// so that its bits are the same.
+/// Panels of weights are packed before. A run that does not keep packed weights uses the same
+/// choice, so that its bits are the same.
 ///
 /// The rule ([`Kernels::for_processor`]) stays where nothing is clearly faster ([`NEEDED`]).
 pub fn tune() -> Tuning {

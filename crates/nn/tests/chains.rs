@@ -1,4 +1,5 @@
-//! A chain against its layers under candle's autograd: the same bits of outputs and of every gradient.
+//! A chain against its layers under candle's autograd: the same bits of outputs and of every
+//! gradient.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -59,8 +60,8 @@ fn found(
     (bits(&y), of_input, of_parameters)
 }
 
-/// All kinds of layers: residual paths in a row and inside of each other, dropout that is active and one
-/// that is not, a rectifier and GELU, a path that changes nothing, weights without bias.
+/// All kinds of layers: residual paths in a row and inside of each other, dropout that is active
+/// and one that is not, a rectifier and GELU, a path that changes nothing, weights without bias.
 fn layers(store: &ParameterStore) -> Vec<Chain> {
     let at = |name: &str| store.builder(DType::F32, &Device::Cpu).pp(name);
     let linear = |i, o, name: &str| Linear::new(i, o, at(name)).unwrap();

@@ -250,7 +250,8 @@ fn clipping_bounds_the_norm_over_all_parameters() {
     assert_eq!((clip_factor(norm, None), clip_factor(0.5, Some(1.0))), (1.0, 1.0));
 }
 
-/// Where there is no kernel of ours (here: numbers of 64 bits; on CUDA devices the same), weight gradients wait all the same.
+/// Where there is no kernel of ours (here: numbers of 64 bits; on CUDA devices the same), weight
+/// gradients wait all the same.
 #[test]
 fn weight_gradients_wait_without_kernels_too() {
     let store = ParameterStore::seeded(5);

@@ -32,7 +32,8 @@ fn blas_is_there_where_it_is_wanted() {
 
 #[test]
 fn every_kernel_agrees_with_three_loops() {
-    // Few rows, few terms and many of both; tiles and vectors that come out even, and rests of each.
+    // Few rows, few terms and many of both; tiles and vectors that come out even, and rests of
+    // each.
     let sizes = [
         (1, 1, 1),
         (1, 40, 33),

@@ -1,4 +1,5 @@
-//! Every kernel against candle's own operations: forward and gradient, sizes that fit no vector, one row, and numbers that are none.
+//! Every kernel against candle's own operations: forward and gradient, sizes that fit no vector,
+//! one row, and numbers that are none.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
@@ -7,7 +8,8 @@ use pp_nn::{
     gelu, relu,
 };
 
-/// What may lie between two ways to compute the same, as a part of the largest number of the tensor.
+/// What may lie between two ways to compute the same, as a part of the largest number of the
+/// tensor.
 const TOLERANCE: f32 = 1e-5;
 
 /// Widths below, at and above what a vector, a tile and a block of queries hold.
@@ -135,7 +137,8 @@ fn activations() {
             |x| dropout.after_relu().forward(x, &context),
             |x| dropped(&kept(x)?),
         );
-        // Of infinities GELU's own formula makes 0·∞ in both directions: the gradient is compared for numbers.
+        // Of infinities GELU's own formula makes 0·∞ in both directions: the gradient is compared
+        // for numbers.
         if !matches!(special, Special::Infinity | Special::MinusInfinity) {
             check(&format!("gelu, {what}"), &x, gelu, Tensor::gelu);
         }
@@ -181,8 +184,9 @@ fn attention() {
             |x| attention.forward_composed(x),
         );
         for special in [Special::Nan, Special::Infinity, Special::MinusInfinity] {
-            // The reference multiplies what it masks by 0, so NaN reaches every position there; here it reaches those of its block
-            // and later ones. Where both have numbers, they agree, and what is no number doesn't vanish.
+            // The reference multiplies what it masks by 0, so NaN reaches every position there;
+            // here it reaches those of its block and later ones. Where both have numbers, they
+            // agree, and what is no number doesn't vanish.
             let x = input(&shape, 8, special);
             let got = flat(&attention.forward(x.as_tensor()).unwrap());
             let want = flat(&attention.forward_composed(x.as_tensor()).unwrap());

@@ -1,5 +1,5 @@
-//! The functions of NVML, by their C names. All of them are called as NVML's header says: pointers are valid for what
-//! the function writes or reads, and a handle is one that this library gave.
+//! The functions of NVML, by their C names. All of them are called as NVML's header says: pointers
+//! are valid for what the function writes or reads, and a handle is one that this library gave.
 
 use std::ffi::{CStr, c_char, c_double, c_int, c_uint, c_ulonglong, c_void};
 use std::ptr;
@@ -369,7 +369,8 @@ unsafe extern "C" fn nvmlGpmMetricsGet(request: *mut GpmMetrics) -> Code {
         Ok(keys) => keys,
         Err(code) => return code,
     };
-    // SAFETY: the list holds as many metrics as the request says; a raw pointer to its first never becomes a reference.
+    // SAFETY: the list holds as many metrics as the request says; a raw pointer to its first never
+    // becomes a reference.
     let metrics = unsafe { &raw mut (*request).first };
     for at in 0..n_metrics {
         // SAFETY: inside the list.

@@ -98,7 +98,8 @@ fn n_inits() -> usize {
     calls.lines().filter(|&line| line == "nvmlInit_v2").count()
 }
 
-/// Where this library lies. The system lists which file is mapped at which address; this function is part of it.
+/// Where this library lies. The system lists which file is mapped at which address; this function
+/// is part of it.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {

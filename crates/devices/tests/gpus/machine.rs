@@ -27,7 +27,8 @@ impl Machine {
         Self::without("", script)
     }
 
-    /// The same, of an older driver whose library does not have `function`: in this copy it bears another name.
+    /// The same, of an older driver whose library does not have `function`: in this copy it bears
+    /// another name.
     pub(crate) fn without(function: &str, script: &str) -> Self {
         let machine = Self { folder: TempDir::with_prefix("pp-devices-").unwrap() };
         let mut library = fs::read(stand_in()).unwrap();

@@ -1,7 +1,7 @@
 //! Products by the `cblas_sgemm` of a library that the user has: `OpenBLAS`, MKL, AOCL.
 //!
-//! The library is opened on first use, so the program starts without it. It is told to use one thread
-//! for each call, in the whole process.
+//! The library is opened on first use, so the program starts without it. It is told to use one
+//! thread for each call, in the whole process.
 
 use std::ffi::{OsStr, c_int};
 use std::path::Path;
@@ -119,8 +119,8 @@ fn arrangement(view: View) -> Option<(c_int, c_int)> {
     is_transposed.then_some((TRANSPOSED, stride(view.column_stride, view.rows)?))
 }
 
-/// `c (+)= scale·a·b` of views inside their slices, if BLAS can take these views. Returns whether it
-/// did.
+/// `c (+)= scale·a·b` of views inside their slices, if BLAS can take these views. Returns whether
+/// it did.
 #[expect(unsafe_code, reason = "BLAS takes pointers")]
 pub(super) fn product(
     (c, cv): (&mut [f32], View),
@@ -141,9 +141,9 @@ pub(super) fn product(
     };
     let beta = if accumulate { 1.0 } else { 0.0 };
     let (c, a, b) = (&mut c[cv.offset..], &a[av.offset..], &b[bv.offset..]);
-    // SAFETY: `gemm` showed that each matrix ends inside its slice. `arrangement` gives BLAS the strides
-    // that the matrices have, as `int`s; that of a single row or column is not used. `c` is borrowed
-    // exclusively, and its rows do not overlap. Tested against three loops
+    // SAFETY: `gemm` showed that each matrix ends inside its slice. `arrangement` gives BLAS the
+    // strides that the matrices have, as `int`s; that of a single row or column is not used. `c` is
+    // borrowed exclusively, and its rows do not overlap. Tested against three loops
     // (`crates/nn/tests/kernels.rs`) and with any strides (`crates/nn/tests/absurd_views.rs`).
     unsafe {
         (blas.sgemm)(

@@ -1,7 +1,7 @@
 //! Loops over elements, compiled for the widest vectors that this processor has.
 //!
-//! A function of an element is a type: its method is inlined into each of the compiled loops, which a closure or a function pointer
-//! need not be.
+//! A function of an element is a type: its method is inlined into each of the compiled loops, which
+//! a closure or a function pointer need not be.
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 
 use std::mem::MaybeUninit;
@@ -59,7 +59,8 @@ pub(crate) fn add_columns(sum: &mut [f32], rows: &[f32]) {
     vectorized(Add { sum, rows });
 }
 
-/// `Σ x²` of a matrix of so many columns, in 16 sums of 64 bits for every four rows: as a product that has finished them sums them up.
+/// `Σ x²` of a matrix of so many columns, in 16 sums of 64 bits for every four rows: as a product
+/// that has finished them sums them up.
 pub(crate) fn square_sum(x: &[f32], columns: usize) -> f64 {
     x.chunks((4 * columns).max(1)).map(|x| vectorized(SquareSum { x })).sum()
 }

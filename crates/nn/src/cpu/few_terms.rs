@@ -4,9 +4,9 @@
 //! c[r, :] += Σ a[r, q] · b[q, :]        rows of b and c are contiguous
 //! ```
 //!
-//! Nothing is packed, so it is made for factors that lie in the cache: weight gradients of few rows,
-//! whose `c` is far larger than both factors and passes once; and heads of attention, on a processor
-//! that has no kernel on panels.
+//! Nothing is packed, so it is made for factors that lie in the cache: weight gradients of few
+//! rows, whose `c` is far larger than both factors and passes once; and heads of attention, on a
+//! processor that has no kernel on panels.
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(
     clippy::needless_range_loop,
@@ -23,7 +23,8 @@ use super::view::View;
 /// Rows of a tile.
 const ROWS: usize = 4;
 
-/// `c (+)= scale·a·b`. Returns `Σ c²` where it is wanted: each row is in the cache when it is finished.
+/// `c (+)= scale·a·b`. Returns `Σ c²` where it is wanted: each row is in the cache when it is
+/// finished.
 pub(super) struct FewTerms<'a> {
     pub(super) c: (&'a mut [f32], View),
     pub(super) a: (&'a [f32], View),
@@ -60,7 +61,8 @@ impl WithSimd for FewTerms<'_> {
 }
 
 impl FewTerms<'_> {
-    /// R rows of the result, four vectors of columns at a time, then fewer, then what is less than one.
+    /// R rows of the result, four vectors of columns at a time, then fewer, then what is less than
+    /// one.
     #[inline(always)]
     fn rows<S: Simd, const R: usize>(&mut self, simd: S, r: usize) {
         let columns = self.c.1.columns;

@@ -100,7 +100,8 @@ impl Product {
 /// A micro-batch of up to 16 rows has few, one of up to 64 some, and one of more many.
 pub const ROWS_OF_CLASSES: [usize; 2] = [16, 64];
 
-/// A kernel for each product, for few, some and many rows: samples times positions of a micro-batch.
+/// A kernel for each product, for few, some and many rows: samples times positions of a
+/// micro-batch.
 ///
 /// As text: `output=in-place,avx512,avx512 input-gradient=… weight-gradient=…`, or the name of one
 /// kernel for everything.

@@ -48,14 +48,14 @@ fn has_few_terms(a: View) -> bool {
     (2..=FEW_TERMS).contains(&a.columns)
 }
 
-/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`, by `kernel`. The product is 0 where `a` has
-/// no column.
+/// `c = scale·a·b`, or `c += scale·a·b` with `accumulate`, by `kernel`. The product is 0 where `a`
+/// has no column.
 ///
 /// How sums round depends on the kernel, the shapes and the strides alone; [`Kernel::InPlace`]
 /// also asks how long this processor's vectors are. One thread does it.
 ///
-/// [`Kernel::InPlace`] takes rows of `a` with columns of `b`, or rows of `b` and `c`. The kernels on
-/// panels take contiguous rows or columns of `c`. [`Kernel::Blas`] wants the same of all three
+/// [`Kernel::InPlace`] takes rows of `a` with columns of `b`, or rows of `b` and `c`. The kernels
+/// on panels take contiguous rows or columns of `c`. [`Kernel::Blas`] wants the same of all three
 /// matrices. The `gemm` crate does the rest.
 ///
 /// ```should_panic
@@ -68,8 +68,8 @@ fn has_few_terms(a: View) -> bool {
 /// ```
 ///
 /// # Panics
-/// If the shapes do not fit each other, a matrix reaches outside its slice, elements of `c` overlap,
-/// or this processor or this build has no such kernel.
+/// If the shapes do not fit each other, a matrix reaches outside its slice, elements of `c`
+/// overlap, or this processor or this build has no such kernel.
 pub fn gemm(
     kernel: Kernel,
     (c, cv): (&mut [f32], View),
@@ -191,7 +191,8 @@ pub(crate) fn gemm_into_fresh(
 }
 
 impl Panels {
-    /// A copy of `b`; `None` if the kernel does not work on panels, or this processor does not have it.
+    /// A copy of `b`; `None` if the kernel does not work on panels, or this processor does not have
+    /// it.
     ///
     /// # Panics
     /// If the matrix reaches outside its slice.
@@ -202,7 +203,8 @@ impl Panels {
         Some(panels)
     }
 
-    /// `c = a·b`, where `c` is a whole row-major matrix: the bits of [`gemm()`] with the same kernel.
+    /// `c = a·b`, where `c` is a whole row-major matrix: the bits of [`gemm()`] with the same
+    /// kernel.
     ///
     /// # Panics
     /// If the shapes do not fit, or a matrix reaches outside its slice.

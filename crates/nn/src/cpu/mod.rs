@@ -67,7 +67,8 @@ pub(crate) use small::Small;
 pub(crate) use softmax::softmax;
 pub use view::View;
 
-/// Lets `with` see the elements of a contiguous `f32` tensor of the CPU, or of a copy where it is not contiguous.
+/// Lets `with` see the elements of a contiguous `f32` tensor of the CPU, or of a copy where it is
+/// not contiguous.
 pub(crate) fn read<R>(tensor: &Tensor, with: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
@@ -88,9 +89,11 @@ pub(crate) fn read_some<R>(
     }
 }
 
-/// Runs `work`, compiled for the widest vectors that this processor has (AVX-512, AVX2, or what every processor has).
+/// Runs `work`, compiled for the widest vectors that this processor has (AVX-512, AVX2, or what
+/// every processor has).
 ///
-/// Loops become vector code only where they are inlined into it: `work` and what it calls say `#[inline(always)]`.
+/// Loops become vector code only where they are inlined into it: `work` and what it calls say
+/// `#[inline(always)]`.
 #[inline]
 pub(crate) fn vectorized<W: WithSimd>(work: W) -> W::Output {
     Arch::new().dispatch(work)

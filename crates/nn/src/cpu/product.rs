@@ -1,15 +1,18 @@
-//! Products of matrices with few rows, or few terms: what a micro-batch of a handful of samples asks for.
+//! Products of matrices with few rows, or few terms: what a micro-batch of a handful of samples
+//! asks for.
 //!
-//! A packed product copies a factor into the order of its kernel first. With eight rows that copy costs
-//! as much as the product, which needs each weight eight times only. The two kernels here read both factors where they lie:
+//! A packed product copies a factor into the order of its kernel first. With eight rows that copy
+//! costs as much as the product, which needs each weight eight times only. The two kernels here
+//! read both factors where they lie:
 //!
 //! ```text
 //! dots     c[r, q] += a[r, :] · b[q, :]           both rows are contiguous: y = x·wᵀ
 //! combine  c[r, :] += Σ a[r, q] · b[q, :]         rows of b and c are: gx = gy·w, gw += gyᵀ·x
 //! ```
 //!
-//! Both work on tiles of four by four rows, so that each vector that is loaded serves four multiplications. They are compiled for
-//! each instruction set and the best of this processor is taken at run time.
+//! Both work on tiles of four by four rows, so that each vector that is loaded serves four
+//! multiplications. They are compiled for each instruction set and the best of this processor is
+//! taken at run time.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(
@@ -24,7 +27,8 @@ use super::view::View;
 /// Rows of a tile, of either factor.
 const TILE: usize = 4;
 
-/// Bytes of the factor that is read again and again, for one strip of columns: a part of a second-level cache.
+/// Bytes of the factor that is read again and again, for one strip of columns: a part of a
+/// second-level cache.
 const STRIP_BYTES: usize = 128 << 10;
 
 /// `c (+)= scale·a·bᵀ`, rows of `a` and `b` contiguous. `b` has the shape (columns of c, k).
@@ -139,7 +143,8 @@ impl WithSimd for Combine<'_> {
 }
 
 /// Some columns of N rows from `row` on, as vectors and what is left over.
-// Loops here and below, not `array::from_fn`: what it calls is not inlined into code for another instruction set.
+// Loops here and below, not `array::from_fn`: what it calls is not inlined into code for another
+// instruction set.
 #[inline(always)]
 fn vectors_of<S: Simd, const N: usize>(
     (data, view): (&[f32], View),

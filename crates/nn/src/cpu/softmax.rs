@@ -5,7 +5,8 @@ use pulp::{Simd, WithSimd};
 
 use super::{exp, max_of, sum_of, vectorized};
 
-/// Replaces each row of `width` numbers by its softmax; for each the largest number and the sum of `exp(x − max)`.
+/// Replaces each row of `width` numbers by its softmax; for each the largest number and the sum of
+/// `exp(x − max)`.
 pub(crate) fn softmax(rows: &mut [f32], width: usize) -> Vec<(f32, f32)> {
     vectorized(Softmax { rows, width })
 }

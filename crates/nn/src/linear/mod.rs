@@ -276,7 +276,7 @@ impl LinearOp {
         gy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let gy = gy.contiguous()?;
-        // Nobody asks for the gradient of the batch itself.
+        // The gradient of the batch itself is not wanted.
         let op = InputGradientOp(self.products.clone());
         let gx = x.track_op().then(|| gy.apply_op2_no_bwd(weight, &op)).transpose()?;
         if let Some(queue) = &self.queue {

@@ -1,4 +1,4 @@
-//! What the weights of a linear layer need of one micro-batch, and how it is added to their sums.
+//! The weight gradient of a linear layer for one micro-batch, and its addition to the sums.
 
 use std::cell::Cell;
 
@@ -57,7 +57,7 @@ impl WeightGradient for LinearResidue {
 struct AddProduct<'a> {
     kernel: Kernel,
     add: bool,
-    /// Where the squares of the finished sum go, if anybody wants them.
+    /// Receives the sum of the squares of the finished sum, where that is wanted.
     squares: Option<&'a Cell<Option<f64>>>,
 }
 

@@ -1,9 +1,10 @@
 //! Prefetches: a tile asks for memory before it is needed.
 //!
-//! Summing the terms of a tile takes about a microsecond, several times the latency of memory. Between
-//! its terms, a tile prefetches the rows of the next tile, a part of the next panel, and its rows of
-//! the result. The processor does not foresee these accesses: rows lie far apart, and a panel is a page
-//! or more. A few prefetches at a time leave the processor's fill buffers to the tile's own loads.
+//! Summing the terms of a tile takes about a microsecond, several times the latency of memory.
+//! Between its terms, a tile prefetches the rows of the next tile, a part of the next panel, and
+//! its rows of the result. The processor does not foresee these accesses: rows lie far apart, and a
+//! panel is a page or more. A few prefetches at a time leave the processor's fill buffers to the
+//! tile's own loads.
 //!
 //! ARCHITECTURE.md, "Products of many rows", says what it gains.
 
@@ -34,8 +35,8 @@ impl Ahead {
     /// Asks for what is due at a line of terms.
     #[inline(always)]
     pub(super) fn ask(&self, line: usize) {
-        // `black_box` keeps these numbers on the stack. In registers they would displace the addresses
-        // of the rows, which each term needs (ARCHITECTURE.md, "Tried, and left").
+        // `black_box` keeps these numbers on the stack. In registers they would displace the
+        // addresses of the rows, which each term needs (ARCHITECTURE.md, "Tried, and left").
         let Self { panel, result, rows, has_more } = black_box(self);
         panel.ask::<SECOND>(line, 0);
         result.ask::<FIRST>(line, 0);
@@ -76,8 +77,8 @@ impl Shares {
         }
     }
 
-    /// A tile of the result, row by row. With fewer lines of terms than rows, this tile's rows would
-    /// arrive too late, and those of the tile below are prefetched.
+    /// A tile of the result, row by row. With fewer lines of terms than rows, this tile's rows
+    /// would arrive too late, and those of the tile below are prefetched.
     #[inline(always)]
     pub(super) fn result<T>(self, tile: &[T], rows: usize, stride: usize) -> Pairs {
         let below = if self.result_rows > 1 { rows * stride } else { 0 };
@@ -100,8 +101,8 @@ pub(super) struct Pairs {
     count: usize,
     /// Elements from a pair to the next.
     stride: usize,
-    /// Elements from the first pair at a line to the first at the next one. Computed here, not at each
-    /// line, where it costs 1 to 2 % of a product.
+    /// Elements from the first pair at a line to the first at the next one. Computed here, not at
+    /// each line, where it costs 1 to 2 % of a product.
     step: usize,
 }
 

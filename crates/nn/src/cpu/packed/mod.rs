@@ -7,13 +7,14 @@
 //! c  (m × n)   tiles of some rows (13 with AVX-512) × two vectors stay in registers meanwhile
 //! ```
 //!
-//! A panel (32 KiB with AVX-512: 256 terms × 32 columns) stays in the first-level cache while the rows
-//! of `a` pass. Goto and van de Geijn 2008 (ACM TOMS 34:12) give the reasons. `a` is not copied where
-//! its rows are contiguous, as in two of a layer's three products; otherwise its tiles are copied first.
+//! A panel (32 KiB with AVX-512: 256 terms × 32 columns) stays in the first-level cache while the
+//! rows of `a` pass. Goto and van de Geijn 2008 (ACM TOMS 34:12) give the reasons. `a` is not
+//! copied where its rows are contiguous, as in two of a layer's three products; otherwise its tiles
+//! are copied first.
 //!
-//! Each term is added with one rounding, in ascending order within a block, and the blocks follow each
-//! other. So the bits are the same for every instruction set and every number of rows, and for panels
-//! that were packed before or on the way.
+//! Each term is added with one rounding, in ascending order within a block, and the blocks follow
+//! each other. So the bits are the same for every instruction set and every number of rows, and for
+//! panels that were packed before or on the way.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 

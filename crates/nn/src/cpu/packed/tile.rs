@@ -16,8 +16,8 @@ use super::super::fresh::as_numbers;
 use super::ahead::Ahead;
 use super::{LINE, VECTORS};
 
-/// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the registers: 32
-/// with AVX-512 and NEON, 16 with AVX2.
+/// Rows of a tile. Two sums for each row, two vectors of the panel and one factor fit the
+/// registers: 32 with AVX-512 and NEON, 16 with AVX2.
 pub(super) const fn tile_rows(lanes: usize) -> usize {
     match lanes {
         16 => 13,
@@ -51,8 +51,8 @@ impl Split {
     }
 }
 
-/// Puts the rows of each tile side by side, term by term, one tile after the other. `from` begins with
-/// the first element of the first tile, and has the strides of rows and columns.
+/// Puts the rows of each tile side by side, term by term, one tile after the other. `from` begins
+/// with the first element of the first tile, and has the strides of rows and columns.
 #[inline(always)]
 pub(super) fn pack_tiles(
     to: &mut [f32],
@@ -161,8 +161,9 @@ struct Tile<'a, S, A, const R: usize> {
     to: Target<'a>,
 }
 
-/// Keeps each tile size a function of its own, so that registers are allocated for it alone. Inlined
-/// into one loop, the thirteen sizes kept their sums in memory (ARCHITECTURE.md, "Tried, and left").
+/// Keeps each tile size a function of its own, so that registers are allocated for it alone.
+/// Inlined into one loop, the thirteen sizes kept their sums in memory (ARCHITECTURE.md, "Tried,
+/// and left").
 #[inline(never)]
 fn apart<S: Simd, T: NullaryFnOnce<Output = ()>>(simd: S, tile: T) {
     simd.vectorize(tile);
@@ -265,8 +266,8 @@ impl<S: Simd, const R: usize> NullaryFnOnce for Tile<'_, S, Packed<'_>, R> {
 }
 
 /// Scales finished sums and puts them where they go.
-// Every index of `sums` must be a constant once the loops are unrolled. A variable index keeps all sums
-// in memory, and each term stores them.
+// Every index of `sums` must be a constant once the loops are unrolled. A variable index keeps all
+// sums in memory, and each term stores them.
 #[inline(always)]
 fn store<S: Simd, const R: usize>(simd: S, sums: Sums<S, R>, to: Target<'_>) {
     let width = VECTORS * S::F32_LANES;
