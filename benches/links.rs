@@ -1,4 +1,5 @@
-//! What does a micro-batch cost that computes next to nothing? Ops, messages and wake-ups: the executor's own time.
+//! What does a micro-batch cost that computes next to nothing? Ops, messages and wake-ups: the
+//! executor's own time.
 
 use divan::Bencher;
 use pp_executor::RankConfig;
@@ -12,7 +13,8 @@ fn main() {
     divan::main();
 }
 
-/// Ranks and micro-batches: the difference between two numbers of micro-batches is theirs, the rest is the step's.
+/// Ranks and micro-batches: the difference between two numbers of micro-batches is theirs, the rest
+/// is the step's.
 const SIZES: [(u32, u32); 4] = [(1, 1), (1, 33), (2, 1), (2, 33)];
 
 #[divan::bench(args = SIZES)]

@@ -1,5 +1,5 @@
-//! What does each op of `pp-nn` cost, forward and backward, beside the same from candle's own operations? At the sizes of `gpt`, at those
-//! of `seed-mlp`, and at some that fit neither.
+//! What does each op of `pp-nn` cost, forward and backward, beside the same from candle's own
+//! operations? At the sizes of `gpt`, at those of `seed-mlp`, and at some that fit neither.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use divan::Bencher;

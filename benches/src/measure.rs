@@ -102,7 +102,8 @@ fn within(schedule: ScheduleName) -> f64 {
     if schedule == ScheduleName::InterleavedOneFOneB { 0.01 } else { 0.02 }
 }
 
-/// The median bubble of 5 steps after the first: as the step lines say, as the spans say, and as the plan that ran has it by simulation.
+/// The median bubble of 5 steps after the first: as the step lines say, as the spans say, and as
+/// the plan that ran has it by simulation.
 fn sleep(
     pptop: &PathBuf,
     name: &str,
@@ -185,8 +186,9 @@ fn simulated(hello: &Value) -> anyhow::Result<f64> {
     Ok(simulate(&plan, &Costs::per_rank_share(plan.topology(), &share))?.bubble_ratio)
 }
 
-/// 21 steps of each in turns: what splits the backward has less bubble than what does not, and what has two stages a rank, or twice the
-/// memory, less than that; by half of what the simulation promises at least.
+/// 21 steps of each in turns: what splits the backward has less bubble than what does not, and what
+/// has two stages a rank, or twice the memory, less than that; by half of what the simulation
+/// promises at least.
 fn in_turns(pptop: &PathBuf, name: &str, p: u32) -> anyhow::Result<Vec<Promise>> {
     let (p_text, m_text, limit) = (p.to_string(), (4 * p).to_string(), (2 * p).to_string());
     let args = [
@@ -282,7 +284,7 @@ fn learns(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     ])
 }
 
-/// Nothing can be learned from noise; whoever does has seen the answers.
+/// Nothing can be learned from noise: a model that does has seen the answers.
 fn noise(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     let file = tempfile::NamedTempFile::new()?;
     let mut state = 0x2545_f491_4f6c_dd1du64;
@@ -342,7 +344,8 @@ fn speed_up(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     }])
 }
 
-/// What a slow rank and a slow link add to the window of a step, and how much of it the report finds there.
+/// What a slow rank and a slow link add to the window of a step, and how much of it the report
+/// finds there.
 fn attribution(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     let run = |flags: &[&str]| -> anyhow::Result<Value> {
         let folder = tempfile::tempdir()?;

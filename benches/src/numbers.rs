@@ -2,7 +2,7 @@
 
 use pp_quantile::upper_median;
 
-/// The middle value, the upper one of two; NaN of nothing.
+/// The median: the larger one of two in the middle, NaN without values.
 pub(crate) fn median(values: &[f64]) -> f64 {
     upper_median(&mut values.to_vec()).unwrap_or(f64::NAN)
 }

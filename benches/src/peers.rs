@@ -1,4 +1,5 @@
-//! The same jobs in pptop, in PyTorch's pipelines and in plain candle, in turns: `just bench-peers`.
+//! The same jobs in pptop, in PyTorch's pipelines and in plain candle, in turns:
+//! `just bench-peers`.
 //!
 //! First every candidate runs three times, and of each program the fastest is taken. Then these run
 //! in turns, so that a machine that becomes slower becomes slower for all. Reported are medians,
@@ -175,7 +176,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes what was found of a job. Other jobs keep what was measured before on this kind of processor.
+/// Writes what was found of a job. Other jobs keep what was measured before on this kind of
+/// processor.
 fn keep(processor: &Processor, programs: &Programs, found: Value) -> anyhow::Result<()> {
     let path = results::of_processor("peers", processor);
     let mut jobs = if path.is_file() {
@@ -303,8 +305,8 @@ impl Programs {
     }
 
     /// The way with the fastest single step in three runs each, in turns. A core may be slow for
-    /// seconds (`just bench-speeds`). The median of a run is good only if the cores were fast during
-    /// most of it; one step out of twelve meets fast cores far more often.
+    /// seconds (`just bench-speeds`). The median of a run is good only if the cores were fast
+    /// during most of it; one step out of twelve meets fast cores far more often.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
         for _ in 0..3 {
@@ -383,7 +385,8 @@ impl Programs {
     }
 }
 
-/// What one run took, without its warm-up. The parts are sums over ranks, and are compared on one rank alone.
+/// What one run took, without its warm-up. The parts are sums over ranks, and are compared on one
+/// rank alone.
 #[derive(Clone, Debug, Default)]
 struct Parts {
     seconds: Vec<f64>,

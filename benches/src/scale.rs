@@ -34,8 +34,9 @@ fn main() -> anyhow::Result<()> {
         "schedule", "ops", "4x ops", "s", "s", "ratio"
     );
     let names = ScheduleName::ALL.into_iter().filter(|name| !name.is_synthesised());
-    // Both beyond the size up to which the lower bound is exact, then both within it, where it costs more than all the rest, the more
-    // with memory limits. The last two: ranks alone, with one micro-batch and with several.
+    // Both beyond the size up to which the lower bound is exact, then both within it, where it
+    // costs more than all the rest, the more with memory limits. The last two: ranks alone, with
+    // one micro-batch and with several.
     for (small, large, is_limited) in [
         ((512, 2048), (1024, 4096), false),
         ((2, 20_000), (2, 80_000), true),

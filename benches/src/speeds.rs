@@ -1,10 +1,11 @@
-//! Whether a core changes its speed, and why: `just bench-speeds [SECONDS]`.
+//! The speed of each core over time, and the cause of its changes: `just bench-speeds [SECONDS]`.
 //!
-//! Each core does three things in turns: a chain of additions, in which each waits for the one before;
-//! products that stay in the second-level cache; and reads of memory. A lower clock slows the chain
-//! as much as the products. Work on the second hardware thread of the core slows the products most:
-//! they need all of its arithmetic units, and the chain needs one of them now and then. If that work
-//! belongs to another virtual machine, nothing in this one counts it, not even `steal`.
+//! Each core does three things in turns: a chain of additions, in which each waits for the one
+//! before; products that stay in the second-level cache; and reads of memory. A lower clock slows
+//! the chain as much as the products. Work on the second hardware thread of the core slows the
+//! products most: they need all of its arithmetic units, and the chain needs one of them now and
+//! then. If that work belongs to another virtual machine, nothing in this one counts it, not even
+//! `steal`.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod numbers;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pp_nn::{Kernel, Panels, View};
+use pp_quantile::nearest_rank;
 use pp_telemetry::Processor;
 
 use numbers::median;
@@ -96,12 +98,11 @@ fn watch(core: usize, seconds: u64) -> anyhow::Result<Vec<Look>> {
     Ok(looks)
 }
 
-/// The medians of the looks at a core with fast products, and of those with slow ones.
+/// Prints the medians of the looks at a core with fast products, and of those with slow ones.
 fn print(core: usize, looks: &[Look]) {
     let mut products: Vec<f64> = looks.iter().map(|look| look.products).collect();
-    products.sort_by(f64::total_cmp);
     // The 95th percentile, so that no single look decides.
-    let Some(&fast) = products.get(products.len() * 95 / 100) else { return };
+    let Some(fast) = nearest_rank(&mut products, 95) else { return };
     for (name, is_fast) in [("fast", true), ("slow", false)] {
         let of: Vec<&Look> =
             looks.iter().filter(|look| (look.products >= 0.8 * fast) == is_fast).collect();
@@ -119,7 +120,7 @@ fn print(core: usize, looks: &[Look]) {
 
 fn main() -> anyhow::Result<()> {
     let seconds = match std::env::args().nth(1) {
-        Some(seconds) => seconds.parse().context("how many seconds to look")?,
+        Some(seconds) => seconds.parse().context("the number of seconds")?,
         None => 30,
     };
     let allowed = rustix::thread::sched_getaffinity(None)?;

@@ -1,5 +1,5 @@
-//! Writes the tables of `docs/measurements.md` from the files of `benches/results`. Each table stands
-//! between two markers.
+//! Writes the tables of `docs/measurements.md` from the files of `benches/results`. Each table
+//! stands between two markers.
 #![expect(clippy::print_stdout, reason = "it says what it did")]
 
 use std::fmt::Write as _;
@@ -9,15 +9,25 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 fn main() -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let path = root.join("docs/measurements.md");
-    let mut page = std::fs::read_to_string(&path)?;
-    let results = root.join("benches/results");
-    page = replaced(&page, "peers", &of_processors(&results, "peers", peers)?)?;
-    println!("docs/measurements.md: peers");
-    page = replaced(&page, "account", &of_processors(&results, "account", account)?)?;
-    println!("docs/measurements.md: account");
-    Ok(std::fs::write(&path, page)?)
+    let path = root().join(PAGE);
+    let page = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, up_to_date(&page)?)?;
+    println!("{PAGE}: peers and account");
+    Ok(())
+}
+
+/// The page that holds the tables, below the root of the repository.
+const PAGE: &str = "docs/measurements.md";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The page with the tables that follow from the results.
+fn up_to_date(page: &str) -> anyhow::Result<String> {
+    let results = root().join("benches/results");
+    let page = replaced(page, "peers", &of_processors(&results, "peers", peers)?)?;
+    replaced(&page, "account", &of_processors(&results, "account", account)?)
 }
 
 fn read(file: &Path) -> anyhow::Result<Value> {
@@ -178,4 +188,16 @@ fn account(found: &Value) -> anyhow::Result<String> {
         )?;
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `just tables` mends it.
+    #[test]
+    fn the_page_shows_the_results() {
+        let page = std::fs::read_to_string(root().join(PAGE)).unwrap();
+        assert_eq!(up_to_date(&page).unwrap(), page);
+    }
 }

@@ -1,6 +1,7 @@
-//! What watching costs, each promise with its bound: `just measure` runs it. A live run of eight ranks is recorded and watched in a
-//! terminal that tmux stands in for; a log of a gigabyte is opened and played; the recorder is timed. What is missed ends the program
-//! with code 1. With words behind it only the parts whose names have one of them: live, policy, long, recorder.
+//! What watching costs, each promise with its bound: `just measure` runs it. A live run of eight
+//! ranks is recorded and watched in a terminal that tmux stands in for; a log of a gigabyte is
+//! opened and played; the recorder is timed. What is missed ends the program with code 1. With
+//! words behind it only the parts whose names have one of them: live, policy, long, recorder.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod pptop;

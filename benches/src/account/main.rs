@@ -136,7 +136,8 @@ enum Variant {
     Pinned,
 }
 
-/// The median of some steps of a run that is built for it: where its memory lies is part of the chance.
+/// The median of some steps of a run that is built for it: where its memory lies is part of the
+/// chance.
 fn steps_of(subject: &Subject, variant: Variant) -> anyhow::Result<f64> {
     const STEPS: usize = 3;
     let folder = tempfile::tempdir()?;

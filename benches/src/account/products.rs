@@ -34,7 +34,8 @@ impl Product {
     }
 }
 
-/// The matrices of one rank's products. A pass goes through all layers, as a stage does, so that each finds its weights as cold.
+/// The matrices of one rank's products. A pass goes through all layers, as a stage does, so that
+/// each finds its weights as cold.
 pub(crate) struct Matrices {
     products: Vec<Product>,
     of: Vec<[Vec<f32>; 6]>,
@@ -125,7 +126,8 @@ impl Matrices {
         })
     }
 
-    /// Into matrices that are there; weight gradients are added. Weights are packed before, as in a run.
+    /// Into matrices that are there; weight gradients are added. Weights are packed before, as in a
+    /// run.
     fn ours(&mut self) -> candle_core::Result<Seconds> {
         let kernels = Kernels::default();
         self.timed(|phase, p, [x, gy, weight, y, gx, gw], packed, _| {
@@ -236,14 +238,15 @@ fn thread_seconds() -> f64 {
 }
 
 /// The times of each product of a micro-batch on one rank: by candle, by our kernels with packed
-/// weights, and by PyTorch, which packs on the way. Medians of some passes; NaN where PyTorch is absent.
+/// weights, and by PyTorch, which packs on the way. Medians of some passes; NaN where PyTorch is
+/// absent.
 pub(crate) struct Alone([Seconds; 3]);
 
 /// What the products of a micro-batch take on one rank, in seconds of F, I and W: medians over all
 /// rounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sums {
-    /// Each product by whoever makes it fastest.
+    /// Each product by its fastest maker.
     pub(crate) fastest: [f64; 3],
     pub(crate) candle: [f64; 3],
     pub(crate) ours: [f64; 3],
@@ -251,8 +254,8 @@ pub(crate) struct Sums {
 }
 
 impl Sums {
-    /// Chooses the fastest maker of each product once, by its median over all rounds. A choice in each
-    /// round would take whichever happened to run while the core was fast.
+    /// Chooses the fastest maker of each product once, by its median over all rounds. A choice in
+    /// each round would take whichever happened to run while the core was fast.
     pub(crate) fn of(matrices: &Matrices, rounds: &[Alone]) -> Self {
         let of_way = |way: usize| -> Seconds {
             let of_product = |i: usize, phase: usize| {
@@ -278,7 +281,8 @@ impl Sums {
     }
 }
 
-/// What the products of a micro-batch take on each rank, both ranks at once, each program in its turn.
+/// What the products of a micro-batch take on each rank, both ranks at once, each program in its
+/// turn.
 pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[Alone; 2]> {
     const PASSES: usize = 7;
     let barrier = Barrier::new(2);
@@ -318,7 +322,8 @@ pub(crate) fn products_alone(matrices: &mut [Matrices; 2]) -> anyhow::Result<[Al
     })
 }
 
-/// What one core can do: floating-point operations a second in a large product, and bytes a second of a sum over much memory.
+/// What one core can do: floating-point operations a second in a large product, and bytes a second
+/// of a sum over much memory.
 pub(crate) fn ceilings() -> (f64, f64) {
     let n = 1024;
     let view = View::row_major(n, n);

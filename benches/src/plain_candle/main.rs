@@ -1,6 +1,8 @@
-//! `seed-mlp` or `gpt` in 1F1B on two ranks, from candle's own layers, backward and optimizer: what pptop's would be without `pp-nn`.
+//! `seed-mlp` or `gpt` in 1F1B on two ranks, from candle's own layers, backward and optimizer: what
+//! pptop's would be without `pp-nn`.
 //!
-//! Prints `{"seconds": […], "loss": …}`. Threads, allocator, links (a channel each way), micro-batches and cut are those of pptop.
+//! Prints `{"seconds": […], "loss": …}`. Threads, allocator, links (a channel each way),
+//! micro-batches and cut are those of pptop.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
 mod model;

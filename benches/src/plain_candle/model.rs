@@ -96,7 +96,8 @@ struct Block {
     mlp_proj: Linear,
 }
 
-/// candle-nn's own layer norm runs an op without a backward on such tensors: the same from its parts.
+/// candle-nn's own layer norm runs an op without a backward on such tensors: the same from its
+/// parts.
 struct Norm {
     weight: Tensor,
     bias: Tensor,

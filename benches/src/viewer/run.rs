@@ -1,4 +1,5 @@
-//! A run that does not exist: one simulated step of 1F1B, over and over, recorded as a trainer does it.
+//! A run that does not exist: one simulated step of 1F1B, over and over, recorded as a trainer does
+//! it.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -179,7 +180,8 @@ impl Simulated {
         }))
     }
 
-    /// What is told when a step is over: memory for each rank, a look at each GPU once a second, and the step itself.
+    /// What is told when a step is over: memory for each rank, a look at each GPU once a second,
+    /// and the step itself.
     fn after(&self, step: u64) -> Vec<Event> {
         let elapsed_ns = step * self.step_ns;
         let mut events = Vec::new();
@@ -268,7 +270,8 @@ fn finish(recorder: &Recorder, steps: u64, wall_seconds: f64) {
     recorder.finish(End { reason: "finished".to_owned(), steps, wall_seconds, ..End::default() });
 }
 
-/// Records as fast as the writer takes it, step by step, until `is_enough` of the bytes and the steps so far. How many bytes the log has.
+/// Records as fast as the writer takes it, step by step, until `is_enough` of the bytes and the
+/// steps so far. How many bytes the log has.
 ///
 /// # Errors
 /// The log cannot be read, or something was dropped.
