@@ -1,5 +1,5 @@
-//! What each crate may be built from: schedules, logs and the monitor are of use without tensors, and whoever only
-//! writes events needs neither an analysis nor its exports.
+//! The dependencies that each crate may have: schedules, logs and the monitor are built without
+//! tensors, and a program that only writes events needs neither an analysis nor its exports.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
@@ -38,7 +38,7 @@ fn the_monitor_alone_needs_no_tensors() {
     let light = crates_of("pptop", &["--no-default-features"]);
     assert!(light.iter().any(|name| name == "ratatui"), "{light:?}");
     assert_eq!(tensors(&light), [""; 0]);
-    // What trains does: this test can fail.
+    // The whole program needs them: this test can fail.
     let whole = crates_of("pptop", &[]);
     for name in ["candle-core", "candle-nn", "gemm"] {
         assert!(tensors(&whole).contains(&name), "{name} is not in {whole:?}");

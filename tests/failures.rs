@@ -165,21 +165,22 @@ fn after_the_first_error_nothing_pretends_to_work() {
     assert!(matches!(after, ExecError::Ended), "{after}");
 }
 
-/// Some ranks once got their command before the commander gave up, and then waited for the others
-/// for ever. Now no rank hears of a call that not all of them get: the next step is a whole one.
+/// A call with wrong data for one replica once reached some ranks before it was refused, and these
+/// waited for the others for ever. Now a refused call reaches no rank, and the next step is
+/// complete.
 #[test]
 fn a_call_that_is_refused_leaves_every_rank_as_it_was() {
     let mut config = on_two_ranks();
     config.n_replicas = 2;
     let mut ranks = Ranks::spawn(&config).unwrap();
-    // Good for the first replica, and for the second one not.
+    // The first replica's batch fits the plan, the second one's does not.
     assert!(ranks.step(1, &[batch(4, 2, 4), batch(4, 2, 2)]).is_err());
     assert!(ranks.evaluate(&[batch(4, 2, 4)]).is_err());
     assert!(ranks.progress().read().iter().all(|rank| (rank.step, rank.doing) == (0, Doing::Idle)));
     let reports = ranks.step(1, &[batch(4, 2, 4), batch(4, 2, 4)]).unwrap();
     let losses: Vec<usize> = reports.as_slice().iter().map(|report| report.losses.len()).collect();
     assert_eq!(losses, [0, 4, 0, 4]);
-    // Not one step behind: what is answered is what was asked.
+    // Each answer belongs to its call: no answer of an earlier call is left over.
     let values = ranks.collect(What::Values).unwrap();
     let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["a.weight", "a.bias", "b.weight", "b.bias"]);
@@ -201,7 +202,7 @@ fn a_replica_that_fails_does_not_leave_the_others_in_the_mean() {
             Ok(single(move |x, c| {
                 let y = linear.forward(x, c)?;
                 if y.sum_all()?.to_scalar::<f32>()?.is_nan() {
-                    // Long enough for the other replica to come to the mean.
+                    // Long enough for the other replica to reach the mean.
                     std::thread::sleep(Duration::from_millis(200));
                     candle_core::bail!("not a number");
                 }
@@ -223,7 +224,7 @@ fn a_replica_that_fails_does_not_leave_the_others_in_the_mean() {
     }
 }
 
-/// A gate that holds up whoever comes to it, from a certain forward on, until the test opens it.
+/// A gate that blocks every forward from the third on, until the test opens it.
 #[derive(Default)]
 struct Gate {
     forwards: AtomicU32,
@@ -276,7 +277,7 @@ fn a_rank_that_is_held_up_is_named_after_the_deadline() {
     assert!(
         matches!(error, ExecError::Deadline { rank: Rank(1), deadline: d, .. } if d == deadline)
     );
-    // The other one was waiting for it, and has been stopped.
+    // The other rank waited for it, and has been stopped.
     let op = |text: &str| text.parse().unwrap();
     let at = |rank, doing| RankProgress { replica: Replica(0), rank: Rank(rank), step: 7, doing };
     let expected = [at(0, Doing::Awaiting(op("0B2"))), at(1, Doing::Computing(op("1F2")))];

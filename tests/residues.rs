@@ -1,5 +1,6 @@
-//! What waits between I and W: counted by the executor as the simulator predicts it, in and out of the order of micro-batches, for
-//! layers that put their weight gradient off and for one that cannot.
+//! What waits between I and W: counted by the executor as the simulator predicts it, in and out of
+//! the order of micro-batches, for layers that put their weight gradient off and for one that
+//! cannot.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;

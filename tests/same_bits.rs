@@ -105,7 +105,8 @@ fn partitions(job: &Job, stages: usize) -> Vec<Partition> {
     found
 }
 
-/// Every schedule that trains one copy of the model: the notebook's on 1 to 4 ranks under every cut, the others on 2 and 4 ranks.
+/// Every schedule that trains one copy of the model: the notebook's on 1 to 4 ranks under every
+/// cut, the others on 2 and 4 ranks.
 fn check_all(job: &Job, run: Run) {
     let (losses, weights) = plain_loop::train(job, run);
     let want = (losses, weights_hash(&weights).unwrap());
@@ -133,8 +134,9 @@ fn check_all(job: &Job, run: Run) {
     assert!(n >= 60, "only {n} combinations were run");
 }
 
-/// With each kernel, every schedule and cut rounds alike, with packed copies of the weights and without.
-/// BLAS takes part where the build has it and a library is there: `OpenBLAS` rounds by shape alone.
+/// With each kernel, every schedule and cut rounds alike, with packed copies of the weights and
+/// without. BLAS takes part where the build has it and a library is there: `OpenBLAS` rounds by
+/// shape alone.
 #[test]
 fn each_kernel_has_the_same_bits_in_every_plan() {
     for kernel in Kernel::ALL.into_iter().filter(|kernel| kernel.is_available()) {
@@ -264,7 +266,8 @@ fn any_order_of_backwards_and_split_backwards() {
     }
 }
 
-/// A forward that runs once more draws the same dropout and gives the same gradients, on all stages or on one.
+/// A forward that runs once more draws the same dropout and gives the same gradients, on all stages
+/// or on one.
 #[test]
 fn recompute_keeps_the_bits() {
     for (job, run) in [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT)] {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::modules::{Name, Use};
 
-/// Which of two neighbours names the other, and the uses by which it does.
+/// The uses from one neighbour to another, by the pair of them.
 type Edges = BTreeMap<(Name, Name), Vec<Use>>;
 
 /// The uses between neighbours; those between a module and what is below it are left out.
@@ -57,7 +57,7 @@ pub(crate) fn circles(uses: &[Use]) -> Vec<String> {
     circles
 }
 
-/// All that can be come to from `start`, along one edge or more.
+/// The modules that are reachable from `start`, along one edge or more.
 fn reached_from<'a>(start: &'a Name, edges: &'a Edges) -> BTreeSet<&'a Name> {
     let mut reached = BTreeSet::new();
     let mut open = vec![start];

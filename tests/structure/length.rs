@@ -1,4 +1,4 @@
-//! How long a file of code is.
+//! The length of a file of code.
 
 /// The lines of code in `text`: those that are neither blank nor comments, in tests, or rows of a
 /// table.

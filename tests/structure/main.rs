@@ -1,5 +1,6 @@
-//! How the code is laid out: no circles between the modules of a crate, no file that holds too
-//! much, and borders that hold.
+//! Rules for the layout of the code: no circles between the modules of a crate, no file that is too
+//! long, no module that names something beyond its border, and invariants that name what keeps
+//! them.
 //!
 //! Both lists of exceptions can only shrink: one that is no longer needed is an error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -30,7 +31,7 @@ struct Excused {
 }
 
 const TELEMETRY: &str = "crates/telemetry/src/lib.rs";
-/// Each is open: the circle shall go.
+/// Uses that close a circle and are still to be removed.
 const EXCUSED_USES: &[Excused] = &[];
 
 /// Files with more than `LINES_MAX` lines of code, each with its reason.
@@ -75,7 +76,7 @@ fn without(uses: &[Use], excused: &[&Excused]) -> Vec<Use> {
 /// What some modules must not name, with all that is below them: root of the crate, module, and the
 /// beginnings of names.
 const BORDERS: &[(&str, &str, &[&str])] = &[
-    // Numbers in, numbers out.
+    // These compute numbers from numbers.
     (
         "crates/schedule/src/lib.rs",
         "",
@@ -83,7 +84,7 @@ const BORDERS: &[(&str, &str, &[&str])] = &[
     ),
     ("crates/partition/src/lib.rs", "solve", &["crate::layer", "crate::stack", "candle", "pp_nn"]),
     ("crates/models/src/lib.rs", "", &["pp_executor", "pp_hybrid", "pp_telemetry", "pp_trace"]),
-    // The same events give the same screen, whenever and wherever.
+    // The same events give the same screen at any time and on any machine.
     (
         TELEMETRY,
         "model",
@@ -143,10 +144,12 @@ fn append(folder: &Path, code: &mut String) {
 #[test]
 fn an_invariant_that_nothing_keeps_is_found() {
     let page = "- **Invariant:** `a_b` is (by types).\n- **Invariant:** c (`it_is_there`).\n\
-        - **Invariant:** d.\n- **Invariant:** e (`it_is_gone`).\n- **Bounds:** f.\n";
+        - **Invariant:** d.\n- **Invariant:** e (`it_is_gone`).\n- **Bounds:** f.\n\
+        - **Invariant:** g (`crates/g/src/lib.rs`).\n- **Invariant:** h (`crates/h/tests/h.rs`).\n";
     let expected = [
         "neither types nor a test: - **Invariant:** d.",
         "there is no test it_is_gone: - **Invariant:** e (`it_is_gone`).",
+        "neither types nor a test: - **Invariant:** g (`crates/g/src/lib.rs`).",
     ];
     assert_eq!(invariants::errors(page, &|name| name == "it_is_there"), expected);
 }

@@ -14,7 +14,7 @@ use syn::{Attribute, ImplItemFn, Item, ItemMod, ItemUse, UseTree};
 /// The path of a module below the root of its crate; empty for the root.
 pub(crate) type Name = Vec<String>;
 
-/// What one module says about others.
+/// The names by which one module refers to others.
 #[derive(Default)]
 struct Module {
     /// The file in which it stands; several, where a feature chooses between them.
@@ -30,7 +30,7 @@ pub(crate) struct Crate {
     modules: BTreeMap<Name, Module>,
 }
 
-/// A module names another one.
+/// The use of one module by another.
 #[derive(Clone)]
 pub(crate) struct Use {
     pub(crate) from: Name,
@@ -164,7 +164,7 @@ impl Reader<'_> {
         self.modules[&self.name].files.last().unwrap()
     }
 
-    /// Where the file of a `mod` line is.
+    /// The file of a `mod` line.
     fn file_of(&self, item: &ItemMod) -> PathBuf {
         let name = item.ident.to_string();
         let named = item.attrs.iter().find(|attribute| attribute.path().is_ident("path"));
@@ -239,7 +239,7 @@ impl Reader<'_> {
     }
 }
 
-/// What comes after `::`, if that comes next.
+/// The position after a `::`, if one is next.
 fn colons(cursor: Cursor<'_>) -> Option<Cursor<'_>> {
     let (first, after) = cursor.punct()?;
     let (second, after) = after.punct()?;
@@ -299,7 +299,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         self.tokens(tokens.begin());
     }
 
-    /// `pub(in crate::a)` says who may use an item. It uses nothing.
+    /// `pub(in crate::a)` limits the visibility of an item, and uses nothing.
     fn visit_vis_restricted(&mut self, _: &'ast syn::VisRestricted) {}
 }
 
