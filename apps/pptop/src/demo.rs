@@ -1,5 +1,5 @@
-//! Devices that do not exist, so that one can see the monitor without any: a plan is simulated step by step, with times that vary, and its
-//! events are recorded as those of a run, at the pace of the run.
+//! A run on simulated devices, to see the monitor without any. A plan is simulated step by step
+//! with times that vary. Its events are recorded as those of a run, at the pace of the run.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const OPTIMIZER_MS: f64 = 6.0;
 const DEVICE_BYTES: u64 = 80 << 30;
 const PARAMETER_BYTES: u64 = 9 << 30;
 const ACTIVATION_BYTES: u64 = 2 << 30;
-/// How often one looks whether the demo is over.
+/// The time between two looks whether the demo is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// One rank is slow for ten steps out of so many.
 const SLOW_EVERY: u64 = 60;

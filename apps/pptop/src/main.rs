@@ -4,8 +4,8 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// Fresh large buffers fault page by page in the system's allocator, and training makes many of them. What each rank holds is
-/// counted on the way.
+/// Fresh large buffers fault page by page in the system's allocator, and training makes many of
+/// them. What each rank holds is counted on the way.
 #[cfg(feature = "train")]
 #[global_allocator]
 static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> =
@@ -18,7 +18,7 @@ static ALLOCATOR: pp_nn::memory::CountingAllocator<mimalloc::MiMalloc> =
 #[cfg(feature = "train")]
 const PURGE_DELAY_MS: std::ffi::c_long = 60_000;
 
-/// What mimalloc calls `mi_option_purge_delay`, and the value that it has where nobody sets it.
+/// The number of mimalloc's `mi_option_purge_delay`, and its default value.
 #[cfg(feature = "train")]
 const PURGE_DELAY: (std::ffi::c_int, std::ffi::c_long) = (15, 1000);
 
@@ -43,9 +43,10 @@ fn keep_pages() {
 fn main() -> ExitCode {
     #[cfg(feature = "train")]
     keep_pages();
-    // A rank is one thread: the kernels of candle read this before each product, and must not share a pool between ranks.
+    // A rank is one thread: the kernels of candle read this before each product, and must not share
+    // a pool between ranks.
     #[cfg(feature = "train")]
-    // SAFETY: nothing has started a thread yet, so nobody reads the environment at the same time.
+    // SAFETY: no thread has been started yet, so none reads the environment at the same time.
     unsafe {
         std::env::set_var("RAYON_NUM_THREADS", "1");
     }

@@ -1,5 +1,5 @@
-//! The one signal that this program handles whatever it does: SIGXFSZ means the same as a full disk,
-//! and must reach the writer as an error.
+//! The signal that every command handles: SIGXFSZ. It means the same as a full disk, and must reach
+//! the writer as an error.
 
 use std::io;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::SIGXFSZ;
 
-/// From now on a file that grows beyond its limit is an error of the write (`EFBIG`), as a full
-/// disk is, and kills nobody.
+/// Makes a file that grows beyond its limit an error of the write (`EFBIG`), as a full disk is.
+/// Without this the signal ends the process.
 ///
-/// A handler does that, and not the disposition to ignore: programs that this one starts begin with
+/// It installs a handler instead of ignoring the signal, so that programs that this one starts have
 /// the default again.
 ///
 /// # Errors
-/// The system takes no handler.
+/// The handler cannot be installed.
 pub fn survive_file_size_limit() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }

@@ -32,7 +32,7 @@ fn pptop(home: &Folder, line: &str) -> String {
     ran.stdout
 }
 
-/// What both programs say of themselves.
+/// Checks the numbers that both programs write about themselves.
 #[track_caller]
 fn is_shown(home: &Folder) {
     let numbers: Value = serde_json::from_str(&pptop(home, "snapshot --json")).unwrap();

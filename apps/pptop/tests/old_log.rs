@@ -1,5 +1,5 @@
-//! A run that the program of 2026-11-29 recorded, with what that program printed and exported of it:
-//! the same numbers come out of its log today.
+//! A run that the program of 2026-11-29 recorded, with the output and the exports of that program.
+//! Today's program makes the same numbers from its log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "common/folder.rs"]
@@ -24,7 +24,7 @@ fn expected(file: &str) -> Vec<u8> {
     fs::read(Path::new(RUN).join(file)).unwrap()
 }
 
-/// A folder of the run's name with its log alone: what it is called is part of what is printed.
+/// A folder with the run's name that holds only its log. The name is part of the output.
 struct Home {
     folder: Folder,
     run: PathBuf,
@@ -51,7 +51,7 @@ impl Home {
     }
 }
 
-/// Everything that was printed then is printed now; there may be more.
+/// Checks that today's output has everything of the old output. It may have more.
 #[track_caller]
 fn has_all(now: &Value, then: &Value, place: &str) {
     match (now, then) {
@@ -128,7 +128,7 @@ fn the_metrics_of_an_old_run_are_those_of_then() {
     }
 }
 
-/// Place and size of every box.
+/// The place and the size of every box.
 fn boxes(text: &str) -> Vec<[String; 4]> {
     let page = roxmltree::Document::parse(text).unwrap();
     let of = |node: roxmltree::Node<'_, '_>| {

@@ -1,4 +1,5 @@
-//! What `pptop` writes never replaces what it reads, what belongs to a run, or what nobody offered.
+//! An output of `pptop` never replaces a file that it reads, a file of a run, or, without
+//! `--force`, any other file.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "common/folder.rs"]

@@ -30,7 +30,8 @@ fn json_of(line: &str) -> Value {
     serde_json::from_str(&stdout(line)).unwrap()
 }
 
-/// Runs a command that must be refused in a line with all of `parts` in it (and perhaps a grid after a blank line).
+/// Runs a command that must be refused in a line with all of `parts` in it (and perhaps a grid
+/// after a blank line).
 fn refused(args: &[&str], parts: &[&str]) {
     let mut ran = pptop(args);
     if let Some((line, grid)) = ran.stderr.split_once("\n\n") {
@@ -338,7 +339,8 @@ fn files_are_taken_with_any_line_end_and_with_bubbles() {
     );
 }
 
-/// A file that is no valid plan: `check` names the rule and the cell, on standard error and, when asked, as JSON.
+/// A file that is no valid plan: `check` names the rule and the cell, on standard error and, when
+/// asked, as JSON.
 fn invalid(name: &str, content: &[u8], verdict: &Value) {
     let path = file(&format!("{name}.csv"), content);
     let rule = verdict["rule"].as_str().unwrap();

@@ -88,7 +88,8 @@ fn a_snapshot_in_a_file_is_utf8_unless_ascii_is_wanted() {
     assert!(!snapshot(&[("LC_ALL", "C"), ("PPTOP_ASCII", "0")], &[]));
 }
 
-/// Whether a process elsewhere is alive nobody here knows: its run is over when its log says so.
+/// A process on another machine cannot be checked from here: its run has ended when its log says
+/// so.
 #[test]
 fn a_run_of_another_machine_is_followed_to_its_end() {
     let home = Home::with_run();

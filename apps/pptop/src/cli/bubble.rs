@@ -1,5 +1,5 @@
-//! `pptop bubble`: how much of the time is bubble, by formula and by simulation, under all three names, beside the figure that the
-//! notebook prints for the same size.
+//! `pptop bubble`: how much of the time is bubble, by formula and by simulation, under all three
+//! names, beside the figure that the notebook prints for the same size.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -108,8 +108,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     if args.json { print_json(&rows) } else { print(&table(&rows)) }
 }
 
-/// Every size to compute: schedule by schedule, ranks outermost within one. A size that a schedule does not take is left out, and
-/// said beside the table, unless no size is left.
+/// Every size to compute: schedule by schedule, ranks outermost within one. A size that a schedule
+/// does not take is left out, and said beside the table, unless no size is left.
 fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
     let mut schedules: Vec<ScheduleName> = Vec::new();
     for which in &args.schedule {
@@ -118,7 +118,7 @@ fn sizes(args: &Args) -> Result<Vec<(ScheduleName, Sizes)>, CliError> {
             Which::One(name) => schedules.push(*name),
         }
     }
-    // With schedules that nobody chose one by one, flags are for those that take them.
+    // Without schedules by name, a flag applies to the schedules that take it.
     let is_chosen = !schedules.is_empty() && !args.schedule.contains(&Which::All);
     if schedules.is_empty() {
         schedules = ORDER.to_vec();
@@ -199,7 +199,8 @@ fn row(schedule: ScheduleName, sizes: &Sizes) -> Result<Row, CliError> {
     })
 }
 
-/// The notebook's own formulas, to the three digits that it prints; `None` for a schedule that it does not have.
+/// The notebook's own formulas, to the three digits that it prints; `None` for a schedule that it
+/// does not have.
 pub(crate) fn notebook_figure(schedule: ScheduleName, sizes: &Sizes) -> Option<NotebookFigure> {
     let (p, m, v) = (
         f64::from(sizes.n_ranks),

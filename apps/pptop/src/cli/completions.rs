@@ -12,7 +12,7 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-/// Runs the command: the script goes to standard output, for the place where the shell looks for such scripts.
+/// Runs the command: the script goes to standard output.
 pub(crate) fn run(args: &Args, mut program: clap::Command) -> Result<(), CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut program, "pptop", &mut script);

@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     };
     let plan = args.schedule.generate(&sizes)?;
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(format!("the demo: {error}"));
-    // It goes when the demo is over.
+    // The folder is removed when the demo is over.
     let folder = tempfile::Builder::new()
         .prefix("pptop-demo-")
         .permissions(Permissions::from_mode(0o700))

@@ -18,12 +18,12 @@ pub(crate) struct Args {
     nvml: NvmlArgs,
 }
 
-/// The number of CUDA devices that can be used, or why there is none.
+/// The number of CUDA devices that can be used, or the reason why none can.
 fn cuda() -> Result<u32, String> {
     cuda_devices().map_err(|no| why_no_cuda(&no))
 }
 
-/// Why no CUDA device can be used, in the words of this program.
+/// The reason why no CUDA device can be used, in the words of this program.
 pub(crate) fn why_no_cuda(no: &NoCuda) -> String {
     match no {
         NoCuda::NotBuilt => "this pptop was built without CUDA".to_owned(),
@@ -79,7 +79,8 @@ fn separator(about: &str) -> &'static str {
     if about.is_empty() { "" } else { ": " }
 }
 
-/// A CUDA device, with what NVML knows of the same GPU: found by UUID or address, since the two count differently.
+/// A CUDA device, with what NVML knows of the same GPU: found by UUID or address, since the two
+/// count differently.
 fn cuda_device(ordinal: u32, nvml: &Probe) -> Value {
     let name = gpu_name(ordinal);
     let gpu = same_gpu(&name, &nvml.gpus);

@@ -181,7 +181,7 @@ fn write(
     }
     output.finish(path)?;
     if n_bad > 0 {
-        // Where standard error is closed there is nobody left to tell.
+        // If standard error is closed, the message is lost.
         let _ = writeln!(
             io::stderr(),
             "pptop: left out {n_bad} lines of {} that are no events",

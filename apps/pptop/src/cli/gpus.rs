@@ -23,7 +23,7 @@ pub(crate) struct NvmlArgs {
 }
 
 impl NvmlArgs {
-    /// The library as a file, where it is one.
+    /// The path that the flag gives.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.nvml_lib.as_deref()
     }
@@ -37,9 +37,9 @@ impl NvmlArgs {
     }
 }
 
-/// What the flag means: a name without a slash is a file in the working directory if there is one
-/// of that name, and else one that the loader looks for. In the environment and in the
-/// configuration such a name is always the loader's: these hold wherever one is.
+/// Resolves the value of the flag. A name without a slash is a file in the working directory if
+/// there is one of that name. Otherwise the loader looks for it. In the environment and in the
+/// configuration such a name is always the loader's, because both hold in every working directory.
 fn file_or_name(path: &Path) -> PathBuf {
     let here = Path::new(".").join(path);
     let is_name = path.components().count() == 1 && !path.has_root();

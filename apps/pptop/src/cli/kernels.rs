@@ -1,4 +1,4 @@
-//! `--kernels`, as it is typed.
+//! The parser of `--kernels`.
 
 use pp_nn::{Kernel, Kernels, KernelsError};
 use pp_train::KernelChoice;

@@ -20,7 +20,7 @@ pub(crate) enum Verdict {
 pub(crate) enum Goal {
     /// The notebook's own rule: a loss below 1.
     BelowOne,
-    /// The loss of the best guess that ignores the inputs: who uses them gets below it.
+    /// The loss of the best guess that ignores the inputs. A model that uses them gets below it.
     Below(f64),
     /// Labels that have nothing to do with the inputs: this loss is the least possible.
     Noise(f64),
@@ -49,7 +49,7 @@ const USED_INPUTS: f64 = 0.9;
 const LAST_PART: usize = 10;
 
 impl Goal {
-    /// What the losses of a job can show.
+    /// The goal of a job.
     pub(crate) fn of(job: &Job, is_seed: bool) -> Self {
         match job.data.blind_loss() {
             _ if is_seed => Self::BelowOne,

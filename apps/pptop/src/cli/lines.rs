@@ -31,9 +31,10 @@ pub(crate) fn follow(run: &Run, lines: Lines, once: bool) -> Result<(), CliError
     let mut has_begun = false;
     let mut teller = Teller { lines, model: Model::new() };
     loop {
-        // Whether it is over is asked before the log is read: what is read then is all that there will be.
+        // The end of the run is checked before the log is read, so that what is read then is
+        // complete.
         let is_over = Run::of(&run.dir).ok().flatten().is_none_or(|run| match run.standing() {
-            // Of a process elsewhere nobody here knows; a log alone is all that there is.
+            // The process of a run elsewhere is unknown here: only its log counts.
             Standing::Unknown => run.status.is_none(),
             standing => standing.is_over(),
         });
@@ -176,7 +177,7 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
     }
 }
 
-/// Whether somebody asked the run to end: then its exit code is for scripts.
+/// Whether the run was asked to end. Its exit code is for scripts then.
 fn is_stopped(end: &End) -> bool {
     let evidence = Evidence { end: Some(end), ..Evidence::default() };
     matches!(evidence.standing(), Standing::Stopped(_))

@@ -1,8 +1,9 @@
-//! The command line: one file a command. Here is what all of them share: how arguments are read, how output is written, and how
-//! a refusal looks.
+//! The command line, with one file for each command. This file has what all of them share: reading
+//! arguments, writing output, and showing refusals.
 //!
-//! Bad input ends with exit code 2 and one line on standard error (a grid may follow after a blank line), a run that fails with
-//! exit code 1. Data goes to standard output, everything else to standard error. A reader that goes away is no error.
+//! Bad input ends with exit code 2 and one line on standard error (a grid may follow after a blank
+//! line). A run that fails ends with exit code 1. Data goes to standard output, everything else to
+//! standard error. A reader that goes away is no error.
 
 mod attach;
 mod bubble;
@@ -153,14 +154,14 @@ impl Command {
     }
 }
 
-/// How a command ends when it does not end well.
+/// The error of a command.
 #[derive(Debug)]
 pub(crate) enum CliError {
-    /// Bad input: what is wrong and what to do. Exit code 2.
+    /// Bad input, with the reason and what to do. Exit code 2.
     Usage(String),
     /// The work itself failed. Exit code 1.
     Failed(String),
-    /// Everything has been said already: this exit code, without a word.
+    /// An exit code without a message: it has been written already.
     Code(u8),
 }
 
@@ -170,7 +171,8 @@ impl From<ScheduleError> for CliError {
     }
 }
 
-/// A negative number is the value of the flag before it, so that the refusal can say what that flag accepts.
+/// A negative number is the value of the flag before it, so that the refusal can say what that flag
+/// accepts.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
     let takes_value = |arg: &clap::Arg| !arg.is_positional() && arg.get_action().takes_values();
     let allow = |arg: clap::Arg| {
@@ -219,14 +221,14 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
         Err(CliError::Usage(message)) => (message, 2),
         Err(CliError::Failed(message)) => (message, 1),
     };
-    // Where standard error is closed there is nobody left to tell.
+    // If standard error is closed, the message is lost.
     let shown = refusal::shown(&message);
     let _ = writeln!(io::stderr(), "{}", for_terminal(&shown, io::stderr().is_terminal()));
     ExitCode::from(code)
 }
 
-/// Says something on standard error, beside what the command writes. Where that is closed there is
-/// nobody left to tell.
+/// Writes a message to standard error, beside the output of the command. If standard error is
+/// closed, the message is lost.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "pptop: {}", clean_lines(text));
 }
@@ -236,7 +238,7 @@ pub(crate) fn note(text: &str) {
 /// # Errors
 /// [`CliError::Failed`] where standard output cannot take it, a full disk for example.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    // A log may say anything, also what a terminal would obey.
+    // A log may hold control characters that a terminal would obey.
     let text = clean_lines(text);
     let text = for_terminal(&text, io::stdout().is_terminal());
     let mut stdout = io::stdout().lock();

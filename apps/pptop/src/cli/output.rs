@@ -44,7 +44,7 @@ impl From<NotWritten> for CliError {
     }
 }
 
-/// What a path means to somebody who writes.
+/// The meaning of a path for writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     /// Standard output, by one of its names.
@@ -158,7 +158,7 @@ impl Output {
                 let path = file.finish(taken)?;
                 if path != wanted {
                     let shown = |path: &Path| excerpt(&path.display().to_string());
-                    // Where standard error is closed there is nobody left to tell.
+                    // If standard error is closed, the message is lost.
                     let _ = writeln!(
                         io::stderr(),
                         "pptop: {} was taken meanwhile and stays; the result is in {}",

@@ -102,7 +102,7 @@ struct Output {
 pub(crate) struct Files {
     /// Existing files may be replaced.
     force: bool,
-    /// What is read, and who reads it.
+    /// Inputs, with the flag that names each.
     inputs: Vec<(String, Place)>,
     /// What belongs to a run, and what it is.
     own: Vec<(String, Place)>,

@@ -8,12 +8,12 @@ use pp_schedule::{clean, clean_lines, did_you_mean};
 /// The longest first line.
 const CHARS_MAX: usize = 300;
 
-/// A message as it goes to standard error: the program's name in front, its first line within bounds. What follows after a blank
-/// line, a grid, stays.
+/// A message as it goes to standard error: the program's name in front, its first line within
+/// bounds. What follows after a blank line, a grid, stays.
 pub(crate) fn shown(message: &str) -> String {
     let (line, grid) = message.split_once("\n\n").unwrap_or((message, ""));
     let line = format!("pptop: {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
-    // What is quoted may be anything, also what a terminal would obey.
+    // A quoted value may hold control characters that a terminal would obey.
     let line = cut(&clean(&line), CHARS_MAX);
     if grid.is_empty() { line } else { format!("{line}\n\n{}", clean_lines(grid)) }
 }
@@ -26,7 +26,8 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     text.chars().take(most - 1).chain(['…']).collect()
 }
 
-/// A value of the user's as it stands in a message: on one line, and not so long that it hides the rest.
+/// A value of the user's as it stands in a message: on one line, and not so long that it hides the
+/// rest.
 pub(crate) fn excerpt(value: &str) -> String {
     const MOST: usize = 80;
     let beginning: String = value.chars().take(MOST + 1).collect();

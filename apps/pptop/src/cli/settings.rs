@@ -1,4 +1,5 @@
-//! The flags that every command with a screen has, over the environment, over the configuration file, over the default.
+//! The flags that every command with a screen has, over the environment, over the configuration
+//! file, over the default.
 
 use std::io::{IsTerminal as _, stdout};
 use std::time::Duration;

@@ -101,7 +101,7 @@ impl PlanArgs {
         CliError::Usage(format!("{name}{refused}"))
     }
 
-    /// The plan, validated, for those who want to know why it was refused.
+    /// The validated plan. The error keeps the reason of a refusal.
     pub(crate) fn load(&self, costs: &CostSource) -> Result<ValidPlan, PlanError> {
         match self.named() {
             Ok(name) => self.generate(name, costs),
@@ -205,10 +205,11 @@ impl From<CliError> for PlanError {
     }
 }
 
-/// Whether a plan of these sizes, with its simulation, fits into the memory that is free now. Where the system does not say how
-/// much that is, every size passes.
+/// Checks that a plan of these sizes, with its simulation, fits into the free memory. If the system
+/// does not report the free memory, every size passes.
 pub(crate) fn fits_in_memory(name: ScheduleName, sizes: &Sizes) -> Result<(), CliError> {
-    // A cell in its row, its times, and its part of the tables by stage and micro-batch; a search has another plan beside its best.
+    // A cell in its row, its times, and its part of the tables by stage and micro-batch; a search
+    // has another plan beside its best.
     let bytes_an_op: u128 = if name.is_synthesised() { 192 } else { 96 };
     let &Sizes { n_ranks, n_micro_batches, n_virtual_stages, .. } = sizes;
     let n_stages = n_ranks.saturating_mul(n_virtual_stages);
@@ -233,7 +234,7 @@ pub(crate) fn work_an_op(name: ScheduleName) -> u128 {
     }
 }
 
-/// Whether a plan of so many ops is made within some seconds.
+/// Checks that a plan of so many ops is made within some seconds.
 fn refuse_without_time(name: ScheduleName, n_ops: u128, what: &str) -> Result<(), CliError> {
     let most = OPS_MAX / work_an_op(name);
     if n_ops <= most {

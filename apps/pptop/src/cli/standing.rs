@@ -48,7 +48,7 @@ pub(crate) struct Standing {
     /// Where the compute window of a step goes; absent where no spans are at hand.
     pub(crate) window: Option<Window>,
     pub(crate) ranks: Vec<RankStanding>,
-    /// What is wrong with the training now, in one line; nothing where nothing is.
+    /// The current alarm of the training in one line; `None` if there is none.
     pub(crate) alarm: Option<String>,
     pub(crate) alarm_kind: Option<&'static str>,
     /// The step at which that began.

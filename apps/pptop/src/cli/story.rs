@@ -1,5 +1,4 @@
-//! What a run says about itself in words: a line a step, and the summary of the notebook's
-//! experiment at the end.
+//! A run as text: a line for each step, and the summary of the notebook's experiment at the end.
 
 use std::fmt::Write as _;
 

@@ -124,8 +124,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     let run = Run::start(prepared, folder, options, &mut teller).map_err(|error| {
         let told = spec.told(&error);
         if matches!(told, CliError::Usage(_)) && is_new {
-            // What only measuring can tell is a refusal like any other, and leaves nothing. Should
-            // a file resist, the log says why.
+            // A refusal after measuring leaves no folder either. If a file cannot be removed, the
+            // log has the reason.
             let _ = pp_telemetry::remove(&dir);
         }
         told
@@ -133,8 +133,8 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     run.finish().map(drop).map_err(|stopped| ended(&stopped, &spec))
 }
 
-/// Compresses and removes earlier runs, beside everything else. What cannot be done is told by
-/// `pptop runs prune`.
+/// Compresses and removes earlier runs in the background. `pptop runs prune` reports what cannot be
+/// done.
 fn tidy_up(keep: Keep) {
     let Ok(dir) = pp_telemetry::runs_dir() else { return };
     let tidy = move || pp_telemetry::tidy(&dir, keep, false);
@@ -142,7 +142,7 @@ fn tidy_up(keep: Keep) {
     let _ = std::thread::Builder::new().name("tidy".to_owned()).spawn(tidy);
 }
 
-/// No file that the run writes may be one that it reads, or that somebody else wrote.
+/// Refuses to write a file that the run reads, or that is not its own.
 fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<(), CliError> {
     let mut files = Files::new(args.force);
     if let Some(dir) = run_dir {
@@ -186,8 +186,7 @@ fn run_dir(given: Option<PathBuf>, model: &str) -> Result<(String, PathBuf), Cli
     }
 }
 
-/// Starts the run as a process of its own and watches it: also while it measures and cuts the
-/// model.
+/// Starts the run as a process of its own, and watches it from its first phase on.
 fn watch(args: &Args, given: Option<PathBuf>, model: &str, look: Look) -> Result<(), CliError> {
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
@@ -210,7 +209,7 @@ fn watch(args: &Args, given: Option<PathBuf>, model: &str, look: Look) -> Result
     ended
 }
 
-/// The sample that the run left in its log, if it came that far.
+/// The sample in the log of the run, if there is one.
 fn sample_of(dir: &Path) -> Option<String> {
     let events = std::fs::read(dir.join(EVENTS_FILE)).ok()?;
     let mut logs =

@@ -1,4 +1,4 @@
-//! What a run says on standard output and standard error while it goes on.
+//! The output of a run on standard output and standard error.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -13,10 +13,10 @@ use super::job::Spec;
 use super::learned::Goal;
 use super::story::Story;
 
-/// A phase that lasts longer says how far it is, once in such a time.
+/// The time between two progress lines of an evaluation.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// How the run talks on standard output.
+/// The format of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Plain,
@@ -24,29 +24,29 @@ pub(crate) enum Output {
 }
 
 impl Output {
-    /// What is told of a run that a signal ends before its first step.
+    /// Writes the end of a run that a signal ends before its first step.
     pub(crate) fn end(self, end: &End) {
         if self == Self::Json
             && let Ok(json) = Event::End(end.clone()).to_json()
         {
             let mut stdout = std::io::stdout();
-            // Nobody may be there any more to read it.
+            // The reader may be gone.
             let _ = writeln!(stdout, "{json}").and_then(|()| stdout.flush());
         }
     }
 }
 
-/// Tells of a run.
+/// Writes the output of a run.
 pub(crate) struct Teller {
     output: Output,
     id: String,
     is_seed: bool,
     log_every: u64,
-    /// From the first step on.
+    /// `None` before the first step.
     story: Option<Story>,
-    /// When it was last told how far an evaluation is.
+    /// The time of the last progress line of an evaluation.
     said: Instant,
-    /// Standard output went away; the run goes on without it.
+    /// Whether standard output is gone. The run goes on without it.
     silent: bool,
 }
 
@@ -56,8 +56,7 @@ impl Observer for Teller {
             Notice::Event(event) => self.event(event),
             Notice::Ready(ready) => self.ready(ready),
             Notice::Stepped(outcome) => self.stepped(outcome),
-            // With --json it is a line of the run like others, and nothing is wrong with the
-            // program.
+            // With --json the alarm is a line of the run, and standard error stays for the program.
             Notice::Alarm(message) if self.output == Output::Plain => {
                 let _ = writeln!(std::io::stderr(), "pptop: {message}");
             }
@@ -101,7 +100,9 @@ impl Teller {
         match (self.output, event) {
             (Output::Json, event) => match event.to_json() {
                 Ok(json) => self.line(&json),
-                Err(error) => self.line(&format!("{{\"ev\":\"warn\",\"message\":\"{error}\"}}")),
+                Err(error) => self.line(
+                    &serde_json::json!({"ev": "warn", "message": error.to_string()}).to_string(),
+                ),
             },
             (Output::Plain, Event::End(end)) if end.steps > 0 => {
                 let summary = self.story.as_ref().map(Story::closing);
@@ -157,8 +158,7 @@ impl Teller {
             return;
         };
         self.silent = true;
-        // A reader that has gone away has seen enough. Anything else loses lines that somebody
-        // wanted.
+        // A reader that has gone away is no error. Every other failure loses lines.
         if failed.kind() != std::io::ErrorKind::BrokenPipe {
             let message = "the run goes on, and its log with it";
             let _ = writeln!(
@@ -169,7 +169,7 @@ impl Teller {
     }
 }
 
-/// How the command ends with a run that did not come to its end.
+/// The error of the command for a run that ended early.
 pub(crate) fn ended(stopped: &Stopped, spec: &Spec) -> CliError {
     match stopped {
         Stopped::NotStarted(error) => spec.told(error),
@@ -179,7 +179,7 @@ pub(crate) fn ended(stopped: &Stopped, spec: &Spec) -> CliError {
     }
 }
 
-/// `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`: which devices serve which stage.
+/// The devices of each stage: `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`.
 fn devices_line(hello: &Hello) -> String {
     let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
     for entry in &hello.device_map {

@@ -1,4 +1,4 @@
-//! What is typed on the command line: decimal numbers, and the names of files.
+//! Parsers of numbers, and of the contents of named files.
 
 use std::path::Path;
 

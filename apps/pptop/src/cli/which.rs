@@ -117,7 +117,7 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
     let fd = opened(stream).map_err(|error| refused(&error))?;
     let spool = Spool::of(fd).map_err(|why| refused(&why))?;
     if spool.is_cut() {
-        // Where standard error is closed there is nobody left to tell.
+        // If standard error is closed, the message is lost.
         let _ = writeln!(
             io::stderr(),
             "pptop: {shown} fell silent; what came until then is taken for the whole log"
@@ -127,8 +127,7 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
     Ok(Found { run, spool: Some(spool) })
 }
 
-/// The stream, opened anew where that is possible: how it is read from is then nobody else's
-/// matter.
+/// The stream, opened anew if possible, so that its flags are not shared with another process.
 fn opened(stream: Stream<'_>) -> io::Result<OwnedFd> {
     let path = match stream {
         Stream::Stdin => Path::new("/proc/self/fd/0"),

@@ -44,7 +44,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Counted from one.
         line: usize,
-        /// What is wrong there.
+        /// The refusal.
         refused: Refused,
     },
     /// Something is wrong with a variable of the environment.
@@ -52,7 +52,7 @@ pub enum ConfigError {
     Variable {
         /// The variable.
         name: &'static str,
-        /// What is wrong with it.
+        /// The refusal.
         refused: Refused,
     },
 }

@@ -79,14 +79,14 @@ struct RawColors {
     title: Option<Spanned<String>>,
 }
 
-/// What is wrong, and where in the text.
+/// A refusal, and the place in the text that it is about.
 type Found = (Refused, Range<usize>);
 
-/// The file at `path`; `None` where there is none. `actions` are the names to which keys can be
-/// bound.
+/// Reads the file at `path`; `None` if it does not exist. `actions` are the names to which keys can
+/// be bound.
 pub(crate) fn read(path: &Path, actions: &[&str]) -> Result<Option<FileConfig>, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
-    // A pipe must not make us wait for whoever writes into it.
+    // Opening a pipe must not wait for its writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(fd) => fs::File::from(fd),
@@ -112,7 +112,7 @@ pub(crate) fn read(path: &Path, actions: &[&str]) -> Result<Option<FileConfig>, 
     })
 }
 
-/// The values of a text, or what is wrong on which line.
+/// The values of a text, or a refusal with its line.
 pub(crate) fn parse(bytes: &[u8], actions: &[&str]) -> Result<FileConfig, (Refused, usize)> {
     // Some editors begin a text with a mark of its encoding.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);

@@ -1,7 +1,7 @@
-//! Keys as one writes them: `q`, `Ctrl-c`, `F1`, `Space`, `Shift-Tab`.
+//! Keys as text: `q`, `Ctrl-c`, `F1`, `Space`, `Shift-Tab`.
 //!
-//! There is one way to write a key, and that is how it is printed; reading is more generous (`ctrl-C`, `pgup`). What no terminal can
-//! send as itself, such as Ctrl-i, which arrives as Tab, is refused: it would never do anything.
+//! A key is printed in one form; other forms are read as well (`ctrl-C`, `pgup`). A key that no
+//! terminal can send is refused, because it would never do anything: Ctrl-i arrives as Tab.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,11 +1,11 @@
-//! What holds unless a command says otherwise: from the environment, from a file, or by default.
+//! The settings, from the environment, from a file, or by default; a command's flags override them.
 //!
 //! ```text
 //! flag > PPTOP_* > $XDG_CONFIG_HOME/pptop/config.toml > default
 //! ```
 //!
-//! Each setting knows where it comes from, so that `pptop config print` can tell. A mistake anywhere is an error with its line
-//! or its variable: nothing is silently ignored.
+//! Each setting knows where it comes from, so that `pptop config print` can tell. A mistake
+//! anywhere is an error with its line or its variable. Nothing is silently ignored.
 
 mod error;
 mod file;
@@ -43,7 +43,8 @@ pub const COLORED: [&str; 9] = [
     "title",
 ];
 
-/// The keys of the actions that have others than usual, by the names of [`action_names`](crate::monitor::action_names).
+/// The keys of actions that the configuration changes, by the names of
+/// [`action_names`](crate::monitor::action_names).
 pub type Keys = BTreeMap<String, Vec<Key>>;
 
 /// Where a setting comes from.
@@ -77,7 +78,7 @@ impl Source {
 pub struct Setting<T> {
     /// What holds.
     pub value: T,
-    /// Who said so.
+    /// The source of the setting.
     pub source: Source,
 }
 
@@ -131,7 +132,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What holds in an environment. `actions` are the names to which keys can be bound.
+    /// Loads the settings for an environment. `actions` are the names to which keys can be bound.
     ///
     /// # Errors
     /// The file or a variable is refused.
@@ -226,7 +227,8 @@ fn variable<T>(
     text.and_then(of).map(Some).map_err(|refused| ConfigError::Variable { name, refused })
 }
 
-/// Where the configuration file is, or would be. As for the state, a relative path in a variable is ignored.
+/// Where the configuration file is, or would be. As for the state, a relative path in a variable is
+/// ignored.
 ///
 /// # Errors
 /// [`ConfigError::NoDirectory`] if no variable names a directory.
@@ -238,7 +240,8 @@ pub fn config_path(env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, Co
         .ok_or(ConfigError::NoDirectory)
 }
 
-/// Checks a file; whether it is there. `actions` are the names to which keys can be bound.
+/// Checks a file, and returns whether it exists. `actions` are the names to which keys can be
+/// bound.
 ///
 /// # Errors
 /// It is refused.

@@ -12,7 +12,7 @@ use serde::Serialize;
 /// A value that is refused: half of a message that knows the place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// What is wrong.
+    /// The mistake.
     pub why: String,
     /// What to do instead.
     pub remedy: String,
@@ -110,7 +110,7 @@ impl AnsiColor {
     }
 }
 
-/// A text that cannot move the cursor of whoever reads it.
+/// A text that cannot move the terminal's cursor.
 pub(crate) fn plain(text: &str) -> String {
     pp_schedule::clean(text).into_owned()
 }

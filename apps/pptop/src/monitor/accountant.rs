@@ -29,7 +29,7 @@ impl Shared {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next question; `None` when nobody asks any more.
+    /// The next request; `None` when there will be no more.
     fn next(&self) -> Option<(usize, AccountRequest)> {
         let mut desk = self.desk();
         loop {

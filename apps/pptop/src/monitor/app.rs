@@ -23,9 +23,9 @@ use super::watched::{Read, Watch, Watched};
 use crate::ability::in_ascii;
 use crate::monitor::screen::View;
 
-/// How often the screen is drawn when nothing has happened: some of it tells how long that is.
+/// How often the screen is drawn when nothing has happened: parts of it show elapsed time.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
-/// How often one looks where the time goes, at most.
+/// The least interval between two accounts of the time.
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// The note for a key that arrived in a burst, as pasted text does.
@@ -34,12 +34,12 @@ const PASTED: &str = "ignored: this key came as pasted text does; press it alone
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
 
-/// For the end-to-end tests alone: set to `1`, the monitor panics after its first frame, so that a test can see that
-/// the terminal is given back.
+/// Only for the end-to-end tests: if set to `1`, the monitor panics after its first frame, so that
+/// a test can check that the terminal is restored.
 #[cfg(feature = "fault-injection")]
 const TEST_PANIC: &str = "PPTOP_TEST_PANIC";
 
-/// What is to be watched, and how.
+/// What to watch, and how.
 #[derive(Debug)]
 pub struct Launch {
     /// The runs.
@@ -66,10 +66,10 @@ enum Ending {
     Signalled(i32),
 }
 
-/// Watches runs until the user leaves; then says on the normal screen what came of the one that was looked at.
+/// Watches runs until the user leaves. Then it prints on the normal screen how the shown run ended.
 ///
-/// The exit code is that of a run that was started here, 0 for one that goes on or was found, or that of the signal which ended the
-/// monitor.
+/// The exit code is that of a run that was started here, 0 for a run that goes on or was found, or
+/// that of the signal which ended the monitor.
 ///
 /// # Errors
 /// The terminal cannot be used, or there is no run to watch. The runs are not touched by that.
@@ -97,7 +97,7 @@ fn watch_all(launch: Launch, is_compared: bool) -> anyhow::Result<i32> {
         Ending::Over if watched.is_child() => watched.state.exit_code().unwrap_or(0),
         Ending::Detached | Ending::Over => 0,
     };
-    // Whoever closes the pipe or the terminal here does not want the summary.
+    // A user who closes the pipe or the terminal here does not want the summary.
     let summary = summary(&watched.state, &watched.dir);
     let summary = if theme.ascii { in_ascii(&summary) } else { summary };
     let _ = stdout().write_all(summary.as_bytes());
@@ -227,7 +227,8 @@ impl App {
         }
     }
 
-    /// Reads what all logs and processes have to say: what came of the run that is shown, and whether any has more.
+    /// Reads from all logs and processes. Returns what was read of the shown run, and whether any
+    /// log has more.
     fn read(&mut self) -> (Read, bool) {
         let (mut shown, mut more_of_any) = (Read::default(), false);
         for (at, watched) in self.runs.iter_mut().enumerate() {
@@ -455,7 +456,7 @@ mod tests {
 
     const LOG: &[u8] = include_bytes!("../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
 
-    /// A folder with a log in it; it goes with its test.
+    /// A folder with a log in it, removed after its test.
     struct Folder(TempDir);
 
     impl Folder {
@@ -499,7 +500,7 @@ mod tests {
         let folder = Folder::new(hello);
         let mut app = app(vec![Watch::Found(folder.run())]);
         app.read();
-        // Of a run whose process nobody knows nothing could be asked.
+        // Nothing can be asked of a run whose process is unknown.
         let known = ChildState { pid: std::process::id(), ..ChildState::default() };
         app.runs[0].state.observe(known, 0.0, 0);
         app.runs[0].state.act(Action::Stop);

@@ -1,4 +1,4 @@
-//! What is done beside the loop, so that the screen never waits for it: requests to the run, and files.
+//! Work beside the loop, for which the screen never waits: requests to the run, and files.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use pp_telemetry::{
     ExportFormat, Follower, ProvenRun, Request, StepRange, Taken, WholeFile, export,
 };
 
-/// What an errand is for.
+/// The purpose of an errand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// The run is to end.
@@ -60,7 +60,7 @@ impl Errands {
                 Ok(note) => (note, true),
                 Err(note) => (note, false),
             };
-            // Where nobody listens any more, nobody wants to know.
+            // Without a receiver, the outcome is not needed.
             let _ = sender.send(Outcome { note, is_good, purpose, run });
         };
         if let Err(error) = thread::Builder::new().name("errand".to_owned()).spawn(work) {

@@ -5,8 +5,9 @@
 //!                      keys ──▶ input ──▶ Action ──▶ State ──▶ Effect (detach, stop, leave)
 //! ```
 //!
-//! The run is a process of its own, and the monitor only reads its log: closing, killing or freezing the monitor never
-//! touches the training. `state` knows nothing of the terminal, `view` changes nothing, and neither knows of tensors.
+//! The run is a process of its own, and the monitor only reads its log. Closing, killing or
+//! freezing the monitor never touches the training. `state` does not know the terminal, `view`
+//! changes nothing, and neither knows tensors.
 
 mod accountant;
 mod app;

@@ -1,9 +1,9 @@
-//! Taking the terminal, and giving it back whatever happens.
+//! Takes the terminal, and restores it in every case.
 //!
-//! Whoever leaves without giving it back leaves a shell without echo, on the wrong screen, with an invisible cursor. So
-//! there is one [`leave`], which undoes everything and may be called any number of times, and everything that can end
-//! the program comes past it: the end of [`run`](super::run) and every error by way of a guard, a panic by way of a
-//! hook, and signals by way of flags that the loop looks at.
+//! A program that does not restore it leaves a shell without echo, on the wrong screen, with an
+//! invisible cursor. So there is one [`leave`], which undoes everything and may be called any
+//! number of times. Every end of the program calls it: the end of [`run`](super::run) and every
+//! error through a guard, a panic through a hook, and signals through flags that the loop reads.
 
 use std::io::{self, Stdout, Write as _, stdout};
 use std::panic;
@@ -142,8 +142,8 @@ impl Drop for Screen {
     }
 }
 
-/// Lets a panic of the drawing thread be read: the terminal is given back before the message is printed. The message of
-/// any other thread is kept until then, for the screen still stands.
+/// Makes a panic of the drawing thread readable: the terminal is restored before the message is
+/// printed. The message of any other thread is kept until the terminal is restored.
 fn install_panic_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
@@ -196,7 +196,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// The loop looks for signals between two waits. Should it not come back from one, the process ends all the same.
+    /// The loop checks for signals between two waits. If it does not return from a wait, the
+    /// process ends anyway.
     fn watch_over_the_loop(&self) {
         let ending = Arc::clone(&self.ending);
         let watch = move || {
@@ -204,7 +205,7 @@ impl Signals {
                 thread::sleep(PATIENCE);
                 if ending.load(Ordering::SeqCst) != 0 {
                     thread::sleep(PATIENCE);
-                    // A terminal that takes nothing more holds up whoever writes to it.
+                    // A terminal that accepts no more output blocks its writer.
                     let _ = thread::Builder::new().spawn(leave);
                     thread::sleep(PATIENCE);
                     std::process::exit(exit_code(ending.load(Ordering::SeqCst)));

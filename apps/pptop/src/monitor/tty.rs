@@ -1,8 +1,9 @@
 //! Waiting for keys on a terminal that may go away.
 //!
-//! When a terminal is closed under a program (a lost connection, a killed tmux), the library that reads keys finds the end
-//! of the file again and again and never comes back from its wait. So the wait is ours: it looks at the terminal
-//! itself, and a terminal that has hung up ends the monitor. The run goes on.
+//! When a terminal is closed under a program (a lost connection, a killed tmux), the library that
+//! reads keys reads the end of the file again and again, and its wait never returns. So the wait is
+//! ours: it polls the terminal itself, and a terminal that has hung up ends the monitor. The run
+//! goes on.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, stdin};
@@ -28,7 +29,8 @@ pub(crate) struct Tty {
 }
 
 impl Tty {
-    /// Finds it as the library does that reads the keys: standard input, else the controlling terminal.
+    /// Finds the terminal in the same order as the library that reads the keys: standard input,
+    /// else the controlling terminal.
     pub(crate) fn open() -> io::Result<Self> {
         let own = if stdin().is_terminal() { None } else { Some(File::open("/dev/tty")?) };
         Ok(Self { own })

@@ -14,9 +14,9 @@ use rustix::process::Signal;
 use super::child::{Trainer, last_line};
 use super::state::{ChildState, Playback, State};
 
-/// How long one reads a log that has much in it before the screen is drawn.
+/// The longest time to read a long log before the screen is drawn.
 const READ_TIME: Duration = Duration::from_millis(40);
-/// How often one looks whether a process that is no child is there.
+/// The interval between checks whether a process that is not a child is alive.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Events of a replay between two looks at the time.
 const EVENTS_AT_ONCE: usize = 5_000;
@@ -167,7 +167,8 @@ impl Watched {
     /// Reads what the log and the process have to say.
     pub(crate) fn read(&mut self) -> Read {
         let was_over = self.state.is_over();
-        // The process first: when it is gone, what is read afterwards is all that will ever be there.
+        // The process first: when it is gone, what is read afterwards is all that will ever be
+        // there.
         if let Err(error) = self.process.poll() {
             let pid = self.state.child().pid;
             self.state.set_trouble(format!("cannot look after process {pid}: {error}"));
@@ -322,7 +323,8 @@ fn play(state: &mut State, log: &Path, replay: &mut Replay, at: &mut Instant) ->
         }
         by_ns = 0;
     }
-    // What cannot be played so fast is played as fast as it goes, and a change of the speed is soon seen.
+    // What cannot be played so fast is played as fast as it goes, and a change of the speed is soon
+    // seen.
     if more {
         #[expect(clippy::cast_sign_loss, reason = "a speed is not negative")]
         replay.hold_clock((BEHIND.as_nanos() as f64 * playback.speed) as u64);

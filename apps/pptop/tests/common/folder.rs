@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-/// A folder that goes away with its test.
+/// A folder that is removed after its test.
 pub(crate) struct Folder(TempDir);
 
 impl Folder {
@@ -16,7 +16,7 @@ impl Folder {
         Self(builder.tempdir().unwrap())
     }
 
-    /// What has this name in it; with no name, the folder.
+    /// The path of a name in the folder; with an empty name, the folder itself.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

@@ -1,4 +1,5 @@
-//! Nothing breaks a screen: no size, no moment of a run, no number in its log, no sequence of keys and clicks.
+//! Nothing breaks a screen: no size, no moment of a run, no number in its log, no sequence of keys
+//! and clicks.
 
 use std::time::Duration;
 

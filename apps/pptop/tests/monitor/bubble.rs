@@ -12,8 +12,8 @@ fn state_of(events: &[Event]) -> State {
     state_in(View::Bubble, events, &[])
 }
 
-/// The fixture's run with other spans: its plan played through, where rank 2 takes so many times as long as the others and every
-/// operation loses a part of its time for want of a core.
+/// The fixture's run with other spans: its plan played through, where rank 2 takes so many times as
+/// long as the others and every operation loses a part of its time for want of a core.
 pub(crate) fn played(slower: f64, starved: f64) -> Vec<Event> {
     let sizes =
         Sizes { n_ranks: 4, n_micro_batches: 8, n_virtual_stages: 1, interleave_group: None };

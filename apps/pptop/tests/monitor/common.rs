@@ -1,4 +1,5 @@
-//! What the tests of the screens share: a recorded run, a monitor that has read it, and what it draws.
+//! What the tests of the screens share: a recorded run, a monitor that has read it, and what it
+//! draws.
 //!
 //! The log is a simulated 1F1B on four ranks with eight micro-batches, 120 steps; it comes from
 //! `cargo run -p pp-telemetry --example simulated_run`.
@@ -46,7 +47,8 @@ pub(crate) fn hundred_steps() -> Vec<Event> {
     events
 }
 
-/// A part of step 101 in spans that are like those of step 100: the log keeps the spans of some steps only.
+/// A part of step 101 in spans that are like those of step 100: the log keeps the spans of some
+/// steps only.
 pub(crate) fn part_of_the_next_step(events: &[Event]) -> Vec<Event> {
     let next = events.iter().filter_map(|event| match event {
         Event::Span(span) if span.step == 100 => {
@@ -69,7 +71,8 @@ pub(crate) fn slow_down_one_backward(events: &mut [Event]) {
     }
 }
 
-/// Each rank of the fixture several times: `pp` ranks in `dp` replicas, each replica a little later than the one before.
+/// Each rank of the fixture several times: `pp` ranks in `dp` replicas, each replica a little later
+/// than the one before.
 pub(crate) fn copied(pp: u32, dp: u32) -> Vec<Event> {
     let mut events = Vec::new();
     for event in log() {
@@ -279,7 +282,8 @@ pub(crate) fn text(state: &State, width: u16, height: u16) -> String {
     screen(state, MONO, width, height).backend().to_string()
 }
 
-/// Compares a screen with its picture in `snapshots`; wants `screen` in scope, so that a picture tells how it was made.
+/// Compares a screen with its picture in `snapshots`; wants `screen` in scope, so that a picture
+/// tells how it was made.
 macro_rules! assert_screen {
     ($name:literal, $state:expr, $theme:expr, $width:literal, $height:literal) => {
         insta::assert_snapshot!($name, screen($state, $theme, $width, $height).backend());

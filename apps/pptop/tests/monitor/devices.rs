@@ -53,7 +53,8 @@ fn cpu(rank: u32, second: u64) -> Event {
     })
 }
 
-/// The first hundred steps on four GPUs of 80 GB, of which the third is throttled; B3 of rank 2 was slow at last.
+/// The first hundred steps on four GPUs of 80 GB, of which the third is throttled; B3 of rank 2 was
+/// slow at last.
 pub(crate) fn on_gpus() -> Vec<Event> {
     let mut events = hundred_steps();
     let hello = hello_of(&mut events);

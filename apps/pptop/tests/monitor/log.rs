@@ -19,7 +19,8 @@ fn warned(second: f64, step: u64, message: &str) -> Event {
     Event::Warn(Warn { elapsed_ns, step: Some(step), message, ..Warn::default() })
 }
 
-/// The run with messages of its own: checkpoints, warnings, a slow operation, lost events, and a text that would clear the screen.
+/// The run with messages of its own: checkpoints, warnings, a slow operation, lost events, and a
+/// text that would clear the screen.
 pub(crate) fn talkative() -> Vec<Event> {
     let mut events = log();
     slow_down_one_backward(&mut events);

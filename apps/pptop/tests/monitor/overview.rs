@@ -1,4 +1,5 @@
-//! The overview on a large screen, in colour and in plain characters; the other sizes are among the screens.
+//! The overview on a large screen, in colour and in plain characters; the other sizes are among the
+//! screens.
 
 use pptop::monitor::Theme;
 use ratatui::Terminal;
@@ -40,7 +41,8 @@ fn colours() {
     insta::assert_debug_snapshot!("overview_light_60x16", buffer(dark.on_light(), 60, 16));
 }
 
-/// Colour fills an operation where a line of characters does without it; what can be read is the same.
+/// Colour fills an operation where a line of characters does without it; what can be read is the
+/// same.
 #[test]
 fn the_words_do_not_depend_on_colour() {
     let word = |text: &str| text.chars().all(char::is_alphanumeric);

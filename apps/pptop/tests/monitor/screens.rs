@@ -338,7 +338,7 @@ fn detaching_and_stopping_are_asked_about_only_where_they_mean_something() {
     launched.act(Action::Quit);
     let effect = answer(&mut launched, Choice::StopAndLeave);
     assert_eq!(effect, Some(Effect::Stop { then_leave: true }));
-    // The run ends while the question stands: nobody is there to be stopped.
+    // The run ends while the question is open, so there is no process to stop.
     launched.act(Action::Stop);
     launched.observe(ChildState { code: Some(0), ..running() }, 0.0, 0);
     assert_eq!(answer(&mut launched, Choice::Kill), None);

@@ -1,7 +1,8 @@
-//! Every view at every size, with colours and in ASCII; without colours each view has a file of its own.
+//! Every view at every size, with colours and in ASCII; without colours each view has a file of its
+//! own.
 //!
-//! A screen with colours is two pictures: what stands in the cells, and below it, for each cell that is not plain, a letter for its
-//! colour (a capital for a background).
+//! A screen with colours is two pictures: what stands in the cells, and below it, for each cell
+//! that is not plain, a letter for its colour (a capital for a background).
 
 use std::fmt::Write as _;
 

@@ -52,8 +52,8 @@ impl Home {
         )
     }
 
-    /// Runs a line as a user types it in a shell, at most this many seconds; `pptop` is the one under
-    /// test.
+    /// Runs a line as a user types it in a shell, for at most this many seconds. `pptop` is the
+    /// program under test.
     pub(crate) fn shell(&self, seconds: &str, line: &str) -> Ran {
         let dir = self.path("");
         let programs = Path::new(env!("CARGO_BIN_EXE_pptop")).parent().unwrap();

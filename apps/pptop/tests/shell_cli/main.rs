@@ -1,4 +1,5 @@
-//! What surrounds the work: completions, manual pages, the configuration and the doctor, run as a user runs them.
+//! What surrounds the work: completions, manual pages, the configuration and the doctor, run as a
+//! user runs them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod config;

@@ -1,4 +1,4 @@
-//! The pages that users read: each command in them is run here as it is written, or `.ci/run` runs
+//! The pages that users read. Each command in them is run here as it is written, or `.ci/run` runs
 //! it, or a comment above it says what it needs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,11 +8,11 @@ use std::path::Path;
 use super::home::Home;
 use super::words::{files, helps, root};
 
-/// What a command may need that no test has, as a comment on a line before its block:
+/// The needs of commands that no test can meet. A comment on a line before the block names one:
 /// `<!-- needs: gpu -->`.
 const NEEDS: [&str; 3] = ["needs: gpu", "needs: download", "takes: minutes"];
 
-/// Commands that end with another code than 0 where all is well.
+/// Commands whose exit code may differ from 0 although all is well.
 const OTHER_CODES: [(&str, &[i32]); 1] = [("pptop doctor", &[0, 1])];
 
 /// Commands in running text, which has no room for such a comment.
@@ -21,10 +21,10 @@ const IN_TEXT: [(&str, &str); 2] = [
     ("cargo install just", "needs: download"),
 ];
 
-/// The longest that a command may take, in seconds: as long as "takes: minutes" is not true.
+/// The most seconds that a command may take without `takes: minutes`.
 const SECONDS_MAX: &str = "60";
 
-/// A command and, in a `console` block, what it prints.
+/// A command and, in a `console` block, its output.
 #[derive(Debug, PartialEq)]
 struct Given {
     line: String,
@@ -110,7 +110,7 @@ fn blocks(page: &str) -> Vec<Block> {
     found
 }
 
-/// The commands of a page that are to be run here. Panics at one that nobody runs.
+/// The commands of a page that a test must run. Panics at a command that is run nowhere.
 fn to_run(name: &str, page: &str, ci: &str) -> Vec<Given> {
     let mut found = Vec::new();
     for block in blocks(page) {

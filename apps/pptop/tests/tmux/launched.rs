@@ -111,7 +111,8 @@ fn the_terminal_is_given_back_after_a_signal() {
     }
 }
 
-/// The terminal is closed under the monitor. It once stayed behind for ever, reading the end of a file as fast as a core can.
+/// The terminal is closed under the monitor. The monitor once stayed behind for ever and read the
+/// end of a file as fast as a core can.
 #[test]
 fn a_terminal_that_goes_away_ends_the_monitor_and_not_the_run() {
     let Some(terminal) = Terminal::open() else { return };

@@ -168,7 +168,8 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A run that was detached from, or that a failing test leaves behind, ends as well. It may have just begun.
+        // A run that was detached from, or that a failing test leaves behind, ends as well. It may
+        // have just begun.
         let began = Instant::now();
         while self.run_dir().exists()
             && self.trainer().is_none()
@@ -214,7 +215,7 @@ impl Terminal {
         self.press("Enter");
     }
 
-    /// Starts a run that nobody watches, and waits for its first step.
+    /// Starts a run without a monitor, and waits for its first step.
     pub(crate) fn background_run(&self, flags: &str) -> std::process::Child {
         Self::background_run_in(&self.run_dir(), flags)
     }
@@ -255,7 +256,7 @@ impl Terminal {
     }
 }
 
-/// Ends a run that nobody watches.
+/// Ends a run without a monitor.
 pub(crate) fn ends(mut child: std::process::Child) {
     let _ = child.kill();
     let _ = child.wait();

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::home::{Events, Home};
 
-/// Whether a value has the type that a letter stands for: s text, u whole number, n number, a array, o object, b truth,
-/// z null; a letter after another is an alternative.
+/// Whether a value has the type that a letter stands for: s text, u whole number, n number, a
+/// array, o object, b truth, z null; a letter after another is an alternative.
 fn is_of(value: &Value, letters: &str) -> bool {
     letters.chars().any(|letter| match letter {
         's' => value.is_string(),
@@ -296,7 +296,8 @@ fn the_notebooks_job_is_a_preset() {
         [256, 32, 11_126_282]
     );
     assert_eq!(run.kind("step")[0]["lr"], 0.001);
-    // A small model shows the same flags' effect on the lines: steps 1, 10, 11 … of a run that says every step.
+    // A small model shows the same flags' effect on the lines: steps 1, 10, 11 … of a run that says
+    // every step.
     let plain = home.stdout("train --model wine-mlp --steps 12 --pp 1 --eval-every 6");
     assert_eq!(
         plain.lines().filter(|line| line.starts_with("step ") && line.contains("loss")).count(),

@@ -110,7 +110,8 @@ fn lines_that_cannot_be_written_are_told_and_the_run_goes_on() {
     assert_eq!(end(&home)["steps"], 3);
 }
 
-/// A file system of its own that is full after a quarter of a megabyte: what fits is kept, and the run goes on to its end.
+/// A file system of its own that is full after a quarter of a megabyte: what fits is kept, and the
+/// run goes on to its end.
 #[test]
 fn a_disk_that_is_full_costs_the_log_and_not_the_training() {
     let home = Home::new();

@@ -226,7 +226,7 @@ fn a_folder_with_files_of_a_run_is_refused_and_one_with_others_is_not() {
     );
     symlink("nowhere", home.path("dangling")).unwrap();
     refused(&home, &format!("{TINY} --run-dir dangling"), &["dangling", "leads nowhere"]);
-    // A link within the folder is followed by nobody.
+    // A link within the folder is not followed.
     folder(&home, "e");
     home.write("target", b"mine");
     symlink(home.path("target"), home.path("e/events.jsonl")).unwrap();

@@ -105,7 +105,7 @@ fn a_run_that_is_held_is_called_so_and_goes_on() {
     assert_eq!(json(&home)["exit_code"], 143);
 }
 
-/// A log alone says nothing of a process: nobody claims that its run is live.
+/// A log alone says nothing of a process, so its run is not called live.
 #[test]
 fn a_log_without_its_folder_is_unknown() {
     let home = Home::new();

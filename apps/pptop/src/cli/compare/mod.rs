@@ -75,7 +75,7 @@ struct Memory {
     live_bytes: u64,
     mean_bytes: u64,
     peak_bytes: u64,
-    /// What an allocator keeps for a device beyond live tensors; a CPU rank has no cache of its own.
+    /// Bytes that an allocator keeps for a device beyond live tensors; a CPU rank has no cache.
     reserved_bytes: Option<u64>,
 }
 
@@ -245,9 +245,8 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError
     let pp = args.job.pp.or_else(|| specs.iter().filter_map(Spec::default_pp).min());
     let mut found = Vec::new();
     let mut profiles = Profiles::default();
-    for (Wanted { schedule, may_miss }, spec) in schedules.iter().zip(specs) {
+    for (Wanted { schedule, may_miss }, mut spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
-        let mut spec = spec;
         if spec.default_pp().is_some() {
             spec.config.pp = pp;
         }

@@ -20,7 +20,7 @@ const MEMORY_MIN: u64 = 64 << 20;
 /// The examples, with room.
 const MEMORY_GOOD: u64 = 1 << 30;
 
-/// Where Linux systems have libraries, when nobody says where.
+/// The default folders of libraries on Linux systems.
 const LIBRARY_DIRS: [&str; 10] = [
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/aarch64-linux-gnu",

@@ -1,7 +1,8 @@
 //! `pptop doctor`: what could go wrong here, and what to do about it.
 //!
-//! Each check is a function of what was found; only the functions named `look` touch the system. Exit code 0 when all is well, 1
-//! when something is of less use than it could be, 2 when something will not work.
+//! Each check is a function of what was found; only the functions named `look` touch the system.
+//! Exit code 0 when all is well, 1 when something is of less use than it could be, 2 when something
+//! will not work.
 
 mod machine;
 mod places;

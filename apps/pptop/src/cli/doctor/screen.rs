@@ -22,7 +22,7 @@ pub(super) struct Screen {
     ability: Ability,
     /// Columns and rows.
     size: Option<(u16, u16)>,
-    /// Whether somebody wants ASCII characters alone, or all.
+    /// The setting for ASCII characters alone (true) or all (false), if there is one.
     ascii: Option<bool>,
 }
 

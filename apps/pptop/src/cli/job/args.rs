@@ -1,4 +1,4 @@
-//! The flags of a job, as they are typed.
+//! The flags of a job, and their parsers.
 
 use std::path::PathBuf;
 

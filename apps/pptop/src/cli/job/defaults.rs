@@ -1,4 +1,4 @@
-//! What a job does when a flag is not given, as text for the help: each model says it of itself.
+//! The defaults of a job as text for the help, made from the models.
 
 use std::fmt::Write as _;
 
@@ -45,7 +45,7 @@ pub(super) fn table() -> String {
     text + &rates() + &own_defaults() + FOR_ALL
 }
 
-/// Which models change their learning rate, and how.
+/// The models that change their learning rate, with the flags that do so.
 fn rates() -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for model in models() {
@@ -140,7 +140,7 @@ the faster), --device auto, --spans auto.
         text
     }
 
-    /// The pages have the table as it is made here: replace it by what this prints.
+    /// One page has the table that is made here. If it differs, replace it by the printed one.
     #[test]
     fn the_table_of_a_page_is_made_from_the_models() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -82,7 +82,8 @@ fn either(below: Option<u64>, above: Option<u64>) -> Option<String> {
 
 /// All divisors, ascending.
 fn divisors(number: u64) -> Vec<u64> {
-    /// Beyond it a search by trial takes too long; nobody trains with such a batch.
+    /// The largest number whose divisors are searched. Beyond it the search by trial takes too
+    /// long.
     const LARGEST: u64 = 1 << 40;
     if number == 0 || number > LARGEST {
         return Vec::new();

@@ -1,5 +1,4 @@
-//! A training job as it is asked for: its flags, what they mean together, and what is said where
-//! they are refused.
+//! A training job on the command line: its flags, their meaning together, and their refusals.
 
 mod args;
 mod defaults;

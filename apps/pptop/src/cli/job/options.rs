@@ -1,5 +1,4 @@
-//! The options of models as flags: each model says which it has, and here is how their values are
-//! typed.
+//! The options of models as flags, and the parsers of their values.
 
 use clap::builder::{PathBufValueParser, TypedValueParser as _, ValueParser};
 use clap::{Arg, ArgMatches, Command};
@@ -88,7 +87,7 @@ fn given(matches: &ArgMatches, is_here: fn(Group) -> bool) -> Options {
     given
 }
 
-/// Makes a part of the options a part of the command line.
+/// Makes a type for some of the options, which clap can flatten into a command.
 macro_rules! part_of_the_options {
     ($(#[$doc:meta])* $name:ident, $is_here:expr) => {
         $(#[$doc])*
@@ -119,13 +118,13 @@ macro_rules! part_of_the_options {
 }
 
 part_of_the_options!(
-    /// Those that stand among the flags of a job.
+    /// The options among the flags of a job.
     SharedOptions,
     |group| !matches!(group, Group::Own(_))
 );
 
 part_of_the_options!(
-    /// Those that have a heading of their own.
+    /// The options with a heading of their own.
     OwnOptions,
     |group| matches!(group, Group::Own(_))
 );

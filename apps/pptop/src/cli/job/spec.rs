@@ -1,4 +1,4 @@
-//! What the flags of a job mean together: every size known, every contradiction refused.
+//! The flags of a job taken together. Contradictions are refused.
 
 mod words;
 
@@ -17,29 +17,29 @@ use super::super::costs::CostSource;
 use super::super::sizes::{PlanArgs, PlanError, fits_in_memory};
 use super::args::{CurveArg, JobArgs, Preset};
 
-/// A schedule as it is named in messages, and the file where it is one.
+/// The name of a schedule in messages, and its file if it is one.
 fn plan_of(schedule: &OsStr) -> (String, Option<PathBuf>) {
     let name = schedule.to_string_lossy().into_owned();
     let file = name.parse::<ScheduleName>().is_err().then(|| PathBuf::from(schedule));
     (name, file)
 }
 
-/// A job with nothing left open but a plan that is still in its file.
+/// A complete job. Only a plan in a file is still to be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// Its plan counts where there is no file of one.
+    /// The configuration. With a `plan_file`, its plan is not used.
     pub(crate) config: Config,
-    /// As it was named.
+    /// The schedule as the flag names it.
     pub(crate) schedule: String,
-    /// The plan that is read, where it is no name.
+    /// The file of the plan; `None` if the schedule has a name.
     pub(crate) plan_file: Option<PathBuf>,
-    /// As they were given.
+    /// The value of `--micro-batches`.
     pub(crate) micro_batches: Option<u32>,
-    /// Tokens of a sample, where the model lets one choose.
+    /// Tokens of a sample, if the model has `--context`.
     pub(crate) context: Option<usize>,
-    /// A plain line every so many steps.
+    /// Steps between two plain lines.
     pub(crate) log_every: u64,
-    /// It is the notebook's job.
+    /// Whether this is the notebook's job.
     pub(crate) is_seed: bool,
 }
 
@@ -47,7 +47,7 @@ impl Spec {
     /// Reads the flags together.
     ///
     /// # Errors
-    /// [`CliError::Usage`] where two contradict each other.
+    /// [`CliError::Usage`] if two contradict each other.
     pub(crate) fn new(args: &JobArgs, schedule: impl AsRef<OsStr>) -> Result<Self, CliError> {
         let preset = args.preset == Some(Preset::Seed);
         let model = args.model.unwrap_or(if preset { &SEED_MLP } else { &GPT });
@@ -123,30 +123,30 @@ impl Spec {
         self.config.workload.name()
     }
 
-    /// Whether its ops take times that are known, and nothing is computed.
+    /// Whether its ops wait for known times instead of computing.
     pub(crate) fn waits(&self) -> bool {
         self.config.workload.known_costs().is_some()
     }
 
-    /// The schedule, where it has a name.
+    /// The schedule, if it has a name.
     pub(crate) fn named(&self) -> Option<ScheduleName> {
         self.config.named().filter(|_| self.plan_file.is_none())
     }
 
-    /// The number of ranks where none is given and the schedule has a name.
+    /// The default number of ranks of a schedule by name.
     pub(crate) fn default_pp(&self) -> Option<u32> {
         self.named().and_then(|_| self.config.default_pp())
     }
 
-    /// The schedule, if its plan follows from costs: it is made when they are measured.
+    /// The schedule, if its plan follows from costs. Such a plan is made once they are measured.
     pub(crate) fn synthesised(&self) -> Option<ScheduleName> {
         self.named().filter(|name| name.is_synthesised())
     }
 
-    /// Everything that can be told without measuring anything is right; a plan is read.
+    /// Reads the plan, and checks everything that needs no measuring.
     ///
     /// # Errors
-    /// [`CliError::Usage`] for everything that the flags or the files that they name get wrong.
+    /// [`CliError::Usage`] if the flags, or the files that they name, are wrong.
     pub(crate) fn prepare(&self) -> Result<Prepared, CliError> {
         Prepared::new(self.whole()?).map_err(|error| self.told(&error))
     }
@@ -154,7 +154,7 @@ impl Spec {
     /// The session of one of several jobs with one model.
     ///
     /// # Errors
-    /// As [`Spec::prepare`]; [`CliError::Failed`] where measuring fails.
+    /// As [`Spec::prepare`]; [`CliError::Failed`] if measuring fails.
     pub(crate) fn session(&self, profiles: &mut Profiles) -> Result<Session, CliError> {
         Session::with_profiles(self.whole()?, profiles).map_err(|error| self.told(&error))
     }
@@ -170,7 +170,7 @@ impl Spec {
             }
             return Ok(config);
         };
-        // Before a plan for as many ranks is read.
+        // Checked before a plan for so many ranks is read.
         limits::threads(config.pp.unwrap_or(1), config.dp).map_err(told)?;
         let plan = PlanArgs {
             plan: path.clone().into_os_string(),
@@ -187,7 +187,7 @@ impl Spec {
         Ok(config)
     }
 
-    /// What is said where the job is refused, or fails before its first step.
+    /// The message of a job that is refused, or fails before its first step.
     pub(crate) fn told(&self, error: &TrainError) -> CliError {
         words::of_job(error, self)
     }
@@ -211,7 +211,7 @@ fn has(model: &Model, option: &str) -> bool {
     model.options.iter().any(|own| own.name == option)
 }
 
-/// A flag of another model would do nothing; that is said instead of ignored.
+/// Refuses a flag of another model, which would have no effect.
 fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<(), CliError> {
     let mut all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
     if let Some(option) = all.find(|option| options.is_given(option) && !has(model, option)) {

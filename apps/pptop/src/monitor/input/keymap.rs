@@ -39,8 +39,8 @@ impl Default for Keymap {
 }
 
 impl Keymap {
-    /// The keys of the table, but for those that `other` gives to an action of this name. A key that was given away is no longer that of
-    /// the action which has it otherwise.
+    /// The keys of the table. `other` replaces the keys of the actions that it names. A key that it
+    /// gives to one action is taken from the action that has it by default.
     pub fn new(other: &BTreeMap<String, Vec<Key>>) -> Self {
         let is_taken = |key: &Key| other.values().flatten().any(|taken| taken == key);
         let usual = |binding: &Binding| {

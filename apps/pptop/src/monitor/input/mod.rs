@@ -1,4 +1,5 @@
-//! Keys: one table from which the handler, the help, the bottom line and the names of the configuration are made.
+//! Keys: one table from which the handler, the help, the bottom line and the names of the
+//! configuration are made.
 
 mod keymap;
 mod table;
@@ -83,7 +84,7 @@ pub enum Action {
     Warnings,
     /// Write the screen into a file.
     Snapshot,
-    /// Another run of those that are watched.
+    /// Another watched run.
     Run(i8),
     /// Lay another of the runs over the one that is shown.
     Compare,

@@ -1,9 +1,9 @@
-//! The one table: every key, what it asks for, where it means something, and what is said about it.
+//! The one table of keys: each key with its action, the places where it works, and its help text.
 
 use super::Action;
 use crate::monitor::screen::View;
 
-/// Something that keys can be bound to.
+/// An action to which keys can be bound.
 #[derive(Debug)]
 pub(super) struct Binding {
     /// Its name in the configuration.

@@ -229,7 +229,7 @@ impl List {
                 let (first, second) = (run_of(&dirs[0])?, run_of(&dirs[1])?);
                 Ok(Comparison::read([&first, &second]))
             };
-            // Where nobody listens any more, nobody wants to know.
+            // Without a receiver, the outcome is not needed.
             let _ = sender.send(read());
         };
         if let Err(error) = std::thread::Builder::new().name("compare".to_owned()).spawn(work) {

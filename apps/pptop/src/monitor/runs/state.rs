@@ -221,7 +221,7 @@ impl RunsState {
             self.filter.is_empty() || !words::find(&row.text(), &self.filter).is_empty()
         };
         let mut rows: Vec<&Row> = self.rows.iter().filter(is_wanted).collect();
-        // What nobody knows comes last.
+        // Unknown values come last.
         let by = |value: Option<f64>| value.filter(|v| v.is_finite()).unwrap_or(f64::MAX);
         match self.sort {
             Sort::Newest => {}

@@ -20,7 +20,7 @@ const fn column(head: &'static str, is_right: bool, cell: fn(&Row) -> String) ->
     Column { head, is_right, cell }
 }
 
-/// Below so many columns there are fewer of them.
+/// Below this width, the table has fewer columns.
 const ALL_COLUMNS: usize = 110;
 /// How many are there in any case.
 const N_ALWAYS: usize = 7;
@@ -89,7 +89,7 @@ fn ago(when: SystemTime) -> String {
     }
 }
 
-/// A text in so many cells: of one that is too long the middle gives way, for its ends say most.
+/// A text in this many cells. A text that is too long loses its middle, because its ends say most.
 fn cut_middle(text: &str, n_cells: usize) -> String {
     const MARK: &str = "..";
     if format::cells(text) <= n_cells {

@@ -1,5 +1,5 @@
-//! What can fill the screen, and what can lie over it: the words in which keys, state and drawing
-//! speak of it.
+//! The views that can fill the screen and the overlays above them: types that keys, state and
+//! drawing share.
 
 mod dialog;
 mod prompt;
@@ -8,7 +8,7 @@ pub use dialog::Choice;
 pub(crate) use dialog::{Dialog, Question};
 pub(crate) use prompt::{Prompt, PromptKind};
 
-/// What fills the screen.
+/// A view: it fills the screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     /// Something of everything.
@@ -95,10 +95,10 @@ impl Panel {
     }
 }
 
-/// What lies over the screen.
+/// An overlay above the view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Overlay {
-    /// The keys, from this line of them on.
+    /// The help, scrolled to this line.
     Help(usize),
     /// A question.
     Ask(Dialog),

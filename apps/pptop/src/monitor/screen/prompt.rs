@@ -1,11 +1,11 @@
-//! A line that is typed: the number of a step, or a text to look for.
+//! A line that the user types: the number of a step, or a text to search for.
 
-/// What a typed line is for.
+/// The purpose of a typed line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PromptKind {
     /// The number of a step.
     Step,
-    /// A text that the log is searched for.
+    /// A text to search for in the log.
     Filter,
 }
 
@@ -16,7 +16,7 @@ pub(crate) struct Prompt {
     pub(crate) text: String,
 }
 
-/// Characters of a typed line at most.
+/// The most characters of a typed line.
 const PROMPT_MAX: usize = 80;
 
 impl Prompt {
@@ -40,7 +40,7 @@ impl Prompt {
         self.text.pop();
     }
 
-    /// What stands before it.
+    /// The label before the line.
     pub(crate) fn label(&self) -> &'static str {
         match self.kind {
             PromptKind::Step => "go to step :",

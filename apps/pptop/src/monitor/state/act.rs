@@ -1,4 +1,4 @@
-//! What keys and clicks do to the state.
+//! The effects of keys and clicks on the state.
 
 use crossterm::event::KeyEvent;
 use pp_telemetry::Request;
@@ -153,7 +153,7 @@ impl State {
         }
     }
 
-    /// The help, by so many lines further on.
+    /// Scrolls the help by this many lines.
     fn help_from(&self, first: usize, by: isize) -> Overlay {
         let n_lines = self.keymap.help(self.at()).len();
         let last = n_lines.saturating_sub(self.seen_rows.1.get().max(1));

@@ -13,7 +13,7 @@ pub(crate) struct Found {
 /// A run, by its id and its last recorded step.
 type About = (String, u64);
 
-/// What one wants to know, with all that is needed for it.
+/// A request for an account, with all its inputs.
 #[derive(Debug)]
 pub(crate) struct AccountRequest {
     about: About,

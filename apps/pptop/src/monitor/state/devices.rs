@@ -1,4 +1,5 @@
-//! What the view of the devices shows: which rank is chosen, in which order they stand, whether one is shown in full.
+//! The state of the devices view: the chosen rank, the sort order, and whether a rank is shown in
+//! full.
 
 use std::cmp::Ordering;
 

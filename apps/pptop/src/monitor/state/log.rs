@@ -64,7 +64,7 @@ impl<'a> Entry<'a> {
 /// of that time.
 type Held = (u64, usize);
 
-/// What the view of the log shows.
+/// The state of the log view.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct LogState {
     filter: String,
@@ -186,7 +186,8 @@ mod tests {
         assert_eq!(held(&log, &model(300)).as_deref(), Some("message 18"));
         log.act(Action::Page(-1), &model(300));
         assert_eq!(held(&log, &model(300)).as_deref(), Some("message 8"));
-        // Five hundred are kept: the line itself is gone, and the oldest that is left takes its place.
+        // Five hundred are kept: the line itself is gone, and the oldest that is left takes its
+        // place.
         assert_eq!(held(&log, &model(700)).as_deref(), Some("message 200"));
         log.act(Action::Edge { last: true }, &model(300));
         assert_eq!(held(&log, &model(300)), None);

@@ -36,7 +36,7 @@ use note::Note;
 use super::input::{Action, Keymap};
 use super::screen::{Overlay, Panel, View};
 
-/// What the program has to do for a key.
+/// A request of a key to the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Leave, and let the run go on.
@@ -117,7 +117,8 @@ pub struct State {
 }
 
 impl State {
-    /// A run that was just started, or found; `launched_here` says that leaving has to be asked about.
+    /// A run that was just started, or found; `launched_here` says that leaving has to be asked
+    /// about.
     pub fn new(child: ChildState, launched_here: bool) -> Self {
         Self {
             model: Model::new(),
@@ -230,7 +231,8 @@ impl State {
         self.grows = true;
     }
 
-    /// Takes over what the process does, for how long the log has been silent, and how many of its lines were bad.
+    /// Takes over what the process does, for how long the log has been silent, and how many of its
+    /// lines were bad.
     pub fn observe(&mut self, child: ChildState, silent_seconds: f64, n_bad_lines: u64) {
         self.child = child;
         self.silent_seconds = silent_seconds;

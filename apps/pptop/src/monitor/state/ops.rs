@@ -1,4 +1,5 @@
-//! The operations of a recorded step: their order on a rank, what each of them waited for, how long it usually takes.
+//! The operations of a recorded step: their order on a rank, the operation that each waited for,
+//! and its usual time.
 
 use std::collections::HashMap;
 
@@ -6,10 +7,11 @@ use pp_quantile::upper_median;
 use pp_schedule::{Phase, Stage};
 use pp_telemetry::{Recorded, RecordedStep, Span, SpanKind, op_of};
 
-/// Recorded steps that say how long something usually takes.
+/// The number of recorded steps from which the usual time of an operation is taken.
 const USUAL_STEPS: usize = 16;
 
-/// What a rank does in a step, in the order of time: without waiting, and without the copies, which belong to what computes.
+/// The operations of a rank in a step, in order of time, without waits and without copies, which
+/// belong to the operation that computes.
 pub(crate) fn ops_of(step: &RecordedStep, replica: u32, rank: u32) -> Vec<&Span> {
     let is_op = |span: &&Span| {
         span.replica == replica && span.rank == rank && !(span.op.is_wait() || span.op.is_copy())
@@ -84,7 +86,8 @@ const PATH_MAX: usize = 400;
 /// Spans of a step whose critical path is looked for at most.
 const PATH_SPANS_MAX: usize = 50_000;
 
-/// What makes a stage's input, for one micro-batch: a forward, a backward for the input, or a backward of any kind.
+/// The operation that makes a stage's input for one micro-batch: a forward, an input gradient, or a
+/// backward of any kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Maker {
     Forward,
@@ -92,13 +95,13 @@ enum Maker {
     Backward,
 }
 
-/// The stages that a step shows.
+/// The number of stages in a step's spans.
 fn n_stages(step: &RecordedStep) -> u32 {
     step.spans.iter().map(|span| span.stage.saturating_add(1)).max().unwrap_or(0)
 }
 
-/// What made the input of an operation, by `made`, which knows what a stage has made for its
-/// micro-batch.
+/// The span that made the input of an operation. `made` looks up the span by which a stage made a
+/// result for the same micro-batch.
 fn needed<'a>(
     span: &Span,
     n_stages: u32,
@@ -108,7 +111,7 @@ fn needed<'a>(
     let of_input = |maker| op.input_stage(n_stages).and_then(|Stage(stage)| made(stage, maker));
     match op.phase {
         Phase::Forward => of_input(Maker::Forward),
-        // The last stage begins with what it has computed itself.
+        // The last stage starts its backward from its own forward.
         Phase::Backward | Phase::InputGrad => {
             of_input(Maker::Backward).or_else(|| made(span.stage, Maker::Forward))
         }
@@ -116,11 +119,12 @@ fn needed<'a>(
     }
 }
 
-/// The causes of all operations of a replica, found in one walk: [`dependency`] looks through the whole step for each.
+/// The causes of all operations of a replica, found in one pass. [`dependency`] scans the whole
+/// step for each operation.
 struct Causes<'a> {
     n_stages: u32,
     made: HashMap<(u32, u32, Maker), &'a Span>,
-    /// What each rank does, by the end.
+    /// The spans of each rank, in order of their ends.
     by_rank: HashMap<u32, Vec<&'a Span>>,
 }
 
@@ -158,8 +162,8 @@ impl<'a> Causes<'a> {
     }
 }
 
-/// What the length of the step hangs on: from the last operation that computes back to the first, each the cause of the next; in
-/// the order of time. Empty for a step that is too large to be walked through for every frame.
+/// The critical path: from the last operation that computes back to the first, each the cause of
+/// the next, in order of time. Empty for a step that is too large to search for every frame.
 pub(crate) fn critical_path(step: &RecordedStep, replica: u32) -> Vec<&Span> {
     if step.spans.len() > PATH_SPANS_MAX {
         return Vec::new();
@@ -184,7 +188,8 @@ pub(crate) struct Bytes {
     pub(crate) own: u64,
 }
 
-/// What `span` has moved: the copies of its stage and micro-batch between it and its neighbours on the rank.
+/// The copies that belong to `span`: those of its stage and micro-batch, between it and its
+/// neighbours on the rank.
 pub(crate) fn bytes(step: &RecordedStep, span: &Span) -> Bytes {
     let ops = ops_of(step, span.replica, span.rank);
     let at = ops.iter().position(|other| *other == span).unwrap_or(0);
@@ -204,7 +209,8 @@ pub(crate) fn bytes(step: &RecordedStep, span: &Span) -> Bytes {
     bytes
 }
 
-/// How long an operation of this kind takes on this rank and stage: the median of the last recorded steps.
+/// The usual time of this kind of operation on this rank and stage: the upper median over the last
+/// recorded steps.
 pub(crate) fn usual_ns(recorded: &Recorded, span: &Span) -> Option<u64> {
     let is_alike = |other: &&Span| {
         (other.replica, other.rank, other.stage, other.op)
@@ -317,7 +323,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the spans are: one walk finds what looking through the step for each of them finds.
+        /// For any spans, one pass finds the same causes as a scan of the step for each span.
         #[test]
         fn causes_are_those_of_each_operation(
             parts in prop::collection::vec((0..3_u32, 0..3_u32, 0..12_usize, 0..3_u32, 0..40_u64, 0..9_u64), 0..40),

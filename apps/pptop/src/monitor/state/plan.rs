@@ -1,6 +1,7 @@
-//! The plan of a run, played through with the times that the run has measured.
+//! The plan of a run, simulated with the times that the run has measured.
 //!
-//! Both the plan and what comes of it are kept until something changes: a screen is drawn many times a second.
+//! The plan and its simulation are kept until something changes, because a screen is drawn many
+//! times a second.
 
 use std::cell::RefCell;
 use std::sync::Arc;

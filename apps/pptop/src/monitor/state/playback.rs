@@ -1,6 +1,6 @@
 //! A recorded run that is played.
 
-/// Speeds that one can choose.
+/// The speeds to choose from.
 const SPEEDS: [f64; 13] =
     [0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0];
 
@@ -22,7 +22,7 @@ pub struct Playback {
 }
 
 impl Playback {
-    /// From the beginning, so many times as fast.
+    /// A replay from the beginning at this speed.
     pub fn new(speed: f64, is_loop: bool) -> Self {
         Self {
             speed,

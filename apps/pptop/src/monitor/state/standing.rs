@@ -12,7 +12,7 @@ const CODE_KILL: i32 = 137;
 pub struct ChildState {
     /// Its process id; 0 where nothing is known of it, as of a log alone.
     pub pid: u32,
-    /// Whether it is gone, and nobody knows its exit code.
+    /// Whether it is gone with an unknown exit code.
     pub is_gone: bool,
     /// Whether it is there and held, as by SIGSTOP.
     pub is_suspended: bool,
@@ -51,7 +51,7 @@ pub(crate) enum Status {
     Live,
     /// It trains, and the screen stands still.
     Frozen,
-    /// Nothing was heard of it for so many seconds.
+    /// No event has arrived for this many seconds.
     Stale(f64),
     /// Its process is held.
     Suspended,
@@ -63,7 +63,7 @@ pub(crate) enum Status {
     Died,
     /// Nobody here can tell.
     Unknown,
-    /// A recorded run is played, so many times as fast.
+    /// A recorded run is replayed at this speed.
     Replay(f64),
     /// A recorded run stands still.
     Paused,

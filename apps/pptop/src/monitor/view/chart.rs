@@ -1,7 +1,8 @@
 //! A chart of numbers over steps.
 //!
-//! A column of dots stands for some steps and reaches from their lowest value to their highest, so that no spike is lost
-//! however many steps there are. Braille characters give eight dots a cell; with plain characters a cell is one dot.
+//! A column of dots stands for some steps and reaches from their lowest value to their highest, so
+//! that no spike is lost however many steps there are. Braille characters give eight dots a cell;
+//! with plain characters a cell is one dot.
 
 use pp_telemetry::{LossBucket, Mark};
 
@@ -54,7 +55,8 @@ impl Scale {
         Self { low, high, first_step, last_step: last_step.max(first_step), is_log: false }
     }
 
-    /// The same with equal distances for equal factors, from the lowest value above 0 on; `None` if there is none.
+    /// The same with equal distances for equal factors, from the lowest value above 0 on; `None` if
+    /// there is none.
     pub(crate) fn log(self, series: &Series<'_>) -> Option<Self> {
         let of_buckets = series.buckets.iter().filter(|bucket| bucket.has_values());
         // Of a bucket that begins below 0, only its highest value is known to lie above.
@@ -69,7 +71,8 @@ impl Scale {
         Some(Self { low, high: self.high.max(low * 1.01), is_log: true, ..self })
     }
 
-    /// Reaches to round numbers; tells which of them are to be written, `n_max` of them at most or a few more.
+    /// Reaches to round numbers; tells which of them are to be written, `n_max` of them at most or
+    /// a few more.
     pub(crate) fn rounded(self, n_max: usize) -> (Self, Vec<f64>) {
         let n_max = n_max.max(2);
         if self.is_log && self.high / self.low >= 2.0 {
@@ -260,7 +263,8 @@ impl Chart {
         }
     }
 
-    /// A column for each step that has no finite value, and above columns that stand side by side how many these are.
+    /// A column for each step that has no finite value, and above columns that stand side by side
+    /// how many these are.
     fn draw_nonfinite(&self, pen: &mut Pen<'_>, series: &Series<'_>, scale: &Scale) {
         let (x0, y0) = self.origin;
         let mut columns = vec![0; self.n_columns];

@@ -1,4 +1,4 @@
-//! The devices: what each rank does, how busy it is, what it holds.
+//! The devices: what each rank does, its busy share, and its memory.
 
 use pp_telemetry::Model;
 use ratatui::buffer::Buffer;
@@ -16,7 +16,7 @@ use crate::monitor::words::incomplete_text;
 /// Cells of the chart, and the one behind it.
 const CHART_CELLS: u16 = 25;
 
-/// What the overview shows of the table.
+/// The columns of the table that the overview shows.
 const SHOWN: [Column; 12] = [
     Column::Rank,
     Column::Stages,
@@ -32,7 +32,7 @@ const SHOWN: [Column; 12] = [
     Column::Chart,
 ];
 
-/// Which columns go first when there is no room for all.
+/// The order in which columns are dropped when there is no room for all.
 const DROPPED_FIRST: [Column; 9] = [
     Column::Chart,
     Column::Device,

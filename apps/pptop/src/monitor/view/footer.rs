@@ -52,7 +52,7 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     standing_notice(state)
 }
 
-/// What is wrong with how the run stands.
+/// A problem of the run's standing.
 fn standing_notice(state: &State) -> Option<(Weight, String)> {
     let pid = state.child().pid;
     if let Some(not_recorded) = &state.child().not_recorded {

@@ -96,7 +96,8 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
         pen.put(status, style);
         return;
     }
-    // The bar gives way first, then the name: neither changes anything, and what changes has to be seen.
+    // The bar gives way first, then the name: neither changes anything, and what changes has to be
+    // seen.
     let alarm = state.shown().alarm().map(|alarm| format!("  {}", alarm.short()));
     let texts = [status.as_str(), &steps, &percent, alarm.as_deref().unwrap_or("")];
     let fixed = texts.iter().map(|text| format::cells(text)).sum::<usize>() + 4 + ETA_CELLS;

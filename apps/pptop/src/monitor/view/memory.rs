@@ -1,20 +1,20 @@
-//! The memory of a rank against what there is.
+//! The memory of a rank, against the memory that its device has.
 
 use pp_telemetry::{Model, RankState};
 
 use super::theme::Theme;
 
-/// What the bars of the memory are drawn against: the same for all ranks of a run, on every screen.
+/// The scale of the memory bars. It is the same for all ranks of a run, on every screen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MemoryScale {
     /// The memory of the rank's own device.
     Device,
-    /// The highest peak of all ranks, where not every device tells its size, or where ranks share
-    /// the machine's memory.
+    /// The highest peak of all ranks, if a device does not report its size, or if ranks share the
+    /// machine's memory.
     Peak(u64),
 }
 
-/// What the bars of the memory are drawn against.
+/// The scale of a run's memory bars.
 pub(crate) fn memory_scale(model: &Model) -> MemoryScale {
     let has_size = |rank: &RankState| {
         let gpu = model.gpu_of(rank.replica, rank.rank);
@@ -27,7 +27,7 @@ pub(crate) fn memory_scale(model: &Model) -> MemoryScale {
     }
 }
 
-/// A bar of what a rank holds of `whole`, with a mark where its peak is.
+/// A bar of the share of `whole` that a rank holds, with a mark at its peak.
 pub(crate) fn memory_bar(theme: Theme, live: u64, peak: u64, whole: u64, width: usize) -> String {
     let share = |bytes: u64| bytes as f64 / whole.max(1) as f64;
     let bar = theme.gauge(share(live), width);
@@ -41,8 +41,8 @@ pub(crate) fn memory_bar(theme: Theme, live: u64, peak: u64, whole: u64, width: 
     bar.chars().enumerate().map(with_mark).collect()
 }
 
-/// The bytes of a rank's device (a processor's ranks share the machine's memory), the peaks of all ranks on it together, and how many they
-/// are; `None` where the device does not tell its size.
+/// The bytes of a rank's device (CPU ranks share the machine's memory), the sum of the peaks of all
+/// ranks on it, and their number. `None` if the device does not report its size.
 pub(crate) fn room_of(model: &Model, rank: &RankState) -> Option<(u64, u64, usize)> {
     let gpu = model.gpu_of(rank.replica, rank.rank);
     let total = match gpu {

@@ -1,4 +1,5 @@
-//! What the run has said: beside everything else on a wide screen, and alone while there is nothing else to show.
+//! The messages of the run: beside the other panels on a wide screen, and alone while there is
+//! nothing else to show.
 
 use pp_telemetry::{Level, Message};
 use ratatui::buffer::Buffer;
@@ -76,7 +77,7 @@ pub(crate) fn draw_waiting(buffer: &mut Buffer, area: Rect, state: &State, theme
         }
         pen.next_line();
     }
-    // The newest are at the bottom, where one looks for them.
+    // The newest are at the bottom, where readers expect them.
     let n_rows = pen.lines_left() as usize;
     let n_messages = state.shown().messages().count();
     for message in state.shown().messages().skip(n_messages.saturating_sub(n_rows)) {

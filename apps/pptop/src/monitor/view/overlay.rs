@@ -28,7 +28,7 @@ fn window(
     (window, panel(buffer, window, theme, title, &format!("{key} closes")))
 }
 
-/// The middle of the screen, with room for a frame around so many columns and rows.
+/// The middle of the screen, with room for a frame around these columns and rows.
 pub(crate) fn middle(area: Rect, width: usize, height: usize) -> Rect {
     let width = u16::try_from(width + 2).unwrap_or(u16::MAX).min(area.width);
     let height = u16::try_from(height + 2).unwrap_or(u16::MAX).min(area.height);

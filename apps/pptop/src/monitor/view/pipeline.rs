@@ -1,4 +1,5 @@
-//! The pipeline in numbers: the bubble beside what the schedule makes of it, the speed, the slowest rank, the memory.
+//! The pipeline in numbers: the measured bubble beside the schedule's, the speed, the slowest rank,
+//! and the memory.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What a rank does now, and how that and what is wrong with it look.
+//! The state of a rank in few characters, and the styles of states and of problems.
 
 use pp_telemetry::{Activity, Model, PhaseEvent, RankState, Slowest, SpanKind};
 use ratatui::style::Style;
@@ -6,7 +6,7 @@ use ratatui::style::Style;
 use super::theme::{STRONG, Theme};
 use crate::monitor::words::{format, letter};
 
-/// What a rank does now, in few characters, and how that looks.
+/// The state of a rank in few characters, and its style.
 pub(crate) fn activity_text(
     model: &Model,
     state: &RankState,
@@ -46,14 +46,14 @@ pub(crate) fn activity_text(
     }
 }
 
-/// How much longer than the others the slowest rank has to compute before it is pointed out: the
-/// layers of a model can't be dealt out more evenly than that as a rule.
+/// The factor above which the slowest rank is highlighted. Below it, the layers of a model can
+/// usually not be divided more evenly.
 const SLOW_NOTICE: f64 = 1.1;
 const SLOW_BAD: f64 = 1.3;
-/// Share of the window without a core above which that is pointed out.
+/// The share of the window without a core above which a rank is highlighted.
 const STARVED_NOTICE: f64 = 0.1;
 
-/// Highlights the rank that the others wait for: it is the cause, and they are fine.
+/// Highlights the rank for which the others wait, because it is the cause.
 pub(crate) fn culprit_style(model: &Model, rank: &RankState, theme: Theme) -> Style {
     let is_it = |slowest: &Slowest| (slowest.replica, slowest.rank) == (rank.replica, rank.rank);
     match model.slowest().filter(is_it) {
@@ -63,7 +63,7 @@ pub(crate) fn culprit_style(model: &Model, rank: &RankState, theme: Theme) -> St
     }
 }
 
-/// A rank without a core.
+/// The style of a rank without a core.
 pub(crate) fn starved_style(starved: Option<f64>, theme: Theme) -> Style {
     if starved.is_some_and(|share| share > STARVED_NOTICE) { theme.notice() } else { Style::new() }
 }

@@ -1,7 +1,8 @@
 //! Colours and characters.
 //!
-//! Colour never says anything that the characters do not say as well. Only the sixteen colours of the terminal's own
-//! palette are used, and the background is left as it is, but for the cells of the timeline that stand for computing.
+//! Colour never says anything that the characters do not say as well. Only the sixteen colours of
+//! the terminal's own palette are used, and the background is left as it is, but for the cells of
+//! the timeline that stand for computing.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -14,7 +15,7 @@ use crate::ability::{Ability, Colours};
 use crate::config::{ColorMode, Config, ThemeName};
 use crate::monitor::words::letter;
 
-/// Text that one looks for.
+/// Text that a search found.
 pub(crate) const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 
 /// Colours and characters.

@@ -238,7 +238,8 @@ pub(crate) fn heading(title: &Title, kinds: Kinds, theme: Theme, width: u16) -> 
     (titles[title].clone(), legends[legend].clone())
 }
 
-/// What each cell stands for: the operation that takes most of its time, or nothing when that is idleness.
+/// What each cell stands for: the operation that takes most of its time, or nothing when that is
+/// idleness.
 pub(crate) fn cells<'a>(
     spans: impl Iterator<Item = &'a Span>,
     (from_ns, to_ns): (f64, f64),

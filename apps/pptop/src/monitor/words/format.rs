@@ -1,4 +1,4 @@
-//! Numbers as short text, and texts in so many cells.
+//! Numbers as short text, and text cut to a number of cells.
 
 use pp_schedule::is_obeyed;
 use ratatui::text::Span;
@@ -8,7 +8,7 @@ pub(crate) fn percent(share: f64) -> String {
     if share.is_finite() { format!("{:.1}%", share * 100.0) } else { "n/a".to_owned() }
 }
 
-/// A loss: four digits that matter, and words for what is no number.
+/// A loss, with four significant digits, and words for values that are not finite.
 pub(crate) fn number(value: f64) -> String {
     if value.is_nan() {
         return "NaN".to_owned();
@@ -60,7 +60,7 @@ pub(crate) fn ordinal(number: u64) -> String {
     format!("{number}{end}")
 }
 
-/// A text that cannot move the cursor of whoever reads it.
+/// A text that cannot move the terminal's cursor.
 pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if is_obeyed(c) { ' ' } else { c }).collect()
 }
@@ -71,7 +71,7 @@ fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     }
     let mut scaled = value;
     let mut at = 0;
-    // What would be rounded up to a fourth digit takes the next unit.
+    // A value that would round up to four digits takes the next unit.
     while scaled.abs() >= base.min(999.5) && at + 1 < units.len() {
         scaled /= base;
         at += 1;
@@ -142,10 +142,10 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     format!("{}..", fitting(width - 2).trim_end())
 }
 
-/// A text as lines of so many cells, broken between words; what does not fit into `n_lines` is cut.
+/// A text as lines of `width` cells, broken between words. The text beyond `n_lines` lines is cut.
 pub(crate) fn wrapped(text: &str, width: usize, n_lines: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    // A number keeps its sign.
+    // A number stays with its percent sign.
     let text = text.replace(" %", "\u{a0}%");
     for word in text.split(' ') {
         let fits = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= width;

@@ -1,5 +1,5 @@
-//! What the monitor says: the lines of the log in words, and below this module numbers as short
-//! text and the names of operations. What is drawn and what is searched is the same text.
+//! The text of the monitor: the lines of the log in words and, in the modules below, numbers as
+//! short text and the names of operations. The same text is drawn and searched.
 
 pub(crate) mod format;
 mod ops;
@@ -14,15 +14,16 @@ use pp_telemetry::{Lost, Reason, Slow, SlowGroup};
 pub(crate) use ops::{letter, name, short_name};
 pub(crate) use ranks::{incomplete_text, layers_text, rank_name, stages_text};
 
-/// Something that took longer than usual: `rank 2 B3 +41% over its usual 24.7 ms: no core for most of it`.
+/// A slow operation: `rank 2 B3 +41% over its usual 24.7 ms: no core for most
+/// of it`.
 pub(crate) fn slow(slow: &Slow) -> String {
     let replica =
         if slow.replica > 0 { format!(" of replica {}", slow.replica) } else { String::new() };
     format!("rank {}{replica} {}", slow.rank, slow_op(slow))
 }
 
-/// Several of one rank and cause: `rank 2: 14 slow B in steps 100 to 180, up to 3.1x their median:
-/// no core for most of it`.
+/// Several slow operations of one rank and cause: `rank 2: 14 slow B in steps 100 to 180, up to
+/// 3.1x their median: no core for most of it`.
 pub(crate) fn slow_group(group: &SlowGroup) -> String {
     if group.count <= 1 {
         return slow(&group.last);
@@ -60,7 +61,7 @@ fn why(reason: &Reason) -> String {
     }
 }
 
-/// One of them without its rank.
+/// A slow operation without its rank.
 pub(crate) fn slow_op(slow: &Slow) -> String {
     let op = letter(slow.op);
     let op = slow.mb.map_or_else(|| format!("every {op}"), |mb| format!("{op}{mb}"));
@@ -80,7 +81,7 @@ pub(crate) fn lost(lost: &Lost) -> String {
     format!("{} {events} lost{steps}: the recorder could not keep up", lost.count)
 }
 
-/// A text without anything that moves the cursor, nor spaces at its ends.
+/// A text without characters that move the cursor, and without spaces at its ends.
 pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if text.contains(is_obeyed) {
         format::plain(text).trim().to_owned().into()
@@ -89,7 +90,7 @@ pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Where `what` stands in `text`, in characters; capital letters are like others.
+/// The places of `what` in `text`, in characters, regardless of case.
 pub(crate) fn find(text: &str, what: &str) -> Vec<Range<usize>> {
     let fold = |text: &str| -> Vec<char> {
         text.chars().map(|c| c.to_lowercase().next().unwrap_or(c)).collect()

@@ -1,4 +1,4 @@
-//! What operations are called: a letter, and names for the legend.
+//! The names of operations: a letter for the timeline, and words for the legend.
 
 use pp_telemetry::SpanKind;
 
@@ -18,7 +18,7 @@ pub(crate) fn letter(kind: SpanKind) -> char {
     }
 }
 
-/// What an operation is called in the legend.
+/// The name of an operation in the legend.
 pub(crate) fn name(kind: SpanKind) -> &'static str {
     match kind {
         SpanKind::F => "fwd",
@@ -34,7 +34,7 @@ pub(crate) fn name(kind: SpanKind) -> &'static str {
     }
 }
 
-/// The same where there is little room.
+/// The short name, for little room.
 pub(crate) fn short_name(kind: SpanKind) -> &'static str {
     match kind {
         SpanKind::I => "dgrad",

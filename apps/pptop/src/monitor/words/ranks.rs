@@ -31,7 +31,7 @@ pub(crate) fn layers_text(rank: &RankState) -> String {
     layers.join(",")
 }
 
-/// That operations of the last steps were lost; nothing where none were.
+/// A text about lost operations of the last steps; empty if none were lost.
 pub(crate) fn incomplete_text(model: &Model) -> String {
     let incomplete = model.incomplete();
     match (incomplete.n_steps, incomplete.n_expected) {

@@ -1,5 +1,4 @@
-//! Why a job is refused, in the words of the command line: which flag it is, and what to write
-//! instead.
+//! The refusals of a job in the words of the command line: the flag, and what to write instead.
 
 use pp_models::{ModelError, Options};
 use pp_partition::{Cut, PartitionError};
@@ -112,7 +111,7 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             excerpt(&path.display().to_string()),
             excerpt(why)
         ),
-        // Such an error says its causes itself.
+        // The text of such an error has its causes.
         other => other.to_string(),
     }
 }
@@ -148,7 +147,7 @@ fn absent_rank(flag: &str, rank: u32, ranks: u32) -> String {
     format!("{flag} names rank {rank}, the plan has {ranks}; use a rank from 0 to {last}")
 }
 
-/// More stages than layers: the flags that make fewer.
+/// More stages than layers, with the flags that make fewer.
 fn too_many_stages(ranks: u32, chunks: u32, layers: u64, model: &str) -> String {
     let stages = u64::from(ranks) * u64::from(chunks);
     let mut fits = Vec::new();
@@ -167,7 +166,7 @@ fn too_many_stages(ranks: u32, chunks: u32, layers: u64, model: &str) -> String 
     )
 }
 
-/// A batch that does not divide: the flag that was given, and sizes that fit.
+/// A batch that does not divide, with the flag that was given and sizes that fit.
 fn uneven_batch(spec: &Spec, sizes: &Sizes, batch: u64, dp: u64) -> String {
     let m = sizes.n_micro_batches;
     let multiples = near_multiples(dp * u64::from(m), batch);

@@ -1,10 +1,11 @@
-//! An operation that is chosen, and how it is found again.
+//! The chosen operation, and the search for it in another step.
 
 use pp_telemetry::{Model, RecordedStep, Span, SpanKind};
 
 use crate::monitor::state::ops::ops_of;
 
-/// An operation that is chosen: by what it is, so that it is found again in another step.
+/// The chosen operation, by its kind, stage and micro-batch, so that it is found again in another
+/// step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Cursor {
     /// The rank, by its place in the model.
@@ -26,7 +27,8 @@ impl Cursor {
     }
 }
 
-/// The operation that a cursor means in a step, with its place on its rank; where it is not, what stands in its place.
+/// Finds the operation of a cursor in a step, with its place on its rank. If the step lacks it, the
+/// operation at the same place is taken.
 pub(super) fn find<'a>(
     model: &Model,
     step: &'a RecordedStep,

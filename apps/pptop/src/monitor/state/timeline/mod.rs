@@ -1,4 +1,4 @@
-//! Which step the timeline shows, which part of it, and which of its operations is chosen.
+//! The state of the timeline: the shown step, the shown part of it, and the chosen operation.
 
 mod cursor;
 mod window;
@@ -13,9 +13,9 @@ use crate::monitor::input::Action;
 use cursor::{Cursor, find};
 use window::Window;
 
-/// Steps that are laid over each other at most.
+/// The most steps that are laid over each other.
 const OVERLAID_STEPS: usize = 10;
-/// Operations that one can walk back over.
+/// The most operations of the path that the user can walk back.
 const PATH_MAX: usize = 200;
 /// Rows of a page.
 const PAGE_ROWS: isize = 8;
@@ -42,17 +42,17 @@ impl Mode {
     }
 }
 
-/// Which step the timeline shows, which part of it, and which of its operations is chosen.
+/// The state of the timeline: the shown step, the shown part of it, and the chosen operation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct TimelineState {
-    /// The step that is held; `None` follows the newest.
+    /// The pinned step; `None` follows the newest.
     held_step: Option<u64>,
     window: Window,
     mode: Mode,
     /// The rank that is chosen.
     row: usize,
     cursor: Option<Cursor>,
-    /// Whether one sees what the operation has waited for.
+    /// Whether the cause of the operation's wait is shown.
     shows_cause: bool,
     /// The operations that one has come from.
     path: Vec<Cursor>,
@@ -60,8 +60,8 @@ pub(crate) struct TimelineState {
 }
 
 impl TimelineState {
-    /// The step to show: the newest that is over, or the first while it runs; for one that is held and has been let go,
-    /// the nearest that is left.
+    /// The step to show: the newest that has ended, or the first while it runs. If a pinned step is
+    /// no longer kept, the nearest kept step is shown.
     pub(crate) fn step<'a>(&self, model: &'a Model) -> Option<&'a RecordedStep> {
         let recorded = model.recorded();
         match self.held_step {
@@ -94,7 +94,7 @@ impl TimelineState {
         find(model, self.step(model)?, self.cursor?).map(|(_, span)| span)
     }
 
-    /// What the chosen operation has waited for, if one wants to see it.
+    /// The operation for which the chosen one waited, if the cause is shown.
     pub(crate) fn cause<'a>(&self, model: &'a Model) -> Option<Dependency<'a>> {
         if !self.shows_cause {
             return None;
@@ -165,7 +165,7 @@ impl TimelineState {
         let at = match before {
             Some((at, _)) => at.saturating_add_signed(by).min(last),
             None => match self.range_ns(step).filter(|_| self.window.is_zoomed()) {
-                // The first of what one sees.
+                // The first that is visible.
                 Some((from, _)) => {
                     ops.iter().position(|op| op.end_ns() as f64 > from).unwrap_or(last)
                 }
@@ -312,7 +312,7 @@ impl TimelineState {
         Some(self.window.of(step.range_ns()?))
     }
 
-    /// All that there is to see: the step, and what is shown beside it.
+    /// The bounds of everything that can be shown: the step, and what is drawn beside it.
     fn bounds_ns(&self, model: &Model, step: &RecordedStep) -> Option<(u64, u64)> {
         let (first, last) = step.range_ns()?;
         let begin = first_compute_ns(step).unwrap_or(first);
@@ -330,13 +330,13 @@ impl TimelineState {
         Some((first, last.max(begin.saturating_add(longest))))
     }
 
-    /// The part of the step that the view of the timeline shows: the chosen operation is in it.
+    /// The part of the step that the timeline view shows. It contains the chosen operation.
     pub(crate) fn view_ns(&self, model: &Model) -> Option<(f64, f64)> {
         let bounds = self.bounds_ns(model, self.step(model)?)?;
         Some(self.with_chosen(model, bounds).unwrap_or(self.window).of(bounds))
     }
 
-    /// The window in which the chosen operation is seen, if that has to be moved to.
+    /// The window with the chosen operation, if the window must move to show it.
     fn with_chosen(&self, model: &Model, bounds: (u64, u64)) -> Option<Window> {
         self.window.around(self.chosen(model)?, bounds)
     }

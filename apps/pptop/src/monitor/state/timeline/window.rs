@@ -1,16 +1,16 @@
-//! Which part of a step is seen: how large it is drawn, and what stands in the middle.
+//! The visible part of a step: its scale and its middle.
 
 use pp_telemetry::Span;
 
-/// Doublings of the scale at most.
+/// The most doublings of the scale.
 const ZOOM_MAX: u32 = 12;
 
-/// Which part of a step is seen.
+/// The visible part of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Window {
-    /// How often the scale was doubled.
+    /// The number of doublings of the scale.
     zoom: u32,
-    /// The middle of what is shown, as a share of the step.
+    /// The middle of the visible part, as a share of the step.
     centre: f64,
 }
 
@@ -41,7 +41,7 @@ impl Window {
         self.clamp();
     }
 
-    /// Moves by quarters of what is shown.
+    /// Moves by quarters of the visible part.
     pub(super) fn pan(&mut self, by: f64) {
         self.centre += by * self.share() / 4.0;
         self.clamp();
@@ -52,7 +52,7 @@ impl Window {
         1 << self.zoom
     }
 
-    /// What is shown, as a share of the step.
+    /// The visible share of the step.
     fn share(self) -> f64 {
         1.0 / self.scale() as f64
     }
@@ -62,7 +62,7 @@ impl Window {
         self.centre = self.centre.clamp(half, 1.0 - half);
     }
 
-    /// The part of these bounds that is shown.
+    /// The visible part of these bounds.
     pub(super) fn of(self, (first, last): (u64, u64)) -> (f64, f64) {
         let whole = last.saturating_sub(first).max(1) as f64;
         let half = whole * self.share() / 2.0;
@@ -70,7 +70,8 @@ impl Window {
         (middle - half, middle + half)
     }
 
-    /// The window with an operation in its middle; `None` where all of it is seen as it is.
+    /// The window with an operation in its middle; `None` if the operation is completely visible
+    /// already.
     pub(super) fn around(self, span: &Span, bounds: (u64, u64)) -> Option<Self> {
         if !self.is_zoomed() {
             return None;

@@ -1,4 +1,5 @@
-//! Where the time of the ranks goes: the parts of the window, what each rank does, and what changes would bring.
+//! The time of the ranks: the parts of the window, the activity of each rank, and the gain from
+//! possible changes.
 
 use pp_telemetry::{Account, Model, Part, PhaseEvent, RankTime, SpanKind, WhatIf};
 use ratatui::buffer::Buffer;
@@ -19,7 +20,8 @@ const NAME_CELLS: usize = 10;
 const FOR_CELLS: usize = 11;
 /// Cells of a number in the table of the ranks.
 const CELLS: usize = 10;
-/// Rows of the first panel, with its frame: six parts, a head, the ratios and three lines of advice.
+/// Rows of the first panel, with its frame: six parts, a head, the ratios and three lines of
+/// advice.
 const PARTS_ROWS: u16 = 13;
 /// Rows of a table that are not about its lines: the frame and the head.
 const TABLE_ROWS: u16 = 3;
@@ -83,8 +85,9 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     }
 }
 
-/// The rows of two tables that want so many. The ranks come first: the best of the changes is told above already. But where there are
-/// many ranks, which can be scrolled, half of the room is left for the changes.
+/// The rows of two tables that need these numbers of rows. The ranks come first, because the best
+/// change is already named above. With many ranks, which can be scrolled, half of the room is left
+/// for the changes.
 fn shares(height: u16, ranks: u16, changes: u16) -> (u16, u16) {
     if changes <= TABLE_ROWS {
         return (ranks.min(height), 0);
@@ -126,7 +129,7 @@ fn change(share: f64, unit: &str) -> String {
     format!("{:+.1}{unit}", if share.abs() < 5e-4 { 0.0 } else { share * 100.0 })
 }
 
-/// A small screen: what the bubble is, what it is made of, and the advice where there is room for it.
+/// A small screen: the bubble, its parts, and the advice if there is room.
 fn draw_small(pen: &mut Pen<'_>, found: &Found, defines: bool) {
     let account = &found.account;
     pen.text("bubble ").put(format::percent(account.bubble_ratio), STRONG);
@@ -284,7 +287,7 @@ fn draw_ratios(pen: &mut Pen<'_>, account: &Account) {
 /// A column of the table of the ranks.
 type Column = (&'static str, fn(&RankTime) -> f64);
 
-/// The columns, those that are left out first at the end.
+/// The columns; the last are left out first.
 const COLUMNS: [Column; 11] = [
     ("fwd", |time| time.forward),
     ("bwd", |time| time.backward),

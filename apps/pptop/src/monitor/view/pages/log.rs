@@ -258,7 +258,8 @@ fn cells_of(symbol: char) -> usize {
     if symbol.is_ascii() { 1 } else { Span::raw(symbol.to_string()).width() }
 }
 
-/// Breaks a text into at most `n_lines` lines, the first of `first` cells, the others of `others`; what is cut off has a mark.
+/// Breaks a text into at most `n_lines` lines, the first of `first` cells, the others of `others`;
+/// what is cut off has a mark.
 fn wrap(
     letters: &[Letter],
     first: usize,

@@ -1,4 +1,4 @@
-//! The columns of the table, and which of them there is room for.
+//! The columns of the table, and the choice of those that fit.
 
 use pp_telemetry::{Gpu, Model, RankState};
 
@@ -34,7 +34,7 @@ pub(crate) enum Column {
     Chart,
 }
 
-/// In the order of the screen.
+/// All columns, in the order of the screen.
 pub(crate) const COLUMNS: [Column; 24] = [
     Column::Rank,
     Column::Stages,
@@ -62,7 +62,7 @@ pub(crate) const COLUMNS: [Column; 24] = [
     Column::Chart,
 ];
 
-/// How wide columns are, where that depends on what is shown.
+/// The widths of columns that depend on the shown run and the screen.
 #[expect(clippy::struct_excessive_bools, reason = "none depends on the others")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Room {
@@ -139,7 +139,7 @@ impl Column {
         }
     }
 
-    /// Whether its numbers end at the right of it.
+    /// Whether its numbers are aligned to the right.
     pub(super) fn is_number(self) -> bool {
         match self {
             Self::Rank
@@ -169,7 +169,7 @@ impl Column {
         }
     }
 
-    /// The order that is by this column.
+    /// The sort order by this column.
     pub(super) fn sort(self) -> Option<Sort> {
         match self {
             Self::Busy => Some(Sort::Busy),
@@ -180,7 +180,7 @@ impl Column {
         }
     }
 
-    /// Whether anything is known that would stand in it.
+    /// Whether any rank has a value for this column.
     pub(crate) fn has_content(self, model: &Model) -> bool {
         let any_gpu = |has: fn(&Gpu) -> bool| model.gpus().iter().any(|gpu| has(&gpu.latest));
         match self {
@@ -197,11 +197,11 @@ impl Column {
     }
 }
 
-/// A column that is drawn.
+/// A drawn column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) column: Column,
-    /// The cell where it begins.
+    /// Its first cell.
     pub(crate) x: u16,
     pub(crate) width: u16,
 }
@@ -215,12 +215,12 @@ pub(crate) fn names_of(model: &Model) -> (u16, u16) {
     (longest(stages_text), longest(layers_text))
 }
 
-/// The cells that columns need.
+/// The number of cells that columns need.
 fn needed(columns: &[Column], room: Room) -> u16 {
     columns.iter().map(|column| column.width(room)).sum()
 }
 
-/// Lets columns go, in this order, until the rest has room.
+/// Drops columns, in this order, until the rest fits.
 pub(crate) fn drop_columns(kept: &mut Vec<Column>, first: &[Column], width: u16, room: Room) {
     for dropped in first {
         if needed(kept, room) <= width {
@@ -230,7 +230,7 @@ pub(crate) fn drop_columns(kept: &mut Vec<Column>, first: &[Column], width: u16,
     }
 }
 
-/// Brings columns back that are narrow enough for what is left, the last to go first.
+/// Brings back columns that fit into the remaining room, the last dropped first.
 pub(crate) fn bring_back(
     kept: &mut Vec<Column>,
     first: &[Column],
@@ -245,7 +245,7 @@ pub(crate) fn bring_back(
     }
 }
 
-/// Puts columns side by side in the order of the screen; the chart takes what is left.
+/// Places columns side by side in the order of the screen. The chart takes the remaining cells.
 pub(crate) fn place(mut kept: Vec<Column>, width: u16, room: Room) -> Vec<Placed> {
     kept.sort_by_key(|column| COLUMNS.iter().position(|other| other == column));
     let spare = width.saturating_sub(needed(&kept, room));

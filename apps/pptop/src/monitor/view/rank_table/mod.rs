@@ -1,4 +1,5 @@
-//! The table of the ranks, of which the overview shows some columns and the view of the devices all that there is room for.
+//! The table of the ranks. The overview shows some of its columns, and the devices view all that
+//! fit.
 
 mod columns;
 
@@ -19,7 +20,7 @@ use crate::monitor::view::theme::{STRONG, Theme};
 const BUSY_BAR: usize = 8;
 const MEM_BAR: usize = 6;
 
-/// Draws the heads of the columns, the one that sorts marked.
+/// Draws the heads of the columns, and marks the column that sorts.
 pub(crate) fn draw_heads(
     pen: &mut Pen<'_>,
     columns: &[Placed],
@@ -50,22 +51,22 @@ pub(crate) fn draw_heads(
     }
 }
 
-/// What a number of a device looks like where it is not known.
+/// The text of a device's number that is unknown.
 const NOTHING: &str = "-";
 
-/// What a row is about.
+/// The data of a row.
 #[derive(Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) model: &'a Model,
     pub(crate) rank: &'a RankState,
-    /// Where the time goes, where that is known.
+    /// The account of the time, if it is known.
     pub(crate) account: Option<&'a Account>,
     /// The rank that the others wait for, by the advice.
     pub(crate) culprit: Option<u32>,
 }
 
 impl<'a> Row<'a> {
-    /// The row of a rank, with what is known of where the time goes.
+    /// The row of a rank, with the account of the time if it is known.
     pub(crate) fn new(state: &'a State, rank: &'a RankState) -> Self {
         let found = state.bubble().found().and_then(Result::ok);
         Self {
@@ -83,7 +84,7 @@ impl<'a> Row<'a> {
         self.account?.ranks.iter().find(is_its).copied()
     }
 
-    /// The rank that it waits for most, and for which share of the window: `r2 45%`.
+    /// The rank for which it waits most, and the share of the window: `r2 45%`.
     pub(crate) fn waits_for(self) -> Option<String> {
         let time = self.time()?;
         let (other, _) = time.waits_for?;
@@ -138,7 +139,7 @@ fn draw_cell(pen: &mut Pen<'_>, row: Row<'_>, column: Column, room: Room, width:
             Some(text) => {
                 pen.text(format::cut(&text, width));
             }
-            // Nobody keeps it waiting, or that is not known.
+            // It waits for no rank, or the account is missing.
             None => {
                 pen.put(if account.is_some() { "nobody" } else { NOTHING }, theme.dim());
             }
@@ -189,7 +190,7 @@ fn draw_throttle(pen: &mut Pen<'_>, model: &Model, rank: &RankState, width: usiz
     }
 }
 
-/// A number, and how it looks.
+/// A number and its style.
 fn number(
     model: &Model,
     rank: &RankState,

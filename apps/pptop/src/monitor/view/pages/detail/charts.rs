@@ -1,4 +1,4 @@
-//! What is known of a rank over time, as small charts.
+//! The history of a rank, as small charts.
 
 use pp_telemetry::{Model, RankState};
 use ratatui::buffer::Buffer;
@@ -8,9 +8,9 @@ use crate::monitor::view::paint::{Pen, slice_top};
 use crate::monitor::view::theme::{STRONG, Theme};
 use crate::monitor::words::format;
 
-/// Rows of a chart at most, with its title.
+/// The most rows of a chart, with its title.
 const CHART_ROWS_MAX: u16 = 8;
-/// Cells of a value in a chart at most.
+/// The most cells of a value in a chart.
 const VALUE_CELLS_MAX: usize = 4;
 
 /// Numbers of one kind over time, oldest first.
@@ -19,9 +19,9 @@ pub(super) struct Chart {
     /// The title beside a line.
     pub(super) short: &'static str,
     pub(super) values: Vec<Option<f64>>,
-    /// What reaches up to the top.
+    /// The value at the top of the chart.
     high: f64,
-    /// What that is: all of something, or the highest that was seen.
+    /// The meaning of that value: a total, or the highest value so far.
     high_is: &'static str,
     format: fn(f64) -> String,
 }
@@ -48,11 +48,11 @@ impl Chart {
     }
 }
 
-/// What is known of a rank over time.
+/// The history of a rank.
 pub(super) fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
     let whole_percent = |share: f64| format!("{:.0}%", share * 100.0);
     let bytes = |bytes: f64| format::bytes(bytes.max(0.0) as u64);
-    // Against the memory of a whole machine no column would be seen.
+    // Against the memory of a whole machine, no column would be visible.
     let gpu = model.gpu_of(rank.replica, rank.rank);
     let total = gpu.and_then(|gpu| gpu.latest.total_bytes).unwrap_or(0);
     let peak = rank.memory.map_or(0, |memory| memory.peak_bytes);
@@ -105,10 +105,10 @@ pub(super) fn charts(model: &Model, rank: &RankState) -> Vec<Chart> {
     charts
 }
 
-/// Draws those with values, one above the other.
+/// Draws the charts that have values, one above the other.
 pub(super) fn draw_charts(buffer: &mut Buffer, area: Rect, charts: &[Chart], theme: Theme) {
     let charts: Vec<_> = charts.iter().filter(|chart| chart.has_values()).collect();
-    // Three rows each, at least; what does not fit is left out.
+    // Each chart takes at least three rows; charts that do not fit are left out.
     let n_charts = charts.len().min(area.height as usize / 3);
     if n_charts == 0 {
         return;

@@ -7,7 +7,7 @@ use super::Text;
 use crate::monitor::view::theme::STRONG;
 use crate::monitor::words::format;
 
-/// That the GPU of a rank does not answer.
+/// A line that says that the GPU of a rank does not answer.
 pub(super) fn put_gpu_error(text: &mut Text, model: &Model, rank: &RankState) {
     let gpu = model.gpu_of(rank.replica, rank.rank);
     if let Some(error) = gpu.and_then(|gpu| gpu.latest.error.as_deref()) {
@@ -16,7 +16,7 @@ pub(super) fn put_gpu_error(text: &mut Text, model: &Model, rank: &RankState) {
     }
 }
 
-/// All that a GPU tells, and why it does not tell the rest.
+/// All values that a GPU reports, and why it does not report the others.
 pub(super) fn put_gpu(text: &mut Text, state: &GpuState) {
     let theme = text.theme;
     let gpu = &state.latest;
@@ -91,7 +91,7 @@ pub(super) fn put_gpu(text: &mut Text, state: &GpuState) {
     }
 }
 
-/// Why a number is not known.
+/// The reason for a missing number.
 fn absence(gpu: &Gpu, what: &str) -> String {
     match gpu.unavailable.iter().find(|number| number.what == what) {
         Some(number) => format!("n/a ({})", format::plain(&number.why)),

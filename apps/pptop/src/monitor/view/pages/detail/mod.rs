@@ -1,4 +1,5 @@
-//! All about one rank: what it does, what it holds and whether that fits, its thread, its GPU, what was slow.
+//! One rank in full: its activity, its memory and whether that fits, its thread, its GPU, and its
+//! slow operations.
 
 mod charts;
 mod gpu;

@@ -5,9 +5,9 @@ use crate::monitor::view::chart::{Chart, Scale, round_up};
 use crate::monitor::view::paint::Pen;
 use crate::monitor::words::format;
 
-/// Cells from one number of the axis of the steps to the next, at least.
+/// The least number of cells between two numbers of the step axis.
 const TICK_CELLS: f64 = 12.0;
-/// Rows from one number of the other axis to the next, at least.
+/// The least number of rows between two numbers of the value axis.
 const TICK_ROWS: u16 = 3;
 
 impl Plot<'_> {
@@ -87,7 +87,7 @@ impl Plot<'_> {
         .take_while(|tick| *tick <= scale.last_step)
         .take(n)
         .collect();
-        // The newest step is told where it does not stand on another number.
+        // The newest step is written if it does not overlap another number.
         let is_free = |tick: &u64| {
             let text = (scale.last_step.to_string().len() + 1 + tick.to_string().len()) as u64;
             scale.x(scale.last_step, n) as u64 > scale.x(*tick, n) as u64 + text
@@ -103,7 +103,7 @@ impl Plot<'_> {
             if has_own_line {
                 pen.cell(x0 + at as u16, y, tick_sign, theme.dim());
             }
-            // What would go over the edge stands at it.
+            // A number that would cross the edge is moved to it.
             let from = at.min(n.saturating_sub(text.len()));
             if from >= end && from + text.len() <= n {
                 pen.line(row).column(x0 + from as u16).put(&text, theme.dim());
@@ -116,7 +116,7 @@ impl Plot<'_> {
     }
 }
 
-/// The numbers of an axis, all with as many digits as their distances need.
+/// The numbers of an axis, all with the digits that their distance needs.
 fn labels(ticks: &[f64]) -> Vec<String> {
     let closest =
         ticks.windows(2).map(|pair| (pair[1] - pair[0]).abs()).fold(f64::INFINITY, f64::min);
@@ -127,7 +127,7 @@ fn labels(ticks: &[f64]) -> Vec<String> {
     }
     #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
     let n_digits = n_digits.max(0.0) as usize;
-    // No zero with a sign: 0 is added.
+    // Adding 0 removes the sign of a negative zero.
     ticks.iter().map(|tick| format!("{:.n_digits$}", tick + 0.0)).collect()
 }
 

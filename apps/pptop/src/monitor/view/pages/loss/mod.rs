@@ -13,7 +13,7 @@ use crate::monitor::view::paint::{Pen, panel};
 use crate::monitor::view::theme::Theme;
 use crate::monitor::words::format;
 
-/// What the message about a checkpoint begins with.
+/// The beginning of a message about a checkpoint.
 const CHECKPOINT: &str = "checkpoint of step ";
 
 /// Draws the view.
@@ -49,25 +49,25 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     plot.draw_chart(&mut pen, y);
 }
 
-/// What is drawn, and what is said about it.
+/// The drawn numbers, and their captions.
 struct Plot<'a> {
     model: &'a Model,
     metric: Metric,
     history: &'a LossHistory,
     buckets: Vec<LossBucket>,
     marks: Vec<Mark>,
-    /// Steps after which the weights were written down.
+    /// Steps after which a checkpoint was written.
     checkpoints: Vec<u64>,
-    /// The run that is laid over this one, and what is drawn of it.
+    /// The run that is drawn on top of this one, and its values.
     other: Option<(&'a OtherRun, Vec<LossBucket>)>,
-    /// The step that is looked at.
+    /// The step at the cursor.
     cursor: Option<u64>,
-    /// The steps that are drawn.
+    /// The drawn steps.
     steps: (u64, u64),
     is_log: bool,
-    /// Why the axis is not logarithmic although it was asked for.
+    /// Whether the axis is not logarithmic although the user asked for it.
     refuses_log: bool,
-    /// What a value is multiplied with, and the unit that it has then.
+    /// The factor of the values, and the unit that results.
     factor: f64,
     unit: String,
 }
@@ -141,7 +141,7 @@ impl<'a> Plot<'a> {
         let Some((_, buckets)) = &self.other else { return own };
         let values = buckets.iter().filter(|bucket| bucket.has_values());
         values.fold(own, |scale, bucket| {
-            // What is drawn of it is its average.
+            // The other run is drawn by its average.
             let value = if bucket.ema.is_finite() { bucket.ema } else { bucket.max };
             Scale { low: scale.low.min(value), high: scale.high.max(value), ..scale }
         })
@@ -179,7 +179,7 @@ impl<'a> Plot<'a> {
         let in_unit =
             Scale { low: scale.low * self.factor, high: scale.high * self.factor, ..scale };
         if n_ticks < 2 {
-            // No room for round numbers: the ends are told as they are.
+            // Without room for round numbers, the ends are written as they are.
             return (scale, vec![in_unit.low, in_unit.high]);
         }
         let (rounded, ticks) = in_unit.rounded(n_ticks);
@@ -206,7 +206,7 @@ fn checkpoint_step(text: &str) -> Option<u64> {
     rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// The unit that suits a number whose highest value is known: a factor and its name.
+/// The unit for a number, by its highest value: a factor and a name.
 fn unit(model: &Model, metric: Metric, highest: f64) -> (f64, String) {
     let (factor, name) = match metric {
         Metric::StepTime if highest < 2e-3 => (1e6, "us"),

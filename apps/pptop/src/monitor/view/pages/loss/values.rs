@@ -1,4 +1,4 @@
-//! What is said about the numbers that are drawn: values, a verdict, the legend.
+//! The text about the drawn numbers: values, a verdict, and the legend.
 
 use pp_telemetry::{Alarm, LossBucket, LossHistory, Mark, Trend};
 use ratatui::style::Style;
@@ -11,11 +11,11 @@ use crate::monitor::view::paint::Pen;
 use crate::monitor::view::theme::STRONG;
 use crate::monitor::words::format;
 
-/// How far above the best validation the last two have to be before one should know, as a share of it.
+/// The share by which the last two validations must exceed the best one before a warning is shown.
 const VALIDATION_RISES: f64 = 0.02;
 
 impl Plot<'_> {
-    /// The values at the cursor: that which is drawn first.
+    /// The values at the cursor, the drawn number first.
     fn values_at(&self, step: u64) -> Vec<(&'static str, String, Style)> {
         let of = |history: &LossHistory| history.at(step).filter(LossBucket::has_values);
         let range = |bucket: LossBucket, text: &dyn Fn(f64) -> String| {
@@ -61,7 +61,7 @@ impl Plot<'_> {
         values
     }
 
-    /// The values that one wants to know, as many as fit, each with its name.
+    /// The most important values, as many as fit, each with its name.
     fn values(&self) -> Vec<(&'static str, String, Style)> {
         if let Some(step) = self.cursor {
             return self.values_at(step);
@@ -119,7 +119,7 @@ impl Plot<'_> {
         values
     }
 
-    /// Whether the model learns, in words: at length, in short, and whether that is well.
+    /// The verdict on the learning: in long form, in short form, and whether it is good.
     fn verdict(&self) -> Option<(&'static str, &'static str, bool)> {
         let trend = self.history.trend();
         if self.metric == Metric::GradNorm
@@ -142,7 +142,7 @@ impl Plot<'_> {
             return Some((alarm_words(alarm), alarm.short(), false));
         }
         let validation_rises = || {
-            // One alone may be chance.
+            // A single one may be chance.
             let best = self.history.best_mark()?;
             let is_worse = |mark: &Mark| {
                 mark.step > best.step && mark.loss > best.loss + best.loss.abs() * VALIDATION_RISES
@@ -201,7 +201,7 @@ impl Plot<'_> {
                 history.last().map_or_else(String::new, |last| format!(" {}", self.text(last)));
             let text = format!("{} (ema){last} @{}", other.name, other.step);
             let sign = if other_sign(theme) == 'x' { "x" } else { "×" };
-            // What is not the run of the head line has to be named.
+            // A run other than that of the head line needs its name.
             items.insert(0, (sign, theme.notice(), text));
         }
         if self.reference().is_some() {
@@ -234,7 +234,7 @@ impl Plot<'_> {
         let trend = if self.cursor.is_some() { "" } else { trend };
         let mut parts: Vec<String> =
             self.values().into_iter().map(|(name, text, _)| format!("{name} {text}")).collect();
-        // The last value goes without saying what it is.
+        // The last value needs no name.
         if let Some(first) = parts.first_mut() {
             let value = first.trim_start_matches("last ");
             *first = if trend.is_empty() { value.to_owned() } else { format!("{value} {trend}") };

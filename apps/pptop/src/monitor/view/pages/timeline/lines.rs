@@ -1,6 +1,6 @@
-//! How the lines of the page are divided between ranks, plan, axis and details.
+//! The division of the page's lines between ranks, plan, axis and details.
 
-/// How the lines are divided.
+/// The division of the lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lines {
     /// Ranks of each block.
@@ -15,7 +15,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// For so many rows; `framed_details` are those at the bottom, where there is a frame.
+    /// Divides `height` rows. `framed_details` is the number of rows for details at the bottom, if
+    /// the page has a frame.
     pub(super) fn of(
         height: u16,
         n_ranks: u16,
@@ -33,14 +34,15 @@ impl Lines {
         let axis = u16::from(height - details >= 4);
         let left = height - details - axis;
         let heads = u16::from(is_framed);
-        // Half of the ranks with the plan say less than all without it; and a small screen has no place for two heads.
+        // All ranks without the plan show more than half of them with it, and a small screen has no
+        // room for two heads.
         let with_plan = wants_plan && is_framed && left >= 2 * (heads + n_ranks.clamp(1, 4));
         let n_blocks = 1 + u16::from(with_plan);
         let for_ranks = left.saturating_sub(n_blocks * heads);
         let n_ranks = n_ranks.min(for_ranks / n_blocks);
         let per_rank = (for_ranks / (n_blocks * n_ranks).max(1)).clamp(1, lines_max.max(1));
         let per_rank = if is_framed { per_rank } else { 1 };
-        // What is left of a small screen is for words.
+        // The rest of a small screen is for text.
         let details = if is_framed { details } else { height - axis - n_ranks };
         Self { n_ranks, per_rank, heads, axis, details, with_plan }
     }

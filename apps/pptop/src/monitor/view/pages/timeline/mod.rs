@@ -1,4 +1,4 @@
-//! One step, operation by operation: measured, what was planned under it, or the last steps one over the other.
+//! One step, operation by operation: as measured, above its plan, or over other steps.
 
 mod details;
 mod lines;
@@ -306,7 +306,8 @@ impl<'a> Page<'a> {
         (first.min(n_all), n_all.saturating_sub(first + lines.n_ranks as usize))
     }
 
-    /// Lines of a rank at most: more than one say how long an operation took, where that fits, or how many are busy.
+    /// The most lines of a rank. The second line has the times of the operations if they fit or,
+    /// over other steps, how many of the steps are busy.
     fn lines_max(&self, mode: Mode) -> u16 {
         if mode == Mode::Overlaid {
             return 2;
@@ -336,7 +337,7 @@ fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
     row.iter().find(|other| (other.op, other.stage, other.mb) == (span.op, span.stage, span.mb))
 }
 
-/// A time as one reads it.
+/// A time as text.
 fn time(ns: u64) -> String {
     format::duration(ns as f64 * 1e-9)
 }

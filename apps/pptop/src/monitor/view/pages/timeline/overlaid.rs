@@ -71,9 +71,9 @@ fn shade(theme: Theme, n_busy: usize, n_steps: usize) -> char {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Overlaid {
     n_busy: usize,
-    /// What most of them do.
+    /// The operation of most of them.
     what: Option<(SpanKind, u32, u32)>,
-    /// One of those that do so.
+    /// One of these spans.
     span: Option<Span>,
 }
 

@@ -1,4 +1,4 @@
-//! The row of a rank: its name, its operations, and marks on those that are looked at.
+//! The row of a rank: its name, its operations, and marks on the chosen ones.
 
 use pp_telemetry::{RankState, Span};
 use ratatui::style::{Modifier, Style};
@@ -12,10 +12,10 @@ use crate::monitor::words::{format, letter, rank_name, stages_text};
 /// The operation that is chosen.
 pub(super) const CHOSEN: Style =
     Style::new().add_modifier(Modifier::REVERSED).add_modifier(Modifier::BOLD);
-/// What it has waited for.
+/// The operation for which it waited.
 const CAUSE: Style =
     Style::new().add_modifier(Modifier::REVERSED).add_modifier(Modifier::UNDERLINED);
-/// The operations that one has come from.
+/// The operations from which the user has come.
 const PATH: Style = Style::new().add_modifier(Modifier::UNDERLINED);
 
 impl Page<'_> {
@@ -35,7 +35,7 @@ impl Page<'_> {
         }
     }
 
-    /// The operations of a rank; below them, where there is room, how long they took.
+    /// The operations of a rank and, if there is room, their times below them.
     pub(super) fn draw_row<'s>(
         &self,
         pen: &mut Pen<'_>,
@@ -72,14 +72,14 @@ impl Page<'_> {
         }
     }
 
-    /// Remembers what was drawn, for the legend.
+    /// Remembers the drawn kinds for the legend.
     pub(super) fn see(&self, cells: &[Option<&Span>]) {
         let mut kinds = self.seen.get();
         kinds.see(cells);
         self.seen.set(kinds);
     }
 
-    /// The chosen operation, what it has waited for, and where one has come from.
+    /// The chosen operation, the one for which it waited, and those from which the user has come.
     pub(super) fn draw_marks(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16, rank: &RankState) {
         let mut mark = |span: &Span, style: Style| {
             if is_of(span, rank) {
@@ -109,7 +109,7 @@ impl Page<'_> {
         if end < 0.0 || start >= to_ns - from_ns {
             return;
         }
-        // The cells in which it may win: those whose middle it covers.
+        // The cells whose middle it covers.
         #[expect(clippy::cast_sign_loss, reason = "clamped to 0 and more")]
         let cell_of = |ns: f64| (ns / cell_ns + 0.5).clamp(0.0, f64::from(self.n_cells)) as u16;
         let first = cell_of(start).min(self.n_cells.saturating_sub(1));

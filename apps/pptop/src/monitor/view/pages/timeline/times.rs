@@ -59,7 +59,8 @@ impl Page<'_> {
         (y + 1).saturating_add(sums.len() as u16).min(last_y)
     }
 
-    /// The chosen rank summed up, then what the step hangs on, then as many of the other ranks as there is room for.
+    /// The times of the chosen rank, then the critical path, then as many of the other ranks as
+    /// fit.
     pub(super) fn draw_sums(&self, pen: &mut Pen<'_>, y: u16, end_y: u16) {
         let chosen = self.state.timeline().row(self.model);
         let y = self.draw_times(pen, chosen, y, end_y.saturating_sub(y));
@@ -76,7 +77,8 @@ impl Page<'_> {
         }
     }
 
-    /// What the length of the step hangs on, where there is room for it: the operations, and how long they and the gaps between take.
+    /// The critical path, if there is room: its operations, with their times and the gaps between
+    /// them.
     fn draw_critical_path(&self, pen: &mut Pen<'_>, y: u16, n_lines: u16) -> u16 {
         let theme = pen.theme;
         let row = self.state.timeline().row(self.model);
