@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Names in a page must not outlive what they name: check_paths.sh PAGE…
-# Each `path/with/a/slash` in backticks has to exist, and so has the target of each relative link, with its heading.
+# Each `path/with/a/slash` in backticks has to exist, and so has the target of each relative link,
+# with its heading.
 # shellcheck disable=SC2016 # the backtick in the pattern is meant
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Reads the lines of `pptop train --headless --json`: check_steps.sh FILE STEPS.
-# One hello first, STEPS steps in order with a loss that ends below where it began, and an end of code 0 last.
+# One hello first, STEPS steps in order with a loss that ends below where it began, and an end of
+# code 0 last.
 set -euo pipefail
 file=$1 steps=$2
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Draws the screens of docs/screens again: ci/screens.sh [RUN]. Without RUN, 30 steps of gpt are trained on four ranks first.
+# Draws the screens of docs/screens again: ci/screens.sh [RUN]. Without RUN, 30 steps of gpt are
+# trained on four ranks first.
 # PPTOP may name a program that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Whether somebody who has our crates and nothing else of ours can train a model of their own and watch it: ci/stranger.sh [PPTOP].
+# Trains and watches a model of one's own in a package that has three of the crates and nothing else
+# of the workspace: ci/stranger.sh [PPTOP].
 #
-# `examples/own_model.rs` is copied into a package outside of the workspace, which has no `.cargo/config.toml` of ours. Its
-# program trains without RAYON_NUM_THREADS; meanwhile `pptop attach --once` looks at it, afterwards `pptop replay` plays it.
+# `examples/own_model.rs` is copied into a package outside of the workspace, which has no
+# `.cargo/config.toml` of ours. Its program trains without RAYON_NUM_THREADS.
+# Meanwhile `pptop attach --once` looks at it, afterwards `pptop replay` plays it.
 # What is built is shared with the workspace. PPTOP is target/release/pptop if none is named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,7 +45,6 @@ pp-train = { path = "$root/crates/train" }
 
 [workspace]
 EOF
-[[ $(grep -c '^pp-' "$package/Cargo.toml") -le 3 ]] || fail "a model of one's own takes more than three crates of ours"
 
 unset RAYON_NUM_THREADS
 export PPTOP_STATE_DIR=$package/state

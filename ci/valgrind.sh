@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests of everything with `unsafe` in it under valgrind: an access outside of what was allocated, or to what was freed, or a
-# decision on what was never written, is an error. The binaries are those that `cargo test --workspace` has built.
+# Runs the tests of everything with `unsafe` in it under valgrind: an access outside of what was
+# allocated, or to what was freed, or a decision on what was never written, is an error. The
+# binaries are those that `cargo test --workspace` has built.
 #
-# Valgrind's processor has AVX2 and no AVX-512, and says so where programs ask (CPUID): the kernels take what it has, without help.
+# Valgrind's processor has AVX2 and no AVX-512, and says so where programs ask (CPUID): the kernels
+# take what it has, without help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Proptest's cases take some twenty times as long here. One thread for the kernels, as in `.cargo/config.toml`.
+# Proptest's cases take some twenty times as long here. One thread for the kernels, as in
+# `.cargo/config.toml`.
 export PROPTEST_CASES=${PROPTEST_CASES:-64} RAYON_NUM_THREADS=1
 
 built=$(cargo test --locked --workspace --no-run --message-format=json 2>/dev/null) || {
@@ -26,7 +29,8 @@ binary() {
   echo "$found"
 }
 
-# checked FOLDER KIND NAME AT-LEAST FILTER…: the tests of a target that the filters name; at least so many, or the filters are wrong.
+# checked FOLDER KIND NAME AT-LEAST FILTER…: the tests of a target that the filters name; at least
+# so many, or the filters are wrong.
 checked() {
   local folder=$1 kind=$2 name=$3 least=$4 binary log n
   shift 4
@@ -49,7 +53,7 @@ checked() {
 checked crates/nn lib pp_nn 4 cpu::
 checked crates/nn test kernels 2 every_kernel what_is_not_finite
 checked crates/nn test absurd_views 6
-# Results of products that nobody has filled before.
+# Results of products in memory that was not filled before.
 checked crates/nn test chains 4
 checked crates/nn test counting 7
 # Another library's structs, filled through pointers, as NVML fills them.

@@ -1,4 +1,5 @@
-//! Draws a schedule, asks what it costs, and lets the validator refuse a broken one. No candle here.
+//! Draws a schedule, simulates its costs, and lets the validator refuse a broken one, without
+//! candle.
 //!
 //! `cargo run -p pp-examples --example draw_schedule`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]

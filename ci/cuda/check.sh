@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Lints the `cuda` feature on a machine without GPU, driver or toolkit: ci/cuda/check.sh [PACKAGE].
 #
-# The target directory is one of its own, for correctness and not for tidiness: candle's build script
-# keeps finished kernels by the hash of their source, whoever compiled them, so a directory that has seen
-# the stand-in would hand its empty kernels to a later build with the real compiler.
+# The target directory is one of its own, for correctness and not for tidiness: candle's build
+# script keeps finished kernels by the hash of their source, whoever compiled them, so a directory
+# that has seen the stand-in would hand its empty kernels to a later build with the real compiler.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

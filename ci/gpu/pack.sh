@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Builds the cuda tests and packs them, at most 64 MiB, for a GPU machine with neither cargo nor network.
-# Wants the real toolkit here (no GPU), python3 and xz. There: tar xf pptop-gpu.tar.xz && pptop-gpu/run
+# Builds the cuda tests and packs them, at most 64 MiB, for a GPU machine with neither cargo nor
+# network.
+# Wants the real toolkit here (no GPU), python3 and xz.
+# There: tar xf pptop-gpu.tar.xz && pptop-gpu/run
 #
-# Tests know the path of the sources they were built from, so `run` puts the pack at that same path, through
-# a link, and says so where it can't.
+# Tests know the path of the sources they were built from, so `run` puts the pack at that same path,
+# through a link, and says so where it can't.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -51,7 +53,8 @@ strip -o "$pack/tree/${CARGO_TARGET_DIR#"$root/"}/debug/deps/libnvml_stand_in.so
 
 cat >"$pack/run" <<RUN
 #!/usr/bin/env bash
-# Runs the packed tests; ends with the number of failed programs as a line and as its status (0 or 1).
+# Runs the packed tests; ends with the number of failed programs as a line and as its status (0 or
+# 1).
 set -uo pipefail
 root=$root
 RUN

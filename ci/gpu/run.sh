@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole test suite with --features cuda, and a report of what it ran on: ci/gpu/run.sh [TEST FILTER].
+# Runs the whole test suite with --features cuda, and reports what it ran on:
+# ci/gpu/run.sh [TEST FILTER].
 # Wants a driver, NVIDIA's toolkit (13.0 or older: cudarc has to know it) and cargo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
