@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::Init;
 use pp_executor::{
     Batch, Doing, ExecError, Fault, FaultKind, RankConfig, RankProgress, Ranks, What,
 };
@@ -39,7 +40,7 @@ fn fail(kind: FaultKind, rank: u32, op: &str, replicas: u32) -> (String, Duratio
         job.objective.clone(),
         OptimizerKind::Sgd,
     );
-    ranks.fault = Some(Fault { rank: Rank(rank), step: 2, op: op.parse().unwrap(), kind });
+    ranks.fault = Some(Fault { rank: Rank(rank), step: 2, at: op.parse().unwrap(), kind });
     ranks.n_replicas = replicas;
     let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
     let mut trainer =
@@ -49,13 +50,14 @@ fn fail(kind: FaultKind, rank: u32, op: &str, replicas: u32) -> (String, Duratio
     let start = Instant::now();
     let error = trainer.step(2, || job.data.batch(2, batch)).unwrap_err();
     drop(trainer);
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    (text, start.elapsed())
+    (chain(&error).join(": "), start.elapsed())
+}
+
+/// The texts of an error and of its causes, each in its first line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    let first_line = |text: String| text.lines().next().unwrap().to_owned();
+    let errors = std::iter::successors(Some(error), |error| error.source());
+    errors.map(|error| first_line(error.to_string())).collect()
 }
 
 #[test]
@@ -163,6 +165,113 @@ fn after_the_first_error_nothing_pretends_to_work() {
     assert_eq!(error.to_string(), "rank 0, step 1, op 0F0");
     let after = ranks.collect(What::Values).unwrap_err();
     assert!(matches!(after, ExecError::Ended), "{after}");
+}
+
+/// candle puts the layer on a line before the cause. A reader that takes the first line of each
+/// error has both.
+#[test]
+fn an_error_in_a_layer_has_the_layer_and_the_cause() {
+    let mut ranks = two_ranks();
+    let error = ranks.step(1, &[batch(4, 3, 4)]).unwrap_err();
+    let texts = chain(&error);
+    let expected = ["rank 0, step 1, op 0F0", "layer 0", "a tensor operation failed"];
+    assert_eq!(texts[..3], expected);
+    assert!(texts.len() == 4 && texts[3].contains("[1, 3]"), "{texts:?}");
+}
+
+#[test]
+fn an_error_in_an_evaluation_says_so() {
+    let (good, bad) = (batch(4, 2, 4), batch(4, 3, 4));
+    let mut ranks = two_ranks();
+    let error = ranks.evaluate(&[Arc::clone(&bad)]).unwrap_err();
+    assert_eq!(error.to_string(), "rank 0, evaluation before the first step, op 0F0");
+
+    let mut ranks = two_ranks();
+    ranks.step(1, &[Arc::clone(&good)]).unwrap();
+    let error = ranks.evaluate(&[Arc::clone(&bad)]).unwrap_err();
+    assert_eq!(error.to_string(), "rank 0, evaluation after step 1, op 0F0");
+
+    // An evaluation that ended well leaves no trace.
+    let mut ranks = two_ranks();
+    ranks.step(1, &[Arc::clone(&good)]).unwrap();
+    ranks.evaluate(&[good]).unwrap();
+    let error = ranks.step(2, &[bad]).unwrap_err();
+    assert_eq!(error.to_string(), "rank 0, step 2, op 0F0");
+}
+
+/// An optimizer with moments has no kernel for numbers that are not floats.
+#[test]
+fn an_error_in_the_update_says_so() {
+    let mut stack = LayerStack::default();
+    for name in ["a", "b"] {
+        stack.push(name, move |vb| {
+            let linear = Linear::new(2, 2, vb.pp(name))?;
+            if name == "b" {
+                vb.pp(name).get_with_hints_dtype(3, "counts", Init::Const(1.0), DType::I64)?;
+            }
+            Ok(single(move |x, c| linear.forward(x, c)))
+        });
+    }
+    let mut config = of_two_layers(stack);
+    config.optimizer = OptimizerKind::Adam;
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    ranks.step(1, &[batch(4, 2, 4)]).unwrap();
+    let error = ranks.update(0.1, 1.0).unwrap_err();
+    assert_eq!(error.to_string(), "rank 1, step 1, while it updates its weights");
+}
+
+/// Two replicas whose models differ in the shape of a parameter.
+#[test]
+fn an_error_in_the_gradient_mean_says_so() {
+    let n_built = AtomicU32::new(0);
+    let mut stack = LayerStack::default();
+    stack.push("a", move |vb| {
+        let linear = Linear::new(2, 2, vb.pp("a"))?;
+        let n = n_built.fetch_add(1, Ordering::Relaxed) as usize + 1;
+        vb.pp("a").get(n, "odd")?;
+        Ok(single(move |x, c| linear.forward(x, c)))
+    });
+    stack.push("b", |vb| {
+        let linear = Linear::new(2, 2, vb.pp("b"))?;
+        Ok(single(move |x, c| linear.forward(x, c)))
+    });
+    let mut config = of_two_layers(stack);
+    config.n_replicas = 2;
+    let mut ranks = Ranks::spawn(&config).unwrap();
+    let error = ranks.step(1, &[batch(4, 2, 4), batch(4, 2, 4)]).unwrap_err();
+    assert!(matches!(error, ExecError::Rank { rank: Rank(0), doing: Doing::Averaging, .. }));
+    assert!(error.to_string().ends_with(", step 1, while it averages gradients"), "{error}");
+}
+
+/// A part of a layer that takes long to free.
+struct Slow(Arc<AtomicU32>);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn after_an_error_the_ranks_that_answered_are_gone() {
+    let n_freed = Arc::new(AtomicU32::new(0));
+    let mut stack = LayerStack::default();
+    for name in ["a", "b"] {
+        let n_freed = Arc::clone(&n_freed);
+        stack.push(name, move |vb| {
+            let (linear, slow) = (Linear::new(2, 2, vb.pp(name))?, Slow(Arc::clone(&n_freed)));
+            Ok(single(move |x, c| {
+                let _part = &slow;
+                linear.forward(x, c)
+            }))
+        });
+    }
+    let mut ranks = Ranks::spawn(&of_two_layers(stack)).unwrap();
+    // The cut has built each layer once to see its parameters.
+    let n_before = n_freed.load(Ordering::Relaxed);
+    assert!(ranks.step(1, &[batch(4, 3, 4)]).is_err());
+    assert_eq!(n_freed.load(Ordering::Relaxed) - n_before, 2);
 }
 
 /// A call with wrong data for one replica once reached some ranks before it was refused, and these
@@ -279,7 +388,10 @@ fn a_rank_that_is_held_up_is_named_after_the_deadline() {
     );
     // The other rank waited for it, and has been stopped.
     let op = |text: &str| text.parse().unwrap();
-    let at = |rank, doing| RankProgress { replica: Replica(0), rank: Rank(rank), step: 7, doing };
+    let at = |rank, doing| {
+        let (replica, rank, is_evaluating) = (Replica(0), Rank(rank), false);
+        RankProgress { replica, rank, step: 7, is_evaluating, doing }
+    };
     let expected = [at(0, Doing::Awaiting(op("0B2"))), at(1, Doing::Computing(op("1F2")))];
     assert_eq!(progress.read(), expected);
     assert!(matches!(ranks.collect(What::Values).unwrap_err(), ExecError::Ended));

@@ -14,6 +14,7 @@ use crate::device::DeviceSpec;
 #[cfg(feature = "fault-injection")]
 use crate::fault::Fault;
 use crate::recompute::Recompute;
+use crate::state::OptimizerState;
 
 /// How long an op of a rank lasts at least, forward or backward. See [`RankConfig::pace`].
 pub type Pace = Arc<dyn Fn(Rank, Op) -> Duration + Send + Sync>;
@@ -36,6 +37,9 @@ pub struct RankConfig {
     /// Initial values by name, instead of random ones. No rank keeps them once it has built its
     /// stages. A caller that keeps a clone holds a second copy of the model.
     pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
+    /// The state of the optimizer to go on from, instead of a new one. As with `initial`, no rank
+    /// keeps it.
+    pub resumed: Option<Arc<OptimizerState>>,
     /// Copies of the pipeline.
     pub n_replicas: u32,
     /// Where each rank computes, by rank and replica.
@@ -88,6 +92,7 @@ impl RankConfig {
             optimizer,
             seed: 0,
             initial: None,
+            resumed: None,
             n_replicas: 1,
             devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
             kernels: Kernels::default(),

@@ -1,11 +1,12 @@
-//! The errors of ranks and of calls to them.
+//! The errors of ranks and of calls to them. The text of an error leaves out its cause, which is
+//! its source.
 
 use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use pp_schedule::{Op, Rank, Replica};
 
-use crate::progress::Doing;
+use crate::progress::{Doing, RankProgress};
 
 /// The error of a call, or of the start of the ranks.
 #[derive(Debug, thiserror::Error)]
@@ -83,15 +84,19 @@ pub enum ExecError {
         source: std::io::Error,
     },
     /// A rank failed, before any other.
-    #[error("{}", Place(*.replica, *.rank, *.step, *.op))]
+    #[error("{}{}", Place(*.replica, *.rank, *.step, *.is_evaluating, *.op), While(*.doing))]
     Rank {
         /// Its replica.
         replica: Replica,
         /// Its place in the pipeline.
         rank: Rank,
-        /// The step, from 1; 0 before the first.
+        /// The last step that it began, from 1; 0 before the first.
         step: u64,
-        /// The op that it computed, or whose input it waited for.
+        /// Whether it evaluated, after that step.
+        is_evaluating: bool,
+        /// What it was doing.
+        doing: Doing,
+        /// The op of that: the one that it computed, or whose input it waited for.
         op: Option<Op>,
         /// The cause.
         source: Box<RankError>,
@@ -99,22 +104,24 @@ pub enum ExecError {
     /// A rank gave no answer in time. Of several, it is one that waits for no other.
     #[error(
         "{} gave no answer within {deadline:?}: it {doing}",
-        Place(*.replica, *.rank, *.step, .doing.op())
+        Place(*.replica, *.rank, *.step, *.is_evaluating, .doing.op())
     )]
     Deadline {
         /// Its replica.
         replica: Replica,
         /// Its place in the pipeline.
         rank: Rank,
-        /// The step, from 1; 0 before the first.
+        /// The last step that it began, from 1; 0 before the first.
         step: u64,
+        /// Whether it evaluates, after that step.
+        is_evaluating: bool,
         /// What it is doing.
         doing: Doing,
         /// How long the call was allowed to take.
         deadline: Duration,
     },
     /// The thread of a rank has ended without an answer: our own bug.
-    #[error("{} is gone without an answer", Place(*.replica, *.rank, 0, None))]
+    #[error("{} is gone without an answer", Place(*.replica, *.rank, 0, false, None))]
     Gone {
         /// Its replica.
         replica: Replica,
@@ -126,20 +133,45 @@ pub enum ExecError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// The place of an error: the step and the op only where they are known.
-struct Place(Replica, Rank, u64, Option<Op>);
+impl ExecError {
+    /// The error of a rank that failed there.
+    pub(crate) fn of_rank(at: RankProgress, source: RankError) -> Self {
+        let RankProgress { replica, rank, step, is_evaluating, doing } = at;
+        let (op, source) = (doing.op(), Box::new(source));
+        Self::Rank { replica, rank, step, is_evaluating, doing, op, source }
+    }
+}
+
+/// The place of an error: the replica, the rank, the step, whether it happened in an evaluation
+/// after that step, and the op; the step and the op only where they are known.
+struct Place(Replica, Rank, u64, bool, Option<Op>);
 
 impl Display for Place {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let &Self(replica, rank, step, op) = self;
+        let &Self(replica, rank, step, is_evaluating, op) = self;
         write!(f, "rank {rank}")?;
         if replica.0 > 0 {
             write!(f, " of replica {replica}")?;
         }
-        if step > 0 {
-            write!(f, ", step {step}")?;
+        match (is_evaluating, step) {
+            (true, 0) => f.write_str(", evaluation before the first step")?,
+            (true, _) => write!(f, ", evaluation after step {step}")?,
+            (false, 0) => {}
+            (false, _) => write!(f, ", step {step}")?,
         }
         op.map_or(Ok(()), |op| write!(f, ", op {op}"))
+    }
+}
+
+/// What a rank was doing when it failed, where that was no op.
+struct While(Doing);
+
+impl Display for While {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Doing::Idle | Doing::Awaiting(_) | Doing::Computing(_) => Ok(()),
+            doing => write!(f, ", while it {doing}"),
+        }
     }
 }
 
@@ -148,13 +180,21 @@ impl Display for Place {
 #[non_exhaustive]
 pub enum RankError {
     /// candle reported an error.
-    #[error("{}", first_line(.0))]
-    Tensor(#[from] candle_core::Error),
+    #[error("a tensor operation failed")]
+    Tensor(#[source] candle_core::Error),
+    /// An error in a part of the model, such as a layer.
+    #[error("{part}")]
+    Within {
+        /// The name of the part.
+        part: String,
+        /// The cause.
+        source: Box<RankError>,
+    },
     /// A layer cannot be built.
     #[error(transparent)]
     Partition(#[from] pp_partition::PartitionError),
     /// The system did not let the rank's thread be pinned.
-    #[error("cannot be kept on core {core}: {source}")]
+    #[error("cannot be kept on core {core}")]
     Pin {
         /// The core.
         core: usize,
@@ -176,8 +216,77 @@ pub enum RankError {
     Stopped,
 }
 
-/// candle appends a backtrace to its errors when it is asked for one; a person wants the reason.
-fn first_line(error: &candle_core::Error) -> String {
-    let text = error.to_string();
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim().to_owned()
+impl From<candle_core::Error> for RankError {
+    /// Makes candle's context of an error a link of the chain. candle has it only in the text, on a
+    /// line before that of the cause.
+    fn from(error: candle_core::Error) -> Self {
+        match error {
+            candle_core::Error::Context { inner, context } => {
+                Self::Within { part: context.to_string(), source: Box::new(Self::from(*inner)) }
+            }
+            error => Self::Tensor(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::io;
+
+    use pp_partition::PartitionError;
+
+    use super::*;
+
+    /// The texts of an error and of its causes.
+    fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+        let errors = std::iter::successors(Some(error), |&error| error.source());
+        errors.map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn no_text_repeats_that_of_its_cause() {
+        let io = || io::Error::other("not permitted");
+        let tensor = || candle_core::Error::Msg("no memory".to_owned());
+        let layer = || PartitionError::Layer { layer: 3, name: "a".to_owned(), source: tensor() };
+        let (replica, rank, step, is_evaluating) = (Replica(0), Rank(1), 2, false);
+        let at = RankProgress { replica, rank, step, is_evaluating, doing: Doing::Updating };
+        let while_updating = "rank 1, step 2, while it updates its weights";
+        let failed = "a tensor operation failed";
+        let pin = RankError::Pin { core: 5, source: io() };
+        let cases: [(RankError, &[&str]); 3] = [
+            (pin, &["cannot be kept on core 5", "not permitted"]),
+            (tensor().into(), &[failed, "no memory"]),
+            (tensor().context("layer 3").into(), &["layer 3", failed, "no memory"]),
+        ];
+        for (error, causes) in cases {
+            let expected = [&[while_updating][..], causes].concat();
+            assert_eq!(chain(&ExecError::of_rank(at, error)), expected);
+        }
+        assert_eq!(chain(&RankError::from(layer())), chain(&layer()));
+        let spawn = ExecError::Spawn { rank, source: io() };
+        assert_eq!(chain(&spawn), ["rank 1 could not get a thread", "not permitted"]);
+        assert_eq!(chain(&ExecError::from(tensor())), [failed, "no memory"]);
+    }
+
+    #[test]
+    fn an_error_of_a_rank_says_when_and_at_what() {
+        let op: Op = "1F2".parse().unwrap();
+        for (step, is_evaluating, doing, text) in [
+            (0, false, Doing::Idle, "rank 1"),
+            (3, false, Doing::Computing(op), "rank 1, step 3, op 1F2"),
+            (3, false, Doing::Awaiting(op), "rank 1, step 3, op 1F2"),
+            (0, true, Doing::Computing(op), "rank 1, evaluation before the first step, op 1F2"),
+            (3, true, Doing::Awaiting(op), "rank 1, evaluation after step 3, op 1F2"),
+            (3, false, Doing::Averaging, "rank 1, step 3, while it averages gradients"),
+            (3, false, Doing::Updating, "rank 1, step 3, while it updates its weights"),
+            (3, false, Doing::Collecting, "rank 1, step 3, while it copies its tensors"),
+        ] {
+            let (replica, rank) = (Replica(0), Rank(1));
+            let at = RankProgress { replica, rank, step, is_evaluating, doing };
+            let error = ExecError::of_rank(at, RankError::Stopped);
+            assert_eq!(error.to_string(), text);
+            assert!(matches!(error, ExecError::Rank { op, .. } if op == doing.op()));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use pp_schedule::{MicroBatch, Op, Phase, Rank, Replica, Stage};
 
@@ -22,6 +23,8 @@ pub enum Doing {
     AwaitingGradients,
     /// It takes the mean of the gradients.
     Averaging,
+    /// It sums the squares of its gradients, for their norm.
+    SummingSquares,
     /// Its optimizer changes the weights.
     Updating,
     /// It copies tensors to the host.
@@ -53,6 +56,7 @@ impl Doing {
             Self::Averaging => 4,
             Self::Updating => 5,
             Self::Collecting => 6,
+            Self::SummingSquares => 7,
         };
         let op = self.op().map_or(0, |op| {
             let phase = match op.phase {
@@ -80,6 +84,7 @@ impl Doing {
             4 => Self::Averaging,
             5 => Self::Updating,
             6 => Self::Collecting,
+            7 => Self::SummingSquares,
             _ => Self::Idle,
         }
     }
@@ -99,6 +104,7 @@ impl fmt::Display for Doing {
             Self::Computing(_) => "computes",
             Self::AwaitingGradients => "waits for the gradients of the other copies of the model",
             Self::Averaging => "averages gradients",
+            Self::SummingSquares => "sums the squares of its gradients",
             Self::Updating => "updates its weights",
             Self::Collecting => "copies its tensors",
         })
@@ -114,17 +120,34 @@ pub struct RankProgress {
     pub rank: Rank,
     /// The last step that it began, from 1; 0 before the first.
     pub step: u64,
+    /// Whether it evaluates, after that step.
+    pub is_evaluating: bool,
     /// What it is doing.
     pub doing: Doing,
 }
+
+/// The progress of one rank, with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedProgress {
+    /// The progress.
+    pub rank: RankProgress,
+    /// The moment at which the rank began what it is doing.
+    pub since: Instant,
+}
+
+/// The bit of an entry's step that says that the rank evaluates.
+const EVALUATING: u64 = 1 << 63;
 
 /// One rank's entry. Each has a cache line of its own: ranks write at every op, and would otherwise
 /// take the line from each other.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Entry {
+    /// The step, with [`EVALUATING`] while the rank evaluates after it.
     step: AtomicU64,
     doing: AtomicU64,
+    /// Nanoseconds from the origin of the table to the last change of `doing`.
+    since_ns: AtomicU64,
 }
 
 /// The table of what each rank is doing. A clone reads the same table. Reading disturbs no rank and
@@ -132,34 +155,51 @@ struct Entry {
 #[derive(Clone, Debug)]
 pub struct Progress {
     n_ranks: usize,
+    /// The moment at which the table was made.
+    origin: Instant,
     entries: Arc<[Entry]>,
 }
 
 impl Progress {
     pub(crate) fn new(n_ranks: u32, n_replicas: u32) -> Self {
         let n = n_ranks as usize * n_replicas as usize;
-        Self { n_ranks: n_ranks as usize, entries: (0..n).map(|_| Entry::default()).collect() }
+        let entries = (0..n).map(|_| Entry::default()).collect();
+        Self { n_ranks: n_ranks as usize, origin: Instant::now(), entries }
     }
 
     /// What each rank is doing now, replica by replica, rank by rank.
     pub fn read(&self) -> Vec<RankProgress> {
-        let entry = |(index, entry): (usize, &Entry)| {
-            let (replica, rank) = place(index, self.n_ranks);
-            let (step, doing) = entry.read();
-            RankProgress { replica, rank, step, doing }
+        (0..self.entries.len()).map(|index| self.at(index)).collect()
+    }
+
+    /// The same, with the moment at which each rank began what it is doing. While a rank changes,
+    /// the moment may be that of the change, and the rest that of before.
+    pub fn read_timed(&self) -> Vec<TimedProgress> {
+        let timed = |index: usize| {
+            let rank = self.at(index);
+            let since = Duration::from_nanos(self.entries[index].since_ns.load(Ordering::Acquire));
+            TimedProgress { rank, since: self.origin + since }
         };
-        self.entries.iter().enumerate().map(entry).collect()
+        (0..self.entries.len()).map(timed).collect()
+    }
+
+    fn at(&self, index: usize) -> RankProgress {
+        let (replica, rank) = place(index, self.n_ranks);
+        let (step, doing) = self.entries[index].read();
+        let is_evaluating = step & EVALUATING != 0;
+        RankProgress { replica, rank, step: step & !EVALUATING, is_evaluating, doing }
     }
 
     /// The entry of one rank, to write to.
     pub(crate) fn of(&self, replica: Replica, rank: Rank) -> Reporter {
         let index = replica.idx() * self.n_ranks + rank.idx();
-        Reporter { entries: Arc::clone(&self.entries), index }
+        Reporter { progress: self.clone(), index }
     }
 }
 
 impl Entry {
-    /// The step, and what the rank does in it. Reads again if the rank began a step meanwhile.
+    /// The step as it is stored, and what the rank does in it. Reads again if the rank began a step
+    /// or an evaluation meanwhile.
     fn read(&self) -> (u64, Doing) {
         loop {
             let step = self.step.load(Ordering::Acquire);
@@ -173,22 +213,38 @@ impl Entry {
 
 /// The one writer of an entry.
 pub(crate) struct Reporter {
-    entries: Arc<[Entry]>,
+    progress: Progress,
     index: usize,
 }
 
 impl Reporter {
     /// Writes that a step begins.
     pub(crate) fn begin(&self, step: u64) {
-        self.entries[self.index].step.store(step, Ordering::Release);
+        self.entry().step.store(step, Ordering::Release);
+    }
+
+    /// Writes that an evaluation begins after the last step.
+    pub(crate) fn begin_evaluation(&self) {
+        self.entry().step.fetch_or(EVALUATING, Ordering::Release);
+    }
+
+    /// Writes that the evaluation has ended.
+    pub(crate) fn end_evaluation(&self) {
+        self.entry().step.fetch_and(!EVALUATING, Ordering::Release);
     }
 
     pub(crate) fn set(&self, doing: Doing) {
-        self.entries[self.index].doing.store(doing.pack(), Ordering::Release);
+        let since = self.progress.origin.elapsed();
+        self.entry().since_ns.store(since.as_nanos() as u64, Ordering::Release);
+        self.entry().doing.store(doing.pack(), Ordering::Release);
     }
 
-    pub(crate) fn get(&self) -> (u64, Doing) {
-        self.entries[self.index].read()
+    pub(crate) fn get(&self) -> RankProgress {
+        self.progress.at(self.index)
+    }
+
+    fn entry(&self) -> &Entry {
+        &self.progress.entries[self.index]
     }
 }
 
@@ -209,15 +265,40 @@ mod tests {
                 Doing::Computing(op),
                 Doing::AwaitingGradients,
                 Doing::Averaging,
+                Doing::SummingSquares,
                 Doing::Updating,
                 Doing::Collecting,
             ] {
                 rank.set(doing);
-                let here = RankProgress { replica: Replica(1), rank: Rank(0), step: 7, doing };
+                let here = RankProgress {
+                    replica: Replica(1),
+                    rank: Rank(0),
+                    step: 7,
+                    is_evaluating: false,
+                    doing,
+                };
                 assert_eq!(progress.read()[2], here);
-                assert_eq!(rank.get(), (7, doing));
+                assert_eq!(rank.get(), here);
+                rank.begin_evaluation();
+                assert_eq!(rank.get(), RankProgress { is_evaluating: true, ..here });
+                rank.end_evaluation();
+                assert_eq!(rank.get(), here);
             }
         }
         assert_eq!(progress.read()[3].doing, Doing::Idle);
+    }
+
+    #[test]
+    fn a_rank_has_a_time_from_when_on_it_does_what_it_does() {
+        let progress = Progress::new(1, 2);
+        let rank = progress.of(Replica(1), Rank(0));
+        let before = Instant::now();
+        rank.set(Doing::Updating);
+        let after = Instant::now();
+        let [other, timed] = progress.read_timed()[..] else { panic!("two ranks") };
+        assert_eq!(timed.rank, rank.get());
+        assert!(before <= timed.since && timed.since <= after);
+        assert!(other.since <= before, "a rank that has done nothing has done so from the start");
+        assert_eq!(progress.read_timed()[1], timed);
     }
 }

@@ -18,6 +18,7 @@ use crate::per_rank::{PerRank, place};
 use crate::post::Post;
 use crate::progress::{Doing, Progress};
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
+use crate::state::Snapshot;
 use crate::thread::{Answer, Order, STACK_BYTES, cores_for, order, pin, serve};
 use crate::walk::Route;
 use crate::worker::{Seat, Worker};
@@ -28,10 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// One thread for each rank of each replica.
 ///
 /// Each call gives all of them the same job, and returns when all have answered. It fails with the
-/// first error of any rank, which names the rank and its op. The other ranks then get 2 s to stop;
-/// a rank that still computes keeps its thread until its op ends. After an error no rank goes on,
-/// and every later call fails with [`ExecError::Ended`]. A call that is refused because its data do
-/// not fit reaches no rank, and changes nothing.
+/// first error of any rank, which names the rank and what it was doing. The other ranks then get
+/// 2 s to stop. The threads of those that stop have ended when the call returns; a rank that still
+/// computes keeps its thread until its op ends. After an error no rank goes on, and every later
+/// call fails with [`ExecError::Ended`]. A call that is refused because its data do not fit reaches
+/// no rank, and changes nothing.
 pub struct Ranks {
     plan: Arc<ValidPlan>,
     n_replicas: u32,
@@ -45,7 +47,7 @@ struct Thread {
     orders: Sender<Order>,
     address: Address,
     copies: Option<CopyAddress>,
-    handle: Option<JoinHandle<()>>,
+    handle: JoinHandle<()>,
 }
 
 impl Thread {
@@ -131,7 +133,6 @@ impl Ranks {
                     .stack_size(STACK_BYTES)
                     .spawn(body)
                     .map_err(|source| ExecError::Spawn { rank, source })?;
-                let handle = Some(handle);
                 threads.push(Thread { orders, address, copies: copy_address, handle });
             }
         }
@@ -193,6 +194,15 @@ impl Ranks {
         self.call(move |worker| worker.update(lr, clip))
     }
 
+    /// Ends a step in the place of [`Self::update`], without the gradients of the last
+    /// [`Self::step`]: weights and optimizers stay as they are.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn skip_update(&mut self) -> Result<PerRank<UpdateReport>, ExecError> {
+        self.call(|worker| Ok(worker.skip_update()))
+    }
+
     /// Evaluates data, forward only, with the first copy of the model of each replica.
     ///
     /// `batches` are the data of each replica, in any number of micro-batches. A replica without
@@ -233,6 +243,15 @@ impl Ranks {
         Ok(stages.into_iter().flat_map(|(_, tensors)| tensors).collect())
     }
 
+    /// A copy of everything that a later run needs to go on, rank by rank. The ranks make their
+    /// copies at the same time.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn snapshot(&mut self) -> Result<PerRank<Snapshot>, ExecError> {
+        self.call(Worker::snapshot)
+    }
+
     fn check_replicas(&self, batches: &[Arc<Batch>]) -> Result<(), ExecError> {
         let (batches, replicas) = (batches.len(), self.n_replicas);
         if batches == replicas as usize {
@@ -256,9 +275,8 @@ impl Ranks {
         for (index, thread) in self.threads.iter().enumerate() {
             let order = order(index, Arc::clone(&job), reply.clone());
             if thread.orders.send(order).is_err() {
-                // The others would wait for its messages, and this thread for them.
-                self.threads.iter().for_each(Thread::stop);
-                self.threads.clear();
+                // The ranks before it would wait for its messages; those after it have no order.
+                self.end(|other| other >= index);
                 let (replica, rank) = place(index, self.plan.n_ranks() as usize);
                 return Err(ExecError::Gone { replica, rank });
             }
@@ -276,8 +294,9 @@ impl Ranks {
         let n_ranks = self.plan.n_ranks();
         let begun = Instant::now();
         let mut found: Vec<Option<T>> = self.threads.iter().map(|_| None).collect();
-        let mut first: Option<(ExecError, Instant)> = None;
+        let mut has_answered = vec![false; found.len()];
         let mut n_silent = found.len();
+        let mut first: Option<(ExecError, Instant)> = None;
         while n_silent > 0 {
             let reply = match (&first, deadline) {
                 (None, None) => replies.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -289,18 +308,22 @@ impl Ranks {
                 }
             };
             let error = match (reply.map(|answer| *answer), deadline) {
-                (Ok((index, Ok(answer))), _) => {
-                    found[index] = Some(answer);
+                (Ok((index, answer)), _) => {
+                    has_answered[index] = true;
                     n_silent -= 1;
-                    continue;
-                }
-                (Ok((_, Err(error))), _) => {
-                    n_silent -= 1;
-                    error
+                    match answer {
+                        Ok(answer) => {
+                            found[index] = Some(answer);
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
                 }
                 (Err(_), _) if first.is_some() => break,
-                (Err(RecvTimeoutError::Timeout), Some(deadline)) => self.overdue(&found, deadline),
-                (Err(_), _) => self.gone(&found),
+                (Err(RecvTimeoutError::Timeout), Some(deadline)) => {
+                    self.overdue(&has_answered, deadline)
+                }
+                (Err(_), _) => self.gone(&has_answered),
             };
             if first.is_none() {
                 self.threads.iter().for_each(Thread::stop);
@@ -309,8 +332,8 @@ impl Ranks {
         }
         match first {
             Some((error, _)) => {
-                // Not joined: a rank that still computes would hold up the caller.
-                self.threads.clear();
+                // A rank that still computes would hold up the caller.
+                self.end(|index| has_answered[index]);
                 Err(error)
             }
             None => Ok(PerRank::new(n_ranks, found.into_iter().flatten().collect())),
@@ -319,28 +342,43 @@ impl Ranks {
 
     /// The error of a call past its deadline. It names a rank that waits for no other, if there is
     /// one.
-    fn overdue<T>(&self, found: &[Option<T>], deadline: Duration) -> ExecError {
-        let silent = self.progress.read().into_iter().zip(found).filter(|(_, f)| f.is_none());
-        let held_up = silent.map(|(rank, _)| rank).min_by_key(|rank| match rank.doing {
+    fn overdue(&self, has_answered: &[bool], deadline: Duration) -> ExecError {
+        let ranks = self.progress.read().into_iter().zip(has_answered);
+        let silent = ranks.filter(|&(_, has_answered)| !has_answered).map(|(rank, _)| rank);
+        let held_up = silent.min_by_key(|rank| match rank.doing {
             doing if doing.is_waiting() => 2,
             Doing::Idle => 1,
             _ => 0,
         });
-        let gone = || self.gone(found);
+        let gone = || self.gone(has_answered);
         held_up.map_or_else(gone, |at| ExecError::Deadline {
             replica: at.replica,
             rank: at.rank,
             step: at.step,
+            is_evaluating: at.is_evaluating,
             doing: at.doing,
             deadline,
         })
     }
 
     /// The error of a thread that has ended without an answer.
-    fn gone<T>(&self, found: &[Option<T>]) -> ExecError {
-        let index = found.iter().position(Option::is_none).unwrap_or_default();
+    fn gone(&self, has_answered: &[bool]) -> ExecError {
+        let index = has_answered.iter().position(|has_answered| !has_answered).unwrap_or_default();
         let (replica, rank) = place(index, self.plan.n_ranks() as usize);
         ExecError::Gone { replica, rank }
+    }
+
+    /// Ends all ranks, and waits for the threads of those that have no work left.
+    fn end(&mut self, is_done: impl Fn(usize) -> bool) {
+        self.threads.iter().for_each(Thread::stop);
+        let threads = self.threads.drain(..).enumerate();
+        // The rest of each thread is dropped here, so that no order can come.
+        let done = threads.filter_map(|(index, thread)| is_done(index).then_some(thread.handle));
+        let done: Vec<JoinHandle<()>> = done.collect();
+        for handle in done {
+            // Its panics were answers already.
+            let _ = handle.join();
+        }
     }
 }
 
@@ -353,13 +391,6 @@ fn evaluation_route(topology: &Topology, n: usize) -> Result<Arc<Route>, ExecErr
 impl Drop for Ranks {
     fn drop(&mut self) {
         // A call that panicked may have left ranks that wait for a message of its step.
-        self.threads.iter().for_each(Thread::stop);
-        for mut thread in self.threads.drain(..) {
-            drop(thread.orders);
-            if let Some(handle) = thread.handle.take() {
-                // Its panics were answers already.
-                let _ = handle.join();
-            }
-        }
+        self.end(|_| true);
     }
 }

@@ -1,6 +1,7 @@
 //! Which stages run their forward again instead of keeping what it made.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use pp_schedule::Stage;
 
@@ -18,6 +19,20 @@ pub enum Recompute {
     Always,
     /// These stages.
     Stages(BTreeSet<u32>),
+}
+
+impl fmt::Display for Recompute {
+    /// `none`, `all`, or the stages: `0,1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("none"),
+            Self::Always => f.write_str("all"),
+            Self::Stages(stages) => {
+                let stages: Vec<String> = stages.iter().map(ToString::to_string).collect();
+                f.write_str(&stages.join(","))
+            }
+        }
+    }
 }
 
 impl Recompute {

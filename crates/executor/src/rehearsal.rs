@@ -39,6 +39,13 @@ impl PlannedMemory {
             + self.stash_bytes
             + self.temporary_bytes
     }
+
+    /// The copy for a checkpoint: parameters and optimizer state. It comes on top of the peak, and
+    /// no measured peak of a rank includes it, because a copy is counted for the thread that writes
+    /// it.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        self.parameter_bytes + self.optimizer_bytes
+    }
 }
 
 /// The bytes that each CPU rank will hold. One micro-batch of `inputs` and `targets` passes through
@@ -91,7 +98,7 @@ fn rehearse_here(
         of_thread += looks.held() - packed as i64;
         let (bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
         stages.push(bytes);
-        fixed.push((rehearsed.parameter_bytes, packed as u64));
+        fixed.push((rehearsed.run.parameter_bytes() as u64, packed as u64));
         arriving = outputs;
     }
     let of_thread = of_thread.max(0) as u64;
@@ -120,7 +127,6 @@ struct Rehearsed {
     run: StageRun,
     stage: Stage,
     recompute: bool,
-    parameter_bytes: u64,
 }
 
 impl Rehearsed {
@@ -128,12 +134,9 @@ impl Rehearsed {
         let store = ParameterStore::zeroed();
         let layers = config.partition.layers(stage.idx());
         let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &Device::Cpu)?;
-        let parameters = built.parameters().iter();
-        let bytes = parameters.map(|p| p.var.elem_count() * p.var.dtype().size_in_bytes());
-        let parameter_bytes = bytes.sum::<usize>() as u64;
         let recompute = config.recompute.is_for(stage);
         let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute, config)?;
-        Ok(Self { run, stage, recompute, parameter_bytes })
+        Ok(Self { run, stage, recompute })
     }
 
     /// F, I and W, each between two looks at what this thread holds. Returns what the next stage

@@ -111,6 +111,12 @@ impl StageRun {
         }
     }
 
+    /// Bytes of the parameters.
+    pub(crate) fn parameter_bytes(&self) -> usize {
+        let parameters = self.stage.parameters().iter();
+        parameters.map(|p| p.var.elem_count() * p.var.dtype().size_in_bytes()).sum()
+    }
+
     /// Bytes of packed copies of weights.
     pub(crate) fn packed_bytes(&self) -> usize {
         self.packed.as_ref().map_or(0, PackedWeights::bytes)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use pp_nn::{Optimizer, ParameterStore, memory};
+use pp_nn::{Optimizer, OptimizerKind, ParameterStore, memory};
 use pp_partition::Stage as BuiltStage;
 use pp_schedule::{Pipe, Rank, Stage};
 
@@ -14,11 +14,9 @@ use crate::device::bring;
 use crate::error::RankError;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
+use crate::state::{Moments, Named, OptimizerState, StageState};
 
 type Result<T> = std::result::Result<T, RankError>;
-
-/// Tensors of one stage, by name.
-pub(crate) type Named = Vec<(String, Tensor)>;
 
 /// The stages that a rank holds, of every copy of the model.
 pub(crate) struct Stages(BTreeMap<(Pipe, Stage), StageRun>);
@@ -37,7 +35,10 @@ impl Stages {
             let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, device)?;
             let micro_batches = pipe.0 * n_per_pipe..(pipe.0 + 1) * n_per_pipe;
             let recompute = config.recompute.is_for(stage);
-            let optimizer = Optimizer::new(config.optimizer);
+            let optimizer = match &config.resumed {
+                None => Optimizer::new(config.optimizer),
+                Some(state) => restored(config.optimizer, state, &built)?,
+            };
             let run = StageRun::new(built, optimizer, micro_batches, recompute, config)?;
             stages.insert((pipe, stage), run);
         }
@@ -105,14 +106,6 @@ impl Stages {
 
     /// Host copies of the tensors of the first copy of the model, by stage.
     pub(crate) fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
-        // A copy: the originals change in place with the next step. Detached: autograd would keep
-        // the originals for as long as it lives.
-        let host = |t: &Tensor| {
-            let copy = t.detach().to_device(&Device::Cpu)?.copy()?;
-            // The copy is the caller's.
-            memory::moved_out(copy.elem_count() * copy.dtype().size_in_bytes());
-            Ok::<_, candle_core::Error>(copy)
-        };
         let mut found = Vec::new();
         for (stage, run) in self.of_first_copy() {
             let tensors = match what {
@@ -132,6 +125,25 @@ impl Stages {
         Ok(found)
     }
 
+    /// Host copies of weights and moments of the first copy of the model, and the steps that its
+    /// optimizers have made.
+    pub(crate) fn snapshot(&mut self) -> Result<(Vec<StageState>, u64)> {
+        let (mut found, mut steps) = (Vec::new(), 0);
+        for (stage, run) in self.of_first_copy() {
+            let parameters = run.stage.parameters();
+            let names = || parameters.iter().map(|parameter| parameter.name.clone());
+            let values: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
+            let weights = values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
+            let moments = run.optimizer.moments(&values)?;
+            moments.iter().flatten().for_each(moved_out);
+            steps = run.optimizer.steps();
+            let weights: Named = names().zip(weights).collect();
+            let moments: Moments = names().zip(moments).collect();
+            found.push(StageState { stage, weights, moments });
+        }
+        Ok((found, steps))
+    }
+
     fn of_first_copy(&mut self) -> impl Iterator<Item = (Stage, &mut StageRun)> {
         let first = self.0.iter_mut().filter(|((pipe, _), _)| *pipe == Pipe(0));
         first.map(|(&(_, stage), run)| (stage, run))
@@ -139,23 +151,17 @@ impl Stages {
 
     /// The parameters of each stage.
     pub(crate) fn parameters(&self, rank: Rank) -> Vec<StageParameters> {
-        let count =
-            |run: &StageRun| run.stage.parameters().iter().map(|p| p.var.elem_count() as u64).sum();
-        let entry = |(&(pipe, stage), run)| {
-            let parameters = count(run);
-            let bytes = parameters * DType::F32.size_in_bytes() as u64;
-            StageParameters { pipe, rank, stage, parameters, bytes }
+        let entry = |(&(pipe, stage), run): (&(Pipe, Stage), &StageRun)| {
+            let of_stage = run.stage.parameters().iter();
+            let parameters = of_stage.map(|p| p.var.elem_count() as u64).sum();
+            StageParameters { pipe, rank, stage, parameters, bytes: run.parameter_bytes() as u64 }
         };
         self.0.iter().map(entry).collect()
     }
 
     /// Bytes of the parameters.
     pub(crate) fn parameter_bytes(&self) -> u64 {
-        let of_stage = |run: &StageRun| {
-            let parameters = run.stage.parameters().iter();
-            parameters.map(|p| p.var.elem_count() * DType::F32.size_in_bytes()).sum::<usize>()
-        };
-        self.sum(of_stage)
+        self.sum(StageRun::parameter_bytes)
     }
 
     /// Bytes of the sums of gradients.
@@ -176,4 +182,26 @@ impl Stages {
     fn sum(&self, of_stage: impl Fn(&StageRun) -> usize) -> u64 {
         self.0.values().map(of_stage).sum::<usize>() as u64
     }
+}
+
+/// A copy on the host. The originals change in place with the next step. Detached: autograd would
+/// keep the originals for as long as it lives.
+fn host(tensor: &Tensor) -> Result<Tensor> {
+    let copy = tensor.detach().to_device(&Device::Cpu)?.copy()?;
+    moved_out(&copy);
+    Ok(copy)
+}
+
+/// Notes that a tensor of this thread is the caller's from now on.
+fn moved_out(tensor: &Tensor) {
+    memory::moved_out(tensor.elem_count() * tensor.dtype().size_in_bytes());
+}
+
+/// The optimizer of a stage, with the state that it had.
+fn restored(kind: OptimizerKind, state: &OptimizerState, stage: &BuiltStage) -> Result<Optimizer> {
+    let parameters = stage.parameters();
+    let weights: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
+    let moments = parameters.iter().filter_map(|p| state.moments.get(&p.name).cloned());
+    let moments: Vec<[Tensor; 2]> = moments.collect();
+    Ok(Optimizer::restored(kind, state.steps, &moments, &weights)?)
 }

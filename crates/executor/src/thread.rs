@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender};
 use pp_schedule::{Rank, Replica};
 
 use crate::error::{ExecError, RankError};
+use crate::progress::{Doing, RankProgress};
 use crate::report::StageParameters;
 use crate::worker::Worker;
 
@@ -56,8 +57,9 @@ pub(crate) fn serve(
     let mut worker = match guarded(make) {
         Ok(worker) => worker,
         Err(source) => {
-            let (step, op, source) = (0, None, Box::new(source));
-            let error = ExecError::Rank { replica, rank, step, op, source };
+            let (step, is_evaluating, doing) = (0, false, Doing::Idle);
+            let at = RankProgress { replica, rank, step, is_evaluating, doing };
+            let error = ExecError::of_rank(at, source);
             // The receiver is gone when another rank's error has ended the start.
             let _ = ready.send(Box::new((index, Err(error))));
             return;

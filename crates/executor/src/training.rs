@@ -7,6 +7,8 @@ use pp_schedule::{MicroBatch, Op, Payload, Phase, Transfer, ValidPlan};
 use crate::batch::Batch;
 use crate::config::RankConfig;
 use crate::error::RankError;
+#[cfg(feature = "fault-injection")]
+use crate::fault::FaultPoint;
 use crate::gauge::Gauge;
 use crate::link::Tensors;
 use crate::stage_run::Forwarded;
@@ -39,7 +41,7 @@ impl Pass for Training<'_> {
     fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
         #[cfg(feature = "fault-injection")]
         if let Some(fault) = self.config.fault {
-            fault.strike(self.step, op)?;
+            fault.strike(self.step, FaultPoint::Op(op))?;
         }
         let made = match op.phase {
             Phase::Forward => self.forward(op, input)?,

@@ -50,8 +50,7 @@ pub(crate) trait Pass {
 
 /// What a rank needs to run a row, in training and in evaluation.
 pub(crate) struct Walk {
-    rank: Rank,
-    device: Device,
+    pub(crate) rank: Rank,
     pace: Option<Pace>,
     pub(crate) post: Post,
     pub(crate) journal: Journal,
@@ -61,18 +60,22 @@ pub(crate) struct Walk {
 impl Walk {
     pub(crate) fn new(
         rank: Rank,
-        device: Device,
         pace: Option<Pace>,
         post: Post,
         journal: Journal,
         progress: Reporter,
     ) -> Self {
-        Self { rank, device, pace, post, journal, progress }
+        Self { rank, pace, post, journal, progress }
     }
 
-    /// Walks this rank's row of `route` from its first instruction to its last. After an error the
-    /// table of progress still names the op.
-    pub(crate) fn along<P: Pass>(&mut self, route: &Route, pass: &mut P) -> Result<()> {
+    /// Walks this rank's row of `route` from its first instruction to its last. What arrives goes
+    /// to `device`. After an error the table of progress still names the op.
+    pub(crate) fn along<P: Pass>(
+        &mut self,
+        route: &Route,
+        device: &Device,
+        pass: &mut P,
+    ) -> Result<()> {
         self.journal.set_open(P::IS_RECORDED);
         let row = &route.lowered.rows[self.rank.idx()];
         for (at, instruction) in row.iter().enumerate() {
@@ -82,7 +85,7 @@ impl Walk {
                     if let Some(op) = reader(&row[at..], key) {
                         self.progress.set(Doing::Awaiting(op));
                     }
-                    self.receive(key)?;
+                    self.receive(key, device)?;
                 }
                 // The halves of an overlapped pair run one after the other here; both results leave
                 // at its end.
@@ -103,7 +106,7 @@ impl Walk {
     }
 
     /// Waits for a message. Waiting and taking over are spans of their own.
-    fn receive(&mut self, key: Key) -> Result<()> {
+    fn receive(&mut self, key: Key, device: &Device) -> Result<()> {
         let kind = match key.payload {
             Payload::Activation => SpanKind::WaitAct,
             Payload::Gradient => SpanKind::WaitGrad,
@@ -116,7 +119,7 @@ impl Walk {
             self.journal.moved(place, wait_ns, arrived_ns, 0);
         }
         let bytes = link::bytes(&tensors) as u64;
-        let here = |t: Option<Tensor>| t.map(|t| bring(&t, &self.device)).transpose();
+        let here = |t: Option<Tensor>| t.map(|t| bring(&t, device)).transpose();
         let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
         let end_ns = self.journal.now_ns()?;
         let place = Place { kind: SpanKind::Recv, ..place };

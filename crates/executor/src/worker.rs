@@ -16,8 +16,9 @@ use crate::journal::{Journal, Place};
 use crate::post::Post;
 use crate::progress::{Doing, Reporter};
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
-use crate::stages::{Named, Stages};
+use crate::stages::Stages;
 use crate::stash::Stash;
+use crate::state::{Named, Snapshot};
 use crate::training::Training;
 use crate::walk::{Route, Walk};
 
@@ -37,7 +38,6 @@ pub(crate) struct Worker {
     config: RankConfig,
     route: Arc<Route>,
     pub(crate) replica: Replica,
-    rank: Rank,
     device: Device,
     walk: Walk,
     stages: Stages,
@@ -56,19 +56,18 @@ impl Worker {
         let stages = Stages::build(&config, rank, &device)?;
         // The stages have copies of their own now; these would be a second model for as long as the
         // run lasts.
-        config.initial = None;
+        (config.initial, config.resumed) = (None, None);
         #[cfg(feature = "fault-injection")]
         {
             config.fault = config.fault.filter(|fault| fault.rank == rank);
         }
         let journal = Journal::new(&config, replica, rank, device.clone());
         let pace = config.pace.clone();
-        let walk = Walk::new(rank, device.clone(), pace, post, journal, progress);
+        let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
             config,
             route,
             replica,
-            rank,
             device,
             walk,
             stages,
@@ -80,14 +79,12 @@ impl Worker {
     }
 
     pub(crate) fn stage_parameters(&self) -> Vec<StageParameters> {
-        self.stages.parameters(self.rank)
+        self.stages.parameters(self.walk.rank)
     }
 
     /// An error with the place where it happened.
     pub(crate) fn failed(&self, source: RankError) -> ExecError {
-        let (step, doing) = self.walk.progress.get();
-        let (replica, rank) = (self.replica, self.rank);
-        ExecError::Rank { replica, rank, step, op: doing.op(), source: Box::new(source) }
+        ExecError::of_rank(self.walk.progress.get(), source)
     }
 
     /// Forward and backward of a whole batch, by the plan; then the mean over all copies of the
@@ -109,7 +106,7 @@ impl Worker {
             first_samples: batch.first_samples(),
             losses: Vec::new(),
         };
-        self.walk.along(&self.route, &mut pass)?;
+        self.walk.along(&self.route, &self.device, &mut pass)?;
         let losses = pass.losses;
         let square_sums = self.gradient_norms()?;
         Ok(StepReport {
@@ -124,7 +121,12 @@ impl Worker {
 
     /// The square sums of the gradients, after the mean over all copies of the model.
     fn gradient_norms(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
-        let Some(links) = &mut self.copies else { return self.stages.square_sums() };
+        let Some(links) = &mut self.copies else {
+            self.walk.progress.set(Doing::SummingSquares);
+            let square_sums = self.stages.square_sums()?;
+            self.walk.progress.set(Doing::Idle);
+            return Ok(square_sums);
+        };
         self.walk.progress.set(Doing::AwaitingGradients);
         let own = self.stages.sums()?;
         // This rank frees them with its next update, when no other copy reads them any more.
@@ -133,6 +135,7 @@ impl Worker {
         self.walk.progress.set(Doing::Averaging);
         let started = self.walk.journal.start()?;
         self.stages.average(&copies, &self.device)?;
+        self.walk.progress.set(Doing::SummingSquares);
         let square_sums = self.stages.square_sums()?;
         self.walk.journal.end(Place::rank(SpanKind::AllReduce), &started)?;
         self.walk.progress.set(Doing::Idle);
@@ -147,18 +150,30 @@ impl Worker {
         self.stages.update(lr, clip)?;
         self.walk.journal.end(Place::rank(SpanKind::Optim), &started)?;
         self.walk.progress.set(Doing::Idle);
+        Ok(self.updated())
+    }
+
+    /// Ends a step without an update: weights and optimizers stay as they are.
+    pub(crate) fn skip_update(&mut self) -> UpdateReport {
+        self.shared.clear();
+        self.updated()
+    }
+
+    fn updated(&mut self) -> UpdateReport {
         let memory = self.gauge.report(&self.stages, &self.device);
-        Ok(UpdateReport { memory, spans: self.walk.journal.take() })
+        UpdateReport { memory, spans: self.walk.journal.take() }
     }
 
     /// Forward only, by a plan for it.
     pub(crate) fn evaluate(&mut self, route: &Route, batch: &Batch) -> Result<Evaluated> {
+        self.walk.progress.begin_evaluation();
         let objective = self.config.objective.as_ref();
         let (plan, stages) = (route.plan(), &mut self.stages);
         let mut pass = Evaluation::new(plan, objective, &self.device, stages, batch);
-        self.walk.along(route, &mut pass)?;
+        self.walk.along(route, &self.device, &mut pass)?;
         let found = pass.found;
         self.walk.post.take_peak();
+        self.walk.progress.end_evaluation();
         Ok(found)
     }
 
@@ -171,5 +186,18 @@ impl Worker {
         let found = self.stages.collect(what)?;
         self.walk.progress.set(Doing::Idle);
         Ok(found)
+    }
+
+    /// A copy of everything that a later run needs to go on. The first replica answers alone.
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
+        if self.replica != Replica(0) {
+            return Ok(Snapshot::default());
+        }
+        self.walk.progress.set(Doing::Collecting);
+        let started = self.walk.journal.start()?;
+        let (stages, optimizer_steps) = self.stages.snapshot()?;
+        self.walk.journal.end(Place::rank(SpanKind::Checkpoint), &started)?;
+        self.walk.progress.set(Doing::Idle);
+        Ok(Snapshot { stages, optimizer_steps, spans: self.walk.journal.take() })
     }
 }

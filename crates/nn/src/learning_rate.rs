@@ -1,6 +1,7 @@
 //! How the learning rate changes over a run.
 
 use std::f64::consts::PI;
+use std::fmt;
 
 /// The shape after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,7 +31,27 @@ pub struct LearningRate {
     pub warmup: u64,
 }
 
+impl fmt::Display for LearningRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { peak, curve, warmup } = self;
+        write!(f, "{peak}")?;
+        match curve {
+            LearningRateCurve::Constant => {}
+            LearningRateCurve::Step { every, gamma } => {
+                write!(f, ", times {gamma} every {every} steps")?;
+            }
+            LearningRateCurve::Cosine => f.write_str(", half a cosine")?,
+        }
+        if *warmup > 0 { write!(f, ", {warmup} steps of warm-up") } else { Ok(()) }
+    }
+}
+
 impl LearningRate {
+    /// Whether the rate of a step depends on the number of steps of the run.
+    pub fn needs_steps(&self) -> bool {
+        self.curve == LearningRateCurve::Cosine
+    }
+
     /// The rate of `step`, counted from 1, in a run of `steps`.
     pub fn at(&self, step: u64, steps: u64) -> f64 {
         let step = step.max(1);

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 use pulp::{Simd, WithSimd};
 
 use crate::cpu;
@@ -91,6 +91,39 @@ impl Moments {
         Ok(Self::Device(Tensor::zeros((2, n), weight.dtype(), weight.device())?))
     }
 
+    fn restored(both: &[Tensor; 2], weight: &Tensor) -> Result<Self> {
+        for moment in both {
+            if moment.elem_count() != weight.elem_count() {
+                let (found, expected) = (moment.shape(), weight.shape());
+                candle_core::bail!(
+                    "a moment of shape {found:?} for a weight of shape {expected:?}"
+                );
+            }
+        }
+        if in_place(weight) {
+            let [m, v] = both;
+            let host = |moment: &Tensor| moment.flatten_all()?.to_vec1::<f32>();
+            return Ok(Self::Host { m: host(m)?, v: host(v)? });
+        }
+        let [m, v] = both.each_ref().map(Tensor::flatten_all);
+        let stacked = Tensor::stack(&[m?, v?], 0)?;
+        Ok(Self::Device(stacked.to_device(weight.device())?.to_dtype(weight.dtype())?))
+    }
+
+    /// Copies of both on the host, with the shape of their weight.
+    fn host(&self, shape: &Shape) -> Result<[Tensor; 2]> {
+        let cpu = &Device::Cpu;
+        match self {
+            Self::Host { m, v } => {
+                Ok([Tensor::from_slice(m, shape, cpu)?, Tensor::from_slice(v, shape, cpu)?])
+            }
+            Self::Device(both) => {
+                let of = |i| both.get(i)?.to_device(cpu)?.to_dtype(DType::F32)?.reshape(shape);
+                Ok([of(0)?, of(1)?])
+            }
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Host { m, v } => size_of_val(m.as_slice()) + size_of_val(v.as_slice()),
@@ -117,6 +150,42 @@ impl Optimizer {
     /// An optimizer that has made no step.
     pub fn new(kind: OptimizerKind) -> Self {
         Self { kind, step: 0, moments: Vec::new() }
+    }
+
+    /// An optimizer that has made `steps` steps, with the moments that [`Optimizer::moments`] gave
+    /// for these `weights`.
+    ///
+    /// # Errors
+    /// There is not one pair of moments for each weight, or one has another size. SGD has none.
+    pub fn restored(
+        kind: OptimizerKind,
+        steps: u64,
+        moments: &[[Tensor; 2]],
+        weights: &[&Tensor],
+    ) -> Result<Self> {
+        let step = i32::try_from(steps).map_err(candle_core::Error::wrap)?;
+        let expected = if kind == OptimizerKind::Sgd || step == 0 { 0 } else { weights.len() };
+        if moments.len() != expected {
+            let found = moments.len();
+            candle_core::bail!("{kind} needs {expected} pairs of moments, and {found} were given");
+        }
+        let restore = |(both, weight): (&[Tensor; 2], &&Tensor)| Moments::restored(both, weight);
+        let moments = moments.iter().zip(weights).map(restore).collect::<Result<_>>()?;
+        Ok(Self { kind, step, moments })
+    }
+
+    /// Steps made so far.
+    pub fn steps(&self) -> u64 {
+        u64::try_from(self.step).unwrap_or(0)
+    }
+
+    /// Copies, on the host, of the first and the second moments of each of its `weights`, with
+    /// their shapes. Empty for SGD, and before the first step.
+    ///
+    /// # Errors
+    /// If a copy fails.
+    pub fn moments(&self, weights: &[&Tensor]) -> Result<Vec<[Tensor; 2]>> {
+        self.moments.iter().zip(weights).map(|(both, weight)| both.host(weight.shape())).collect()
     }
 
     /// Bytes of the state.

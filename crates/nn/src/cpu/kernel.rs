@@ -182,11 +182,11 @@ impl fmt::Display for Kernels {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelsError {
     /// No kernel has this name.
-    #[error("there is no kernel '{0}': choose in-place, avx512, avx2, neon, gemm or blas")]
+    #[error("unknown kernel '{0}'; use in-place, avx512, avx2, neon, gemm or blas")]
     Kernel(String),
     /// The parts are not as they should be.
     #[error(
-        "'{0}' does not choose kernels: give one kernel, or for each product three (few, some and many rows), such as \
+        "'{0}' is not a choice of kernels; give one kernel, or three for each product (few, some and many rows), such as \
          'output=in-place,avx2,avx2 input-gradient=in-place,avx2,avx2 weight-gradient=in-place,avx2,avx2'"
     )]
     Form(String),

@@ -6,7 +6,7 @@
 //! panel is a page or more. A few prefetches at a time leave the processor's fill buffers to the
 //! tile's own loads.
 //!
-//! ARCHITECTURE.md, "Products of many rows", says what it gains.
+//! docs/decisions.md, "Products of many rows", says what it gains.
 
 #![expect(clippy::inline_always, reason = "a call inside would be code for any processor")]
 #![expect(unsafe_code, reason = "the instruction has no safe name")]
@@ -36,7 +36,7 @@ impl Ahead {
     #[inline(always)]
     pub(super) fn ask(&self, line: usize) {
         // `black_box` keeps these numbers on the stack. In registers they would displace the
-        // addresses of the rows, which each term needs (ARCHITECTURE.md, "Tried, and left").
+        // addresses of the rows, which each term needs (docs/decisions.md, "Tried and rejected").
         let Self { panel, result, rows, has_more } = black_box(self);
         panel.ask::<SECOND>(line, 0);
         result.ask::<FIRST>(line, 0);

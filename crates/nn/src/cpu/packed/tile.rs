@@ -162,8 +162,8 @@ struct Tile<'a, S, A, const R: usize> {
 }
 
 /// Keeps each tile size a function of its own, so that registers are allocated for it alone.
-/// Inlined into one loop, the thirteen sizes kept their sums in memory (ARCHITECTURE.md, "Tried,
-/// and left").
+/// Inlined into one loop, the thirteen sizes kept their sums in memory (docs/decisions.md, "Tried
+/// and rejected").
 #[inline(never)]
 fn apart<S: Simd, T: NullaryFnOnce<Output = ()>>(simd: S, tile: T) {
     simd.vectorize(tile);
