@@ -1,4 +1,4 @@
-//! A fingerprint of all weights.
+//! SHA-256 in hex.
 
 use std::fmt::Write as _;
 
@@ -21,9 +21,21 @@ pub fn weights_hash(weights: &[(String, Tensor)]) -> Result<String> {
             hash.update(value.to_le_bytes());
         }
     }
-    Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+    Ok(hex(hash))
+}
+
+/// SHA-256, in hex, over some pieces of bytes, one after another.
+pub fn sha256_hex<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    pieces.into_iter().for_each(|piece| hash.update(piece));
+    hex(hash)
+}
+
+/// A finished hash in hex.
+pub(crate) fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().fold(String::new(), |mut text, byte| {
         // Writing into a string cannot fail.
         let _ = write!(text, "{byte:02x}");
         text
-    }))
+    })
 }

@@ -1,10 +1,16 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 mod hash;
 mod mesh;
+mod tensors;
 mod trainer;
 
-pub use hash::weights_hash;
+pub use hash::{sha256_hex, weights_hash};
 pub use mesh::{DeviceKind, Mesh, MeshError, Place};
-pub use trainer::{Evaluation, StepOutcome, Trainer, TrainerConfig, TrainerError};
+pub use tensors::{first_nonfinite, write_tensors};
+pub use trainer::{
+    Evaluation, ModelState, NotFinite, OnNonfinite, StepOutcome, Trainer, TrainerConfig,
+    TrainerError,
+};

@@ -87,6 +87,11 @@ impl Mesh {
         self.dp
     }
 
+    /// Whether every rank computes on the processor.
+    pub fn is_on_cpu(&self) -> bool {
+        matches!(self.kind, DeviceKind::Cpu)
+    }
+
     /// The device of one place: number `rank·dp + replica`, so that the replicas of one stage are
     /// neighbours (their gradient mean is the larger traffic).
     pub fn device(&self, rank: Rank, replica: Replica) -> DeviceSpec {
@@ -125,6 +130,7 @@ mod tests {
         );
         let shared = Mesh::new(4, 1, DeviceKind::Cuda { devices: 3 }).unwrap();
         assert_eq!(shared.device(Rank(3), Replica(0)), DeviceSpec::Cuda { ordinal: 0 });
+        assert_eq!((mesh.is_on_cpu(), shared.is_on_cpu()), (true, false));
         assert!(Mesh::new(0, 1, DeviceKind::Cpu).is_err());
         assert!(Mesh::new(1, 1, DeviceKind::Cuda { devices: 0 }).is_err());
     }

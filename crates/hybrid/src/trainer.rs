@@ -1,15 +1,18 @@
 //! Whole training steps over the mesh.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use pp_executor::{
-    Batch, ExecError, Progress, RankConfig, RankMemory, Ranks, StageParameters, What,
+    Batch, ExecError, Progress, RankConfig, RankMemory, Ranks, StageParameters, StageState, What,
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{MicroBatch, Replica, Stage};
 use pp_trace::{MeasuredBubble, Span, SpanKind, measure};
+
+use crate::tensors::first_nonfinite;
 
 /// What a training run is.
 pub struct TrainerConfig {
@@ -31,7 +34,7 @@ pub enum TrainerError {
     #[error(transparent)]
     Exec(#[from] ExecError),
     /// The data of a step could not be made.
-    #[error("the data of step {step}")]
+    #[error("cannot load the data of step {step}")]
     Data {
         /// The step.
         step: u64,
@@ -53,6 +56,64 @@ pub enum TrainerError {
         /// Micro-batches of each.
         micro_batches: u32,
     },
+    /// The loss or the gradient norm is not finite, and [`OnNonfinite`] makes that an error. The
+    /// trainer can still be used.
+    #[error(transparent)]
+    NotFinite(Box<NotFinite>),
+}
+
+/// What happens to a step whose loss or gradient norm is not finite. It is decided before the
+/// weights change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnNonfinite {
+    /// The step is an error. Weights and optimizer stay as they were.
+    #[default]
+    Stop,
+    /// The step is skipped: weights and optimizer stay as they were.
+    Skip {
+        /// So many skipped steps in a row are an error.
+        most: u64,
+    },
+    /// The step is applied like any other.
+    Continue,
+}
+
+impl OnNonfinite {
+    /// The usual limit of skipped steps in a row.
+    pub const SKIPPED_MOST: u64 = 10;
+
+    /// Non-finite steps in a row that are an error.
+    fn most(self) -> u64 {
+        match self {
+            Self::Stop => 1,
+            Self::Skip { most } => most,
+            Self::Continue => u64::MAX,
+        }
+    }
+}
+
+/// A step that was not applied, and ends the training.
+#[derive(Clone, Debug)]
+pub struct NotFinite {
+    /// The step.
+    pub outcome: StepOutcome,
+    /// Steps in a row that were not applied, with this one.
+    pub in_a_row: u64,
+}
+
+impl std::error::Error for NotFinite {}
+
+impl fmt::Display for NotFinite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StepOutcome { step, loss, grad_norm, .. } = self.outcome;
+        write!(f, "step {step} is not applied")?;
+        match self.in_a_row {
+            0 | 1 => {}
+            2 => write!(f, ", nor is the one before it")?,
+            n => write!(f, ", nor are the {} before it", n - 1)?,
+        }
+        write!(f, ": its loss is {loss}, its gradient norm {grad_norm}")
+    }
 }
 
 /// How many pieces an evaluation sends through each pipeline at a time.
@@ -69,6 +130,8 @@ pub struct StepOutcome {
     pub lr: f64,
     /// The norm of the gradient of the whole model, before clipping.
     pub grad_norm: f64,
+    /// Whether the step was not applied, because its loss or gradient norm is not finite.
+    pub is_skipped: bool,
     /// From data to optimizer.
     pub seconds: f64,
     /// The bubble of its spans.
@@ -98,6 +161,37 @@ pub struct Evaluation {
 pub struct Trainer {
     config: TrainerConfig,
     ranks: Ranks,
+    on_nonfinite: OnNonfinite,
+    /// Steps in a row that were not applied.
+    skipped_in_a_row: u64,
+}
+
+/// A copy of everything that a later run needs to go on.
+#[derive(Clone, Debug)]
+pub struct ModelState {
+    /// The stages of each rank.
+    pub ranks: Vec<Vec<StageState>>,
+    /// Steps that the optimizer has made.
+    pub optimizer_steps: u64,
+}
+
+impl ModelState {
+    /// Bytes of all tensors.
+    pub fn n_bytes(&self) -> u64 {
+        self.ranks.iter().flatten().map(StageState::n_bytes).sum()
+    }
+
+    /// The name of the first parameter whose weight or moments have a number that is not finite.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read.
+    pub fn first_nonfinite(&self) -> candle_core::Result<Option<&str>> {
+        let stages = || self.ranks.iter().flatten();
+        let weights = stages().flat_map(|of| &of.weights).map(|(name, weight)| (name, weight));
+        let moments = stages().flat_map(|of| &of.moments);
+        let moments = moments.flat_map(|(name, both)| both.iter().map(move |one| (name, one)));
+        first_nonfinite(weights.chain(moments))
+    }
 }
 
 impl Trainer {
@@ -108,8 +202,15 @@ impl Trainer {
     pub fn new(mut config: TrainerConfig) -> Result<Self, TrainerError> {
         let ranks = Ranks::spawn(&config.ranks)?;
         // Every rank has built its stages from them.
-        config.ranks.initial = None;
-        Ok(Self { config, ranks })
+        (config.ranks.initial, config.ranks.resumed) = (None, None);
+        Ok(Self { config, ranks, on_nonfinite: OnNonfinite::default(), skipped_in_a_row: 0 })
+    }
+
+    /// Sets what happens to steps whose loss or gradient norm is not finite.
+    #[must_use]
+    pub fn on_nonfinite(mut self, policy: OnNonfinite) -> Self {
+        self.on_nonfinite = policy;
+        self
     }
 
     /// The parameters of each stage, copy by copy of the model, in the order of stages.
@@ -125,7 +226,8 @@ impl Trainer {
     /// Trains on one batch, which `data` makes: inputs and targets, first dimension samples.
     ///
     /// # Errors
-    /// The first error of any rank; afterwards the trainer is of no use any more.
+    /// The first error of any rank; afterwards the trainer is of no use any more. Or
+    /// [`TrainerError::NotFinite`], after which it is.
     pub fn step<F>(&mut self, step: u64, data: F) -> Result<StepOutcome, TrainerError>
     where
         F: FnOnce() -> candle_core::Result<(Vec<Tensor>, Tensor)>,
@@ -157,21 +259,27 @@ impl Trainer {
         let grad_norm = global_norm(sums.into_iter().flat_map(|(_, of_stage)| of_stage));
         let clip = clip_factor(grad_norm, self.config.clip_norm);
         let lr = self.config.rate.at(step, self.config.steps);
-        let mut memories = Vec::new();
-        for (_, report) in self.ranks.update(lr, clip)?.into_places() {
-            memories.push(report.memory);
-            spans.extend(report.spans);
-        }
         // In the order of the whole batch, wherever and whenever each micro-batch ended.
         losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
         let mean = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>() / losses.len() as f64;
+        let loss = mean as f32;
+        let is_finite = loss.is_finite() && grad_norm.is_finite();
+        let is_skipped = !is_finite && self.on_nonfinite != OnNonfinite::Continue;
+        let updated =
+            if is_skipped { self.ranks.skip_update()? } else { self.ranks.update(lr, clip)? };
+        let mut memories = Vec::new();
+        for (_, report) in updated.into_places() {
+            memories.push(report.memory);
+            spans.extend(report.spans);
+        }
         let elapsed = start.elapsed();
         let bubble = measure(&spans, self.config.ranks.plan.n_ranks(), elapsed.as_nanos() as u64);
-        Ok(StepOutcome {
+        let outcome = StepOutcome {
             step,
-            loss: mean as f32,
+            loss,
             lr,
             grad_norm,
+            is_skipped,
             seconds: elapsed.as_secs_f64(),
             bubble,
             spans,
@@ -179,7 +287,13 @@ impl Trainer {
             stash_peaks,
             residue_peaks,
             mailbox_peaks,
-        })
+        };
+        self.skipped_in_a_row = if is_skipped { self.skipped_in_a_row + 1 } else { 0 };
+        let in_a_row = self.skipped_in_a_row;
+        if is_skipped && in_a_row >= self.on_nonfinite.most() {
+            return Err(TrainerError::NotFinite(Box::new(NotFinite { outcome, in_a_row })));
+        }
+        Ok(outcome)
     }
 
     fn data_span(&self, step: u64, start_ns: u64, dur_ns: u64) -> Span {
@@ -217,6 +331,22 @@ impl Trainer {
                 Ok(Arc::new(Batch::split(&inputs, &part(targets)?, micro_batches as usize, first)?))
             })
             .collect()
+    }
+
+    /// Copies the state of the model and its optimizer, for a checkpoint. The ranks do so at the
+    /// same time, and train on when this returns.
+    ///
+    /// # Errors
+    /// The first error of any rank.
+    pub fn snapshot(&mut self) -> Result<ModelState, TrainerError> {
+        let (mut ranks, mut optimizer_steps) = (Vec::new(), 0);
+        for ((replica, _), snapshot) in self.ranks.snapshot()?.into_places() {
+            if replica == Replica(0) {
+                optimizer_steps = snapshot.optimizer_steps;
+                ranks.push(snapshot.stages);
+            }
+        }
+        Ok(ModelState { ranks, optimizer_steps })
     }
 
     /// Evaluates pieces of samples; each becomes a micro-batch, and replicas share them out.

@@ -86,6 +86,14 @@ impl Partition {
     }
 }
 
+impl fmt::Display for Partition {
+    /// The number of layers of each stage: `3,5`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sizes: Vec<String> = self.sizes().iter().map(ToString::to_string).collect();
+        f.write_str(&sizes.join(","))
+    }
+}
+
 impl Cut {
     /// Cuts `stack` into `n_stages` stages. Only [`Cut::Time`] needs a profile.
     ///
@@ -186,11 +194,11 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(message("uniform", 4).contains("4 stages for a model of 3 layers"));
+        assert!(message("uniform", 4).contains("4 stages need 4 layers, but the model has 3"));
         assert!(message("uniform", 0).contains("0 stages"));
         assert!(message("2,0,1", 3).contains("stage 1"));
-        assert!(message("1,2", 3).contains("2 parts, the schedule 3 stages"));
-        assert!(message("1,1", 2).contains("sums to 2, the model has 3"));
+        assert!(message("1,2", 3).contains("2 parts, but the schedule has 3 stages"));
+        assert!(message("1,1", 2).contains("sums to 2, but the model has 3"));
         assert!(message("thirds", 3).contains("unknown partition 'thirds'"));
         assert!(message("time", 3).contains("profile"));
         assert!(message("1,2", 2).contains("parameter a is shared by layers 0 and 2"));

@@ -6,7 +6,7 @@
 pub enum PartitionError {
     /// Each stage needs a layer.
     #[error(
-        "{stages} stages for a model of {layers} layers: at most {layers} stages, or a deeper model"
+        "{stages} stages need {stages} layers, but the model has {layers}; use at most {layers} stages, or a deeper model"
     )]
     TooManyStages {
         /// Stages asked for.
@@ -15,13 +15,13 @@ pub enum PartitionError {
         layers: usize,
     },
     /// No stage at all.
-    #[error("a model of {layers} layers cut into 0 stages: 1 to {layers} are possible")]
+    #[error("a model cannot be cut into 0 stages; use 1 to {layers} stages")]
     NoStages {
         /// Layers of the model.
         layers: usize,
     },
     /// An explicit cut with a part of no layers.
-    #[error("stage {stage} of the cut {sizes:?} has no layer: each needs at least one")]
+    #[error("stage {stage} of the cut {sizes:?} has no layer; give each stage at least one")]
     EmptyStage {
         /// The empty stage.
         stage: usize,
@@ -29,7 +29,10 @@ pub enum PartitionError {
         sizes: Vec<usize>,
     },
     /// An explicit cut for another number of stages.
-    #[error("the cut {sizes:?} has {} parts, the schedule {stages} stages", sizes.len())]
+    #[error(
+        "the cut {sizes:?} has {} parts, but the schedule has {stages} stages; give one part per stage",
+        sizes.len()
+    )]
     WrongCount {
         /// The cut as given.
         sizes: Vec<usize>,
@@ -37,7 +40,10 @@ pub enum PartitionError {
         stages: usize,
     },
     /// An explicit cut of another model.
-    #[error("the cut {sizes:?} sums to {}, the model has {layers} layers", sizes.iter().map(|&size| size as u128).sum::<u128>())]
+    #[error(
+        "the cut {sizes:?} sums to {}, but the model has {layers} layers; give parts that sum to {layers}",
+        sizes.iter().map(|&size| size as u128).sum::<u128>()
+    )]
     WrongSum {
         /// The cut as given.
         sizes: Vec<usize>,
@@ -45,13 +51,15 @@ pub enum PartitionError {
         layers: usize,
     },
     /// A name that is not a cut.
-    #[error("unknown partition '{0}': uniform, parameters, time, or layers per stage such as 3,5")]
+    #[error(
+        "unknown partition '{0}'; use uniform, parameters, time, or layers per stage such as 3,5"
+    )]
     Unknown(String),
     /// A cut by time without times.
-    #[error("a cut by time needs a profile of the model: profile it first, or cut uniformly")]
+    #[error("a cut by time needs a profile of the model; profile it first, or cut uniformly")]
     NotProfiled,
     /// A cost that cannot be compared or summed.
-    #[error("layer {layer} costs {cost}: costs must be finite and not negative")]
+    #[error("layer {layer} has the cost {cost}; costs must be finite and not negative")]
     BadCost {
         /// The layer.
         layer: usize,
@@ -61,7 +69,7 @@ pub enum PartitionError {
     /// One parameter, two stages.
     #[error(
         "parameter {name} is shared by layers {first} and {second}, which the cut puts on stages {first_stage} and \
-         {second_stage}: weights tied across stages are not possible yet; put both layers in one stage"
+         {second_stage}: weights tied across stages are not supported yet; put both layers in one stage"
     )]
     Tied {
         /// The parameter.

@@ -163,7 +163,7 @@ pub enum ScheduleError {
     #[error(transparent)]
     Op(#[from] ParseOpError),
     /// A file that is not a plan at all.
-    #[error("not a plan as CSV: {0}")]
+    #[error("not a plan in CSV: {0}")]
     Csv(CsvFault),
     /// A cell of a CSV file that cannot be taken. Rows and columns count from 0.
     #[error("row {row}, column {column}: cell `{cell}` {fault}")]
@@ -190,7 +190,7 @@ pub enum ScheduleError {
 #[non_exhaustive]
 pub enum CsvFault {
     /// Larger than any plan that could be run.
-    #[error("{bytes} bytes or more; use a file of at most {limit} bytes")]
+    #[error("it has {bytes} bytes or more; use a file of at most {limit} bytes")]
     TooLong {
         /// Its length.
         bytes: usize,
@@ -198,7 +198,7 @@ pub enum CsvFault {
         limit: usize,
     },
     /// More cells than any plan that is read.
-    #[error("it has {cells} cells, and at most {limit} are read; use fewer micro-batches")]
+    #[error("it has {cells} cells, but at most {limit} are read; use fewer micro-batches")]
     TooManyCells {
         /// How many.
         cells: usize,
@@ -206,10 +206,10 @@ pub enum CsvFault {
         limit: usize,
     },
     /// Nothing to run.
-    #[error("it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0")]
+    #[error("it contains no op; write one line per rank, with cells such as 0F0,0F1,0B0")]
     Empty,
     /// A line without an op.
-    #[error("row {row} holds no op; give every row at least one stage")]
+    #[error("row {row} contains no op; give every row at least one stage")]
     EmptyRow {
         /// The row, from 0.
         row: usize,

@@ -348,20 +348,20 @@ fn files_that_are_no_plans() {
         b"",
         "format",
         expect![
-            "not a plan as CSV: it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0"
+            "not a plan in CSV: it contains no op; write one line per rank, with cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b",,\n,",
         "format",
         expect![
-            "not a plan as CSV: it holds no op; write one line for each rank, of cells such as 0F0,0F1,0B0"
+            "not a plan in CSV: it contains no op; write one line per rank, with cells such as 0F0,0F1,0B0"
         ],
     );
     check(
         b"0F0,0B0\n\n1F0,1B0\n",
         "format",
-        expect!["not a plan as CSV: row 1 holds no op; give every row at least one stage"],
+        expect!["not a plan in CSV: row 1 contains no op; give every row at least one stage"],
     );
     check(
         b"\x7fELF\x02\x01\x01\0",

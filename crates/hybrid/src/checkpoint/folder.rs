@@ -1,0 +1,242 @@
+//! The folder of a run's checkpoints: what is there, which is the newest, which ones go.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use pp_executor::StageState;
+use rustix::fs::OFlags;
+
+use super::disk::Disk;
+use super::error::CheckpointError;
+use super::read::Checkpoint;
+use super::write::{About, write};
+
+/// The file that a run locks while it may write checkpoints.
+const LOCK: &str = ".lock";
+const PREFIX: &str = "step-";
+/// What the hidden names of a checkpoint end in while it is written, and while it is removed.
+const DRAFT: &str = ".draft";
+const REMOVED: &str = ".removed";
+/// The most names to try for a step that has a checkpoint already.
+const NAMES_MAX: u32 = 1000;
+
+/// A folder into which one run writes checkpoints. Other runs are kept out while this lives.
+#[derive(Debug)]
+pub struct CheckpointFolder {
+    dir: PathBuf,
+    /// Holds the lock, which the system releases when the process ends.
+    _lock: File,
+}
+
+/// A folder with the name of a checkpoint.
+#[derive(Debug)]
+pub struct Found {
+    /// Its path.
+    pub path: PathBuf,
+    /// The checkpoint, if its manifest is in order.
+    pub checkpoint: Result<Checkpoint, CheckpointError>,
+}
+
+/// The result of a search for the newest checkpoint.
+#[derive(Debug, Default)]
+pub struct Newest {
+    /// The newest verified checkpoint.
+    pub checkpoint: Option<Checkpoint>,
+    /// Those that looked newer or cannot be placed, and why each was not taken.
+    pub refused: Vec<CheckpointError>,
+}
+
+/// A checkpoint that is durable.
+#[derive(Debug)]
+pub struct Written {
+    /// The checkpoint. Each of its bytes has been read back and verified.
+    pub checkpoint: Checkpoint,
+    /// The reason why an older one that had to go is still there.
+    pub not_removed: Option<CheckpointError>,
+}
+
+impl CheckpointFolder {
+    /// Takes the folder for this run, makes it if it is missing, and removes what killed runs left
+    /// half-written.
+    ///
+    /// # Errors
+    /// It cannot be written, or another run writes into it.
+    pub fn take(dir: &Path, disk: &dyn Disk) -> Result<Self, CheckpointError> {
+        if !dir.is_dir() {
+            fs::create_dir_all(dir).map_err(CheckpointError::write(dir))?;
+        }
+        let path = dir.join(LOCK);
+        let lock = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+            .map_err(CheckpointError::write(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(CheckpointError::Busy { dir: dir.to_owned() });
+            }
+            Err(TryLockError::Error(error)) => return Err(CheckpointError::write(&path)(error)),
+        }
+        let folder = Self { dir: dir.to_owned(), _lock: lock };
+        folder.tidy(disk)?;
+        Ok(folder)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Refuses a checkpoint of `n_bytes` that the disk has no room for.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoRoom`]. A disk that does not say how full it is passes.
+    pub fn ask_room(&self, n_bytes: u64) -> Result<(), CheckpointError> {
+        let Ok(disk) = rustix::fs::statvfs(&self.dir) else { return Ok(()) };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free >= n_bytes {
+            return Ok(());
+        }
+        Err(CheckpointError::NoRoom { dir: self.dir.clone(), free, needed: n_bytes })
+    }
+
+    /// Writes a checkpoint of `ranks`, the stages of each rank. When this returns it is durable,
+    /// and every byte has been read back and verified. Then all but the `keep` newest checkpoints
+    /// are removed; `None` keeps all.
+    ///
+    /// # Errors
+    /// A file cannot be written. The earlier checkpoints stay.
+    pub fn write(
+        &self,
+        disk: &dyn Disk,
+        ranks: &[Vec<StageState>],
+        about: &About,
+        keep: Option<usize>,
+    ) -> Result<Written, CheckpointError> {
+        self.tidy(disk)?;
+        let there = list(&self.dir)?;
+        let last = there.iter().filter_map(|found| found.checkpoint.as_ref().ok());
+        let sequence = 1 + last.map(|c| c.manifest().sequence).max().unwrap_or(0);
+        let name = self.free_name(about.step)?;
+        let (path, draft) = (self.dir.join(&name), self.dir.join(format!(".{name}{DRAFT}")));
+        disk.create_dir(&draft).map_err(CheckpointError::write(&draft))?;
+        if let Err(error) = write(disk, &draft, ranks, about, sequence) {
+            // What is left of it takes room, which may be what was missing.
+            let _ = remove(disk, &draft);
+            return Err(error);
+        }
+        disk.rename(&draft, &path).map_err(CheckpointError::write(&path))?;
+        disk.sync_dir(&self.dir).map_err(CheckpointError::write(&self.dir))?;
+        let checkpoint = Checkpoint::open(&path)?;
+        checkpoint.verify()?;
+        let not_removed = keep.and_then(|keep| self.retain(disk, keep.max(1)).err());
+        Ok(Written { checkpoint, not_removed })
+    }
+
+    /// Removes all but the `keep` newest checkpoints. A folder whose manifest is not in order
+    /// stays: it may be of a later version.
+    fn retain(&self, disk: &dyn Disk, keep: usize) -> Result<(), CheckpointError> {
+        let mut there: Vec<Checkpoint> =
+            list(&self.dir)?.into_iter().filter_map(|found| found.checkpoint.ok()).collect();
+        there.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
+        for old in there.iter().skip(keep) {
+            let name = old.path().file_name().unwrap_or_default().to_string_lossy();
+            let hidden = self.dir.join(format!(".{name}{REMOVED}"));
+            // First the name goes: no half of a checkpoint ever has it.
+            disk.rename(old.path(), &hidden).map_err(CheckpointError::write(old.path()))?;
+            disk.sync_dir(&self.dir).map_err(CheckpointError::write(&self.dir))?;
+            remove(disk, &hidden)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what was half-written, or half-removed, when a run was killed.
+    fn tidy(&self, disk: &dyn Disk) -> Result<(), CheckpointError> {
+        let read = || CheckpointError::read(&self.dir);
+        for entry in fs::read_dir(&self.dir).map_err(read())? {
+            let name = entry.map_err(read())?.file_name();
+            let is_rest = name.to_str().is_some_and(|name| {
+                let is_hidden = name.strip_prefix('.').is_some_and(|n| n.starts_with(PREFIX));
+                is_hidden && (name.ends_with(DRAFT) || name.ends_with(REMOVED))
+            });
+            if is_rest {
+                remove(disk, &self.dir.join(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn free_name(&self, step: u64) -> Result<String, CheckpointError> {
+        let name = format!("{PREFIX}{step:08}");
+        let mut names = std::iter::once(name.clone())
+            .chain((2..=NAMES_MAX).map(|number| format!("{name}-{number}")));
+        // A name is free if nothing has it, not even a broken link.
+        let free = names.find(|name| fs::symlink_metadata(self.dir.join(name)).is_err());
+        let taken = || CheckpointError::broken(self.dir.join(&name), "too many have this step");
+        free.ok_or_else(taken)
+    }
+}
+
+/// All folders in `dir` with the name of a checkpoint, by step. Reads their manifests.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<Found>, CheckpointError> {
+    let read = || CheckpointError::read(dir);
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir).map_err(read())? {
+        let name = entry.map_err(read())?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            paths.push(dir.join(name));
+        }
+    }
+    paths.sort();
+    let found = |path: PathBuf| Found { checkpoint: Checkpoint::open(&path), path };
+    Ok(paths.into_iter().map(found).collect())
+}
+
+/// Looks for the newest checkpoint in `dir` whose every byte is right.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn newest(dir: &Path) -> Result<Newest, CheckpointError> {
+    let mut result = Newest::default();
+    let mut there = Vec::new();
+    for found in list(dir)? {
+        match found.checkpoint {
+            Ok(checkpoint) => there.push(checkpoint),
+            Err(refused) => result.refused.push(refused),
+        }
+    }
+    there.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
+    for checkpoint in there {
+        match checkpoint.verify() {
+            Ok(()) => {
+                result.checkpoint = Some(checkpoint);
+                break;
+            }
+            Err(refused) => result.refused.push(refused),
+        }
+    }
+    Ok(result)
+}
+
+/// Removes a folder of files. The manifest goes first.
+fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), CheckpointError> {
+    let read = || CheckpointError::read(dir);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(read())? {
+        names.push(entry.map_err(read())?.file_name());
+    }
+    names.sort_by_key(|name| name != super::manifest::MANIFEST);
+    for name in names {
+        let path = dir.join(name);
+        disk.remove_file(&path).map_err(CheckpointError::write(&path))?;
+    }
+    disk.remove_dir(dir).map_err(CheckpointError::write(dir))
+}

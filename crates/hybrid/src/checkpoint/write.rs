@@ -1,0 +1,177 @@
+//! Writes one checkpoint into a folder that has no other name yet.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::thread;
+
+use pp_executor::StageState;
+use pp_schedule::Stage;
+use sha2::{Digest, Sha256};
+
+use super::SCHEMA;
+use super::disk::{Disk, DiskFile};
+use super::error::CheckpointError;
+use super::manifest::{FileRecord, MANIFEST, Manifest};
+use crate::hash::hex;
+use crate::tensors::write_tensors;
+
+/// The index of the weights, in Hugging Face's format.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+/// What the names of a parameter's moments end in. These are PyTorch's names.
+pub(crate) const MOMENTS: [&str; 2] = [".exp_avg", ".exp_avg_sq"];
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// The facts of a checkpoint beside its tensors.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// The last step that is in it.
+    pub step: u64,
+    /// Steps that the optimizer has made.
+    pub optimizer_steps: u64,
+    /// The optimizer.
+    pub optimizer: String,
+    /// The id of the run.
+    pub run: String,
+    /// When it is written, in milliseconds since 1970.
+    pub written_unix_ms: u64,
+    /// Seconds of training so far, over all runs that led to it.
+    pub elapsed_seconds: f64,
+    /// The job, in the words of the program that trains it.
+    pub job: serde_json::Value,
+}
+
+/// Writes the files of a checkpoint into `dir`, an empty folder, the manifest last. Each of
+/// `ranks`, the stages of one rank, is written by a thread of its own.
+pub(crate) fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    ranks: &[Vec<StageState>],
+    about: &About,
+    sequence: u64,
+) -> Result<Manifest, CheckpointError> {
+    let n_stages = ranks.iter().flatten().count();
+    let written: Vec<Result<Vec<FileRecord>, CheckpointError>> = thread::scope(|scope| {
+        let of_rank = |stages| move || write_stages(disk, dir, stages, n_stages, about);
+        let threads: Vec<_> = ranks.iter().map(|stages| scope.spawn(of_rank(stages))).collect();
+        let panicked = || CheckpointError::broken(dir, "the thread that writes it panicked");
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(panicked()))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let mut files = Vec::new();
+    for of_rank in written {
+        files.extend(of_rank?);
+    }
+    let weights = || ranks.iter().flatten().flat_map(|of| of.weights.iter().map(move |w| (of, w)));
+    let map: BTreeMap<&str, String> = weights()
+        .map(|(of, (name, _))| (name.as_str(), shard("model", of.stage, n_stages)))
+        .collect();
+    let total_size: usize =
+        weights().map(|(_, (_, t))| t.elem_count() * t.dtype().size_in_bytes()).sum();
+    let index = serde_json::json!({
+        "metadata": {"total_size": total_size},
+        "weight_map": map,
+    });
+    files.push(write_file(disk, dir, INDEX, |out| Ok(serde_json::to_writer(out, &index)?))?);
+    files.sort_by(|left, right| left.name.cmp(&right.name));
+    let About { step, optimizer_steps, optimizer, run, written_unix_ms, elapsed_seconds, job } =
+        about.clone();
+    let parameters = weights().map(|(_, (_, tensor))| tensor.elem_count() as u64).sum();
+    let manifest = Manifest {
+        schema: SCHEMA,
+        sequence,
+        step,
+        optimizer_steps,
+        optimizer,
+        run,
+        written_unix_ms,
+        elapsed_seconds,
+        parameters,
+        job,
+        files,
+    };
+    write_file(disk, dir, MANIFEST, |out| out.write_all(&manifest.to_bytes()?))?;
+    disk.sync_dir(dir).map_err(CheckpointError::write(dir))?;
+    Ok(manifest)
+}
+
+/// Writes the two files of each stage.
+fn write_stages(
+    disk: &dyn Disk,
+    dir: &Path,
+    stages: &[StageState],
+    n_stages: usize,
+    about: &About,
+) -> Result<Vec<FileRecord>, CheckpointError> {
+    let mut files = Vec::with_capacity(2 * stages.len());
+    for of in stages {
+        // `transformers` loads a file only if its metadata has this key.
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let name = shard("model", of.stage, n_stages);
+        let weights = |out: &mut dyn Write| write_tensors(out, &of.weights, &format).map(drop);
+        files.push(write_file(disk, dir, &name, weights)?);
+        let mut moments = Vec::with_capacity(2 * of.moments.len());
+        for (name, both) in &of.moments {
+            for (moment, tensor) in MOMENTS.into_iter().zip(both) {
+                moments.push((format!("{name}{moment}"), tensor.clone()));
+            }
+        }
+        let facts = HashMap::from([
+            ("optimizer".to_owned(), about.optimizer.clone()),
+            ("steps".to_owned(), about.optimizer_steps.to_string()),
+        ]);
+        let name = shard("optimizer", of.stage, n_stages);
+        files.push(write_file(disk, dir, &name, |out| {
+            write_tensors(out, &moments, &facts).map(drop)
+        })?);
+    }
+    Ok(files)
+}
+
+/// The name of a stage's file. Numbers begin with 1, as Hugging Face has them.
+pub(crate) fn shard(kind: &str, stage: Stage, n_stages: usize) -> String {
+    format!("{kind}-{:05}-of-{n_stages:05}.safetensors", stage.0 + 1)
+}
+
+/// Writes and syncs one file.
+fn write_file(
+    disk: &dyn Disk,
+    dir: &Path,
+    name: &str,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<FileRecord, CheckpointError> {
+    let path = dir.join(name);
+    let written = disk.create(&path).and_then(|file| {
+        let counted = Counted { file, bytes: 0, hash: Sha256::new() };
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, counted);
+        content(&mut out)?;
+        let mut counted = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        counted.file.sync()?;
+        Ok(counted)
+    });
+    let Counted { bytes, hash, .. } = written.map_err(CheckpointError::write(&path))?;
+    Ok(FileRecord { name: name.to_owned(), bytes, sha256: hex(hash) })
+}
+
+/// Counts and hashes what passes.
+struct Counted {
+    file: Box<dyn DiskFile>,
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.bytes += n as u64;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
