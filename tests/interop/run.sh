@@ -7,6 +7,7 @@
 #    unpartitioned model; the plans of PyTorch's own schedules train in pptop with the same bits as one device (torch_plans.py).
 # 3. TensorBoard, promtool, a renderer of SVG and the rules of the trace format read what pptop exports of a run (exports.sh, which
 #    also runs alone and without PyTorch).
+# 4. The safetensors package and PyTorch's HuggingFaceStorageReader read the weights of a checkpoint (check_checkpoint.py).
 #
 # Wants python3 with venv. NumPy, autograd and PyTorch go into .venv at the root of the repository, which git ignores: some 5 GB, as
 # PyTorch comes with its CUDA libraries.
@@ -62,6 +63,15 @@ for plan in "$dumps"/theirs/torch-*.csv; do
     exit 1
   fi
   echo "ok $name: the bits of one device"
+done
+
+# The weights of a checkpoint: those of --save, whatever the number of stages.
+for layout in "1f1b --pp 4" "zb-v --pp 2"; do
+  # shellcheck disable=SC2086 # a schedule and its flags
+  pptop train --headless "${gpt[@]}" --steps 2 --schedule $layout --checkpoint-at-end --checkpoint-dir "$dumps/checkpoints" \
+    --save "$dumps/saved.safetensors" --force
+  .venv/bin/python tests/interop/check_checkpoint.py "$dumps/checkpoints/step-00000002" "$dumps/saved.safetensors"
+  rm -r "$dumps/checkpoints"
 done
 
 tests/interop/exports.sh

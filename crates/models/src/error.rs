@@ -1,5 +1,6 @@
 //! Errors of jobs.
 
+use std::io;
 use std::path::PathBuf;
 
 /// The reason why a job cannot be set up.
@@ -7,12 +8,12 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum ModelError {
     /// The data file cannot be read.
-    #[error("cannot read the data file {}: {why}", path.display())]
+    #[error("cannot read the data file {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
         /// The reason.
-        why: String,
+        source: io::Error,
     },
     /// Too little text for one window in each part.
     #[error(

@@ -11,7 +11,7 @@ use pp_nn::{
     LearningRate, LearningRateCurve, Linear, OptimizerKind, hash, uniform,
 };
 use pp_partition::{Cut, LayerStack, Stage, chain, single};
-use pp_train::{BoxError, Classes, Defaults, Job, Topology, Workload};
+use pp_train::{BoxError, Classes, Defaults, Job, SampleLength, Topology, Workload};
 
 use crate::error::ModelError;
 use crate::mlp::DROPOUT;
@@ -175,6 +175,10 @@ impl Workload for Gpt {
 
     fn activation_bytes_per_sample(&self) -> Option<u128> {
         Some(self.config.activation_bytes())
+    }
+
+    fn sample_length(&self) -> Option<SampleLength> {
+        Some(SampleLength { length: self.config.context, unit: "bytes", option: "context" })
     }
 
     fn makes_samples(&self) -> bool {

@@ -12,8 +12,8 @@ mod wine;
 
 pub use error::ModelError;
 pub use gpt::{GPT, Gpt, GptConfig, gpt, sample, sample_while};
-pub use mlp::{SEED_MLP, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
-pub use model::{Group, Kind, Model, ModelOption, Options, Value};
+pub use mlp::{SEED_MLP, SEED_PRESET, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
+pub use model::{Group, Kind, Model, ModelOption, Options, Preset, Value};
 pub use pp_train::{Classes, DataSet, Job, Samples};
 pub use sleep::{SLEEP, Sleep, SleepConfig, sleep};
 

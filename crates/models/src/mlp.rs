@@ -10,7 +10,7 @@ use pp_partition::{Cut, LayerStack, chain};
 use pp_train::{BoxError, Classes, DataSet, Defaults, Job, Samples, Topology, Workload};
 
 use crate::error::ModelError;
-use crate::model::{Group, Kind, Model, ModelOption};
+use crate::model::{Group, Kind, Model, ModelOption, Preset};
 use crate::wine::Wine;
 
 /// The option for the dropout rate, which several models have.
@@ -51,6 +51,10 @@ pub static SEED_MLP: Model = Model {
     },
     make: |options| Ok(Arc::new(SeedMlp { dropout: options.rate("dropout") })),
 };
+
+/// The notebook's experiment.
+pub static SEED_PRESET: Preset =
+    Preset { model: &SEED_MLP, lr_step: 20, lr_gamma: 0.5, clip_norm: 1.0, log_every: 10 };
 
 /// The classifier of wines as a model with a name.
 pub static WINE_MLP: Model = Model {

@@ -30,6 +30,21 @@ pub struct Model {
     pub make: fn(&Options) -> Result<Arc<dyn Workload>, ModelError>,
 }
 
+/// A job by name: a model, and what differs from its defaults.
+#[derive(Debug)]
+pub struct Preset {
+    /// The model.
+    pub model: &'static Model,
+    /// Steps between changes of the learning rate.
+    pub lr_step: u64,
+    /// The factor of each change.
+    pub lr_gamma: f64,
+    /// The largest norm of the gradient of the whole model.
+    pub clip_norm: f64,
+    /// Steps between two lines of a run.
+    pub log_every: u64,
+}
+
 /// An option of a model: for a command line, `--name VALUE`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelOption {

@@ -169,7 +169,7 @@ pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
             }))
         });
     }
-    Ok(Job { stack, objective: Arc::new(MeanSquare), data: Box::new(Ones), flops_per_sample: 0 })
+    Ok(Job { stack, objective: Arc::new(OutputSquare), data: Box::new(Ones), flops_per_sample: 0 })
 }
 
 struct SleepOp {
@@ -221,9 +221,10 @@ impl CustomOp2 for SleepOp {
     }
 }
 
-struct MeanSquare;
+/// The mean square of the output. The targets play no part in it.
+struct OutputSquare;
 
-impl Objective for MeanSquare {
+impl Objective for OutputSquare {
     fn loss(&self, outputs: &[Tensor], _: &Tensor) -> Result<Tensor> {
         outputs[0].sqr()?.mean_all()
     }

@@ -1,5 +1,6 @@
 //! Windows of bytes from a text.
 
+use std::io;
 use std::path::Path;
 
 use candle_core::{Device, Result, Tensor};
@@ -32,7 +33,7 @@ impl Text {
         let (name, bytes) = match path {
             None => ("the embedded text".to_owned(), lipsum::LIBER_PRIMUS.as_bytes().to_vec()),
             Some(path) => {
-                let refused = |why| ModelError::Read { path: path.to_owned(), why };
+                let refused = |source| ModelError::Read { path: path.to_owned(), source };
                 (path.display().to_string(), read(path).map_err(refused)?)
             }
         };
@@ -61,18 +62,24 @@ impl Text {
 }
 
 /// Reads a whole regular file. A file that does not fit into the free memory is refused.
-fn read(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    let about = std::fs::metadata(path).map_err(|e| e.to_string())?;
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let about = std::fs::metadata(path)?;
+    if about.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
+    }
     if !about.is_file() {
-        return Err(if about.is_dir() { "it is a folder" } else { "it is no file" }.to_owned());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
     }
     match memory_available() {
-        Some(free) if about.len() > free / COPIES => Err(format!(
-            "its {} MiB need {COPIES} times as much memory, {} MiB are free",
-            about.len() >> 20,
-            free >> 20
-        )),
-        _ => std::fs::read(path).map_err(|e| e.to_string()),
+        Some(free) if about.len() > free / COPIES => {
+            let why = format!(
+                "its {} MiB need {COPIES} times as much memory, {} MiB are free",
+                about.len() >> 20,
+                free >> 20
+            );
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, why))
+        }
+        _ => std::fs::read(path),
     }
 }
 
@@ -93,6 +100,10 @@ impl DataSet for Text {
 
     fn tokens_per_sample(&self) -> u64 {
         self.context as u64
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(pp_train::sha256_hex([&self.train[..], &self.held_out]))
     }
 
     fn blind_loss(&self) -> Option<f64> {
@@ -122,7 +133,19 @@ mod tests {
         // have 5.5.
         let blind = text.blind_loss().unwrap();
         assert!((2.5..3.5).contains(&blind), "{blind}");
-        let missing = Text::load(Some(Path::new("/no/such/file")), 8, 1).err().unwrap();
-        assert!(missing.to_string().contains("/no/such/file"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_has_its_cause() {
+        for (path, kind) in [
+            ("/no/such/file", io::ErrorKind::NotFound),
+            ("/", io::ErrorKind::IsADirectory),
+            ("/dev/null", io::ErrorKind::InvalidInput),
+        ] {
+            let refused = Text::load(Some(Path::new(path)), 8, 1).err().unwrap();
+            assert!(refused.to_string().ends_with(path), "{refused}");
+            let source = std::error::Error::source(&refused).unwrap();
+            assert_eq!(source.downcast_ref::<io::Error>().unwrap().kind(), kind, "{path}");
+        }
     }
 }

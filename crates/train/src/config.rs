@@ -12,6 +12,7 @@ use pp_partition::{Cut, Profile};
 use pp_schedule::{ScheduleName, Sizes, ValidPlan};
 use pp_telemetry::{SpanPolicy, cores};
 
+use crate::continuing::{JobRecord, Resume};
 use crate::error::TrainError;
 use crate::kernels::KernelChoice;
 use crate::limits;
@@ -93,6 +94,10 @@ pub struct Config {
     pub peak_flops: Option<f64>,
     /// A safetensors file with initial weights, by name.
     pub init: Option<PathBuf>,
+    /// Whether `init` may have weights that are not finite.
+    pub takes_nonfinite: bool,
+    /// The checkpoint that the run goes on from. Its weights take the place of `init`.
+    pub resume: Option<Resume>,
     /// A fault to inject, for tests.
     #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
@@ -128,9 +133,25 @@ impl Config {
             spans: SpanPolicy::default(),
             peak_flops: None,
             init: None,
+            takes_nonfinite: false,
+            resume: None,
             #[cfg(feature = "fault-injection")]
             fault: None,
         }
+    }
+
+    /// The same, with the kernels of the checkpoint that it goes on from, unless it names others:
+    /// with others the losses have other bits.
+    #[must_use]
+    pub(crate) fn with_kept_choices(mut self) -> Self {
+        let record = self.resume.as_ref().map(|resume| JobRecord::read(&resume.checkpoint));
+        if self.kernels == KernelChoice::Auto
+            && let Some(Ok(record)) = record
+            && let Some(kernels) = record.kernels()
+        {
+            self.kernels = kernels;
+        }
+        self
     }
 
     /// The schedule, if the plan comes from one by name.
@@ -184,7 +205,8 @@ impl Config {
     /// Checks everything that can be checked before a plan is made.
     ///
     /// # Errors
-    /// More stages than layers, more ranks than threads, sizes that the schedule does not take.
+    /// More stages than layers, more ranks than threads, unknown costs, sizes that the schedule does
+    /// not take.
     pub fn check(&self) -> Result<(), TrainError> {
         if let (Some(name), Some(ranks), Some(layers)) =
             (self.named(), self.pp, self.workload.layers())
@@ -193,6 +215,11 @@ impl Config {
         }
         limits::threads(self.pp.or_else(|| self.default_pp()).unwrap_or(1), self.dp)?;
         let Some(name) = self.named() else { return Ok(()) };
+        // Layers that follow from the plan cannot be measured before it.
+        let (layers, known) = (self.workload.layers(), self.workload.known_costs());
+        if name.is_synthesised() && layers.is_none() && known.is_none() {
+            return Err(self.unknown_costs(name));
+        }
         let sizes = self.sizes(name);
         if name.is_synthesised() && self.interleave_group.is_some() {
             name.check(&sizes)?;
@@ -232,6 +259,11 @@ impl Config {
             }
         }
         profile
+    }
+
+    /// The refusal of a schedule that follows from costs, if they are unknown.
+    pub(crate) fn unknown_costs(&self, schedule: ScheduleName) -> TrainError {
+        TrainError::UnknownCosts { schedule, model: self.workload.name().to_owned() }
     }
 
     /// Refuses pinned ranks if there are fewer cores than ranks.

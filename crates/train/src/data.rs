@@ -39,6 +39,12 @@ pub trait DataSet: Send {
         true
     }
 
+    /// What tells these data from others, such as a hash of a file; `None` if nothing does. A run
+    /// that goes on from a checkpoint refuses data with another fingerprint.
+    fn fingerprint(&self) -> Option<String> {
+        None
+    }
+
     /// The accuracy of always guessing the most frequent class of the training part, on the
     /// held-out part.
     fn majority_accuracy(&self) -> Option<f64> {

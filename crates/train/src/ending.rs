@@ -1,9 +1,10 @@
 //! How a run ends.
 
-use pp_hybrid::TrainerError;
+use pp_hybrid::{NotFinite, TrainerError};
+use pp_telemetry::Alarm;
 use signal_hook::consts::SIGTERM;
 
-use crate::error::TrainError;
+use crate::error::{ResultError, TrainError};
 use crate::stopping;
 
 /// A run that reached its last step.
@@ -33,6 +34,17 @@ pub enum Stopped {
         /// Steps that were made.
         steps: u64,
     },
+    /// The loss or the gradient norm of a step is not finite.
+    #[error(transparent)]
+    NotFinite(Box<NotFinite>),
+    /// The training goes wrong in another way, and the options end such a run.
+    #[error("stopped after step {steps}: {alarm}")]
+    Spike {
+        /// What is wrong.
+        alarm: Alarm,
+        /// Steps that were made.
+        steps: u64,
+    },
     /// The run ended before its first step.
     #[error(transparent)]
     NotStarted(Box<TrainError>),
@@ -40,8 +52,8 @@ pub enum Stopped {
     #[error("training failed")]
     Failed(#[source] TrainerError),
     /// A result could not be made or written.
-    #[error("{0}")]
-    Result(String),
+    #[error(transparent)]
+    Result(#[from] ResultError),
 }
 
 impl From<TrainError> for Stopped {
@@ -58,7 +70,11 @@ impl Stopped {
             // The code of a run that SIGTERM ended.
             Self::Asked { .. } => 128 + SIGTERM,
             Self::NotStarted(error) if error.is_refusal() => 2,
-            Self::NotStarted(_) | Self::Failed(_) | Self::Result(_) => 1,
+            Self::NotFinite(_)
+            | Self::Spike { .. }
+            | Self::NotStarted(_)
+            | Self::Failed(_)
+            | Self::Result(_) => 1,
         }
     }
 }

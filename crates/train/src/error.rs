@@ -3,11 +3,15 @@
 use std::path::PathBuf;
 
 use pp_executor::RankError;
+use pp_hybrid::checkpoint::CheckpointError;
 use pp_hybrid::{MeshError, TrainerError};
 use pp_partition::PartitionError;
 use pp_schedule::{ScheduleError, ScheduleName, Sizes};
+use pp_telemetry::NotWritten;
 
+use crate::continuing::ResumeError;
 use crate::devices::NoCuda;
+use crate::weights::WeightsError;
 use crate::workload::BoxError;
 
 /// The reason why a job cannot be trained. [`TrainError::is_refusal`] separates a wrong
@@ -33,6 +37,17 @@ pub enum TrainError {
     ForwardOnly {
         /// The plan's name.
         plan: String,
+    },
+    /// A schedule that follows from costs, for layers that follow from the plan. They cannot be
+    /// measured before it, and the workload does not know their costs.
+    #[error(
+        "{schedule} plans by the times of the layers, and {model} has no layers before it has a plan; use a schedule that follows from its sizes, such as 1f1b, or implement Workload::known_costs"
+    )]
+    UnknownCosts {
+        /// The schedule.
+        schedule: ScheduleName,
+        /// The model.
+        model: String,
     },
     /// More stages than layers.
     #[error(
@@ -213,13 +228,24 @@ pub enum TrainError {
         layers: usize,
     },
     /// Initial weights that do not fit the model.
-    #[error("cannot take initial weights from {}: {why}", path.display())]
+    #[error("cannot load initial weights from {}", path.display())]
     Initial {
         /// The file.
         path: PathBuf,
         /// The reason.
-        why: String,
+        source: Box<WeightsError>,
     },
+    /// A checkpoint that the run cannot go on from.
+    #[error("cannot resume from {}", path.display())]
+    Resume {
+        /// Its folder.
+        path: PathBuf,
+        /// The reason.
+        source: Box<ResumeError>,
+    },
+    /// Checkpoints cannot be written where they were asked for.
+    #[error("no checkpoints")]
+    Checkpoints(#[source] Box<CheckpointError>),
     /// A layer could not be built or measured.
     #[error(transparent)]
     Partition(#[from] PartitionError),
@@ -254,6 +280,37 @@ impl TrainError {
                 | Self::Recorder(_)
         )
     }
+}
+
+/// The reason why a result of a run is missing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// The held-out samples could not be made.
+    #[error("cannot make the held-out samples")]
+    HeldOut(#[source] candle_core::Error),
+    /// The hash of the final weights could not be computed.
+    #[error("cannot hash the final weights")]
+    Hash(#[source] candle_core::Error),
+    /// The trained layers could not be joined to generate a sample.
+    #[error("no sample")]
+    Rebuild(#[source] Box<PartitionError>),
+    /// The text of a sample could not be generated.
+    #[error("no sample")]
+    Sample(#[source] candle_core::Error),
+    /// The tensors of the first step could not be collected.
+    #[error("cannot collect the tensors of step 1")]
+    Dump(#[source] candle_core::Error),
+    /// A file could be written neither at its path nor in the folder of the run.
+    #[error("{called}: {at_path}, nor in the run's folder")]
+    NotWritten {
+        /// The name of the result in messages.
+        called: String,
+        /// The reason at its path.
+        at_path: Box<NotWritten>,
+        /// The reason in the folder of the run.
+        source: Box<NotWritten>,
+    },
 }
 
 /// An error with its causes, on one line.

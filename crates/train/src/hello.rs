@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use pp_executor::DeviceSpec;
 use pp_hybrid::Trainer;
 use pp_telemetry::{
-    DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo, cores,
+    Continues, DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo, cores,
 };
 
 use crate::devices::{GpuName, gpu_name};
@@ -20,6 +20,7 @@ impl Session {
         recorder: &Recorder,
         run: &str,
         socket: Option<&Path>,
+        checkpoints: Option<&Path>,
         memory_plan: Vec<PlannedMem>,
         started: SystemTime,
     ) -> Hello {
@@ -65,7 +66,9 @@ impl Session {
         let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.config.dp);
         // An op, its two messages, and the waits before them.
         let n_spans_per_step = plan.n_ops() as u64 * u64::from(self.config.dp) * 4;
-        let size = LogSize { n_steps: self.config.steps, n_spans_per_step, n_ranks };
+        let n_steps_before = self.steps_before();
+        let n_steps = self.config.steps.saturating_sub(n_steps_before);
+        let size = LogSize { n_steps_before, n_steps, n_spans_per_step, n_ranks };
         Hello {
             schema: SCHEMA,
             run: run.to_owned(),
@@ -85,6 +88,15 @@ impl Session {
             host: pp_telemetry::host_name(),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
             socket: socket.map(|path| path.display().to_string()),
+            continues: self.config.resume.as_ref().map(|resume| {
+                let manifest = resume.checkpoint.manifest();
+                Continues {
+                    run: manifest.run.clone(),
+                    step: manifest.step,
+                    elapsed_seconds: manifest.elapsed_seconds,
+                }
+            }),
+            checkpoints: checkpoints.map(|dir| dir.display().to_string()),
             omitted: None,
             seed: self.config.seed,
             parameters: stages.iter().filter(|s| s.copy == 0).map(|s| s.parameters).sum(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use pp_nn::{Kernel, Kernels, tune};
-use pp_telemetry::{Processor, Taken, WholeFile};
+use pp_telemetry::{NotWritten, Processor, Taken, WholeFile};
 use serde::{Deserialize, Serialize};
 
 /// The file of choices, in the state folder.
@@ -37,15 +37,31 @@ pub struct Chosen {
     is_new: bool,
 }
 
+/// The reason why a choice of kernels is not kept.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelsNotKept {
+    /// The file of choices cannot be read or written, or its folder cannot be made.
+    #[error("the choice of kernels is not kept: {}", path.display())]
+    Io {
+        /// The file or the folder.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The new file cannot take its place.
+    #[error("the choice of kernels is not kept")]
+    File(#[from] NotWritten),
+}
+
 impl Chosen {
     /// Keeps a choice that was measured now for the next run on this kind of processor.
     ///
     /// # Errors
     /// The choice cannot be written. The next run then measures again.
-    pub fn keep(&self) -> Result<(), String> {
+    pub fn keep(&self) -> Result<(), KernelsNotKept> {
         match place() {
-            Some(path) if self.is_new => keep(&path, &processor(), self.kernels)
-                .map_err(|why| format!("the choice of kernels is not kept: {why}")),
+            Some(path) if self.is_new => keep(&path, &processor(), self.kernels),
             _ => Ok(()),
         }
     }
@@ -107,19 +123,21 @@ fn kept(path: &Path, processor: &str) -> Option<Kernels> {
 
 /// Adds a choice to the file. If two processes on different processors write at once, one entry may
 /// be lost, and is measured again.
-fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), String> {
-    let mut choices = read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+fn keep(path: &Path, processor: &str, kernels: Kernels) -> Result<(), KernelsNotKept> {
+    let failed = |path: &Path, source| KernelsNotKept::Io { path: path.to_owned(), source };
+    let mut choices = read(path).map_err(|error| failed(path, error))?;
     choices.0.insert(processor.to_owned(), kernels.to_string());
     if let Some(dir) = path.parent() {
         // Private, because runs are kept in the same folder.
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(|error| format!("{}: {error}", dir.display()))?;
+        made.map_err(|error| failed(dir, error))?;
     }
-    let text = serde_json::to_string_pretty(&choices).map_err(|error| error.to_string())?;
-    let mut file = WholeFile::private(path).map_err(|error| error.to_string())?;
-    let written = file.write_all((text + "\n").as_bytes());
-    written.map_err(|error| format!("{}: {error}", path.display()))?;
-    file.finish(Taken::Replaced).map(drop).map_err(|error| error.to_string())
+    let text = serde_json::to_string_pretty(&choices);
+    let text = text.map_err(|error| failed(path, error.into()))? + "\n";
+    let mut file = WholeFile::private(path)?;
+    file.write_all(text.as_bytes()).map_err(|error| failed(path, error))?;
+    file.finish(Taken::Replaced)?;
+    Ok(())
 }
 
 /// The key of a choice: a kind of processor, the kernels that this build has on it, and its BLAS
@@ -157,5 +175,15 @@ mod tests {
         assert_eq!(kept(&path, "one"), None);
         keep(&path, "one", Kernels::all(Kernel::InPlace)).unwrap();
         assert_eq!(kept(&path, "one"), Some(Kernels::all(Kernel::InPlace)));
+    }
+
+    #[test]
+    fn a_choice_that_is_not_kept_has_its_cause() {
+        let home = tempfile::tempdir().unwrap();
+        let refused = keep(home.path(), "one", Kernels::for_processor()).unwrap_err();
+        let source = std::error::Error::source(&refused).unwrap();
+        assert!(source.is::<io::Error>(), "{refused:?}");
+        let told = format!("not kept: {}: not a regular file", home.path().display());
+        assert!(crate::error::causes(&refused).ends_with(&told), "{refused:?}");
     }
 }

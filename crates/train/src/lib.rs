@@ -1,12 +1,16 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(feature = "cuda"), forbid(unsafe_code))]
 
+mod checkpoints;
 mod config;
+mod continuing;
 mod cutting;
 mod data;
 mod devices;
 mod ending;
 mod error;
+#[cfg(feature = "fault-injection")]
+mod faulty_disk;
 mod hello;
 mod job;
 mod kernels;
@@ -21,34 +25,42 @@ mod results;
 mod run;
 mod session;
 mod signals;
+mod stall;
 mod starting;
 mod stopping;
 mod synthesis;
 mod weights;
 mod workload;
 
+pub use checkpoints::{CHECKPOINTS, CheckpointOptions, Durable, Every, KEEP};
 pub use config::{Config, DeviceChoice, PlanSource};
+pub use continuing::{JobRecord, Resume, ResumeError};
 pub use data::{DataSet, Samples};
 pub use devices::{GpuName, NoCuda, cuda_devices, gpu_name};
 pub use ending::{Finished, Stopped};
-pub use error::{TrainError, causes};
+pub use error::{ResultError, TrainError, causes};
 pub use job::{Classes, Job, MeanSquare};
-pub use kernels::{Chosen, KernelChoice, kernels_kept};
+pub use kernels::{Chosen, KernelChoice, KernelsNotKept, kernels_kept};
 pub use observer::{Notice, Observer, Ready};
-pub use options::{ResultFile, RunFolder, RunOptions, Words};
+pub use options::{OnSpike, ResultFile, RunFolder, RunOptions, Words};
 pub use process::init;
 pub use profiles::Profiles;
 pub use run::{Run, SAMPLE, train};
 pub use session::{Prepared, Preparing, Session};
 pub use signals::is_ignored;
+pub use stall::{STALL_AFTER, StallOptions};
 pub use stopping::Signals;
 pub use synthesis::Promise;
-pub use workload::{BoxError, Defaults, KnownCosts, Workload};
+pub use weights::WeightsError;
+pub use workload::{BoxError, Defaults, KnownCosts, SampleLength, Workload};
 
 // Types for configurations and workloads, so that their author needs no further crate.
 pub use pp_devices::Library;
 pub use pp_executor::Recompute;
 #[cfg(feature = "fault-injection")]
-pub use pp_executor::{Fault, FaultKind};
-pub use pp_hybrid::{Evaluation, StepOutcome, Trainer};
+pub use pp_executor::{Fault, FaultKind, FaultPoint};
+pub use pp_hybrid::checkpoint;
+pub use pp_hybrid::{
+    Evaluation, NotFinite, OnNonfinite, StepOutcome, Trainer, sha256_hex, write_tensors,
+};
 pub use pp_schedule::{ScheduleName, Topology};

@@ -36,6 +36,8 @@ pub enum Notice<'a> {
         /// Its result.
         found: Evaluation,
     },
+    /// What is saved of the run at its end, and where.
+    Saved(&'a str),
     /// Text that the trained model generated. Control characters have been replaced.
     Sample(&'a str),
 }

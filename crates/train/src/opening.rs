@@ -19,7 +19,7 @@ pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
         hello.schedule,
         hello.micro_batches,
         session.rows(),
-        session.partition().sizes().iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        session.partition()
     );
     if let Some(promise) = session.promise() {
         let _ = write!(

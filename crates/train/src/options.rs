@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use pp_devices::Library;
+use pp_hybrid::OnNonfinite;
 use pp_telemetry::Recorder;
 
+use crate::checkpoints::CheckpointOptions;
 use crate::error::TrainError;
+use crate::stall::StallOptions;
 use crate::stopping::Signals;
 
 /// The folder that a run is recorded in.
@@ -49,6 +52,16 @@ pub struct ResultFile {
     pub called: String,
 }
 
+/// What happens when the loss or the gradient norm jumps, or the loss diverges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSpike {
+    /// The run warns and goes on.
+    #[default]
+    Warn,
+    /// The run warns and ends. No checkpoint has the step.
+    Stop,
+}
+
 /// Makes the exit code and the reason of a run that does not start.
 pub type Words = Box<dyn Fn(&TrainError) -> (i32, String)>;
 
@@ -63,6 +76,20 @@ pub struct RunOptions {
     pub save: Option<ResultFile>,
     /// A file for batch, loss, gradients and weights of the first step.
     pub dump_step: Option<ResultFile>,
+    /// When checkpoints are written, and where.
+    pub checkpoints: CheckpointOptions,
+    /// The job in the words of the program, which each checkpoint keeps. See [`JobRecord::words`].
+    ///
+    /// [`JobRecord::words`]: crate::JobRecord::words
+    pub job_words: Vec<String>,
+    /// What happens to a step whose loss or gradient norm is not finite.
+    pub on_nonfinite: OnNonfinite,
+    /// What happens when the loss or the gradient norm jumps, or the loss diverges.
+    pub on_spike: OnSpike,
+    /// What is done about ranks that stall.
+    pub stalls: StallOptions,
+    /// The restart that this run is, in a line, which goes into its log as a warning.
+    pub restarted: Option<String>,
     /// Whether `save` and `dump_step` may replace existing files.
     pub force: bool,
     /// The library to query for GPUs.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -11,6 +12,7 @@ use pp_partition::{Profile, ProfileConfig, profile_with};
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::{self, Chosen, KernelChoice};
+use crate::weights::{self, WeightsError};
 
 /// The most samples in a micro-batch of a profile. It limits the time of measuring, which takes
 /// several passes.
@@ -46,9 +48,17 @@ pub struct Profiles {
 pub(crate) type Initial = Arc<BTreeMap<String, Tensor>>;
 
 impl Profiles {
-    /// The first job's copy, for all jobs: they begin from the same file.
-    pub(crate) fn shared(&mut self, initial: Initial) -> Initial {
-        Arc::clone(self.initial.get_or_insert(initial))
+    /// The weights in the first job's file, for all jobs: they begin from the same file.
+    pub(crate) fn initial(
+        &mut self,
+        path: &Path,
+        takes_nonfinite: bool,
+    ) -> Result<Initial, WeightsError> {
+        let initial: &Initial = match &self.initial {
+            Some(initial) => initial,
+            None => self.initial.insert(Arc::new(weights::load(path, takes_nonfinite)?)),
+        };
+        Ok(Arc::clone(initial))
     }
 
     /// The first job's choice, for all jobs.

@@ -1,31 +1,37 @@
 //! A training run from its first event to its last.
 
+mod checkpoint;
+mod guard;
 mod results;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use pp_devices::{Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_telemetry::{
-    ControlServer, End, Eval, Event, Hello, Identity, Log, Mem, PhaseEvent, Recorder, Request,
-    StepEvent, Warn, Watchdog,
+    Alarm, ControlServer, End, Eval, Event, Log, Mem, PhaseEvent, Recorder, Request, StepEvent,
+    Warn, Watchdog,
 };
 
+use crate::checkpoints::Checkpoints;
 use crate::config::Config;
 use crate::data::Samples;
 use crate::ending::{Finished, Stopped};
-use crate::error::{TrainError, causes};
+use crate::error::{ResultError, TrainError, causes};
 use crate::kernels::Chosen;
 use crate::observer::{Notice, Observer, Ready};
 use crate::opening::opening;
 use crate::options::{RunFolder, RunOptions};
 use crate::phases::Phases;
 use crate::session::{Prepared, Session};
+use crate::stall::{StallWatch, Watched};
 use crate::starting::{self, make_ready};
 use crate::stopping::{Signals, Starting};
+
+use guard::Guard;
 
 pub use results::SAMPLE;
 
@@ -34,6 +40,7 @@ const EVALUATION_ROWS: usize = 16;
 
 /// A run that has started and is recorded.
 pub struct Run<'a> {
+    id: String,
     session: Session,
     trainer: Trainer,
     recorder: Recorder,
@@ -43,13 +50,17 @@ pub struct Run<'a> {
     n_steps: u64,
     phases: Phases,
     watchdog: Watchdog,
+    guard: Guard,
     /// The server for requests of monitors; `None` if no socket could be made.
     control: Option<ControlServer>,
     /// The samplers of devices and threads, while the run goes on.
     samplers: Option<Samplers>,
     dir: PathBuf,
-    /// The file of the last checkpoint. The next checkpoint replaces no other file.
-    checkpoint: Option<Identity>,
+    checkpoints: Checkpoints,
+    /// What is saved of the run, and where.
+    saved: Option<String>,
+    /// Seconds of training before this run, over all runs that led to its checkpoint.
+    seconds_before: f64,
 }
 
 impl<'a> Run<'a> {
@@ -72,10 +83,14 @@ impl<'a> Run<'a> {
             let watched = options.signals.as_ref().map(watch).transpose();
             let starting = watched.map_err(TrainError::Signals)?;
             let ready = make_ready(prepared, &recorder, origin, &phases);
+            let ready = ready.and_then(|ready| {
+                let checkpoints = Checkpoints::ready(&options.checkpoints, &dir, &ready)?;
+                Ok((ready, checkpoints))
+            });
             drop(starting);
             ready
         };
-        let starting::Ready { session, trainer, memory_plan, took } = match ready {
+        let (starting::Ready { session, trainer, memory_plan, took }, checkpoints) = match ready {
             Ok(ready) => ready,
             Err(error) => {
                 let (code, reason) = match words {
@@ -96,24 +111,37 @@ impl<'a> Run<'a> {
             Err(error) => (None, Some(error)),
         };
         let socket = control.as_ref().map(ControlServer::path);
-        let hello = session.hello(&trainer, &recorder, &id, socket, memory_plan, started);
+        let steps_before = session.steps_before();
+        let resumed = session.config.resume.as_ref().map(|resume| resume.checkpoint.manifest());
+        let seconds_before = resumed.map_or(0.0, |manifest| manifest.elapsed_seconds);
+        let trainer = trainer.on_nonfinite(options.on_nonfinite);
+        let place = Some(checkpoints.dir()).filter(|_| checkpoints.is_asked());
+        let mut memory_plan = memory_plan;
+        if place.is_none() {
+            memory_plan.iter_mut().for_each(|planned| planned.checkpoint_bytes = 0);
+        }
+        let hello = session.hello(&trainer, &recorder, &id, socket, place, memory_plan, started);
         let mut run = Self {
+            id,
             session,
             trainer,
             recorder,
             origin,
             options,
             observer,
-            n_steps: 0,
+            n_steps: steps_before,
             phases,
             watchdog: Watchdog::default(),
+            guard: Guard::default(),
             control,
             samplers: None,
             dir,
-            checkpoint: None,
+            checkpoints,
+            saved: None,
+            seconds_before,
         };
         run.emit(Event::Hello(Box::new(hello.clone())));
-        run.samplers = Some(run.watch(&hello));
+        run.samplers = Some(run.watch());
         if let Some(error) = no_control {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
@@ -130,27 +158,46 @@ impl<'a> Run<'a> {
             dir: &run.dir,
         }));
         if let Some(Err(why)) = run.session.chosen.as_ref().map(Chosen::keep) {
-            run.warn(None, why);
+            run.warn(None, causes(&why));
         }
         opening.lines().for_each(|line| run.log(line.to_owned()));
+        if let Some(continued) = run.session.continued() {
+            continued.lines().for_each(|line| run.log(line.to_owned()));
+        }
         run.log(took);
+        if let Some(message) = run.options.restarted.take() {
+            let elapsed_ns = run.origin.elapsed().as_nanos() as u64;
+            run.emit(Event::Warn(Warn { elapsed_ns, step: None, rank: None, message }));
+        }
         Ok(run)
     }
 
     /// Starts the samplers of the GPUs, and of the threads of the ranks that compute on the CPU.
-    fn watch(&self, hello: &Hello) -> Samplers {
-        let is_on_cpu = |device: &str| device.starts_with("cpu");
+    fn watch(&self) -> Samplers {
+        let mesh = &self.session.mesh;
+        let on_gpus = !mesh.is_on_cpu();
         let mut threads = pp_devices::rank_threads();
-        threads.retain(|thread| {
-            let mut map = hello.device_map.iter();
-            map.any(|at| {
-                (at.replica, at.rank) == (thread.replica, thread.rank) && is_on_cpu(&at.device)
-            })
-        });
-        let on_gpus = hello.device_map.iter().any(|at| !is_on_cpu(&at.device));
+        threads.retain(|thread| !on_gpus && thread.rank < mesh.pp() && thread.replica < mesh.dp());
         let library = self.options.library.clone();
         let options = Options { library, on_gpus, threads, ..Options::default() };
         Samplers::start(options, self.origin, &self.recorder)
+    }
+
+    /// Begins to watch for ranks that stall. Without a thread for that the run goes on unwatched.
+    fn watch_for_stalls(&mut self) -> Option<StallWatch> {
+        let watched = Watched {
+            options: self.options.stalls.clone(),
+            plan: Arc::new(self.session.plan.clone()),
+            progress: self.trainer.progress(),
+            recorder: self.recorder.clone(),
+            origin: self.origin,
+            checkpoints: self.checkpoints.dir().to_owned(),
+            socket: self.control.as_ref().map(|control| control.path().to_owned()),
+        };
+        StallWatch::begin(watched).unwrap_or_else(|error| {
+            self.warn(None, format!("a rank that stalls will not be told: {error}"));
+            None
+        })
     }
 
     /// Trains until the run ends, and records its end.
@@ -158,13 +205,17 @@ impl<'a> Run<'a> {
     /// # Errors
     /// The run ended before its last step, or a result is missing.
     pub fn finish(mut self) -> Result<Finished, Stopped> {
+        let stalls = self.watch_for_stalls();
         let result = self.train();
+        drop(stalls);
         self.samplers = None;
+        self.name_last_checkpoint();
         let mut end = End {
             code: 0,
             reason: "finished".to_owned(),
             steps: self.n_steps,
             wall_seconds: self.origin.elapsed().as_secs_f64(),
+            saved: self.saved.take(),
             ..End::default()
         };
         match &result {
@@ -195,50 +246,64 @@ impl<'a> Run<'a> {
     fn train(&mut self) -> Result<Finished, Stopped> {
         let steps = self.session.config.steps;
         let batch = self.session.batch_size as usize;
-        let pieces = self
-            .session
-            .job
-            .data
-            .validation(EVALUATION_ROWS)
-            .map_err(|e| Stopped::Result(e.to_string()))?;
-        for step in 1..=steps {
-            let before = match (step, &self.options.dump_step) {
-                (1, Some(_)) => self.trainer.weights().map_err(Stopped::Failed)?,
-                _ => Vec::new(),
+        let pieces =
+            self.session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
+        let first = self.session.steps_before() + 1;
+        for step in first..=steps {
+            let is_dumped = step == first && self.options.dump_step.is_some();
+            let before = match is_dumped {
+                true => self.trainer.weights().map_err(Stopped::Failed)?,
+                false => Vec::new(),
             };
             let data = &self.session.job.data;
-            let outcome =
-                self.trainer.step(step, || data.batch(step, batch)).map_err(Stopped::Failed)?;
-            if step == 1 && self.options.dump_step.is_some() {
+            let outcome = match self.trainer.step(step, || data.batch(step, batch)) {
+                Err(TrainerError::NotFinite(found)) => return Err(self.stop_not_finite(found)),
+                outcome => outcome.map_err(Stopped::Failed)?,
+            };
+            if is_dumped {
                 let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
                 self.dump(&outcome, before)?;
                 phase.end();
             }
-            self.stepped(&outcome);
+            self.n_steps += 1;
+            let alarm = self.stepped(&outcome);
+            self.look_at(&outcome);
+            if let Some(alarm) = alarm.filter(|&alarm| self.ends_at(alarm)) {
+                return Err(self.stop_at(step, alarm));
+            }
             let due =
                 self.session.config.eval_every.is_some_and(|every| step.is_multiple_of(every));
             if !pieces.is_empty() && (due || step == steps) {
                 self.evaluate(step, &pieces)?;
             }
-            if self.requests(step) && step < steps {
-                return Err(Stopped::Asked { steps: self.n_steps });
+            self.settle_checkpoint(false);
+            if self.is_checkpoint_due(step, step == steps) {
+                self.checkpoint(step)?;
             }
-            if step < steps
-                && let Some(signal) = self.signal()
-            {
-                return Err(Stopped::Signal { signal, steps: self.n_steps });
+            if self.options.signals.as_ref().is_some_and(Signals::take_checkpoint) {
+                self.checkpoint(step)?;
+            }
+            let is_asked = self.requests(step)?;
+            let stopped = match self.signal() {
+                _ if step == steps => None,
+                _ if is_asked => Some(Stopped::Asked { steps: self.n_steps }),
+                signal => signal.map(|signal| Stopped::Signal { signal, steps: self.n_steps }),
+            };
+            if let Some(stopped) = stopped {
+                self.save_before_stop(step)?;
+                return Err(stopped);
             }
         }
+        self.settle_checkpoint(true);
         let weights = self.trainer.weights().map_err(Stopped::Failed)?;
-        let hash = weights_hash(&weights).map_err(|e| Stopped::Result(e.to_string()))?;
+        let hash = weights_hash(&weights).map_err(ResultError::Hash)?;
         if let Some(bytes) = self.options.sample {
-            self.sample(&weights, bytes as usize)
-                .map_err(|e| Stopped::Result(format!("no sample: {e}")))?;
+            self.sample(&weights, bytes as usize)?;
         }
         // A run that reached its last step writes its weights, even if a signal arrived meanwhile.
         if let Some(file) = self.options.save.clone() {
             let phase = self.phases.begin(PhaseEvent::SAVING, Some(steps), 0);
-            self.write(&file, &weights, &HashMap::new()).map_err(Stopped::Result)?;
+            self.save(&file, &weights)?;
             phase.end();
         }
         match self.signal() {
@@ -271,27 +336,26 @@ impl<'a> Run<'a> {
     }
 
     /// Serves the requests that arrived during the step. Returns whether the run has to end.
-    fn requests(&mut self, step: u64) -> bool {
+    fn requests(&mut self, step: u64) -> Result<bool, Stopped> {
         let requests = self.control.as_ref().map(ControlServer::take).unwrap_or_default();
         let wants_checkpoint =
             |r: &Request| matches!(r, Request::Checkpoint | Request::CheckpointAndStop);
-        let mut may_stop = true;
+        let wants_stop = |r: &Request| matches!(r, Request::Stop | Request::CheckpointAndStop);
+        let mut may_stop = requests.iter().any(wants_stop);
         if requests.iter().any(wants_checkpoint) {
-            match self.checkpoint(step) {
-                Ok(message) => self.log_at(Some(step), message),
-                Err(why) => {
-                    // The request wanted a checkpoint before the end: stopping now would lose the
-                    // weights.
-                    may_stop = requests.contains(&Request::Stop);
-                    self.warn(Some(step), why);
-                }
+            self.checkpoint(step)?;
+            if requests.contains(&Request::CheckpointAndStop) {
+                let is_durable = self.settle_checkpoint(true);
+                // The request wanted a checkpoint before the end: stopping now would lose the
+                // weights.
+                may_stop &= is_durable || requests.contains(&Request::Stop);
             }
         }
-        may_stop && requests.iter().any(|r| matches!(r, Request::Stop | Request::CheckpointAndStop))
+        Ok(may_stop)
     }
 
-    /// Records a step, and notifies the observer.
-    fn stepped(&mut self, outcome: &StepOutcome) {
+    /// Records a step, and notifies the observer. Returns what goes wrong from here on.
+    fn stepped(&mut self, outcome: &StepOutcome) -> Option<Alarm> {
         let samples = self.session.batch_size;
         let tokens = samples * self.session.job.data.tokens_per_sample();
         let event = StepEvent {
@@ -326,20 +390,17 @@ impl<'a> Run<'a> {
                 temporary_bytes: memory.temporary_bytes,
             }));
         }
-        self.n_steps += 1;
         self.emit(Event::Step(event));
         self.observer.notice(&Notice::Stepped(outcome));
         let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
-        if let Some(alarm) = self.watchdog.step(outcome.step, loss, grad_norm) {
-            let (elapsed_ns, message) =
-                (self.origin.elapsed().as_nanos() as u64, alarm.to_string());
-            self.observer.notice(&Notice::Alarm(&message));
-            let step = Some(outcome.step);
-            self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
+        let alarm = self.watchdog.step(outcome.step, loss, grad_norm);
+        if let Some(alarm) = alarm {
+            self.raise(outcome.step, alarm.to_string());
         }
         if let Some(message) = self.recorder.take_warning() {
             self.warn(Some(outcome.step), format!("{message}; the run goes on"));
         }
+        alarm
     }
 
     /// Records a warning, and notifies the observer.

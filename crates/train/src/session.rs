@@ -1,15 +1,15 @@
 //! From a job's description to a trainer that runs.
 
-use std::collections::BTreeMap;
+mod continued;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Tensor};
-use pp_executor::{DeviceSpec, PlannedMemory, RankConfig, rehearse};
+use pp_executor::{OptimizerState, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
 use pp_nn::Kernels;
-use pp_partition::{Cut, LayerProfile, LayerStack, Partition, ProfileConfig};
+use pp_partition::{Cut, LayerProfile, Partition, ProfileConfig};
 use pp_schedule::{
     Costs, Rank, RankShare, Replica, ScheduleName, Sizes, Topology, ValidPlan, closed_form,
     simulate,
@@ -19,13 +19,13 @@ use pp_telemetry::{PlannedMem, Recorder, cores};
 use crate::config::{Config, DeviceChoice};
 use crate::cutting::solve;
 use crate::devices::cuda_devices;
-use crate::error::{TrainError, causes};
+use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::Chosen;
 use crate::limits;
 use crate::profiles::{Initial, Profiles};
 use crate::synthesis::{self, Promise};
-use crate::weights;
+use crate::weights::{self, WeightsError};
 
 /// A phase of the preparation of a job, with its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,6 @@ pub struct Prepared {
     plan: ValidPlan,
     batch_size: u64,
     mesh: Mesh,
-    initial: Option<Initial>,
 }
 
 /// A job that is ready to start: its configuration has passed all checks.
@@ -64,6 +63,10 @@ pub struct Session {
     pub(crate) chosen: Option<Chosen>,
     /// Initial weights, until the ranks take them.
     initial: Option<Initial>,
+    /// The state of the optimizer to go on from, until the ranks take it.
+    resumed: Option<Arc<OptimizerState>>,
+    /// What differs from the job of the checkpoint, a line each.
+    changes: Vec<String>,
 }
 
 impl Prepared {
@@ -72,6 +75,7 @@ impl Prepared {
     /// # Errors
     /// The configuration, or a file that it names, is wrong.
     pub fn new(config: Config) -> Result<Self, TrainError> {
+        let config = config.with_kept_choices();
         let plan = config.plan()?;
         let batch_size = config.samples(&plan)?;
         limits::threads(plan.n_ranks(), config.dp)?;
@@ -89,12 +93,12 @@ impl Prepared {
             DeviceChoice::Cuda => DeviceKind::Cuda { devices: cuda_devices()? },
         };
         let mesh = Mesh::new(plan.n_ranks(), config.dp, kind)?;
-        let mut prepared = Self { config, job: None, plan, batch_size, mesh, initial: None };
+        let mut prepared = Self { config, job: None, plan, batch_size, mesh };
         let config = &prepared.config;
         let follows = config.workload.layers().is_none() && config.synthesised().is_some();
         if !follows {
             let job = build(config, prepared.plan.topology())?;
-            prepared.initial = prepared.check(&job)?;
+            prepared.check(&job)?;
             prepared.job = Some(job);
         }
         let (config, plan) = (&prepared.config, &prepared.plan);
@@ -111,8 +115,8 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Checks that this machine can hold the job, and loads the initial weights.
-    fn check(&self, job: &Job) -> Result<Option<Initial>, TrainError> {
+    /// Checks that this machine can hold the job, and that the initial weights are the model's.
+    fn check(&self, job: &Job) -> Result<(), TrainError> {
         let Self { config, plan, batch_size, .. } = self;
         let workload = &config.workload;
         config.refuse_too_many_stages(plan.n_ranks(), plan.n_virtual_stages(), job.stack.len())?;
@@ -127,11 +131,15 @@ impl Prepared {
         if let Some(bytes) = workload.activation_bytes_per_sample() {
             limits::activations(bytes, rows(*batch_size, config.dp, plan) as u64)?;
         }
-        let initial = config.init.as_deref().map(|path| load(path, &job.stack)).transpose()?;
-        Ok(initial.map(Arc::new))
+        if let Some(path) = &config.init {
+            let known = job.stack.parameters()?.into_iter().flatten().collect();
+            weights::check(path, &known).map_err(|why| unusable(path, why))?;
+        }
+        Ok(())
     }
 
-    /// Measures the layers if necessary, and cuts the model. `on_progress` gets each phase.
+    /// Measures the layers if necessary, cuts the model, and loads the initial weights.
+    /// `on_progress` gets each phase.
     ///
     /// # Errors
     /// As [`Prepared::new`], if the measured costs do not allow a plan or a cut. Measuring itself
@@ -147,7 +155,7 @@ impl Prepared {
         let rows = rows(self.batch_size, config.dp, &self.plan);
         let synthesised = config.synthesised();
         let wants_profile = (config.cut == Cut::Time && n_stages > 1) || synthesised.is_some();
-        let multiplies = !waits && is_on_cpu(&self.mesh);
+        let multiplies = !waits && self.mesh.is_on_cpu();
         let chosen = multiplies.then(|| profiles.kernels(config.kernels));
         let kernels = chosen.as_ref().map(|chosen| chosen.kernels).unwrap_or_default();
         let profile = match &self.job {
@@ -175,10 +183,10 @@ impl Prepared {
         } else {
             // Its layers follow from the plan, which is made now.
             let job = build(&self.config, self.plan.topology())?;
-            self.initial = self.check(&job)?;
+            self.check(&job)?;
             job
         };
-        let Self { config, plan, batch_size, mesh, initial, .. } = self;
+        let Self { config, plan, batch_size, mesh, .. } = self;
         let n_stages = plan.n_stages() as usize;
         config.refuse_absent_stages(plan.n_stages())?;
         config.refuse_too_few_cores(plan.n_ranks())?;
@@ -194,7 +202,11 @@ impl Prepared {
             Some(partition) => partition,
             None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
         };
-        Ok(Session {
+        let load = |path: &Path| {
+            profiles.initial(path, config.takes_nonfinite).map_err(|why| unusable(path, why))
+        };
+        let initial = config.init.as_deref().map(load).transpose()?;
+        let mut session = Session {
             config,
             job,
             plan,
@@ -205,7 +217,11 @@ impl Prepared {
             layer_seconds,
             chosen,
             initial,
-        })
+            resumed: None,
+            changes: Vec::new(),
+        };
+        session.resume()?;
+        Ok(session)
     }
 }
 
@@ -251,9 +267,7 @@ impl Session {
     /// # Errors
     /// As [`Prepared::new`] and [`Prepared::cut`].
     pub fn with_profiles(config: Config, profiles: &mut Profiles) -> Result<Self, TrainError> {
-        let mut prepared = Prepared::new(config)?;
-        prepared.initial = prepared.initial.map(|initial| profiles.shared(initial));
-        prepared.cut(profiles, |_| {})
+        Prepared::new(config)?.cut(profiles, |_| {})
     }
 
     /// The predicted memory of each rank. It is empty if memory is not counted, or if the model has
@@ -263,7 +277,7 @@ impl Session {
     /// If a stage cannot be built or run.
     pub fn memory_plan(&self) -> Result<Vec<PlannedMem>, TrainError> {
         let has_copies = self.config.dp > 1 || self.plan.n_pipes() > 1;
-        if !is_on_cpu(&self.mesh) || has_copies || self.waits() {
+        if !self.mesh.is_on_cpu() || has_copies || self.waits() {
             return Ok(Vec::new());
         }
         let (inputs, targets) = self.job.data.batch(1, self.rows())?;
@@ -278,6 +292,7 @@ impl Session {
             packed_bytes: planned.packed_bytes,
             stash_bytes: planned.stash_bytes,
             temporary_bytes: planned.temporary_bytes,
+            checkpoint_bytes: planned.checkpoint_bytes(),
         };
         Ok(planned.unwrap_or_default().into_iter().enumerate().map(of_rank).collect())
     }
@@ -287,9 +302,9 @@ impl Session {
     /// # Errors
     /// If a rank cannot start.
     pub fn trainer(&mut self, recorder: Recorder, origin: Instant) -> Result<Trainer, TrainError> {
-        let initial = self.initial.take();
+        let (initial, resumed) = (self.initial.take(), self.resumed.take());
         let config = TrainerConfig {
-            ranks: RankConfig { initial, ..self.ranks(recorder, origin) },
+            ranks: RankConfig { initial, resumed, ..self.ranks(recorder, origin) },
             clip_norm: self.config.clip_norm,
             rate: self.config.rate,
             steps: self.config.steps,
@@ -353,7 +368,7 @@ impl Session {
     /// number of cores.
     pub(crate) fn n_devices(&self) -> f64 {
         let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.config.dp);
-        let on_cpu = is_on_cpu(&self.mesh);
+        let on_cpu = self.mesh.is_on_cpu();
         let n_devices = if on_cpu { n_ranks.min(u64::from(cores())) } else { n_ranks };
         n_devices as f64
     }
@@ -386,11 +401,6 @@ impl Session {
     }
 }
 
-/// Whether every rank computes on the processor.
-fn is_on_cpu(mesh: &Mesh) -> bool {
-    mesh.places().all(|place| matches!(place.device, DeviceSpec::Cpu { .. }))
-}
-
 /// Samples of one micro-batch.
 fn rows(batch_size: u64, replicas: u32, plan: &ValidPlan) -> usize {
     (batch_size / (u64::from(replicas) * u64::from(plan.n_micro_batches()))) as usize
@@ -403,36 +413,7 @@ fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
     config.workload.job(config.seed, topology).map_err(TrainError::Workload)
 }
 
-/// Loads initial weights from a file, which has to hold each parameter of the model and no other.
-fn load(path: &Path, stack: &LayerStack) -> Result<BTreeMap<String, Tensor>, TrainError> {
-    let refused = |why: String| TrainError::Initial { path: path.to_owned(), why };
-    let known = stack.parameters().map_err(|e| refused(causes(&e)))?;
-    let known: BTreeMap<_, _> = known.into_iter().flatten().collect();
-    // The head is checked before any tensor is read: a file may claim to hold anything.
-    weights::check(path, &known).map_err(refused)?;
-    let values = candle_core::safetensors::load(path, &Device::Cpu)
-        .map_err(|e| refused(e.to_string().lines().next().unwrap_or_default().to_owned()))?;
-    if let Some(unknown) = values.keys().filter(|name| !known.contains_key(*name)).min() {
-        return Err(refused(format!("the model has no {unknown}")));
-    }
-    for (name, shape) in known {
-        match values.get(&name) {
-            None => return Err(refused(format!("it has no {name}"))),
-            Some(value) if value.shape() != &shape => {
-                return Err(refused(format!(
-                    "{name} is {:?} there, {:?} in the model",
-                    value.dims(),
-                    shape.dims()
-                )));
-            }
-            Some(value) if !value.dtype().is_float() => {
-                return Err(refused(format!(
-                    "{name} holds {} there, the model f32",
-                    value.dtype().as_str()
-                )));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(values.into_iter().collect())
+/// The refusal of a file with initial weights.
+fn unusable(path: &Path, why: WeightsError) -> TrainError {
+    TrainError::Initial { path: path.to_owned(), source: Box::new(why) }
 }

@@ -1,7 +1,8 @@
-//! The signals that end a run.
+//! The signals of a run.
 //!
-//! While a run starts, a signal ends it at once, and its log has the reason. Afterwards the first
-//! signal ends it after its step, and a second one at once.
+//! SIGUSR1 asks for a checkpoint, as often as it comes. The others end the run. While a run starts,
+//! such a signal ends it at once, and its log has the reason. Afterwards the first one ends it
+//! after its step, and a second SIGTERM, SIGINT or SIGHUP at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,18 +11,24 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{End, Recorder};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::phases::Now;
 use crate::signals::is_ignored;
 
 /// The time between two looks for a signal while the run starts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// The same for the first signal under a parent.
+const LOOK_FOR_FIRST_EVERY: Duration = Duration::from_millis(100);
+/// The time in which a signal that arrives twice is one.
+const TWICE_WITHIN: Duration = Duration::from_secs(1);
 
-/// The signals that ask a run to end: SIGTERM, SIGINT and SIGHUP.
+/// The signals of a run: SIGTERM, SIGINT, SIGHUP and SIGUSR2 ask it to end, SIGUSR1 asks it for a
+/// checkpoint. Batch systems send one of the last two some time before they end a job.
 #[derive(Clone)]
 pub struct Signals {
     last: Arc<AtomicUsize>,
+    checkpoint: Arc<AtomicBool>,
     told: Arc<dyn Fn(&End) + Send + Sync>,
 }
 
@@ -38,17 +45,57 @@ impl Signals {
     /// # Errors
     /// A handler cannot be installed.
     pub fn listen() -> std::io::Result<Self> {
+        let (signals, _) = Self::install(true)?;
+        Ok(signals)
+    }
+
+    /// The same for a run whose parent forwards its signals. A terminal or a batch system sends a
+    /// signal to both, so that it arrives twice: the second signal ends the process only if it
+    /// comes a second later.
+    ///
+    /// # Errors
+    /// As [`Signals::listen`], or no thread can be started.
+    pub fn listen_under_parent() -> std::io::Result<Self> {
+        let (signals, again) = Self::install(false)?;
+        let last = Arc::clone(&signals.last);
+        let wait = move || {
+            // A checkpoint, or the warning of a batch system, is not the first of two.
+            let is_first = |signal: usize| !matches!(i32::try_from(signal), Ok(0 | SIGUSR2));
+            while !is_first(last.load(Ordering::Relaxed)) {
+                std::thread::sleep(LOOK_FOR_FIRST_EVERY);
+            }
+            std::thread::sleep(TWICE_WITHIN);
+            again.store(true, Ordering::Relaxed);
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(wait)?;
+        Ok(signals)
+    }
+
+    /// Installs the handlers. The flag with them makes the next signal end the process; with
+    /// `at_once` the first signal sets it.
+    fn install(at_once: bool) -> std::io::Result<(Self, Arc<AtomicBool>)> {
         let last = Arc::new(AtomicUsize::new(0));
         let again = Arc::new(AtomicBool::new(false));
-        for signal in [SIGTERM, SIGINT, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)) {
+        let checkpoint = Arc::new(AtomicBool::new(false));
+        if !is_ignored(SIGUSR1) {
+            signal_hook::flag::register(SIGUSR1, Arc::clone(&checkpoint))?;
+        }
+        for signal in
+            [SIGTERM, SIGINT, SIGHUP, SIGUSR2].into_iter().filter(|&signal| !is_ignored(signal))
+        {
             // In this order: a signal looks whether it is the second before it counts as the first.
-            let code = 128 + signal;
-            signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&again))?;
-            signal_hook::flag::register(signal, Arc::clone(&again))?;
+            // A batch system sends SIGUSR2 some time before SIGTERM, which is not the second then.
+            if signal != SIGUSR2 {
+                let (code, again) = (128 + signal, || Arc::clone(&again));
+                signal_hook::flag::register_conditional_shutdown(signal, code, again())?;
+                if at_once {
+                    signal_hook::flag::register(signal, again())?;
+                }
+            }
             let number = usize::try_from(signal).unwrap_or(0);
             signal_hook::flag::register_usize(signal, Arc::clone(&last), number)?;
         }
-        Ok(Self { last, told: Arc::new(|_| {}) })
+        Ok((Self { last, checkpoint, told: Arc::new(|_| {}) }, again))
     }
 
     /// Sets a callback for a run that a signal ends before its first step. `told` gets the last
@@ -56,6 +103,11 @@ impl Signals {
     #[must_use]
     pub fn telling(self, told: impl Fn(&End) + Send + Sync + 'static) -> Self {
         Self { told: Arc::new(told), ..self }
+    }
+
+    /// Whether a checkpoint was asked for since the last call.
+    pub(crate) fn take_checkpoint(&self) -> bool {
+        self.checkpoint.swap(false, Ordering::Relaxed)
     }
 
     /// The last signal that arrived.
@@ -69,6 +121,7 @@ pub(crate) fn name(signal: i32) -> &'static str {
     match signal {
         SIGHUP => "SIGHUP",
         SIGINT => "SIGINT",
+        SIGUSR2 => "SIGUSR2",
         _ => "SIGTERM",
     }
 }

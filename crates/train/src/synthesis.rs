@@ -97,9 +97,10 @@ pub(crate) fn make(
             let costs = costs_of(plan.topology())?;
             (Some(partition), plan, costs)
         } else {
+            let known = known.ok_or_else(|| config.unknown_costs(name))?;
             let costs_of = |topology: &Topology| waiting(config, known, topology);
-            let plan = name.generate_for(&sizes, &costs_of)?;
-            let costs = costs_of(plan.topology())?;
+            let plan = name.generate_for(&sizes, &|topology| Ok(costs_of(topology)))?;
+            let costs = costs_of(plan.topology());
             (None, plan, costs)
         };
         let simulation = simulate(&plan, &costs)?;
@@ -117,14 +118,8 @@ pub(crate) fn make(
 }
 
 /// The costs of layers that wait.
-fn waiting(
-    config: &Config,
-    known: Option<KnownCosts>,
-    topology: &Topology,
-) -> Result<Costs, ScheduleError> {
-    let Some(KnownCosts { forward, input_grad, weight_grad, slow_rank, link }) = known else {
-        return Err(ScheduleError::Costs("the model was not profiled; use one that is".into()));
-    };
+fn waiting(config: &Config, known: KnownCosts, topology: &Topology) -> Costs {
+    let KnownCosts { forward, input_grad, weight_grad, slow_rank, link } = known;
     let share = RankShare {
         forward: forward.as_secs_f64(),
         input_grad: input_grad.as_secs_f64(),
@@ -144,7 +139,7 @@ fn waiting(
             list[stage] *= factor;
         }
     }
-    Ok(costs)
+    costs
 }
 
 /// The costs of each stage, from the profile. Memory is in the unit of the limit: the activations

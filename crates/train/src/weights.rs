@@ -1,26 +1,110 @@
-//! Compares the head of a file of weights with the model before any weight is read.
+//! Initial weights from a file. Its head is compared with the model before any weight is read.
 //!
 //! The head names each tensor with its type, its shape and its place. It is read one tensor at a
 //! time, and reading ends at the first tensor that the model does not have. So no file costs more
 //! than the model.
+//!
+//! The folder of a checkpoint is taken as well: only its weights are read, and all their bytes are
+//! verified.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use candle_core::Shape;
+use candle_core::{Device, Shape};
+use pp_hybrid::checkpoint::{Checkpoint, CheckpointError};
+use pp_hybrid::first_nonfinite;
 use pp_telemetry::input::open_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
+use serde_json::error::Category;
 
 /// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
+/// What a checkpoint may have beside its numbers, for each tensor and each file.
+const HEAD_BYTES_PER_TENSOR: u64 = 1 << 10;
+const HEAD_BYTES_PER_FILE: u64 = 1 << 12;
+/// The most tensors of a checkpoint for each parameter: the weight, and two moments.
+const COPIES_MAX: u64 = 3;
 /// The most dimensions of a tensor.
 const DIMENSIONS_MAX: usize = 16;
 
 /// Types that weights may have, and the bytes of a number.
 const FLOATS: [(&str, u64); 4] = [("F32", 4), ("F64", 8), ("F16", 2), ("BF16", 2)];
+
+/// The reason why a model cannot take its initial weights from a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// The file ends before the length of its head.
+    #[error("it has {bytes} bytes, and no safetensors file has fewer than 8")]
+    TooShort {
+        /// Its bytes.
+        bytes: u64,
+    },
+    /// The head is longer than the file or the format allows.
+    #[error(
+        "it is no safetensors file: its head would have {head} bytes, of {rest} that follow and {} at most",
+        HEAD_BYTES_MAX
+    )]
+    HeadTooLong {
+        /// Bytes of the head, by the file.
+        head: u64,
+        /// Bytes that follow.
+        rest: u64,
+    },
+    /// The head is not JSON.
+    #[error("it is no safetensors file")]
+    Syntax(#[source] serde_json::Error),
+    /// The model has no such tensor, or another one of this name.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The file has more or fewer bytes than its head says.
+    #[error("it has {found} bytes of weights, its head says {said}")]
+    Length {
+        /// Bytes behind the head.
+        found: u64,
+        /// Bytes of all tensors, by the head.
+        said: u64,
+    },
+    /// A parameter of the model is not in the file.
+    #[error("it has no {name}")]
+    Absent {
+        /// The parameter.
+        name: String,
+    },
+    /// The tensors cannot be read.
+    #[error("its tensors cannot be read")]
+    Tensors(#[source] candle_core::Error),
+    /// The folder is no checkpoint, or is not whole.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A weight is not finite.
+    #[error("{name} is not finite there")]
+    NotFinite {
+        /// The parameter.
+        name: String,
+    },
+}
+
+impl From<serde_json::Error> for WeightsError {
+    /// A mismatch loses its place in the head, which the user does not see.
+    fn from(refused: serde_json::Error) -> Self {
+        match refused.classify() {
+            Category::Data => {
+                let text = refused.to_string();
+                let end = text.rfind(" at line ").unwrap_or(text.len());
+                Self::Mismatch(text[..end].to_owned())
+            }
+            Category::Io => Self::Read(refused.into()),
+            Category::Syntax | Category::Eof => Self::Syntax(refused),
+        }
+    }
+}
 
 /// The entry of a tensor in the head.
 #[derive(Deserialize)]
@@ -57,28 +141,37 @@ fn dimensions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> 
     from.deserialize_seq(Few)
 }
 
-/// Compares each tensor with the model's as it is read. The result is the end of the last one.
+/// A head whose tensors are all the model's.
+struct Head {
+    /// The end of the last tensor.
+    data_len: u64,
+    /// A parameter of the model that the head does not name.
+    absent: Option<String>,
+}
+
+/// Compares each tensor with the model's as it is read.
 struct Compared<'a> {
     known: &'a BTreeMap<String, Shape>,
 }
 
 impl<'de> DeserializeSeed<'de> for Compared<'_> {
-    type Value = u64;
+    type Value = Head;
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<u64, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Head, D::Error> {
         from.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Compared<'_> {
-    type Value = u64;
+    type Value = Head;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the head of a safetensors file")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
-        let (mut n_found, mut end) = (0, 0);
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
+        let mut left: BTreeSet<&str> = self.known.keys().map(String::as_str).collect();
+        let mut data_len = 0;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
                 map.next_value::<IgnoredAny>()?;
@@ -88,13 +181,12 @@ impl<'de> Visitor<'de> for Compared<'_> {
                 return Err(A::Error::custom(format!("the model has no {name}")));
             };
             let tensor: Tensor = map.next_value()?;
-            end = end.max(compare(&name, &tensor, shape).map_err(A::Error::custom)?);
-            n_found += 1;
-            if n_found > self.known.len() {
+            data_len = data_len.max(compare(&name, &tensor, shape).map_err(A::Error::custom)?);
+            if !left.remove(name.as_str()) {
                 return Err(A::Error::custom(format!("it names {name} more than once")));
             }
         }
-        Ok(end)
+        Ok(Head { data_len, absent: left.first().map(|&name| name.to_owned()) })
     }
 }
 
@@ -119,48 +211,93 @@ fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
     }
 }
 
-/// Checks that the file holds only tensors of the model, each with the model's shape, and nothing
-/// behind them.
+/// Checks that the file, or the checkpoint, holds each tensor of the model, with the model's shape,
+/// and nothing else.
 ///
 /// # Errors
 /// The first mismatch, with both numbers.
-pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), String> {
-    let (mut file, len) = open_regular(path).map_err(|failed| failed.to_string())?;
-    let mut head_len = [0; 8];
-    file.read_exact(&mut head_len)
-        .map_err(|_| format!("it has {len} bytes, and no safetensors file has fewer than 8"))?;
-    let head_len = u64::from_le_bytes(head_len);
-    let rest = len.saturating_sub(8);
-    if head_len > rest.min(HEAD_BYTES_MAX) {
-        return Err(format!(
-            "it is no safetensors file: its head would have {head_len} bytes, of {rest} that follow and {HEAD_BYTES_MAX} at most"
-        ));
+pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), WeightsError> {
+    if path.is_dir() {
+        return check_checkpoint(&Checkpoint::open(path)?, known);
     }
-    let head = BufReader::with_capacity(1 << 16, file.take(head_len));
-    let mut json = serde_json::Deserializer::from_reader(head);
-    let data_len = Compared { known }.deserialize(&mut json).map_err(|refused| said(&refused))?;
-    if rest - head_len != data_len {
-        let found = rest - head_len;
-        return Err(format!("it has {found} bytes of weights, its head says {data_len}"));
+    let (mut file, bytes) = open_regular(path)?;
+    let mut head = [0; 8];
+    file.read_exact(&mut head).map_err(|failed| match failed.kind() {
+        io::ErrorKind::UnexpectedEof => WeightsError::TooShort { bytes },
+        _ => WeightsError::Read(failed),
+    })?;
+    let head = u64::from_le_bytes(head);
+    let rest = bytes.saturating_sub(8);
+    if head > rest.min(HEAD_BYTES_MAX) {
+        return Err(WeightsError::HeadTooLong { head, rest });
     }
-    Ok(())
+    let text = BufReader::with_capacity(1 << 16, file.take(head));
+    let mut json = serde_json::Deserializer::from_reader(text);
+    let Head { data_len: said, absent } = Compared { known }.deserialize(&mut json)?;
+    let found = rest - head;
+    if found != said {
+        return Err(WeightsError::Length { found, said });
+    }
+    absent.map_or(Ok(()), |name| Err(WeightsError::Absent { name }))
 }
 
-/// The text of a refusal, without its place in the head, which the user does not see.
-fn said(refused: &serde_json::Error) -> String {
-    let text = refused.to_string();
-    match refused.classify() {
-        serde_json::error::Category::Data => match text.rfind(" at line ") {
-            Some(place) => text[..place].to_owned(),
-            None => text,
-        },
-        _ => format!("it is no safetensors file: {text}"),
+/// Checks the weights of a checkpoint. One with many more bytes than the model needs is not read.
+fn check_checkpoint(
+    checkpoint: &Checkpoint,
+    known: &BTreeMap<String, Shape>,
+) -> Result<(), WeightsError> {
+    let (there, bytes) = (checkpoint.manifest().parameters, checkpoint.n_bytes());
+    let here: u64 = known.values().map(|shape| shape.elem_count() as u64).sum();
+    let of_copy = here * 4 + known.len() as u64 * HEAD_BYTES_PER_TENSOR;
+    let n_files = checkpoint.manifest().files.len() as u64;
+    if there != here || bytes > COPIES_MAX * of_copy + n_files * HEAD_BYTES_PER_FILE {
+        let message = format!("it has {there} parameters in {bytes} bytes, the model {here}");
+        return Err(WeightsError::Mismatch(message));
     }
+    let weights: BTreeMap<_, _> = checkpoint.weights()?.into_iter().collect();
+    for (name, shape) in known {
+        let Some(tensor) = weights.get(name) else {
+            return Err(WeightsError::Absent { name: name.clone() });
+        };
+        if tensor.shape() != shape {
+            let (there, here) = (tensor.dims(), shape.dims());
+            let message = format!("{name} is {there:?} there, {here:?} in the model");
+            return Err(WeightsError::Mismatch(message));
+        }
+    }
+    match weights.keys().find(|name| !known.contains_key(*name)) {
+        None => Ok(()),
+        Some(name) => Err(WeightsError::Mismatch(format!("the model has no {name}"))),
+    }
+}
+
+/// The tensors of a file or a checkpoint that [`check`] has passed, by name.
+///
+/// # Errors
+/// [`WeightsError::Tensors`]; [`WeightsError::Checkpoint`]; and [`WeightsError::NotFinite`], unless
+/// `takes_nonfinite`.
+pub(crate) fn load(
+    path: &Path,
+    takes_nonfinite: bool,
+) -> Result<BTreeMap<String, candle_core::Tensor>, WeightsError> {
+    let tensors: BTreeMap<_, _> = if path.is_dir() {
+        Checkpoint::open(path)?.weights()?.into_iter().collect()
+    } else {
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu);
+        tensors.map_err(WeightsError::Tensors)?.into_iter().collect()
+    };
+    if !takes_nonfinite
+        && let Some(name) = first_nonfinite(&tensors).map_err(WeightsError::Tensors)?
+    {
+        return Err(WeightsError::NotFinite { name: name.to_owned() });
+    }
+    Ok(tensors)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::causes;
 
     fn known() -> BTreeMap<String, Shape> {
         BTreeMap::from([("a".to_owned(), Shape::from((2, 3))), ("b".to_owned(), Shape::from(4))])
@@ -170,7 +307,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let len = head_len.unwrap_or(head.len() as u64).to_le_bytes();
         std::fs::write(&file, [&len, head.as_bytes(), &vec![0; n_data]].concat()).unwrap();
-        check(file.path(), &known())
+        check(file.path(), &known()).map_err(|refused| causes(&refused))
     }
 
     const A: &str = r#""a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}"#;
@@ -195,6 +332,8 @@ mod tests {
                 "its head would have 1152921504606846976 bytes",
             ),
             (format!("{{{A},{A},{A}}}"), 24, None, "it names a more than once"),
+            (format!("{{{A},{A}}}"), 24, None, "it names a more than once"),
+            (format!("{{{A}}}"), 24, None, "it has no b"),
             (r#"{"c":1}"#.to_owned(), 0, None, "the model has no c"),
             (A.replace("[2,3]", "[3,2]"), 24, None, "a is [3, 2] there, [2, 3] in the model"),
             (A.replace("F32", "I64"), 24, None, "a holds i64 there, the model f32"),
@@ -214,6 +353,7 @@ mod tests {
             let why = refused(&head, n_data, len);
             assert!(why.contains(expected), "{expected}: {why}");
         }
-        assert_eq!(check(Path::new("/dev/zero"), &known()).unwrap_err(), "it is a device");
+        let refused = check(Path::new("/dev/zero"), &known()).unwrap_err();
+        assert_eq!(refused.to_string(), "it is a device");
     }
 }

@@ -54,6 +54,12 @@ pub trait Workload: Send + Sync {
         None
     }
 
+    /// The length of a sample, where an option sets it. A refusal of too large a micro-batch names
+    /// both.
+    fn sample_length(&self) -> Option<SampleLength> {
+        None
+    }
+
     /// The largest batch that makes sense, where there is one.
     fn samples_max(&self) -> Option<u64> {
         None
@@ -103,6 +109,17 @@ impl fmt::Debug for dyn Workload + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Workload").field(&self.name()).finish()
     }
+}
+
+/// The length of a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SampleLength {
+    /// The length.
+    pub length: usize,
+    /// Its unit, in the plural.
+    pub unit: &'static str,
+    /// The name of the option that sets it.
+    pub option: &'static str,
 }
 
 /// The defaults of a run.

@@ -1,19 +1,20 @@
 //! Trains a workload that is not part of the project, and reads its log again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use pp_nn::{Linear, relu};
 use pp_partition::{Cut, LayerStack, single};
-use pp_telemetry::{EVENTS_FILE, End, Event, Line};
+use pp_telemetry::{EVENTS_FILE, End, Event, Line, Recorder};
 use pp_train::{
-    BoxError, Config, DataSet, Defaults, Job, KnownCosts, MeanSquare, Notice, PlanSource, Prepared,
-    Profiles, Run, RunFolder, RunOptions, Samples, ScheduleName, Session, Topology, TrainError,
-    Workload, causes,
+    BoxError, Config, DataSet, Defaults, Job, KernelChoice, KnownCosts, MeanSquare, Notice,
+    PlanSource, Prepared, Profiles, ResultError, Run, RunFolder, RunOptions, Samples, ScheduleName,
+    Session, Stopped, Topology, TrainError, WeightsError, Workload, causes,
 };
 
 /// A folder for a run, which is removed with its test.
@@ -141,7 +142,7 @@ fn a_configuration_is_refused_with_its_numbers() {
     assert!(matches!(error, TrainError::Cut { stages: 2, layers: 3, .. }), "{error:?}");
     assert_eq!(
         causes(&error),
-        "the model cannot be cut into 2 stages: the cut [1, 1] sums to 2, the model has 3 layers"
+        "the model cannot be cut into 2 stages: the cut [1, 1] sums to 2, but the model has 3 layers; give parts that sum to 3"
     );
     let plan = PlanSource::Named(ScheduleName::ForwardOnly);
     let error = refused(Config { plan, ..small() });
@@ -219,4 +220,118 @@ fn a_run_that_does_not_start_says_why_in_its_log() {
         assert_eq!((end.code, end.reason.as_str()), wanted);
         assert_eq!(n_told, 1, "the end alone");
     }
+}
+
+/// A workload with a layer for each stage. Nothing is known of their times.
+#[derive(Default)]
+struct Follows(Waits);
+
+impl Workload for Follows {
+    fn name(&self) -> &'static str {
+        "follows"
+    }
+
+    fn layers(&self) -> Option<usize> {
+        None
+    }
+
+    fn job(&self, seed: u64, topology: &Topology) -> std::result::Result<Job, BoxError> {
+        self.0.job(seed, topology)
+    }
+}
+
+#[test]
+fn a_plan_by_times_that_nobody_knows_is_refused_before_anything_is_built() {
+    for name in [ScheduleName::ZbAuto, ScheduleName::Auto] {
+        let workload = Arc::new(Follows::default());
+        let as_workload: Arc<dyn Workload> = workload.clone();
+        let plan = PlanSource::Named(name);
+        let config = Config { pp: Some(2), plan, ..Config::new(as_workload) };
+        let refused = config.check().unwrap_err();
+        assert!(matches!(refused, TrainError::UnknownCosts { .. }) && refused.is_refusal());
+        let refused = Prepared::new(config).unwrap_err().to_string();
+        assert!(refused.contains("such as 1f1b, or implement Workload::known_costs"), "{refused}");
+        assert_eq!(workload.0.n_built.load(Ordering::Relaxed), 0, "{name}");
+    }
+}
+
+#[test]
+fn initial_weights_are_read_at_the_first_cut_and_only_there() {
+    let folder = Folder::new();
+    let path = folder.0.path().join("weights.safetensors");
+    let write = |value: f64| {
+        let tensor = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu)? * value;
+        let layer = |i: u32| {
+            let weight = (format!("layers.{i}.weight"), tensor(&[4, 4]).unwrap());
+            [weight, (format!("layers.{i}.bias"), tensor(&[4]).unwrap())]
+        };
+        let tensors: HashMap<String, Tensor> = (0..3).flat_map(layer).collect();
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+    };
+    let config = || Config { init: Some(path.clone()), kernels: KernelChoice::Rule, ..small() };
+    write(0.25);
+    let prepared = Prepared::new(config()).unwrap();
+    let mut profiles = Profiles::default();
+    let first = Session::with_profiles(config(), &mut profiles).unwrap();
+    write(0.5);
+    let second = Session::with_profiles(config(), &mut profiles).unwrap();
+    for mut session in [first, second] {
+        let mut trainer = session.trainer(Recorder::disabled(), Instant::now()).unwrap();
+        for (name, values) in trainer.weights().unwrap() {
+            let values: Vec<f32> = values.flatten_all().unwrap().to_vec1().unwrap();
+            assert_eq!(values, vec![0.25; values.len()], "{name}");
+        }
+    }
+    std::fs::remove_file(&path).unwrap();
+    let refused = prepared.cut(&mut Profiles::default(), |_| {}).unwrap_err();
+    let TrainError::Initial { source, .. } = &refused else { panic!("{refused:?}") };
+    assert!(matches!(**source, WeightsError::Tensors(_)), "{source:?}");
+    let refused = Prepared::new(config()).unwrap_err();
+    let TrainError::Initial { source, .. } = &refused else { panic!("{refused:?}") };
+    let WeightsError::Read(source) = &**source else { panic!("{source:?}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+    assert!(causes(&refused).ends_with(&source.to_string()), "{refused}");
+}
+
+/// Numbers whose held-out part cannot be made.
+struct Broken;
+
+impl DataSet for Broken {
+    fn batch(&self, step: u64, size: usize) -> Result<Samples> {
+        Numbers.batch(step, size)
+    }
+
+    fn validation(&self, _: usize) -> Result<Vec<Samples>> {
+        candle_core::bail!("it is gone")
+    }
+}
+
+impl Workload for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(3)
+    }
+
+    fn job(&self, _: u64, _: &Topology) -> std::result::Result<Job, BoxError> {
+        Ok(Job::new(stack(3), MeanSquare, Broken))
+    }
+}
+
+#[test]
+fn a_result_that_is_missing_has_its_cause() {
+    let folder = Folder::new();
+    let config = Config { workload: Arc::new(Broken), ..small() };
+    let prepared = Prepared::new(config).unwrap();
+    let mut observer = |_: &Notice<'_>| {};
+    let run = Run::start(prepared, folder.of_run(), RunOptions::default(), &mut observer).unwrap();
+    let stopped = run.finish().unwrap_err();
+    assert!(matches!(stopped, Stopped::Result(ResultError::HeldOut(_))), "{stopped:?}");
+    let end = folder.end();
+    assert_eq!(
+        (end.code, end.reason.as_str()),
+        (1, "cannot make the held-out samples: it is gone")
+    );
 }

@@ -5,59 +5,29 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use pp_hybrid::StepOutcome;
+use pp_hybrid::{StepOutcome, first_nonfinite};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_schedule::clean_lines;
-use pp_telemetry::{CHECKPOINT_FILE, PhaseEvent, Taken, WholeFile};
+use pp_telemetry::PhaseEvent;
 
 use super::Run;
 use crate::ending::Stopped;
-use crate::error::causes;
+use crate::error::ResultError;
 use crate::observer::Notice;
 use crate::options::ResultFile;
-use crate::results::{self, Named, Wanted};
+use crate::results::{Named, Wanted};
 
 /// The beginning of the log's line with a sample.
 pub const SAMPLE: &str = "sample: ";
 
 impl Run<'_> {
-    /// Writes the weights into the folder of the run, in place of the last checkpoint.
-    pub(super) fn checkpoint(&mut self, step: u64) -> Result<String, String> {
-        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
-        let path = self.dir.join(CHECKPOINT_FILE);
-        let failed = |why: String| format!("no checkpoint of step {step}: {why}");
-        let weights = self.trainer.weights().map_err(|e| failed(causes(&e)))?;
-        let about = HashMap::from([("step".to_owned(), step.to_string())]);
-        let taken = self.checkpoint.map_or(Taken::Stays, Taken::ReplacedIf);
-        let written = WholeFile::private(&path)
-            .and_then(|file| results::write(file, taken, &weights, &about))
-            .map_err(|no| failed(no.to_string()))?;
-        self.note(&written.path);
-        if written.path == path {
-            self.checkpoint = written.identity;
-        } else {
-            let (path, other) = (path.display(), written.path.display());
-            let message =
-                format!("{path} is not of this run and stays; the checkpoint is in {other}");
-            self.warn(Some(step), message);
-        }
-        let path = written.path;
-        let bytes = std::fs::metadata(&path).map_or(0, |about| about.len());
-        Ok(format!(
-            "checkpoint of step {step} in {}: {:.1} MB in {:.2} s",
-            path.display(),
-            bytes as f64 / 1e6,
-            phase.end()
-        ))
-    }
-
     /// Generates text with the trained weights.
     pub(super) fn sample(
         &mut self,
         weights: &[(String, Tensor)],
         bytes: usize,
-    ) -> candle_core::Result<()> {
+    ) -> Result<(), ResultError> {
         let workload = &self.session.config.workload;
         if !workload.makes_samples() {
             return Ok(());
@@ -65,14 +35,15 @@ impl Run<'_> {
         let stack = &self.session.job.stack;
         let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
         let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
-            .map_err(|e| candle_core::Error::Msg(causes(&e)))?;
+            .map_err(|error| ResultError::Rebuild(Box::new(error)))?;
         let (seed, step) = (self.session.config.seed, self.session.config.steps);
         let mut phase = self.phases.begin(PhaseEvent::SAMPLING, Some(step), bytes);
         let mut goes_on = |done| {
             phase.at(done, bytes);
             self.signal().is_none()
         };
-        let text = workload.sample(&model, bytes, seed, &mut goes_on)?;
+        let text =
+            workload.sample(&model, bytes, seed, &mut goes_on).map_err(ResultError::Sample)?;
         phase.end();
         // The text may hold control characters that a terminal would obey.
         let text = clean_lines(&String::from_utf8_lossy(&text)).into_owned();
@@ -88,7 +59,7 @@ impl Run<'_> {
         before: Vec<(String, Tensor)>,
     ) -> Result<(), Stopped> {
         let Some(file) = self.options.dump_step.clone() else { return Ok(()) };
-        let wrong = |e: candle_core::Error| Stopped::Result(e.to_string());
+        let wrong = ResultError::Dump;
         let batch = self.session.batch_size as usize;
         let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
         let mut tensors = vec![
@@ -118,18 +89,33 @@ impl Run<'_> {
             about.insert("weight_decay".to_owned(), weight_decay.to_string());
         }
         about.extend(config.workload.facts());
-        self.write(&file, &tensors, &about).map_err(Stopped::Result)
+        Ok(self.write(&file, &tensors, &about, self.options.force)?)
+    }
+
+    /// Writes the weights, and warns if they are not finite. Such weights replace no file.
+    pub(super) fn save(&mut self, file: &ResultFile, weights: &Named) -> Result<(), ResultError> {
+        let tensors = weights.iter().map(|(name, tensor)| (name, tensor));
+        let nonfinite = first_nonfinite(tensors).map_err(ResultError::Hash)?;
+        if let Some(name) = nonfinite {
+            let called = &file.called;
+            self.warn(
+                None,
+                format!("{called}: {name} is not finite; these weights replace no other file"),
+            );
+        }
+        self.write(file, weights, &HashMap::new(), self.options.force && nonfinite.is_none())
     }
 
     /// Writes a result, and warns if it is not at its path.
-    pub(super) fn write(
+    fn write(
         &mut self,
         file: &ResultFile,
         tensors: &Named,
         about: &HashMap<String, String>,
-    ) -> Result<(), String> {
+        force: bool,
+    ) -> Result<(), ResultError> {
         let ResultFile { path, called } = file;
-        let wanted = Wanted { called, path, force: self.options.force, run_dir: &self.dir };
+        let wanted = Wanted { called, path, force, run_dir: &self.dir };
         let written = wanted.write(tensors, about)?;
         self.note(&written.path);
         if let Some(why) = written.why_elsewhere {

@@ -1,0 +1,294 @@
+//! When a run writes checkpoints, and the thread that writes them.
+//!
+//! A checkpoint passes three events. It is *requested*: by its interval, a monitor, a signal, or
+//! the end of the run. It is *copied* between two steps, while the ranks wait. It is *durable* once
+//! a thread in the background has written, synced and verified it, while the ranks train on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+#[cfg(feature = "fault-injection")]
+use pp_executor::Fault;
+use pp_hybrid::ModelState;
+use pp_hybrid::checkpoint::{About, CheckpointError, CheckpointFolder, Disk, HostDisk, Written};
+
+use crate::error::TrainError;
+use crate::starting::Ready;
+
+/// The folder for checkpoints, in the folder of a run that names no other.
+pub const CHECKPOINTS: &str = "checkpoints";
+/// Checkpoints that stay, unless the options say otherwise.
+pub const KEEP: usize = 3;
+/// What a checkpoint takes beside its tensors.
+const HEADS_BYTES: u64 = 1 << 20;
+
+/// When a run writes checkpoints, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// Their folder; `None` takes `checkpoints` in the folder of the run.
+    pub dir: Option<PathBuf>,
+    /// The interval; `None` writes them on request only.
+    pub every: Option<Every>,
+    /// How many of the newest stay; `None` takes [`KEEP`].
+    pub keep: Option<usize>,
+    /// Whether one is written after the last step.
+    pub at_end: bool,
+}
+
+/// The interval of checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Every {
+    /// After each multiple of so many steps.
+    Steps(u64),
+    /// After the first step that ends so long after the last checkpoint.
+    Time(Duration),
+}
+
+impl CheckpointOptions {
+    /// Whether the run was asked for checkpoints. It then also writes one when it is stopped.
+    pub fn is_asked(&self) -> bool {
+        self.dir.is_some() || self.every.is_some() || self.at_end
+    }
+}
+
+/// The checkpoints of one run.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    options: CheckpointOptions,
+    dir: PathBuf,
+    /// Locked by this run once it writes its first checkpoint.
+    folder: Option<Arc<CheckpointFolder>>,
+    writing: Option<Writing>,
+    /// The step and the moment of the last checkpoint, written or not.
+    last: (u64, Instant),
+    durable: Option<Durable>,
+    /// A failure of the writing, for tests.
+    #[cfg(feature = "fault-injection")]
+    fault: Option<Fault>,
+}
+
+/// A checkpoint that the background thread is writing.
+#[derive(Debug)]
+struct Writing {
+    step: u64,
+    begun: Instant,
+    thread: JoinHandle<Result<Written, CheckpointError>>,
+}
+
+/// The last checkpoint that is durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Its last step.
+    pub step: u64,
+    /// Its folder.
+    pub path: PathBuf,
+}
+
+/// The result of the background thread.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) step: u64,
+    /// Seconds from the copy to the disk.
+    pub(crate) seconds: f64,
+    pub(crate) written: Result<Written, CheckpointError>,
+}
+
+impl Checkpoints {
+    /// Checkpoints of a run in `run_dir` whose last step so far is `step`.
+    pub(crate) fn new(options: CheckpointOptions, run_dir: &Path, step: u64) -> Self {
+        let dir = options.dir.clone().unwrap_or_else(|| run_dir.join(CHECKPOINTS));
+        let last = (step, Instant::now());
+        Self {
+            options,
+            dir,
+            folder: None,
+            writing: None,
+            last,
+            durable: None,
+            #[cfg(feature = "fault-injection")]
+            fault: None,
+        }
+    }
+
+    /// Checkpoints of a run that is about to train. If it was asked for them, their folder has to
+    /// be there, and to have room, before hours of training depend on it.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::take_folder`].
+    pub(crate) fn ready(
+        options: &CheckpointOptions,
+        run_dir: &Path,
+        ready: &Ready,
+    ) -> Result<Self, TrainError> {
+        let session = &ready.session;
+        let mut checkpoints = Self::new(options.clone(), run_dir, session.steps_before());
+        #[cfg(feature = "fault-injection")]
+        {
+            checkpoints.fault = session.config.fault;
+        }
+        if options.is_asked() {
+            let stages = ready.trainer.stages();
+            let of_first_copy = stages.iter().filter(|stage| stage.pipe.0 == 0);
+            let optimizer = session.config.optimizer;
+            let n_bytes = of_first_copy.map(|of| of.bytes + optimizer.state_bytes(of.bytes)).sum();
+            let taken = checkpoints.take_folder(n_bytes);
+            taken.map_err(|error| TrainError::Checkpoints(Box::new(error)))?;
+        }
+        Ok(checkpoints)
+    }
+
+    /// Makes and locks the folder, and asks for room for one checkpoint beside those that stay.
+    ///
+    /// # Errors
+    /// The folder cannot be written, another run writes into it, or the disk is too full.
+    pub(crate) fn take_folder(
+        &mut self,
+        n_bytes: u64,
+    ) -> Result<Arc<CheckpointFolder>, CheckpointError> {
+        let folder = match &self.folder {
+            Some(folder) => Arc::clone(folder),
+            None => {
+                let folder = Arc::new(CheckpointFolder::take(&self.dir, &HostDisk)?);
+                self.folder = Some(Arc::clone(&folder));
+                folder
+            }
+        };
+        folder.ask_room(n_bytes + HEADS_BYTES)?;
+        Ok(folder)
+    }
+
+    /// Their folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The step of the last one that was begun, here or in the run before.
+    pub(crate) fn last_step(&self) -> u64 {
+        self.last.0
+    }
+
+    /// Whether the last one that was begun is durable.
+    pub(crate) fn is_last_durable(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.step == self.last.0)
+    }
+
+    /// Whether the run was asked for checkpoints.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.options.is_asked()
+    }
+
+    /// Whether one is due after `step`.
+    pub(crate) fn is_due(&self, step: u64, is_last: bool) -> bool {
+        let (last, at) = self.last;
+        let by_interval = match self.options.every {
+            None => false,
+            Some(Every::Steps(n)) => step.is_multiple_of(n),
+            Some(Every::Time(interval)) => at.elapsed() >= interval,
+        };
+        step > last && (by_interval || (is_last && self.options.at_end))
+    }
+
+    /// Hands a copy to a background thread, which writes it.
+    ///
+    /// # Errors
+    /// The folder cannot be used, or no thread can be started.
+    pub(crate) fn begin(&mut self, state: ModelState, about: About) -> Result<(), CheckpointError> {
+        let step = about.step;
+        self.last = (step, Instant::now());
+        let folder = self.take_folder(state.n_bytes())?;
+        let keep = Some(self.options.keep.unwrap_or(KEEP));
+        let disk = self.disk();
+        let write = move || {
+            refuse_nonfinite(&state, folder.path())?;
+            folder.write(disk.as_ref(), &state.ranks, &about, keep)
+        };
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write);
+        let thread =
+            thread.map_err(|source| CheckpointError::Write { path: self.dir.clone(), source })?;
+        self.writing = Some(Writing { step, begun: Instant::now(), thread });
+        Ok(())
+    }
+
+    /// Notes that there is no checkpoint of `step`, for which one was due.
+    pub(crate) fn pass_over(&mut self, step: u64) {
+        self.last = (step, Instant::now());
+    }
+
+    /// The disk that the last checkpoint goes to.
+    fn disk(&self) -> Box<dyn Disk> {
+        #[cfg(feature = "fault-injection")]
+        if let Some(fault) = self.fault {
+            return Box::new(crate::faulty_disk::FaultyDisk { fault, step: self.last.0 });
+        }
+        Box::new(HostDisk)
+    }
+
+    /// The result of the background thread, if it has ended; with `wait`, once it has.
+    pub(crate) fn settle(&mut self, wait: bool) -> Option<Settled> {
+        let writing = self.writing.take_if(|writing| wait || writing.thread.is_finished())?;
+        let Writing { step, begun, thread } = writing;
+        let written = thread.join().unwrap_or_else(|_| Err(self.panicked()));
+        if let Ok(written) = &written {
+            let path = written.checkpoint.path().to_owned();
+            self.durable = Some(Durable { step, path });
+        }
+        Some(Settled { step, seconds: begun.elapsed().as_secs_f64(), written })
+    }
+
+    /// The last one that is durable.
+    pub(crate) fn durable(&self) -> Option<&Durable> {
+        self.durable.as_ref()
+    }
+
+    fn panicked(&self) -> CheckpointError {
+        let why = "the thread that writes it panicked".to_owned();
+        CheckpointError::Broken { path: self.dir.clone(), why }
+    }
+}
+
+/// Refuses a state that no run can go on from. Reading it takes a small part of the time that
+/// writing it would.
+fn refuse_nonfinite(state: &ModelState, dir: &Path) -> Result<(), CheckpointError> {
+    let failed = |error: candle_core::Error| {
+        let why = format!("its tensors cannot be read: {error}");
+        CheckpointError::Broken { path: dir.to_owned(), why }
+    };
+    match state.first_nonfinite().map_err(failed)? {
+        Some(name) => Err(CheckpointError::NotFinite { name: name.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_due_at_its_interval_and_never_twice_after_one_step() {
+        let dir = Path::new("run");
+        let at = |every, at_end, after| {
+            let options = CheckpointOptions { every, at_end, ..CheckpointOptions::default() };
+            Checkpoints::new(options, dir, after)
+        };
+        let steps = at(Some(Every::Steps(10)), false, 20);
+        let due: Vec<u64> = (20..45).filter(|&step| steps.is_due(step, false)).collect();
+        assert_eq!(due, [30, 40]);
+        assert!(!steps.is_due(45, true));
+        assert!(at(None, true, 0).is_due(45, true));
+        assert!(!at(None, true, 45).is_due(45, true));
+        assert!(at(Some(Every::Time(Duration::ZERO)), false, 0).is_due(1, false));
+        assert!(!at(Some(Every::Time(Duration::from_secs(3600))), false, 0).is_due(1, false));
+    }
+
+    #[test]
+    fn a_run_that_was_not_asked_has_a_place_for_requests_all_the_same() {
+        let options = CheckpointOptions::default();
+        assert!(!options.is_asked());
+        assert_eq!(
+            Checkpoints::new(options, Path::new("run"), 0).dir,
+            Path::new("run/checkpoints")
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! The checkpoints of a run: copied between two steps, written while the next ones run.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pp_hybrid::ModelState;
+use pp_hybrid::checkpoint::About;
+use pp_telemetry::PhaseEvent;
+
+use super::Run;
+use crate::checkpoints::Settled;
+use crate::ending::Stopped;
+use crate::error::causes;
+use crate::observer::Notice;
+
+impl Run<'_> {
+    /// Copies the state after `step`, and begins to write it. A place that cannot be written is a
+    /// warning, and the run goes on.
+    pub(super) fn checkpoint(&mut self, step: u64) -> Result<(), Stopped> {
+        // One at a time: a second copy would take memory that is not in the plan.
+        self.settle_checkpoint(true);
+        if let Some(why) = self.why_no_checkpoint() {
+            self.checkpoints.pass_over(step);
+            self.no_checkpoint(step, why);
+            return Ok(());
+        }
+        self.log_at(Some(step), format!("checkpoint of step {step} requested"));
+        let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
+        let state = self.trainer.snapshot().map_err(Stopped::Failed)?;
+        let (n_bytes, seconds) = (state.n_bytes(), phase.end());
+        let message = format!(
+            "checkpoint of step {step} copied: {:.1} MB in {seconds:.3} s",
+            n_bytes as f64 / 1e6
+        );
+        self.log_at(Some(step), message);
+        let about = match self.about(step, &state) {
+            Ok(about) => about,
+            Err(error) => {
+                self.no_checkpoint(step, &error.to_string());
+                return Ok(());
+            }
+        };
+        if let Err(error) = self.checkpoints.begin(state, about) {
+            self.no_checkpoint(step, &causes(&error));
+        }
+        Ok(())
+    }
+
+    /// Notes a checkpoint that has become durable, or could not be written. With `wait`, waits for
+    /// it. Returns whether the last checkpoint that was begun is durable.
+    pub(super) fn settle_checkpoint(&mut self, wait: bool) -> bool {
+        let Some(Settled { step, seconds, written }) = self.checkpoints.settle(wait) else {
+            return self.checkpoints.is_last_durable();
+        };
+        match written {
+            Ok(written) => {
+                let path = written.checkpoint.path().display();
+                let message =
+                    format!("checkpoint of step {step} is durable after {seconds:.2} s: {path}");
+                self.log_at(Some(step), message);
+                if let Some(error) = written.not_removed {
+                    let why = causes(&error);
+                    self.warn(Some(step), format!("an older checkpoint is still there: {why}"));
+                }
+            }
+            Err(error) => self.no_checkpoint(step, &causes(&error)),
+        }
+        self.checkpoints.is_last_durable()
+    }
+
+    /// Before a run stops early: writes the final weights if they were asked for, and a checkpoint
+    /// if the run was asked for checkpoints. Says what is saved.
+    pub(super) fn save_before_stop(&mut self, step: u64) -> Result<(), Stopped> {
+        if let Some(file) = self.options.save.clone() {
+            let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
+            let weights = self.trainer.weights().map_err(Stopped::Failed)?;
+            self.save(&file, &weights)?;
+            phase.end();
+            let path = file.path.display();
+            self.tell(step, format!("{}: the weights of step {step} are in {path}", file.called));
+        }
+        self.settle_checkpoint(true);
+        if self.checkpoints.is_asked() && self.checkpoints.last_step() != step {
+            self.checkpoint(step)?;
+            self.settle_checkpoint(true);
+        }
+        let message = match self.checkpoints.durable() {
+            Some(durable) if durable.step == step => {
+                format!("step {step} is saved in {}", durable.path.display())
+            }
+            Some(durable) => format!(
+                "step {step} is not saved; the last checkpoint is that of step {} in {}",
+                durable.step,
+                durable.path.display()
+            ),
+            None => format!("no checkpoint was asked for: step {step} cannot be resumed"),
+        };
+        self.tell(step, message);
+        Ok(())
+    }
+
+    /// At the end of the run: waits for a checkpoint that is being written, and says where the last
+    /// one is, unless that was said already.
+    pub(super) fn name_last_checkpoint(&mut self) {
+        self.settle_checkpoint(true);
+        if self.saved.is_none()
+            && let Some(durable) = self.checkpoints.durable().cloned()
+        {
+            let (step, path) = (durable.step, durable.path.display());
+            self.tell(step, format!("the last checkpoint is that of step {step} in {path}"));
+        }
+    }
+
+    /// Records a line of text, and notifies the observer.
+    fn tell(&mut self, step: u64, message: String) {
+        self.observer.notice(&Notice::Saved(&message));
+        self.log_at(Some(step), message.clone());
+        self.saved = Some(match self.saved.take() {
+            Some(before) => format!("{before}; {message}"),
+            None => message,
+        });
+    }
+
+    fn no_checkpoint(&mut self, step: u64, why: &str) {
+        self.warn(Some(step), format!("no checkpoint of step {step}: {why}"));
+    }
+
+    /// Seconds of training so far, over all runs that led to this step.
+    pub(super) fn elapsed_seconds(&self) -> f64 {
+        self.seconds_before + self.origin.elapsed().as_secs_f64()
+    }
+
+    /// The facts of a checkpoint.
+    fn about(&self, step: u64, state: &ModelState) -> serde_json::Result<About> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let job = self.session.record(&self.options.job_words);
+        Ok(About {
+            step,
+            optimizer_steps: state.optimizer_steps,
+            optimizer: self.session.config.optimizer.to_string(),
+            run: self.id.clone(),
+            written_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            elapsed_seconds: self.elapsed_seconds(),
+            job: serde_json::to_value(job)?,
+        })
+    }
+}
