@@ -29,14 +29,14 @@ pub enum NoGpus {
     DriverNotLoaded,
     /// NVML's error 18.
     #[error(
-        "the NVIDIA driver's library and its kernel module differ in version (NVML error 18); after a restart they agree"
+        "the NVIDIA driver's library and its kernel module have different versions (NVML error 18); restart the machine"
     )]
     VersionMismatch,
     /// The driver works, and has nothing to work on.
     #[error("the NVIDIA driver is loaded, but finds no GPU")]
     None,
     /// There are GPUs, but none tells as much as its UUID.
-    #[error("none of the driver's {count} GPUs can be asked: {why}")]
+    #[error("none of the driver's {count} GPUs can be queried: {why}")]
     Unreachable {
         /// How many there are.
         count: u32,
@@ -55,7 +55,7 @@ pub enum NoGpus {
     #[error("NVML does not answer")]
     Silent,
     /// The system has no thread for it.
-    #[error("no thread can be started to ask NVML: {why}")]
+    #[error("cannot start a thread to query NVML: {why}")]
     Thread {
         /// What the system said.
         why: String,

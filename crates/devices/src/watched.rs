@@ -57,7 +57,7 @@ impl Facts {
             why => Ok(Found {
                 unreachable: why.map(|why| {
                     let n = count as usize - all.len();
-                    format!("{n} of the driver's {count} GPUs cannot be asked: {why}")
+                    format!("{n} of the driver's {count} GPUs cannot be queried: {why}")
                 }),
                 all,
             }),

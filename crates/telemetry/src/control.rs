@@ -72,7 +72,7 @@ pub enum ControlError {
         source: io::Error,
     },
     /// It belongs to somebody else.
-    #[error("{path:?} belongs to user {owner}, this is user {own}")]
+    #[error("{path:?} belongs to user {owner}, but this is user {own}")]
     NotOurs {
         /// The socket.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum ControlError {
         own: u32,
     },
     /// The answer is none.
-    #[error("{path:?} does not answer as a run does")]
+    #[error("{path:?} does not answer like a run of pptop")]
     Answer {
         /// The socket.
         path: PathBuf,
@@ -133,7 +133,7 @@ pub(crate) fn check_dir(dir: &Path) -> io::Result<()> {
     let about = dir.symlink_metadata()?;
     let own = rustix::process::getuid().as_raw();
     let why = if !about.is_dir() {
-        "is no directory".to_owned()
+        "is not a directory".to_owned()
     } else if about.uid() != own {
         format!("belongs to user {}, this is user {own}", about.uid())
     } else if about.permissions().mode() & 0o077 != 0 {
@@ -281,7 +281,7 @@ pub(crate) fn connect(socket: &Path) -> io::Result<UnixStream> {
     match rustix::net::connect(&end, &address) {
         Ok(()) => {}
         Err(rustix::io::Errno::AGAIN) => {
-            return Err(io::Error::other("too many others wait for an answer"));
+            return Err(io::Error::other("too many requests wait for an answer; try again"));
         }
         Err(errno) => return Err(errno.into()),
     }
@@ -347,7 +347,7 @@ fn accept(request: Request, shared: &Shared) -> AnswerLine {
                 waiting.push(request);
                 (true, "after this step")
             } else {
-                (false, "too much is waiting for the end of this step")
+                (false, "too many requests wait for the end of this step; try again after it")
             }
         }
     };
@@ -362,11 +362,11 @@ pub fn understood(line: &[u8], run: &str) -> Result<Request, String> {
     let parsed = serde_json::from_slice::<RequestLine>(line).map_err(|error| {
         let why: String = error.to_string().chars().filter(|&c| !pp_schedule::is_obeyed(c)).take(120).collect();
         format!(
-            "no request: {why}; send {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
+            "not a request: {why}; send {{\"request\":\"ping\",\"run\":\"ID\"}}, or stop, checkpoint, checkpoint_and_stop"
         )
     })?;
     if parsed.run != run {
-        return Err("this is another run: it has the number of a process that is gone; send the id of this run".to_owned());
+        return Err("the request names another run; send the id of this run".to_owned());
     }
     Ok(parsed.request)
 }
@@ -457,7 +457,7 @@ mod tests {
             }
             assert!(held.len() < 100, "the queue has no end");
         };
-        assert!(refused.to_string().contains("too many others"), "{refused}");
+        assert!(refused.to_string().contains("too many requests"), "{refused}");
     }
 
     #[test]

@@ -28,7 +28,7 @@ use pp_trace::{EVENTS_FILE, State};
 pub enum NotProven {
     /// The folder has no summary.
     #[error(
-        "no status.json that can be read is beside this log, so its process is not known; end the run where it was started"
+        "there is no readable status.json beside this log, so its process is unknown; end the run where it was started"
     )]
     NoStatus,
     /// The run is over.
@@ -39,12 +39,12 @@ pub enum NotProven {
     OtherHost(String),
     /// It takes no requests.
     #[error(
-        "it has no socket, which would prove that process {0} is this run; look at the process and end it with kill {0}"
+        "it has no socket, so process {0} cannot be verified to be this run; check the process, and end it with kill {0}"
     )]
     NoSocket(u32),
     /// Its socket is not in this user's folder.
     #[error(
-        "status.json names a socket outside of this user's folder {own:?}: {socket:?}; a run with another XDG_RUNTIME_DIR is ended from there"
+        "status.json names a socket outside this user's folder {own:?}: {socket:?}; use the XDG_RUNTIME_DIR with which the run was started"
     )]
     Elsewhere {
         /// The socket that is named.
@@ -54,7 +54,7 @@ pub enum NotProven {
     },
     /// Nobody can be reached at its socket.
     #[error(
-        "nobody answers at its socket ({source}), so process {pid} cannot be proven to be this run"
+        "its socket does not answer ({source}), so process {pid} cannot be verified to be this run"
     )]
     Unreachable {
         /// The process that the summary names.
@@ -64,7 +64,7 @@ pub enum NotProven {
         source: io::Error,
     },
     /// The process is of a PID namespace that cannot be seen from here.
-    #[error("its process is in a container that cannot be seen from here; end it there")]
+    #[error("its process runs in a container that is not visible from here; end it there")]
     Hidden,
     /// Another process listens at the socket.
     #[error(
@@ -77,10 +77,10 @@ pub enum NotProven {
         listens: u32,
     },
     /// The process that the summary names is gone, or began at another time.
-    #[error("process {0} is not the one that the run began as; nothing is sent")]
+    #[error("process {0} is not the one that started this run; nothing is sent")]
     Reused(u32),
     /// The process is another user's.
-    #[error("process {pid} belongs to user {owner}, this is user {own}; nothing is sent")]
+    #[error("process {pid} belongs to user {owner}, but this is user {own}; nothing is sent")]
     NotOurs {
         /// The process.
         pid: u32,
@@ -101,7 +101,7 @@ pub enum NotProven {
         log: PathBuf,
     },
     /// The system does not say.
-    #[error("the system does not say whether process {pid} is this run: {source}")]
+    #[error("cannot find out whether process {pid} is this run: {source}")]
     System {
         /// The process.
         pid: u32,
@@ -210,7 +210,7 @@ fn connect_to_own(socket: &Path, pid: u32) -> Result<UnixStream, NotProven> {
     check_dir(dir).map_err(unreachable)?;
     let about = socket.symlink_metadata().map_err(unreachable)?;
     if !about.file_type().is_socket() {
-        return Err(unreachable(io::Error::other("it is no socket")));
+        return Err(unreachable(io::Error::other("it is not a socket")));
     }
     connect(socket).map_err(unreachable)
 }

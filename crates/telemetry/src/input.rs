@@ -28,7 +28,7 @@ fn kind_of(kind: FileType) -> &'static str {
         FileType::CharacterDevice | FileType::BlockDevice => "it is a device",
         FileType::Socket => "it is a socket",
         FileType::Fifo => "it is a pipe",
-        _ => "it is no regular file",
+        _ => "it is not a regular file",
     }
 }
 

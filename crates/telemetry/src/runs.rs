@@ -164,7 +164,7 @@ pub enum FindError {
         remedy: String,
     },
     /// Several runs begin with it.
-    #[error("{n} runs begin with {given:?}: {named}; write more of the name")]
+    #[error("{n} runs begin with {given:?}: {named}; give more of the name")]
     Ambiguous {
         /// What was asked for.
         given: String,
@@ -174,7 +174,7 @@ pub enum FindError {
         named: String,
     },
     /// The file or directory is no run.
-    #[error("{0:?} holds no run; name a folder with {EVENTS_FILE}, or such a file")]
+    #[error("{0:?} contains no run; name a folder with {EVENTS_FILE}, or the file itself")]
     NotARun(PathBuf),
     /// It cannot be looked at.
     #[error("cannot read {path:?}: {source}; name a run that can be read")]
@@ -249,7 +249,7 @@ fn find_by_name(runs_dir: &Path, name: &OsStr) -> Result<Run, FindError> {
             let meant = did_you_mean(name, known).map_or_else(String::new, |meant| meant + " ");
             let remedy = match runs.first() {
                 Some(run) => format!(
-                    "{meant}name latest, the beginning of an id such as {}, the process number of a run, or a file",
+                    "{meant}name latest, the beginning of an id such as {}, the process id of a run, or a file",
                     run.id
                 ),
                 None => "name a file; there are no runs yet".to_owned(),

@@ -39,16 +39,19 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 #[non_exhaustive]
 pub enum SpoolError {
     /// Nobody writes.
-    #[error("nobody writes into it for {} s; start the writer first", WRITER_WAIT.as_secs())]
+    #[error(
+        "no process opened it for writing within {} s; start the writer first",
+        WRITER_WAIT.as_secs()
+    )]
     NoWriter,
     /// Nothing came.
-    #[error("nothing came for {} s; send the whole log at once", SILENCE_MAX.as_secs())]
+    #[error("nothing arrived for {} s; send the whole log at once", SILENCE_MAX.as_secs())]
     Silent,
     /// It is too long.
     #[error("it has more than {} MiB; name the file instead", SPOOL_BYTES_MAX >> 20)]
     TooLong,
     /// It is something else.
-    #[error("it is no log of a run; send the events.jsonl of a run")]
+    #[error("it is not the log of a run; send the events.jsonl of a run")]
     NoLog,
     /// It cannot be read, or not be kept.
     #[error(transparent)]

@@ -109,10 +109,10 @@ impl WholeFile {
                 return Err(refused(&"it is a folder", "name a file in it"));
             }
             Some(FileType::Symlink) => {
-                let why = "it is a symbolic link and no regular file";
+                let why = "it is a symbolic link, not a regular file";
                 return Err(refused(&why, "name the file itself"));
             }
-            Some(_) => return Err(refused(&"it is no regular file", ELSEWHERE)),
+            Some(_) => return Err(refused(&"it is not a regular file", ELSEWHERE)),
         }
         let (draft_name, draft) = draft(&dir, mode).map_err(failed)?;
         Ok(Self {
@@ -195,7 +195,7 @@ impl WholeFile {
                 return Ok(name);
             }
         }
-        Err(io::Error::other("its name is taken, and so are all that were tried beside it"))
+        Err(io::Error::other("its name and all numbered variants of it are taken"))
     }
 
     /// Renames the draft to a name if that is free; gives whether it did.
@@ -339,9 +339,9 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink("nowhere", &link).unwrap();
         let why = |path: &Path| WholeFile::private(path).unwrap_err().to_string();
-        assert!(why(&link).ends_with("symbolic link and no regular file; name the file itself"));
+        assert!(why(&link).ends_with("symbolic link, not a regular file; name the file itself"));
         assert!(why(folder.path()).contains("it is a folder"));
-        assert!(why(Path::new("/dev/null")).contains("no regular file"));
+        assert!(why(Path::new("/dev/null")).contains("not a regular file"));
         assert!(why(&folder.path().join("no/a")).contains("No such file"));
         assert!(why(Path::new("..")).contains("it names no file"));
         assert_eq!(names(&folder), ["link"]);

@@ -82,7 +82,7 @@ fn a_compressed_log_opens_to_no_more_than_its_bound() {
                 Err(refused) => break refused.to_string(),
             }
         };
-        assert!(refused.contains("opens to more than 64 MiB"), "{refused}");
+        assert!(refused.contains("decompresses to more than 64 MiB"), "{refused}");
     }
 }
 

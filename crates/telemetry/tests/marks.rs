@@ -427,7 +427,7 @@ fn an_event_that_no_line_can_hold_is_lost_and_that_is_said() {
     let model = fold(Follower::new(&dir.0.join(EVENTS_FILE)));
     assert_eq!((model.n_dropped(), model.n_warnings()), (35, 16));
     let told = model.messages().next().unwrap();
-    assert!(told.text.contains("0.6 MiB, a line of a log at most 16 MiB"), "{}", told.text);
+    assert!(told.text.contains("0.6 MiB; a line of a log has at most 16 MiB"), "{}", told.text);
     assert!(model.end().unwrap().reason.ends_with('…'));
 }
 

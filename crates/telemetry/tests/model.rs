@@ -333,11 +333,9 @@ fn a_log_of_a_newer_format_is_refused() {
     let path = dir.path().join("newer.jsonl");
     fs::write(&path, "{\"ev\":\"hello\",\"schema\":9}\n").unwrap();
     let error = Follower::new(&path).poll(|_| {}).unwrap_err();
-    assert!(
-        error.to_string().ends_with(
-            "the log has schema 9, this program reads schema 1 and older; use a newer one"
-        )
-    );
+    assert!(error.to_string().ends_with(
+        "the log has schema 9, but this program reads schema 1 and older; use a newer version"
+    ));
 }
 
 #[test]

@@ -91,12 +91,12 @@ fn a_run_is_found_by_all_its_names() {
         ("mpl-1", "did you mean mlp-1?"),
         ("lastest", "did you mean latest?"),
         ("/nowhere/x.jsonl", "name a run that can be read"),
-        ("4000000000", "the process number of a run"),
+        ("4000000000", "the process id of a run"),
     ] {
         assert!(refused(name).contains(remedy), "{}", refused(name));
     }
     let empty = TestDir::new();
-    assert!(refused(empty.0.path().to_str().unwrap()).contains("holds no run"));
+    assert!(refused(empty.0.path().to_str().unwrap()).contains("contains no run"));
     // A link is not followed.
     let link = dir.0.path().join("link.jsonl");
     std::os::unix::fs::symlink(&log, &link).unwrap();

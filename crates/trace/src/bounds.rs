@@ -98,7 +98,7 @@ pub(crate) fn shortened(text: &str) -> String {
 /// The length of a line and its limit, as the end of a sentence.
 pub(crate) fn mib(n_bytes: usize) -> String {
     format!(
-        "{:.1} MiB, a line of a log at most {} MiB",
+        "{:.1} MiB; a line of a log has at most {} MiB",
         n_bytes as f64 / f64::from(1 << 20),
         LINE_BYTES_MAX >> 20
     )

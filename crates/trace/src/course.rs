@@ -16,6 +16,7 @@ const LETTERS_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Course {
     has_hello: bool,
+    first_step: u64,
     phase: Option<PhaseEvent>,
     /// Each step with its time in seconds.
     steps: VecDeque<(u64, f64)>,
@@ -25,9 +26,10 @@ impl Course {
     pub(crate) fn note(&mut self, event: &Event) {
         match event {
             // A phase that began before the first hello belongs to the run as well.
-            Event::Hello(_) => {
+            Event::Hello(hello) => {
                 let phase = self.phase.take().filter(|_| !self.has_hello);
-                *self = Self { has_hello: true, phase, steps: VecDeque::new() };
+                let first_step = hello.first_step();
+                *self = Self { has_hello: true, first_step, phase, steps: VecDeque::new() };
             }
             Event::Phase(phase) => self.note_phase(phase),
             Event::Step(step) => self.note_step(step),
@@ -65,7 +67,8 @@ impl Course {
     /// The time of a step: the lower median of the last ones. The first step of the run is left
     /// out, because it includes one-time costs.
     pub(crate) fn step_seconds(&self) -> Option<f64> {
-        let has_first = self.steps.front().is_some_and(|&(step, _)| step <= 1);
+        let first = self.first_step.max(1);
+        let has_first = self.steps.front().is_some_and(|&(step, _)| step <= first);
         let skip = usize::from(has_first && self.steps.len() > 1);
         let settled = self.steps.iter().skip(skip).map(|&(_, seconds)| seconds);
         let mut seconds: Vec<f64> = settled.filter(|seconds| seconds.is_finite()).collect();
@@ -77,6 +80,7 @@ impl Course {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hello::{Continues, Hello};
 
     fn step(step: u64, seconds: f64) -> Event {
         let line = format!(r#"{{"step":{step},"loss":1.0,"seconds":{seconds}}}"#);
@@ -115,5 +119,15 @@ mod tests {
         assert_eq!(course.step_seconds(), Some(1.0));
         (3..=200).for_each(|at| course.note(&step(at, at as f64)));
         assert_eq!((course.steps.len(), course.step_seconds()), (STEPS, Some(175.0)));
+    }
+
+    #[test]
+    fn the_first_step_of_a_resumed_run_is_the_one_after_its_checkpoint() {
+        let mut course = Course::default();
+        let continues = Some(Continues { step: 40, ..Continues::default() });
+        course.note(&Event::Hello(Box::new(Hello { continues, ..Hello::default() })));
+        course.note(&step(41, 9.0));
+        course.note(&step(42, 1.0));
+        assert_eq!(course.step_seconds(), Some(1.0));
     }
 }

@@ -11,11 +11,11 @@ use thiserror::Error;
 pub enum TraceError {
     /// Nothing says where runs are kept.
     #[error(
-        "no directory for runs: set PPTOP_STATE_DIR, XDG_STATE_HOME or HOME to an absolute path"
+        "no directory for runs; set PPTOP_STATE_DIR, XDG_STATE_HOME or HOME to an absolute path"
     )]
     NoStateDir,
     /// A directory could not be made or opened.
-    #[error("cannot use {path:?} as a directory of a run: {source}")]
+    #[error("cannot use {path:?} as a run directory: {source}")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -36,7 +36,9 @@ pub enum TraceError {
     #[error("cannot start the thread that writes the log: {0}")]
     Thread(#[source] io::Error),
     /// Too many runs began in the same second.
-    #[error("no free name for a run in {path:?}: all {tried} names for this second are taken")]
+    #[error(
+        "no free name for a run in {path:?}: all {tried} names for this second are taken; try again"
+    )]
     Taken {
         /// The directory of all runs.
         path: PathBuf,

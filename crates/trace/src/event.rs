@@ -134,6 +134,9 @@ pub struct End {
     pub op: Option<String>,
     /// A fingerprint of the final weights.
     pub weights_hash: Option<String>,
+    /// What is saved of the run, and where, in a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
     /// How long the run took.
     pub wall_seconds: f64,
 }
@@ -153,7 +156,7 @@ pub enum Line {
 pub enum LineError {
     /// The whole log is of a newer format.
     #[error(
-        "the log has schema {found}, this program reads schema {supported} and older; use a newer one"
+        "the log has schema {found}, but this program reads schema {supported} and older; use a newer version"
     )]
     NewerSchema {
         /// The version in the log.

@@ -110,7 +110,7 @@ impl RunDir {
         let mut file = File::from(openat(&self.fd, STATUS_FILE, flags, Mode::empty())?);
         let about = file.metadata()?;
         if !about.is_file() {
-            return Err(io::Error::other("it is not the summary that was written before"));
+            return Err(io::Error::other("it is no longer a regular file"));
         }
         // Blanks in place of what a longer one had there: a file that is cut first could lose its
         // room.
@@ -129,7 +129,7 @@ pub fn refuse_shared_dir(dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     let about = dir.metadata()?;
     if !about.is_dir() {
-        return Err(io::Error::other("it is no folder"));
+        return Err(io::Error::other("it is not a folder"));
     }
     refuse_mode(dir, about.mode())
 }

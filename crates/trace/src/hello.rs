@@ -46,6 +46,12 @@ pub struct Hello {
     /// The socket on which the run takes requests, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// The run and the step that this run goes on from, if it was resumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continues>,
+    /// The folder of its checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<String>,
     /// The seed.
     pub seed: u64,
     /// Parameters of the whole model.
@@ -98,6 +104,24 @@ pub struct Hello {
     pub peak_flops: Option<f64>,
 }
 
+/// The checkpoint that a run goes on from.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Continues {
+    /// The id of the run that wrote it.
+    pub run: String,
+    /// Its last step.
+    pub step: u64,
+    /// Seconds of training until then, over all runs before this one.
+    pub elapsed_seconds: f64,
+}
+
+impl std::fmt::Display for Continues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from step {}", self.run, self.step)
+    }
+}
+
 /// What a rank will hold at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -118,6 +142,11 @@ pub struct PlannedMem {
     pub stash_bytes: u64,
     /// What an op needs beyond that while it runs.
     pub temporary_bytes: u64,
+    /// Bytes of the copy for a checkpoint: parameters and optimizer state. They come on top of
+    /// `peak_bytes`, because a copy belongs to the thread that writes it, and no measured peak of a
+    /// rank has it. 0 for a run that was not asked for checkpoints.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub checkpoint_bytes: u64,
 }
 
 /// Where one stage of one replica lives.
@@ -191,6 +220,11 @@ impl Hello {
         }
     }
 
+    /// The first step of this run: 1, or the one after the checkpoint that it goes on from.
+    pub fn first_step(&self) -> u64 {
+        self.continues.as_ref().map_or(0, |before| before.step).saturating_add(1)
+    }
+
     /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where
     /// the cores are not known.
     pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
@@ -206,7 +240,7 @@ impl Hello {
         let mut bound = |what: &'static str, n: usize, most: usize| {
             let is_over = n > most;
             if is_over {
-                left_out.push(format!("{n} {what}, of which a log holds {most} at most"));
+                left_out.push(format!("{n} {what} (a log holds at most {most})"));
             }
             is_over
         };
@@ -239,7 +273,10 @@ impl Hello {
     #[must_use]
     pub fn without_plan(&self, n_bytes: usize) -> Self {
         let mut kept = Self { plan: Vec::new(), ..self.clone() };
-        kept.say_omitted(&format!("the plan: with it this line has {}", bounds::mib(n_bytes)));
+        kept.say_omitted(&format!(
+            "the plan: with it, this line would have {}",
+            bounds::mib(n_bytes)
+        ));
         kept
     }
 
@@ -260,10 +297,18 @@ impl Hello {
             kernels: bounds::shortened(&self.kernels),
             layer_seconds: Vec::new(),
             socket: None,
+            continues: self
+                .continues
+                .as_ref()
+                .map(|before| Continues { run: bounds::shortened(&before.run), ..before.clone() }),
+            checkpoints: None,
             omitted: None,
             ..self.clone()
         };
-        kept.say_omitted(&format!("all lists: with them this line has {}", bounds::mib(n_bytes)));
+        kept.say_omitted(&format!(
+            "all lists: with them, this line would have {}",
+            bounds::mib(n_bytes)
+        ));
         kept
     }
 

@@ -10,7 +10,7 @@ use crate::course::Course;
 use crate::error::TraceError;
 use crate::event::{Dropped, End, Event, Warn};
 use crate::files::RunDir;
-use crate::hello::Hello;
+use crate::hello::{Continues, Hello};
 use crate::lines::LINE_BYTES_MAX;
 use crate::machine::unix_ms;
 use crate::marks::MarkMaker;
@@ -130,6 +130,11 @@ impl LogWriter {
                 self.status.steps = hello.steps;
                 self.status.state = State::Running;
                 self.status.socket.clone_from(&hello.socket);
+                self.status.checkpoints.clone_from(&hello.checkpoints);
+                self.status.continues = hello
+                    .continues
+                    .as_ref()
+                    .map(|before| Continues { run: shortened(&before.run), ..before.clone() });
                 self.status.pp = hello.pp;
                 self.status.dp = hello.dp;
                 self.status.virtual_stages = hello.virtual_stages;
@@ -144,6 +149,8 @@ impl LogWriter {
             Event::End(end) => {
                 self.status.code = Some(end.code);
                 self.status.reason = Some(end.reason.chars().take(REASON_CHARS).collect());
+                let saved = end.saved.as_deref();
+                self.status.saved = saved.map(|saved| saved.chars().take(REASON_CHARS).collect());
                 self.status.state = State::Ended;
                 self.ended = true;
             }
@@ -331,5 +338,6 @@ impl LogWriter {
 fn shorter(end: &End) -> End {
     let op = end.op.as_deref().map(shortened);
     let weights_hash = end.weights_hash.as_deref().map(shortened);
-    End { reason: shortened(&end.reason), op, weights_hash, ..end.clone() }
+    let saved = end.saved.as_deref().map(shortened);
+    End { reason: shortened(&end.reason), op, weights_hash, saved, ..end.clone() }
 }

@@ -29,9 +29,11 @@ pub enum SpanPolicy {
 }
 
 /// What decides how large a log becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogSize {
-    /// Steps that are planned.
+    /// Steps of the runs before this one; 0 for a run that was not resumed.
+    pub n_steps_before: u64,
+    /// Steps that are planned for this run.
     pub n_steps: u64,
     /// Spans that one step records, over all ranks and replicas.
     pub n_spans_per_step: u64,
@@ -61,11 +63,12 @@ impl SpanPolicy {
         }
     }
 
-    /// Steps at the beginning that are recorded whatever `span_every` says.
-    pub fn whole_first(self) -> u64 {
+    /// The last of the steps at the beginning that are recorded whatever `span_every` says; 0 if
+    /// there are none.
+    pub fn last_whole(self, size: LogSize) -> u64 {
         match self {
             Self::All | Self::Every(_) => 0,
-            Self::Auto => WHOLE_FIRST_STEPS,
+            Self::Auto => size.n_steps_before.saturating_add(WHOLE_FIRST_STEPS),
         }
     }
 }
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     fn size(n_steps: u64, n_spans_per_step: u64) -> LogSize {
-        LogSize { n_steps, n_spans_per_step, n_ranks: 4 }
+        LogSize { n_steps, n_spans_per_step, n_ranks: 4, n_steps_before: 0 }
     }
 
     #[test]
@@ -96,6 +99,13 @@ mod tests {
                 "{bytes} bytes with every {k}th step"
             );
         }
+    }
+
+    #[test]
+    fn the_first_steps_of_a_resumed_run_come_after_its_checkpoint() {
+        let resumed = LogSize { n_steps_before: 40, ..size(600, 200) };
+        assert_eq!(SpanPolicy::Auto.last_whole(resumed), 40 + WHOLE_FIRST_STEPS);
+        assert_eq!(SpanPolicy::Every(7).last_whole(resumed), 0);
     }
 
     #[test]

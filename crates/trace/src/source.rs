@@ -55,7 +55,7 @@ mod opened {
             let n_read = self.decoder.read(buffer)? as u64;
             self.n_left = self.n_left.checked_sub(n_read).ok_or_else(|| {
                 io::Error::other(format!(
-                    "it opens to more than {} MiB, {OPENS_TO_TIMES} times its size; if it is a log all the same, open it with zstd -d",
+                    "it decompresses to more than {} MiB, {OPENS_TO_TIMES} times its size; if it really is a log, decompress it with zstd -d first",
                     self.bound >> 20
                 ))
             })?;
@@ -74,7 +74,7 @@ mod opened {
 
     impl Opened {
         pub(super) fn new(_: File) -> io::Result<Self> {
-            Err(io::Error::other("it is compressed; open it with zstd -d first"))
+            Err(io::Error::other("it is compressed; decompress it with zstd -d first"))
         }
     }
 
@@ -135,7 +135,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
         Err(errno) => return Err(errno.into()),
     };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     Ok(file)
 }

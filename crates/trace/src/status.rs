@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::event::SCHEMA;
+use crate::hello::Continues;
 use crate::machine::{boot_id, host_name, pid_namespace, process_began, unix_ms};
 
 /// The state that a run reports for itself.
@@ -80,6 +81,15 @@ pub struct Status {
     pub events_bytes: u64,
     /// The socket on which the run takes requests.
     pub socket: Option<String>,
+    /// The folder of its checkpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<String>,
+    /// The run and the step that it goes on from, if it was resumed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub continues: Option<Continues>,
+    /// What is saved of a run that has ended, and where, in a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<String>,
     /// Files with weights that the run has written into its folder, by their names.
     pub files: Vec<String>,
     /// When it began, in milliseconds of Unix time.

@@ -73,7 +73,7 @@ struct Inner {
     queue: Mutex<Option<SyncSender<Event>>>,
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
-    span_whole_first: AtomicU64,
+    last_whole_step: AtomicU64,
     span_every: AtomicU64,
     finished: AtomicBool,
 }
@@ -131,7 +131,7 @@ impl Recorder {
             queue: Mutex::new(Some(queue.clone())),
             shared,
             writer: Mutex::new(Some(writer)),
-            span_whole_first: AtomicU64::new(0),
+            last_whole_step: AtomicU64::new(0),
             span_every: AtomicU64::new(1),
             finished: AtomicBool::new(false),
         };
@@ -175,7 +175,7 @@ impl Recorder {
     /// Whether the spans of this step are kept.
     pub fn wants_spans_of(&self, step: u64) -> bool {
         self.inner.as_ref().is_some_and(|inner| {
-            step <= inner.span_whole_first.load(Ordering::Relaxed)
+            step <= inner.last_whole_step.load(Ordering::Relaxed)
                 || step.is_multiple_of(inner.span_every.load(Ordering::Relaxed).max(1))
         })
     }
@@ -191,7 +191,7 @@ impl Recorder {
     pub fn set_span_policy(&self, policy: SpanPolicy, size: LogSize) -> u64 {
         let k = policy.span_every(size);
         if let Some(inner) = &self.inner {
-            inner.span_whole_first.store(policy.whole_first(), Ordering::Relaxed);
+            inner.last_whole_step.store(policy.last_whole(size), Ordering::Relaxed);
         }
         self.set_span_every(k);
         k

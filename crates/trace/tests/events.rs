@@ -2,8 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use pp_trace::{
-    DeviceMapEntry, Dropped, End, Eval, Event, Hello, Line, LineError, Log, Mem, PlannedMem, Span,
-    SpanKind, StageInfo, StepEvent, Warn,
+    Continues, DeviceMapEntry, Dropped, End, Eval, Event, Hello, Line, LineError, Log, Mem,
+    PlannedMem, Span, SpanKind, StageInfo, StepEvent, Warn,
 };
 use proptest::prelude::*;
 
@@ -99,7 +99,7 @@ fn a_newer_format_is_refused_with_both_versions() {
     assert!(matches!(error, LineError::NewerSchema { found: 2, supported: 1 }));
     assert_eq!(
         error.to_string(),
-        "the log has schema 2, this program reads schema 1 and older; use a newer one"
+        "the log has schema 2, but this program reads schema 1 and older; use a newer version"
     );
 }
 
@@ -201,6 +201,12 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 host: name.clone(),
                 host_memory_bytes: large[5],
                 socket: theory.map(|_| name.clone()),
+                continues: Some(Continues {
+                    run: "before".to_owned(),
+                    step: 7,
+                    elapsed_seconds: 2.5,
+                }),
+                checkpoints: Some("/data/checkpoints".to_owned()),
                 omitted: Some("the plan".to_owned()),
                 seed: large[2],
                 parameters: large[3],
@@ -235,6 +241,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     packed_bytes: 7,
                     stash_bytes: 5,
                     temporary_bytes: 6,
+                    checkpoint_bytes: 8,
                 }],
                 partition: "3,5".to_owned(),
                 kernels: "avx2".to_owned(),
@@ -292,6 +299,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 steps,
                 rank,
                 weights_hash: op.clone(),
+                saved: Some("step 3 is saved in x".to_owned()),
                 op,
                 wall_seconds,
             })

@@ -215,7 +215,7 @@ fn only_the_steps_of_the_policy_have_spans() {
     (1..=10).for_each(|step| recorder.span(span(step, 0, 0)));
     let k = recorder.set_span_policy(
         SpanPolicy::Auto,
-        LogSize { n_steps: 1_000_000, n_spans_per_step: 100, n_ranks: 1 },
+        LogSize { n_steps: 1_000_000, n_spans_per_step: 100, n_ranks: 1, ..LogSize::default() },
     );
     assert!(k > 30, "{k}");
     assert!(

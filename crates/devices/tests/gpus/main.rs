@@ -83,7 +83,7 @@ fn why_there_is_none() {
         (
             "init = error 18",
             NoGpus::VersionMismatch,
-            "the NVIDIA driver's library and its kernel module differ in version (NVML error 18); after a restart they agree",
+            "the NVIDIA driver's library and its kernel module have different versions (NVML error 18); restart the machine",
         ),
         (
             "init = error 999",
@@ -102,7 +102,7 @@ fn why_there_is_none() {
                 count: 1,
                 why: "GpuLost: it fell off the bus, or cannot be reached".to_owned(),
             },
-            "none of the driver's 1 GPUs can be asked: GpuLost: it fell off the bus, or cannot be reached",
+            "none of the driver's 1 GPUs can be queried: GpuLost: it fell off the bus, or cannot be reached",
         ),
     ];
     for (script, expected, message) in cases {
@@ -248,7 +248,7 @@ fn a_gpu_that_was_lost_before_is_found_when_it_returns() {
     let both = ["GPU-a", "GPU-b"];
     let machine = Machine::new(&format!("{}lost\n", healthy(&both)));
     let watch = machine.watch();
-    let message = "1 of the driver's 2 GPUs cannot be asked: GpuLost: it fell off the bus, or cannot be reached";
+    let message = "1 of the driver's 2 GPUs cannot be queried: GpuLost: it fell off the bus, or cannot be reached";
     assert_eq!(watch.first_log(), message);
     assert_eq!(probe(&machine.library()).unreachable.as_deref(), Some(message));
     watch.until("the first is watched", |look| look.uuid == "GPU-a" && is_well(look));

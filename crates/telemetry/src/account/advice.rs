@@ -102,8 +102,11 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                 "bubble {}: the ranks compute nearly all of the time",
                 percent(account.bubble_ratio)
             ),
-            why: format!("no cause costs {} of the window", percent(SMALL)),
-            next: "nothing: only the work itself is left".to_owned(),
+            why: format!(
+                "fill and drain cost less than {} of the window; nothing else stands out",
+                percent(SMALL)
+            ),
+            next: "nothing: there is little left to gain".to_owned(),
             verdict: format!(
                 "ranks compute {:.0} % of the time: nothing to improve",
                 computing * 100.0
@@ -125,7 +128,7 @@ pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
                     "ranks had no core for {} of the time: something else uses this machine's cores",
                     percent(ratio)
                 ),
-                "stop what else runs here, or use fewer ranks".to_owned(),
+                "stop other programs on this machine, or use fewer ranks".to_owned(),
                 that_fits(&["another program takes cores: stop it, or use fewer ranks".to_owned()]),
             )
         }
@@ -173,7 +176,7 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
         part: Some(Part::Starved),
         rank: None,
         what: format!(
-            "{n_ranks} ranks share {cores} {name}: ranks were ready without a core for {} of the time",
+            "{n_ranks} ranks share {cores} {name}: ready ranks had no core for {} of the time",
             percent(ratio)
         ),
         why: "ranks wait for a core, and other ranks wait for them; the schedule is not the cause"
@@ -258,7 +261,7 @@ fn imbalance(account: &Account, changes: &[WhatIf]) -> (String, String, String) 
     let Some(change) = change else {
         let next = if account.can_be_cut_otherwise() {
             format!(
-                "see what slows r{rank} down: no other cut of the layers gains more than chance"
+                "find what slows r{rank} down: no other cut of the layers gains more than the noise"
             )
         } else {
             format!("a faster device for r{rank}, or fewer stages: each has one layer already")
@@ -286,7 +289,7 @@ fn copy(account: &Account) -> (String, String, String) {
         tries.push("fewer virtual stages");
     }
     tries.push("larger micro-batches");
-    let next = format!("{}; or a schedule that hides messages", tries.join(", "));
+    let next = format!("{}; or a schedule that hides communication", tries.join(", "));
     let short = if has_chunks { "fewer --virtual-stages" } else { "larger micro-batches" };
     match account.slowest_edge {
         Some((from, to, delay)) => (
@@ -298,7 +301,7 @@ fn copy(account: &Account) -> (String, String, String) {
             )]),
         ),
         None => (
-            "handing tensors over takes time on the ranks themselves".to_owned(),
+            "the ranks spend time copying tensors to each other".to_owned(),
             next,
             that_fits(&[format!("copies between ranks cost most: try {short}")]),
         ),
@@ -322,7 +325,7 @@ fn inherent(account: &Account, changes: &[WhatIf]) -> (String, String, String) {
         Some(line) => (
             why,
             format!(
-                "{}: bubble {}, {} throughput, {:.1} activations at most",
+                "{}: bubble {}, {} throughput, peak {:.1} activations",
                 line.flags,
                 percent(line.bubble_ratio),
                 more(line.gain),
@@ -336,7 +339,7 @@ fn inherent(account: &Account, changes: &[WhatIf]) -> (String, String, String) {
         ),
         None => (
             why,
-            "more micro-batches a step, or fewer ranks".to_owned(),
+            "more micro-batches per step, or fewer ranks".to_owned(),
             that_fits(&[
                 format!("{head}: more micro-batches"),
                 "fill and drain cost most: more micro-batches".to_owned(),

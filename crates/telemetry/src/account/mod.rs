@@ -137,12 +137,12 @@ impl Part {
     /// How it is computed.
     pub fn formula(self) -> &'static str {
         match self {
-            Self::Work => "mean over the ranks of their ops at the lower median rank's times",
-            Self::Inherent => "this plan simulated with these times, less work",
-            Self::Imbalance => "simulated with each rank's own times, less the line above",
-            Self::Copy => "simulated with copies and message delays as well, less the line above",
-            Self::Starved => "simulated with the time without a core, less the line above",
-            Self::Other => "what is left of the measured window: slow single ops, gaps",
+            Self::Work => "mean compute time of a rank, with the lower median rank's op times",
+            Self::Inherent => "the plan simulated with these op times, minus work",
+            Self::Imbalance => "what each rank's own op times add to that simulation",
+            Self::Copy => "what copies and message delays add",
+            Self::Starved => "what the time without a core adds",
+            Self::Other => "the rest of the measured window: slow single ops, gaps",
         }
     }
 }

@@ -97,8 +97,8 @@ pub fn mean_costs(model: &Model, plan: &ValidPlan, n_steps_max: usize) -> Option
     Some(costs)
 }
 
-/// The last complete steps with every op of the plan, without step 1 if there are others: it also
-/// pays for what happens only once.
+/// The last complete steps with every op of the plan, without the first step of the run if there
+/// are others: it also pays for what happens only once.
 fn settled<'a>(model: &'a Model, plan: &ValidPlan, n_steps_max: usize) -> Vec<&'a RecordedStep> {
     let dp = model.hello().map_or(1, |hello| hello.dp.max(1)) as usize;
     // A recorder that could not keep up leaves gaps, which are no idleness.
@@ -109,7 +109,7 @@ fn settled<'a>(model: &'a Model, plan: &ValidPlan, n_steps_max: usize) -> Vec<&'
     let mut steps: Vec<&RecordedStep> =
         model.recorded().complete_steps().rev().filter(is_whole).take(n_steps_max).collect();
     steps.reverse();
-    if steps.len() > 1 && steps.first().is_some_and(|step| step.step <= 1) {
+    if steps.len() > 1 && steps.first().is_some_and(|step| step.step <= model.first_step()) {
         steps.remove(0);
     }
     steps

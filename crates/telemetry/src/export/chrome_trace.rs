@@ -377,7 +377,7 @@ impl Writer for ChromeTrace {
         let about = to_json(&self.hello.as_ref().map_or_else(
             || json!({}),
             |hello| {
-                json!({
+                let mut about = json!({
                     "run": hello.run,
                     "model": hello.model,
                     "schedule": hello.schedule,
@@ -392,7 +392,11 @@ impl Writer for ChromeTrace {
                     "theory": hello.theory,
                     "incomplete_steps": self.incomplete.0,
                     "last_incomplete_step": self.incomplete.1,
-                })
+                });
+                if let Some(before) = &hello.continues {
+                    about["continues"] = json!({"run": before.run, "step": before.step});
+                }
+                about
             },
         ))
         .map_err(io::Error::from)?;

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use super::{ExportError, Writer};
 use crate::model::Tally;
-use pp_trace::{Eval, Event, StepEvent};
+use pp_trace::{Continues, Eval, Event, StepEvent};
 
 /// A float as a CSV file has it.
 struct Number<T>(T);
@@ -29,9 +29,14 @@ impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
 const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
 starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 
+/// Further columns of a run that was resumed: the run that it goes on from, and its last step.
+const CONTINUES_HEADER: &str = "continues_run,continues_step";
+
 /// A line a step, with the validation that followed it.
 #[derive(Debug, Default)]
 pub(super) struct StepRows {
+    /// What stands at the end of each line.
+    continues: Option<String>,
     has_header: bool,
     /// The newest step: its validation may still come. With it how many of its operations were
     /// lost; nothing where none was recorded.
@@ -43,14 +48,16 @@ pub(super) struct StepRows {
 impl StepRows {
     fn header(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
         if !std::mem::replace(&mut self.has_header, true) {
-            writeln!(out, "{STEP_HEADER}")?;
+            let more = self.continues.as_ref().map(|_| format!(",{CONTINUES_HEADER}"));
+            writeln!(out, "{STEP_HEADER}{}", more.unwrap_or_default())?;
         }
         Ok(())
     }
 
     fn write_row(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
         let Some((step, missing)) = self.step.take() else { return Ok(()) };
-        let missing = missing.map_or_else(String::new, |missing| missing.to_string());
+        let mut missing = missing.map_or_else(String::new, |missing| missing.to_string());
+        missing.push_str(self.continues.as_deref().unwrap_or_default());
         self.header(out)?;
         write!(
             out,
@@ -90,6 +97,11 @@ impl Writer for StepRows {
                 self.step = Some((step.clone(), missing));
             }
             Event::Eval(eval) => self.eval = Some(eval.clone()),
+            Event::Hello(hello) if !self.has_header => {
+                let columns =
+                    |before: &Continues| format!(",{},{}", field(&before.run), before.step);
+                self.continues = hello.continues.as_ref().map(columns);
+            }
             _ => {}
         }
         Ok(())
@@ -98,6 +110,15 @@ impl Writer for StepRows {
     fn finish(&mut self, out: &mut dyn Write) -> Result<(), ExportError> {
         self.write_row(out)?;
         self.header(out)
+    }
+}
+
+/// A text as one field.
+fn field(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
     }
 }
 

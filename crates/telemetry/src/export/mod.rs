@@ -112,14 +112,14 @@ pub enum ExportError {
 
 fn in_log(found: Option<(u64, u64)>) -> String {
     match found {
-        Some((first, last)) => format!("it has the steps {first}..{last}"),
+        Some((first, last)) => format!("it has steps {first}..{last}"),
         None => "it has no finished step yet".to_owned(),
     }
 }
 
 fn recorded(asked: Option<StepRange>) -> &'static str {
     match asked {
-        Some(_) => "choose steps of which spans were recorded, or train with --spans all",
+        Some(_) => "choose steps whose spans were recorded, or train with --spans all",
         None => "wait for such a step, or train with --spans all",
     }
 }

@@ -8,7 +8,7 @@ use pp_schedule::is_obeyed;
 use super::{ExportError, Writer};
 use crate::model::{GpuState, Model, RankState};
 use crate::standing::Standing;
-use pp_trace::{Event, Hello};
+use pp_trace::{Continues, Event, Hello};
 
 /// A value as the format has it.
 struct Number(f64);
@@ -140,8 +140,14 @@ fn of_run(
     let about =
         run.with("model", &hello.model).with("schedule", &hello.schedule).with("host", &hello.host);
     page.metric(
-        ("pptop_run_info", Gauge, "What is run, and where: always 1."),
+        ("pptop_run_info", Gauge, "The model, schedule and host of the run: always 1."),
         is_known.then_some((about, 1.0)),
+    )?;
+    let before = hello.continues.as_ref().filter(|_| is_known);
+    let step_of = |before: &Continues| (run.with("continues", &before.run), before.step as f64);
+    page.metric(
+        ("pptop_continues_step", Gauge, "The step that a resumed run goes on from."),
+        before.map(step_of),
     )?;
     page.metric(
         ("pptop_start_time_seconds", Gauge, "When the run began, in seconds of Unix time."),
@@ -152,14 +158,14 @@ fn of_run(
         one(model.step() as f64),
     )?;
     page.metric(
-        ("pptop_planned_steps", Gauge, "Steps that are planned."),
+        ("pptop_planned_steps", Gauge, "Planned steps."),
         is_known.then(|| (run.clone(), hello.steps as f64)),
     )?;
     page.metric(
         (
             "pptop_dropped_events_total",
             Counter,
-            "Events that the recorder has lost, as it could not keep up.",
+            "Events that the recorder lost because it could not keep up.",
         ),
         one(model.n_dropped() as f64),
     )?;
@@ -167,7 +173,7 @@ fn of_run(
         (
             "pptop_incomplete_steps_total",
             Counter,
-            "Steps of which operations were lost: no number of a rank is taken from them.",
+            "Steps with lost operations, which are left out of the numbers of the ranks.",
         ),
         one(model.incomplete().n_steps as f64),
     )?;
@@ -183,12 +189,16 @@ fn of_run(
         (
             "pptop_flops",
             Gauge,
-            "Floating-point operations a second, over the last steps: 6 for each weight and token, and attention.",
+            "Floating-point operations a second over the last steps: 6 per weight and token, plus attention.",
         ),
         model.flops().map(|flops| (run.clone(), flops)),
     )?;
     page.metric(
-        ("pptop_mfu_ratio", Gauge, "The share of what the devices could do at most that was done."),
+        (
+            "pptop_mfu_ratio",
+            Gauge,
+            "Model FLOPs utilisation: FLOP/s as a share of the devices' peak.",
+        ),
         model.flops_utilisation().map(|share| (run.clone(), share)),
     )?;
     page.metric(
@@ -196,7 +206,7 @@ fn of_run(
         one(model.n_warnings() as f64),
     )?;
     page.metric(
-        ("pptop_ended", Gauge, "Whether the run has said that it is over."),
+        ("pptop_ended", Gauge, "Whether the log has the end record of the run."),
         one(f64::from(u8::from(model.end().is_some()))),
     )?;
     page.metric(
@@ -225,7 +235,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
         (
             "pptop_validation_accuracy_ratio",
             Gauge,
-            "Share of right answers in the last validation.",
+            "Share of correct answers in the last validation.",
         ),
         mark.and_then(|mark| mark.accuracy).map(labelled),
     )?;
@@ -249,12 +259,16 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
         (
             "pptop_elapsed_seconds",
             Gauge,
-            "From the beginning of the run to the end of the last step.",
+            "Seconds from the start of the run to the end of the last step.",
         ),
         number(|step| step.elapsed_seconds),
     )?;
     page.metric(
-        ("pptop_window_seconds", Gauge, "First start to last end of compute in the last step."),
+        (
+            "pptop_window_seconds",
+            Gauge,
+            "Compute window of the last step: from the first start to the last end.",
+        ),
         number(|step| step.window_seconds),
     )?;
     page.metric(
@@ -266,7 +280,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
         number(|step| step.bubble_ratio),
     )?;
     page.metric(
-        ("pptop_bubble_theory_ratio", Gauge, "The bubble ratio that the schedule promises."),
+        ("pptop_bubble_theory_ratio", Gauge, "The bubble ratio of the schedule in theory."),
         model.hello().and_then(|hello| hello.theory).map(labelled),
     )?;
     page.metric(
@@ -320,7 +334,7 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
         (
             "pptop_rank_busy_ratio",
             Gauge,
-            "Share of the compute window that a rank computes, over the last recorded steps.",
+            "Share of the compute window in which a rank computes, over the last recorded steps.",
         ),
         each(RankState::busy_of_window),
     )?;
@@ -328,7 +342,7 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
         (
             "pptop_rank_computing_ratio",
             Gauge,
-            "Share of the compute window that a rank computes on a core; with starved and bubble that is 1.",
+            "Share of the compute window in which a rank computes on a core; adds up to 1 with starved and bubble.",
         ),
         each(RankState::computing_of_window),
     )?;
@@ -345,7 +359,7 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
         each(RankState::starved_of_window),
     )?;
     page.metric(
-        ("pptop_rank_copy_ratio", Gauge, "Share of the compute window that a rank copies."),
+        ("pptop_rank_copy_ratio", Gauge, "Share of the compute window in which a rank copies."),
         each(RankState::copy_of_window),
     )?;
     page.metric(
@@ -380,7 +394,7 @@ fn of_ranks(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expo
         (
             "pptop_rank_memory_stash_bytes",
             Gauge,
-            "Bytes of activations of a rank that wait for their backward.",
+            "Bytes of a rank's activations that wait for their backward pass.",
         ),
         bytes(|memory| memory.stash_bytes),
     )

@@ -43,7 +43,7 @@ pub enum StepRangeError {
     #[error("not a range of steps; write A..B, both included, such as 10..20, 10.. or 10")]
     Malformed,
     /// It is empty.
-    #[error("{first} is beyond {last}; write {last}..{first}")]
+    #[error("{first} is greater than {last}; write {last}..{first}")]
     Reversed {
         /// What stands first.
         first: u64,

@@ -10,7 +10,7 @@ use prost::{Message, Oneof};
 
 use super::untimed::Untimed;
 use super::{ExportError, Writer};
-use pp_trace::{Eval, Event, Hello, Mem, StepEvent};
+use pp_trace::{Continues, Eval, Event, Hello, Mem, StepEvent};
 
 const FILE_VERSION: &str = "brain.Event:2";
 
@@ -45,7 +45,50 @@ struct Value {
     tag: String,
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
+    #[prost(message, optional, tag = "8")]
+    tensor: Option<Text>,
+    #[prost(message, optional, tag = "9")]
+    metadata: Option<Metadata>,
 }
+
+/// `TensorProto`, as far as it holds one text.
+#[derive(Clone, PartialEq, Message)]
+struct Text {
+    #[prost(int32, tag = "1")]
+    dtype: i32,
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+    #[prost(string, repeated, tag = "8")]
+    value: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "2")]
+    dimensions: Vec<Dimension>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Dimension {
+    #[prost(int64, tag = "1")]
+    size: i64,
+}
+
+/// `SummaryMetadata`: which page of TensorBoard shows it.
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(message, optional, tag = "1")]
+    plugin: Option<Plugin>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Plugin {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+/// `DT_STRING`.
+const TEXT_TYPE: i32 = 7;
 
 /// A checksum as the records have it: CRC-32C, turned and moved, so that data that holds checksums
 /// is still checked well.
@@ -61,6 +104,7 @@ pub(super) struct TensorBoard {
     started_seconds: f64,
     has_replicas: bool,
     theory: Option<f64>,
+    continues: Option<Continues>,
     untimed: Untimed,
 }
 
@@ -99,13 +143,21 @@ impl TensorBoard {
         if std::mem::replace(&mut self.has_begun, true) {
             return Ok(());
         }
-        self.record(0, 0, What::FileVersion(FILE_VERSION.to_owned()), out)
+        self.record(0, 0, What::FileVersion(FILE_VERSION.to_owned()), out)?;
+        match &self.continues {
+            Some(before) => {
+                let text = text("continues", &before.to_string());
+                self.scalars(0, before.step, vec![text], out)
+            }
+            None => Ok(()),
+        }
     }
 
     fn hello(&mut self, hello: &Hello) {
         self.started_seconds = hello.started_unix_ms as f64 * 1e-3;
         self.has_replicas = hello.dp > 1;
         self.theory = hello.theory;
+        self.continues.clone_from(&hello.continues);
     }
 
     fn step(&self, step: &StepEvent) -> Vec<Value> {
@@ -146,7 +198,20 @@ impl TensorBoard {
 }
 
 fn value(tag: &str, number: f64) -> Value {
-    Value { tag: tag.to_owned(), simple_value: Some(number as f32) }
+    let simple_value = Some(number as f32);
+    Value { tag: tag.to_owned(), simple_value, tensor: None, metadata: None }
+}
+
+fn text(tag: &str, text: &str) -> Value {
+    let shape = Some(Shape { dimensions: vec![Dimension { size: 1 }] });
+    let tensor = Text { dtype: TEXT_TYPE, shape, value: vec![text.to_owned()] };
+    let plugin = Some(Plugin { name: "text".to_owned() });
+    Value {
+        tag: tag.to_owned(),
+        simple_value: None,
+        tensor: Some(tensor),
+        metadata: Some(Metadata { plugin }),
+    }
 }
 
 impl Writer for TensorBoard {

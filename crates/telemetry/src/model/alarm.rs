@@ -197,12 +197,12 @@ impl fmt::Display for Alarm {
             Self::LossNotFinite { step } => {
                 write!(
                     f,
-                    "the loss is not finite since step {step}; try a lower --lr or --clip-norm 1"
+                    "the loss is not finite from step {step} on; try a lower --lr or --clip-norm 1"
                 )
             }
             Self::NormNotFinite { step } => write!(
                 f,
-                "the gradient norm is not finite since step {step}; try a lower --lr or --clip-norm 1"
+                "the gradient norm is not finite from step {step} on; try a lower --lr or --clip-norm 1"
             ),
             Self::Diverging { step, loss, before, is_first } => {
                 let what = if is_first { "first" } else { "best level" };

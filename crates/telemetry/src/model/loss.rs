@@ -213,6 +213,36 @@ impl LossHistory {
         self.marks.push(mark);
     }
 
+    /// Puts the steps of an earlier history in front of these, up to `step`. What came after that
+    /// was trained again, and is left out.
+    pub(crate) fn follow(&mut self, earlier: &Self, step: u64) {
+        let until =
+            |bucket: &LossBucket| LossBucket { last_step: bucket.last_step.min(step), ..*bucket };
+        let is_kept = |bucket: &&LossBucket| bucket.first_step <= step;
+        let front: Vec<LossBucket> = earlier.buckets.iter().filter(is_kept).map(until).collect();
+        let n_nonfinite =
+            front.iter().map(|bucket| bucket.n_nonfinite).fold(0, u64::saturating_add);
+        self.n_nonfinite = self.n_nonfinite.saturating_add(n_nonfinite);
+        let recent = earlier.recent.iter().filter(is_kept).map(until);
+        self.recent = recent.chain(self.recent.iter().copied()).collect();
+        let n_too_many = self.recent.len().saturating_sub(RECENT_VALUES);
+        self.recent.drain(..n_too_many);
+        // The next step begins a bucket.
+        if self.buckets.is_empty() {
+            self.n_in_last = u64::MAX;
+        }
+        self.buckets.splice(..0, front);
+        self.stride = self.stride.max(earlier.stride);
+        while self.buckets.len() > self.buckets_max.clamp(2, BUCKETS_MAX) {
+            self.halve();
+        }
+        let own = std::mem::take(&mut self.marks);
+        let marks = earlier.marks.iter().filter(|mark| mark.step <= step).copied().chain(own);
+        let best = earlier.best.filter(|best| best.step <= step);
+        self.best = best.into_iter().chain(self.best).min_by(|a, b| a.loss.total_cmp(&b.loss));
+        marks.for_each(|mark| self.mark(mark));
+    }
+
     /// The buckets, in the order of the steps.
     pub fn buckets(&self) -> &[LossBucket] {
         &self.buckets
@@ -266,12 +296,14 @@ impl LossHistory {
         self.n_nonfinite
     }
 
-    /// Which way the moving average has gone over about the last twentieth of the run, and twenty
-    /// steps at least; `None` while there are too few.
+    /// Which way the moving average has gone over about the last twentieth of the known steps, and
+    /// twenty steps at least; `None` while there are too few.
     pub fn trend(&self) -> Option<Trend> {
         let now = self.buckets.last()?;
-        let back = (now.last_step / 20).max(20);
-        let then_step = now.last_step.checked_sub(back)?;
+        let before = self.buckets.first()?.first_step.saturating_sub(1);
+        let n_steps = now.last_step.saturating_sub(before);
+        let back = (n_steps / 20).max(20);
+        let then_step = before.saturating_add(n_steps.checked_sub(back)?);
         let at = self.buckets.partition_point(|bucket| bucket.last_step < then_step);
         let then = self.buckets.get(at)?;
         let change = (now.ema - then.ema) / then.ema.abs().max(f64::MIN_POSITIVE);
@@ -379,6 +411,52 @@ mod tests {
         assert!((history.ema().unwrap() - 4.0).abs() < 1e-12);
         assert_eq!(history.n_nonfinite(), 2);
         assert!(!history.buckets()[0].has_values());
+    }
+
+    #[test]
+    fn a_resumed_run_goes_on_behind_the_steps_before_its_checkpoint() {
+        let of = |first: u64, last: u64, loss: f64, buckets_max| {
+            let mut history = LossHistory::bounded(buckets_max);
+            for step in first..=last {
+                history.push(step, loss);
+                history.mark(Mark { step, loss, accuracy: None });
+            }
+            history
+        };
+        for buckets_max in [4096, 16] {
+            let earlier = of(1, 60, 2.0, buckets_max);
+            // The curves before may be known before the first step, or in the middle.
+            for known_at in [41, 50] {
+                let mut resumed = of(41, known_at - 1, 1.0, buckets_max);
+                resumed.follow(&earlier, 40);
+                for step in known_at..=100 {
+                    resumed.push(step, 1.0);
+                }
+                let buckets = resumed.buckets();
+                assert!(buckets.len() <= buckets_max, "{}", buckets.len());
+                assert_eq!(resumed.steps(), Some((1, 100)));
+                let joined =
+                    buckets.windows(2).all(|two| two[0].last_step + 1 == two[1].first_step);
+                assert!(joined, "no step is lost and none counts twice");
+                assert_eq!(resumed.last(), Some(1.0));
+                assert!((resumed.ema().unwrap() - 1.0).abs() < 1e-9, "its own average");
+                if buckets_max > 100 {
+                    assert_eq!(resumed.at(40).map(|bucket| bucket.max), Some(2.0));
+                    assert_eq!(resumed.at(41).map(|bucket| bucket.max), Some(1.0));
+                }
+                let marked = resumed.marks().iter().filter(|mark| mark.step <= 40).count();
+                assert_eq!(marked, 40, "the replayed validations are left out");
+            }
+        }
+    }
+
+    #[test]
+    fn the_trend_of_a_resumed_run_needs_steps_of_its_own() {
+        let mut history = LossHistory::default();
+        (1001..=1010).for_each(|step| history.push(step, 1.0));
+        assert_eq!(history.trend(), None, "ten steps are too few");
+        (1011..=1030).for_each(|step| history.push(step, 2.0));
+        assert_eq!(history.trend(), Some(Trend::Rising));
     }
 
     #[test]

@@ -48,16 +48,16 @@ pub enum MarkError {
     #[error("a damaged index record")]
     Damaged,
     /// It is of another version.
-    #[error("a mark of version {found}, this program reads version {VERSION}")]
+    #[error("an index record of version {found}, but this program reads version {VERSION}")]
     Version {
         /// The version of the mark.
         found: u32,
     },
     /// A key is missing, or has another type.
-    #[error("not a mark: {0}")]
+    #[error("not an index record: {0}")]
     Malformed(#[from] serde_json::Error),
     /// No run can reach the state in it.
-    #[error("a mark that contradicts itself")]
+    #[error("an index record that contradicts itself")]
     Unsound,
 }
 

@@ -45,6 +45,15 @@ impl Metrics {
             .all(LossHistory::is_bounded)
     }
 
+    /// Puts the steps of earlier numbers in front of these, up to `step`.
+    pub(crate) fn follow(&mut self, earlier: &Self, step: u64) {
+        self.grad_norm.follow(&earlier.grad_norm, step);
+        self.lr.follow(&earlier.lr, step);
+        self.seconds.follow(&earlier.seconds, step);
+        self.bubble_ratio.follow(&earlier.bubble_ratio, step);
+        self.rate.follow(&earlier.rate, step);
+    }
+
     pub(crate) fn push(&mut self, step: &StepEvent) {
         self.grad_norm.push(step.step, step.grad_norm);
         self.lr.push(step.step, step.lr);

@@ -38,8 +38,9 @@ pub use whole::Incomplete;
 pub(crate) use mark::{is_intact, saved, write_mark};
 pub(crate) use whole::{Expected, Tally};
 
-use pp_trace::{End, Event, Hello, Index, Mem, Span, StepEvent};
+use pp_trace::{Continues, End, Event, Hello, Index, Mem, Span, StepEvent};
 
+use crate::before::Before;
 use crate::mark_v1::{LostV1, MessageV1, ModelV1, RankV1};
 
 use activity::Progress;
@@ -125,6 +126,9 @@ pub struct Model {
     n_ranks_ever: u64,
     /// Where the device of each rank stands in the device map.
     devices: HashMap<(u32, u32), usize>,
+    /// Whether the curves begin before this run, and where the runs before it were resumed.
+    has_before: bool,
+    seams_before: Vec<Continues>,
 }
 
 /// Ranks over all replicas, as far as they are shown: none of more than a screen has names for.
@@ -235,8 +239,38 @@ impl Model {
             ranks,
             progress: Progress::new(hello),
             devices,
+            steps: RecentSteps::from_step(hello.first_step()),
             ..Self::default()
         }
+    }
+
+    /// The first step of the run.
+    pub(crate) fn first_step(&self) -> u64 {
+        self.hello.as_ref().map_or(1, |hello| hello.first_step())
+    }
+
+    /// Puts the curves of the runs before this one, which was resumed, in front of its own. Does
+    /// nothing a second time.
+    pub fn set_before(&mut self, before: &Before) {
+        let Some(continues) = self.hello.as_ref().and_then(|hello| hello.continues.as_ref()) else {
+            return;
+        };
+        if std::mem::replace(&mut self.has_before, true) {
+            return;
+        }
+        self.loss.follow(&before.loss, continues.step);
+        self.metrics.follow(&before.metrics, continues.step);
+        self.seams_before.clone_from(&before.seams);
+    }
+
+    /// The checkpoint that the run goes on from, as long as the curves before it are not known.
+    pub fn wants_before(&self) -> Option<&Continues> {
+        self.hello.as_ref()?.continues.as_ref().filter(|_| !self.has_before)
+    }
+
+    /// Where runs were resumed, the first one first.
+    pub fn seams(&self) -> impl Iterator<Item = &Continues> {
+        self.seams_before.iter().chain(self.hello.iter().filter_map(|h| h.continues.as_ref()))
     }
 
     fn index(&self, replica: u32, rank: u32) -> Option<usize> {
@@ -285,6 +319,7 @@ impl Model {
         let n_lost = step.dropped.saturating_sub(self.n_dropped_before);
         self.n_dropped_before = step.dropped.max(self.n_dropped_before);
         let dp = self.hello.as_ref().map_or(0, |hello| hello.dp);
+        let first = self.first_step();
         let expected = Expected::by(&self.progress, dp);
         if let Some(recorded) = self.recorded.complete(step.step, step_ns, &expected, n_lost) {
             let n_ranks = self.hello.as_ref().map_or(0, |hello| hello.pp) as usize;
@@ -299,7 +334,7 @@ impl Model {
             } else {
                 for (index, rank_step) in rank_steps(recorded, step_ns, n_ranks) {
                     if let Some(state) = self.ranks.get_mut(index) {
-                        state.push(RankStep { is_first: step.step <= 1, ..rank_step });
+                        state.push(RankStep { is_first: step.step <= first, ..rank_step });
                     }
                 }
                 if !self.recorded.is_brief() {
@@ -471,11 +506,12 @@ impl TryFrom<ModelV1> for Model {
     type Error = MarkError;
 
     fn try_from(saved: ModelV1) -> Result<Self, MarkError> {
+        let first = saved.hello.as_ref().map_or(1, |hello| hello.first_step());
         let model = Self {
             hello: saved.hello,
             ranks: saved.ranks.into_iter().map(RankState::from).collect(),
             gpus: saved.gpus.into(),
-            steps: saved.steps.into(),
+            steps: RecentSteps::from_saved(first, saved.steps),
             loss: saved.loss.into(),
             metrics: saved.metrics.map(Metrics::from).unwrap_or_default(),
             phases: saved.phases.into(),

@@ -78,9 +78,17 @@ impl From<TotalsV1> for Totals {
 }
 
 /// The last steps.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RecentSteps {
+    /// The first step of the run.
+    first: u64,
     steps: VecDeque<StepEvent>,
+}
+
+impl Default for RecentSteps {
+    fn default() -> Self {
+        Self::from_step(1)
+    }
 }
 
 impl From<&RecentSteps> for StepsV1 {
@@ -89,13 +97,16 @@ impl From<&RecentSteps> for StepsV1 {
     }
 }
 
-impl From<StepsV1> for RecentSteps {
-    fn from(saved: StepsV1) -> Self {
-        Self { steps: saved.steps }
-    }
-}
-
 impl RecentSteps {
+    /// None yet, of a run that begins with the step `first`.
+    pub(crate) fn from_step(first: u64) -> Self {
+        Self { first, steps: VecDeque::new() }
+    }
+
+    pub(crate) fn from_saved(first: u64, saved: StepsV1) -> Self {
+        Self { first, steps: saved.steps }
+    }
+
     /// Whether it keeps its bound: one that was read from a log might not.
     pub(crate) fn is_bounded(&self) -> bool {
         self.steps.len() <= RECENT_STEPS
@@ -117,7 +128,7 @@ impl RecentSteps {
     /// happens only once.
     fn settled(&self) -> impl Iterator<Item = &StepEvent> {
         let skip = usize::from(
-            self.steps.len() > 1 && self.steps.front().is_some_and(|step| step.step <= 1),
+            self.steps.len() > 1 && self.steps.front().is_some_and(|step| step.step <= self.first),
         );
         self.steps.iter().skip(skip)
     }

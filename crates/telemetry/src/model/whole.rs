@@ -96,7 +96,8 @@ impl Tally {
     pub(crate) fn push(&mut self, event: &Event) -> Option<u64> {
         match event {
             Event::Hello(hello) => {
-                *self = Self { expected: Expected::of(hello), ..Self::default() }
+                let last_step = hello.first_step() - 1;
+                *self = Self { expected: Expected::of(hello), last_step, ..Self::default() }
             }
             Event::Span(span)
                 if self.running.len() < RUNNING_MAX || self.running.contains_key(&span.step) =>

@@ -31,7 +31,7 @@ fn steps_that_are_not_there_are_refused_before_anything_is_written() {
         let refused = written(&run(&job(), TIMES), format, Some("7..9")).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "no step of 7..9 is in the log; it has the steps 1..4",
+            "no step of 7..9 is in the log; it has steps 1..4",
             "{format:?}"
         );
         let refused = written(&[], format, Some("7..9")).unwrap_err();
@@ -85,7 +85,7 @@ fn what_is_no_log_is_refused() {
     let refused = export_of(b"one\ntwo\n", "poem.txt").unwrap_err();
     assert_eq!(refused, "none of 2 lines is an event; name the log of a run");
     let newer = export_of(b"{\"ev\":\"hello\",\"schema\":99}\n", "newer.jsonl").unwrap_err();
-    assert!(newer.contains("schema 99") && newer.contains("use a newer one"), "{newer}");
+    assert!(newer.contains("schema 99") && newer.contains("use a newer version"), "{newer}");
     let broken = export_of(b"not a frame", "broken.jsonl.zst").unwrap_err();
     assert!(broken.contains("cannot read") && broken.contains("; name a log"), "{broken}");
     // A log in which nothing has happened yet is one.

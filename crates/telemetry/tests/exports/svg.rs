@@ -98,7 +98,7 @@ fn a_picture_of_steps_has_them_below_each_other() {
     let refused = |events: &[Event], steps| {
         written(events, ExportFormat::Svg, Some(steps)).unwrap_err().to_string()
     };
-    assert!(refused(&events, "6..9").contains("choose steps of which spans were recorded"));
+    assert!(refused(&events, "6..9").contains("choose steps whose spans were recorded"));
     let many = run(&Job { steps: 30, ..job() }, TIMES);
     assert!(refused(&many, "1..21").contains("choose at most 20"));
     assert!(written(&many, ExportFormat::Svg, Some("11..30")).is_ok());
