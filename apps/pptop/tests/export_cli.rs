@@ -175,11 +175,11 @@ fn bad_steps_are_refused() {
         {
             home.refused(&format!("export {format} gpt --steps {steps} -o {path}"), &["--steps"]);
         }
-        let beyond = "no step of 121..130 is in the log; it has the steps 1..120";
+        let beyond = "no step of 121..130 is in the log; it has steps 1..120";
         home.refused(&format!("export {format} gpt --steps 121..130"), &[beyond]);
         home.refused(&format!("export {format} gpt --steps 121..130 -o {path}"), &[beyond]);
     }
-    home.refused("export svg gpt --steps 5..9", &["steps of which spans were recorded"]);
+    home.refused("export svg gpt --steps 5..9", &["steps whose spans were recorded"]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn lines_that_are_no_events_are_told_of() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stdout, wanted(ExportFormat::StepsCsv, None));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.starts_with("pptop: left out 2 lines of "), "{stderr}");
+    assert!(stderr.starts_with("pptop: skipped 2 lines of "), "{stderr}");
 }
 
 #[test]
@@ -251,5 +251,5 @@ fn bytes_are_not_written_to_a_terminal() {
     let Ok(done) = done else { return };
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     assert_eq!(done.status.code(), Some(2), "{said}");
-    assert!(said.contains("not for a terminal; use -o FILE"), "{said}");
+    assert!(said.contains("binary data to a terminal; use -o FILE"), "{said}");
 }

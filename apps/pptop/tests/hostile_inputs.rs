@@ -80,9 +80,9 @@ fn files_that_claim_to_hold_much_are_refused_by_what_they_are() {
     );
     refused(&folder, "train --headless --model gpt --steps 1 --data sparse", "MiB");
     folder.write("commas.csv", ",".repeat(20_000_001));
-    refused(&folder, "schedule check commas.csv", "20000001 cells, and at most 20000000");
+    refused(&folder, "schedule check commas.csv", "20000001 cells, but at most 20000000");
     folder.write("rows.csv", format!("0F0\n{}", "\n".repeat(1_000_000)));
-    refused(&folder, "schedule check rows.csv", "row 1 holds no op");
+    refused(&folder, "schedule check rows.csv", "row 1 contains no op");
     folder.write("cell.csv", format!("0F{}\n", "1".repeat(1_000_000)));
     refused(&folder, "schedule check cell.csv", "is not an op");
 }

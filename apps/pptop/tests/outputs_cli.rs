@@ -156,7 +156,7 @@ fn an_existing_file_is_replaced_only_by_force() {
         "export prometheus run -o",
         "schedule export 1f1b --pp 2 --micro-batches 2 -o",
     ] {
-        home.refused(&format!("{line} mine"), &["-o mine is there already", "--force"]);
+        home.refused(&format!("{line} mine"), &["-o mine already exists", "--force"]);
         assert_eq!(home.runs(&format!("{line} mine --force")), "");
         assert_ne!(fs::read(home.path("mine")).unwrap(), b"mine", "{line}");
         fs::write(home.path("mine"), "mine").unwrap();
@@ -166,13 +166,13 @@ fn an_existing_file_is_replaced_only_by_force() {
     }
     fs::create_dir(home.path("logs")).unwrap();
     home.runs("export tensorboard run -o logs");
-    home.refused("export tensorboard run -o logs", &["is there already", "--force"]);
+    home.refused("export tensorboard run -o logs", &["already exists", "--force"]);
     home.runs("export tensorboard run -o logs --force");
     home.runs("man --dir pages");
     // Pages that say the same are no loss.
     home.runs("man --dir pages");
     home.0.write("pages/pptop-runs.1", "mine");
-    home.refused("man --dir pages", &["pptop-runs.1 is there already", "--force"]);
+    home.refused("man --dir pages", &["pptop-runs.1 already exists", "--force"]);
     home.runs("man --dir pages --force");
     assert!(fs::read_to_string(home.path("pages/pptop-runs.1")).unwrap().contains(".TH "));
 }
@@ -192,7 +192,7 @@ fn a_known_ending_has_to_mean_what_is_written() {
         ("export svg run -o t.png".to_owned(), ["t.png", ".svg"]),
         ("export chrome-trace run -o t.csv".to_owned(), ["t.csv", ".json"]),
         ("export prometheus run -o t.safetensors".to_owned(), ["t.safetensors", ".prom"]),
-        ("export tensorboard run -o t.zst".to_owned(), ["t.zst", "leave .zst away"]),
+        ("export tensorboard run -o t.zst".to_owned(), ["t.zst", "leave .zst out"]),
     ] {
         home.refused(&line, &parts);
     }
@@ -228,7 +228,10 @@ fn devices_and_pipes_are_written_through() {
     let piped = home.shell("mkfifo p; cat p & pptop export csv run -o p; wait");
     assert_eq!((piped.code, piped.stdout.as_str()), (Some(0), csv.as_str()), "{}", piped.stderr);
     let alone = home.shell("mkfifo q; pptop export csv run -o q");
-    alone.refused("a pipe without a reader", &["cannot write q", "nobody reads"]);
+    alone.refused(
+        "a pipe without a reader",
+        &["cannot write q", "no process opened it for reading"],
+    );
 }
 
 #[test]
@@ -285,12 +288,12 @@ fn a_log_may_come_through_a_pipe() {
     }
     assert!(said(&format!("cat {log} | pptop attach --once -")).contains("step"));
     for (line, part) in [
-        ("pptop report - < /dev/null", "says nothing of a run"),
-        ("echo roses | pptop report -", "no log of a run"),
-        ("yes | pptop export csv -", "no log of a run"),
-        ("pptop snapshot - < /dev/zero", "no log of a run"),
-        ("mkfifo q; pptop report q", "nobody writes"),
-        ("pptop report ./mine", "says nothing"),
+        ("pptop report - < /dev/null", "contains no run"),
+        ("echo roses | pptop report -", "not the log of a run"),
+        ("yes | pptop export csv -", "not the log of a run"),
+        ("pptop snapshot - < /dev/zero", "not the log of a run"),
+        ("mkfifo q; pptop report q", "no process opened it for writing"),
+        ("pptop report ./mine", "contains no run"),
     ] {
         home.shell(line).refused(line, &[part]);
     }

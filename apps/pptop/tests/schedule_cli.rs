@@ -495,7 +495,7 @@ fn files_and_flags_that_contradict_each_other_are_refused() {
         &["schedule", "simulate", &csv, "--costs", &costs, "--comm", "1"],
         &["--costs", "--comm", "cannot be used with"],
     );
-    refused(&["schedule", "simulate", &csv, "--costs", &no_json], &["no text", "write JSON"]);
+    refused(&["schedule", "simulate", &csv, "--costs", &no_json], &["not UTF-8", "write JSON"]);
     refused(
         &["schedule", "simulate", &csv, "--costs", "nowhere.json"],
         &["cannot read nowhere.json"],

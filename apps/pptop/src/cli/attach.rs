@@ -17,17 +17,17 @@ pub(crate) struct Args {
     /// log on standard input
     #[arg(value_name = "RUN|PID|FILE|-", default_value = "latest")]
     runs: Vec<OsString>,
-    /// Attach read-only: the run cannot be asked to end or to write a checkpoint
+    /// Attach read-only: this monitor can neither stop the run nor ask it for a checkpoint
     #[arg(long)]
     read_only: bool,
-    /// Print lines instead of a screen, as without a terminal
+    /// Print lines instead of a screen, which is the default without a terminal
     #[arg(long)]
     plain: bool,
-    /// Print one JSON object per line, as in the log: hello, step, eval, warn, end; with --once the
-    /// numbers of snapshot --json
+    /// Print one JSON object per line, as in the log: hello, step, eval, warn, end; with --once,
+    /// print the same object as snapshot --json
     #[arg(long)]
     json: bool,
-    /// Print one line with the state of the run, then end
+    /// Print one line with the state of the run, then exit
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return ended;
     }
     if found.len() > 1 {
-        let message = "lines are those of one run; name one run, or use a terminal";
+        let message = "lines can follow only one run; name one run, or attach from a terminal";
         return Err(CliError::Usage(message.to_owned()));
     }
     let Some(run) = found.pop() else { return Ok(()) };

@@ -43,16 +43,17 @@ pub(crate) struct Args {
     /// Schedules, separated by commas, or all [default: gpipe,1f1b,interleaved-1f1b,naive]
     #[arg(long, visible_alias = "schedules", value_name = "S", value_delimiter = ',')]
     schedule: Vec<Which>,
-    /// Ranks along the pipeline; several, separated by commas, are combined with all micro-batches
+    /// Ranks along the pipeline; a comma-separated list is combined with every number of
+    /// micro-batches
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_delimiter = ',', value_parser = count, requires = "micro_batches")]
     pp: Vec<u32>,
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_delimiter = ',', value_parser = count, requires = "pp")]
     micro_batches: Vec<u32>,
-    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1]
+    /// Virtual stages on each rank [default: 2 for schedules with several stages per rank, else 1]
     #[arg(long, value_name = "V", value_delimiter = ',', value_parser = count)]
     virtual_stages: Vec<u32>,
-    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P if that
     /// fits]
     #[arg(long, value_name = "N", value_parser = count)]
     interleave_group: Option<u32>,
@@ -178,7 +179,7 @@ fn refuse_too_many(sizes: &[(ScheduleName, Sizes)]) -> Result<(), CliError> {
     }
     let n_sizes = sizes.len();
     Err(CliError::Usage(format!(
-        "{n_sizes} sizes together have the work of {n_ops} ops, one command may have {}; use fewer or smaller sizes",
+        "{n_sizes} sizes together cost as much as {n_ops} ops, but one command takes at most {}; use fewer or smaller sizes",
         2 * OPS_MAX
     )))
 }
@@ -255,14 +256,14 @@ fn table(rows: &[Row]) -> String {
         );
     }
     text.push_str(
-        "\nbubble_ratio     idle / (ranks * makespan): a part of all time\n\
-         bubble_overhead  idle / busy: what comes on top of the ideal time\n\
+        "\nbubble_ratio     idle / (ranks * makespan): the share of all time\n\
+         bubble_overhead  idle / busy: the extra time, relative to the ideal time\n\
          span_bubble      (longest span of a rank - its work) / that span\n\
-         makespan         in times of F = I = W = 1 for all that a rank holds, B = I + W, messages free\n\
+         makespan         with F = I = W = 1 for all stages of a rank, B = I + W, and messages that take no time\n\
          peak activ.      the most (stage, micro-batch) pairs alive at once on one rank\n\
          peak memory      the most that one rank holds, in activations of one micro-batch on all its stages\n\
          notebook         the figure that the course notebook prints, and which number it really is (none: it\n\
-         \u{20}                calls naive 0, though without overlap p-1 of p ranks are always idle)\n",
+         \u{20}                prints 0 for naive, although p-1 of p ranks are always idle)\n",
     );
     text
 }

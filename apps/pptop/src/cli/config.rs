@@ -75,13 +75,13 @@ fn init(args: &InitArgs) -> Result<(), CliError> {
     let path = own_path()?;
     let there = || {
         let shown = excerpt(&path.to_string_lossy());
-        CliError::Usage(format!("{shown} is there already; --force replaces it"))
+        CliError::Usage(format!("{shown} already exists; add --force to replace it"))
     };
     if !args.force && path.symlink_metadata().is_ok() {
         return Err(there());
     }
     let is_written = write(&path, args.force).map_err(|mut refused| {
-        refused.remedy.get_or_insert("set XDG_CONFIG_HOME to a folder that can be written to");
+        refused.remedy.get_or_insert("set XDG_CONFIG_HOME to a writable folder");
         refused
     })?;
     if is_written { print(&format!("{}\n", path.display())) } else { Err(there()) }
@@ -108,10 +108,10 @@ fn validate(args: &ValidateArgs) -> Result<(), CliError> {
         return print(&format!("{}: valid\n", path.display()));
     }
     if args.file.is_none() {
-        return print(&format!("{}: not there; the defaults apply\n", path.display()));
+        return print(&format!("{}: does not exist; the defaults apply\n", path.display()));
     }
     Err(CliError::Usage(format!(
-        "{} is not there; name a configuration file, or make one with pptop config init",
+        "{} does not exist; name a configuration file, or create one with pptop config init",
         excerpt(&path.to_string_lossy())
     )))
 }

@@ -20,14 +20,14 @@ const COSTS_LONG_HELP: &str =
    \"input_grad\": [n],           time of I
    \"weight_grad\": [n],          time of W; B = I + W
    \"comm\": x or [[p x p]],      latency, from rank (row) to rank (column) [0]
-   \"boundary\": [n],             size of what a stage hands to the next one [0]
-   \"bandwidth\": x or [[p x p]], sizes in a time; a message takes boundary/bandwidth [any]
-   \"overlapped_comm\": bool,     ranks compute while messages are under way [true]
-   \"overlap\": x,                time of an overlapped pair, as a part of F + B [1]
-   \"activation\": [n],           size of what F leaves, in boundary's unit [a share of 1]
-   \"residue\": [n],              what of it stays between I and W [all of it]
-   \"memory_limit\": x or [p]}    the most on a rank, messages too [see --memory-limit]
-For example, four stages of which the last takes twice as long:
+   \"boundary\": [n],             size of the message to the next stage [0]
+   \"bandwidth\": x or [[p x p]], size per time; a message takes boundary/bandwidth [unlimited]
+   \"overlapped_comm\": bool,     whether ranks compute during transfers [true]
+   \"overlap\": x,                time of an overlapped pair, as a share of F + B [1]
+   \"activation\": [n],           memory that F leaves, in boundary's unit [a share of 1]
+   \"residue\": [n],              memory kept of that between I and W [all of it]
+   \"memory_limit\": x or [p]}    limit per rank, messages included [see --memory-limit]
+For example, four stages, the last of which takes twice as long:
   {\"forward\": [1,1,1,2], \"input_grad\": [1,1,1,2], \"weight_grad\": [1,1,1,2], \"comm\": 0.1}";
 
 /// What ops and messages cost: per rank share, or per stage from a file.
@@ -95,7 +95,7 @@ impl CostArgs {
         }
         let text = String::from_utf8(bytes).map_err(|refused| {
             let offset = refused.utf8_error().valid_up_to();
-            CliError::Usage(format!("{name}: byte {offset} is no text; write JSON with forward, input_grad and weight_grad"))
+            CliError::Usage(format!("{name}: byte {offset} is not UTF-8; write JSON with forward, input_grad and weight_grad"))
         })?;
         let json: Option<serde_json::Value> = serde_json::from_str(&text).ok();
         let has_limit = json.as_ref().is_some_and(|json| json.get("memory_limit").is_some());

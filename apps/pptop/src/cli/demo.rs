@@ -57,7 +57,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         interleave_group: None,
     };
     let plan = args.schedule.generate(&sizes)?;
-    let failed = |error: &dyn std::fmt::Display| CliError::Failed(format!("the demo: {error}"));
+    let failed =
+        |error: &dyn std::fmt::Display| CliError::Failed(format!("cannot run the demo: {error}"));
     // The folder is removed when the demo is over.
     let folder = tempfile::Builder::new()
         .prefix("pptop-demo-")

@@ -145,11 +145,13 @@ impl Content {
         }
         let name = excerpt(&path.display().to_string());
         let remedy = match self.endings().first() {
-            Some(good) => format!("use the ending .{good}"),
-            None => format!("leave .{ending} away"),
+            Some(good) => format!("use the extension .{good}"),
+            None => format!("leave .{ending} out"),
         };
         let what = self.name();
-        Err(CliError::Usage(format!("{flag} {name}: {what} is not what .{ending} means; {remedy}")))
+        Err(CliError::Usage(format!(
+            "{flag} {name}: the output is {what}, which the extension .{ending} does not fit; {remedy}"
+        )))
     }
 }
 

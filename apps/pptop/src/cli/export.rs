@@ -37,7 +37,7 @@ pub(crate) struct PlainArgs {
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     output: PathBuf,
-    /// Replaces a file that is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -47,7 +47,7 @@ pub(crate) struct PlainArgs {
 pub(crate) struct StepsArgs {
     #[command(flatten)]
     plain: PlainArgs,
-    /// Export these steps only, both included; 10.. and ..20 have an open end
+    /// Export these steps only, both included; 10.. and ..20 are open-ended
     #[arg(long, value_name = "A..B")]
     steps: Option<StepRange>,
 }
@@ -67,7 +67,7 @@ pub(crate) struct CsvArgs {
 enum Rows {
     /// A step, with the validation that followed it
     Steps,
-    /// What one rank did from one moment to another
+    /// A span of one rank: an operation, a transfer or a wait
     Spans,
 }
 
@@ -76,14 +76,14 @@ enum Rows {
 pub(crate) struct TensorBoardArgs {
     #[command(flatten)]
     which: WhichRun,
-    /// File to write, or a directory, such as that of --logdir, for a file with the name that
-    /// TensorBoard expects
+    /// File to write, or a directory, such as TensorBoard's --logdir, that gets a file with the
+    /// name that TensorBoard expects
     #[arg(short, long, value_name = "DIRECTORY|FILE|-", default_value = "-")]
     output: PathBuf,
-    /// Replace a file that is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
-    /// Export these steps only, both included; 10.. and ..20 have an open end
+    /// Export these steps only, both included; 10.. and ..20 are open-ended
     #[arg(long, value_name = "A..B")]
     steps: Option<StepRange>,
 }
@@ -184,7 +184,7 @@ fn write(
         // If standard error is closed, the message is lost.
         let _ = writeln!(
             io::stderr(),
-            "pptop: left out {n_bad} lines of {} that are no events",
+            "pptop: skipped {n_bad} lines of {} that are not events",
             excerpt(&run.log.display().to_string())
         );
     }

@@ -14,10 +14,10 @@ pub(crate) struct NvmlArgs {
         long,
         value_name = "PATH",
         help_heading = headings::GPUS,
-        help = "NVML library to load; a name without a slash is a file here if there is one, else the loader's [default: PPTOP_NVML_LIB, else the driver's own]"
+        help = "NVML library to load; a name without a slash is looked up in the working directory, then by the loader [default: PPTOP_NVML_LIB, else the driver's own]"
     )]
     nvml_lib: Option<PathBuf>,
-    /// Do not load NVML: no numbers of GPUs
+    /// Do not load NVML: no GPU metrics
     #[arg(long, help_heading = headings::GPUS)]
     no_nvml: bool,
 }

@@ -16,6 +16,9 @@ pub(crate) mod headings {
     /// How the weights change.
     #[cfg(feature = "train")]
     pub(crate) const OPTIMIZER: &str = "Optimizer";
+    /// How a run can go on, and what happens when something goes wrong.
+    #[cfg(feature = "train")]
+    pub(crate) const CHECKPOINTS: &str = "Checkpoints and faults";
     /// What a run leaves behind.
     #[cfg(feature = "train")]
     pub(crate) const RECORD: &str = "Records and results";
@@ -31,7 +34,7 @@ pub(crate) mod headings {
 /// Which command to describe.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A command, such as train or schedule show; none for all of them
+    /// Command to describe, such as train or schedule show; without one, all commands
     #[arg(value_name = "COMMAND", num_args = 0..)]
     command: Vec<String>,
 }

@@ -25,7 +25,9 @@ pub(crate) fn kernels(text: &str) -> Result<KernelChoice, String> {
         Some(Kernel::Blas) if cfg!(feature = "blas") => {
             Err("there is no BLAS library; install one, or name it in PPTOP_BLAS_LIB".to_owned())
         }
-        Some(kernel) => Err(format!("this processor has no {kernel}; choose another kernel")),
+        Some(kernel) => {
+            Err(format!("this processor does not support {kernel}; choose another kernel"))
+        }
     }
 }
 
@@ -41,6 +43,6 @@ mod tests {
         assert!(kernels(absent).unwrap_err().contains("choose another kernel"));
         let slip = kernels("avx51").unwrap_err();
         assert!(slip.contains("avx512") && slip.contains("auto"), "{slip}");
-        assert!(kernels("output=avx2").unwrap_err().contains("for each product three"));
+        assert!(kernels("output=avx2").unwrap_err().contains("three for each product"));
     }
 }

@@ -137,13 +137,17 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
     match (lines, event) {
         (Lines::Json, _) if is_told => print_json(event),
         (Lines::Plain, Event::Hello(hello)) => print(&format!(
-            "{}: {} on {} ranks, {} replicas, {} micro-batches, {} steps\n",
+            "{}: {} on {} ranks, {} replicas, {} micro-batches, {} steps{}\n",
             one_line(&hello.run),
             one_line(&hello.schedule),
             hello.pp,
             hello.dp,
             hello.micro_batches,
-            hello.steps
+            hello.steps,
+            hello
+                .continues
+                .as_ref()
+                .map_or_else(String::new, |before| { one_line(&format!(", continues {before}")) })
         )),
         (Lines::Plain, Event::Step(step)) => print(&step_line(step)),
         (Lines::Plain, Event::Eval(eval)) => {

@@ -18,7 +18,7 @@ pub(crate) struct Args {
     /// Write one page per command into this folder, which is created if missing
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Replaces pages that are there
+    /// Replace existing pages
     #[arg(long, requires = "dir")]
     force: bool,
 }

@@ -8,6 +8,10 @@
 mod attach;
 mod bubble;
 #[cfg(feature = "train")]
+mod checkpoint;
+#[cfg(feature = "train")]
+mod checkpoints;
+#[cfg(feature = "train")]
 mod compare;
 mod completions;
 mod config;
@@ -20,6 +24,8 @@ mod endings;
 mod export;
 #[cfg(feature = "train")]
 mod gpus;
+#[cfg(feature = "train")]
+mod guards;
 mod help;
 #[cfg(feature = "train")]
 mod job;
@@ -35,12 +41,16 @@ mod refusal;
 mod replay;
 mod report;
 #[cfg(feature = "train")]
+mod restarts;
+#[cfg(feature = "train")]
 mod run_folder;
 mod runs;
 mod schedule;
 mod settings;
 mod sizes;
 mod snapshot;
+#[cfg(feature = "train")]
+mod stalls;
 mod standing;
 #[cfg(feature = "train")]
 mod story;
@@ -69,7 +79,7 @@ use pptop::ability::{Ability, in_ascii};
     disable_version_flag = true,
     after_help = "\
 Without a command, pptop attaches to the live run. With several live runs, n and p switch between them.
-With none, it lists the recorded runs. pptop help COMMAND explains a command.",
+If no run is live, it lists the recorded runs. pptop help COMMAND explains a command.",
     disable_help_subcommand = true,
     subcommand_required = true
 )]
@@ -90,7 +100,7 @@ enum Command {
     /// Train the same job under several schedules, and compare them
     #[cfg(feature = "train")]
     Compare(Box<compare::Args>),
-    /// Bubble of schedules under its three names, from formulas and simulation
+    /// Compute the bubble of schedules, under its three names, by formula and by simulation
     Bubble(bubble::Args),
     /// Draw, check, simulate or export a schedule
     #[command(subcommand)]
@@ -108,10 +118,14 @@ enum Command {
     /// List, describe and prune recorded runs
     #[command(subcommand)]
     Runs(runs::Command),
+    /// List, show, verify and export checkpoints
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
     /// Export a recorded run as trace, table, scalars, picture or metrics
     #[command(subcommand)]
     Export(export::Command),
-    /// List the devices that can be used here, and why others cannot
+    /// List the devices that ranks can use, and why others cannot be used
     #[cfg(feature = "train")]
     Devices(devices::Args),
     /// Check this machine and the settings; exit code 1 for a warning, 2 for a failure
@@ -136,6 +150,8 @@ impl Command {
             Self::Compare(args) => compare::run(&args),
             #[cfg(feature = "train")]
             Self::Devices(args) => devices::run(&args),
+            #[cfg(feature = "train")]
+            Self::Checkpoint(command) => checkpoint::run(&command),
             Self::Attach(args) => attach::run(&args),
             Self::Replay(args) => replay::run(&args),
             Self::Snapshot(args) => snapshot::run(&args),

@@ -131,7 +131,8 @@ impl Output {
             Self::File(..) => false,
         };
         if is_terminal {
-            let message = "binary data is not for a terminal; use -o FILE, -o DIRECTORY, or a pipe";
+            let message =
+                "cannot write binary data to a terminal; use -o FILE, -o DIRECTORY, or a pipe";
             return Err(CliError::Usage(message.to_owned()));
         }
         Ok(output)
@@ -161,7 +162,7 @@ impl Output {
                     // If standard error is closed, the message is lost.
                     let _ = writeln!(
                         io::stderr(),
-                        "pptop: {} was taken meanwhile and stays; the result is in {}",
+                        "pptop: {} was created in the meantime and is kept; the result is in {}",
                         shown(wanted),
                         shown(&path)
                     );
@@ -185,7 +186,7 @@ fn open_stream(path: &Path) -> Result<File, String> {
             Err(Errno::NXIO) => {
                 let seconds = READER_WAIT.as_secs();
                 return Err(format!(
-                    "nobody reads from it for {seconds} s; start the reader first"
+                    "no process opened it for reading within {seconds} s; start the reader first"
                 ));
             }
             Err(errno) => return Err(io::Error::from(errno).to_string()),

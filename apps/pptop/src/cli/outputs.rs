@@ -51,7 +51,7 @@ impl Place {
                 Err(_) => return Self::missing(&path),
             }
         }
-        Err(io::Error::other("there are too many links on the way"))
+        Err(io::Error::other("there are too many symbolic links"))
     }
 
     fn missing(path: &Path) -> io::Result<Self> {
@@ -231,7 +231,7 @@ impl Files {
                 unwritable(&output.flag, &output.path, &no.why, remedy)
             })?;
             if !self.force && output.path.symlink_metadata().is_ok() {
-                return Err(refused("is there already; name another file, or add --force"));
+                return Err(refused("already exists; name another file, or add --force"));
             }
         }
         Ok(())
@@ -251,7 +251,7 @@ impl Files {
             let own = own.map(|(name, place)| (name.as_str(), place));
             if let Some((what, _)) = read.chain(own).find(|(_, other)| **other == place) {
                 return Err(CliError::Usage(format!(
-                    "{stream} goes into the file of {what}; send it to another file"
+                    "{stream} goes into the file of {what}, which this command uses; send it to another file"
                 )));
             }
         }
@@ -261,7 +261,7 @@ impl Files {
 
 fn unwritable(flag: &str, path: &Path, why: &dyn std::fmt::Display, remedy: &str) -> CliError {
     let path = excerpt(&path.display().to_string());
-    CliError::Usage(format!("{flag} {path}: cannot write it: {why}; {remedy}"))
+    CliError::Usage(format!("{flag} {path}: cannot write this file: {why}; {remedy}"))
 }
 
 /// What an open file is, if it is a regular one.

@@ -60,7 +60,7 @@ pub(crate) fn of_arguments(
         ErrorKind::UnknownArgument if arg.starts_with('-') => {
             if let Some((flag, value)) = dashed_value(command, args, &arg) {
                 return format!(
-                    "{flag} is followed by {value}, which begins like a flag; write {flag}={value} if it is the value"
+                    "{flag} is followed by {value}, which looks like a flag; write {flag}={value} if it is the value"
                 );
             }
             let flags: Vec<String> = command.get_arguments().flat_map(flags_of).collect();

@@ -65,7 +65,7 @@ fn write_incomplete(text: &mut String, standing: &Standing) -> std::fmt::Result 
     let steps = if n_steps == 1 { "step is" } else { "steps are" };
     writeln!(
         text,
-        "{n_steps} {steps} not complete, the last is {last} ({missing} operations were lost): left out of all numbers of ranks"
+        "{n_steps} {steps} incomplete and excluded from all numbers of ranks; the last is step {last}, which lost {missing} operations"
     )
 }
 
@@ -78,7 +78,9 @@ fn missed(args: &Args, standing: &Standing) -> Vec<String> {
             Some(ratio) => {
                 missed.push(format!("bubble ratio {ratio:.4} is above --max-bubble {most}"));
             }
-            None => missed.push(format!("no bubble was measured; --max-bubble {most}")),
+            None => {
+                missed.push(format!("no bubble was measured, so --max-bubble {most} is not met"));
+            }
         }
     }
     if let Some(least) = args.min_samples_per_s {
@@ -87,7 +89,9 @@ fn missed(args: &Args, standing: &Standing) -> Vec<String> {
             Some(rate) => {
                 missed.push(format!("{rate:.1} samples/s are below --min-samples-per-s {least}"));
             }
-            None => missed.push(format!("no rate was measured; --min-samples-per-s {least}")),
+            None => missed.push(format!(
+                "no throughput was measured, so --min-samples-per-s {least} is not met"
+            )),
         }
     }
     missed
@@ -103,11 +107,21 @@ fn text(standing: &Standing) -> String {
 fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
     if let Some(alarm) = &standing.alarm {
         writeln!(text, "ALARM  {alarm}")?;
+        let has_failed = matches!(standing.stands, pp_telemetry::Standing::Failed(_));
+        if let Some(reason) = standing.reason.as_ref().filter(|_| has_failed) {
+            writeln!(text, "ended  {reason}")?;
+        }
     }
     write!(text, "{}", standing.line())?;
+    if let Some(before) = &standing.continues {
+        writeln!(text, "continues {before}")?;
+    }
+    if let Some(saved) = &standing.saved {
+        writeln!(text, "saved  {saved}")?;
+    }
     write_incomplete(text, standing)?;
     let Some((account, advice)) = &standing.found else {
-        writeln!(text, "no step has been recorded in full yet: no diagnosis")?;
+        writeln!(text, "no diagnosis: no step has been recorded in full yet")?;
         write_phases(text, standing)?;
         return write_rest(text, standing);
     };
@@ -149,7 +163,7 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
     if account.starved_ratio() >= 0.005 {
         writeln!(
             text,
-            "        by the wall clock, on which a rank without a core computes; with a core for each rank {}",
+            "        by the wall clock, which counts waiting for a core as computing; with a core for each rank {}",
             percent(account.simulated_net_bubble_ratio)
         )?;
     }
@@ -161,7 +175,7 @@ fn write_text(text: &mut String, standing: &Standing) -> std::fmt::Result {
                 0 | 1 => format!("rank {}", rank.rank),
                 _ => format!("rank {} of replica {}", rank.rank, rank.replica),
             };
-            writeln!(text, "{name} waits {:.1} ms of a step for rank {other}", seconds * 1e3)?;
+            writeln!(text, "{name} waits {:.1} ms per step for rank {other}", seconds * 1e3)?;
         }
     }
     write_phases(text, standing)?;
@@ -174,7 +188,7 @@ fn write_phases(text: &mut String, standing: &Standing) -> std::fmt::Result {
         writeln!(text, "now     {phase}")?;
     }
     for phase in &standing.phases {
-        write!(text, "beside the steps: {} took {:.2} s", phase.phase, phase.seconds)?;
+        write!(text, "outside the steps: {} took {:.2} s", phase.phase, phase.seconds)?;
         if phase.count > 1 {
             write!(text, ", {} times", phase.count)?;
             if let Some(median) = phase.median_seconds {
@@ -201,7 +215,7 @@ fn write_rest(text: &mut String, standing: &Standing) -> std::fmt::Result {
         (standing.slow_ops, "operations were slower than usual"),
         (standing.spikes, "jumps of the loss or of the gradient norm"),
         (standing.lost_events, "events were lost"),
-        (standing.bad_lines, "lines of the log are none"),
+        (standing.bad_lines, "lines of the log are not events"),
         (standing.warnings, "warnings"),
     ] {
         if count > 0 {

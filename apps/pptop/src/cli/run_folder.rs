@@ -29,16 +29,16 @@ pub(crate) fn given(dir: &Path) -> Result<PathBuf, CliError> {
             let near = whole.ancestors().find(|path| path.symlink_metadata().is_ok());
             return match near {
                 Some(near) if near.is_dir() && may_write(near) => Ok(whole),
-                _ => Err(refused(&"cannot be made; name a folder below one that can be written")),
+                _ => Err(refused(&"cannot be created; name a folder below a writable one")),
             };
         }
         Err(error) => return Err(refused(&format_args!("cannot be used: {error}; name a folder"))),
     }
     let whole = dir.canonicalize().map_err(|error| {
-        refused(&format_args!("is a link that leads nowhere: {error}; name a folder"))
+        refused(&format_args!("is a broken symbolic link: {error}; name a folder"))
     })?;
     if !whole.is_dir() {
-        return Err(refused(&"is no folder; name a folder that can be made or written"));
+        return Err(refused(&"is not a folder; name a folder"));
     }
     refuse_shared_dir(&whole).map_err(|why| refused(&format_args!("cannot be used: {why}")))?;
     for name in OWN_FILES {
@@ -47,20 +47,20 @@ pub(crate) fn given(dir: &Path) -> Result<PathBuf, CliError> {
             // A log that is compressed is a run as well.
             EVENTS_FILE | COMPRESSED_FILE => {
                 return Err(refused(&format_args!(
-                    "holds a run already, {name}; name another folder"
+                    "already contains a run, {name}; name another folder"
                 )));
             }
             // The run appends to it.
             STDERR_FILE if about.is_file() => {}
             _ => {
                 return Err(refused(&format_args!(
-                    "holds {name}, which a run would replace; name another folder"
+                    "contains {name}, which a run would replace; name another folder"
                 )));
             }
         }
     }
     if !may_write(&whole) {
-        return Err(refused(&"cannot be written to; name another folder"));
+        return Err(refused(&"is not writable; name another folder"));
     }
     Ok(whole)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use crossterm::terminal;
-use pp_telemetry::{Run, list_runs, runs_dir, tidy};
+use pp_telemetry::{Continues, Run, list_runs, runs_dir, tidy};
 use pptop::config::Config;
 use pptop::monitor::Watch;
 use pptop::monitor::runs::{COLUMNS_OF_TEXT, Chosen, ListLaunch, Row, choose, table};
@@ -82,7 +82,7 @@ fn failed(error: impl std::fmt::Display) -> CliError {
 fn unreadable(dir: &Path, error: &std::io::Error) -> CliError {
     let dir = one_line(&dir.display().to_string());
     CliError::Usage(format!(
-        "cannot use {dir:?}: {error}; set PPTOP_STATE_DIR to a folder that can be read and written"
+        "cannot use {dir:?}: {error}; set PPTOP_STATE_DIR to a readable and writable folder"
     ))
 }
 
@@ -126,7 +126,7 @@ pub(crate) fn chosen_from(config: &Config) -> Result<(), CliError> {
             interval: look.interval,
         };
         let chosen = choose(&launch, &mut state)
-            .map_err(|error| CliError::Failed(format!("the list: {error:#}")))?;
+            .map_err(|error| CliError::Failed(format!("the list of runs failed: {error:#}")))?;
         let (watch, read_only) = match chosen {
             Chosen::LayOver(runs) => {
                 look.compare(runs.map(Watch::Found).into())?;
@@ -150,7 +150,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
         return print_json(&runs.iter().map(of_run).collect::<Vec<_>>());
     }
     if runs.is_empty() {
-        return print(&format!("no runs in {}; pptop train makes one\n", dir.display()));
+        return print(&format!("no runs in {}; pptop train starts one\n", dir.display()));
     }
     let rows: Vec<Row> = runs.into_iter().map(Row::of).collect();
     let (head, lines) = table(&rows, n_columns());
@@ -159,7 +159,27 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
         text.push_str(&line);
         text.push('\n');
     }
+    let resumed = rows.iter().filter_map(|row| Some((&row.run.id, continues(&row.run)?)));
+    for (id, before) in resumed {
+        text.push_str(&one_line(&format!("{id} continues {before}")));
+        text.push('\n');
+    }
     print(&text)
+}
+
+/// The run and the step that a run goes on from, by its summary.
+fn continues(run: &Run) -> Option<&Continues> {
+    run.status.as_ref()?.continues.as_ref()
+}
+
+/// The runs that go on from this one, the newest first, each with its step.
+fn continued_by(run: &Run) -> Vec<(String, u64)> {
+    let runs = run.dir.parent().and_then(|dir| list_runs(dir).ok()).unwrap_or_default();
+    let goes_on = |other: Run| {
+        let before = continues(&other).filter(|before| before.run == run.id)?;
+        Some((other.id.clone(), before.step))
+    };
+    runs.into_iter().filter_map(goes_on).collect()
 }
 
 /// Columns of the terminal; what goes elsewhere fits a usual one.
@@ -184,15 +204,21 @@ fn of_run(run: &Run) -> serde_json::Value {
         "loss": row.loss.filter(|loss| loss.is_finite()),
         "schedule": row.schedule,
         "sizes": row.sizes,
+        "continues": continues(run),
         "status": run.status,
     })
 }
 
 fn info(args: &InfoArgs) -> Result<(), CliError> {
     let run = args.which.find()?;
+    let continued_by = continued_by(&run);
     if args.json {
-        return print_json(&of_run(&run));
+        let by = |(run, step): &(String, u64)| json!({"run": run, "step": step});
+        let mut about = of_run(&run);
+        about["continued_by"] = continued_by.iter().map(by).collect();
+        return print_json(&about);
     }
+    let continues = continues(&run).map(|before| one_line(&before.to_string()));
     let status = run.status.clone().unwrap_or_default();
     let mut lines = vec![
         ("run", one_line(&run.id)),
@@ -206,6 +232,13 @@ fn info(args: &InfoArgs) -> Result<(), CliError> {
         ("lost events", status.dropped.to_string()),
         ("log", format!("{} ({})", run.log.display(), size(run.bytes))),
     ];
+    let mut more = |name, text: Option<String>| lines.extend(text.map(|text| (name, text)));
+    more("continues", continues);
+    for (other, step) in continued_by {
+        more("continued by", Some(one_line(&format!("{other} from step {step}"))));
+    }
+    more("checkpoints", status.checkpoints.map(|dir| one_line(&dir)));
+    more("saved", status.saved.map(|saved| one_line(&saved)));
     if run.status.is_none() {
         lines.retain(|(name, _)| matches!(*name, "run" | "log"));
     }
@@ -226,7 +259,7 @@ fn prune(args: &PruneArgs) -> Result<(), CliError> {
     let dir = runs_dir().map_err(failed)?;
     let done = tidy(&dir, keep, args.dry_run).map_err(|error| unreadable(&dir, &error))?;
     if done.is_busy {
-        let message = "another pptop tidies up at the moment, nothing was done; try again";
+        let message = "another pptop is pruning at the moment, so nothing was done; try again";
         return Err(CliError::Failed(message.to_owned()));
     }
     if args.json {

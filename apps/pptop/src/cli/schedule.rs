@@ -22,13 +22,13 @@ use super::{CliError, print, print_json};
 /// What to do with a plan.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Draw it over time, to scale, with its costs
+    /// Draw a schedule over time, to scale, with its costs
     Show(ShowArgs),
-    /// Prove it complete, in order and free of deadlock, or name the cell that is wrong
+    /// Check that a schedule is complete, in order and free of deadlock, or name the wrong cell
     Check(CheckArgs),
-    /// Simulate it: times, bubbles, peaks, and the gap to the lower bound
+    /// Simulate a schedule: times, bubbles, peaks, and the gap to the lower bound
     Simulate(SimulateArgs),
-    /// Write it as CSV, JSON, text, a picture or a trace
+    /// Write a schedule as CSV, JSON, text, a picture or a trace
     Export(ExportArgs),
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct ShowArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// Format
+    /// Output format
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
@@ -111,13 +111,13 @@ pub(crate) struct ExportArgs {
     plan: PlanArgs,
     #[command(flatten)]
     costs: CostArgs,
-    /// Format [default: by the ending of FILE, else csv]
+    /// Output format [default: by the extension of FILE, else csv]
     #[arg(long, value_enum)]
     format: Option<Format>,
     /// File to write; - is standard output
     #[arg(short, long, value_name = "FILE|-", default_value = "-")]
     output: PathBuf,
-    /// Replace a file that is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -210,7 +210,7 @@ fn refuse_to_draw(n_ops: u128, format: Format) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "the plan has {n_ops} ops, and at most {most} are drawn in this format; use fewer micro-batches, or --format csv"
+        "the plan has {n_ops} ops, but this format takes at most {most}; use fewer micro-batches, or --format csv"
     )))
 }
 

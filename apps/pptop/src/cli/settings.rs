@@ -53,8 +53,8 @@ pub(crate) struct ScreenFlags {
     /// When to use colours [default: as configured, else auto]
     #[arg(long, value_name = "WHEN", help_heading = headings::SCREEN)]
     color: Option<ColorMode>,
-    /// Draw with ASCII characters only [default: as configured, else where the locale (LC_ALL,
-    /// LC_CTYPE, LANG) or TERM has no others]
+    /// Draw with ASCII characters only [default: as configured, else if the locale (LC_ALL,
+    /// LC_CTYPE, LANG) or TERM supports nothing else]
     #[expect(clippy::doc_markdown, reason = "it is printed as the help of the flag")]
     #[arg(long, help_heading = headings::SCREEN)]
     ascii: bool,
@@ -133,8 +133,8 @@ impl Look {
             interval: self.interval,
             read_only,
         };
-        let code =
-            how(launch).map_err(|error| CliError::Failed(format!("the screen: {error:#}")))?;
+        let code = how(launch)
+            .map_err(|error| CliError::Failed(format!("the screen failed: {error:#}")))?;
         // An exit code is a byte.
         if code == 0 { Ok(()) } else { Err(CliError::Code(code as u8)) }
     }

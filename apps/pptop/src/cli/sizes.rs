@@ -50,11 +50,11 @@ pub(crate) struct PlanArgs {
     /// Micro-batches of one step
     #[arg(long, value_name = "M", value_parser = count)]
     pub(crate) micro_batches: Option<u32>,
-    /// Virtual stages on each rank [default: 2 for a schedule of several stages a rank, else 1;
+    /// Virtual stages on each rank [default: 2 for schedules with several stages per rank, else 1;
     /// auto chooses]
     #[arg(long, value_name = "V", value_parser = count)]
     pub(crate) virtual_stages: Option<u32>,
-    /// Micro-batches that pass through one chunk before the next chunk runs [default: P where that
+    /// Micro-batches that pass through one chunk before the next chunk runs [default: P if that
     /// fits]
     #[arg(long, value_name = "N", value_parser = count)]
     pub(crate) interleave_group: Option<u32>,
@@ -111,7 +111,7 @@ impl PlanArgs {
                     path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("csv"));
                 if !is_file_name && !path.exists() {
                     return Err(PlanError::Input(CliError::Usage(format!(
-                        "{unknown}, or a CSV file that exists"
+                        "{unknown}; or name a CSV file that exists"
                     ))));
                 }
                 self.import(path)
@@ -160,7 +160,7 @@ impl PlanArgs {
     fn import(&self, path: &Path) -> Result<ValidPlan, PlanError> {
         if let Some(group) = self.interleave_group {
             let message = format!(
-                "{} is a file, which --interleave-group {group} cannot change; leave it out, or name a schedule",
+                "--interleave-group {group} does not apply to {}, a plan in a file; leave it out, or name a schedule",
                 self.shown()
             );
             return Err(PlanError::Input(CliError::Usage(message)));
@@ -174,7 +174,7 @@ impl PlanArgs {
         for (flag, given, own) in sizes {
             if let Some(given) = given.filter(|&given| given != own) {
                 let message = format!(
-                    "{} has {own} where {flag} {given} was given; use {flag} {own}, or leave it out",
+                    "{flag} {given} contradicts {}, which has {own}; use {flag} {own}, or leave it out",
                     self.shown()
                 );
                 return Err(PlanError::Input(CliError::Usage(message)));
@@ -241,7 +241,7 @@ fn refuse_without_time(name: ScheduleName, n_ops: u128, what: &str) -> Result<()
         return Ok(());
     }
     Err(CliError::Usage(format!(
-        "{what}: {n_ops} ops are too many for one command, {name} may have {most}; use fewer ranks or micro-batches"
+        "{what}: {n_ops} ops are too many for one command, which takes at most {most} of {name}; use fewer ranks or micro-batches"
     )))
 }
 
@@ -253,7 +253,7 @@ pub(crate) fn refuse_without_memory(
 ) -> Result<(), CliError> {
     match memory_available().map(u128::from) {
         Some(available) if n_ops * bytes_an_op > available => Err(CliError::Usage(format!(
-            "{what}: {n_ops} ops need about {} MiB, {} MiB are free; use at most {} ops",
+            "{what}: {n_ops} ops need about {} MiB, but {} MiB are free; use at most {} ops",
             (n_ops * bytes_an_op) >> 20,
             available >> 20,
             available / bytes_an_op

@@ -32,8 +32,8 @@ pub(crate) struct Args {
     /// Print the screen as an SVG picture
     #[arg(long, group = "format")]
     svg: bool,
-    /// Draw with ASCII characters only [default: as configured, else where the output is a terminal
-    /// without others; a file or a pipe gets UTF-8]
+    /// Draw with ASCII characters only [default: as configured, else if the output is a terminal
+    /// that supports nothing else; a file or a pipe gets UTF-8]
     #[arg(long)]
     ascii: bool,
 }

@@ -1,8 +1,8 @@
 //! How a run stands, in numbers.
 
 use pp_telemetry::{
-    Account, Advice, Alarm, Evidence, Follower, Model, Part, RankState, Rate, ReadError, Run,
-    account, advice, standing_metrics, what_if,
+    Account, Advice, Alarm, Continues, Evidence, Follower, Model, Part, RankState, Rate, ReadError,
+    Run, account, advice, standing_metrics, what_if,
 };
 use serde::Serialize;
 
@@ -21,6 +21,12 @@ pub(crate) struct Standing {
     pub(crate) exit_code: Option<i32>,
     /// How it ended, in its own words.
     pub(crate) reason: Option<String>,
+    /// The run and the step that it goes on from, and how long the runs before it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) continues: Option<Continues>,
+    /// What is saved of it, and where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) saved: Option<String>,
     /// How long the rest will take; absent unless the run goes on.
     pub(crate) eta_seconds: Option<f64>,
     pub(crate) model: String,
@@ -193,9 +199,7 @@ pub(crate) fn unreadable(error: &ReadError) -> CliError {
 pub(crate) fn not_a_run(run: &Run, why: Option<&str>) -> CliError {
     let name = super::refusal::excerpt(&run.log.display().to_string());
     let why = why.map_or_else(String::new, |why| format!(" ({})", super::refusal::excerpt(why)));
-    CliError::Usage(format!(
-        "{name} says nothing of a run{why}; name the log of a run that has begun"
-    ))
+    CliError::Usage(format!("{name} contains no run{why}; name the log of a run that has started"))
 }
 
 /// How a run stands, by its log as well; for a Prometheus server.
@@ -253,6 +257,11 @@ impl Standing {
             standing: stands.name(),
             exit_code: model.end().map(|end| end.code).or(evidence.code),
             reason: reason.filter(|reason| !reason.is_empty()).map(one_line),
+            continues: hello
+                .continues
+                .as_ref()
+                .map(|before| Continues { run: one_line(&before.run), ..before.clone() }),
+            saved: model.end().and_then(|end| end.saved.as_deref()).map(one_line),
             eta_seconds: model.eta_seconds().filter(|_| stands.has_rest()),
             stands,
             alarm: model.alarm().map(|alarm| alarm.to_string()),

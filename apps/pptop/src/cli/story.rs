@@ -74,6 +74,11 @@ impl Story {
         }
     }
 
+    /// Whether the last step was the first of the run.
+    pub(crate) fn has_one_step(&self) -> bool {
+        self.losses.len() == 1
+    }
+
     pub(crate) fn evaluated(&mut self, step: u64, found: &Evaluation) {
         self.validation.push((step, found.loss, found.accuracy));
     }

@@ -10,16 +10,21 @@ use std::process::{Command, Stdio};
 
 use pp_models::Options;
 use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
-use pp_train::{ResultFile, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
+use pp_train::{ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
 
+use super::checkpoints::{self, CheckpointArgs};
 use super::endings::Content;
 use super::gpus::NvmlArgs;
+use super::guards::GuardArgs;
 use super::help::headings;
-use super::job::{JobArgs, Spec};
+use super::job::{JobArgs, JobWords, Spec, plan_file};
 use super::outputs::Files;
 use super::refusal::excerpt;
+use super::restarts::Supervised;
 use super::run_folder;
 use super::settings::{Look, ScreenFlags};
+use super::sizes::natural;
+use super::stalls::StallArgs;
 use super::training::{Output, Teller, ended};
 use super::{CliError, print};
 use pptop::monitor::Watch;
@@ -27,11 +32,26 @@ use pptop::monitor::Watch;
 /// What to train, and where the results go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    // Before the flags that it repeats: clap takes each value out of the matches when it is read.
+    #[command(flatten)]
+    words: JobWords,
     #[command(flatten)]
     job: JobArgs,
     /// Schedule by name (see below), or a CSV file with a plan
     #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b", display_order = 3)]
     schedule: OsString,
+    #[command(flatten)]
+    checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    guards: GuardArgs,
+    #[command(flatten)]
+    stalls: StallArgs,
+    /// Start the run again from its newest checkpoint when it fails or is killed, at most N times
+    #[arg(long, value_name = "N", value_parser = natural, help_heading = headings::CHECKPOINTS)]
+    restarts: Option<u64>,
+    /// Tells a run that a parent with --restarts waits for it, and after what it was restarted.
+    #[arg(long, hide = true)]
+    supervised: Option<String>,
     /// Train in this process, without a screen
     #[arg(long, help_heading = headings::RECORD)]
     headless: bool,
@@ -44,13 +64,13 @@ pub(crate) struct Args {
     /// After training, print N bytes of generated text (gpt)
     #[arg(long, value_name = "N", value_parser = sample_bytes, help_heading = headings::RECORD)]
     sample: Option<u32>,
-    /// Write the final weights, by name
+    /// Write the final weights to this file, by name
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
     save: Option<PathBuf>,
-    /// Write batch, loss, gradients and weights of step 1, to check against other programs
+    /// Write batch, loss, gradients and weights of the first step, to check against other programs
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::RECORD)]
     dump_step: Option<PathBuf>,
-    /// Let --save and --dump-step replace files that are there
+    /// Let --save and --dump-step replace existing files
     #[arg(long, help_heading = headings::RECORD)]
     force: bool,
     #[command(flatten)]
@@ -67,17 +87,21 @@ fn sample_bytes(text: &str) -> Result<u32, String> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let spec = Spec::new(&args.job, &args.schedule)?;
+pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
+    let resume = resume(&mut args)?;
     let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
-    refuse_clashes(&args, &spec, given.as_deref())?;
-    if args.sample.is_some() && !spec.config.workload.makes_samples() {
-        let message = "--sample belongs to --model gpt; leave --sample out";
-        return Err(CliError::Usage(message.to_owned()));
+    refuse_clashes(&args, given.as_deref())?;
+    args.stalls.check()?;
+    let most_restarts = restarts(&args)?;
+    let mut spec = Spec::new(&args.job, &args.schedule)?;
+    spec.config.resume = resume;
+    spec.config.takes_nonfinite = args.guards.allow_nonfinite;
+    if args.sample.is_some() {
+        spec.refuse_no_samples()?;
     }
-    if spec.config.memory_limit.is_some() && spec.synthesised().is_none() {
+    if spec.config.memory_limit.is_some() && spec.config.synthesised().is_none() {
         let message = format!(
-            "--memory-limit belongs to schedules that follow from it, not to {}; use --schedule zb-auto or auto, or leave --memory-limit out",
+            "--memory-limit applies only to zb-auto and auto, not to {}; use --schedule zb-auto or auto, or leave --memory-limit out",
             excerpt(&spec.schedule)
         );
         return Err(CliError::Usage(message));
@@ -93,12 +117,32 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         drop(prepared);
         return watch(&args, given, model, look);
     }
+    let is_new = given.as_ref().is_none_or(|dir| !dir.exists());
     let (id, dir) = run_dir(given, model)?;
+    if let Some(most) = most_restarts {
+        drop(prepared);
+        let supervised = Supervised {
+            most,
+            first: dir,
+            is_new,
+            is_named: args.run_dir.is_some(),
+            model: model.to_owned(),
+            steps: spec.config.steps,
+            from: spec.config.resume.as_ref().map_or(0, |from| from.checkpoint.manifest().step),
+            checkpoints: args.checkpoints.checkpoint_dir,
+            dump_step: args.dump_step,
+            is_headless: args.headless,
+        };
+        return supervised.run();
+    }
     let output = if args.json { Output::Json } else { Output::Plain };
     let library = args.nvml.library(&config);
-    let signals = Signals::listen()
-        .map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
-    let is_new = args.run_dir.is_none() || !dir.exists();
+    let signals = match &args.supervised {
+        Some(_) => Signals::listen_under_parent(),
+        None => Signals::listen(),
+    };
+    let signals =
+        signals.map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
     let mut teller = Teller::new(output, &id, &spec);
     let folder = RunFolder::at(id, dir.clone()).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!("--run-dir: {}", causes(&e))),
@@ -114,6 +158,12 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
         save: result(args.save, "--save"),
         dump_step: result(args.dump_step, "--dump-step"),
         force: args.force,
+        checkpoints: args.checkpoints.options(),
+        on_nonfinite: args.guards.on_nonfinite(),
+        on_spike: args.guards.on_spike(),
+        stalls: args.stalls.options(output),
+        restarted: args.supervised.filter(|text| !text.is_empty()),
+        job_words: args.words.texts(),
         library,
         words: Some(Box::new(move |error| match told.told(error) {
             CliError::Usage(text) => (2, text),
@@ -133,6 +183,36 @@ pub(crate) fn run(args: Args) -> Result<(), CliError> {
     run.finish().map(drop).map_err(|stopped| ended(&stopped, &spec))
 }
 
+/// How often the run may be restarted; `None` for a run without a parent that does so.
+fn restarts(args: &Args) -> Result<Option<u64>, CliError> {
+    let Some(most) = args.restarts.filter(|&most| most > 0) else { return Ok(None) };
+    if !args.checkpoints.options().is_asked() {
+        let message = "--restarts needs checkpoints to go on from; add --checkpoint-every N";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    if !args.headless && !args.json && super::has_screen() {
+        let message =
+            "--restarts has no screen of its own; add --headless, and watch with pptop attach";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    Ok(Some(most))
+}
+
+/// Takes the job of the checkpoint that the run goes on from, changed by the flags of this run.
+fn resume(args: &mut Args) -> Result<Option<Resume>, CliError> {
+    let Some(name) = &args.checkpoints.resume else { return Ok(None) };
+    if args.job.init.is_some() {
+        let message = "--resume has weights of its own; leave --init out";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let options = [&args.job.shared_options.0, &args.job.own_options.0];
+    let takes_other_data = options.into_iter().flat_map(Options::files).next().is_some();
+    let (resume, kept) = checkpoints::resumed(name, takes_other_data)?;
+    let (job, words) = args.words.onto(kept)?;
+    (args.job, args.schedule, args.words) = (job.job, job.schedule, words);
+    Ok(Some(resume))
+}
+
 /// Compresses and removes earlier runs in the background. `pptop runs prune` reports what cannot be
 /// done.
 fn tidy_up(keep: Keep) {
@@ -143,7 +223,7 @@ fn tidy_up(keep: Keep) {
 }
 
 /// Refuses to write a file that the run reads, or that is not its own.
-fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<(), CliError> {
+fn refuse_clashes(args: &Args, run_dir: Option<&Path>) -> Result<(), CliError> {
     let mut files = Files::new(args.force);
     if let Some(dir) = run_dir {
         files.run_dir(dir);
@@ -154,7 +234,7 @@ fn refuse_clashes(args: &Args, spec: &Spec, run_dir: Option<&Path>) -> Result<()
     }
     let inputs = [
         ("--init", args.job.init.as_deref()),
-        ("--schedule", spec.plan_file.as_deref()),
+        ("--schedule", plan_file(&args.schedule)),
         ("--nvml-lib", args.nvml.file()),
     ];
     for (flag, path) in inputs {
@@ -191,7 +271,7 @@ fn watch(args: &Args, given: Option<PathBuf>, model: &str, look: Look) -> Result
     let failed =
         |what: &str, e: &dyn std::fmt::Display| CliError::Failed(format!("cannot {what}: {e}"));
     let (_, dir) = run_dir(given, model)?;
-    run_folder::make(&dir).map_err(|e| failed("make the folder of the run", &e))?;
+    run_folder::make(&dir).map_err(|e| failed("create the folder of the run", &e))?;
     let stderr = run_folder::messages(&dir).map_err(|e| failed("write the run's messages", &e))?;
     let program = std::env::current_exe().map_err(|e| failed("find this program", &e))?;
     let mut command = Command::new(program);

@@ -26,8 +26,13 @@ pub(crate) enum Output {
 impl Output {
     /// Writes the end of a run that a signal ends before its first step.
     pub(crate) fn end(self, end: &End) {
+        self.event(&Event::End(end.clone()));
+    }
+
+    /// Writes an event from another thread than that of the run.
+    pub(crate) fn event(self, event: &Event) {
         if self == Self::Json
-            && let Ok(json) = Event::End(end.clone()).to_json()
+            && let Ok(json) = event.to_json()
         {
             let mut stdout = std::io::stdout();
             // The reader may be gone.
@@ -71,6 +76,8 @@ impl Observer for Teller {
                     accuracy.map_or_else(String::new, |a| format!("  accuracy {:.1} %", 100.0 * a));
                 self.plain(&format!("step {step}: validation loss {:.4}{accuracy}", found.loss));
             }
+            // With --json it is in the last line of the run.
+            Notice::Saved(text) => self.plain(text),
             Notice::Sample(text) => match self.output {
                 Output::Plain => self.plain(text),
                 // Standard output holds the run's lines alone.
@@ -116,6 +123,9 @@ impl Teller {
         let Ready { session, hello, .. } = ready;
         self.story = Some(Story::new(session, hello, Goal::of(session.job(), self.is_seed)));
         self.plain(&format!("{}\n{}", ready.opening, devices_line(hello)));
+        if let Some(continued) = session.continued() {
+            self.plain(&continued);
+        }
         if let Some(chosen) = session.kernels_chosen() {
             self.plain(&format!("kernels {} ({})", chosen.kernels.summary(), chosen.how));
         }
@@ -126,7 +136,7 @@ impl Teller {
     fn stepped(&mut self, outcome: &StepOutcome) {
         let Some(story) = &mut self.story else { return };
         story.stepped(outcome);
-        if outcome.step == 1 || outcome.step.is_multiple_of(self.log_every) {
+        if story.has_one_step() || outcome.step.is_multiple_of(self.log_every) {
             let line = story.step_line(outcome);
             self.plain(&line);
         }
@@ -160,7 +170,7 @@ impl Teller {
         self.silent = true;
         // A reader that has gone away is no error. Every other failure loses lines.
         if failed.kind() != std::io::ErrorKind::BrokenPipe {
-            let message = "the run goes on, and its log with it";
+            let message = "the run and its log continue";
             let _ = writeln!(
                 std::io::stderr(),
                 "pptop: cannot write to standard output: {failed}; {message}"
@@ -174,7 +184,11 @@ pub(crate) fn ended(stopped: &Stopped, spec: &Spec) -> CliError {
     match stopped {
         Stopped::NotStarted(error) => spec.told(error),
         Stopped::Failed(error) => CliError::Failed(format!("training failed: {}", causes(error))),
-        Stopped::Result(reason) => CliError::Failed(reason.clone()),
+        Stopped::Result(error) => CliError::Failed(causes(error)),
+        Stopped::NotFinite(found) => CliError::Failed(format!(
+            "training failed: {found}; try a lower --lr, --clip-norm 1, or --on-nonfinite skip"
+        )),
+        Stopped::Spike { .. } => CliError::Failed(stopped.to_string()),
         other => CliError::Code(other.code() as u8),
     }
 }

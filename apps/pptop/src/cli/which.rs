@@ -120,7 +120,7 @@ fn copied(stream: Stream<'_>, name: &OsStr) -> Result<Found, CliError> {
         // If standard error is closed, the message is lost.
         let _ = writeln!(
             io::stderr(),
-            "pptop: {shown} fell silent; what came until then is taken for the whole log"
+            "pptop: {shown} went silent; the log received so far counts as complete"
         );
     }
     let run = spool.run(&name.to_string_lossy());

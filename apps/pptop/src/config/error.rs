@@ -24,7 +24,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is a folder, a device, a pipe.
-    #[error("{at} is no regular file; name a text file in TOML", at = short(.path))]
+    #[error("{at} is not a regular file; name a TOML file", at = short(.path))]
     NotAFile {
         /// What was named.
         path: PathBuf,

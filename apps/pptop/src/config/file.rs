@@ -117,7 +117,7 @@ pub(crate) fn parse(bytes: &[u8], actions: &[&str]) -> Result<FileConfig, (Refus
     // Some editors begin a text with a mark of its encoding.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let refused = Refused::new("a byte that is no text", "save the file as UTF-8");
+        let refused = Refused::new("a byte that is not UTF-8", "save the file as UTF-8");
         (refused, line_of(bytes, error.valid_up_to()))
     })?;
     let raw: RawFile = toml::from_str(text).map_err(|error| {
@@ -303,7 +303,7 @@ title = "default"
             ("interval_ms = 99", "1: 99 is out of range; use a whole number from 100 to 10000"),
             ("interval_ms = 0.5", "1: invalid type: floating point 0.5; use a whole number"),
             ("[keep]\nruns = -1", "2: -1 is out of range; use a whole number of at least 0"),
-            ("nvml_lib = \"\"", "1: \"\" is no path; write the path of a library"),
+            ("nvml_lib = \"\"", "1: \"\" is not a path; write the path of a library"),
             ("[keep]\n\nrun = 1", "3: unknown field run; did you mean runs? Use runs, mb, days"),
             (
                 "[keys]\nquit = \"q\"",
@@ -311,7 +311,7 @@ title = "default"
             ),
             (
                 "[keys]\nquit = [\n \"q\",\n \"qq\"]",
-                "4: \"qq\" is no key; use a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
+                "4: \"qq\" is not a key; use a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
             ),
             (
                 "[keys]\nstop = [\"q\"]\nquit = [\"q\"]",

@@ -76,7 +76,7 @@ impl Key {
             }
             KeyCode::Char(' ') => (code, modifiers),
             KeyCode::Char(c) if is_obeyed(c) || c.is_whitespace() => {
-                return refused("is no key", "use a visible character, or a name such as Space");
+                return refused("is not a key", "use a visible character, or a name such as Space");
             }
             // Terminals send one byte for a letter with Ctrl, whatever its case.
             KeyCode::Char(c) if has_control => match c.to_ascii_lowercase() {
@@ -85,14 +85,19 @@ impl Key {
                     return refused("arrives as Enter", "use Enter, or Ctrl with another letter");
                 }
                 c @ 'a'..='z' => (KeyCode::Char(c), modifiers - KeyModifiers::SHIFT),
-                _ => return refused("is sent by no terminal", "use Ctrl with a letter a to z"),
+                _ => {
+                    return refused(
+                        "cannot be sent by a terminal",
+                        "use Ctrl with a letter a to z",
+                    );
+                }
             },
             // The character says already whether Shift was held.
             KeyCode::Char(c) if has_shift => {
                 (KeyCode::Char(c.to_ascii_uppercase()), modifiers - KeyModifiers::SHIFT)
             }
             KeyCode::F(n) if !(1..=F_MAX).contains(&n) => {
-                return refused("is no key", "use F1 to F24");
+                return refused("is not a key", "use F1 to F24");
             }
             KeyCode::Char(_) | KeyCode::F(_) => (code, modifiers),
             _ if NAMED.iter().any(|(_, named)| *named == code) => (code, modifiers),
@@ -164,7 +169,7 @@ fn code_of(name: &str) -> Option<KeyCode> {
 
 fn no_key(text: &str) -> Refused {
     Refused::new(
-        format!("{} is no key", excerpt(text)),
+        format!("{} is not a key", excerpt(text)),
         "use a character, F1 to F24, Space, Enter, Esc, Tab, Left, PageUp and so on, with Ctrl-, Alt- or Shift- before it",
     )
 }
@@ -213,21 +218,21 @@ mod tests {
     #[test]
     fn what_is_no_key_or_never_arrives_is_refused() {
         for (text, why) in [
-            ("", "\"\" is no key"),
-            (" ", "\" \" is no key"),
-            ("qq", "\"qq\" is no key"),
-            ("Ctrl-", "\"Ctrl-\" is no key"),
-            ("Ctrl-Ctrl-c", "\"Ctrl-Ctrl-c\" is no key"),
-            ("Super-q", "\"Super-q\" is no key"),
-            ("F0", "\"F0\" is no key"),
-            ("F01", "\"F01\" is no key"),
-            ("F25", "F25 is no key"),
-            ("F300", "\"F300\" is no key"),
-            ("F+1", "\"F+1\" is no key"),
-            ("\t", "this key is no key"),
+            ("", "\"\" is not a key"),
+            (" ", "\" \" is not a key"),
+            ("qq", "\"qq\" is not a key"),
+            ("Ctrl-", "\"Ctrl-\" is not a key"),
+            ("Ctrl-Ctrl-c", "\"Ctrl-Ctrl-c\" is not a key"),
+            ("Super-q", "\"Super-q\" is not a key"),
+            ("F0", "\"F0\" is not a key"),
+            ("F01", "\"F01\" is not a key"),
+            ("F25", "F25 is not a key"),
+            ("F300", "\"F300\" is not a key"),
+            ("F+1", "\"F+1\" is not a key"),
+            ("\t", "this key is not a key"),
             ("Ctrl-i", "Ctrl-i arrives as Tab"),
             ("Ctrl-M", "Ctrl-M arrives as Enter"),
-            ("Ctrl-1", "Ctrl-1 is sent by no terminal"),
+            ("Ctrl-1", "Ctrl-1 cannot be sent by a terminal"),
             ("Shift-Space", "Shift-Space arrives as Space"),
         ] {
             assert_eq!(read(text), format!("! {why}"), "{text:?}");

@@ -223,7 +223,7 @@ fn variable<T>(
 ) -> Result<Option<T>, ConfigError> {
     let Some(value) = env(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let text =
-        value.to_str().ok_or_else(|| Refused::new("a byte that is no text", "text in UTF-8"));
+        value.to_str().ok_or_else(|| Refused::new("a byte that is not UTF-8", "use text in UTF-8"));
     text.and_then(of).map(Some).map_err(|refused| ConfigError::Variable { name, refused })
 }
 
@@ -319,7 +319,7 @@ mod tests {
             ),
             (
                 &[("PPTOP_KEEP_DAYS", "many")],
-                "PPTOP_KEEP_DAYS: \"many\" is no whole number; use a whole number of at least 0",
+                "PPTOP_KEEP_DAYS: \"many\" is not a whole number; use a whole number of at least 0",
             ),
         ] {
             assert_eq!(with("", variables).unwrap_err().to_string(), said);

@@ -36,7 +36,7 @@ impl std::error::Error for Refused {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ThemeName {
-    /// As the terminal says in COLORFGBG; dark where that is not set.
+    /// Dark or light as COLORFGBG says; dark if it is not set.
     #[default]
     Auto,
     /// For a dark background.
@@ -51,8 +51,8 @@ pub enum ThemeName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ColorMode {
-    /// On a terminal that has them, unless `NO_COLOR` says otherwise.
-    #[value(help = "On a terminal that has them, unless NO_COLOR says otherwise")]
+    /// On a terminal with colours, unless `NO_COLOR` is set.
+    #[value(help = "On a terminal with colours, unless NO_COLOR is set")]
     #[default]
     Auto,
     /// Always.
@@ -184,7 +184,7 @@ pub(crate) fn number(value: i64, bounds: &RangeInclusive<u64>) -> Result<u64, Re
 /// A whole number within a range, from text.
 pub(crate) fn number_of(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, Refused> {
     let value = text.parse().map_err(|_| {
-        Refused::new(format!("{} is no whole number", excerpt(text)), range(bounds))
+        Refused::new(format!("{} is not a whole number", excerpt(text)), range(bounds))
     })?;
     number(value, bounds)
 }
@@ -204,7 +204,7 @@ pub(crate) fn switch_of(text: &str) -> Result<bool, Refused> {
 pub(crate) fn path_of(text: &str) -> Result<PathBuf, Refused> {
     if text.is_empty() || text.contains('\0') {
         return Err(Refused::new(
-            format!("{} is no path", excerpt(text)),
+            format!("{} is not a path", excerpt(text)),
             "write the path of a library",
         ));
     }

@@ -13,7 +13,10 @@ fn a_new_file_is_the_users_alone_and_changes_nothing() {
     assert_eq!(before["file"], json!(null));
     let path = home.path(".config/pptop/config.toml").display().to_string();
     assert_eq!(home.stdout("config path"), format!("{path}\n"));
-    assert_eq!(home.stdout("config validate"), format!("{path}: not there; the defaults apply\n"));
+    assert_eq!(
+        home.stdout("config validate"),
+        format!("{path}: does not exist; the defaults apply\n")
+    );
     assert_eq!(home.stdout("config init"), format!("{path}\n"));
     assert_eq!(home.mode(".config/pptop"), 0o700);
     assert_eq!(home.mode(".config/pptop/config.toml"), 0o600);
@@ -28,7 +31,7 @@ fn a_new_file_is_the_users_alone_and_changes_nothing() {
 fn a_file_that_is_there_is_replaced_only_when_asked() {
     let home = Home::new();
     let path = home.configure("theme = \"dark\"\n");
-    home.refused(&[], &["config", "init"], &["is there already", "--force"]);
+    home.refused(&[], &["config", "init"], &["already exists", "--force"]);
     assert_eq!(fs::read_to_string(&path).unwrap(), "theme = \"dark\"\n");
     home.stdout("config init --force");
     assert!(fs::read_to_string(&path).unwrap().contains("# theme = \"auto\""));
@@ -85,9 +88,9 @@ fn a_mistake_is_named_with_its_line() {
     home.refused(&[], &["runs", "prune"], &said);
     // Where the file is can be asked even then.
     home.stdout("config path");
-    home.refused(&[], &["config", "validate", "missing.toml"], &["missing.toml is not there"]);
-    home.refused(&[], &["config", "validate", "."], &["no regular file"]);
-    home.refused(&[], &["config", "validate", "/dev/zero"], &["no regular file"]);
+    home.refused(&[], &["config", "validate", "missing.toml"], &["missing.toml does not exist"]);
+    home.refused(&[], &["config", "validate", "."], &["not a regular file"]);
+    home.refused(&[], &["config", "validate", "/dev/zero"], &["not a regular file"]);
     home.write("large.toml", &vec![b'#'; 65 * 1024]);
     home.refused(&[], &["config", "validate", "large.toml"], &["too large", "65536 bytes"]);
     home.refused(&[], &["config", "print", "--interval", "99"], &["99"]);
@@ -101,7 +104,7 @@ fn a_pipe_is_no_configuration_and_is_not_waited_for() {
     let pipe = home.path("pipe");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-    home.refused(&[], &["config", "validate", "pipe"], &["no regular file"]);
+    home.refused(&[], &["config", "validate", "pipe"], &["not a regular file"]);
 }
 
 #[test]

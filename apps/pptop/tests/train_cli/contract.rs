@@ -276,7 +276,8 @@ fn the_seed_decides_everything() {
 #[test]
 fn a_number_that_json_does_not_have_is_null_and_named() {
     let home = Home::new();
-    let flags = "--model wine-mlp --steps 3 --pp 1 --optimizer sgd --lr 1e30";
+    let flags =
+        "--model wine-mlp --steps 3 --pp 1 --optimizer sgd --lr 1e30 --on-nonfinite continue";
     let (stdout, log) = recorded(&home, flags);
     let run = Events::of(&stdout);
     let last = run.kind("step")[2];

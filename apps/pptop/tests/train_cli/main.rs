@@ -2,6 +2,7 @@
 #![cfg(feature = "train")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod checkpoints;
 mod comparison;
 mod contract;
 mod failures;
@@ -10,11 +11,14 @@ mod gpus;
 mod home;
 mod kernels;
 mod learning;
+mod nonfinite;
 mod outputs;
 mod phases;
 mod refusals;
 #[path = "../common/remedy.rs"]
 mod remedy;
 mod requests;
+mod restarts;
+mod resumed;
 mod signals;
 mod standing;

@@ -64,7 +64,7 @@ fn everything_that_lasts_is_a_phase_in_the_log() {
     assert!(evaluating["seconds"].as_f64().unwrap() > 0.0);
     let text = home.stdout("report run");
     assert!(
-        text.contains("beside the steps: evaluating took ") && text.contains(", 3 times"),
+        text.contains("outside the steps: evaluating took ") && text.contains(", 3 times"),
         "{text}"
     );
     let lines = home.stdout("attach run --plain");
@@ -80,7 +80,7 @@ fn everything_that_lasts_is_a_phase_in_the_log() {
 fn a_loss_that_diverges_is_told_everywhere() {
     let home = Home::new();
     let job = "--pp 2 --layers 2 --width 32 --heads 2 --context 16 --batch-size 8 --micro-batches 4 --steps 30";
-    let wild = "--lr 1000 --optimizer sgd --clip-norm 1000000 --lr-schedule constant --warmup 0";
+    let wild = "--lr 1000 --optimizer sgd --clip-norm 1000000 --lr-schedule constant --warmup 0 --on-nonfinite continue";
     let line = format!("train --headless --json --run-dir run {job} {wild}");
     let ran = home.run(&words(&line));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);

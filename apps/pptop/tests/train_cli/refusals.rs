@@ -191,10 +191,10 @@ fn data_and_results() {
             ("train --save folder", &["--save folder", "it is a folder"]),
             ("train --dump-step nowhere/d.safetensors", &["--dump-step", "No such file"]),
             ("train --save x --dump-step x", &["--save", "--dump-step", "two files"]),
-            (&format!("{gpt} --run-dir used"), &["used holds a run already", "events.jsonl"]),
+            (&format!("{gpt} --run-dir used"), &["used already contains a run", "events.jsonl"]),
             (
                 &format!("{gpt} --run-dir packed"),
-                &["packed holds a run already", "events.jsonl.zst"],
+                &["packed already contains a run", "events.jsonl.zst"],
             ),
             (&format!("{gpt} --run-dir noise.bin"), &["noise.bin", "a folder"]),
         ],
@@ -269,7 +269,10 @@ fn sizes_that_no_machine_holds() {
             ("train --width 4294967295 --heads 1", &["parameters", "MiB are free"]),
             ("train --layers 4294967295", &["parameters", "MiB are free"]),
             ("train --context 4294967295", &["549757069184 parameters", "MiB are free"]),
-            ("train --pp 4000000000", &["need 4000000000 layers", "gpt has 8", "--pp 8 at most"]),
+            (
+                "train --pp 4000000000",
+                &["need 4000000000 layers", "gpt has 8", "use at most --pp 8"],
+            ),
             (
                 "train --model sleep --pp 4000000000",
                 &["4000000000 ranks", "this system has", "or less"],
@@ -345,13 +348,13 @@ fn names_that_come_later_and_names_of_nothing() {
             ("train --recompute=9 --pp 2", &["--recompute names stage 9", "has 2", "0 to 1"]),
             (
                 "train --model sleep --pp 900 --micro-batches 1 --pin",
-                &["--pin wants a core for each of 900 ranks", "at most", "leave --pin out"],
+                &["--pin needs 900 cores for 900 ranks", "at most", "leave --pin out"],
             ),
             ("train --recompute=last", &["last", "all, or stages such as 0,1"]),
             ("train --transport mpi", &["no flag --transport", "train --help"]),
-            ("train --checkpoint-dir here", &["no flag --checkpoint-dir", "train --help"]),
-            ("train --checkpoint-every 3", &["no flag --checkpoint-every"]),
-            ("train --resume", &["no flag --resume"]),
+            ("train --checkpoint-every 3d", &["3d", "90s, 10m or 2h"]),
+            ("train --keep 0", &["--keep", "0", "from 1"]),
+            ("train --resume", &["--resume", "DIR|RUN|latest"]),
             ("train --format svg", &["no flag --format"]),
             ("train --device tpu", &["'tpu'", "auto, cpu or cuda"]),
             ("train now", &["no argument 'now'"]),
@@ -414,9 +417,9 @@ fn results_in_the_place_of_something_else() {
     refused(
         &home,
         &[
-            (&format!("train --save {link}"), &["--save", "no regular file"]),
-            (&format!("train --dump-step {link}"), &["--dump-step", "no regular file"]),
-            ("train --save /dev/null", &["--save /dev/null", "no regular file"]),
+            (&format!("train --save {link}"), &["--save", "not a regular file"]),
+            (&format!("train --dump-step {link}"), &["--dump-step", "not a regular file"]),
+            ("train --save /dev/null", &["--save /dev/null", "not a regular file"]),
         ],
     );
     assert_eq!(std::fs::read(&target).unwrap(), b"kept");
@@ -432,7 +435,7 @@ fn activations_and_half_said_flags() {
                 "train --context 4000 --heads 128",
                 &["4 samples of 4000 bytes", "activations", "MiB are free", "at most"],
             ),
-            ("compare --model gpt --eval-every 3", &["--eval-every would do nothing"]),
+            ("compare --model gpt --eval-every 3", &["so --eval-every has no effect"]),
             ("compare --pp 2 --partition 2,2", &["naive: ", "sums to 4"]),
             ("bubble --pp 4", &["--micro-batches"]),
             ("train --pp", &["--pp"]),

@@ -1,7 +1,7 @@
 //! What is asked of a run over its socket.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pp_telemetry::{Process, Request, ask, status_of};
 use serde_json::json;
@@ -19,6 +19,15 @@ fn started(home: &Home) -> (Running, PathBuf) {
     (run, socket)
 }
 
+/// The checkpoints in the folder of the run.
+fn checkpoints(home: &Home) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(home.path("run/checkpoints")).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.join("manifest.json").is_file());
+    paths.sort();
+    paths
+}
+
 #[test]
 fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     let home = Home::new();
@@ -34,23 +43,46 @@ fn a_run_writes_its_weights_down_and_ends_when_it_is_asked_to() {
     let end = events.all().last().unwrap();
     assert_eq!((&end["ev"], &end["code"]), (&json!("end"), &json!(143)));
     assert!(end["reason"].as_str().unwrap().starts_with("stopped by request after step "), "{end}");
-    let path = home.path("run/checkpoint.safetensors");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    let weights = std::fs::read(path).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let [checkpoint] = &checkpoints(&home)[..] else { panic!("one checkpoint was asked for") };
+    assert_eq!((mode(checkpoint), mode(&checkpoint.join("manifest.json"))), (0o700, 0o600));
+    let weights = std::fs::read(checkpoint.join("model-00001-of-00002.safetensors")).unwrap();
     safetensors::SafeTensors::deserialize(&weights).unwrap();
     let log = std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
-    assert!(log.contains("checkpoint of step "), "the log says so");
+    for event in ["requested", "copied: ", "is durable after "] {
+        assert!(log.contains(event), "the log says that it is {event}");
+    }
     assert!(!socket.exists(), "the socket goes with the run");
     let status = status_of(&home.path("run")).unwrap();
     assert_eq!(Process::of(&status).is_alive(), Some(false));
 }
 
 #[test]
+fn of_the_checkpoints_that_were_asked_for_the_newest_three_stay() {
+    let home = Home::new();
+    let (run, socket) = started(&home);
+    let log = || std::fs::read_to_string(home.path("run/events.jsonl")).unwrap();
+    for nth in 1..=5 {
+        ask(&socket, "run", Request::Checkpoint).unwrap();
+        while log().matches(" is durable after ").count() < nth {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        if nth == 1 {
+            home.write("run/checkpoints/notes.txt", b"mine");
+        }
+    }
+    ask(&socket, "run", Request::Stop).unwrap();
+    run.finish();
+    assert_eq!(checkpoints(&home).len(), 3);
+    assert_eq!(std::fs::read(home.path("run/checkpoints/notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
 fn weights_that_cannot_be_written_keep_the_run_going() {
     let home = Home::new();
     let (run, socket) = started(&home);
-    // Nothing can be put in the place of a folder.
-    std::fs::create_dir_all(home.path("run/checkpoint.safetensors/in-the-way")).unwrap();
+    // No folder can be put in the place of a file.
+    std::fs::write(home.path("run/checkpoints"), "in the way").unwrap();
     ask(&socket, "run", Request::CheckpointAndStop).unwrap();
     let mut log = String::new();
     while !log.contains("no checkpoint of step ") {

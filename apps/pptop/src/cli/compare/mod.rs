@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use pp_schedule::{Costs, ScheduleName, Simulation, simulate};
 use pp_telemetry::{Nonfinite, Recorder, Span, SpanKind, cores};
-use pp_train::{Chosen, Profiles, Session, StepOutcome, Trainer, causes, limits};
+use pp_train::{Chosen, OnNonfinite, Profiles, Session, StepOutcome, Trainer, causes, limits};
 use serde::Serialize;
 use serde_json::json;
 
@@ -177,7 +177,9 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     for Prepared { label, baseline, spec, mut session } in sessions {
         let trainer = session
             .trainer(Recorder::disabled(), Instant::now())
-            .map_err(|error| spec.told(&error))?;
+            .map_err(|error| spec.told(&error))?
+            // A loss that is not finite is an outcome to compare.
+            .on_nonfinite(OnNonfinite::Continue);
         entries.push(Entry { label, baseline, spec, session, trainer, outcomes: Vec::new() });
     }
     for round in 0..ROUNDS {
@@ -226,7 +228,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError
     {
         if given {
             let message = format!(
-                "compare neither evaluates nor records, {flag} would do nothing; leave {flag} out"
+                "compare neither evaluates nor records, so {flag} has no effect; leave {flag} out"
             );
             return Err(CliError::Usage(message));
         }
@@ -234,20 +236,28 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError
     let synthesised =
         |wanted: &Wanted| wanted.schedule.parse().is_ok_and(ScheduleName::is_synthesised);
     if args.job.memory_limit.is_some() && !schedules.iter().any(synthesised) {
-        let message = "--memory-limit belongs to zb-auto and auto, neither is compared; add one of them to --schedules, or leave --memory-limit out";
+        let message = "--memory-limit applies only to zb-auto and auto, and neither is compared; add one of them to --schedules, or leave --memory-limit out";
         return Err(CliError::Usage(message.to_owned()));
     }
     let specs = schedules
         .iter()
-        .map(|Wanted { schedule, .. }| Ok(Spec::new(&args.job, schedule)?.with_schedule(schedule)))
+        .map(|Wanted { schedule, .. }| {
+            let spec = Spec::new(&args.job, schedule)?;
+            Ok(match spec.config.named() {
+                // A schedule takes only the flags that it knows.
+                Some(name) => spec.with_schedule(name),
+                None => spec,
+            })
+        })
         .collect::<Result<Vec<Spec>, CliError>>()?;
+    let default_pp = |spec: &Spec| spec.config.default_pp();
     // One number of ranks for all: the largest that every schedule has layers for.
-    let pp = args.job.pp.or_else(|| specs.iter().filter_map(Spec::default_pp).min());
+    let pp = args.job.pp.or_else(|| specs.iter().filter_map(default_pp).min());
     let mut found = Vec::new();
     let mut profiles = Profiles::default();
     for (Wanted { schedule, may_miss }, mut spec) in schedules.iter().zip(specs) {
         // A plan from a file brings its own.
-        if spec.default_pp().is_some() {
+        if default_pp(&spec).is_some() {
             spec.config.pp = pp;
         }
         match spec.session(&mut profiles) {
@@ -269,7 +279,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError
     let (n_ranks, n_micro_batches) =
         (first.session.plan().n_ranks(), first.session.plan().n_micro_batches());
     // A plan from a file is that of its own row.
-    let mut base = first.spec.with_schedule(ScheduleName::Naive.as_str());
+    let mut base = first.spec.with_schedule(ScheduleName::Naive);
     base.config.batch_size = Some(first.session.batch_size());
     let mut one = base.clone();
     one.config.pp = Some(1);
@@ -303,7 +313,7 @@ fn sessions(args: &Args, schedules: &[Wanted]) -> Result<Vec<Prepared>, CliError
     if let Some(Err(why)) =
         found.first().and_then(|row| row.session.kernels_chosen()).map(Chosen::keep)
     {
-        note(&why);
+        note(&causes(&why));
     }
     Ok(found)
 }

@@ -49,7 +49,9 @@ pub(super) fn cores(n: usize) -> Check {
     Check::warn(
         NAME,
         format!("{n} can be used: ranks take turns, and no pipeline is faster than one rank"),
-        format!("allow this process at least {CORES_MIN} (taskset, the limits of its container)"),
+        format!(
+            "give this process at least {CORES_MIN} (see taskset, or the limits of its container)"
+        ),
     )
 }
 
@@ -92,8 +94,8 @@ pub(super) fn starved(schedstat: Option<&str>) -> Check {
     }
     Check::warn(
         NAME,
-        "/proc/self/schedstat cannot be read: starved time is wall time less CPU time",
-        "a kernel with CONFIG_SCHED_INFO, and /proc mounted",
+        "/proc/self/schedstat cannot be read: starved time is estimated as wall time minus CPU time",
+        "use a kernel with CONFIG_SCHED_INFO, and mount /proc",
     )
 }
 
@@ -107,7 +109,7 @@ pub(super) fn memory(available_bytes: Option<u64>) -> Check {
     match free {
         0..MEMORY_MIN => Check::fail(NAME, found, "free at least 64 MiB"),
         MEMORY_MIN..MEMORY_GOOD => {
-            Check::warn(NAME, found, "free some, or train small models: 1 GiB is enough")
+            Check::warn(NAME, found, "free some memory, or train small models: 1 GiB is enough")
         }
         _ => Check::pass(NAME, found),
     }
@@ -168,13 +170,13 @@ pub(super) fn nvml(nvml: &Nvml) -> Check {
         (Some(found), _) => Check::pass(NAME, found.display().to_string()),
         (None, Some(named)) => Check::fail(
             NAME,
-            format!("{} is not there", named.display()),
-            "correct PPTOP_NVML_LIB or nvml_lib of the configuration, or remove it",
+            format!("{} does not exist", named.display()),
+            "correct or remove PPTOP_NVML_LIB, or nvml_lib in the configuration",
         ),
         (None, None) if nvml.has_driver => Check::warn(
             NAME,
-            "there is an NVIDIA driver, but not its library libnvidia-ml.so.1: GPUs cannot be watched",
-            "install the library of the driver, or set PPTOP_NVML_LIB to where it is",
+            "the NVIDIA driver is loaded, but its library libnvidia-ml.so.1 was not found: GPUs cannot be monitored",
+            "install the driver's library, or set PPTOP_NVML_LIB to its path",
         ),
         (None, None) => Check::pass(NAME, "no GPU: CPU runs only"),
     }

@@ -90,16 +90,16 @@ pub(super) fn variables(variables: &[(&str, Option<OsString>)]) -> Check {
         .map(|(name, value)| format!("{name}={}", value.display()))
         .collect();
     if ignored.is_empty() {
-        return Check::pass(NAME, "no relative path where one would be ignored");
+        return Check::pass(NAME, "none holds a relative path, which would be ignored");
     }
-    let found = format!("ignored, since it is relative: {}", ignored.join(" "));
+    let found = format!("ignored, because it is relative: {}", ignored.join(" "));
     Check::warn(NAME, found, "set it to an absolute path; only PPTOP_STATE_DIR may be relative")
 }
 
 /// Where runs are written, or why that is not known.
 pub(super) fn state_dir(place: Result<&Place, String>) -> Check {
     const NAME: &str = "state_dir";
-    const OTHER: &str = "set PPTOP_STATE_DIR to a folder that can be written to";
+    const OTHER: &str = "set PPTOP_STATE_DIR to a writable folder";
     let place = match place {
         Ok(place) => place,
         Err(why) => return Check::fail(NAME, why, OTHER),
@@ -107,17 +107,21 @@ pub(super) fn state_dir(place: Result<&Place, String>) -> Check {
     let path = place.path.display();
     let (owner, mode) = match &place.found {
         Found::Missing { can_be_made: true } => {
-            return Check::pass(NAME, format!("{path} will be made by the first run"));
+            return Check::pass(NAME, format!("the first run will create {path}"));
         }
         Found::Missing { can_be_made: false } => {
-            return Check::fail(NAME, format!("{path} is not there and cannot be made"), OTHER);
+            return Check::fail(
+                NAME,
+                format!("{path} does not exist and cannot be created"),
+                OTHER,
+            );
         }
         Found::Unreadable(why) => return Check::fail(NAME, format!("{path}: {why}"), OTHER),
         Found::There { is_dir: false, .. } => {
-            return Check::fail(NAME, format!("{path} is no folder"), OTHER);
+            return Check::fail(NAME, format!("{path} is not a folder"), OTHER);
         }
         Found::There { is_writable: false, .. } => {
-            return Check::fail(NAME, format!("{path} cannot be written to"), OTHER);
+            return Check::fail(NAME, format!("{path} is not writable"), OTHER);
         }
         Found::There { owner, mode, .. } => (*owner, *mode),
     };
@@ -126,7 +130,7 @@ pub(super) fn state_dir(place: Result<&Place, String>) -> Check {
         return Check::fail(NAME, found, format!("chmod go-w {path}"));
     }
     if owner != place.own {
-        let found = format!("{path} belongs to user {owner}, this is user {}", place.own);
+        let found = format!("{path} belongs to user {owner}, but this is user {}", place.own);
         return Check::warn(NAME, found, "set PPTOP_STATE_DIR to a folder of your own");
     }
     Check::pass(NAME, format!("{path}, mode {mode:o}"))
@@ -137,9 +141,13 @@ pub(super) fn free_space(free_bytes: Option<u64>, kept_bytes: u64) -> Check {
     const NAME: &str = "free_space";
     const TODO: &str = "make room, or set PPTOP_STATE_DIR to a folder on another disk; a full disk stops the recording, not the run";
     let Some(free) = free_bytes else {
-        return Check::warn(NAME, "the free space on the disk of the state is unknown", TODO);
+        return Check::warn(
+            NAME,
+            "the free space on the disk of the state directory is unknown",
+            TODO,
+        );
     };
-    let found = format!("{} MB where runs are kept", free / 1_000_000);
+    let found = format!("{} MB free where runs are kept", free / 1_000_000);
     if free < LOG_BYTES_MAX {
         let most = LOG_BYTES_MAX / 1_000_000;
         return Check::fail(NAME, format!("{found}; one run may take {most} MB"), TODO);
@@ -158,25 +166,29 @@ pub(super) fn socket_dir(place: &Place) -> Check {
     let path = place.path.display();
     match &place.found {
         Found::Missing { can_be_made: true } => {
-            Check::pass(NAME, format!("{path} will be made by the first run"))
+            Check::pass(NAME, format!("the first run will create {path}"))
         }
         Found::Missing { can_be_made: false } => {
-            Check::fail(NAME, format!("{path} is not there and cannot be made"), OTHER)
+            Check::fail(NAME, format!("{path} does not exist and cannot be created"), OTHER)
         }
         Found::Unreadable(why) => Check::fail(NAME, format!("{path}: {why}"), OTHER),
         Found::There { is_dir: false, .. } => {
-            Check::fail(NAME, format!("{path} is no folder"), format!("remove it, or {OTHER}"))
+            Check::fail(NAME, format!("{path} is not a folder"), format!("remove it, or {OTHER}"))
         }
         Found::There { owner, .. } if *owner != place.own => {
             let own = place.own;
-            Check::fail(NAME, format!("{path} belongs to user {owner}, this is user {own}"), OTHER)
+            Check::fail(
+                NAME,
+                format!("{path} belongs to user {owner}, but this is user {own}"),
+                OTHER,
+            )
         }
         Found::There { mode, .. } if mode & 0o077 != 0 => {
             let found = format!("{path} is open to others (mode {mode:o})");
             Check::fail(NAME, found, format!("chmod 700 {path}"))
         }
         Found::There { is_writable: false, .. } => {
-            Check::fail(NAME, format!("{path} cannot be written to"), format!("chmod 700 {path}"))
+            Check::fail(NAME, format!("{path} is not writable"), format!("chmod 700 {path}"))
         }
         Found::There { mode, .. } => Check::pass(NAME, format!("{path}, mode {mode:o}")),
     }
@@ -208,7 +220,7 @@ pub(super) fn runs(found: Result<Vec<(String, Standing)>, String>) -> Check {
         .map(|(id, _)| id.as_str())
         .collect();
     if died.is_empty() {
-        return Check::pass(NAME, format!("{} kept, none died without an end", runs.len()));
+        return Check::pass(NAME, format!("{} kept, none died without an end record", runs.len()));
     }
     let mut named = died.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(" ");
     if died.len() > NAMED_MAX {
@@ -216,7 +228,7 @@ pub(super) fn runs(found: Result<Vec<(String, Standing)>, String>) -> Check {
     }
     Check::warn(
         NAME,
-        format!("{} of {} died without an end: {named}", died.len(), runs.len()),
+        format!("{} of {} died without an end record: {named}", died.len(), runs.len()),
         "pptop runs list shows them; stderr.log in a run's folder may say why",
     )
 }
@@ -323,7 +335,7 @@ mod tests {
         let bad = ["a", "b", "c", "d"].map(|id| run(id, Standing::Died)).to_vec();
         let check = runs(Ok(bad));
         assert_eq!(check.verdict, Verdict::Warn);
-        assert_eq!(check.found, "4 of 4 died without an end: a b c …");
+        assert_eq!(check.found, "4 of 4 died without an end record: a b c …");
         assert!(check.todo.unwrap().contains("pptop runs list"));
         assert_eq!(runs(Err("no".to_owned())).verdict, Verdict::Fail);
     }

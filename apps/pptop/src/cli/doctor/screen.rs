@@ -49,7 +49,7 @@ pub(super) fn checks(screen: &Screen) -> Vec<Check> {
     if !screen.is_terminal {
         return vec![Check::pass(
             "terminal",
-            "standard output is no terminal: plain lines are written",
+            "standard output is not a terminal: plain lines are written",
         )];
     }
     vec![terminal(screen), characters(screen), size_of(screen)]
@@ -57,17 +57,17 @@ pub(super) fn checks(screen: &Screen) -> Vec<Check> {
 
 fn terminal(screen: &Screen) -> Check {
     const NAME: &str = "terminal";
-    const TODO: &str = "set TERM to what the terminal is, such as xterm-256color";
+    const TODO: &str = "set TERM to the type of the terminal, such as xterm-256color";
     let colours = match screen.ability.colours {
-        Colours::None => "it has no colours",
+        Colours::None => "without colours",
         Colours::Sixteen => "with 16 colours",
         Colours::Many => "with colours",
     };
     match screen.term.as_str() {
-        "" => Check::warn(NAME, "TERM is not set: no colours, ASCII alone", TODO),
-        "dumb" => Check::warn(NAME, "TERM=dumb: lines in place of a screen", TODO),
+        "" => Check::warn(NAME, "TERM is not set: no colours, ASCII only", TODO),
+        "dumb" => Check::warn(NAME, "TERM=dumb: lines instead of a screen", TODO),
         term if screen.has_no_color => {
-            Check::pass(NAME, format!("{term}, without colours since NO_COLOR is set"))
+            Check::pass(NAME, format!("{term}, without colours because NO_COLOR is set"))
         }
         term => Check::pass(NAME, format!("{term}, {colours}")),
     }
@@ -75,10 +75,10 @@ fn terminal(screen: &Screen) -> Check {
 
 fn characters(screen: &Screen) -> Check {
     const NAME: &str = "characters";
-    const TODO: &str = "set LANG to C.UTF-8 or another one in UTF-8 if the terminal has more characters, or PPTOP_ASCII=1";
+    const TODO: &str = "if the terminal supports UTF-8, set LANG to C.UTF-8 or another UTF-8 locale; otherwise set PPTOP_ASCII=1";
     match (&screen.ability.ascii, screen.ascii) {
-        (_, Some(true)) => Check::pass(NAME, "ASCII alone, as configured"),
-        (Some(why), None) => Check::warn(NAME, format!("{why}: ASCII alone is drawn"), TODO),
+        (_, Some(true)) => Check::pass(NAME, "ASCII only, as configured"),
+        (Some(why), None) => Check::warn(NAME, format!("{why}: only ASCII is drawn"), TODO),
         (_, Some(false)) => Check::pass(NAME, "UTF-8, as configured"),
         (None, None) => Check::pass(NAME, "UTF-8"),
     }
@@ -89,13 +89,13 @@ fn size_of(screen: &Screen) -> Check {
     let (least_columns, least_rows) = SIZE_MIN;
     let (columns, rows) = match screen.size {
         None | Some((0, _) | (_, 0)) => {
-            return Check::warn(NAME, "not known", "set it: stty cols 80 rows 24");
+            return Check::warn(NAME, "unknown", "set it: stty cols 80 rows 24");
         }
         Some(size) => size,
     };
     let found = format!("{columns}×{rows}");
     if columns < least_columns || rows < least_rows {
-        let todo = format!("enlarge it to {least_columns}×{least_rows} and more");
+        let todo = format!("enlarge it to at least {least_columns}×{least_rows}");
         return Check::warn(NAME, format!("{found}: only one line is drawn"), todo);
     }
     let is_whole = columns >= SIZE_WHOLE.0 && rows >= SIZE_WHOLE.1;
@@ -167,9 +167,9 @@ mod tests {
     fn colours_are_told() {
         let told = |has_no_color| checks(&Screen { has_no_color, ..good() })[0].found.clone();
         assert_eq!(told(false), "xterm-256color, with colours");
-        assert_eq!(told(true), "xterm-256color, without colours since NO_COLOR is set");
+        assert_eq!(told(true), "xterm-256color, without colours because NO_COLOR is set");
         let told = |term| checks(&with(&[("TERM", term)]))[0].found.clone();
         assert_eq!(told("linux"), "linux, with 16 colours");
-        assert_eq!(told("vt100"), "vt100, it has no colours");
+        assert_eq!(told("vt100"), "vt100, without colours");
     }
 }

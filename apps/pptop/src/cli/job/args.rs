@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use pp_models::{MODELS, Model};
+use pp_models::{MODELS, Model, Preset, SEED_PRESET};
 use pp_schedule::{ScheduleName, did_you_mean};
 use pp_train::{DeviceChoice, KernelChoice};
 
@@ -72,26 +72,41 @@ fn flops(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "use a number above 0, such as 1.5e11, 150G or 67T".to_owned())
 }
 
+/// A fault for a test. With `:again` at its end, it also strikes a run that `--restarts` starts.
 #[cfg(feature = "fault-injection")]
 fn fault(text: &str) -> Result<pp_train::Fault, String> {
-    let refused = || "use RANK:STEP:OP:error|panic, for example 1:2:1F3:panic".to_owned();
+    let refused = || {
+        "use RANK:STEP:POINT:error|panic|kill|hang[:again] with an op, reduce, optimizer, copy or write, for example 1:2:1F3:panic".to_owned()
+    };
     let parts: Vec<&str> = text.split(':').collect();
-    let [rank, step, op, kind] = parts[..] else { return Err(refused()) };
+    let [rank, step, at, kind] = parts.strip_suffix(&["again"]).unwrap_or(&parts)[..] else {
+        return Err(refused());
+    };
     let kind = match kind {
         "error" => pp_train::FaultKind::Error,
         "panic" => pp_train::FaultKind::Panic,
+        "kill" => pp_train::FaultKind::Kill,
+        "hang" => pp_train::FaultKind::Hang,
         _ => return Err(refused()),
     };
     let rank = pp_schedule::Rank(rank.parse().map_err(|_| refused())?);
-    let (step, op) = (step.parse().map_err(|_| refused())?, op.parse().map_err(|_| refused())?);
-    Ok(pp_train::Fault { rank, step, op, kind })
+    let (step, at) = (step.parse().map_err(|_| refused())?, at.parse().map_err(|_| refused())?);
+    Ok(pp_train::Fault { rank, step, at, kind })
 }
 
 /// A job that is known by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Preset {
+pub(crate) enum PresetArg {
     /// The notebook's experiment
     Seed,
+}
+
+impl PresetArg {
+    pub(super) fn preset(self) -> &'static Preset {
+        match self {
+            Self::Seed => &SEED_PRESET,
+        }
+    }
 }
 
 /// Where ranks compute.
@@ -118,11 +133,11 @@ impl From<DeviceArg> for DeviceChoice {
 /// How the learning rate changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum CurveArg {
-    /// It stays the same
+    /// No change after the warm-up
     Constant,
-    /// Times --lr-gamma every --lr-step steps
+    /// Multiplied by --lr-gamma every --lr-step steps
     Step,
-    /// Half a cosine down to a tenth
+    /// Half a cosine, down to a tenth of the peak
     Cosine,
 }
 
@@ -154,12 +169,12 @@ pub(crate) struct JobArgs {
     /// Where ranks compute [default: auto]
     #[arg(long, value_enum, display_order = 10)]
     pub(crate) device: Option<DeviceArg>,
-    /// A job by name; other flags change parts of it
+    /// Start from a named job; other flags override parts of it
     #[arg(long, value_enum, help_heading = headings::MODEL)]
-    pub(crate) preset: Option<Preset>,
+    pub(crate) preset: Option<PresetArg>,
     #[command(flatten)]
     pub(crate) shared_options: SharedOptions,
-    /// Read initial weights, by name
+    /// Read the initial weights from this file, or from a checkpoint, matched by name
     #[arg(long, value_name = "FILE.safetensors", help_heading = headings::MODEL)]
     pub(crate) init: Option<PathBuf>,
     /// Virtual stages on each rank
@@ -175,21 +190,21 @@ pub(crate) struct JobArgs {
     /// stages [default: P]
     #[arg(long, value_name = "L", value_parser = positive, help_heading = headings::PIPELINE)]
     pub(crate) memory_limit: Option<f64>,
-    /// Recompute activations in the backward pass instead of keeping them, on all stages or on
-    /// those named (0,1)
+    /// Recompute activations in the backward pass instead of keeping them, on all stages or on a
+    /// list of stages such as 0,1
     #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute, help_heading = headings::PIPELINE)]
     pub(crate) recompute: Option<pp_train::Recompute>,
-    /// Pin the thread of each rank to a core of its own; needs one core per rank, and two pinned
-    /// runs share the first cores
+    /// Pin the thread of each rank to its own core; needs one core per rank, and two pinned runs
+    /// use the same cores
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) pin: bool,
-    /// Matrix kernels: auto (measured once per kind of processor), rule (chosen by CPU features),
-    /// one of in-place, avx512, avx2, neon, gemm and blas, or three for each product; the last bits
-    /// of results may differ
+    /// Matrix kernels: auto (measured once per processor model), rule (chosen by CPU features), one
+    /// of in-place, avx512, avx2, neon, gemm and blas, or three for each product; kernels may
+    /// differ in the last bits of the results
     #[arg(long, value_name = "KERNELS", value_parser = kernels, help_heading = headings::PIPELINE)]
     pub(crate) kernels: Option<KernelChoice>,
-    /// Do not keep packed copies of the weights: slower, saves about twice their bytes, same
-    /// results
+    /// Do not keep packed copies of the weights: slower, saves about twice the bytes of the
+    /// weights, same results
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) no_packed_weights: bool,
     /// Seed of initial weights, dropout and data order
@@ -201,11 +216,9 @@ pub(crate) struct JobArgs {
     /// How the learning rate changes
     #[arg(long, value_enum, help_heading = headings::OPTIMIZER)]
     pub(crate) lr_schedule: Option<CurveArg>,
-    /// Steps between changes, with --lr-schedule step [default: 20]
-    #[arg(long, value_name = "N", value_parser = whole, help_heading = headings::OPTIMIZER)]
+    #[arg(long, value_name = "N", value_parser = whole, help_heading = headings::OPTIMIZER, help = format!("Steps between changes, with --lr-schedule step [default: {}]", SEED_PRESET.lr_step))]
     pub(crate) lr_step: Option<u64>,
-    /// The factor of a change, with --lr-schedule step [default: 0.5]
-    #[arg(long, value_name = "FACTOR", value_parser = positive, help_heading = headings::OPTIMIZER)]
+    #[arg(long, value_name = "FACTOR", value_parser = positive, help_heading = headings::OPTIMIZER, help = format!("Factor of each change, with --lr-schedule step [default: {}]", SEED_PRESET.lr_gamma))]
     pub(crate) lr_gamma: Option<f64>,
     /// Warm-up steps of the learning rate
     #[arg(long, value_name = "N", value_parser = natural, help_heading = headings::OPTIMIZER)]
@@ -216,8 +229,8 @@ pub(crate) struct JobArgs {
     /// Steps between evaluations on held-out data
     #[arg(long, value_name = "N", value_parser = whole, help_heading = headings::OPTIMIZER)]
     pub(crate) eval_every: Option<u64>,
-    /// Steps whose spans are recorded: all, every N-th, or auto (keeps the log under 256 MB)
-    /// [default: auto]
+    /// Steps whose spans are recorded: all, N for every N-th step, or auto (keeps the log under
+    /// 256 MB) [default: auto]
     #[arg(long, value_name = "WHICH", value_parser = spans, help_heading = headings::RECORD)]
     pub(crate) spans: Option<pp_telemetry::SpanPolicy>,
     /// Peak FLOP/s of the device of one rank, such as 1.5e11 or 67T; shows the MFU

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use pp_models::{GPT, MODELS, Model};
+use pp_models::{GPT, MODELS, Model, Preset, SEED_PRESET};
 use pp_nn::LearningRateCurve;
 use pp_partition::Cut;
 use pp_train::Defaults;
@@ -12,10 +12,9 @@ const CHARS_MAX: usize = 80;
 
 const FOR_ALL: &str = "\
 For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
---virtual-stages 2 for a schedule of several stages a rank else 1 (auto takes
-the faster), --device auto, --spans auto.
---preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
---clip-norm 1, and a line every 10 steps.";
+--virtual-stages 2 for schedules with several stages per rank, else 1 (auto
+takes the faster), --device auto, --spans auto.
+";
 
 /// All models, the one that is trained by default first.
 pub(super) fn models() -> Vec<&'static Model> {
@@ -42,7 +41,17 @@ pub(super) fn table() -> String {
             model.name
         );
     }
-    text + &rates() + &own_defaults() + FOR_ALL
+    text + &rates() + &own_defaults() + FOR_ALL + &preset()
+}
+
+/// The flags that the preset stands for.
+fn preset() -> String {
+    let Preset { model, lr_step, lr_gamma, clip_norm, log_every } = &SEED_PRESET;
+    format!(
+        "--preset seed: {} with --lr-schedule step --lr-step {lr_step} --lr-gamma {lr_gamma},\n\
+         --clip-norm {clip_norm}, and a line every {log_every} steps.",
+        model.name
+    )
 }
 
 /// The models that change their learning rate, with the flags that do so.
@@ -83,7 +92,7 @@ fn own_defaults() -> String {
             _ => lines.push(of_model),
         }
     }
-    lines.join(".\n") + ". The others: time.\n"
+    lines.join(".\n") + ". Others: --partition time.\n"
 }
 
 #[cfg(test)]
@@ -102,10 +111,10 @@ Defaults by model:
 gpt and wine-mlp: --lr-schedule cosine --warmup 20; the others: constant.
 gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
 seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
-sleep: 4 ms for each of F, I, W; --partition uniform. The others: time.
+sleep: 4 ms for each of F, I, W; --partition uniform. Others: --partition time.
 For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
---virtual-stages 2 for a schedule of several stages a rank else 1 (auto takes
-the faster), --device auto, --spans auto.
+--virtual-stages 2 for schedules with several stages per rank, else 1 (auto
+takes the faster), --device auto, --spans auto.
 --preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
 --clip-norm 1, and a line every 10 steps.";
         assert_eq!(table(), expected);
@@ -140,7 +149,8 @@ the faster), --device auto, --spans auto.
         text
     }
 
-    /// One page has the table that is made here. If it differs, replace it by the printed one.
+    /// One page has the table that is made here, and the flags of the preset. If the table differs,
+    /// replace it by the printed one.
     #[test]
     fn the_table_of_a_page_is_made_from_the_models() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -148,8 +158,14 @@ the faster), --device auto, --spans auto.
         let docs = std::fs::read_dir(root.join("docs")).unwrap();
         pages.extend(docs.map(|entry| entry.unwrap().path()));
         let table = markdown();
+        let Preset { model, lr_step, lr_gamma, clip_norm, .. } = &SEED_PRESET;
+        let preset = format!(
+            "`{}` with `--lr-schedule step --lr-step {lr_step} --lr-gamma {lr_gamma} --clip-norm {clip_norm}`",
+            model.name
+        );
         let has = |page: &std::path::PathBuf| {
-            std::fs::read_to_string(page).is_ok_and(|text| text.contains(&table))
+            let text = std::fs::read_to_string(page);
+            text.is_ok_and(|text| text.contains(&table) && text.contains(&preset))
         };
         assert_eq!(pages.iter().filter(|page| has(page)).count(), 1, "one page has:\n\n{table}");
     }

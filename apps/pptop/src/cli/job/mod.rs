@@ -3,8 +3,10 @@
 mod args;
 mod defaults;
 mod fitting;
+mod given;
 mod options;
 mod spec;
 
 pub(crate) use args::JobArgs;
-pub(crate) use spec::Spec;
+pub(crate) use given::JobWords;
+pub(crate) use spec::{Spec, plan_file};

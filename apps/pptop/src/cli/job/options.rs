@@ -73,6 +73,12 @@ fn options(is_here: fn(Group) -> bool) -> Vec<&'static ModelOption> {
     found
 }
 
+/// Whether the option of a model with this name takes a file.
+pub(super) fn is_file(name: &str) -> bool {
+    let mut all = models().into_iter().flat_map(|model| model.options);
+    all.any(|option| option.name == name && matches!(option.kind, Kind::File))
+}
+
 fn flags(command: Command, is_here: fn(Group) -> bool) -> Command {
     command.args(options(is_here).into_iter().map(flag))
 }

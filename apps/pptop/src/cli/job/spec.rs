@@ -3,40 +3,35 @@
 mod words;
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-use pp_models::{GPT, GptConfig, MODELS, Model, Options, SEED_MLP};
+use pp_models::{GPT, MODELS, Model, Options, Preset, SEED_PRESET};
 use pp_nn::{LearningRate, LearningRateCurve};
 use pp_partition::Cut;
-use pp_schedule::ScheduleName;
+use pp_schedule::{ScheduleName, ValidPlan};
 use pp_train::{Config, PlanSource, Prepared, Profiles, Session, TrainError, limits};
 
 use super::super::CliError;
 use super::super::costs::CostSource;
-use super::super::sizes::{PlanArgs, PlanError, fits_in_memory};
-use super::args::{CurveArg, JobArgs, Preset};
+use super::super::sizes::{PlanArgs, fits_in_memory};
+use super::args::{CurveArg, JobArgs, PresetArg};
 
-/// The name of a schedule in messages, and its file if it is one.
-fn plan_of(schedule: &OsStr) -> (String, Option<PathBuf>) {
-    let name = schedule.to_string_lossy().into_owned();
-    let file = name.parse::<ScheduleName>().is_err().then(|| PathBuf::from(schedule));
-    (name, file)
+/// The file of a plan; `None` if `schedule` is the name of a schedule.
+pub(crate) fn plan_file(schedule: &OsStr) -> Option<&Path> {
+    let is_name = schedule.to_string_lossy().parse::<ScheduleName>().is_ok();
+    (!is_name).then(|| Path::new(schedule))
 }
 
-/// A complete job. Only a plan in a file is still to be read.
+/// A complete job.
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
-    /// The configuration. With a `plan_file`, its plan is not used.
+    /// The configuration.
     pub(crate) config: Config,
     /// The schedule as the flag names it.
     pub(crate) schedule: String,
-    /// The file of the plan; `None` if the schedule has a name.
-    pub(crate) plan_file: Option<PathBuf>,
     /// The value of `--micro-batches`.
     pub(crate) micro_batches: Option<u32>,
-    /// Tokens of a sample, if the model has `--context`.
-    pub(crate) context: Option<usize>,
     /// Steps between two plain lines.
     pub(crate) log_every: u64,
     /// Whether this is the notebook's job.
@@ -44,14 +39,14 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
-    /// Reads the flags together.
+    /// Reads the flags together, and the plan if it is in a file.
     ///
     /// # Errors
-    /// [`CliError::Usage`] if two contradict each other.
+    /// [`CliError::Usage`] if two flags contradict each other, or the file is wrong.
     pub(crate) fn new(args: &JobArgs, schedule: impl AsRef<OsStr>) -> Result<Self, CliError> {
-        let preset = args.preset == Some(Preset::Seed);
-        let model = args.model.unwrap_or(if preset { &SEED_MLP } else { &GPT });
-        if preset && model.name != SEED_MLP.name {
+        let preset = args.preset.map(PresetArg::preset);
+        let model = args.model.unwrap_or(preset.map_or(&GPT, |preset| preset.model));
+        if preset.is_some_and(|preset| preset.model.name != model.name) {
             let message = format!(
                 "--preset seed is a job of seed-mlp, the model is {}; use --model seed-mlp, or leave --preset out",
                 model.name
@@ -71,8 +66,8 @@ impl Spec {
         }
         let rate = rate(args, model.defaults.rate, preset)?;
         let default = Config::new(workload);
-        let (name, plan_file) = plan_of(schedule.as_ref());
-        let spec = Self {
+        let schedule = schedule.as_ref();
+        let mut spec = Self {
             config: Config {
                 pp: args.pp,
                 dp: args.dp.unwrap_or(1),
@@ -85,7 +80,10 @@ impl Spec {
                 seed: args.seed.unwrap_or(0),
                 rate,
                 optimizer: args.optimizer.unwrap_or(default.optimizer),
-                clip_norm: args.clip_norm.or(default.clip_norm).or(preset.then_some(1.0)),
+                clip_norm: args
+                    .clip_norm
+                    .or(preset.map(|preset| preset.clip_norm))
+                    .or(default.clip_norm),
                 recompute: args.recompute.clone().unwrap_or_default(),
                 pinned: args.pin,
                 kernels: args.kernels.unwrap_or_default(),
@@ -100,22 +98,31 @@ impl Spec {
                 fault: args.inject_fault,
                 ..default
             },
-            schedule: String::new(),
-            plan_file: None,
+            schedule: schedule.to_string_lossy().into_owned(),
             micro_batches: args.micro_batches,
-            context: has(model, "context")
-                .then(|| options.count("context").unwrap_or(GptConfig::default().context)),
-            log_every: if preset { 10 } else { 1 },
-            is_seed: preset,
+            log_every: preset.map_or(1, |preset| preset.log_every),
+            is_seed: preset.is_some(),
         };
-        Ok(spec.under(name, plan_file))
+        spec.config.plan = match spec.schedule.parse() {
+            Ok(name) => PlanSource::Named(name),
+            Err(_) => PlanSource::Given(Arc::new(spec.read(schedule)?)),
+        };
+        Ok(spec)
     }
 
-    fn under(mut self, schedule: String, plan_file: Option<PathBuf>) -> Self {
-        if let Ok(name) = schedule.parse() {
-            self.config.plan = PlanSource::Named(name);
-        }
-        Self { schedule, plan_file, ..self }
+    /// Reads the plan of a file.
+    fn read(&self, file: &OsStr) -> Result<ValidPlan, CliError> {
+        let config = &self.config;
+        // Checked before a plan for so many ranks is read.
+        limits::threads(config.pp.unwrap_or(1), config.dp).map_err(|error| self.told(&error))?;
+        let plan = PlanArgs {
+            plan: file.to_owned(),
+            pp: config.pp,
+            micro_batches: self.micro_batches,
+            virtual_stages: config.virtual_stages,
+            interleave_group: config.interleave_group,
+        };
+        plan.plan(&CostSource::default())
     }
 
     /// The name of the model.
@@ -128,27 +135,29 @@ impl Spec {
         self.config.workload.known_costs().is_some()
     }
 
-    /// The schedule, if it has a name.
-    pub(crate) fn named(&self) -> Option<ScheduleName> {
-        self.config.named().filter(|_| self.plan_file.is_none())
+    /// Refuses to generate text with a model that makes none.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] with the models that do.
+    pub(crate) fn refuse_no_samples(&self) -> Result<(), CliError> {
+        if self.config.workload.makes_samples() {
+            return Ok(());
+        }
+        let makes = |model: &&Model| {
+            (model.make)(&Options::default()).is_ok_and(|workload| workload.makes_samples())
+        };
+        let models: Vec<&str> = MODELS.into_iter().filter(makes).map(|model| model.name).collect();
+        let models = models.join(" or ");
+        let message = format!("--sample belongs to --model {models}; leave --sample out");
+        Err(CliError::Usage(message))
     }
 
-    /// The default number of ranks of a schedule by name.
-    pub(crate) fn default_pp(&self) -> Option<u32> {
-        self.named().and_then(|_| self.config.default_pp())
-    }
-
-    /// The schedule, if its plan follows from costs. Such a plan is made once they are measured.
-    pub(crate) fn synthesised(&self) -> Option<ScheduleName> {
-        self.named().filter(|name| name.is_synthesised())
-    }
-
-    /// Reads the plan, and checks everything that needs no measuring.
+    /// Checks everything that needs no measuring.
     ///
     /// # Errors
     /// [`CliError::Usage`] if the flags, or the files that they name, are wrong.
     pub(crate) fn prepare(&self) -> Result<Prepared, CliError> {
-        Prepared::new(self.whole()?).map_err(|error| self.told(&error))
+        Prepared::new(self.checked()?).map_err(|error| self.told(&error))
     }
 
     /// The session of one of several jobs with one model.
@@ -156,35 +165,16 @@ impl Spec {
     /// # Errors
     /// As [`Spec::prepare`]; [`CliError::Failed`] if measuring fails.
     pub(crate) fn session(&self, profiles: &mut Profiles) -> Result<Session, CliError> {
-        Session::with_profiles(self.whole()?, profiles).map_err(|error| self.told(&error))
+        Session::with_profiles(self.checked()?, profiles).map_err(|error| self.told(&error))
     }
 
-    /// The configuration, with the plan of the file.
-    fn whole(&self) -> Result<Config, CliError> {
-        let mut config = self.config.clone();
-        let told = |error: TrainError| self.told(&error);
-        let Some(path) = &self.plan_file else {
-            config.check().map_err(told)?;
-            if let Some((name, sizes)) = config.outline() {
-                fits_in_memory(name, &sizes)?;
-            }
-            return Ok(config);
-        };
-        // Checked before a plan for so many ranks is read.
-        limits::threads(config.pp.unwrap_or(1), config.dp).map_err(told)?;
-        let plan = PlanArgs {
-            plan: path.clone().into_os_string(),
-            pp: config.pp,
-            micro_batches: self.micro_batches,
-            virtual_stages: config.virtual_stages,
-            interleave_group: config.interleave_group,
-        };
-        let read = plan.load(&CostSource::default()).map_err(|error| match error {
-            PlanError::Refused(refused) => plan.told(&refused),
-            PlanError::Input(failed) => failed,
-        })?;
-        config.plan = PlanSource::Given(Arc::new(read));
-        Ok(config)
+    /// The configuration, once its plan is known to be possible.
+    fn checked(&self) -> Result<Config, CliError> {
+        self.config.check().map_err(|error| self.told(&error))?;
+        if let Some((name, sizes)) = self.config.outline() {
+            fits_in_memory(name, &sizes)?;
+        }
+        Ok(self.config.clone())
     }
 
     /// The message of a job that is refused, or fails before its first step.
@@ -193,15 +183,15 @@ impl Spec {
     }
 
     /// The same job under another schedule.
-    pub(crate) fn with_schedule(&self, schedule: &str) -> Self {
-        let name = schedule.parse::<ScheduleName>().ok();
+    pub(crate) fn with_schedule(&self, name: ScheduleName) -> Self {
         // Only a schedule of chunks takes their number, and only one their order.
-        let takes_chunks = name.is_none_or(|name| name.default_virtual_stages() > 1);
-        let takes_group = name.is_none_or(|name| name == ScheduleName::InterleavedOneFOneB);
-        let (schedule, plan_file) = plan_of(schedule.as_ref());
-        let mut other = self.clone().under(schedule, plan_file);
-        other.config.virtual_stages = self.config.virtual_stages.filter(|_| takes_chunks);
-        other.config.interleave_group = self.config.interleave_group.filter(|_| takes_group);
+        let takes_chunks = name.default_virtual_stages() > 1;
+        let takes_group = name == ScheduleName::InterleavedOneFOneB;
+        let mut other = Self { schedule: name.to_string(), ..self.clone() };
+        let config = &mut other.config;
+        config.plan = PlanSource::Named(name);
+        config.virtual_stages = config.virtual_stages.filter(|_| takes_chunks);
+        config.interleave_group = config.interleave_group.filter(|_| takes_group);
         other
     }
 }
@@ -218,7 +208,7 @@ fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<()
         let owners: Vec<&Model> = MODELS.into_iter().filter(|other| has(other, option)).collect();
         return Err(CliError::Usage(match owners[..] {
             [owner] => format!(
-                "--{option} belongs to --model {owner}, the model is {}; leave --{option} out, or use --model {owner}",
+                "--{option} belongs to --model {owner}, but the model is {}; leave --{option} out, or use --model {owner}",
                 model.name,
                 owner = owner.name
             ),
@@ -227,7 +217,7 @@ fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<()
     }
     if args.eval_every.is_some() && model.defaults.eval_every.is_none() {
         let message = format!(
-            "--eval-every needs a held-out part, the model {} has none; leave --eval-every out",
+            "--eval-every needs held-out data, but the model {} has none; leave --eval-every out",
             model.name
         );
         return Err(CliError::Usage(message));
@@ -235,16 +225,20 @@ fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<()
     Ok(())
 }
 
-fn rate(args: &JobArgs, defaults: LearningRate, preset: bool) -> Result<LearningRate, CliError> {
+fn rate(
+    args: &JobArgs,
+    defaults: LearningRate,
+    preset: Option<&Preset>,
+) -> Result<LearningRate, CliError> {
     let step = LearningRateCurve::Step {
-        every: args.lr_step.unwrap_or(20),
-        gamma: args.lr_gamma.unwrap_or(0.5),
+        every: args.lr_step.unwrap_or(SEED_PRESET.lr_step),
+        gamma: args.lr_gamma.unwrap_or(SEED_PRESET.lr_gamma),
     };
     let curve = match args.lr_schedule {
         Some(CurveArg::Constant) => LearningRateCurve::Constant,
         Some(CurveArg::Step) => step,
         Some(CurveArg::Cosine) => LearningRateCurve::Cosine,
-        None if preset => step,
+        None if preset.is_some() => step,
         None => defaults.curve,
     };
     if curve != step && (args.lr_step.is_some() || args.lr_gamma.is_some()) {
@@ -252,6 +246,58 @@ fn rate(args: &JobArgs, defaults: LearningRate, preset: bool) -> Result<Learning
             "--lr-step and --lr-gamma belong to --lr-schedule step; add it, or leave them out";
         return Err(CliError::Usage(message.to_owned()));
     }
-    let warmup = args.warmup.unwrap_or(if preset { 0 } else { defaults.warmup });
+    let warmup = args.warmup.unwrap_or(defaults.warmup);
     Ok(LearningRate { peak: args.lr.unwrap_or(defaults.peak), curve, warmup })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        job: JobArgs,
+    }
+
+    fn spec(flags: &str, schedule: &OsStr) -> Result<Spec, CliError> {
+        let words = ["train"].into_iter().chain(flags.split_whitespace());
+        let command = <Command as clap::Parser>::try_parse_from(words).unwrap();
+        Spec::new(&command.job, schedule)
+    }
+
+    #[test]
+    fn the_configuration_has_the_plan_of_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("plan.csv");
+        std::fs::write(&file, "0F0,0F1,0B0,0B1\n1F0,1B0,1F1,1B1\n").unwrap();
+        let from_file = spec("--virtual-stages 1", file.as_os_str()).unwrap();
+        let PlanSource::Given(plan) = &from_file.config.plan else {
+            panic!("{:?}", from_file.config.plan)
+        };
+        assert_eq!((plan.n_ranks(), plan.n_micro_batches()), (2, 2));
+        assert_eq!((from_file.config.named(), from_file.config.default_pp()), (None, None));
+        assert_eq!(plan_file(file.as_os_str()), Some(file.as_path()));
+
+        let naive = from_file.with_schedule(ScheduleName::Naive);
+        assert_eq!(naive.config.named(), Some(ScheduleName::Naive));
+        assert_eq!((naive.schedule.as_str(), naive.config.virtual_stages), ("naive", None));
+        assert_eq!(plan_file("naive".as_ref()), None);
+        assert!(matches!(spec("--pp 3", file.as_os_str()), Err(CliError::Usage(_))));
+    }
+
+    #[test]
+    fn only_a_model_with_a_context_is_advised_to_shorten_it() {
+        let told = |flags| {
+            let spec = spec(flags, "1f1b".as_ref()).unwrap();
+            let refused =
+                TrainError::ActivationsTooLarge { samples: 4, needed: 2 << 20, free: 0, most: 1 };
+            let CliError::Usage(text) = spec.told(&refused) else { panic!("{refused}") };
+            text
+        };
+        let gpt = told("--context 99");
+        assert!(gpt.contains("4 samples of 99 bytes") && gpt.contains("--context"), "{gpt}");
+        let wine = told("--model wine-mlp");
+        assert!(wine.ends_with("use at most 1 samples"), "{wine}");
+    }
 }

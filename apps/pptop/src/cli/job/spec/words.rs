@@ -2,8 +2,8 @@
 
 use pp_models::{ModelError, Options};
 use pp_partition::{Cut, PartitionError};
-use pp_schedule::{ScheduleError, Sizes};
-use pp_train::{NoCuda, TrainError, causes};
+use pp_schedule::{ScheduleError, Sizes, clean};
+use pp_train::{NoCuda, ResumeError, SampleLength, TrainError, WeightsError, causes};
 
 use super::super::super::CliError;
 use super::super::super::devices::why_no_cuda;
@@ -49,17 +49,17 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             too_many_stages(*ranks, *chunks, *layers as u64, model)
         }
         TrainError::TooManyRanks { ranks, layers, model } => format!(
-            "{ranks} ranks need {ranks} layers, the model {model} has {layers}; use --pp {layers} or less"
+            "{ranks} ranks need {ranks} layers, but the model {model} has {layers}; use --pp {layers} or less"
         ),
         TrainError::Threads { ranks, replicas, most } => format!(
-            "{ranks} ranks on {replicas} replicas are {} threads, this system has {most}; use a --pp times --dp of {most} or less",
+            "{ranks} ranks on {replicas} replicas need {} threads, but this system has {most}; use a --pp times --dp of {most} or less",
             u64::from(*ranks) * u64::from(*replicas)
         ),
         TrainError::Cores { ranks, cores } => format!(
-            "--pin wants a core for each of {ranks} ranks, there are {cores}; use at most {cores} ranks, or leave --pin out"
+            "--pin needs {ranks} cores for {ranks} ranks, but there are {cores}; use at most {cores} ranks, or leave --pin out"
         ),
         TrainError::AbsentStage { stage, stages } => format!(
-            "--recompute names stage {stage}, the plan has {stages}; use stages from 0 to {}, or all",
+            "--recompute names stage {stage}, but the plan has {stages} stages; use stages from 0 to {}, or all",
             stages - 1
         ),
         TrainError::AbsentSlowRank { rank, ranks } => {
@@ -68,7 +68,7 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
         #[cfg(feature = "fault-injection")]
         TrainError::AbsentFault { rank, ranks } => absent_rank("--inject-fault", *rank, *ranks),
         TrainError::SharedStages { .. } => format!(
-            "--sleep-slow-rank: {} runs every stage on two ranks, and a stage is as slow on both; use another schedule",
+            "--sleep-slow-rank: {} runs every stage on two ranks, and a stage is equally slow on both; use another schedule",
             excerpt(&spec.schedule)
         ),
         &TrainError::Uneven { batch, micro_batches, replicas, ranks, virtual_stages } => {
@@ -82,7 +82,9 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
         }
         TrainError::Cuda(no) => no_cuda(no),
         TrainError::WaitsOnCpu { model } => {
-            format!("--model {model} sleeps on the CPU, --device is cuda; use --device auto or cpu")
+            format!(
+                "--model {model} runs only on the CPU, but --device is cuda; use --device auto or cpu"
+            )
         }
         TrainError::Workload(error) => match error.downcast_ref::<ModelError>() {
             Some(error) => of_data(error),
@@ -95,22 +97,45 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             format!("{error}; use --batch-size {most} or less")
         }
         TrainError::TooManySamples { model, samples, most } => format!(
-            "--batch-size {samples} is more than {model} makes up for a step, {most} samples; use --batch-size {most} or less"
+            "--batch-size {samples} is too large, because {model} generates at most {most} samples for a step; use --batch-size {most} or less"
         ),
         TrainError::ActivationsTooLarge { samples, needed, free, most } => {
-            let context = spec.context.map_or_else(String::new, |n| format!(" of {n} bytes"));
+            let (each, shorter) = match spec.config.workload.sample_length() {
+                Some(SampleLength { length, unit, option }) => {
+                    (format!(" of {length} {unit}"), format!(", or a smaller --{option}"))
+                }
+                None => (String::new(), String::new()),
+            };
             format!(
-                "a micro-batch of {samples} samples{context} needs about {} MiB of activations; {} MiB are free; use at most {most} samples, or a smaller --context",
+                "a micro-batch of {samples} samples{each} needs about {} MiB of activations, but {} MiB are free; use at most {most} samples{shorter}",
                 needed >> 20,
                 free >> 20
             )
         }
         TrainError::Cut { source, stages, layers } => refused_cut(source, *stages, *layers),
-        TrainError::Initial { path, why } => format!(
-            "cannot take initial weights from {}: {}; name a file that --save wrote for this model",
+        TrainError::Initial { path, source }
+            if matches!(**source, WeightsError::NotFinite { .. }) =>
+        {
+            format!(
+                "cannot load initial weights from {}: {source}; name another file, or let pptop train read it with --allow-nonfinite",
+                excerpt(&path.display().to_string())
+            )
+        }
+        TrainError::Initial { path, source } => format!(
+            "cannot load initial weights from {}: {}; name a file that --save wrote for this model",
             excerpt(&path.display().to_string()),
-            excerpt(why)
+            excerpt(&causes(source))
         ),
+        TrainError::Resume { path, source } => {
+            let advice = match **source {
+                ResumeError::OtherData => "; name the other data with --data to train on them",
+                ResumeError::NoSteps { .. } => "; use a larger --steps",
+                _ => "",
+            };
+            let path = excerpt(&path.display().to_string());
+            format!("cannot resume from {path}: {}{advice}", clean(&causes(source)))
+        }
+        TrainError::Checkpoints(source) => causes(source),
         // The text of such an error has its causes.
         other => other.to_string(),
     }
@@ -125,13 +150,13 @@ fn of_data(error: &ModelError) -> String {
                 tenth => format!(", or --context at most {}", tenth - 1),
             };
             format!(
-                "{} has {bytes} bytes, a context of {context} needs {needed}: one window in the nine tenths that train and \
-                 one in the tenth that is held out; use a longer text{shorter}",
+                "{} has {bytes} bytes, but a context of {context} needs {needed}: one window in the nine tenths for training \
+                 and one in the held-out tenth; use a longer text{shorter}",
                 excerpt(name)
             )
         }
-        ModelError::Read { path, why } => format!(
-            "cannot read the data file {}: {why}; name a text file that can be read",
+        ModelError::Read { path, source } => format!(
+            "cannot read the data file {}: {source}; name a text file that can be read",
             excerpt(&path.display().to_string())
         ),
         other => causes(other),
@@ -144,7 +169,7 @@ fn no_cuda(no: &NoCuda) -> String {
 
 fn absent_rank(flag: &str, rank: u32, ranks: u32) -> String {
     let last = ranks - 1;
-    format!("{flag} names rank {rank}, the plan has {ranks}; use a rank from 0 to {last}")
+    format!("{flag} names rank {rank}, but the plan has {ranks} ranks; use a rank from 0 to {last}")
 }
 
 /// More stages than layers, with the flags that make fewer.
@@ -158,10 +183,10 @@ fn too_many_stages(ranks: u32, chunks: u32, layers: u64, model: &str) -> String 
         fits.push(format!("--virtual-stages {}", layers / u64::from(ranks)));
     }
     if fits.is_empty() {
-        fits.push(format!("a --pp times --virtual-stages of {layers}"));
+        fits.push(format!("{layers} for --pp times --virtual-stages"));
     }
     format!(
-        "{ranks} ranks of {chunks} stages need {stages} layers, the model {model} has {layers}; use {} at most",
+        "{ranks} ranks of {chunks} stages need {stages} layers, but the model {model} has {layers}; use at most {}",
         fits.join(" or ")
     )
 }
@@ -178,7 +203,7 @@ fn uneven_batch(spec: &Spec, sizes: &Sizes, batch: u64, dp: u64) -> String {
             "--dp {dp} does not divide a batch of {batch}; use {fits}--batch-size {multiples}"
         );
     }
-    let named = spec.named().filter(|_| spec.micro_batches.is_some());
+    let named = spec.config.named().filter(|_| spec.micro_batches.is_some());
     let near = named.and_then(|name| near_micro_batches(name, sizes, Some(batch), spec.config.dp));
     match near {
         Some(near) => {
@@ -197,11 +222,11 @@ fn refused_cut(refused: &PartitionError, stages: usize, layers: usize) -> String
             (sizes, format!("gives stage {stage} no layer"))
         }
         PartitionError::WrongCount { sizes, stages } => {
-            (sizes, format!("has {} parts, the plan {stages} stages", sizes.len()))
+            (sizes, format!("has {} parts, but the plan has {stages} stages", sizes.len()))
         }
         PartitionError::WrongSum { sizes, layers } => {
             let sum: u128 = sizes.iter().map(|&size| size as u128).sum();
-            (sizes, format!("sums to {sum}, the model has {layers} layers"))
+            (sizes, format!("sums to {sum}, but the model has {layers} layers"))
         }
         other => return causes(other),
     };

@@ -1,0 +1,386 @@
+//! `--restarts N`: a parent that starts the run again when it fails. It only waits and starts; the
+//! run is its child.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+
+use pp_telemetry::{EVENTS_FILE, Event, Line, status_of};
+use pp_train::checkpoint::{Checkpoint, list};
+use pp_train::{CHECKPOINTS, causes, is_ignored};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use super::{CliError, note};
+
+/// The exit code of a run that failed.
+const FAILED: i32 = 1;
+/// The exit code of a refusal.
+const REFUSED: i32 = 2;
+/// The most bytes at the end of a log that are searched for its last step.
+const TAIL_BYTES: u64 = 1 << 22;
+/// The most characters of the reason of a failure.
+const REASON_CHARS: usize = 200;
+
+/// What the parent has to know of the run.
+pub(crate) struct Supervised {
+    /// Restarts at most.
+    pub(crate) most: u64,
+    /// The folder of the first run.
+    pub(crate) first: PathBuf,
+    /// Whether that folder was made for it.
+    pub(crate) is_new: bool,
+    /// Whether the folders of restarts go beside the first one, or among the kept runs.
+    pub(crate) is_named: bool,
+    /// The name of the model.
+    pub(crate) model: String,
+    /// Steps planned.
+    pub(crate) steps: u64,
+    /// The step that the first run begins after.
+    pub(crate) from: u64,
+    /// The folder of the checkpoints; `None` takes the one in the folder of the first run.
+    pub(crate) checkpoints: Option<PathBuf>,
+    /// The file of `--dump-step`.
+    pub(crate) dump_step: Option<PathBuf>,
+    /// Whether `--headless` is among the words of the command.
+    pub(crate) is_headless: bool,
+}
+
+/// One run of the chain.
+struct Attempt {
+    dir: PathBuf,
+    /// The step that it begins after.
+    from: u64,
+    /// The checkpoint that it goes on from, unless it is the one of the command.
+    resume: Option<PathBuf>,
+    /// What the run says about its restart; `None` for the first.
+    restarted: Option<String>,
+}
+
+/// A failure that a restart may help against.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failure {
+    why: String,
+    /// The last step that was finished.
+    step: u64,
+    /// The exit code of the parent, if this was the last attempt.
+    code: u8,
+}
+
+/// How a run ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ending {
+    /// For good, with this exit code.
+    Over(u8),
+    Failed(Failure),
+}
+
+impl Supervised {
+    /// Starts the run, and starts it again when it fails.
+    ///
+    /// # Errors
+    /// The exit code of the last run, whose message is written already.
+    pub(crate) fn run(self) -> Result<(), CliError> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            CliError::Failed(format!("--restarts: cannot {what}: {error}"))
+        };
+        // Before the child starts, so that no signal and no end is missed.
+        let forwarded = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
+        let forwarded = forwarded.into_iter().filter(|&signal| !is_ignored(signal));
+        let mut signals = Signals::new(forwarded.chain([SIGCHLD]))
+            .map_err(|error| failed("listen for signals", &error))?;
+        let program =
+            std::env::current_exe().map_err(|error| failed("find this program", &error))?;
+        let dir = self.checkpoints.clone().unwrap_or_else(|| self.first.join(CHECKPOINTS));
+        let older = paths(&dir);
+        let mut attempt =
+            Attempt { dir: self.first.clone(), from: self.from, resume: None, restarted: None };
+        let mut runs = Vec::new();
+        let mut before = None;
+        for n in 1.. {
+            runs.extend(attempt.dir.file_name().map(|name| name.to_string_lossy().into_owned()));
+            let mut command = Command::new(&program);
+            command.args(self.words(&attempt, &dir));
+            let mut child = command.spawn().map_err(|error| failed("start the run", &error))?;
+            let (status, is_asked) =
+                wait(&mut child, &mut signals).map_err(|error| failed("wait for it", &error))?;
+            let newest = newest(&dir, &older, &runs, self.steps);
+            let failure = match self.ending(status, is_asked, &attempt, newest.as_ref()) {
+                Ending::Over(0) => return Ok(()),
+                Ending::Over(code) => {
+                    if i32::from(code) == REFUSED && n == 1 && self.is_new {
+                        // A refusal leaves no folder. If a file cannot be removed, it stays.
+                        let _ = pp_telemetry::remove(&self.first);
+                    }
+                    return Err(CliError::Code(code));
+                }
+                Ending::Failed(failure) => failure,
+            };
+            let code = failure.code;
+            let over = |why: &str| {
+                note(&format!("no restart after {}: {why}", failure.why));
+                Err(CliError::Code(code))
+            };
+            if before.as_ref() == Some(&failure) {
+                return over("the same failure came at the same step twice in a row");
+            }
+            if n > self.most {
+                let used = match self.most {
+                    1 => "the only restart is used".to_owned(),
+                    most => format!("all {most} restarts are used"),
+                };
+                return over(&used);
+            }
+            attempt = self.next(n, &failure, newest.as_ref())?;
+            note(attempt.restarted.as_deref().unwrap_or_default());
+            before = Some(failure);
+        }
+        Ok(())
+    }
+
+    /// The attempt after a failure.
+    fn next(
+        &self,
+        n: u64,
+        failure: &Failure,
+        newest: Option<&Checkpoint>,
+    ) -> Result<Attempt, CliError> {
+        let goes_on = match newest {
+            Some(newest) => {
+                format!("it goes on from the checkpoint of step {}", newest.manifest().step)
+            }
+            None if self.from > 0 => {
+                format!("there is no newer checkpoint, so it goes on from step {} again", self.from)
+            }
+            None => "there is no checkpoint, so it starts anew".to_owned(),
+        };
+        let restarted = format!("restart {n} of {} after {}; {goes_on}", self.most, failure.why);
+        Ok(Attempt {
+            dir: self.dir_of_restart()?,
+            from: newest.map_or(self.from, |newest| newest.manifest().step),
+            resume: newest.map(|newest| newest.path().to_owned()),
+            restarted: Some(restarted),
+        })
+    }
+
+    /// A folder for a restart.
+    fn dir_of_restart(&self) -> Result<PathBuf, CliError> {
+        if !self.is_named {
+            let made = pp_telemetry::new_run_dir(&self.model);
+            return made.map(|(_, dir)| dir).map_err(|error| CliError::Failed(causes(&error)));
+        }
+        let beside = |n: u64| {
+            let mut name = self.first.clone().into_os_string();
+            name.push(format!("-restart-{n}"));
+            PathBuf::from(name)
+        };
+        let free = (1..).map(beside).find(|dir| dir.symlink_metadata().is_err());
+        Ok(free.unwrap_or_else(|| beside(0)))
+    }
+
+    /// The words of the child: those of this process, changed where the attempt needs it.
+    fn words(&self, attempt: &Attempt, checkpoints: &Path) -> Vec<OsString> {
+        let own: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let mut dropped = vec!["--restarts", "--run-dir", "--checkpoint-dir"];
+        if attempt.restarted.is_some() {
+            if !is_fault_for_all(&own) {
+                dropped.push("--inject-fault");
+            }
+            // The first step was written by an earlier attempt.
+            if self.dump_step.as_deref().is_some_and(Path::exists) {
+                dropped.push("--dump-step");
+            }
+        }
+        if attempt.resume.is_some() {
+            dropped.extend(["--resume", "--init"]);
+        }
+        let mut words = without(own, &dropped);
+        if !self.is_headless {
+            words.push("--headless".into());
+        }
+        let mut flag = |name: &str, value: &OsStr| {
+            let mut word = OsString::from(format!("--{name}="));
+            word.push(value);
+            words.push(word);
+        };
+        flag("run-dir", attempt.dir.as_os_str());
+        flag("checkpoint-dir", checkpoints.as_os_str());
+        if let Some(path) = &attempt.resume {
+            flag("resume", path.as_os_str());
+        }
+        flag("supervised", attempt.restarted.as_deref().unwrap_or_default().as_ref());
+        words
+    }
+
+    /// How an attempt ended.
+    fn ending(
+        &self,
+        status: ExitStatus,
+        is_asked: bool,
+        attempt: &Attempt,
+        newest: Option<&Checkpoint>,
+    ) -> Ending {
+        // The last lines of a log are lost with a process that is killed.
+        let saved = newest.map_or(0, |newest| newest.manifest().step);
+        let step = last_step(&attempt.dir).unwrap_or(0).max(saved).max(attempt.from);
+        let reason = || status_of(&attempt.dir).and_then(|status| status.reason);
+        ending(status, is_asked, attempt.from, step, reason)
+    }
+}
+
+/// How a run ended that began after step `from` and whose last finished step is `step`.
+fn ending(
+    status: ExitStatus,
+    is_asked: bool,
+    from: u64,
+    step: u64,
+    reason: impl Fn() -> Option<String>,
+) -> Ending {
+    let failed = |why: String, code: i32| {
+        Ending::Failed(Failure { why, step, code: u8::try_from(code).unwrap_or(1) })
+    };
+    if let Some(signal) = status.signal() {
+        let code = 128 + signal;
+        // A run that has not begun to listen is ended by the signal itself.
+        if is_asked || [SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGQUIT].contains(&signal) {
+            return Ending::Over(u8::try_from(code).unwrap_or(1));
+        }
+        let name = signal_hook::low_level::signal_name(signal)
+            .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned);
+        return failed(format!("{name} killed it after step {step}"), code);
+    }
+    match status.code() {
+        Some(FAILED) if !is_asked && step > from => {
+            let why = reason().unwrap_or_else(|| format!("exit code 1 after step {step}"));
+            failed(why.chars().take(REASON_CHARS).collect(), FAILED)
+        }
+        code => Ending::Over(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+    }
+}
+
+/// Waits for the end of the run, and forwards what comes meanwhile. Returns how it ended, and
+/// whether it was asked to.
+fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<(ExitStatus, bool)> {
+    let mut is_asked = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, is_asked));
+        }
+        for number in signals.wait() {
+            let signal = Signal::from_named_raw(number).filter(|_| number != SIGCHLD);
+            if let Some(signal) = signal {
+                is_asked |= number != SIGUSR1;
+                // It may just have ended.
+                let _ = kill_process(Pid::from_child(child), signal);
+            }
+        }
+    }
+}
+
+/// Whether the fault that a test asks for strikes every attempt.
+fn is_fault_for_all(words: &[OsString]) -> bool {
+    words.iter().any(|word| word.to_str().is_some_and(|word| word.ends_with(":again")))
+}
+
+/// The words without some flags and their values.
+fn without(words: Vec<OsString>, flags: &[&str]) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        let text = word.to_string_lossy();
+        let name = text.split_once('=').map_or(text.as_ref(), |(name, _)| name);
+        if !flags.contains(&name) {
+            kept.push(word);
+        } else if name.len() == text.len() {
+            words.next();
+        }
+    }
+    kept
+}
+
+/// The folders of the checkpoints in `dir`.
+fn paths(dir: &Path) -> BTreeSet<PathBuf> {
+    list(dir).unwrap_or_default().into_iter().map(|found| found.path).collect()
+}
+
+/// The newest checkpoint of these runs of which every byte is right, and that leaves steps to make.
+fn newest(
+    dir: &Path,
+    older: &BTreeSet<PathBuf>,
+    runs: &[String],
+    steps: u64,
+) -> Option<Checkpoint> {
+    let found = list(dir).unwrap_or_default().into_iter();
+    let found = found.filter(|found| !older.contains(&found.path));
+    let is_own = |checkpoint: &Checkpoint| {
+        let manifest = checkpoint.manifest();
+        runs.contains(&manifest.run) && manifest.step < steps
+    };
+    let mut own: Vec<Checkpoint> =
+        found.filter_map(|found| found.checkpoint.ok()).filter(is_own).collect();
+    own.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
+    own.into_iter().find(|checkpoint| match checkpoint.verify() {
+        Ok(()) => true,
+        Err(error) => {
+            note(&format!("a checkpoint is not taken: {}", causes(&error)));
+            false
+        }
+    })
+}
+
+/// The last step in the log of a run.
+fn last_step(dir: &Path) -> Option<u64> {
+    let mut file = File::open(dir.join(EVENTS_FILE)).ok()?;
+    let n_bytes = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(n_bytes.saturating_sub(TAIL_BYTES))).ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
+    let step = |line: &[u8]| match Event::parse(line) {
+        Ok(Line::Event(Event::Step(step))) => Some(step.step),
+        _ => None,
+    };
+    tail.split(|&byte| byte == b'\n').rev().find_map(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<OsString> {
+        line.split_whitespace().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn flags_go_with_their_values() {
+        let given = words("train --restarts 2 --pp 2 --run-dir=a --resume latest --restarts-x 1");
+        let kept = without(given, &["--restarts", "--run-dir", "--resume"]);
+        assert_eq!(kept, words("train --pp 2 --restarts-x 1"));
+        assert!(is_fault_for_all(&words("train --inject-fault 0:1:copy:kill:again")));
+        assert!(!is_fault_for_all(&words("train --inject-fault 0:1:copy:kill")));
+    }
+
+    #[test]
+    fn only_a_failure_that_nobody_asked_for_is_followed_by_a_restart() {
+        let exit = |code: i32| ExitStatus::from_raw(code << 8);
+        let killed = ExitStatus::from_raw;
+        let of =
+            |status, is_asked, step| ending(status, is_asked, 4, step, || Some("why".to_owned()));
+        let failed =
+            |why: &str, step, code| Ending::Failed(Failure { why: why.to_owned(), step, code });
+        assert_eq!(of(exit(0), false, 9), Ending::Over(0));
+        assert_eq!(of(exit(2), false, 4), Ending::Over(2));
+        assert_eq!(of(exit(143), false, 9), Ending::Over(143));
+        assert_eq!(of(exit(1), false, 4), Ending::Over(1), "before its first step");
+        assert_eq!(of(exit(1), true, 9), Ending::Over(1), "it was to end in any case");
+        assert_eq!(of(exit(1), false, 9), failed("why", 9, 1));
+        assert_eq!(of(killed(15), false, 4), Ending::Over(143));
+        assert_eq!(of(killed(9), true, 9), Ending::Over(137));
+        assert_eq!(of(killed(9), false, 9), failed("SIGKILL killed it after step 9", 9, 137));
+        assert_eq!(of(killed(11), false, 4), failed("SIGSEGV killed it after step 4", 4, 139));
+    }
+}
