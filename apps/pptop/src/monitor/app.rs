@@ -29,7 +29,7 @@ const REDRAW_EVERY: Duration = Duration::from_millis(500);
 const ACCOUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// The note for a key that arrived in a burst, as pasted text does.
-const PASTED: &str = "ignored: this key came as pasted text does; press it alone";
+const PASTED: &str = "ignored: this key looked like pasted text; press it again";
 
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;

@@ -61,8 +61,8 @@ impl Trainer {
             return Ok(());
         }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let pid =
-            pid.ok_or_else(|| io::Error::other(format!("{} is no process id", self.child.id())))?;
+        let pid = pid
+            .ok_or_else(|| io::Error::other(format!("{} is not a process id", self.child.id())))?;
         let process = pidfd_open(pid, PidfdFlags::empty())?;
         Ok(pidfd_send_signal(process, signal)?)
     }

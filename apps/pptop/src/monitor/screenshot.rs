@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier};
 use super::input::Action;
 use super::state::State;
 use super::view::{Theme, draw};
-use super::watched::found;
+use super::watched::{before, found};
 use super::words::format::cells;
 use crate::monitor::screen::View;
 
@@ -33,6 +33,10 @@ impl Screenshot {
     ) -> Self {
         let child = found(&run.dir, run.status.as_ref());
         let silent_seconds = child.silent_seconds.unwrap_or(0.0);
+        let mut model = model;
+        if let Some(before) = before(&run.dir, &model) {
+            model.set_before(&before);
+        }
         let mut state = State::of(model, child.clone());
         state.observe(child, silent_seconds, 0);
         state.act(Action::Show(view));

@@ -42,7 +42,7 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
         )?,
         None => writeln!(
             text,
-            "{name} goes on as process {}; step {step} of {n_steps} is done",
+            "{name} is still running as process {}; step {step} of {n_steps} is done",
             state.child().pid
         )?,
         Some(0) => {
@@ -66,6 +66,12 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
     if let Some(failure) = state.failure() {
         writeln!(text, "  reason   {failure}")?;
     }
+    if let Some(before) = model.hello().and_then(|hello| hello.continues.as_ref()) {
+        writeln!(text, "  resumed  {before}")?;
+    }
+    if let Some(saved) = model.end().and_then(|end| end.saved.as_deref()) {
+        writeln!(text, "  saved    {saved}")?;
+    }
     if let Some(loss) = model.loss().last() {
         write!(text, "  loss     {}", format::number(loss))?;
         if let Some(mark) = model.loss().marks().last() {
@@ -86,16 +92,12 @@ fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::
         if let Some(hello) = model.hello()
             && let Some(theory) = hello.theory
         {
-            write!(text, ", {} promised by {}", format::percent(theory), hello.schedule)?;
+            write!(text, ", {} in theory ({})", format::percent(theory), hello.schedule)?;
         }
         writeln!(text)?;
     }
     if model.n_dropped() > 0 {
-        writeln!(
-            text,
-            "  lost     {} events that the recorder could not keep up with",
-            model.n_dropped()
-        )?;
+        writeln!(text, "  lost     {} events: the recorder could not keep up", model.n_dropped())?;
     }
     writeln!(text, "  files    {}", run_dir.display())
 }

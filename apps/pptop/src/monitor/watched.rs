@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{
-    Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run, log_of,
-    status_of,
+    Before, Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run,
+    log_of, status_of,
 };
 use rustix::process::Signal;
 
@@ -78,6 +79,49 @@ pub(crate) struct Watched {
     heard: Instant,
     /// Whether all of the log was read once: what comes later comes from a run that goes on.
     caught_up: bool,
+    chain: Chain,
+}
+
+/// The curves of the runs before a resumed one. A thread reads them: their logs may be long.
+#[derive(Default)]
+enum Chain {
+    #[default]
+    Unknown,
+    Reading(JoinHandle<Option<Before>>),
+    /// `None` if they are not at hand.
+    Read(Option<Box<Before>>),
+}
+
+impl Chain {
+    /// Gives the curves to a run that wants them; whether it did.
+    fn show(&mut self, state: &mut State, dir: &Path) -> bool {
+        if state.model().wants_before().is_none() {
+            return false;
+        }
+        match std::mem::take(self) {
+            Self::Unknown => {
+                let continues = state.model().wants_before().cloned();
+                let runs_dir = dir.parent().map(Path::to_owned);
+                let read = move || Before::read(&runs_dir?, &continues?);
+                let thread = thread::Builder::new().name("before".to_owned()).spawn(read);
+                *self = thread.map_or(Self::Read(None), Self::Reading);
+            }
+            Self::Reading(thread) if thread.is_finished() => {
+                *self = Self::Read(thread.join().ok().flatten().map(Box::new));
+            }
+            other => *self = other,
+        }
+        match self {
+            Self::Read(Some(before)) => state.set_before(before),
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// The curves of the runs before the one in `dir`, whose folders lie beside it.
+pub(super) fn before(dir: &Path, model: &Model) -> Option<Before> {
+    Before::read(dir.parent()?, model.wants_before()?)
 }
 
 /// What a look at the log has brought.
@@ -105,6 +149,7 @@ impl Watched {
                     log,
                     heard,
                     caught_up: true,
+                    chain: Chain::default(),
                 }
             }
             Watch::Demo(run) => Self {
@@ -121,6 +166,7 @@ impl Watched {
                 log: run.log,
                 heard,
                 caught_up: true,
+                chain: Chain::default(),
             },
             Watch::Found(run) => {
                 let state = found(&run.dir, run.status.as_ref());
@@ -143,6 +189,7 @@ impl Watched {
                     log: run.log,
                     heard,
                     caught_up: false,
+                    chain: Chain::default(),
                 }
             }
             Watch::Replay { run, speed, start, is_loop } => {
@@ -153,9 +200,18 @@ impl Watched {
                     Source::Play { log: run.log.clone(), replay, frames, at: Instant::now() };
                 let state = State::new(ChildState::default(), false).replayed(playback);
                 let (dir, log, files) = (run.dir.clone(), run.log, run.dir);
-                let process = Process::None;
-                let mut watched =
-                    Self { state, dir, log, files, source, process, heard, caught_up: false };
+                let (process, chain) = (Process::None, Chain::default());
+                let mut watched = Self {
+                    state,
+                    dir,
+                    log,
+                    files,
+                    source,
+                    process,
+                    heard,
+                    caught_up: false,
+                    chain,
+                };
                 if let Some(step) = start {
                     watched.seek(step);
                 }
@@ -171,7 +227,7 @@ impl Watched {
         // there.
         if let Err(error) = self.process.poll() {
             let pid = self.state.child().pid;
-            self.state.set_trouble(format!("cannot look after process {pid}: {error}"));
+            self.state.set_trouble(format!("cannot check process {pid}: {error}"));
         }
         let (n_events, more, n_bad_lines) = match &mut self.source {
             Source::Follow(follower) => follow(&mut self.state, follower),
@@ -187,7 +243,8 @@ impl Watched {
             _ => self.state.child().clone(),
         };
         self.state.observe(child, self.heard.elapsed().as_secs_f64(), n_bad_lines);
-        let changed = n_events > 0 || self.state.is_over() != was_over;
+        let has_curves = self.chain.show(&mut self.state, &self.dir);
+        let changed = n_events > 0 || has_curves || self.state.is_over() != was_over;
         Read { changed, more: more && self.state.trouble().is_none() }
     }
 
@@ -373,7 +430,7 @@ pub(super) fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildS
         silent_seconds: evidence.silent_seconds,
         not_recorded: status.recording_failed.as_ref().map(|why| {
             let (step, steps) = (status.step, status.steps);
-            format!("nothing is recorded any more ({why}); the run is at step {step} of {steps}")
+            format!("recording has stopped ({why}); the run is at step {step} of {steps}")
         }),
         last_error: if is_bad { last_line(&dir.join(pp_telemetry::STDERR_FILE)) } else { None },
     }

@@ -96,7 +96,7 @@ fn scrolling_up_holds_and_says_so() {
         events.push(event);
     }
     assert_eq!(newest(text(&state, 80, 18)), held);
-    assert!(text(&state, 80, 18).contains("pinned 61 above the newest, G follows"));
+    assert!(text(&state, 80, 18).contains("pinned 61 lines above the newest, G follows"));
     state.act(Action::Edge { last: true });
     assert!(newest(text(&state, 80, 18)).contains("message 49"));
     state.act(Action::Edge { last: false });

@@ -101,7 +101,7 @@ fn words_say_whether_it_learns() {
     let rising = with_loss(|step| 2.0 + step as f32 * 0.01);
     assert!(rising.contains("gets worse"), "{rising}");
     let broken = with_loss(|step| if step > 100 { f32::NAN } else { 2.0 });
-    assert!(broken.contains("no number") && broken.contains("20 not finite"), "{broken}");
+    assert!(broken.contains("not a number") && broken.contains("20 not finite"), "{broken}");
     let mut events = log();
     for event in &mut events {
         if let Event::Eval(eval) = event

@@ -211,7 +211,7 @@ fn only_enter_on_a_chosen_answer_deletes_and_a_run_that_goes_on_stays() {
     assert_eq!(state.act(RunsAction::Accept), Some(RunsEffect::Delete(dir)));
     let mut state = RunsState::new(vec![row("live", Standing::Live)]);
     acted(&mut state, &[RunsAction::Delete]);
-    assert!(text(&state).contains("this run goes on"));
+    assert!(text(&state).contains("this run has not ended"));
     state.paste("d\n");
     assert!(text(&state).contains("pasted text is ignored"));
 }

@@ -264,10 +264,10 @@ fn only_what_works_is_offered() {
     cannot_be_ended(found(running()).simulated(), "demo", "this is a demo");
     cannot_be_ended(found(ChildState::default()).replayed(playback), "replay", "this is a replay");
     let far = found(ChildState { host, ..running() });
-    cannot_be_ended(far, "far", "the run is a process of far");
-    cannot_be_ended(found(gone), "gone", "the run is over");
+    cannot_be_ended(far, "far", "the run is on far");
+    cannot_be_ended(found(gone), "gone", "the run is already over");
     cannot_be_ended(read_only, "read-only", "read-only");
-    cannot_be_ended(ended, "ended", "the run is over");
+    cannot_be_ended(ended, "ended", "the run is already over");
     let demo = found(running()).simulated();
     assert_screen!("demo_80x24", &demo, MONO, 80, 24);
     let replay = found(ChildState::default()).replayed(Playback::new(1.0, false));

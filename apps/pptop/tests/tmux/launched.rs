@@ -70,7 +70,7 @@ fn one_detaches_and_the_run_goes_on() {
     terminal.press("q");
     terminal.answer("leave the run?", "d", "detach");
     let screen = terminal.wait_restored("exit=0");
-    assert!(screen.contains("goes on as process"), "{screen}");
+    assert!(screen.contains("is still running as process"), "{screen}");
     goes_on(&terminal);
 }
 

@@ -111,13 +111,16 @@ fn one_attaches_late_twice_and_read_only() {
     goes_on(&terminal);
     terminal.press("q");
     let screen = terminal.wait_restored("exit=0");
-    assert!(screen.contains("goes on as process"), "{screen}");
+    assert!(screen.contains("is still running as process"), "{screen}");
     terminal.pptop("attach run");
     terminal.wait_for("LIVE");
     terminal.press("x");
     terminal.answer("end the run?", "w", "write a checkpoint");
     terminal.wait_for("STOPPED");
-    assert!(terminal.run_dir().join("checkpoint.safetensors").is_file());
+    let checkpoints = std::fs::read_dir(terminal.run_dir().join("checkpoints")).unwrap();
+    let manifest =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path().join("manifest.json");
+    assert!(checkpoints.map(manifest).any(|manifest| manifest.is_file()));
     terminal.press("q");
     let screen = terminal.wait_restored("exit=0");
     assert!(screen.contains("was stopped after"), "{screen}");

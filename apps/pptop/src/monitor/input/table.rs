@@ -86,7 +86,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Live,
         &[bind("stop", Action::Stop, &["x"])],
-        "end the run: after this step, with a checkpoint, at once",
+        "end the run: after this step, with a checkpoint, or at once",
         Some("stop"),
     ),
     entry(
@@ -176,7 +176,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Timeline,
         &[bind("export-trace", Action::ExportTrace, &["e"])],
-        "timeline: save the step as a Chrome trace in the run's folder",
+        "timeline: save the step as a Chrome trace in the run folder",
         Some("export"),
     ),
     entry(
@@ -269,7 +269,7 @@ pub(super) const TABLE: &[Entry] = &[
     entry(
         Place::Everywhere,
         &[bind("snapshot", Action::Snapshot, &["s"])],
-        "save the screen in the run's folder",
+        "save the screen in the run folder",
         None,
     ),
     entry(

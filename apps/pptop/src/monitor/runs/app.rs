@@ -27,7 +27,7 @@ use crate::monitor::view::Theme;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// The exit code of a program whose terminal hangs up: 128 and the number of SIGHUP.
 const HANGUP: i32 = 129;
-const PASTED: &str = "ignored: this key came as pasted text does; press it alone";
+const PASTED: &str = "ignored: this key looked like pasted text; press it again";
 
 /// Which runs are listed, and how.
 #[derive(Debug)]
@@ -322,7 +322,7 @@ fn delete(dir: &Path) -> String {
         Err(why) => return why,
     };
     if run.standing().is_alive() {
-        return format!("{name} goes on; nothing was deleted");
+        return format!("{name} has not ended; nothing was deleted");
     }
     match remove(dir) {
         Ok(()) => format!("{name} was deleted"),

@@ -61,7 +61,7 @@ impl Comparison {
                 lines.push((what, both, change(values)));
             };
         number("last loss", &|model| model.loss().last(), &format::number);
-        number("mean of losses", &|model| model.loss().ema(), &format::number);
+        number("loss ema", &|model| model.loss().ema(), &format::number);
         number(
             "last validation",
             &|model| model.loss().marks().last().map(|mark| mark.loss),

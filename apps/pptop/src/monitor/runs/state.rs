@@ -374,11 +374,11 @@ impl RunsState {
     fn ask_to_delete(&mut self) {
         let Some(row) = self.chosen() else { return };
         if row.standing.is_alive() {
-            self.note = Some("this run goes on; open it and end it first".to_owned());
+            self.note = Some("this run has not ended; open it and end it first".to_owned());
             return;
         }
         let what = format!(
-            "{}: {} in {}. It cannot be brought back.",
+            "{}: {} in {}. This cannot be undone.",
             row.run.id,
             format::bytes(row.run.bytes),
             row.run.dir.display()

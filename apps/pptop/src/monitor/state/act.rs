@@ -291,7 +291,7 @@ impl State {
             PromptKind::Filter => self.log.set_filter(prompt.text),
             PromptKind::Step => {
                 let Ok(step) = prompt.text.trim().parse::<u64>() else {
-                    self.set_error(format!("{:?} is no step: type a number", prompt.text));
+                    self.set_error(format!("{:?} is not a step: type a number", prompt.text));
                     return None;
                 };
                 if self.playback.is_some() {
@@ -301,7 +301,9 @@ impl State {
                 match self.timeline.go_to(model.recorded(), step) {
                     Some(found) if found == step => {}
                     Some(found) => {
-                        self.set_note(format!("step {step} was not recorded; this is {found}"));
+                        self.set_note(format!(
+                            "step {step} was not recorded; this is step {found}"
+                        ));
                     }
                     None => self.set_note("no step is recorded yet".to_owned()),
                 }

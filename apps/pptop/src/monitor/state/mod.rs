@@ -17,7 +17,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pp_telemetry::{Event, Model, Request};
+use pp_telemetry::{Before, Event, Model, Request};
 
 pub(crate) use bubble::{AccountRequest, BubbleState, Found, Looked};
 pub(crate) use devices::{DevicesState, Sort};
@@ -203,6 +203,11 @@ impl State {
     /// Lays another run over this one in the view of the loss; `None` takes it away.
     pub fn lay_over(&mut self, other: Option<OtherRun>) {
         self.loss.set_other(other);
+    }
+
+    /// Puts the curves of the runs before this one in front of its own.
+    pub(crate) fn set_before(&mut self, before: &Before) {
+        self.model.set_before(before);
     }
 
     /// Forgets what was read, to read it anew from another place.

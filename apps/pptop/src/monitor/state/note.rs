@@ -67,7 +67,7 @@ impl State {
             Status::Unknown => Some(match &self.child.host {
                 Some(host) => {
                     let host = format::plain(host);
-                    format!("it runs on {host}; whether it is alive is not known here")
+                    format!("it runs on {host}; its state is unknown here")
                 }
                 None => "the log has no end record, and its process is unknown".to_owned(),
             }),

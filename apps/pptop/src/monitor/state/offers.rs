@@ -39,12 +39,12 @@ impl State {
         } else if self.playback.is_some() {
             Some("this is a replay: there is no run to end".to_owned())
         } else if self.is_over() {
-            Some("the run is over already".to_owned())
+            Some("the run is already over".to_owned())
         } else if self.read_only {
             Some("this monitor is read-only: it cannot end the run".to_owned())
         } else if let Some(host) = &self.child.host {
             let host = crate::monitor::words::format::plain(host);
-            Some(format!("the run is a process of {host}: end it there"))
+            Some(format!("the run is on {host}: end it there"))
         } else if self.child.pid == 0 && hello.is_none_or(|hello| hello.socket.is_none()) {
             Some("the process of the run is unknown: it cannot be ended from here".to_owned())
         } else {

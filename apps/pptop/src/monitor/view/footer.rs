@@ -34,7 +34,10 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
         let weight = if state.note_is_error() { Weight::Bad } else { Weight::Notice };
         return Some((weight, note.to_owned()));
     }
-    if let Some(failure) = state.failure().filter(|_| state.playback().is_none()) {
+    if let Some(mut failure) = state.failure().filter(|_| state.playback().is_none()) {
+        if let Some(saved) = state.model().end().and_then(|end| end.saved.as_deref()) {
+            failure = format!("{failure}; {}", format::plain(saved));
+        }
         return Some(match state.status() {
             Status::Stopped => (Weight::Notice, format!("{failure}; {}", state.keymap().leaves())),
             _ => (Weight::Bad, format!("failed: {failure}")),
@@ -46,7 +49,7 @@ pub(crate) fn notice(state: &State) -> Option<(Weight, String)> {
     if state.is_stopping() {
         return Some((
             Weight::Notice,
-            "the run was asked to end; it does after this step".to_owned(),
+            "the run was asked to end; it ends after this step".to_owned(),
         ));
     }
     standing_notice(state)
@@ -68,9 +71,7 @@ fn standing_notice(state: &State) -> Option<(Weight, String)> {
             Some(match &state.child().host {
                 Some(host) => {
                     let host = format::plain(host);
-                    let text = format!(
-                        "{silent}; it runs on {host}; whether it is alive is not known here"
-                    );
+                    let text = format!("{silent}; it runs on {host}; its state is unknown here");
                     (Weight::Notice, text)
                 }
                 None => (
@@ -116,6 +117,6 @@ mod tests {
         };
         assert_eq!(said(None), "process 7 is alive, but has written nothing for 60 s");
         let text = said(Some("far"));
-        assert!(text.contains("it runs on far; whether it is alive is not known here"), "{text}");
+        assert!(text.contains("it runs on far; its state is unknown here"), "{text}");
     }
 }

@@ -162,6 +162,9 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
         hello.cores,
         hello.pid
     ));
+    if let Some(before) = &hello.continues {
+        pen.text(format!("   continues {}", format::plain(&before.to_string())));
+    }
     // A clock that is not the machine's own has to be known.
     if hello.clock != "host" && !hello.clock.is_empty() {
         pen.text(format!("   clock {}", format::plain(&hello.clock)));
@@ -186,7 +189,10 @@ fn draw_progress(pen: &mut Pen<'_>, state: &State) {
     if model.step() == 0 {
         return;
     }
-    let elapsed = model.end().map_or(totals.elapsed_seconds, |end| end.wall_seconds);
+    let before = model.hello().and_then(|hello| hello.continues.as_ref());
+    let seconds_before = before.map_or(0.0, |before| before.elapsed_seconds);
+    let own = model.end().map_or(totals.elapsed_seconds, |end| end.wall_seconds);
+    let elapsed = seconds_before + own;
     pen.text("   elapsed ").put(format::clock(elapsed), STRONG);
     let (unit, n) = match totals.tokens {
         0 => ("samples", totals.samples),

@@ -18,10 +18,14 @@ const LABEL_CELLS: u16 = 6;
 pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
     let history = state.shown().loss();
     let alarm = state.shown().alarm();
-    let right = alarm.map_or("", pp_telemetry::Alarm::short);
+    let seam = state.shown().seams().last().map(|before| format!("resumed after {}", before.step));
+    let right = match alarm {
+        Some(alarm) => alarm.short(),
+        None => seam.as_deref().unwrap_or(""),
+    };
     let room = area.width.saturating_sub(if right.is_empty() { 0 } else { right.len() as u16 + 3 });
     let inside = panel(buffer, area, theme, &title(history, theme, room), right);
-    if !right.is_empty() {
+    if alarm.is_some() {
         // The words on the frame stand out, and what is drawn below them.
         mark_right(buffer, area, right.len() as u16, theme.bad());
     }

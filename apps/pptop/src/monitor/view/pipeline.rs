@@ -34,7 +34,8 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     if let Some(alarm) = model.alarm() {
         let text = format!(" {alarm}");
         let text = if text.chars().count() > pen.width() as usize {
-            format!(" {} since step {}", alarm.short(), alarm.step())
+            let when = if alarm.is_spike() { "at" } else { "since" };
+            format!(" {} {when} step {}", alarm.short(), alarm.step())
         } else {
             text
         };
@@ -262,7 +263,10 @@ fn draw_breakdown(pen: &mut Pen<'_>, model: &Model, step: &RecordedStep) {
     let theme = pen.theme;
     if step.n_missing > 0 {
         pen.next_line();
-        pen.put(format!(" step {} lost {} ops: no shares", step.step, step.n_missing), theme.dim());
+        pen.put(
+            format!(" step {} lost {} ops: no breakdown", step.step, step.n_missing),
+            theme.dim(),
+        );
         pen.next_line();
         return;
     }

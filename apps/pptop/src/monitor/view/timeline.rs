@@ -83,7 +83,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme)
     let model = state.shown();
     let Some(step) = state.timeline().step(model) else {
         let inside = panel(buffer, area, theme, "timeline", "");
-        Pen::new(buffer, inside, theme).put(" begins with the first operation", theme.dim());
+        Pen::new(buffer, inside, theme).put(" no operation has been recorded yet", theme.dim());
         return;
     };
     let Some(range_ns) = state.timeline().range_ns(step) else { return };

@@ -49,12 +49,10 @@ fn without_account(state: &State) -> Option<String> {
     if let Some((n_ranks, n_cores)) = model.ranks_over_cores() {
         let cores = if n_cores == 1 { "core" } else { "cores" };
         return Some(format!(
-            "{n_ranks} ranks share {n_cores} {cores}: time without a core is starved, not the schedule's"
+            "{n_ranks} ranks share {n_cores} {cores}: time without a core counts as starved, not bubble"
         ));
     }
     let starved = model.steps().starved_ratio().filter(|starved| starved.mean > STARVED_NOTICE)?;
     let share = starved.mean * 100.0;
-    Some(format!(
-        "for {share:.0}% of the time a rank had no core: something else uses this machine"
-    ))
+    Some(format!("ranks had no core for {share:.0}% of the time: something else uses this machine"))
 }

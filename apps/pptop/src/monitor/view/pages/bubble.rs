@@ -189,7 +189,7 @@ fn draw_parts(buffer: &mut Buffer, area: Rect, state: &State, found: &Found, the
         }
         pen.put(format!(" {:<NAME_CELLS$}", "bubble"), theme.dim());
         let room = pen.left() as usize;
-        let text = "idle of ranks x window; BUSY on a core + STARVED without one + BUBBLE = 100 %";
+        let text = "idle share of ranks x window; BUSY + STARVED + BUBBLE = 100 %";
         pen.put(format::cut(text, room), theme.dim());
         pen.next_line();
     } else {
@@ -278,7 +278,7 @@ fn draw_ratios(pen: &mut Pen<'_>, account: &Account) {
         pen.text("  theory ").put(format::percent(theory), STRONG);
     }
     if !clock.is_empty() && pen.left() >= 24 {
-        pen.text("  a core each ");
+        pen.text("  core per rank ");
         pen.put(format::percent(account.simulated_net_bubble_ratio), STRONG);
     }
     pen.next_line();

@@ -88,7 +88,9 @@ fn titles(
         parts.push(format!("/{}", log.filter()));
     }
     if let Some(at) = held {
-        let mut text = format!("pinned {} above the newest", entries.len() - 1 - at);
+        let n_above = entries.len() - 1 - at;
+        let unit = if n_above == 1 { "line" } else { "lines" };
+        let mut text = format!("pinned {n_above} {unit} above the newest");
         let hint = state.keymap().hint(Action::Edge { last: true }, "follows");
         if !hint.is_empty() {
             text.push_str(", ");

@@ -63,7 +63,7 @@ pub(crate) fn draw(buffer: &mut Buffer, area: Rect, framed: bool, state: &State,
     let mut inside = if framed {
         let is_alone = state.devices().is_detail();
         let (action, what) =
-            if is_alone { (Action::Back, "back") } else { (Action::Enter, "alone") };
+            if is_alone { (Action::Back, "back") } else { (Action::Enter, "full") };
         let hint = state.keymap().hint(action, what);
         let more = if more.is_empty() { hint } else { format!("{more}  {hint}") };
         let inside = panel(buffer, area, theme, &title, &more);
@@ -238,6 +238,9 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
     let plan = model.hello().map_or(&[][..], |hello| &hello.memory_plan);
     if let Some(planned) = plan.iter().find(|planned| planned.rank == rank.rank) {
         text.text(format!(" planned {}", format::bytes(planned.peak_bytes)));
+        if planned.checkpoint_bytes > 0 {
+            text.text(format!(" +{} for a checkpoint", format::bytes(planned.checkpoint_bytes)));
+        }
     }
     let has_gpu = model.gpu_of(rank.replica, rank.rank).is_some();
     put_fit(text, room, if has_gpu { "device memory" } else { "host RAM" });
@@ -285,7 +288,7 @@ fn put_memory(text: &mut Text, model: &Model, rank: &RankState) {
 fn put_fit(text: &mut Text, room: Option<(u64, u64, usize)>, what: &str) {
     let theme = text.theme;
     let Some((total, peaks, _)) = room else {
-        text.put("  size of the device unknown", theme.dim());
+        text.put("  capacity unknown", theme.dim());
         return;
     };
     let left = total.saturating_sub(peaks);

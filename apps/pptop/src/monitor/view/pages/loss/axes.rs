@@ -113,6 +113,9 @@ impl Plot<'_> {
         for step in &self.checkpoints {
             pen.cell(x0 + scale.x(*step, n) as u16, y, 'K', theme.notice());
         }
+        for step in &self.seams {
+            pen.cell(x0 + scale.x(*step, n) as u16, y, 'R', theme.notice());
+        }
     }
 }
 

@@ -58,6 +58,8 @@ struct Plot<'a> {
     marks: Vec<Mark>,
     /// Steps after which a checkpoint was written.
     checkpoints: Vec<u64>,
+    /// Steps after which the run, or one before it, was resumed.
+    seams: Vec<u64>,
     /// The run that is drawn on top of this one, and its values.
     other: Option<(&'a OtherRun, Vec<LossBucket>)>,
     /// The step at the cursor.
@@ -103,7 +105,7 @@ impl<'a> Plot<'a> {
         let last = last.max(marks.last().map_or(0, |mark| mark.step));
         let checkpoints = model
             .messages()
-            .filter(|message| message.text.starts_with(CHECKPOINT))
+            .filter(|message| is_written(&message.text))
             .filter_map(|message| message.step.or_else(|| checkpoint_step(&message.text)))
             .filter(|step| in_part(*step))
             .collect();
@@ -114,6 +116,11 @@ impl<'a> Plot<'a> {
             buckets,
             marks,
             checkpoints,
+            seams: model
+                .seams()
+                .map(|before| before.step)
+                .filter(|step| in_part(*step + 1))
+                .collect(),
             other,
             cursor: state.loss().cursor(model),
             steps: (first, last.max(first)),
@@ -201,6 +208,11 @@ fn bucket_of(mark: &Mark) -> LossBucket {
     LossBucket { first_step: mark.step, last_step: mark.step, min, max, ema: f64::NAN, n_nonfinite }
 }
 
+/// Whether a message says that a checkpoint was written, and not only requested or copied.
+fn is_written(text: &str) -> bool {
+    text.starts_with(CHECKPOINT) && !text.ends_with(" requested") && !text.contains(" copied: ")
+}
+
 fn checkpoint_step(text: &str) -> Option<u64> {
     let rest = text.strip_prefix(CHECKPOINT)?;
     rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
@@ -233,5 +245,9 @@ mod tests {
     fn the_step_of_a_checkpoint_is_read_from_its_message() {
         assert_eq!(checkpoint_step("checkpoint of step 120 in run: 3 MB"), Some(120));
         assert_eq!(checkpoint_step("checkpoint of step x"), None);
+        assert!(is_written("checkpoint of step 120 in run: 3 MB"));
+        assert!(is_written("checkpoint of step 120 is durable after 0.1 s: run/checkpoints"));
+        assert!(!is_written("checkpoint of step 120 requested"));
+        assert!(!is_written("checkpoint of step 120 copied: 3.0 MB in 0.001 s"));
     }
 }

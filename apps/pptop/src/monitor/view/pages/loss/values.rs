@@ -136,7 +136,7 @@ impl Plot<'_> {
             return Some((word, word, true));
         }
         if self.history.last().is_some_and(|last| !last.is_finite()) {
-            return Some(("the last loss is no number", "no number", false));
+            return Some(("the last loss is not a number", "not a number", false));
         }
         if let Some(alarm) = self.model.alarm() {
             return Some((alarm_words(alarm), alarm.short(), false));
@@ -210,6 +210,9 @@ impl Plot<'_> {
         }
         if !self.checkpoints.is_empty() {
             items.push(("K", theme.notice(), "checkpoint".to_owned()));
+        }
+        if !self.seams.is_empty() {
+            items.push(("R", theme.notice(), "resumed".to_owned()));
         }
         let n_nonfinite: u64 = self.buckets.iter().map(|bucket| bucket.n_nonfinite).sum();
         if n_nonfinite > 0 {

@@ -33,8 +33,8 @@ impl Page<'_> {
                 pen,
                 &[
                     (Action::Pan(1.0), "choose an operation"),
-                    (Action::Scroll(1), "a rank"),
-                    (Action::Mode, "another mode"),
+                    (Action::Scroll(1), "choose a rank"),
+                    (Action::Mode, "mode"),
                 ],
             );
             pen.line(y + 2);
@@ -67,7 +67,7 @@ impl Page<'_> {
             let n = self.path.len();
             let operations = if n == 1 { "operation" } else { "operations" };
             let from = self.name_with_rank(from);
-            pen.put(format!("  {n} {operations} behind is {from}"), theme.dim());
+            pen.put(format!("  {n} {operations} back from {from}"), theme.dim());
         }
     }
 
@@ -153,7 +153,7 @@ impl Page<'_> {
         let mut facts = vec![(format!("took {}", time(span.dur_ns)), STRONG)];
         if let Some(usual_ns) = usual_ns(self.model.recorded(), span) {
             let more = span.dur_ns as f64 - usual_ns as f64;
-            facts.push((format!("({} to its median)", signed(more)), usual));
+            facts.push((format!("({} vs its median)", signed(more)), usual));
         }
         let (first, _) = self.step.range_ns().unwrap_or_default();
         facts.push((format!("at {}", time(span.start_ns.saturating_sub(first))), usual));
@@ -167,7 +167,7 @@ impl Page<'_> {
         }
         let moved = bytes(self.step, span);
         for (what, n_bytes) in
-            [("took over", moved.taken), ("sent", moved.sent), ("moved", moved.own)]
+            [("received", moved.taken), ("sent", moved.sent), ("moved", moved.own)]
         {
             if n_bytes > 0 {
                 facts.push((format!("{what} {}", format::bytes(n_bytes)), usual));
@@ -194,7 +194,7 @@ impl Page<'_> {
             }
             (Some(needs), Some(cause)) => {
                 let text = format!(
-                    "{} arrived at {}, but its rank was busy with {} until {}",
+                    "{} arrived at {}, but this rank was busy with {} until {}",
                     self.name_with_rank(needs),
                     ended(needs),
                     self.name_with_rank(cause),

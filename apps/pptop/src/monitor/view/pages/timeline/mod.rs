@@ -42,7 +42,7 @@ fn draw_in(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme, is_embe
     let shown = state.timeline().step(model).zip(state.timeline().view_ns(model));
     let Some((step, range_ns)) = shown else {
         let inside = if is_framed { panel(buffer, area, theme, "timeline", "") } else { area };
-        Pen::new(buffer, inside, theme).put(" begins with the first operation", theme.dim());
+        Pen::new(buffer, inside, theme).put(" no operation has been recorded yet", theme.dim());
         return;
     };
     let inside = if is_framed { panel(buffer, area, theme, "", "") } else { area };

@@ -23,7 +23,7 @@ impl Page<'_> {
     ) -> u16 {
         if lines.heads > 0 {
             let text = format!(
-                " planned: mean times on a core, without delays or waiting for one   {}",
+                " planned: mean times on a core, without copies or message delays   {}",
                 time(plan.makespan_ns)
             );
             let style = pen.theme.dim();
@@ -57,7 +57,7 @@ impl Page<'_> {
         let theme = pen.theme;
         match mode {
             Mode::Measured => {
-                pen.put(" measured alone", theme.dim());
+                pen.put(" measured only", theme.dim());
             }
             Mode::WithPlan => {
                 pen.put(" measured by the wall clock", theme.dim());
@@ -78,7 +78,7 @@ impl Page<'_> {
             Mode::Overlaid => {
                 let seconds = || self.overlaid.iter().filter_map(|(step, _)| step.step_ns);
                 let text = format!(
-                    " {} steps, each from its first operation on   {} to {}",
+                    " {} steps, aligned at their first operation   {} to {}",
                     self.overlaid.len(),
                     time(seconds().min().unwrap_or(0)),
                     time(seconds().max().unwrap_or(0)),

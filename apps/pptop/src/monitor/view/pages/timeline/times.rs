@@ -91,7 +91,7 @@ impl Page<'_> {
         let whole_ns = last.end_ns().saturating_sub(first.start_ns);
         let busy_ns = path.iter().fold(0_u64, |sum, span| sum.saturating_add(span.dur_ns));
         let head = format!(
-            " critical path: {} operations take {}, and {} lie between them",
+            " critical path: {} operations take {}, plus {} between them",
             path.len(),
             time(busy_ns),
             time(whole_ns.saturating_sub(busy_ns))
