@@ -1,4 +1,4 @@
-# `just` alone lists what follows; `cargo install just` or `pip install rust-just` brings the program.
+# `just` alone lists these recipes; `cargo install just` or `pip install rust-just` installs it.
 
 set shell := ["bash", "-euo", "pipefail", "-c"]
 
@@ -7,14 +7,14 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 default:
     @{{ just_executable() }} --list --unsorted
 
-# All that has to be green before a change is handed in
+# The quick check: formatting, lints, tests, documentation; .ci/run is the full one and must pass too
 ci: fmt-check lint test doc
 
 # Formats every crate
 fmt:
     cargo fmt --all
 
-# Refuses what is not formatted
+# Fails if a file is not formatted
 fmt-check:
     cargo fmt --all --check
 
@@ -23,13 +23,13 @@ lint:
     cargo clippy --workspace --all-targets -- -D warnings
     cargo clippy -p pptop --no-default-features --all-targets -- -D warnings
 
-# All tests, or those that ARGS name; with nextest where it is installed
+# All tests, or those that ARGS selects; with nextest if it is installed
 test *args:
     #!/usr/bin/env bash
     set -euo pipefail
     if cargo nextest --version >/dev/null 2>&1; then
         cargo nextest run --workspace {{ args }}
-        # nextest leaves the examples in the documentation to cargo
+        # nextest does not run the examples in the documentation
         [[ -n "{{ args }}" ]] || cargo test --workspace --doc
     else
         cargo test --workspace {{ args }}
@@ -52,7 +52,12 @@ grid name p m *args:
 picture *args:
     ci/picture.sh {{ args }}
 
-# Draws the screens of docs/screens again, from a run of 30 steps or from the run that is named
+# Kills runs at random moments and resumes them under random layouts, for ten minutes
+soak *args:
+    cargo build --release --bin pptop
+    python3 tests/soak/run.py target/release/pptop {{ args }}
+
+# Redraws the screens of docs/screens, from a new run of 30 steps or from the run that ARGS names
 screens *args:
     ci/screens.sh {{ args }}
 
@@ -63,15 +68,15 @@ bench *args:
     cargo run --release -p pp-benches --bin scale
     cargo bench --workspace --bench ops --bench links --bench schedule
 
-# pptop, PyTorch's pipelines and plain candle on the same jobs, in turns (5 GB from PyPI)
+# pptop, PyTorch's pipelines and plain candle on the same jobs, alternately (5 GB from PyPI)
 bench-peers *args:
     benches/peers/run.sh {{ args }}
 
-# GFLOP/s of each matrix kernel for each product, and the choice that follows; N: how often
+# GFLOP/s of each matrix kernel for each product, and the choice that follows; ARGS: the number of runs
 bench-kernels *args:
     cargo run --release -p pp-benches --bin kernels -- {{ args }}
 
-# Whether the cores change their speed, and whether the clock or a neighbour on the core does it; SECONDS
+# Whether the cores change speed, and whether because of the clock or of a neighbour on the core; ARGS: seconds
 bench-speeds *args:
     cargo run --release -p pp-benches --bin speeds -- {{ args }}
 
@@ -79,12 +84,12 @@ bench-speeds *args:
 tables:
     cargo run --release -p pp-benches --bin tables
 
-# The timed promises: measured bubbles, speed-up, what is learned, what watching costs (wants a quiet machine)
+# The timed promises: measured bubbles, speed-up, losses, the cost of watching (needs a quiet machine)
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
     cargo run --release -p pp-benches --bin viewer -- {{ args }}
 
-# NumPy programs recompute a dumped step, PyTorch's runtime runs our plans, and ours PyTorch's (5 GB from PyPI)
+# NumPy recomputes a dumped step; PyTorch's runtime runs pptop's plans, and pptop PyTorch's (5 GB from PyPI)
 interop:
     tests/interop/run.sh
 

@@ -2,6 +2,7 @@
 //! what misses twice ends the program with code 1. Wants a quiet machine.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
+mod checkpoints;
 mod numbers;
 mod pptop;
 
@@ -62,6 +63,14 @@ fn main() -> anyhow::Result<()> {
     }
     if wanted("gpt random bytes") {
         missed += attempt(|| noise(&pptop))?;
+    }
+    if wanted("checkpoints") {
+        missed += attempt(|| {
+            let name =
+                "gpt with a checkpoint every 10 steps: share of the speed without".to_owned();
+            let value = checkpoints::share_of_speed(&pptop)?;
+            Ok(vec![Promise { name, value, wanted: 0.97, within: None }])
+        })?;
     }
     if wanted("wine") {
         missed += attempt(|| wine(&pptop))?;

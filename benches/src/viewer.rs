@@ -124,8 +124,8 @@ fn recorder(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
 
 /// The log of a run of many steps with `--spans auto`: as long as the policy says, and no longer.
 fn policy(run: &Simulated) -> anyhow::Result<Vec<Promise>> {
-    let size =
-        LogSize { n_steps: STEPS, n_spans_per_step: run.n_spans(), n_ranks: u64::from(N_RANKS) };
+    let (n_spans_per_step, n_ranks) = (run.n_spans(), u64::from(N_RANKS));
+    let size = LogSize { n_steps: STEPS, n_spans_per_step, n_ranks, n_steps_before: 0 };
     let folder = tempfile::tempdir()?;
     let run_dir = folder.path().join("run");
     let recorder = pp_telemetry::recorder(&run_dir)?;
