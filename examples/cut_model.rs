@@ -1,4 +1,4 @@
-//! Profiles a model of one's own and cuts it into three stages in every way.
+//! Profiles your own model, and cuts it into three stages by each method.
 //!
 //! `cargo run -p pp-examples --example cut_model`
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]

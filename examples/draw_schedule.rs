@@ -1,4 +1,4 @@
-//! Draws a schedule, simulates its costs, and lets the validator refuse a broken one, without
+//! Draws a schedule, simulates its cost, and shows how validation refuses a broken one. Needs no
 //! candle.
 //!
 //! `cargo run -p pp-examples --example draw_schedule`
@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     let simulated = simulate(&plan, &costs)?;
     println!("makespan {}, bubble_ratio {:.4}", simulated.makespan, simulated.bubble_ratio);
 
-    // The last rank runs a backward before its forward: refused, with the place.
+    // The last rank runs a backward before its forward. The error names the cell.
     let mut draft = plan.into_draft();
     draft.rows[3].swap(0, 1);
     match draft.validate() {

@@ -1,6 +1,7 @@
-//! Trains a model of one's own on two ranks, and records the run.
+//! Trains your own model on two ranks, and records the run.
 //!
-//! `cargo run --release --example own_model`; meanwhile `pptop attach`, afterwards `pptop replay`.
+//! `cargo run --release --example own_model`; meanwhile `pptop attach`.
+//! Afterwards `pptop replay latest`.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::sync::Arc;

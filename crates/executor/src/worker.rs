@@ -11,6 +11,8 @@ use crate::config::RankConfig;
 use crate::copies::{Exchange, Sums};
 use crate::error::{ExecError, RankError};
 use crate::evaluation::Evaluation;
+#[cfg(feature = "fault-injection")]
+use crate::fault::FaultPoint;
 use crate::gauge::Gauge;
 use crate::journal::{Journal, Place};
 use crate::post::Post;
@@ -78,6 +80,13 @@ impl Worker {
         })
     }
 
+    /// Fails here, if a test asked for it.
+    #[cfg(feature = "fault-injection")]
+    fn strike(&self, at: FaultPoint) -> Result<()> {
+        let step = self.walk.progress.get().step;
+        self.config.fault.map_or(Ok(()), |fault| fault.strike(step, at))
+    }
+
     pub(crate) fn stage_parameters(&self) -> Vec<StageParameters> {
         self.stages.parameters(self.walk.rank)
     }
@@ -133,6 +142,8 @@ impl Worker {
         self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
         let copies = links.exchange(own)?;
         self.walk.progress.set(Doing::Averaging);
+        #[cfg(feature = "fault-injection")]
+        self.strike(FaultPoint::Reduce)?;
         let started = self.walk.journal.start()?;
         self.stages.average(&copies, &self.device)?;
         self.walk.progress.set(Doing::SummingSquares);
@@ -145,6 +156,8 @@ impl Worker {
     /// An optimizer step. `clip` is what gradients are multiplied with first.
     pub(crate) fn update(&mut self, lr: f64, clip: f32) -> Result<UpdateReport> {
         self.walk.progress.set(Doing::Updating);
+        #[cfg(feature = "fault-injection")]
+        self.strike(FaultPoint::Optimizer)?;
         self.shared.clear();
         let started = self.walk.journal.start()?;
         self.stages.update(lr, clip)?;
@@ -194,6 +207,8 @@ impl Worker {
             return Ok(Snapshot::default());
         }
         self.walk.progress.set(Doing::Collecting);
+        #[cfg(feature = "fault-injection")]
+        self.strike(FaultPoint::Copy)?;
         let started = self.walk.journal.start()?;
         let (stages, optimizer_steps) = self.stages.snapshot()?;
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), &started)?;

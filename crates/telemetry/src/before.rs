@@ -1,4 +1,4 @@
-//! The curves of the runs before a resumed one.
+//! Reads the curves of the runs before a resumed one.
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -6,20 +6,10 @@ use std::path::{Component, Path};
 use pp_trace::{Continues, log_of};
 
 use crate::follower::Follower;
-use crate::model::{LossHistory, Metrics, Model};
+use crate::model::{Before, Model};
 
 /// The most runs that are followed back.
 const RUNS_MAX: usize = 256;
-
-/// The curves of the runs that led to a checkpoint, one behind another. Steps that a later run made
-/// again are left out.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Before {
-    pub(crate) loss: LossHistory,
-    pub(crate) metrics: Metrics,
-    /// Where these runs were resumed themselves, the first one first.
-    pub(crate) seams: Vec<Continues>,
-}
 
 impl Before {
     /// Reads the logs of the runs that led to a checkpoint, each from its last mark on, as far back

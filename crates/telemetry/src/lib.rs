@@ -28,7 +28,6 @@ pub use account::{
     Account, Advice, NoAccount, Part, PartTime, RankTime, WhatIf, account, advice, mean_costs,
     plan_of, what_if,
 };
-pub use before::Before;
 pub use control::{
     ControlError, ControlServer, REQUEST_BYTES_MAX, Request, ask, socket_dir, socket_place,
     understood,
@@ -42,11 +41,11 @@ pub use identity::{NotProven, ProvenRun};
 pub use limits::{Limits, cores, host_memory_bytes, memory_available};
 pub use marks::{Marks, recorder};
 pub use model::{
-    Activity, Alarm, BUCKETS_MAX, Frame, GpuState, HISTORY_LOOKS, HISTORY_STEPS, Incomplete, Level,
-    LogMark, LossBucket, LossHistory, Lost, Mark, MarkError, Message, Metrics, Model, PhaseCost,
-    RECENT_STEPS, RECENT_VALUES, RankState, Rate, Reason, RecentSteps, Recorded, RecordedStep,
-    SHARE_STEPS, Slow, SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals, Trend, Wait,
-    Watchdog,
+    Activity, Alarm, BUCKETS_MAX, Before, Frame, GpuState, HISTORY_LOOKS, HISTORY_STEPS,
+    Incomplete, Level, LogMark, LossBucket, LossHistory, Lost, Mark, MarkError, Message, Metrics,
+    Model, PhaseCost, RECENT_STEPS, RECENT_VALUES, RankState, Rate, Reason, RecentSteps, Recorded,
+    RecordedStep, SHARE_STEPS, Slow, SlowGroup, Slowest, Spread, StepSeconds, Thread, Totals,
+    Trend, Wait, Watchdog,
 };
 pub use op_of::op_of;
 pub use process::{Process, is_suspended};

@@ -5,7 +5,7 @@
 //! a thread in the background has written, synced and verified it, while the ranks train on.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,8 @@ pub(crate) struct Checkpoints {
     /// The step and the moment of the last checkpoint, written or not.
     last: (u64, Instant),
     durable: Option<Durable>,
+    /// What the run waits for.
+    waiting: Waiting,
     /// A failure of the writing, for tests.
     #[cfg(feature = "fault-injection")]
     fault: Option<Fault>,
@@ -107,6 +109,7 @@ impl Checkpoints {
             writing: None,
             last,
             durable: None,
+            waiting: Waiting::default(),
             #[cfg(feature = "fault-injection")]
             fault: None,
         }
@@ -229,12 +232,18 @@ impl Checkpoints {
     pub(crate) fn settle(&mut self, wait: bool) -> Option<Settled> {
         let writing = self.writing.take_if(|writing| wait || writing.thread.is_finished())?;
         let Writing { step, begun, thread } = writing;
+        let _waits = self.waiting.begin(step);
         let written = thread.join().unwrap_or_else(|_| Err(self.panicked()));
         if let Ok(written) = &written {
             let path = written.checkpoint.path().to_owned();
             self.durable = Some(Durable { step, path });
         }
         Some(Settled { step, seconds: begun.elapsed().as_secs_f64(), written })
+    }
+
+    /// The checkpoint that the run waits for, for another thread to look at.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.waiting.clone()
     }
 
     /// The last one that is durable.
@@ -258,6 +267,36 @@ fn refuse_nonfinite(state: &ModelState, dir: &Path) -> Result<(), CheckpointErro
     match state.first_nonfinite().map_err(failed)? {
         Some(name) => Err(CheckpointError::NotFinite { name: name.to_owned() }),
         None => Ok(()),
+    }
+}
+
+/// The checkpoint that the run waits for, because it cannot go on before it is written. A clone
+/// reads the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Waiting(Arc<Mutex<Option<(u64, Instant)>>>);
+
+/// The time in which a run waits.
+struct Waits<'a>(&'a Waiting);
+
+impl Waiting {
+    fn begin(&self, step: u64) -> Waits<'_> {
+        self.set(Some((step, Instant::now())));
+        Waits(self)
+    }
+
+    /// Its step, and the moment at which the run began to wait.
+    pub(crate) fn get(&self) -> Option<(u64, Instant)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, waits: Option<(u64, Instant)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = waits;
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
     }
 }
 

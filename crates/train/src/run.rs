@@ -192,6 +192,7 @@ impl<'a> Run<'a> {
             recorder: self.recorder.clone(),
             origin: self.origin,
             checkpoints: self.checkpoints.dir().to_owned(),
+            waiting: self.checkpoints.waiting(),
             socket: self.control.as_ref().map(|control| control.path().to_owned()),
         };
         StallWatch::begin(watched).unwrap_or_else(|error| {

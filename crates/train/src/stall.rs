@@ -15,6 +15,7 @@ use pp_hybrid::checkpoint::list;
 use pp_schedule::{Op, Phase, Pipe, Rank, Replica, ValidPlan};
 use pp_telemetry::{End, Event, Recorder, Warn};
 
+use crate::checkpoints::Waiting;
 use crate::observer::Notice;
 
 /// The time after which a stall is told, unless the options say otherwise.
@@ -57,6 +58,8 @@ pub(crate) struct Watched {
     pub(crate) origin: Instant,
     /// The folder of the checkpoints.
     pub(crate) checkpoints: PathBuf,
+    /// The checkpoint that the run waits for.
+    pub(crate) waiting: Waiting,
     /// The socket for requests, which goes with the process.
     pub(crate) socket: Option<PathBuf>,
 }
@@ -95,6 +98,7 @@ fn watch(watched: &Watched, after: Duration, is_over: &Mutex<bool>) {
     let pause = (after / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut stillness = Stillness::default();
     let mut looked = Instant::now();
+    let mut told_of = None;
     loop {
         std::thread::park_timeout(pause);
         // Held until the process has ended: the run does not end in another way meanwhile.
@@ -107,6 +111,7 @@ fn watch(watched: &Watched, after: Duration, is_over: &Mutex<bool>) {
         // A process that was suspended looks late. Its ranks were suspended as well.
         let passed = now.duration_since(looked).min(2 * pause);
         looked = now;
+        watched.look_at_writing(after, now, &mut told_of);
         if stillness.look(&ranks, passed) < after || stillness.is_told {
             continue;
         }
@@ -144,14 +149,33 @@ impl Watched {
     /// Says what each rank is in, a line each.
     fn tell(&self, ranks: &[TimedProgress], now: Instant) {
         for (timed, message) in ranks.iter().zip(lines(&self.plan, ranks, now)) {
-            self.notice(&Notice::Warning(&message));
-            let elapsed_ns = (now - self.origin).as_nanos() as u64;
             let step = Some(timed.rank.step).filter(|&step| step > 0);
-            let rank = Some(timed.rank.rank.0);
-            let warn = Event::Warn(Warn { elapsed_ns, step, rank, message });
-            self.notice(&Notice::Event(&warn));
-            self.recorder.record(warn);
+            self.warn(step, Some(timed.rank.rank.0), message, now);
         }
+    }
+
+    /// Says that the run has waited so long for a checkpoint to be written, once for each. It goes
+    /// on waiting in any case: a large checkpoint takes its time, and is not to be lost.
+    fn look_at_writing(&self, after: Duration, now: Instant, told_of: &mut Option<u64>) {
+        let Some((step, since)) = self.waiting.get() else { return };
+        if now.saturating_duration_since(since) < after || *told_of == Some(step) {
+            return;
+        }
+        *told_of = Some(step);
+        let (lasting, dir) = (seconds(since, now), self.checkpoints.display());
+        let message = format!(
+            "the run has waited {lasting} for the checkpoint of step {step} to be written into {dir}"
+        );
+        self.warn(Some(step), None, message, now);
+    }
+
+    /// Notes a warning, and records it.
+    fn warn(&self, step: Option<u64>, rank: Option<u32>, message: String, now: Instant) {
+        self.notice(&Notice::Warning(&message));
+        let elapsed_ns = (now - self.origin).as_nanos() as u64;
+        let warn = Event::Warn(Warn { elapsed_ns, step, rank, message });
+        self.notice(&Notice::Event(&warn));
+        self.recorder.record(warn);
     }
 
     /// Ends the process. Its ranks are not waited for.

@@ -20,6 +20,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde::{Deserialize, de};
 use serde_json::error::Category;
 
+/// The file that makes a folder a checkpoint.
+const MANIFEST: &str = "manifest.json";
 /// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
 /// What a checkpoint may have beside its numbers, for each tensor and each file.
@@ -217,7 +219,7 @@ fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
 /// # Errors
 /// The first mismatch, with both numbers.
 pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), WeightsError> {
-    if path.is_dir() {
+    if path.join(MANIFEST).exists() {
         return check_checkpoint(&Checkpoint::open(path)?, known);
     }
     let (mut file, bytes) = open_regular(path)?;
@@ -280,7 +282,7 @@ pub(crate) fn load(
     path: &Path,
     takes_nonfinite: bool,
 ) -> Result<BTreeMap<String, candle_core::Tensor>, WeightsError> {
-    let tensors: BTreeMap<_, _> = if path.is_dir() {
+    let tensors: BTreeMap<_, _> = if path.join(MANIFEST).exists() {
         Checkpoint::open(path)?.weights()?.into_iter().collect()
     } else {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu);

@@ -41,9 +41,8 @@ struct Numbers {
 impl DataSet for Numbers {
     fn batch(&self, step: u64, size: usize) -> Result<Samples> {
         let batch = |step: u64| {
-            let first = step as f32;
-            let x = Tensor::arange(first, first + 4.0 * size as f32, &Device::Cpu)?;
-            x.reshape((size, 4))? / 100.0
+            let x = Tensor::arange(0.0_f32, 4.0 * size as f32, &Device::Cpu)?;
+            (x.reshape((size, 4))? + 0.1 * step as f64)? / 100.0
         };
         let Some((poison, from, to)) = self.poison.filter(|&(_, from, _)| step >= from) else {
             let x = batch(step)?;

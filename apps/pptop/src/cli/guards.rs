@@ -8,11 +8,12 @@ use super::refusal::choice;
 /// The flags for a training that goes wrong.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub(crate) struct GuardArgs {
-    /// When the loss or the gradient norm is not finite: stop (exit code 1), skip the step, at most
-    /// N (10) in a row, or continue
+    /// If the loss or the gradient norm of a step is not finite: stop with exit code 1, skip the
+    /// step (N in a row, 10 by default, end the run), or continue [default: stop]
     #[arg(long, value_name = "stop|skip[:N]|continue", value_parser = nonfinite, help_heading = headings::CHECKPOINTS)]
     on_nonfinite: Option<OnNonfinite>,
-    /// When the loss or the gradient norm jumps, or the loss diverges: warn, or stop (exit code 1)
+    /// If the loss or the gradient norm jumps, or the loss diverges: warn, or stop with exit code 1
+    /// [default: warn]
     #[arg(long, value_name = "warn|stop", value_parser = spike, help_heading = headings::CHECKPOINTS)]
     on_spike: Option<OnSpike>,
     /// Let --init read weights that are not finite

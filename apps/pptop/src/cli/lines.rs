@@ -166,17 +166,18 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
             }
             (None, _) => Ok(()),
         },
-        (Lines::Plain, Event::End(end)) if is_stopped(end) => print(&format!(
-            "{} after {} steps\n",
-            Evidence { end: Some(end), ..Evidence::default() }.standing(),
-            end.steps
-        )),
-        (Lines::Plain, Event::End(end)) => print(&format!(
-            "ended with exit code {} after {} steps: {}\n",
-            end.code,
-            end.steps,
-            one_line(&end.reason)
-        )),
+        (Lines::Plain, Event::End(end)) => {
+            if let Some(saved) = &end.saved {
+                print(&format!("{}\n", one_line(saved)))?;
+            }
+            let standing = Evidence { end: Some(end), ..Evidence::default() }.standing();
+            let (code, steps, reason) = (end.code, end.steps, one_line(&end.reason));
+            print(&if is_stopped(end) {
+                format!("{standing} after {steps} steps\n")
+            } else {
+                format!("ended with exit code {code} after {steps} steps: {reason}\n")
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -187,12 +188,30 @@ fn is_stopped(end: &End) -> bool {
     matches!(evidence.standing(), Standing::Stopped(_))
 }
 
+/// The line of a step. A log of another program may lack the bubble or the time.
 fn step_line(step: &StepEvent) -> String {
-    format!(
-        "step {}  loss {:.5}  bubble {:.1} %  {:.1} ms\n",
-        step.step,
-        step.loss,
-        step.bubble_ratio * 100.0,
-        step.seconds * 1e3
-    )
+    let known = |value: f64, unit: &str| {
+        if value.is_finite() { format!("{value:.1} {unit}") } else { "-".to_owned() }
+    };
+    let (bubble, time) = (known(step.bubble_ratio * 100.0, "%"), known(step.seconds * 1e3, "ms"));
+    format!("step {}  loss {:.5}  bubble {bubble}  {time}\n", step.step, step.loss)
+}
+
+#[cfg(test)]
+mod tests {
+    use pp_telemetry::{Event, Line};
+
+    use super::*;
+
+    #[test]
+    fn what_a_log_lacks_is_a_dash() {
+        let event = |line: &str| match Event::parse(line.as_bytes()).unwrap() {
+            Line::Event(Event::Step(step)) => step_line(&step),
+            other => panic!("{other:?}"),
+        };
+        let line = event(r#"{"ev":"step","step":3,"loss":1.5,"seconds":0.25}"#);
+        assert_eq!(line, "step 3  loss 1.50000  bubble -  250.0 ms\n");
+        let line = event(r#"{"ev":"step","step":3,"loss":1.5,"seconds":0.25,"bubble_ratio":0.5}"#);
+        assert_eq!(line, "step 3  loss 1.50000  bubble 50.0 %  250.0 ms\n");
+    }
 }

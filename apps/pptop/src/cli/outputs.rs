@@ -319,7 +319,7 @@ mod tests {
         for (outputs, why) in [
             (&["new"][..], "is the folder of the run"),
             (&["new/run"], "is the folder of the run"),
-            (&["new/run/status.json"], "means"),
+            (&["new/run/status.json"], "does not fit"),
             (&["new/other/w"], "No such file"),
             (&["new/run/sub/w"], "No such file"),
             (&["new/w", "new/./w"], "is the same file as --save"),

@@ -41,8 +41,8 @@ pub(crate) struct Supervised {
     pub(crate) model: String,
     /// Steps planned.
     pub(crate) steps: u64,
-    /// The step that the first run begins after.
-    pub(crate) from: u64,
+    /// The checkpoint that the first run goes on from.
+    pub(crate) resume: Option<Checkpoint>,
     /// The folder of the checkpoints; `None` takes the one in the folder of the first run.
     pub(crate) checkpoints: Option<PathBuf>,
     /// The file of `--dump-step`.
@@ -56,10 +56,22 @@ struct Attempt {
     dir: PathBuf,
     /// The step that it begins after.
     from: u64,
-    /// The checkpoint that it goes on from, unless it is the one of the command.
+    /// The checkpoint that it goes on from.
     resume: Option<PathBuf>,
     /// What the run says about its restart; `None` for the first.
     restarted: Option<String>,
+}
+
+impl Attempt {
+    /// A run in `dir` that goes on from a checkpoint, or begins.
+    fn after(from: Option<&Checkpoint>, dir: PathBuf, restarted: Option<String>) -> Self {
+        Self {
+            dir,
+            from: from.map_or(0, |from| from.manifest().step),
+            resume: from.map(|from| from.path().to_owned()),
+            restarted,
+        }
+    }
 }
 
 /// A failure that a restart may help against.
@@ -70,6 +82,16 @@ struct Failure {
     step: u64,
     /// The exit code of the parent, if this was the last attempt.
     code: u8,
+    /// Whether the run ended by itself before its first step, so that it would do so again.
+    is_early: bool,
+}
+
+impl Failure {
+    /// Whether it is the failure of the attempt before. Of several ranks that fail at once any may
+    /// be the first, so the words don't count.
+    fn is_same(&self, before: &Self) -> bool {
+        (self.code, self.step) == (before.code, before.step)
+    }
 }
 
 /// How a run ended.
@@ -98,10 +120,9 @@ impl Supervised {
             std::env::current_exe().map_err(|error| failed("find this program", &error))?;
         let dir = self.checkpoints.clone().unwrap_or_else(|| self.first.join(CHECKPOINTS));
         let older = paths(&dir);
-        let mut attempt =
-            Attempt { dir: self.first.clone(), from: self.from, resume: None, restarted: None };
+        let mut attempt = Attempt::after(self.resume.as_ref(), self.first.clone(), None);
         let mut runs = Vec::new();
-        let mut before = None;
+        let mut before: Option<Failure> = None;
         for n in 1.. {
             runs.extend(attempt.dir.file_name().map(|name| name.to_string_lossy().into_owned()));
             let mut command = Command::new(&program);
@@ -126,8 +147,15 @@ impl Supervised {
                 note(&format!("no restart after {}: {why}", failure.why));
                 Err(CliError::Code(code))
             };
-            if before.as_ref() == Some(&failure) {
+            if before.as_ref().is_some_and(|before| failure.is_same(before)) {
                 return over("the same failure came at the same step twice in a row");
+            }
+            if failure.is_early && n == 1 {
+                // What it said is all that there is to say.
+                return Err(CliError::Code(code));
+            }
+            if failure.is_early {
+                return over("it failed before its first step");
             }
             if n > self.most {
                 let used = match self.most {
@@ -154,18 +182,14 @@ impl Supervised {
             Some(newest) => {
                 format!("it goes on from the checkpoint of step {}", newest.manifest().step)
             }
-            None if self.from > 0 => {
-                format!("there is no newer checkpoint, so it goes on from step {} again", self.from)
+            None if self.resume.is_some() => {
+                "there is no newer checkpoint, so it resumes as before".to_owned()
             }
             None => "there is no checkpoint, so it starts anew".to_owned(),
         };
         let restarted = format!("restart {n} of {} after {}; {goes_on}", self.most, failure.why);
-        Ok(Attempt {
-            dir: self.dir_of_restart()?,
-            from: newest.map_or(self.from, |newest| newest.manifest().step),
-            resume: newest.map(|newest| newest.path().to_owned()),
-            restarted: Some(restarted),
-        })
+        let from = newest.or(self.resume.as_ref());
+        Ok(Attempt::after(from, self.dir_of_restart()?, Some(restarted)))
     }
 
     /// A folder for a restart.
@@ -211,6 +235,7 @@ impl Supervised {
         flag("run-dir", attempt.dir.as_os_str());
         flag("checkpoint-dir", checkpoints.as_os_str());
         if let Some(path) = &attempt.resume {
+            // Not the word of the command: `latest` may be another one by now.
             flag("resume", path.as_os_str());
         }
         flag("supervised", attempt.restarted.as_deref().unwrap_or_default().as_ref());
@@ -241,8 +266,8 @@ fn ending(
     step: u64,
     reason: impl Fn() -> Option<String>,
 ) -> Ending {
-    let failed = |why: String, code: i32| {
-        Ending::Failed(Failure { why, step, code: u8::try_from(code).unwrap_or(1) })
+    let failed = |why: String, code: i32, is_early: bool| {
+        Ending::Failed(Failure { why, step, code: u8::try_from(code).unwrap_or(1), is_early })
     };
     if let Some(signal) = status.signal() {
         let code = 128 + signal;
@@ -252,12 +277,12 @@ fn ending(
         }
         let name = signal_hook::low_level::signal_name(signal)
             .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned);
-        return failed(format!("{name} killed it after step {step}"), code);
+        return failed(format!("{name} killed it after step {step}"), code, false);
     }
     match status.code() {
-        Some(FAILED) if !is_asked && step > from => {
+        Some(FAILED) if !is_asked => {
             let why = reason().unwrap_or_else(|| format!("exit code 1 after step {step}"));
-            failed(why.chars().take(REASON_CHARS).collect(), FAILED)
+            failed(why.chars().take(REASON_CHARS).collect(), FAILED, step <= from)
         }
         code => Ending::Over(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
     }
@@ -370,17 +395,30 @@ mod tests {
         let killed = ExitStatus::from_raw;
         let of =
             |status, is_asked, step| ending(status, is_asked, 4, step, || Some("why".to_owned()));
-        let failed =
-            |why: &str, step, code| Ending::Failed(Failure { why: why.to_owned(), step, code });
+        let failed = |why: &str, step, code, is_early| {
+            Ending::Failed(Failure { why: why.to_owned(), step, code, is_early })
+        };
         assert_eq!(of(exit(0), false, 9), Ending::Over(0));
         assert_eq!(of(exit(2), false, 4), Ending::Over(2));
         assert_eq!(of(exit(143), false, 9), Ending::Over(143));
-        assert_eq!(of(exit(1), false, 4), Ending::Over(1), "before its first step");
+        assert_eq!(of(exit(1), false, 4), failed("why", 4, 1, true), "before its first step");
         assert_eq!(of(exit(1), true, 9), Ending::Over(1), "it was to end in any case");
-        assert_eq!(of(exit(1), false, 9), failed("why", 9, 1));
+        assert_eq!(of(exit(1), false, 9), failed("why", 9, 1, false));
         assert_eq!(of(killed(15), false, 4), Ending::Over(143));
         assert_eq!(of(killed(9), true, 9), Ending::Over(137));
-        assert_eq!(of(killed(9), false, 9), failed("SIGKILL killed it after step 9", 9, 137));
-        assert_eq!(of(killed(11), false, 4), failed("SIGSEGV killed it after step 4", 4, 139));
+        let by_kill = failed("SIGKILL killed it after step 9", 9, 137, false);
+        assert_eq!(of(killed(9), false, 9), by_kill);
+        let by_fault = failed("SIGSEGV killed it after step 4", 4, 139, false);
+        assert_eq!(of(killed(11), false, 4), by_fault);
+    }
+
+    #[test]
+    fn a_failure_is_the_same_at_the_same_step() {
+        let failure =
+            |why: &str, step, code| Failure { why: why.to_owned(), step, code, is_early: false };
+        let of_rank = failure("rank 1, step 3", 2, 1);
+        assert!(of_rank.is_same(&failure("rank 1 of replica 1, step 3", 2, 1)));
+        assert!(!of_rank.is_same(&failure("rank 1, step 4", 3, 1)));
+        assert!(!of_rank.is_same(&failure("SIGKILL killed it after step 2", 2, 137)));
     }
 }

@@ -47,7 +47,7 @@ pub(crate) fn given(dir: &Path) -> Result<PathBuf, CliError> {
             // A log that is compressed is a run as well.
             EVENTS_FILE | COMPRESSED_FILE => {
                 return Err(refused(&format_args!(
-                    "already contains a run, {name}; name another folder"
+                    "already contains a run ({name}); name another folder"
                 )));
             }
             // The run appends to it.

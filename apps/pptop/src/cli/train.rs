@@ -128,7 +128,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
             is_named: args.run_dir.is_some(),
             model: model.to_owned(),
             steps: spec.config.steps,
-            from: spec.config.resume.as_ref().map_or(0, |from| from.checkpoint.manifest().step),
+            resume: spec.config.resume.map(|resume| resume.checkpoint),
             checkpoints: args.checkpoints.checkpoint_dir,
             dump_step: args.dump_step,
             is_headless: args.headless,
@@ -208,7 +208,13 @@ fn resume(args: &mut Args) -> Result<Option<Resume>, CliError> {
     let options = [&args.job.shared_options.0, &args.job.own_options.0];
     let takes_other_data = options.into_iter().flat_map(Options::files).next().is_some();
     let (resume, kept) = checkpoints::resumed(name, takes_other_data)?;
-    let (job, words) = args.words.onto(kept)?;
+    #[cfg_attr(not(feature = "fault-injection"), expect(unused_mut, reason = "a fault for tests"))]
+    let (mut job, words) = args.words.onto(kept)?;
+    // A fault is no part of the job that checkpoints keep.
+    #[cfg(feature = "fault-injection")]
+    {
+        job.job.inject_fault = args.job.inject_fault;
+    }
     (args.job, args.schedule, args.words) = (job.job, job.schedule, words);
     Ok(Some(resume))
 }

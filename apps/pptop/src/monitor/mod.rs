@@ -12,6 +12,7 @@
 mod accountant;
 mod app;
 mod batch;
+mod chain;
 mod child;
 mod errand;
 mod input;

@@ -9,10 +9,11 @@ use ratatui::backend::TestBackend;
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
+use super::chain::before;
 use super::input::Action;
 use super::state::State;
 use super::view::{Theme, draw};
-use super::watched::{before, found};
+use super::watched::found;
 use super::words::format::cells;
 use crate::monitor::screen::View;
 

@@ -3,15 +3,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use pp_telemetry::{
-    Before, Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run,
-    log_of, status_of,
+    Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run, log_of,
+    status_of,
 };
 use rustix::process::Signal;
 
+use super::chain::Chain;
 use super::child::{Trainer, last_line};
 use super::state::{ChildState, Playback, State};
 
@@ -80,48 +80,6 @@ pub(crate) struct Watched {
     /// Whether all of the log was read once: what comes later comes from a run that goes on.
     caught_up: bool,
     chain: Chain,
-}
-
-/// The curves of the runs before a resumed one. A thread reads them: their logs may be long.
-#[derive(Default)]
-enum Chain {
-    #[default]
-    Unknown,
-    Reading(JoinHandle<Option<Before>>),
-    /// `None` if they are not at hand.
-    Read(Option<Box<Before>>),
-}
-
-impl Chain {
-    /// Gives the curves to a run that wants them; whether it did.
-    fn show(&mut self, state: &mut State, dir: &Path) -> bool {
-        if state.model().wants_before().is_none() {
-            return false;
-        }
-        match std::mem::take(self) {
-            Self::Unknown => {
-                let continues = state.model().wants_before().cloned();
-                let runs_dir = dir.parent().map(Path::to_owned);
-                let read = move || Before::read(&runs_dir?, &continues?);
-                let thread = thread::Builder::new().name("before".to_owned()).spawn(read);
-                *self = thread.map_or(Self::Read(None), Self::Reading);
-            }
-            Self::Reading(thread) if thread.is_finished() => {
-                *self = Self::Read(thread.join().ok().flatten().map(Box::new));
-            }
-            other => *self = other,
-        }
-        match self {
-            Self::Read(Some(before)) => state.set_before(before),
-            _ => return false,
-        }
-        true
-    }
-}
-
-/// The curves of the runs before the one in `dir`, whose folders lie beside it.
-pub(super) fn before(dir: &Path, model: &Model) -> Option<Before> {
-    Before::read(dir.parent()?, model.wants_before()?)
 }
 
 /// What a look at the log has brought.

@@ -72,6 +72,33 @@ fn skipped_steps_are_counted_and_too_many_of_them_end_the_run() {
 }
 
 #[test]
+fn a_loss_that_diverges_ends_the_run_if_that_was_asked_for() {
+    let home = Home::new();
+    let job = "--pp 2 --layers 2 --width 32 --heads 2 --context 16 --batch-size 8 --micro-batches 4 --steps 30 --kernels rule";
+    let wild = "--lr 1000 --optimizer sgd --clip-norm 1000000 --lr-schedule constant --warmup 0";
+    let flags = "--on-spike stop --checkpoint-every 1 --run-dir run";
+    let ran = home.run(&words(&format!("train --headless {job} {wild} {flags}")));
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let [alarm, saved, last] = ran.stderr.lines().collect::<Vec<_>>()[..] else {
+        panic!("{}", ran.stderr)
+    };
+    let alarm = alarm.strip_prefix("pptop: ").unwrap();
+    assert!(alarm.starts_with("the loss diverges: "), "{alarm}");
+    let end = Events::of(&std::fs::read_to_string(home.path("run/events.jsonl")).unwrap());
+    let end = end.one("end").clone();
+    let step = end["steps"].as_u64().unwrap();
+    let named = format!(
+        "pptop: step {step} is not saved; the last good checkpoint is that of step {}",
+        step - 1
+    );
+    assert!(saved.starts_with(&named), "{saved}");
+    assert_eq!(last, format!("pptop: stopped after step {step}: {alarm}"));
+    assert_eq!(end["reason"].as_str(), last.strip_prefix("pptop: "));
+    let report = home.stdout("report run");
+    assert!(report.starts_with(&format!("ALARM  {alarm}\nended  stopped after step ")), "{report}");
+}
+
+#[test]
 fn weights_that_are_not_finite_are_read_only_by_whoever_asks_for_them() {
     let home = Home::new();
     let line = format!("{STEEP} --on-nonfinite continue --run-dir run --save w.safetensors");

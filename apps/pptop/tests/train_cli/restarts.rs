@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::home::{Events, Home, words};
@@ -77,10 +77,10 @@ fn a_run_that_fails_anywhere_ends_with_the_bits_of_the_calm_run() {
 #[test]
 fn without_restarts_a_panic_ends_the_run_and_names_its_place() {
     for (rank, point, place) in [
-        (1, "1F1", "rank 1, step 3, op 1F1"),
-        (1, "reduce", "rank 1, step 3, while it averages gradients"),
-        (0, "optimizer", "rank 0, step 3, while it updates its weights"),
-        (1, "copy", "rank 1, step 3, while it copies its tensors"),
+        (1, "1F1", ", step 3, op 1F1: panicked"),
+        (1, "reduce", ", step 3, while it averages gradients: panicked"),
+        (0, "optimizer", ", step 3, while it updates its weights: panicked"),
+        (1, "copy", ", step 3, while it copies its tensors: panicked"),
     ] {
         let home = Home::new();
         let line = format!("{TRAIN} {TINY} --inject-fault {rank}:3:{point}:panic");
@@ -88,7 +88,10 @@ fn without_restarts_a_panic_ends_the_run_and_names_its_place() {
         let ran = home.run(&words(&line));
         assert!(begun.elapsed() < Duration::from_secs(5), "{point}: {:?}", begun.elapsed());
         assert_eq!(ran.code, Some(1), "{point}: {}", ran.stderr);
-        assert!(ran.stderr.contains(place), "{point}: {}", ran.stderr);
+        let last = ran.stderr.lines().last().unwrap();
+        // Both replicas have the rank, and either may be the first.
+        let rank = format!("training failed: rank {rank}");
+        assert!(last.contains(&rank) && last.contains(place), "{point}: {}", ran.stderr);
     }
 }
 
@@ -114,8 +117,9 @@ fn the_same_failure_at_the_same_step_ends_the_chain() {
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("pptop: restart ").count(), 1, "{}", ran.stderr);
     let last = ran.stderr.lines().last().unwrap();
-    let said = "no restart after rank 1, step 3, op 1F1";
-    assert!(last.contains(said) && last.contains("twice in a row"), "{last}");
+    for part in ["no restart after rank 1", ", step 3, op 1F1: ", "twice in a row"] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
     assert!(!home.path("state/runs/run-restart-2").exists());
 }
 
@@ -150,6 +154,57 @@ fn a_run_that_is_asked_to_end_is_not_started_again() {
     assert!(end["reason"].as_str().unwrap().starts_with("stopped by SIGTERM"), "{end}");
     assert!(end["saved"].as_str().unwrap().contains("is saved in"), "{end}");
     assert!(!home.path("state/runs/run-restart-1").exists());
+}
+
+/// A batch system sends a signal to the parent and to the run, and a user to the parent alone.
+#[test]
+fn the_parent_forwards_signals_and_one_that_comes_twice_is_one() {
+    let home = Home::new();
+    let endless = TINY.replace("--steps 5", "--steps 100000");
+    let line = format!(
+        "train --headless --json --run-dir run --checkpoint-dir kept {endless} --restarts 3"
+    );
+    let mut run = home.start(&words(&line));
+    let pid = run.wait_for("hello")["pid"].as_i64().unwrap();
+    run.wait_for("step");
+    run.signal(Signal::USR1);
+    let begun = Instant::now();
+    let is_durable = || {
+        fs::read_dir(home.path("kept")).is_ok_and(|mut found| {
+            found.any(|entry| {
+                entry.unwrap().file_name().to_str().is_some_and(|name| name.starts_with("step-"))
+            })
+        })
+    };
+    while !is_durable() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no checkpoint is written");
+        // A pipe that is full would hold up the run.
+        run.wait_for("step");
+    }
+    let child = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(child, Signal::TERM).unwrap();
+    run.signal(Signal::TERM);
+    let ran = run.finish();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(143), ""));
+    let end = Events::of(&ran.stdout).one("end").clone();
+    assert!(end["saved"].as_str().unwrap().contains("is saved in"), "{end}");
+}
+
+/// A disk that does not answer holds up the next checkpoint, and the run says so.
+#[test]
+fn a_checkpoint_that_is_not_written_is_told() {
+    let home = Home::new();
+    let line = format!("{TRAIN} {TINY} --stall-after 0.5 --inject-fault 0:2:write:hang");
+    let run = home.start(&words(&line));
+    let begun = Instant::now();
+    while !log(&home, "run").contains("for the checkpoint of step 2 to be written into ") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing is said");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    run.signal(Signal::KILL);
+    let ran = run.finish();
+    assert!(ran.stderr.starts_with("pptop: the run has waited "), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
 }
 
 #[test]

@@ -210,7 +210,10 @@ impl Checkpoint {
         self.content(record, &mut |piece| bytes.extend_from_slice(piece))?;
         let tensors = SafeTensors::deserialize(&bytes)
             .map_err(|error| broken(format!("it is no safetensors file: {error}")))?;
-        for (name, view) in tensors.iter() {
+        // The library has them in the random order of a hash map.
+        let mut tensors: Vec<_> = tensors.iter().collect();
+        tensors.sort_unstable_by_key(|(name, _)| *name);
+        for (name, view) in tensors {
             take(name, &view).map_err(|Refusal(why)| broken(why))?;
         }
         Ok(())

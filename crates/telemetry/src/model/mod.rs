@@ -7,6 +7,7 @@
 mod activity;
 mod alarm;
 mod answers;
+mod before;
 mod gpus;
 mod loss;
 mod mark;
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 pub use activity::{Activity, Wait};
 pub use alarm::{Alarm, Watchdog};
+pub use before::Before;
 pub use gpus::{GpuState, HISTORY_LOOKS};
 pub use loss::{BUCKETS_MAX, LossBucket, LossHistory, Mark, RECENT_VALUES, Trend};
 pub use mark::{Frame, LogMark, MarkError};
@@ -40,7 +42,6 @@ pub(crate) use whole::{Expected, Tally};
 
 use pp_trace::{Continues, End, Event, Hello, Index, Mem, Span, StepEvent};
 
-use crate::before::Before;
 use crate::mark_v1::{LostV1, MessageV1, ModelV1, RankV1};
 
 use activity::Progress;
@@ -247,30 +248,6 @@ impl Model {
     /// The first step of the run.
     pub(crate) fn first_step(&self) -> u64 {
         self.hello.as_ref().map_or(1, |hello| hello.first_step())
-    }
-
-    /// Puts the curves of the runs before this one, which was resumed, in front of its own. Does
-    /// nothing a second time.
-    pub fn set_before(&mut self, before: &Before) {
-        let Some(continues) = self.hello.as_ref().and_then(|hello| hello.continues.as_ref()) else {
-            return;
-        };
-        if std::mem::replace(&mut self.has_before, true) {
-            return;
-        }
-        self.loss.follow(&before.loss, continues.step);
-        self.metrics.follow(&before.metrics, continues.step);
-        self.seams_before.clone_from(&before.seams);
-    }
-
-    /// The checkpoint that the run goes on from, as long as the curves before it are not known.
-    pub fn wants_before(&self) -> Option<&Continues> {
-        self.hello.as_ref()?.continues.as_ref().filter(|_| !self.has_before)
-    }
-
-    /// Where runs were resumed, the first one first.
-    pub fn seams(&self) -> impl Iterator<Item = &Continues> {
-        self.seams_before.iter().chain(self.hello.iter().filter_map(|h| h.continues.as_ref()))
     }
 
     fn index(&self, replica: u32, rank: u32) -> Option<usize> {

@@ -99,6 +99,20 @@ mod tests {
     use crate::monitor::state::ChildState;
 
     #[test]
+    fn the_end_of_a_stopped_run_says_what_is_saved() {
+        let mut state = State::new(ChildState::default(), false);
+        let reason = "stopped by SIGTERM".to_owned();
+        let saved = Some("step 7 is saved in kept/step-00000007".to_owned());
+        let end = pp_telemetry::End { code: 143, reason, saved, ..pp_telemetry::End::default() };
+        state.apply(&pp_telemetry::Event::End(end));
+        let (_, text) = notice(&state).unwrap();
+        assert!(
+            text.contains("stopped by SIGTERM; step 7 is saved in kept/step-00000007"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn of_a_silent_run_elsewhere_no_more_is_said_than_is_known() {
         let log = include_bytes!("../../../tests/fixtures/one_f_one_b_p4_m8.jsonl");
         let said = |host: Option<&str>| {

@@ -121,8 +121,13 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
                 excerpt(&path.display().to_string())
             )
         }
+        TrainError::Initial { source, .. } if matches!(**source, WeightsError::Checkpoint(_)) => {
+            let why = causes(source);
+            let why = clean(&why);
+            format!("cannot load initial weights from a checkpoint: {why}; name one that is whole")
+        }
         TrainError::Initial { path, source } => format!(
-            "cannot load initial weights from {}: {}; name a file that --save wrote for this model",
+            "cannot load initial weights from {}: {}; name a file that --save wrote or a checkpoint, for this model",
             excerpt(&path.display().to_string()),
             excerpt(&causes(source))
         ),
