@@ -11,7 +11,7 @@ use pp_partition::Cut;
 use pp_train::checkpoint::{Checkpoint, list};
 use pp_train::{
     BoxError, CheckpointOptions, Config, Every, Job, KernelChoice, Notice, PlanSource, Prepared,
-    Recompute, Resume, Run, RunFolder, RunOptions, ScheduleName, Topology, TrainError, Workload,
+    Profiles, Recompute, Resume, Run, RunFolder, RunOptions, ScheduleName, Topology, Workload,
     causes,
 };
 
@@ -275,9 +275,8 @@ fn what_differs_is_told_line_by_line() {
     let changed = Config { steps: 9, batch_size: Some(32), ..Model::Gpt.config(4) };
     let changed =
         Layout { recompute: Recompute::Always, ..Layout::new(ScheduleName::ZbV, 2) }.on(changed);
-    let session = Prepared::new(resume(changed, &checkpoint));
-    let session = session.and_then(|prepared| prepared.cut(&mut Default::default(), |_| {}));
-    let told = session.map(|session| session.changes().to_vec()).map_err(|error: TrainError| error);
+    let prepared = Prepared::new(resume(changed, &checkpoint)).unwrap();
+    let session = prepared.cut(&mut Profiles::default(), |_| {}).unwrap();
     let expected = [
         "schedule: zb-v instead of 1f1b",
         "stages on each rank: 2 instead of 1",
@@ -286,5 +285,5 @@ fn what_differs_is_told_line_by_line() {
         "batch: 32 instead of 16; the losses will differ",
         "steps: 9 instead of 4; the learning rate follows from it",
     ];
-    assert_eq!(told.unwrap(), expected);
+    assert_eq!(session.changes(), expected);
 }

@@ -198,8 +198,8 @@ fn moved_out(tensor: &Tensor) {
 }
 
 /// The optimizer of a stage, with the state that it had.
-fn restored(kind: OptimizerKind, state: &OptimizerState, stage: &BuiltStage) -> Result<Optimizer> {
-    let parameters = stage.parameters();
+fn restored(kind: OptimizerKind, state: &OptimizerState, built: &BuiltStage) -> Result<Optimizer> {
+    let parameters = built.parameters();
     let weights: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
     let moments = parameters.iter().filter_map(|p| state.moments.get(&p.name).cloned());
     let moments: Vec<[Tensor; 2]> = moments.collect();

@@ -1,7 +1,7 @@
 //! Tensors in the safetensors format.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use candle_core::{DType, Device, Storage, Tensor};
@@ -16,7 +16,7 @@ use safetensors::tensor::{Metadata, TensorInfo, View};
 pub fn write_tensors(
     out: &mut (impl Write + ?Sized),
     tensors: &[(String, Tensor)],
-    about: &HashMap<String, String>,
+    about: &BTreeMap<String, String>,
 ) -> io::Result<u64> {
     const ALIGNMENT: usize = 8;
     // The order of the library: wide types first, so that each is aligned, then by name.
@@ -36,7 +36,8 @@ pub fn write_tensors(
         infos.push((name.clone(), info));
         offset = end;
     }
-    let about = Some(about.clone()).filter(|about| !about.is_empty());
+    let about: HashMap<String, String> = about.clone().into_iter().collect();
+    let about = Some(about).filter(|about| !about.is_empty());
     let metadata = Metadata::new(about, infos).map_err(io::Error::other)?;
     let mut header = serde_json::to_vec(&metadata)?;
     header.resize(header.len().next_multiple_of(ALIGNMENT), b' ');
@@ -97,10 +98,11 @@ mod tests {
             ("loss".to_owned(), Tensor::new(1.5_f32, &Device::Cpu).unwrap()),
             ("bytes".to_owned(), tensor(3, DType::U8)),
         ];
-        for about in [HashMap::new(), HashMap::from([("step".to_owned(), "3".to_owned())])] {
+        for about in [BTreeMap::new(), BTreeMap::from([("step".to_owned(), "3".to_owned())])] {
             let mut bytes = Vec::new();
             let n_bytes = write_tensors(&mut bytes, &tensors, &about).unwrap();
             assert_eq!(n_bytes, bytes.len() as u64);
+            let about: HashMap<String, String> = about.into_iter().collect();
             let about = Some(about).filter(|about| !about.is_empty());
             assert_eq!(bytes, safetensors::serialize(tensors.clone(), about).unwrap());
         }

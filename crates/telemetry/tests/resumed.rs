@@ -54,7 +54,9 @@ fn resumed(events: &[Event], before: &str, after: u64) -> Vec<Event> {
 
 fn fold(events: &[Event]) -> Model {
     let mut model = Model::new();
-    events.iter().for_each(|event| model.apply(event));
+    for event in events {
+        model.apply(event);
+    }
     model
 }
 
@@ -96,7 +98,9 @@ fn what_the_first_step_lost_is_counted() {
     }
     let mut export = Export::new(ExportFormat::StepsCsv, None);
     let mut text = Vec::new();
-    later.iter().for_each(|event| export.push(event, &mut text).unwrap());
+    for event in &later {
+        export.push(event, &mut text).unwrap();
+    }
     export.finish(&mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
     let rows: Vec<&str> = text.lines().collect();
@@ -111,7 +115,9 @@ fn exports_say_what_a_run_continues() {
     let written = |format| {
         let mut export = Export::new(format, None);
         let mut bytes = Vec::new();
-        events.iter().for_each(|event| export.push(event, &mut bytes).unwrap());
+        for event in &events {
+            export.push(event, &mut bytes).unwrap();
+        }
         export.finish(&mut bytes).unwrap();
         bytes
     };
@@ -136,7 +142,9 @@ fn keep(runs: &Path, events: &[Event]) -> Model {
     let dir = runs.join(&model.hello().unwrap().run);
     fs::create_dir(&dir).unwrap();
     let mut text = Vec::new();
-    events.iter().for_each(|event| event.write_line(&mut text).unwrap());
+    for event in events {
+        event.write_line(&mut text).unwrap();
+    }
     fs::write(dir.join("events.jsonl"), text).unwrap();
     model
 }

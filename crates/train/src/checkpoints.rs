@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "fault-injection")]
 use pp_executor::Fault;
 use pp_hybrid::ModelState;
-use pp_hybrid::checkpoint::{About, CheckpointError, CheckpointFolder, Disk, HostDisk, Written};
+use pp_hybrid::checkpoint::{About, CheckpointError, CheckpointFolder, HostDisk, Written};
 
 use crate::error::TrainError;
 use crate::starting::Ready;
@@ -150,13 +150,12 @@ impl Checkpoints {
         &mut self,
         n_bytes: u64,
     ) -> Result<Arc<CheckpointFolder>, CheckpointError> {
-        let folder = match &self.folder {
-            Some(folder) => Arc::clone(folder),
-            None => {
-                let folder = Arc::new(CheckpointFolder::take(&self.dir, &HostDisk)?);
-                self.folder = Some(Arc::clone(&folder));
-                folder
-            }
+        let folder = if let Some(folder) = &self.folder {
+            Arc::clone(folder)
+        } else {
+            let folder = Arc::new(CheckpointFolder::take(&self.dir, &HostDisk)?);
+            self.folder = Some(Arc::clone(&folder));
+            folder
         };
         folder.ask_room(n_bytes + HEADS_BYTES)?;
         Ok(folder)
@@ -202,10 +201,13 @@ impl Checkpoints {
         self.last = (step, Instant::now());
         let folder = self.take_folder(state.n_bytes())?;
         let keep = Some(self.options.keep.unwrap_or(KEEP));
-        let disk = self.disk();
+        #[cfg(feature = "fault-injection")]
+        let disk = crate::faulty_disk::FaultyDisk { fault: self.fault, step };
+        #[cfg(not(feature = "fault-injection"))]
+        let disk = HostDisk;
         let write = move || {
             refuse_nonfinite(&state, folder.path())?;
-            folder.write(disk.as_ref(), &state.ranks, &about, keep)
+            folder.write(&disk, &state.ranks, &about, keep)
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write);
         let thread =
@@ -217,15 +219,6 @@ impl Checkpoints {
     /// Notes that there is no checkpoint of `step`, for which one was due.
     pub(crate) fn pass_over(&mut self, step: u64) {
         self.last = (step, Instant::now());
-    }
-
-    /// The disk that the last checkpoint goes to.
-    fn disk(&self) -> Box<dyn Disk> {
-        #[cfg(feature = "fault-injection")]
-        if let Some(fault) = self.fault {
-            return Box::new(crate::faulty_disk::FaultyDisk { fault, step: self.last.0 });
-        }
-        Box::new(HostDisk)
     }
 
     /// The result of the background thread, if it has ended; with `wait`, once it has.
@@ -318,7 +311,7 @@ mod tests {
         assert!(at(None, true, 0).is_due(45, true));
         assert!(!at(None, true, 45).is_due(45, true));
         assert!(at(Some(Every::Time(Duration::ZERO)), false, 0).is_due(1, false));
-        assert!(!at(Some(Every::Time(Duration::from_secs(3600))), false, 0).is_due(1, false));
+        assert!(!at(Some(Every::Time(Duration::from_hours(1))), false, 0).is_due(1, false));
     }
 
     #[test]

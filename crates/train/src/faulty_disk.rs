@@ -8,7 +8,7 @@ use pp_hybrid::checkpoint::{Disk, DiskFile, HostDisk};
 
 /// The disk of this machine, with a fault between the tensors of a checkpoint and its manifest.
 pub(crate) struct FaultyDisk {
-    pub(crate) fault: Fault,
+    pub(crate) fault: Option<Fault>,
     /// The step of the checkpoint.
     pub(crate) step: u64,
 }
@@ -19,8 +19,10 @@ impl Disk for FaultyDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        if path.ends_with("manifest.json") {
-            self.fault.strike(self.step, FaultPoint::Write).map_err(io::Error::other)?;
+        if path.ends_with("manifest.json")
+            && let Some(fault) = self.fault
+        {
+            fault.strike(self.step, FaultPoint::Write).map_err(io::Error::other)?;
         }
         HostDisk.create(path)
     }

@@ -12,18 +12,35 @@ use pp_telemetry::{
 use crate::devices::{GpuName, gpu_name};
 use crate::session::Session;
 
+/// What a run has beside its session when it opens its log.
+pub(crate) struct Opened<'a> {
+    /// Its id.
+    pub(crate) run: &'a str,
+    /// The socket on which it takes requests.
+    pub(crate) socket: Option<&'a Path>,
+    /// The folder of its checkpoints.
+    pub(crate) checkpoints: Option<&'a Path>,
+    /// The predicted memory of each rank.
+    pub(crate) memory_plan: Vec<PlannedMem>,
+    /// When it started.
+    pub(crate) started: SystemTime,
+}
+
 impl Session {
     /// The first event of the run. It also decides which steps have their spans recorded.
     pub(crate) fn hello(
         &self,
         trainer: &Trainer,
         recorder: &Recorder,
-        run: &str,
-        socket: Option<&Path>,
-        checkpoints: Option<&Path>,
-        memory_plan: Vec<PlannedMem>,
-        started: SystemTime,
+        opened: Opened<'_>,
     ) -> Hello {
+        let Opened { run, socket, checkpoints, mut memory_plan, started } = opened;
+        if checkpoints.is_none() {
+            // Without checkpoints nothing is copied.
+            for planned in &mut memory_plan {
+                planned.checkpoint_bytes = 0;
+            }
+        }
         let plan = &self.plan;
         let stages: Vec<StageInfo> = trainer
             .stages()

@@ -4,7 +4,7 @@
 //! taken, or the folder gone. Then the result goes under a free name beside it, or into the run's
 //! folder, and both the log and standard error say where it is.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
@@ -43,7 +43,7 @@ impl Wanted<'_> {
     pub(crate) fn write(
         &self,
         tensors: &Named,
-        about: &HashMap<String, String>,
+        about: &BTreeMap<String, String>,
     ) -> Result<Written, ResultError> {
         let Self { called, path, force, run_dir } = *self;
         let taken = if force { Taken::Replaced } else { Taken::Stays };
@@ -86,7 +86,7 @@ pub(crate) fn write(
     mut file: WholeFile,
     taken: Taken,
     tensors: &Named,
-    about: &HashMap<String, String>,
+    about: &BTreeMap<String, String>,
 ) -> Result<Written, NotWritten> {
     write_tensors(&mut file, tensors, about).map_err(|error| file.failed(&error))?;
     Ok(Written { path: file.finish(taken)?, why_elsewhere: None })

@@ -21,6 +21,7 @@ use crate::config::Config;
 use crate::data::Samples;
 use crate::ending::{Finished, Stopped};
 use crate::error::{ResultError, TrainError, causes};
+use crate::hello::Opened;
 use crate::kernels::Chosen;
 use crate::observer::{Notice, Observer, Ready};
 use crate::opening::opening;
@@ -116,11 +117,8 @@ impl<'a> Run<'a> {
         let seconds_before = resumed.map_or(0.0, |manifest| manifest.elapsed_seconds);
         let trainer = trainer.on_nonfinite(options.on_nonfinite);
         let place = Some(checkpoints.dir()).filter(|_| checkpoints.is_asked());
-        let mut memory_plan = memory_plan;
-        if place.is_none() {
-            memory_plan.iter_mut().for_each(|planned| planned.checkpoint_bytes = 0);
-        }
-        let hello = session.hello(&trainer, &recorder, &id, socket, place, memory_plan, started);
+        let opened = Opened { run: &id, socket, checkpoints: place, memory_plan, started };
+        let hello = session.hello(&trainer, &recorder, opened);
         let mut run = Self {
             id,
             session,
@@ -252,10 +250,10 @@ impl<'a> Run<'a> {
         let first = self.session.steps_before() + 1;
         for step in first..=steps {
             let is_dumped = step == first && self.options.dump_step.is_some();
-            let before = match is_dumped {
-                true => self.trainer.weights().map_err(Stopped::Failed)?,
-                false => Vec::new(),
-            };
+            let mut before = Vec::new();
+            if is_dumped {
+                before = self.trainer.weights().map_err(Stopped::Failed)?;
+            }
             let data = &self.session.job.data;
             let outcome = match self.trainer.step(step, || data.batch(step, batch)) {
                 Err(TrainerError::NotFinite(found)) => return Err(self.stop_not_finite(found)),

@@ -353,7 +353,7 @@ mod tests {
             is_evaluating: false,
             doing,
         };
-        TimedProgress { rank, since: now - Duration::from_secs(ago) }
+        TimedProgress { rank, since: now.checked_sub(Duration::from_secs(ago)).unwrap() }
     }
 
     fn op(text: &str) -> Op {

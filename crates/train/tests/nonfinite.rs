@@ -332,12 +332,13 @@ fn a_run_that_continues_replaces_no_good_weights() {
             takes_nonfinite,
             ..numbers(None, 5)
         });
-        let mut session = prepared.unwrap().cut(&mut pp_train::Profiles::default(), |_| {})?;
-        Session::trainer(&mut session, Recorder::disabled(), Instant::now())
+        let session = prepared.unwrap().cut(&mut pp_train::Profiles::default(), |_| {});
+        let mut session = session.map_err(Box::new)?;
+        session.trainer(Recorder::disabled(), Instant::now()).map_err(Box::new)
     };
     let refused = config(&bad, false).err().unwrap();
     assert!(refused.is_refusal());
-    let TrainError::Initial { source, .. } = &refused else { panic!("{refused:?}") };
+    let TrainError::Initial { source, .. } = &*refused else { panic!("{refused:?}") };
     assert!(matches!(**source, WeightsError::NotFinite { .. }), "{source:?}");
     assert!(causes(&refused).ends_with("is not finite there"), "{}", causes(&refused));
     config(&bad, true).unwrap();

@@ -1,5 +1,4 @@
 //! A rank that stands still is told, with what each rank is in, and the run goes on with it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,6 @@
 //! `pptop checkpoint`: the checkpoints of a run.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -182,7 +182,7 @@ fn export(args: &ExportArgs) -> Result<(), CliError> {
     files.check()?;
     let weights = checkpoint.weights().map_err(|error| refused(&error))?;
     let mut output = Output::bytes_to(&args.output, args.force)?;
-    write_tensors(&mut output, &weights, &HashMap::new()).map_err(|e| write_failed(&e))?;
+    write_tensors(&mut output, &weights, &BTreeMap::new()).map_err(|e| write_failed(&e))?;
     output.finish(&args.output)
 }
 

@@ -141,13 +141,11 @@ fn place(name: &OsStr) -> Result<Place, CliError> {
     }
     if pp_telemetry::log_of(path).exists() || !has_any(path) {
         let run = run(name).map_err(|refused| CliError::Usage(refused.to_string()))?;
-        return match folder_of(&run) {
-            Some(dir) => Ok(Place { dir, run: Some(run) }),
-            None => {
-                let id = excerpt(&run.id);
-                Err(CliError::Usage(format!("the run {id} has no checkpoint")))
-            }
+        let Some(dir) = folder_of(&run) else {
+            let id = excerpt(&run.id);
+            return Err(CliError::Usage(format!("the run {id} has no checkpoint")));
         };
+        return Ok(Place { dir, run: Some(run) });
     }
     Ok(Place { dir: path.to_owned(), run: None })
 }
@@ -222,8 +220,8 @@ mod tests {
     fn an_interval_is_a_number_of_steps_or_a_time() {
         assert_eq!(every("10"), Ok(Every::Steps(10)));
         assert_eq!(every("90s"), Ok(Every::Time(Duration::from_secs(90))));
-        assert_eq!(every("10m"), Ok(Every::Time(Duration::from_secs(600))));
-        assert_eq!(every("2h"), Ok(Every::Time(Duration::from_secs(7200))));
+        assert_eq!(every("10m"), Ok(Every::Time(Duration::from_mins(10))));
+        assert_eq!(every("2h"), Ok(Every::Time(Duration::from_hours(2))));
         for text in ["", "0", "0s", "m", "-1", "1d", "1.5h", "5124095576030432h"] {
             assert!(every(text).is_err(), "{text}");
         }

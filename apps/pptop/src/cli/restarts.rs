@@ -131,7 +131,9 @@ impl Supervised {
             let (status, is_asked) =
                 wait(&mut child, &mut signals).map_err(|error| failed("wait for it", &error))?;
             let newest = newest(&dir, &older, &runs, self.steps);
-            let failure = match self.ending(status, is_asked, &attempt, newest.as_ref()) {
+            let step = reached(&attempt, newest.as_ref());
+            let reason = || status_of(&attempt.dir).and_then(|status| status.reason);
+            let failure = match ending(status, is_asked, attempt.from, step, reason) {
                 Ending::Over(0) => return Ok(()),
                 Ending::Over(code) => {
                     if i32::from(code) == REFUSED && n == 1 && self.is_new {
@@ -203,7 +205,7 @@ impl Supervised {
             name.push(format!("-restart-{n}"));
             PathBuf::from(name)
         };
-        let free = (1..).map(beside).find(|dir| dir.symlink_metadata().is_err());
+        let free = (1..u64::MAX).map(beside).find(|dir| dir.symlink_metadata().is_err());
         Ok(free.unwrap_or_else(|| beside(0)))
     }
 
@@ -241,21 +243,13 @@ impl Supervised {
         flag("supervised", attempt.restarted.as_deref().unwrap_or_default().as_ref());
         words
     }
+}
 
-    /// How an attempt ended.
-    fn ending(
-        &self,
-        status: ExitStatus,
-        is_asked: bool,
-        attempt: &Attempt,
-        newest: Option<&Checkpoint>,
-    ) -> Ending {
-        // The last lines of a log are lost with a process that is killed.
-        let saved = newest.map_or(0, |newest| newest.manifest().step);
-        let step = last_step(&attempt.dir).unwrap_or(0).max(saved).max(attempt.from);
-        let reason = || status_of(&attempt.dir).and_then(|status| status.reason);
-        ending(status, is_asked, attempt.from, step, reason)
-    }
+/// The last step that is known to be finished.
+fn reached(attempt: &Attempt, newest: Option<&Checkpoint>) -> u64 {
+    // The last lines of a log are lost with a process that is killed.
+    let saved = newest.map_or(0, |newest| newest.manifest().step);
+    last_step(&attempt.dir).unwrap_or(0).max(saved).max(attempt.from)
 }
 
 /// How a run ended that began after step `from` and whose last finished step is `step`.

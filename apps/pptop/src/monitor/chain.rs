@@ -86,7 +86,9 @@ mod tests {
         assert!(!chain.show(&mut state, &dir), "nothing is known yet");
         let second = events("two", 21..=40, Some("one"));
         for _ in 0..2 {
-            second.iter().for_each(|event| state.apply(event));
+            for event in &second {
+                state.apply(event);
+            }
             while !chain.show(&mut state, &dir) {
                 thread::yield_now();
             }
@@ -101,7 +103,9 @@ mod tests {
     fn a_run_whose_parent_is_gone_has_its_own_curve() {
         let folder = tempfile::tempdir().unwrap();
         let mut state = State::new(ChildState::default(), false);
-        events("two", 21..=40, Some("one")).iter().for_each(|event| state.apply(event));
+        for event in &events("two", 21..=40, Some("one")) {
+            state.apply(event);
+        }
         let mut chain = Chain::default();
         while !matches!(chain, Chain::Read(_)) {
             assert!(!chain.show(&mut state, &folder.path().join("two")));

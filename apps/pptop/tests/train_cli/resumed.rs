@@ -87,8 +87,7 @@ fn a_run_names_its_last_checkpoint_at_its_end() {
     let said = home.stdout(&line);
     let last = said.lines().filter(|line| line.contains("the last checkpoint is that of step 4"));
     assert_eq!(last.count(), 1, "{said}");
-    let line = format!("train --headless --resume kept --steps 9");
-    let said = home.stdout(&line);
+    let said = home.stdout("train --headless --resume kept --steps 9");
     let steps: Vec<&str> = said.lines().filter(|line| line.starts_with("step ")).collect();
     assert!(steps[0].starts_with("step 5/9 "), "the first step is told: {said}");
     assert!(!said.contains("the last checkpoint"), "none was written: {said}");
@@ -146,8 +145,8 @@ fn initial_weights_come_from_a_checkpoint_too() {
 #[test]
 fn the_copy_for_a_checkpoint_is_in_the_plan() {
     let home = Home::new();
-    let job = "--model gpt --layers 2 --width 64 --context 32 --pp 2 --micro-batches 4 --batch-size 16 --steps 3";
-    let asked = home.train(&format!("{job} --checkpoint-every 1"));
+    let job = "--model gpt --layers 2 --width 64 --context 32 --pp 2 --micro-batches 4 --batch-size 16 --steps 3 --partition uniform";
+    let asked = home.train(&format!("{job} --checkpoint-every 1 --run-dir run"));
     let not_asked = home.train(job);
     let plan = |run: &Events| run.one("hello")["memory_plan"].as_array().unwrap().clone();
     for (asked, not_asked) in plan(&asked).iter().zip(plan(&not_asked)) {
@@ -158,6 +157,14 @@ fn the_copy_for_a_checkpoint_is_in_the_plan() {
         // The copy comes on top of the planned peak.
         let near = |key: &str| not_asked[key].as_u64().unwrap().abs_diff(bytes(key));
         assert!(near("peak_bytes") * 20 <= bytes("peak_bytes"), "{asked} {not_asked}");
+    }
+    // And no rank holds it: the measured peaks are the planned ones, with checkpoints as without.
+    let log = Events::of(&fs::read_to_string(home.path("run/events.jsonl")).unwrap());
+    for planned in plan(&asked) {
+        let of_rank = log.kind("mem").into_iter().filter(|mem| mem["rank"] == planned["rank"]);
+        let peak = |value: &Value| value["peak_bytes"].as_f64().unwrap();
+        let (held, planned) = (of_rank.map(peak).fold(0.0, f64::max), peak(&planned));
+        assert!((held / planned - 1.0).abs() < 0.05, "{held} held, {planned} planned");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writes one checkpoint into a folder that has no other name yet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::thread;
@@ -109,7 +109,7 @@ fn write_stages(
     let mut files = Vec::with_capacity(2 * stages.len());
     for of in stages {
         // `transformers` loads a file only if its metadata has this key.
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let format = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let name = shard("model", of.stage, n_stages);
         let weights = |out: &mut dyn Write| write_tensors(out, &of.weights, &format).map(drop);
         files.push(write_file(disk, dir, &name, weights)?);
@@ -119,7 +119,7 @@ fn write_stages(
                 moments.push((format!("{name}{moment}"), tensor.clone()));
             }
         }
-        let facts = HashMap::from([
+        let facts = BTreeMap::from([
             ("optimizer".to_owned(), about.optimizer.clone()),
             ("steps".to_owned(), about.optimizer_steps.to_string()),
         ]);

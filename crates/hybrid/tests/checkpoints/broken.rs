@@ -49,12 +49,14 @@ fn any_changed_byte_is_found_and_its_file_named() {
     println!("{n_changed} changed bytes");
 }
 
+/// Breaks the file at a path.
+type Fault = fn(&Path);
+
 #[test]
 fn a_file_that_is_cut_missing_foreign_renamed_or_a_link_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let older = write(dir.path(), 3, None);
     let names: Vec<String> = older.manifest().files.iter().map(|file| file.name.clone()).collect();
-    type Fault = fn(&Path);
     let faults: [(&str, Fault); 8] = [
         ("cut to nothing", |path| fs::write(path, "").unwrap()),
         ("cut by a byte", |path| {
@@ -88,8 +90,8 @@ fn a_file_that_is_cut_missing_foreign_renamed_or_a_link_is_named() {
             let newer = write(dir.path(), 4, None);
             make(&newer.path().join(name));
             let why = refused(newer.path()).unwrap_or_else(|| panic!("{name} is {fault}"));
-            let named = name.trim_end_matches("safetensors").trim_end_matches("json");
-            assert!(why.contains(named) && !why.contains('\n'), "{name} is {fault}: {why}");
+            let stem = name.trim_end_matches("safetensors").trim_end_matches("json");
+            assert!(why.contains(stem) && !why.contains('\n'), "{name} is {fault}: {why}");
             let found = newest(dir.path()).unwrap();
             assert_eq!(found.refused.len(), 1, "{name} is {fault}");
             let taken = found.checkpoint.unwrap();

@@ -11,7 +11,9 @@ use crate::{about, is_whole, states, write};
 /// A folder with as many checkpoints as there are steps.
 fn folder_with(steps: &[u64]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    steps.iter().for_each(|&step| drop(write(dir.path(), step, None)));
+    for &step in steps {
+        write(dir.path(), step, None);
+    }
     dir
 }
 

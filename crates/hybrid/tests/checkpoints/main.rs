@@ -1,4 +1,6 @@
 //! Checkpoints on the disk: written, read back, broken, and interrupted at every operation.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "how many cases there were")]
 
 mod broken;
 mod faulty;
@@ -67,8 +69,8 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
 
 /// Whether a restored state has the bits of `states(step)`.
 fn is_of(restored: &Restored, step: u64) -> bool {
-    let states = states(step);
-    let mut stages = states.iter().flatten();
+    let expected = states(step);
+    let mut stages = expected.iter().flatten();
     restored.optimizer_steps == step
         && restored.weights.len() == known().len()
         && stages.all(|of| {

@@ -44,7 +44,7 @@ struct Value {
     #[prost(string, tag = "1")]
     tag: String,
     #[prost(float, optional, tag = "2")]
-    simple_value: Option<f32>,
+    scalar: Option<f32>,
     #[prost(message, optional, tag = "8")]
     tensor: Option<Text>,
     #[prost(message, optional, tag = "9")]
@@ -198,8 +198,8 @@ impl TensorBoard {
 }
 
 fn value(tag: &str, number: f64) -> Value {
-    let simple_value = Some(number as f32);
-    Value { tag: tag.to_owned(), simple_value, tensor: None, metadata: None }
+    let scalar = Some(number as f32);
+    Value { tag: tag.to_owned(), scalar, tensor: None, metadata: None }
 }
 
 fn text(tag: &str, text: &str) -> Value {
@@ -208,7 +208,7 @@ fn text(tag: &str, text: &str) -> Value {
     let plugin = Some(Plugin { name: "text".to_owned() });
     Value {
         tag: tag.to_owned(),
-        simple_value: None,
+        scalar: None,
         tensor: Some(tensor),
         metadata: Some(Metadata { plugin }),
     }

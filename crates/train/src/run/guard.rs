@@ -26,7 +26,7 @@ impl Run<'_> {
     pub(super) fn look_at(&mut self, outcome: &StepOutcome) {
         let StepOutcome { step, loss, grad_norm, is_skipped, .. } = *outcome;
         self.guard.is_skipped = is_skipped;
-        self.guard.is_broken = !is_skipped && !(loss.is_finite() && grad_norm.is_finite());
+        self.guard.is_broken = !(is_skipped || loss.is_finite() && grad_norm.is_finite());
         if !is_skipped {
             return;
         }

@@ -1,6 +1,6 @@
 //! The results of a run's weights: checkpoints, samples, files.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 
@@ -76,7 +76,7 @@ impl Run<'_> {
         tensors.extend(prefixed("grad", self.trainer.gradients().map_err(Stopped::Failed)?));
         tensors.extend(prefixed("after", self.trainer.weights().map_err(Stopped::Failed)?));
         let config = &self.session.config;
-        let mut about = HashMap::from([
+        let mut about = BTreeMap::from([
             ("model".to_owned(), config.workload.name().to_owned()),
             ("optimizer".to_owned(), config.optimizer.to_string()),
             ("lr".to_owned(), outcome.lr.to_string()),
@@ -103,7 +103,7 @@ impl Run<'_> {
                 format!("{called}: {name} is not finite; these weights replace no other file"),
             );
         }
-        self.write(file, weights, &HashMap::new(), self.options.force && nonfinite.is_none())
+        self.write(file, weights, &BTreeMap::new(), self.options.force && nonfinite.is_none())
     }
 
     /// Writes a result, and warns if it is not at its path.
@@ -111,7 +111,7 @@ impl Run<'_> {
         &mut self,
         file: &ResultFile,
         tensors: &Named,
-        about: &HashMap<String, String>,
+        about: &BTreeMap<String, String>,
         force: bool,
     ) -> Result<(), ResultError> {
         let ResultFile { path, called } = file;

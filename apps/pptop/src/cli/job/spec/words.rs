@@ -113,6 +113,17 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             )
         }
         TrainError::Cut { source, stages, layers } => refused_cut(source, *stages, *layers),
+        TrainError::Initial { .. } | TrainError::Resume { .. } | TrainError::Checkpoints(_) => {
+            of_kept(error)
+        }
+        // The text of such an error has its causes.
+        other => other.to_string(),
+    }
+}
+
+/// Weights or checkpoints that cannot be used.
+fn of_kept(error: &TrainError) -> String {
+    match error {
         TrainError::Initial { path, source }
             if matches!(**source, WeightsError::NotFinite { .. }) =>
         {
@@ -141,8 +152,7 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             format!("cannot resume from {path}: {}{advice}", clean(&causes(source)))
         }
         TrainError::Checkpoints(source) => causes(source),
-        // The text of such an error has its causes.
-        other => other.to_string(),
+        other => causes(other),
     }
 }
 
