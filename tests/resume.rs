@@ -14,6 +14,7 @@ use pp_train::{
     Profiles, Recompute, Resume, Run, RunFolder, RunOptions, ScheduleName, Topology, Workload,
     causes,
 };
+use proptest::prelude::*;
 
 /// A model of the tests.
 #[derive(Clone, Copy, PartialEq)]
@@ -286,4 +287,52 @@ fn what_differs_is_told_line_by_line() {
         "steps: 9 instead of 4; the learning rate follows from it",
     ];
     assert_eq!(session.changes(), expected);
+}
+
+/// A schedule, ranks, a cut and recomputation for one of the numbers of replicas.
+fn any_layout(dp: u32) -> impl Strategy<Value = Layout> {
+    let schedules: Vec<(ScheduleName, u32)> = layouts()
+        .into_iter()
+        .filter(|layout| layout.pp * dp <= 8)
+        .map(|layout| (layout.schedule, layout.pp))
+        .filter(|&(schedule, pp)| {
+            let sizes = pp_schedule::Sizes {
+                n_ranks: pp,
+                n_micro_batches: 8 / dp,
+                n_virtual_stages: schedule.default_virtual_stages(),
+                interleave_group: None,
+            };
+            schedule.check(&sizes).is_ok()
+        })
+        .collect();
+    let cut = prop_oneof![Just(Cut::Uniform), Just(Cut::Parameters)];
+    let recompute = prop_oneof![
+        Just(Recompute::Never),
+        Just(Recompute::Always),
+        Just(Recompute::Stages([0].into())),
+    ];
+    (prop::sample::select(schedules), cut, recompute).prop_map(
+        move |((schedule, pp), cut, recompute)| Layout { schedule, pp, dp, cut, recompute },
+    )
+}
+
+fn two_layouts() -> impl Strategy<Value = (Layout, Layout, u64)> {
+    let of = |dp| (any_layout(dp), any_layout(dp), 1..5_u64);
+    prop_oneof![of(1), of(2), of(4), of(8)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Any layout of at most 8 ranks goes on from any other with as many replicas.
+    #[test]
+    fn any_layout_goes_on_from_any_other((before, now, step) in two_layouts()) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = || Model::Gpt.config(5);
+        let calm_dir = dir.path().join("calm");
+        let calm = train(before.on(config()), &calm_dir, Some(step)).unwrap();
+        let checkpoint = checkpoints(&calm_dir).remove(0);
+        let resumed = train(resume(now.on(config()), &checkpoint), &dir.path().join("now"), None);
+        prop_assert_eq!(resumed.unwrap(), after(&calm, step));
+    }
 }

@@ -93,7 +93,7 @@ fn sizes_that_take_more_than_seconds_are_refused_with_both_numbers() {
     for (line, what) in [
         ("schedule simulate naive --pp 1 --micro-batches 20000000", "40000000 ops"),
         ("schedule show gpipe --pp 4294967295 --micro-batches 4294967295", "ops"),
-        ("schedule simulate auto --pp 256 --micro-batches 2048", "auto may have 666666"),
+        ("schedule simulate auto --pp 256 --micro-batches 2048", "at most 666666 of auto"),
         ("schedule simulate zb-auto --pp 512 --micro-batches 4096", "1666666"),
         ("schedule export 1f1b --pp 64 --micro-batches 100000 --format svg", "12800000 ops"),
         ("bubble --schedule 1f1b --pp 1024 --micro-batches 8192,8191,8190", "sizes together"),

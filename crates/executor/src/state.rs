@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use pp_schedule::Stage;
-use pp_trace::Span;
 
 /// Tensors of one stage, by name.
 pub(crate) type Named = Vec<(String, Tensor)>;
@@ -39,8 +38,6 @@ pub struct Snapshot {
     pub stages: Vec<StageState>,
     /// Steps that its optimizers have made.
     pub optimizer_steps: u64,
-    /// Its spans.
-    pub spans: Vec<Span>,
 }
 
 impl StageState {

@@ -213,6 +213,8 @@ impl Worker {
         let (stages, optimizer_steps) = self.stages.snapshot()?;
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), &started)?;
         self.walk.progress.set(Doing::Idle);
-        Ok(Snapshot { stages, optimizer_steps, spans: self.walk.journal.take() })
+        // The recorder has the span, and nobody else asks for it.
+        drop(self.walk.journal.take());
+        Ok(Snapshot { stages, optimizer_steps })
     }
 }

@@ -342,7 +342,7 @@ impl Trainer {
         let (mut ranks, mut optimizer_steps) = (Vec::new(), 0);
         for ((replica, _), snapshot) in self.ranks.snapshot()?.into_places() {
             if replica == Replica(0) {
-                optimizer_steps = snapshot.optimizer_steps;
+                optimizer_steps = optimizer_steps.max(snapshot.optimizer_steps);
                 ranks.push(snapshot.stages);
             }
         }

@@ -21,6 +21,7 @@ const STALLED_SECONDS_OF_PHASE: f64 = 120.0;
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
+const SIGUSR2: i32 = 12;
 const SIGTERM: i32 = 15;
 /// Exit codes from here on name a signal.
 const SIGNALLED: i32 = 128;
@@ -136,7 +137,9 @@ fn of_code(code: i32, reason: &str) -> Standing {
         _ if code == 0 => Standing::Finished,
         // A request ends a run as SIGTERM does, so its code is the same.
         SIGTERM if reason.contains("by request") => Standing::Stopped(StoppedBy::Request),
-        signal @ (SIGHUP | SIGINT | SIGTERM) => Standing::Stopped(StoppedBy::Signal(signal)),
+        signal @ (SIGHUP | SIGINT | SIGUSR2 | SIGTERM) => {
+            Standing::Stopped(StoppedBy::Signal(signal))
+        }
         SIGKILL => Standing::Died,
         _ => Standing::Failed(code),
     }
@@ -191,6 +194,7 @@ impl fmt::Display for StoppedBy {
         match *self {
             Self::Signal(SIGHUP) => f.write_str("SIGHUP"),
             Self::Signal(SIGINT) => f.write_str("SIGINT"),
+            Self::Signal(SIGUSR2) => f.write_str("SIGUSR2"),
             Self::Signal(SIGTERM) => f.write_str("SIGTERM"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
             Self::Request => f.write_str("by request"),
@@ -226,6 +230,7 @@ mod tests {
         assert_eq!(of_end(&end(143, "stopped by request after step 3")), "stopped (by request)");
         assert_eq!(of_end(&end(130, "")), "stopped (SIGINT)");
         assert_eq!(of_end(&end(129, "")), "stopped (SIGHUP)");
+        assert_eq!(of_end(&end(140, "stopped by SIGUSR2 after step 3")), "stopped (SIGUSR2)");
         assert_eq!(of_end(&end(1, "a rank failed")), "failed (1)");
         assert_eq!(of_end(&end(139, "")), "failed (139)");
         let told = Evidence { code: Some(0), process: Process::Gone, ..there() };

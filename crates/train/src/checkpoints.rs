@@ -171,6 +171,17 @@ impl Checkpoints {
         self.last.0
     }
 
+    /// Whether one is being written.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// Whether that of `step` is being written, or is durable.
+    pub(crate) fn is_begun(&self, step: u64) -> bool {
+        let is_writing = self.writing.as_ref().is_some_and(|writing| writing.step == step);
+        is_writing || self.durable.as_ref().is_some_and(|durable| durable.step == step)
+    }
+
     /// Whether the last one that was begun is durable.
     pub(crate) fn is_last_durable(&self) -> bool {
         self.durable.as_ref().is_some_and(|durable| durable.step == self.last.0)

@@ -1,6 +1,6 @@
 //! Going on from a checkpoint: what the new run has to share with the old one, and what may differ.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pp_hybrid::checkpoint::{Checkpoint, CheckpointError};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,8 @@ pub struct JobRecord {
     pub kernels: String,
     /// The optimizer.
     pub optimizer: String,
+    /// The kind of device: `cpu` or `cuda`.
+    pub device: String,
     /// The learning rate of every step.
     pub rate: String,
     /// Whether the learning rate depends on the number of steps.
@@ -153,6 +155,7 @@ impl JobRecord {
         let micro_batches = |record: &Self| record.micro_batches.to_string();
         line("micro-batches", &micro_batches(self), &micro_batches(here), rounds);
         line("kernels", &self.kernels, &here.kernels, rounds);
+        line("device", &self.device, &here.device, rounds);
         // A change of these is another training.
         let other = "; the losses will differ";
         line("batch", &self.batch_size.to_string(), &here.batch_size.to_string(), other);
@@ -161,9 +164,10 @@ impl JobRecord {
         line("gradient norm at most", &self.clip_norm, &here.clip_norm, other);
         let steps = if here.rate_needs_steps { "; the learning rate follows from it" } else { "" };
         line("steps", &self.steps.to_string(), &here.steps.to_string(), steps);
-        for (name, value) in &here.facts {
-            let there = self.facts.get(name).map_or("", String::as_str);
-            line(name, there, value, other);
+        let names: BTreeSet<&String> = self.facts.keys().chain(here.facts.keys()).collect();
+        for name in names {
+            let fact = |record: &Self| record.facts.get(name).cloned().unwrap_or_default();
+            line(name, &fact(self), &fact(here), other);
         }
         if is_other_data {
             lines.push(format!("data: other than those of the checkpoint{other}"));

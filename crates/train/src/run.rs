@@ -4,12 +4,14 @@ mod checkpoint;
 mod guard;
 mod results;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use pp_devices::{Options, Samplers};
 use pp_executor::ExecError;
+use pp_hybrid::checkpoint::Recent;
 use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
 use pp_telemetry::{
     Alarm, ControlServer, End, Eval, Event, Log, Mem, PhaseEvent, Recorder, Request, StepEvent,
@@ -58,6 +60,8 @@ pub struct Run<'a> {
     samplers: Option<Samplers>,
     dir: PathBuf,
     checkpoints: Checkpoints,
+    /// The losses of the last steps, for the next checkpoint.
+    recent: VecDeque<Recent>,
     /// What is saved of the run, and where.
     saved: Option<String>,
     /// Seconds of training before this run, over all runs that led to its checkpoint.
@@ -135,9 +139,11 @@ impl<'a> Run<'a> {
             samplers: None,
             dir,
             checkpoints,
+            recent: VecDeque::new(),
             saved: None,
             seconds_before,
         };
+        run.recall();
         run.emit(Event::Hello(Box::new(hello.clone())));
         run.samplers = Some(run.watch());
         if let Some(error) = no_control {
@@ -206,9 +212,17 @@ impl<'a> Run<'a> {
     pub fn finish(mut self) -> Result<Finished, Stopped> {
         let stalls = self.watch_for_stalls();
         let result = self.train();
-        drop(stalls);
         self.samplers = None;
+        if let Err(stopped @ Stopped::Failed(_)) = &result
+            && self.checkpoints.is_writing()
+        {
+            // Said before anything is waited for: a disk may hang.
+            let why = causes(stopped);
+            let message = format!("{why}; waiting for the checkpoint that is being written");
+            self.warn(None, message);
+        }
         self.name_last_checkpoint();
+        drop(stalls);
         let mut end = End {
             code: 0,
             reason: "finished".to_owned(),
@@ -393,6 +407,7 @@ impl<'a> Run<'a> {
         self.observer.notice(&Notice::Stepped(outcome));
         let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
         let alarm = self.watchdog.step(outcome.step, loss, grad_norm);
+        self.remember(outcome.step, loss, grad_norm);
         if let Some(alarm) = alarm {
             self.raise(outcome.step, alarm.to_string());
         }

@@ -2,7 +2,7 @@
 //!
 //! SIGUSR1 asks for a checkpoint, as often as it comes. The others end the run. While a run starts,
 //! such a signal ends it at once, and its log has the reason. Afterwards the first one ends it
-//! after its step, and a second SIGTERM, SIGINT or SIGHUP at once.
+//! after its step, and a second SIGTERM or SIGINT at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -84,8 +84,9 @@ impl Signals {
             [SIGTERM, SIGINT, SIGHUP, SIGUSR2].into_iter().filter(|&signal| !is_ignored(signal))
         {
             // In this order: a signal looks whether it is the second before it counts as the first.
-            // A batch system sends SIGUSR2 some time before SIGTERM, which is not the second then.
-            if signal != SIGUSR2 {
+            // A batch system sends SIGUSR2 some time before SIGTERM, and a terminal that closes may
+            // send SIGHUP twice: neither counts as the first of two.
+            if [SIGTERM, SIGINT].contains(&signal) {
                 let (code, again) = (128 + signal, || Arc::clone(&again));
                 signal_hook::flag::register_conditional_shutdown(signal, code, again())?;
                 if at_once {

@@ -14,8 +14,8 @@ use pp_train::checkpoint::newest;
 use pp_train::{
     BoxError, CheckpointOptions, Config, DataSet, Every, Finished, Job, KernelChoice, MeanSquare,
     Notice, OnNonfinite, OnSpike, PlanSource, Prepared, ResultFile, Resume, Run, RunFolder,
-    RunOptions, Samples, ScheduleName, Session, Stopped, Topology, TrainError, WeightsError,
-    Workload, causes,
+    RunOptions, Samples, ScheduleName, Stopped, Topology, TrainError, WeightsError, Workload,
+    causes,
 };
 
 /// What is wrong with a batch.

@@ -1,16 +1,20 @@
 //! The flags of checkpoints: when a run writes them, and from which one it goes on.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use pp_telemetry::{FindError, Run, find_run, is_path, list_runs, of_path, runs_dir};
-use pp_train::checkpoint::{Checkpoint, CheckpointError, list, newest};
+use pp_telemetry::{FindError, Run, find_run, is_path, list_runs, of_path, runs_dir, status_of};
+use pp_train::checkpoint::{Checkpoint, CheckpointError, MANIFEST, is_busy, list, newest};
 use pp_train::{CHECKPOINTS, CheckpointOptions, Every, JobRecord, KEEP, Resume, causes};
 
 use super::help::headings;
 use super::refusal::excerpt;
 use super::{CliError, note};
+
+/// The most runs that a message names.
+const NAMED_MAX: usize = 3;
 
 /// The flags of checkpoints.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -26,17 +30,24 @@ pub(crate) struct CheckpointArgs {
     /// Write a checkpoint after the last step
     #[arg(long, help_heading = headings::CHECKPOINTS)]
     checkpoint_at_end: bool,
-    /// Resume from a checkpoint: its folder, a folder of checkpoints, a run, or latest; the job is
-    /// that of the checkpoint, and other flags change parts of it
+}
+
+/// The checkpoint to go on from.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct ResumeArgs {
+    /// Resume from a checkpoint: its folder, a folder of checkpoints, a run, or latest; the job and
+    /// its checkpoint flags are those of that run, and other flags change parts of them
     #[arg(long, value_name = "DIR|RUN|latest", help_heading = headings::CHECKPOINTS)]
     pub(crate) resume: Option<OsString>,
 }
 
 impl CheckpointArgs {
-    /// The options of the run.
+    /// The options of the run. The folder is absolute: its name is kept for commands that run
+    /// elsewhere.
     pub(crate) fn options(&self) -> CheckpointOptions {
+        let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
         CheckpointOptions {
-            dir: self.checkpoint_dir.clone(),
+            dir: self.checkpoint_dir.as_ref().map(absolute),
             every: self.checkpoint_every,
             keep: self.keep,
             at_end: self.checkpoint_at_end,
@@ -68,15 +79,45 @@ fn keep(text: &str) -> Result<usize, String> {
     number.ok_or_else(|| "use a whole number from 1".to_owned())
 }
 
-/// Where checkpoints lie: a folder, and the run that it is of, if that is known.
+/// Where checkpoints lie: a folder, and the run whose checkpoints count there; `None` counts all.
 struct Place {
     dir: PathBuf,
     run: Option<Run>,
 }
 
+/// The reason for a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// To read a checkpoint.
+    Read,
+    /// To go on from it.
+    Resume,
+}
+
+impl Purpose {
+    /// What to do where nothing was found.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Read => "name another run or folder",
+            Self::Resume => "name another run or folder, or start without --resume",
+        }
+    }
+}
+
+/// The result of a search for the newest checkpoint in a folder.
+#[derive(Debug, Default)]
+struct Search {
+    /// The newest one of which every byte is right.
+    checkpoint: Option<Checkpoint>,
+    /// Those that looked newer or cannot be placed, and why each was not taken.
+    refused: Vec<CheckpointError>,
+    /// The runs in the folder whose checkpoints do not count.
+    others: BTreeSet<String>,
+}
+
 /// Whether a path is the folder of one checkpoint.
 pub(crate) fn is_checkpoint(path: &Path) -> bool {
-    path.join("manifest.json").exists()
+    path.join(MANIFEST).exists()
 }
 
 /// The folder of the checkpoints that a name stands for: `latest`, a folder, or a run.
@@ -84,6 +125,10 @@ pub(crate) fn is_checkpoint(path: &Path) -> bool {
 /// # Errors
 /// [`CliError::Usage`] if it has none.
 pub(crate) fn folder(name: &OsStr) -> Result<PathBuf, CliError> {
+    if name == "latest" {
+        let latest = latest()?.into_iter().next();
+        return latest.map(|place| place.dir).ok_or_else(|| none_in_any_run(Purpose::Read));
+    }
     place(name).map(|place| place.dir)
 }
 
@@ -93,23 +138,187 @@ pub(crate) fn folder(name: &OsStr) -> Result<PathBuf, CliError> {
 /// # Errors
 /// [`CliError::Usage`] if there is none.
 pub(crate) fn find(name: &OsStr) -> Result<Checkpoint, CliError> {
-    let path = Path::new(name);
-    if is_checkpoint(path) { named(path) } else { newest_of(&folder(name)?) }
+    find_for(name, Purpose::Read)
 }
 
-fn newest_of(dir: &Path) -> Result<Checkpoint, CliError> {
-    let found = newest(dir).map_err(|error| refused(&error))?;
-    for refused in &found.refused {
-        note(&format!("a checkpoint is not taken: {}", causes(refused)));
+fn find_for(name: &OsStr, purpose: Purpose) -> Result<Checkpoint, CliError> {
+    let path = Path::new(name);
+    if is_checkpoint(path) {
+        let whole = path.canonicalize().ok();
+        let dir = whole.as_deref().and_then(Path::parent);
+        dir.map_or(Ok(()), |dir| refuse_busy(dir, purpose))?;
+        return named(path);
     }
-    let checkpoint = found.checkpoint.ok_or_else(|| {
-        let dir = excerpt(&dir.display().to_string());
-        CliError::Usage(format!("no checkpoint in {dir} is whole"))
-    })?;
-    if !found.refused.is_empty() {
+    if name == "latest" {
+        return newest_of_latest(purpose);
+    }
+    let place = place(name)?;
+    refuse_alive(&place, purpose)?;
+    let Search { checkpoint, refused, others } = search(&place)?;
+    tell(&refused, &mut BTreeSet::new());
+    let checkpoint = checkpoint.ok_or_else(|| none_there(&place, &others, purpose))?;
+    if !refused.is_empty() {
         note(&format!("taking {}", checkpoint.path().display()));
     }
     Ok(checkpoint)
+}
+
+/// The newest whole checkpoint of the run that began last among those that have one.
+fn newest_of_latest(purpose: Purpose) -> Result<Checkpoint, CliError> {
+    let mut told = BTreeSet::new();
+    for place in latest()? {
+        refuse_alive(&place, purpose)?;
+        let Search { checkpoint, refused, .. } = search(&place)?;
+        tell(&refused, &mut told);
+        match (checkpoint, &place.run) {
+            (Some(checkpoint), _) => {
+                if !told.is_empty() {
+                    note(&format!("taking {}", checkpoint.path().display()));
+                }
+                return Ok(checkpoint);
+            }
+            (None, Some(run)) if !refused.is_empty() => {
+                let id = excerpt(&run.id);
+                note(&format!("no checkpoint of the run {id} is whole; trying the run before it"));
+            }
+            _ => {}
+        }
+    }
+    Err(none_in_any_run(purpose))
+}
+
+fn none_in_any_run(purpose: Purpose) -> CliError {
+    let remedy = match purpose {
+        Purpose::Read => "name a folder of checkpoints",
+        Purpose::Resume => "start without --resume",
+    };
+    CliError::Usage(format!("no run has a checkpoint that is whole; {remedy}"))
+}
+
+/// Why nothing is taken from a folder.
+fn none_there(place: &Place, others: &BTreeSet<String>, purpose: Purpose) -> CliError {
+    let dir = excerpt(&place.dir.display().to_string());
+    let remedy = purpose.remedy();
+    CliError::Usage(match &place.run {
+        Some(run) if !others.is_empty() => {
+            let id = excerpt(&run.id);
+            let mut named: Vec<String> =
+                others.iter().take(NAMED_MAX).map(|other| excerpt(other)).collect();
+            if others.len() > NAMED_MAX {
+                named.push("…".to_owned());
+            }
+            let named = named.join(" ");
+            format!("the run {id} has no whole checkpoint in {dir}; name a run that has: {named}")
+        }
+        Some(run) => {
+            let id = excerpt(&run.id);
+            format!("no checkpoint of the run {id} in {dir} is whole; {remedy}")
+        }
+        None => format!("no checkpoint in {dir} is whole; {remedy}"),
+    })
+}
+
+/// Says which checkpoints are not taken, each once.
+fn tell(refused: &[CheckpointError], told: &mut BTreeSet<String>) {
+    for refused in refused {
+        let why = causes(refused);
+        if !told.contains(&why) {
+            note(&format!("a checkpoint is not taken: {why}"));
+            told.insert(why);
+        }
+    }
+}
+
+fn search(place: &Place) -> Result<Search, CliError> {
+    let Some(run) = &place.run else {
+        let found = newest(&place.dir).map_err(|error| refused(&error))?;
+        let others = BTreeSet::new();
+        return Ok(Search { checkpoint: found.checkpoint, refused: found.refused, others });
+    };
+    let mut search = Search::default();
+    let mut there = Vec::new();
+    for found in list(&place.dir).map_err(|error| refused(&error))? {
+        match found.checkpoint {
+            Ok(checkpoint) => there.push(checkpoint),
+            Err(refused) => search.refused.push(refused),
+        }
+    }
+    let runs: BTreeSet<String> = there.iter().map(|found| found.manifest().run.clone()).collect();
+    let chain = chain_of(run, &runs);
+    search.others = runs.difference(&chain).cloned().collect();
+    there.retain(|checkpoint| chain.contains(&checkpoint.manifest().run));
+    there.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
+    for checkpoint in there {
+        match checkpoint.verify() {
+            Ok(()) => {
+                search.checkpoint = Some(checkpoint);
+                break;
+            }
+            Err(refused) => search.refused.push(refused),
+        }
+    }
+    Ok(search)
+}
+
+/// The id of a run, and those of the runs in `there` that continue it.
+fn chain_of(run: &Run, there: &BTreeSet<String>) -> BTreeSet<String> {
+    // The folder of a run may have another name by now.
+    let own = run.status.as_ref().map(|status| status.run.as_str()).filter(|id| !id.is_empty());
+    let own = own.unwrap_or(&run.id);
+    let is_restart = |id: &str| {
+        let number = id.strip_prefix(own).and_then(|rest| rest.strip_prefix("-restart-"));
+        number.is_some_and(|number| number.parse::<u64>().is_ok())
+    };
+    let mut chain = BTreeSet::from([own.to_owned()]);
+    chain.extend(there.iter().filter(|id| is_restart(id)).cloned());
+    let dirs: Vec<PathBuf> =
+        run.dir.parent().map(Path::to_owned).into_iter().chain(runs_dir().ok()).collect();
+    let before: BTreeMap<&String, String> = there
+        .iter()
+        .filter(|id| !chain.contains(*id))
+        .filter_map(|id| Some((id, continued_by(id, &dirs)?)))
+        .collect();
+    loop {
+        let n_runs = chain.len();
+        for (id, before) in &before {
+            if chain.contains(before) {
+                chain.insert((*id).clone());
+            }
+        }
+        if chain.len() == n_runs {
+            return chain;
+        }
+    }
+}
+
+/// The run that the run `id` continues, if its folder lies in one of `dirs`.
+fn continued_by(id: &str, dirs: &[PathBuf]) -> Option<String> {
+    // An id in a manifest may be any text, also a path to somewhere else.
+    let mut parts = Path::new(id).components();
+    let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else { return None };
+    let mut found = dirs.iter().filter_map(|dir| status_of(&dir.join(name)));
+    found.find(|status| status.run == id)?.continues.map(|before| before.run)
+}
+
+/// Refuses to go on from a run that has not ended.
+fn refuse_alive(place: &Place, purpose: Purpose) -> Result<(), CliError> {
+    let alive = place.run.as_ref().filter(|run| run.standing().is_alive());
+    if let (Some(run), Purpose::Resume) = (alive, purpose) {
+        let id = excerpt(&run.id);
+        return Err(CliError::Usage(format!("the run {id} has not ended; stop it first")));
+    }
+    refuse_busy(&place.dir, purpose)
+}
+
+/// Refuses to go on from a folder into which a run writes.
+fn refuse_busy(dir: &Path, purpose: Purpose) -> Result<(), CliError> {
+    if purpose == Purpose::Read || !is_busy(dir) {
+        return Ok(());
+    }
+    let dir = excerpt(&dir.display().to_string());
+    Err(CliError::Usage(format!(
+        "a run that has not ended writes checkpoints into {dir}; stop it first, or name another folder"
+    )))
 }
 
 /// The checkpoint of a folder that was named itself. If it is broken, the message names the newest
@@ -134,16 +343,14 @@ fn refused(error: &CheckpointError) -> CliError {
     CliError::Usage(causes(error))
 }
 
+/// The place that a folder or a run stands for.
 fn place(name: &OsStr) -> Result<Place, CliError> {
     let path = Path::new(name);
-    if name == "latest" {
-        return latest();
-    }
     if pp_telemetry::log_of(path).exists() || !has_any(path) {
         let run = run(name).map_err(|refused| CliError::Usage(refused.to_string()))?;
         let Some(dir) = folder_of(&run) else {
             let id = excerpt(&run.id);
-            return Err(CliError::Usage(format!("the run {id} has no checkpoint")));
+            return Err(CliError::Usage(format!("the run {id} has no checkpoint; name another")));
         };
         return Ok(Place { dir, run: Some(run) });
     }
@@ -158,15 +365,13 @@ fn run(name: &OsStr) -> Result<Run, FindError> {
     }
 }
 
-/// The checkpoints of the run that began last among those that have some.
-fn latest() -> Result<Place, CliError> {
+/// The places of all runs whose folder has checkpoints, of the run that began last first.
+fn latest() -> Result<Vec<Place>, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::Failed(error.to_string());
     let runs = runs_dir().map_err(|error| failed(&error))?;
-    let mut all = list_runs(&runs).map_err(|error| failed(&error))?;
-    all.sort_by_key(|run| std::cmp::Reverse(run.began_unix_ms()));
-    let found =
-        all.into_iter().find_map(|run| Some(Place { dir: folder_of(&run)?, run: Some(run) }));
-    found.ok_or_else(|| CliError::Usage("no run has a checkpoint".to_owned()))
+    let all = list_runs(&runs).map_err(|error| failed(&error))?;
+    let place = |run: Run| Some(Place { dir: folder_of(&run)?, run: Some(run) });
+    Ok(all.into_iter().filter_map(place).collect())
 }
 
 /// The folder with the checkpoints of a run, if it has any: that of its flag, or the one in its own
@@ -190,23 +395,11 @@ pub(crate) fn resumed(
     name: &OsStr,
     takes_other_data: bool,
 ) -> Result<(Resume, Vec<String>), CliError> {
-    let found = || {
-        let path = Path::new(name);
-        if is_checkpoint(path) {
-            return named(path);
-        }
-        let Place { dir, run } = place(name)?;
-        if let Some(run) = run.filter(|run| run.standing().is_alive()) {
-            let id = excerpt(&run.id);
-            return Err(CliError::Usage(format!("the run {id} has not ended; stop it first")));
-        }
-        newest_of(&dir)
-    };
     let told = |error: CliError| match error {
         CliError::Usage(why) => CliError::Usage(format!("--resume: {why}")),
         other => other,
     };
-    let checkpoint = found().map_err(told)?;
+    let checkpoint = find_for(name, Purpose::Resume).map_err(told)?;
     let record = JobRecord::read(&checkpoint)
         .map_err(|error| CliError::Usage(format!("--resume: {}", causes(&error))))?;
     Ok((Resume { checkpoint, takes_other_data }, record.words))

@@ -1,7 +1,6 @@
 //! `--restarts N`: a parent that starts the run again when it fails. It only waits and starts; the
 //! run is its child.
 
-use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -119,7 +118,9 @@ impl Supervised {
         let program =
             std::env::current_exe().map_err(|error| failed("find this program", &error))?;
         let dir = self.checkpoints.clone().unwrap_or_else(|| self.first.join(CHECKPOINTS));
-        let older = paths(&dir);
+        let dir = std::path::absolute(&dir).unwrap_or(dir);
+        // Not their names: a name is free again once its checkpoint is removed.
+        let older = last_sequence(&dir);
         let mut attempt = Attempt::after(self.resume.as_ref(), self.first.clone(), None);
         let mut runs = Vec::new();
         let mut before: Option<Failure> = None;
@@ -130,7 +131,7 @@ impl Supervised {
             let mut child = command.spawn().map_err(|error| failed("start the run", &error))?;
             let (status, is_asked) =
                 wait(&mut child, &mut signals).map_err(|error| failed("wait for it", &error))?;
-            let newest = newest(&dir, &older, &runs, self.steps);
+            let newest = newest(&dir, older, &runs);
             let step = reached(&attempt, newest.as_ref());
             let reason = || status_of(&attempt.dir).and_then(|status| status.reason);
             let failure = match ending(status, is_asked, attempt.from, step, reason) {
@@ -149,6 +150,14 @@ impl Supervised {
                 note(&format!("no restart after {}: {why}", failure.why));
                 Err(CliError::Code(code))
             };
+            if let Some(last) = newest.as_ref().filter(|last| last.manifest().step >= self.steps) {
+                let path = last.path().display();
+                note(&format!(
+                    "no restart after {}: all {} steps are made; to write the weights, run pptop checkpoint export {path} -o FILE.safetensors",
+                    failure.why, self.steps
+                ));
+                return Err(CliError::Code(1));
+            }
             if before.as_ref().is_some_and(|before| failure.is_same(before)) {
                 return over("the same failure came at the same step twice in a row");
             }
@@ -226,6 +235,10 @@ impl Supervised {
             dropped.extend(["--resume", "--init"]);
         }
         let mut words = without(own, &dropped);
+        if attempt.resume.is_some() {
+            // It belongs to --init.
+            words.retain(|word| word != "--allow-nonfinite");
+        }
         if !self.is_headless {
             words.push("--headless".into());
         }
@@ -322,23 +335,19 @@ fn without(words: Vec<OsString>, flags: &[&str]) -> Vec<OsString> {
     kept
 }
 
-/// The folders of the checkpoints in `dir`.
-fn paths(dir: &Path) -> BTreeSet<PathBuf> {
-    list(dir).unwrap_or_default().into_iter().map(|found| found.path).collect()
+/// The largest place among the checkpoints in `dir`; 0 if there are none.
+fn last_sequence(dir: &Path) -> u64 {
+    let found = list(dir).unwrap_or_default().into_iter();
+    let places = found.filter_map(|found| Some(found.checkpoint.ok()?.manifest().sequence));
+    places.max().unwrap_or(0)
 }
 
-/// The newest checkpoint of these runs of which every byte is right, and that leaves steps to make.
-fn newest(
-    dir: &Path,
-    older: &BTreeSet<PathBuf>,
-    runs: &[String],
-    steps: u64,
-) -> Option<Checkpoint> {
+/// The newest checkpoint of these runs after the place `older` of which every byte is right.
+fn newest(dir: &Path, older: u64, runs: &[String]) -> Option<Checkpoint> {
     let found = list(dir).unwrap_or_default().into_iter();
-    let found = found.filter(|found| !older.contains(&found.path));
     let is_own = |checkpoint: &Checkpoint| {
         let manifest = checkpoint.manifest();
-        runs.contains(&manifest.run) && manifest.step < steps
+        manifest.sequence > older && runs.contains(&manifest.run)
     };
     let mut own: Vec<Checkpoint> =
         found.filter_map(|found| found.checkpoint.ok()).filter(is_own).collect();

@@ -12,7 +12,7 @@ use pp_models::Options;
 use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
 use pp_train::{ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
 
-use super::checkpoints::{self, CheckpointArgs};
+use super::checkpoints::{self, CheckpointArgs, ResumeArgs};
 use super::endings::Content;
 use super::gpus::NvmlArgs;
 use super::guards::GuardArgs;
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     schedule: OsString,
     #[command(flatten)]
     checkpoints: CheckpointArgs,
+    #[command(flatten)]
+    resume: ResumeArgs,
     #[command(flatten)]
     guards: GuardArgs,
     #[command(flatten)]
@@ -200,7 +202,7 @@ fn restarts(args: &Args) -> Result<Option<u64>, CliError> {
 
 /// Takes the job of the checkpoint that the run goes on from, changed by the flags of this run.
 fn resume(args: &mut Args) -> Result<Option<Resume>, CliError> {
-    let Some(name) = &args.checkpoints.resume else { return Ok(None) };
+    let Some(name) = &args.resume.resume else { return Ok(None) };
     if args.job.init.is_some() {
         let message = "--resume has weights of its own; leave --init out";
         return Err(CliError::Usage(message.to_owned()));
@@ -216,6 +218,7 @@ fn resume(args: &mut Args) -> Result<Option<Resume>, CliError> {
         job.job.inject_fault = args.job.inject_fault;
     }
     (args.job, args.schedule, args.words) = (job.job, job.schedule, words);
+    args.checkpoints = job.checkpoints;
     Ok(Some(resume))
 }
 

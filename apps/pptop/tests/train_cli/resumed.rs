@@ -90,6 +90,9 @@ fn a_run_names_its_last_checkpoint_at_its_end() {
     let said = home.stdout("train --headless --resume kept --steps 9");
     let steps: Vec<&str> = said.lines().filter(|line| line.starts_with("step ")).collect();
     assert!(steps[0].starts_with("step 5/9 "), "the first step is told: {said}");
+    // The flags of checkpoints are the job's: the second run writes its own as well.
+    assert!(said.contains("the last checkpoint is that of step 9"), "{said}");
+    let said = home.stdout(&format!("train --headless {TINY} --steps 4"));
     assert!(!said.contains("the last checkpoint"), "none was written: {said}");
 }
 

@@ -1,10 +1,12 @@
 //! The folder of a run's checkpoints: what is there, which is the newest, which ones go.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use pp_executor::StageState;
+use pp_trace::refuse_shared_dir;
 use rustix::fs::OFlags;
 
 use super::disk::Disk;
@@ -57,15 +59,13 @@ pub struct Written {
 }
 
 impl CheckpointFolder {
-    /// Takes the folder for this run, makes it if it is missing, and removes what killed runs left
-    /// half-written.
+    /// Takes the folder for this run, and makes it if it is missing.
     ///
     /// # Errors
-    /// It cannot be written, or another run writes into it.
+    /// It cannot be written, others may write into it, or another run writes into it.
     pub fn take(dir: &Path, disk: &dyn Disk) -> Result<Self, CheckpointError> {
-        if !dir.is_dir() {
-            fs::create_dir_all(dir).map_err(CheckpointError::write(dir))?;
-        }
+        make(dir, disk)?;
+        refuse_shared_dir(dir).map_err(CheckpointError::write(dir))?;
         let path = dir.join(LOCK);
         let lock = OpenOptions::new()
             .write(true)
@@ -82,9 +82,7 @@ impl CheckpointFolder {
             }
             Err(TryLockError::Error(error)) => return Err(CheckpointError::write(&path)(error)),
         }
-        let folder = Self { dir: dir.to_owned(), _lock: lock };
-        folder.tidy(disk)?;
-        Ok(folder)
+        Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
 
     /// Its path.
@@ -107,7 +105,7 @@ impl CheckpointFolder {
 
     /// Writes a checkpoint of `ranks`, the stages of each rank. When this returns it is durable,
     /// and every byte has been read back and verified. Then all but the `keep` newest checkpoints
-    /// are removed; `None` keeps all.
+    /// that led to this one are removed; `None` keeps all. Those of other trainings stay.
     ///
     /// # Errors
     /// A file cannot be written. The earlier checkpoints stay.
@@ -118,7 +116,8 @@ impl CheckpointFolder {
         about: &About,
         keep: Option<usize>,
     ) -> Result<Written, CheckpointError> {
-        self.tidy(disk)?;
+        // A rest that cannot be removed must not keep a new checkpoint from being written.
+        let rest = self.tidy(disk).err();
         let there = list(&self.dir)?;
         let last = there.iter().filter_map(|found| found.checkpoint.as_ref().ok());
         let sequence = 1 + last.map(|c| c.manifest().sequence).max().unwrap_or(0);
@@ -134,15 +133,16 @@ impl CheckpointFolder {
         disk.sync_dir(&self.dir).map_err(CheckpointError::write(&self.dir))?;
         let checkpoint = Checkpoint::open(&path)?;
         checkpoint.verify()?;
-        let not_removed = keep.and_then(|keep| self.retain(disk, keep.max(1)).err());
-        Ok(Written { checkpoint, not_removed })
+        let not_removed = keep.and_then(|keep| self.retain(disk, keep.max(1), about).err());
+        Ok(Written { checkpoint, not_removed: not_removed.or(rest) })
     }
 
-    /// Removes all but the `keep` newest checkpoints. A folder whose manifest is not in order
-    /// stays: it may be of a later version.
-    fn retain(&self, disk: &dyn Disk, keep: usize) -> Result<(), CheckpointError> {
+    /// Removes all but the `keep` newest checkpoints that led to the one that `about` is of. A
+    /// folder whose manifest is not in order stays: it may be of a later version.
+    fn retain(&self, disk: &dyn Disk, keep: usize, about: &About) -> Result<(), CheckpointError> {
         let mut there: Vec<Checkpoint> =
             list(&self.dir)?.into_iter().filter_map(|found| found.checkpoint.ok()).collect();
+        there.retain(|checkpoint| about.comes_from(checkpoint.manifest()));
         there.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
         for old in there.iter().skip(keep) {
             let name = old.path().file_name().unwrap_or_default().to_string_lossy();
@@ -182,7 +182,40 @@ impl CheckpointFolder {
     }
 }
 
-/// All folders in `dir` with the name of a checkpoint, by step. Reads their manifests.
+/// Whether a process that runs may write checkpoints into `dir`.
+pub fn is_busy(dir: &Path) -> bool {
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
+        .open(dir.join(LOCK));
+    open.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+/// Makes a folder and those above it that are missing, each durable and for its owner alone.
+fn make(dir: &Path, disk: &dyn Disk) -> Result<(), CheckpointError> {
+    let missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.is_dir();
+    let missing: Vec<&Path> = dir.ancestors().take_while(missing).collect();
+    for dir in missing.into_iter().rev() {
+        disk.create_dir(dir).map_err(CheckpointError::write(dir))?;
+        let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+        let above = above.unwrap_or(Path::new("."));
+        disk.sync_dir(above).map_err(CheckpointError::write(above))?;
+    }
+    Ok(())
+}
+
+/// Whether this is the name of a checkpoint: `step-00000120`, or `step-00000120-2`.
+fn is_name(name: &OsStr) -> bool {
+    let parts = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).map(|rest| {
+        let (step, number) = rest.split_once('-').unwrap_or((rest, "2"));
+        [step, number]
+            .map(|part| part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty())
+    });
+    parts == Some([true, true])
+}
+
+/// All folders in `dir` with the name of a checkpoint, by step. Reads their manifests. A link to a
+/// folder is none of them.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -190,8 +223,9 @@ pub fn list(dir: &Path) -> Result<Vec<Found>, CheckpointError> {
     let read = || CheckpointError::read(dir);
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir).map_err(read())? {
-        let name = entry.map_err(read())?.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        let entry = entry.map_err(read())?;
+        let name = entry.file_name();
+        if is_name(&name) && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             paths.push(dir.join(name));
         }
     }
@@ -226,14 +260,17 @@ pub fn newest(dir: &Path) -> Result<Newest, CheckpointError> {
     Ok(result)
 }
 
-/// Removes a folder of files. The manifest goes first.
+/// Removes a folder of files. The manifest goes first. A link goes, and what it leads to stays.
 fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), CheckpointError> {
     let read = || CheckpointError::read(dir);
+    if !fs::symlink_metadata(dir).map_err(read())?.is_dir() {
+        return disk.remove_file(dir).map_err(CheckpointError::write(dir));
+    }
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(read())? {
         names.push(entry.map_err(read())?.file_name());
     }
-    names.sort_by_key(|name| name != super::manifest::MANIFEST);
+    names.sort_by_key(|name| name != super::MANIFEST);
     for name in names {
         let path = dir.join(name);
         disk.remove_file(&path).map_err(CheckpointError::write(&path))?;

@@ -16,8 +16,6 @@ use super::SCHEMA;
 use super::error::CheckpointError;
 use crate::hash::sha256_hex;
 
-/// The file that is written last.
-pub(crate) const MANIFEST: &str = "manifest.json";
 /// The most bytes of a manifest.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 
@@ -36,6 +34,13 @@ pub struct Manifest {
     pub optimizer: String,
     /// The id of the run that wrote it.
     pub run: String,
+    /// The checkpoints that led to that run, each the last one that a run went on from, the oldest
+    /// first.
+    #[serde(default)]
+    pub continues: Vec<Continued>,
+    /// The losses of the last steps, the oldest first. Those that were not finite are left out.
+    #[serde(default)]
+    pub recent: Vec<Recent>,
     /// When it was written, in milliseconds since 1970.
     pub written_unix_ms: u64,
     /// Seconds of training up to `step`, over all runs that led to it.
@@ -46,6 +51,26 @@ pub struct Manifest {
     pub job: serde_json::Value,
     /// Every other file of the folder.
     pub files: Vec<FileRecord>,
+}
+
+/// A checkpoint that a later run went on from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Continued {
+    /// The id of the run that wrote it.
+    pub run: String,
+    /// Its last step.
+    pub step: u64,
+}
+
+/// The loss of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    /// The step.
+    pub step: u64,
+    /// Its loss.
+    pub loss: f64,
+    /// The norm of its gradient.
+    pub grad_norm: f64,
 }
 
 /// A file of a checkpoint.
@@ -115,6 +140,8 @@ pub(crate) mod tests {
             optimizer_steps: 119,
             optimizer: "adam".to_owned(),
             run: "gpt-20261129-181500".to_owned(),
+            continues: vec![Continued { run: "before".to_owned(), step: 60 }],
+            recent: vec![Recent { step: 120, loss: 0.1 + 0.2, grad_norm: 1.0 / 3.0 }],
             written_unix_ms: 1_796_000_000_000,
             elapsed_seconds: 0.1 + 0.2,
             parameters: 7,

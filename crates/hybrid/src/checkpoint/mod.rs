@@ -22,10 +22,12 @@ mod write;
 
 pub use disk::{Disk, DiskFile, HostDisk};
 pub use error::CheckpointError;
-pub use folder::{CheckpointFolder, Found, Newest, Written, list, newest};
-pub use manifest::{FileRecord, Manifest};
+pub use folder::{CheckpointFolder, Found, Newest, Written, is_busy, list, newest};
+pub use manifest::{Continued, FileRecord, Manifest, Recent};
 pub use read::{Checkpoint, Restored};
 pub use write::About;
 
 /// The version of the format. A reader refuses a larger one.
 pub const SCHEMA: u32 = 1;
+/// The file that is written last. A folder is a checkpoint if it has one.
+pub const MANIFEST: &str = "manifest.json";

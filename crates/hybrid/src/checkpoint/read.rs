@@ -13,8 +13,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
 
+use super::MANIFEST;
 use super::error::CheckpointError;
-use super::manifest::{FileRecord, MANIFEST, MANIFEST_BYTES_MAX, Manifest};
+use super::manifest::{FileRecord, MANIFEST_BYTES_MAX, Manifest};
 use super::write::{INDEX, MOMENTS};
 use crate::hash::hex;
 
@@ -26,6 +27,8 @@ const HEAD_BYTES_PER_TENSOR: u64 = 1 << 10;
 const HEAD_BYTES: u64 = 1 << 12;
 /// The most files of a checkpoint: two for each stage, and the index.
 const FILES_MAX: usize = 1 << 17;
+/// No folder has had as many checkpoints.
+const SEQUENCE_MAX: u64 = 1 << 53;
 
 /// A checkpoint whose manifest is in order. Its other files have not been looked at.
 #[derive(Clone, Debug)]
@@ -67,6 +70,10 @@ impl Checkpoint {
             if !is_plain || !names.insert(name.as_str()) {
                 return Err(CheckpointError::broken(at, format!("it names the file {name:?}")));
             }
+        }
+        if manifest.sequence > SEQUENCE_MAX {
+            let why = format!("its number is {}, at most {SEQUENCE_MAX}", manifest.sequence);
+            return Err(CheckpointError::broken(at, why));
         }
         if manifest.files.len() > FILES_MAX {
             let why = format!("it names {} files, at most {FILES_MAX}", manifest.files.len());
@@ -117,8 +124,12 @@ impl Checkpoint {
         let most = (3 * (numbers * 4 + parts * HEAD_BYTES_PER_TENSOR))
             .saturating_add(self.manifest.files.len() as u64 * HEAD_BYTES);
         if self.n_bytes() > most {
-            let found = self.manifest.parameters;
-            let why = format!("it has {found} parameters, the model {numbers}");
+            let (bytes, found) = (self.n_bytes(), self.manifest.parameters);
+            let why = if found == numbers {
+                format!("its files have {bytes} bytes, the model needs at most {most}")
+            } else {
+                format!("it has {found} parameters, the model {numbers}")
+            };
             return Err(CheckpointError::broken(&self.path, why));
         }
         let mut restored =
@@ -206,8 +217,14 @@ impl Checkpoint {
     ) -> Result<(), CheckpointError> {
         let at = self.path.join(&record.name);
         let broken = |why: String| CheckpointError::broken(&at, why);
+        // As long as the file is: its size is compared first.
         let mut bytes = Vec::new();
-        self.content(record, &mut |piece| bytes.extend_from_slice(piece))?;
+        self.content(record, &mut |piece| {
+            if bytes.is_empty() {
+                bytes.reserve_exact(record.bytes as usize);
+            }
+            bytes.extend_from_slice(piece);
+        })?;
         let tensors = SafeTensors::deserialize(&bytes)
             .map_err(|error| broken(format!("it is no safetensors file: {error}")))?;
         // The library has them in the random order of a hash map.

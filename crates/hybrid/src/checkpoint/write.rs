@@ -9,10 +9,10 @@ use pp_executor::StageState;
 use pp_schedule::Stage;
 use sha2::{Digest, Sha256};
 
-use super::SCHEMA;
 use super::disk::{Disk, DiskFile};
 use super::error::CheckpointError;
-use super::manifest::{FileRecord, MANIFEST, Manifest};
+use super::manifest::{Continued, FileRecord, Manifest, Recent};
+use super::{MANIFEST, SCHEMA};
 use crate::hash::hex;
 use crate::tensors::write_tensors;
 
@@ -34,12 +34,25 @@ pub struct About {
     pub optimizer: String,
     /// The id of the run.
     pub run: String,
+    /// The checkpoints that led to the run. See [`Manifest::continues`].
+    pub continues: Vec<Continued>,
+    /// The losses of the last steps. See [`Manifest::recent`].
+    pub recent: Vec<Recent>,
     /// When it is written, in milliseconds since 1970.
     pub written_unix_ms: u64,
     /// Seconds of training so far, over all runs that led to it.
     pub elapsed_seconds: f64,
     /// The job, in the words of the program that trains it.
     pub job: serde_json::Value,
+}
+
+impl About {
+    /// Whether a checkpoint led to the one that this is of: it is of the same run, or a run before
+    /// it wrote it before it was continued.
+    pub(crate) fn comes_from(&self, other: &Manifest) -> bool {
+        let of_before = |before: &Continued| before.run == other.run && other.step <= before.step;
+        other.run == self.run || self.continues.iter().any(of_before)
+    }
 }
 
 /// Writes the files of a checkpoint into `dir`, an empty folder, the manifest last. Each of
@@ -77,8 +90,17 @@ pub(crate) fn write(
     });
     files.push(write_file(disk, dir, INDEX, |out| Ok(serde_json::to_writer(out, &index)?))?);
     files.sort_by(|left, right| left.name.cmp(&right.name));
-    let About { step, optimizer_steps, optimizer, run, written_unix_ms, elapsed_seconds, job } =
-        about.clone();
+    let About {
+        step,
+        optimizer_steps,
+        optimizer,
+        run,
+        continues,
+        recent,
+        written_unix_ms,
+        elapsed_seconds,
+        job,
+    } = about.clone();
     let parameters = weights().map(|(_, (_, tensor))| tensor.elem_count() as u64).sum();
     let manifest = Manifest {
         schema: SCHEMA,
@@ -87,6 +109,8 @@ pub(crate) fn write(
         optimizer_steps,
         optimizer,
         run,
+        continues,
+        recent,
         written_unix_ms,
         elapsed_seconds,
         parameters,

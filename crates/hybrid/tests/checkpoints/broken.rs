@@ -126,3 +126,89 @@ fn another_model_is_refused_with_the_first_name_that_differs() {
     let error = checkpoint.load(&tiny).unwrap_err();
     assert!(matches!(error, CheckpointError::Broken { .. }));
 }
+
+/// Writes a manifest as `change` makes it, with the right hash of its own.
+pub(crate) fn reseal(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let at = path.join("manifest.json");
+    let mut whole: serde_json::Value = serde_json::from_slice(&fs::read(&at).unwrap()).unwrap();
+    change(&mut whole["manifest"]);
+    let text = whole["manifest"].to_string();
+    let hash = pp_hybrid::sha256_hex([text.as_bytes()]);
+    fs::write(at, format!(r#"{{"manifest":{text},"sha256":"{hash}"}}"#)).unwrap();
+}
+
+/// Somebody made it so: its hashes are right, and nothing else is.
+#[test]
+fn a_manifest_with_absurd_sizes_or_names_is_refused_before_anything_is_read() {
+    let faults: [(&str, fn(&mut serde_json::Value)); 9] = [
+        ("18446744073709551615", |m| m["files"][0]["bytes"] = u64::MAX.into()),
+        ("bytes", |m| m["files"][0]["bytes"] = 1_u64.into()),
+        ("../../secret", |m| m["files"][0]["name"] = "../../secret".into()),
+        ("/etc/passwd", |m| m["files"][0]["name"] = "/etc/passwd".into()),
+        ("manifest.json", |m| m["files"][0]["name"] = "manifest.json".into()),
+        ("model-00002", |m| m["files"][0]["name"] = m["files"][1]["name"].clone()),
+        ("expected", |m| m["files"] = serde_json::json!({"a": 1})),
+        ("schema 4000000000", |m| m["schema"] = 4_000_000_000_u64.into()),
+        ("invalid type", |m| m["step"] = (-1).into()),
+    ];
+    for (told, fault) in faults {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = write(dir.path(), 3, None);
+        reseal(checkpoint.path(), fault);
+        let why = refused(checkpoint.path()).unwrap_or_else(|| panic!("{told}"));
+        assert!(why.contains(told) || why.contains("invalid value"), "{told}: {why}");
+        assert!(!why.contains('\n'), "{why}");
+        let found = newest(dir.path()).unwrap();
+        assert_eq!((found.checkpoint.is_none(), found.refused.len()), (true, 1), "{told}");
+    }
+    // A file of 16 EiB by its manifest, and a hole of a terabyte on the disk: refused by its size.
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = write(dir.path(), 3, None);
+    let name = "optimizer-00001-of-00002.safetensors";
+    let file = fs::OpenOptions::new().write(true).open(checkpoint.path().join(name)).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let bytes = |m: &mut serde_json::Value| {
+        for file in m["files"].as_array_mut().unwrap() {
+            if file["name"] == name {
+                file["bytes"] = (1_u64 << 40).into();
+            }
+        }
+    };
+    reseal(checkpoint.path(), bytes);
+    let checkpoint = Checkpoint::open(checkpoint.path()).unwrap();
+    let error = checkpoint.load(&known()).unwrap_err();
+    assert!(error.to_string().contains("bytes, the model needs at most"), "{error}");
+}
+
+/// The head of a tensor file claims what cannot be; its hash in the manifest is right.
+#[test]
+fn a_head_with_absurd_sizes_is_refused() {
+    for head in [
+        r#"{"a.weight":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,24]}}"#,
+        r#"{"a.weight":{"dtype":"F32","shape":[3,2],"data_offsets":[0,18446744073709551615]}}"#,
+        r#"{"a.weight":{"dtype":"F32","shape":[3,2],"data_offsets":[24,0]}}"#,
+        r#"{"a.weight":{"dtype":"F64","shape":[3,2],"data_offsets":[0,48]}}"#,
+        r#"{"a.weight":{"dtype":"F32","shape":[3,2],"data_offsets":[0,24]},"x":1}"#,
+        "[[[[[[[[[[[[[[[[[[[[[[",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = write(dir.path(), 3, None);
+        let name = "model-00001-of-00002.safetensors";
+        for head_len in [head.len() as u64, u64::MAX, 1 << 40] {
+            let bytes = [&head_len.to_le_bytes()[..], head.as_bytes(), &[0; 48]].concat();
+            fs::write(checkpoint.path().join(name), &bytes).unwrap();
+            reseal(checkpoint.path(), |m| {
+                for file in m["files"].as_array_mut().unwrap() {
+                    if file["name"] == name {
+                        file["bytes"] = (bytes.len() as u64).into();
+                        file["sha256"] = pp_hybrid::sha256_hex([&bytes[..]]).into();
+                    }
+                }
+            });
+            let made = Checkpoint::open(checkpoint.path()).unwrap();
+            made.verify().unwrap();
+            let why = made.load(&known()).unwrap_err().to_string();
+            assert!(why.contains(name) && !why.contains('\n'), "{head} {head_len}: {why}");
+        }
+    }
+}

@@ -12,7 +12,9 @@ use std::path::Path;
 
 use candle_core::{Device, Shape, Tensor};
 use pp_executor::StageState;
-use pp_hybrid::checkpoint::{About, Checkpoint, CheckpointFolder, HostDisk, Restored, newest};
+use pp_hybrid::checkpoint::{
+    About, Checkpoint, CheckpointFolder, Continued, HostDisk, Restored, is_busy, list, newest,
+};
 use pp_schedule::Stage;
 
 /// The parameters of two stages, one on each rank.
@@ -51,6 +53,8 @@ fn about(step: u64) -> About {
         optimizer_steps: step,
         optimizer: "adam".to_owned(),
         run: "test".to_owned(),
+        continues: Vec::new(),
+        recent: Vec::new(),
         written_unix_ms: 1_796_000_000_000 + step,
         elapsed_seconds: step as f64 / 3.0,
         job: serde_json::json!({"model": "test", "peak": 1e-3 / 3.0}),
@@ -142,4 +146,81 @@ fn one_run_at_a_time_writes_into_a_folder() {
     assert!(error.to_string().starts_with("a run still writes checkpoints into "), "{error}");
     drop(first);
     CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
+}
+
+#[test]
+fn checkpoints_of_another_training_stay_and_so_do_those_after_a_fork() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
+    let write = |run: &str, step, continues: &[(&str, u64)]| {
+        let continued = |&(run, step): &(&str, u64)| Continued { run: run.to_owned(), step };
+        let continues = continues.iter().map(continued).collect();
+        let about = About { run: run.to_owned(), continues, ..about(step) };
+        folder.write(&HostDisk, &states(step), &about, Some(1)).unwrap()
+    };
+    write("other", 5, &[]);
+    write("first", 10, &[]);
+    write("first", 20, &[]);
+    // A fork from a step that is gone: what the first run made after it is not its own.
+    write("fork", 15, &[("first", 10)]);
+    write("fork", 16, &[("first", 10)]);
+    // One that goes on from the last step takes its place.
+    write("next", 30, &[("other", 2), ("first", 20)]);
+    let there: Vec<(String, u64)> = list(dir.path())
+        .unwrap()
+        .into_iter()
+        .map(|found| found.checkpoint.unwrap())
+        .map(|checkpoint| (checkpoint.manifest().run.clone(), checkpoint.manifest().step))
+        .collect();
+    let there: Vec<(&str, u64)> = there.iter().map(|(run, step)| (run.as_str(), *step)).collect();
+    assert_eq!(there, [("other", 5), ("fork", 16), ("next", 30)]);
+}
+
+/// Whatever has the name of a checkpoint, nothing outside the folder is ever removed.
+#[test]
+fn what_a_link_leads_to_stays() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("mine"), "mine").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for name in [".step-00000001.draft", ".step-00000002.removed", "step-00000003"] {
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(name)).unwrap();
+    }
+    std::fs::create_dir_all(dir.path().join(".step-00000004.removed/deep/er")).unwrap();
+    let folder = CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
+    let written = folder.write(&HostDisk, &states(9), &about(9), Some(1)).unwrap();
+    assert!(is_whole(&written.checkpoint));
+    // A rest that cannot be removed is told, and costs no checkpoint.
+    let told = written.not_removed.unwrap().to_string();
+    assert!(told.contains(".step-00000004.removed"), "{told}");
+    assert_eq!(std::fs::read_to_string(elsewhere.path().join("mine")).unwrap(), "mine");
+    assert!(!dir.path().join(".step-00000001.draft").exists());
+    assert_eq!(list(dir.path()).unwrap().len(), 1, "a link is no checkpoint");
+}
+
+#[test]
+fn a_folder_is_made_for_its_owner_and_one_that_others_may_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let above = tempfile::tempdir().unwrap();
+    let dir = above.path().join("a/b");
+    assert!(!is_busy(&dir));
+    let folder = CheckpointFolder::take(&dir, &HostDisk).unwrap();
+    assert!(is_busy(&dir));
+    drop(folder);
+    assert!(!is_busy(&dir));
+    let mode = |dir: &Path| std::fs::metadata(dir).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&dir), mode(&above.path().join("a"))), (0o700, 0o700));
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o770)).unwrap();
+    let refused = CheckpointFolder::take(&dir, &HostDisk).unwrap_err();
+    let why = std::error::Error::source(&refused).unwrap().to_string();
+    assert!(why.contains("others may write to it"), "{why}");
+}
+
+#[test]
+fn a_number_that_no_folder_reaches_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = write(dir.path(), 3, None);
+    broken::reseal(checkpoint.path(), |manifest| manifest["sequence"] = u64::MAX.into());
+    let why = Checkpoint::open(checkpoint.path()).unwrap_err().to_string();
+    assert!(why.contains("18446744073709551615"), "{why}");
+    assert!(is_whole(&write(dir.path(), 4, Some(1))));
 }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_hybrid::ModelState;
-use pp_hybrid::checkpoint::About;
+use pp_hybrid::checkpoint::{About, Recent};
 use pp_telemetry::PhaseEvent;
 
 use super::Run;
@@ -12,10 +12,17 @@ use crate::ending::Stopped;
 use crate::error::causes;
 use crate::observer::Notice;
 
+/// Steps whose losses a checkpoint keeps: as many as the watch over them looks back.
+const RECENT: usize = 50;
+
 impl Run<'_> {
     /// Copies the state after `step`, and begins to write it. A place that cannot be written is a
     /// warning, and the run goes on.
     pub(super) fn checkpoint(&mut self, step: u64) -> Result<(), Stopped> {
+        if self.checkpoints.is_begun(step) {
+            // It was due and asked for at the same time.
+            return Ok(());
+        }
         // One at a time: a second copy would take memory that is not in the plan.
         self.settle_checkpoint(true);
         if let Some(why) = self.why_no_checkpoint() {
@@ -67,17 +74,10 @@ impl Run<'_> {
         self.checkpoints.is_last_durable()
     }
 
-    /// Before a run stops early: writes the final weights if they were asked for, and a checkpoint
-    /// if the run was asked for checkpoints. Says what is saved.
+    /// Before a run stops early: writes a checkpoint if the run was asked for checkpoints, and the
+    /// weights if they were asked for. Says what is saved. The checkpoint comes first: it has the
+    /// weights as well, and there may be little time.
     pub(super) fn save_before_stop(&mut self, step: u64) -> Result<(), Stopped> {
-        if let Some(file) = self.options.save.clone() {
-            let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
-            let weights = self.trainer.weights().map_err(Stopped::Failed)?;
-            self.save(&file, &weights)?;
-            phase.end();
-            let path = file.path.display();
-            self.tell(step, format!("{}: the weights of step {step} are in {path}", file.called));
-        }
         self.settle_checkpoint(true);
         if self.checkpoints.is_asked() && self.checkpoints.last_step() != step {
             self.checkpoint(step)?;
@@ -92,9 +92,26 @@ impl Run<'_> {
                 durable.step,
                 durable.path.display()
             ),
-            None => format!("no checkpoint was asked for: step {step} cannot be resumed"),
+            None => match &self.session.config.resume {
+                Some(resume) => format!(
+                    "step {step} is not saved; the run can go on from {}",
+                    resume.checkpoint.path().display()
+                ),
+                None if self.checkpoints.is_asked() => {
+                    format!("step {step} is not saved, and there is no checkpoint to resume from")
+                }
+                None => format!("no checkpoint was asked for: step {step} cannot be resumed"),
+            },
         };
         self.tell(step, message);
+        if let Some(file) = self.options.save.clone() {
+            let phase = self.phases.begin(PhaseEvent::SAVING, Some(step), 0);
+            let weights = self.trainer.weights().map_err(Stopped::Failed)?;
+            self.save(&file, &weights)?;
+            phase.end();
+            let path = file.path.display();
+            self.tell(step, format!("{}: the weights of step {step} are in {path}", file.called));
+        }
         Ok(())
     }
 
@@ -124,6 +141,27 @@ impl Run<'_> {
         self.warn(Some(step), format!("no checkpoint of step {step}: {why}"));
     }
 
+    /// Keeps the losses of the last steps for the next checkpoint.
+    pub(super) fn remember(&mut self, step: u64, loss: f64, grad_norm: f64) {
+        if loss.is_finite() && grad_norm.is_finite() {
+            self.recent.push_back(Recent { step, loss, grad_norm });
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
+        }
+    }
+
+    /// Takes over the losses of the checkpoint that the run goes on from: what is usual is known
+    /// from the first step on.
+    pub(super) fn recall(&mut self) {
+        let Some(resume) = &self.session.config.resume else { return };
+        for &Recent { step, loss, grad_norm } in &resume.checkpoint.manifest().recent {
+            // What went wrong then was told then.
+            let _ = self.watchdog.step(step, loss, grad_norm);
+            self.recent.push_back(Recent { step, loss, grad_norm });
+        }
+    }
+
     /// Seconds of training so far, over all runs that led to this step.
     pub(super) fn elapsed_seconds(&self) -> f64 {
         self.seconds_before + self.origin.elapsed().as_secs_f64()
@@ -138,6 +176,8 @@ impl Run<'_> {
             optimizer_steps: state.optimizer_steps,
             optimizer: self.session.config.optimizer.to_string(),
             run: self.id.clone(),
+            continues: self.session.lineage(),
+            recent: self.recent.iter().copied().collect(),
             written_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             elapsed_seconds: self.elapsed_seconds(),
             job: serde_json::to_value(job)?,

@@ -61,7 +61,7 @@ impl Run<'_> {
         let Some(file) = self.options.dump_step.clone() else { return Ok(()) };
         let wrong = ResultError::Dump;
         let batch = self.session.batch_size as usize;
-        let (inputs, targets) = self.session.job.data.batch(1, batch).map_err(wrong)?;
+        let (inputs, targets) = self.session.job.data.batch(outcome.step, batch).map_err(wrong)?;
         let mut tensors = vec![
             ("targets".to_owned(), targets.to_dtype(DType::I64).map_err(wrong)?),
             ("loss".to_owned(), Tensor::new(outcome.loss, &Device::Cpu).map_err(wrong)?),

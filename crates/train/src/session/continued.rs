@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pp_executor::OptimizerState;
-use pp_hybrid::checkpoint::Restored;
+use pp_hybrid::checkpoint::{Continued, Restored};
 use pp_nn::OptimizerKind;
 
 use super::Session;
@@ -14,6 +14,14 @@ impl Session {
     /// Steps that were made before this run, which begins with the next one.
     pub fn steps_before(&self) -> u64 {
         self.config.resume.as_ref().map_or(0, |resume| resume.checkpoint.manifest().step)
+    }
+
+    /// The checkpoints that led to this run, the oldest first.
+    pub(crate) fn lineage(&self) -> Vec<Continued> {
+        let Some(resume) = &self.config.resume else { return Vec::new() };
+        let manifest = resume.checkpoint.manifest();
+        let last = Continued { run: manifest.run.clone(), step: manifest.step };
+        manifest.continues.iter().cloned().chain([last]).collect()
     }
 
     /// What differs from the job of the checkpoint that the run goes on from, a line each.
@@ -68,6 +76,7 @@ impl Session {
             recompute: config.recompute.to_string(),
             kernels: self.chosen.as_ref().map(|c| c.kernels.to_string()).unwrap_or_default(),
             optimizer: optimizer(config.optimizer),
+            device: if self.mesh.is_on_cpu() { "cpu" } else { "cuda" }.to_owned(),
             rate: config.rate.to_string(),
             rate_needs_steps: config.rate.needs_steps(),
             clip_norm: config.clip_norm.map(|norm| norm.to_string()).unwrap_or_default(),

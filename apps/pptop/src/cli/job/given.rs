@@ -8,10 +8,11 @@ use clap::{Arg, ArgMatches, Args as _, Command, CommandFactory as _, FromArgMatc
 
 use super::args::JobArgs;
 use super::spec::plan_file;
-use crate::cli::CliError;
-use crate::cli::refusal;
+use crate::cli::checkpoints::CheckpointArgs;
+use crate::cli::refusal::{self, excerpt};
+use crate::cli::{CliError, note};
 
-/// The flags of the job that were given, each as one word: `--flag=value`.
+/// The flags of the job and its checkpoints that were given, each as one word: `--flag=value`.
 ///
 /// Files have absolute paths. Initial weights are left out: a run that goes on has its own.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,8 @@ pub(crate) struct JobWords(pub(crate) Vec<OsString>);
 
 /// The flag of the schedule, which is not among those of [`JobArgs`].
 const SCHEDULE: &str = "schedule";
+/// What the flags begin with that ask for checkpoints.
+const CHECKPOINT_FLAGS: &[u8] = b"--checkpoint-";
 
 /// A job alone, to read its words again.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ const SCHEDULE: &str = "schedule";
 pub(crate) struct Job {
     #[command(flatten)]
     pub(crate) job: JobArgs,
+    #[command(flatten)]
+    pub(crate) checkpoints: CheckpointArgs,
     #[arg(long, default_value = "1f1b")]
     pub(crate) schedule: OsString,
 }
@@ -33,8 +38,8 @@ pub(crate) struct Job {
 impl JobWords {
     /// Those of `matches`.
     fn of(matches: &ArgMatches) -> Self {
-        let command =
-            JobArgs::augment_args(Command::new("job")).arg(Arg::new(SCHEDULE).long(SCHEDULE));
+        let command = CheckpointArgs::augment_args(JobArgs::augment_args(Command::new("job")))
+            .arg(Arg::new(SCHEDULE).long(SCHEDULE));
         let flags = command.get_arguments().filter(|arg| {
             let id = arg.get_id().as_str();
             // A fault is of one attempt, and not of the job.
@@ -44,9 +49,22 @@ impl JobWords {
         Self(flags.flat_map(|arg| words(arg, matches)).collect())
     }
 
-    /// The words as text. A name that is not UTF-8 cannot be kept, and is left out.
+    /// The words as text, for checkpoints. A word that is not UTF-8 is left out; a run that was
+    /// asked for checkpoints says so.
     pub(crate) fn texts(&self) -> Vec<String> {
-        self.0.iter().filter_map(|word| word.to_str().map(ToOwned::to_owned)).collect()
+        let is_asked =
+            self.0.iter().any(|word| word.as_encoded_bytes().starts_with(CHECKPOINT_FLAGS));
+        let text = |word: &OsString| {
+            let text = word.to_str().map(ToOwned::to_owned);
+            if text.is_none() && is_asked {
+                let word = excerpt(&word.to_string_lossy());
+                note(&format!(
+                    "{word} cannot be kept in checkpoints: it is not UTF-8; name it again with --resume"
+                ));
+            }
+            text
+        };
+        self.0.iter().filter_map(text).collect()
     }
 
     /// The job of a checkpoint, changed by the flags of this run, and the words of both together.
@@ -79,6 +97,7 @@ fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
         let mut word = OsString::from(format!("{flag}="));
         let is_file = match id {
             SCHEDULE => plan_file(value).is_some(),
+            "checkpoint_dir" => true,
             _ => super::options::is_file(id),
         };
         match std::path::absolute(Path::new(value)) {
@@ -120,6 +139,8 @@ mod tests {
         #[command(flatten)]
         words: JobWords,
         #[command(flatten)]
+        checkpoints: CheckpointArgs,
+        #[command(flatten)]
         job: JobArgs,
         #[arg(long, default_value = "1f1b")]
         schedule: OsString,
@@ -140,7 +161,7 @@ mod tests {
         sorted.sort();
         assert_eq!(sorted, ["--lr=0.1", "--model=seed-mlp", "--pin", "--pp=2", "--recompute=all"]);
         let second = train("--lr 0.2 --schedule zb-v");
-        let (Job { job, schedule }, both) = second.words.onto(kept).unwrap();
+        let (Job { job, schedule, .. }, both) = second.words.onto(kept).unwrap();
         let mut both = both.texts();
         both.sort();
         let expected = [
@@ -162,13 +183,17 @@ mod tests {
 
     #[test]
     fn files_are_found_from_another_folder_as_well() {
-        let given = train("--data book.txt --schedule plan.csv");
+        let given = train("--data book.txt --schedule plan.csv --checkpoint-dir kept --keep 2");
         let here = std::env::current_dir().unwrap();
         let path = |name: &str| here.join(name).display().to_string();
         let mut words = given.words.texts();
         words.sort();
-        let expected =
-            [format!("--data={}", path("book.txt")), format!("--schedule={}", path("plan.csv"))];
+        let expected = [
+            format!("--checkpoint-dir={}", path("kept")),
+            format!("--data={}", path("book.txt")),
+            "--keep=2".to_owned(),
+            format!("--schedule={}", path("plan.csv")),
+        ];
         assert_eq!(words, expected);
     }
 }
