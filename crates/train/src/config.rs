@@ -140,8 +140,8 @@ impl Config {
         }
     }
 
-    /// The same, with the kernels of the checkpoint that it goes on from, unless it names others:
-    /// with others the losses have other bits.
+    /// The same, with the kernels of the checkpoint that it goes on from, unless it names others or
+    /// this machine lacks them: with others the losses have other bits.
     #[must_use]
     pub(crate) fn with_kept_choices(mut self) -> Self {
         let record = self.resume.as_ref().map(|resume| JobRecord::read(&resume.checkpoint));

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pp_hybrid::checkpoint::{Checkpoint, CheckpointError};
+use pp_nn::Kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::KernelChoice;
@@ -104,9 +105,10 @@ impl JobRecord {
         Self::deserialize(&checkpoint.manifest().job).map_err(ResumeError::NoJob)
     }
 
-    /// The kernels, if the record names some that this build has.
+    /// The kernels, if this machine has them.
     pub(crate) fn kernels(&self) -> Option<KernelChoice> {
-        self.kernels.parse().ok().map(KernelChoice::These)
+        let kernels: Kernels = self.kernels.parse().ok()?;
+        kernels.missing().is_none().then_some(KernelChoice::Kept(kernels))
     }
 
     /// Compares the job of a checkpoint with this run's. Returns a line for each difference.

@@ -25,6 +25,8 @@ pub enum KernelChoice {
     Rule,
     /// The given ones.
     These(Kernels),
+    /// Those of the checkpoint that the run goes on from.
+    Kept(Kernels),
 }
 
 /// The kernels of a run, and where they come from.
@@ -72,6 +74,9 @@ impl Chosen {
 pub(crate) fn choose(wanted: KernelChoice) -> Chosen {
     match wanted {
         KernelChoice::These(kernels) => Chosen { kernels, how: "forced", is_new: false },
+        KernelChoice::Kept(kernels) => {
+            Chosen { kernels, how: "as in the checkpoint", is_new: false }
+        }
         KernelChoice::Rule => {
             let kernels = Kernels::for_processor();
             Chosen { kernels, how: "by the rule for this processor", is_new: false }

@@ -1,12 +1,14 @@
 //! The flags of checkpoints: when a run writes them, and from which one it goes on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pp_telemetry::{FindError, Run, find_run, is_path, list_runs, of_path, runs_dir, status_of};
-use pp_train::checkpoint::{Checkpoint, CheckpointError, MANIFEST, is_busy, list, newest};
+use pp_telemetry::{FindError, Run, find_run, is_path, list_runs, of_path, runs_dir};
+use pp_train::checkpoint::{
+    Checkpoint, CheckpointError, MANIFEST, Manifest, is_busy, list, newest,
+};
 use pp_train::{CHECKPOINTS, CheckpointOptions, Every, JobRecord, KEEP, Resume, causes};
 
 use super::help::headings;
@@ -243,12 +245,11 @@ fn search(place: &Place) -> Result<Search, CliError> {
             Err(refused) => search.refused.push(refused),
         }
     }
-    let runs: BTreeSet<String> = there.iter().map(|found| found.manifest().run.clone()).collect();
-    let chain = chain_of(run, &runs);
-    search.others = runs.difference(&chain).cloned().collect();
-    there.retain(|checkpoint| chain.contains(&checkpoint.manifest().run));
-    there.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
-    for checkpoint in there {
+    let (mut own, others): (Vec<Checkpoint>, Vec<Checkpoint>) =
+        there.into_iter().partition(|checkpoint| is_of(run, checkpoint.manifest()));
+    search.others = others.iter().map(|other| other.manifest().run.clone()).collect();
+    own.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.manifest().sequence));
+    for checkpoint in own {
         match checkpoint.verify() {
             Ok(()) => {
                 search.checkpoint = Some(checkpoint);
@@ -260,44 +261,17 @@ fn search(place: &Place) -> Result<Search, CliError> {
     Ok(search)
 }
 
-/// The id of a run, and those of the runs in `there` that continue it.
-fn chain_of(run: &Run, there: &BTreeSet<String>) -> BTreeSet<String> {
+/// Whether a checkpoint is of a run, of a run that continues it, or of a restart of it.
+fn is_of(run: &Run, manifest: &Manifest) -> bool {
     // The folder of a run may have another name by now.
-    let own = run.status.as_ref().map(|status| status.run.as_str()).filter(|id| !id.is_empty());
-    let own = own.unwrap_or(&run.id);
-    let is_restart = |id: &str| {
-        let number = id.strip_prefix(own).and_then(|rest| rest.strip_prefix("-restart-"));
-        number.is_some_and(|number| number.parse::<u64>().is_ok())
-    };
-    let mut chain = BTreeSet::from([own.to_owned()]);
-    chain.extend(there.iter().filter(|id| is_restart(id)).cloned());
-    let dirs: Vec<PathBuf> =
-        run.dir.parent().map(Path::to_owned).into_iter().chain(runs_dir().ok()).collect();
-    let before: BTreeMap<&String, String> = there
-        .iter()
-        .filter(|id| !chain.contains(*id))
-        .filter_map(|id| Some((id, continued_by(id, &dirs)?)))
-        .collect();
-    loop {
-        let n_runs = chain.len();
-        for (id, before) in &before {
-            if chain.contains(before) {
-                chain.insert((*id).clone());
-            }
-        }
-        if chain.len() == n_runs {
-            return chain;
-        }
-    }
-}
-
-/// The run that the run `id` continues, if its folder lies in one of `dirs`.
-fn continued_by(id: &str, dirs: &[PathBuf]) -> Option<String> {
-    // An id in a manifest may be any text, also a path to somewhere else.
-    let mut parts = Path::new(id).components();
-    let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else { return None };
-    let mut found = dirs.iter().filter_map(|dir| status_of(&dir.join(name)));
-    found.find(|status| status.run == id)?.continues.map(|before| before.run)
+    let id = run.status.as_ref().map(|status| status.run.as_str()).filter(|id| !id.is_empty());
+    let id = id.unwrap_or(&run.id);
+    let before = manifest.continues.iter().map(|before| before.run.as_str());
+    before.chain([manifest.run.as_str()]).any(|other| {
+        // A restart without a checkpoint to go on from continues no run.
+        let number = other.strip_prefix(id).and_then(|rest| rest.strip_prefix("-restart-"));
+        other == id || number.is_some_and(|number| number.parse::<u64>().is_ok())
+    })
 }
 
 /// Refuses to go on from a run that has not ended.

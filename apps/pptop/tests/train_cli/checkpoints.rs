@@ -99,7 +99,10 @@ fn a_resumed_run_is_resumed_again_from_another_folder() {
 fn what_cannot_be_resumed_is_refused_in_one_line() {
     let home = Home::new();
     let run = |line: &str| home.run(&words(&format!("train --headless {line}")));
-    refused(&run("--resume latest"), &["--resume", "no run has a checkpoint"]);
+    refused(
+        &run("--resume latest"),
+        &["--resume", "no run has a checkpoint", "start without --resume"],
+    );
     refused(&run("--resume nothing-there"), &["--resume", "nothing-there"]);
     home.train(&format!("{TINY} --steps 6 --checkpoint-every 2 --run-dir calm"));
     refused(&run("--resume calm"), &["cannot resume", "6 steps", "--steps"]);
@@ -147,7 +150,7 @@ fn a_run_that_trains_is_not_resumed_and_its_folder_is_its_own() {
     refused(&ran, &["--resume", "live has not ended"]);
     let other =
         home.run(&words(&format!("train --headless {TINY} --steps 2 --checkpoint-dir kept")));
-    refused(&other, &["a run still writes checkpoints into kept"]);
+    refused(&other, &["a run still writes checkpoints into ", "/kept"]);
     run.signal(Signal::TERM);
     assert_eq!(run.finish().code, Some(143));
 }
@@ -178,7 +181,10 @@ fn signals_ask_for_a_checkpoint_and_stop_with_one() {
     let steps = end["steps"].as_u64().unwrap();
     assert_eq!(end["reason"], format!("stopped by SIGUSR2 after step {steps}"));
     let saved = end["saved"].as_str().unwrap();
-    assert!(saved.contains(&format!("step {steps} is saved in kept/step-")), "{saved}");
+    // With the whole path, for a reader in another folder.
+    let kept = home.path("kept").canonicalize().unwrap();
+    let place = format!("step {steps} is saved in {}/step-", kept.display());
+    assert!(saved.contains(&place), "{saved}");
     assert!(saved.contains("--save: the weights of step"), "{saved}");
     // The weights are those of the checkpoint.
     home.stdout("checkpoint export kept -o exported.safetensors");
@@ -210,6 +216,108 @@ fn a_run_that_was_not_asked_for_checkpoints_says_that_nothing_is_saved() {
     assert_eq!(ran.code, Some(143));
     assert!(ran.stdout.contains("cannot be resumed"), "{}", ran.stdout);
     assert!(!home.path("run/checkpoints").exists());
+}
+
+#[test]
+fn a_run_that_trains_is_not_resumed_by_its_folder_either() {
+    let home = Home::new();
+    let line = format!(
+        "train --headless --json {TINY} --steps 100000 --checkpoint-dir kept --run-dir live"
+    );
+    let mut run = home.start(&words(&line));
+    run.wait_for("step");
+    run.signal(Signal::USR1);
+    while names(&home.path("kept")).is_empty() {
+        run.wait_for("step");
+    }
+    let checkpoint = format!("kept/{}", names(&home.path("kept"))[0]);
+    for name in ["kept", &checkpoint] {
+        let line = format!("train --headless --resume {name} --checkpoint-dir other --run-dir r");
+        let parts = ["--resume", "has not ended", "stop it first, or name another folder"];
+        refused(&home.run(&words(&line)), &parts);
+        home.stdout(&format!("checkpoint show {name}"));
+    }
+    run.signal(Signal::TERM);
+    assert_eq!(run.finish().code, Some(143));
+    home.stdout(&format!("checkpoint verify {checkpoint}"));
+}
+
+#[test]
+fn a_run_is_resumed_from_its_own_checkpoints_in_a_shared_folder() {
+    let home = Home::new();
+    let every = "--checkpoint-every 2 --checkpoint-dir kept --keep 9";
+    for (run, steps) in [("a", 4), ("b", 6), ("none", 1)] {
+        home.train(&format!("{TINY} --steps {steps} {every} --run-dir state/runs/{run}"));
+    }
+    let kept = home.path("kept").canonicalize().unwrap();
+    let resumed = |name: &str, run: &str, steps: u64, before: (&str, u64)| {
+        let events =
+            home.train(&format!("--resume {name} --steps {steps} --run-dir state/runs/{run}"));
+        let hello = &events.all()[0];
+        let continues = &hello["continues"];
+        assert_eq!((&continues["run"], &continues["step"]), (&json!(before.0), &json!(before.1)));
+        // The flags of checkpoints are the job's, and the folder is found from everywhere.
+        assert_eq!(hello["checkpoints"], json!(kept.display().to_string()), "--resume {name}");
+    };
+    resumed("a", "c", 8, ("a", 4));
+    // What continues it is of its chain, also over several runs.
+    resumed("a", "d", 10, ("c", 8));
+    resumed("a", "e", 11, ("d", 10));
+    resumed("b", "f", 7, ("b", 6));
+    // A folder stands for the newest of all.
+    resumed("kept", "g", 11, ("d", 10));
+    let shown = home.stdout("checkpoint show b --json");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["manifest"]["run"], "b");
+    let ran = home.run(&words("train --headless --resume none --steps 9"));
+    refused(&ran, &["--resume", "the run none has no whole checkpoint in ", "name a run", "a b c"]);
+}
+
+#[test]
+fn the_latest_run_without_a_whole_checkpoint_is_passed_over() {
+    let home = Home::new();
+    for (run, steps) in [("one", 4), ("two", 2)] {
+        let every = format!("--checkpoint-every 2 --run-dir state/runs/{run}");
+        home.train(&format!("{TINY} --steps {steps} {every}"));
+    }
+    let break_it = |name: &str| {
+        let manifest = home.path(&format!("state/runs/{name}/manifest.json"));
+        fs::write(manifest, "{").unwrap();
+    };
+    break_it("two/checkpoints/step-00000002");
+    let line = words("train --headless --resume latest --steps 9 --run-dir next");
+    let ran = home.run(&line);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for part in ["is not taken: ", "no checkpoint of the run two is whole; ", "taking "] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    assert!(ran.stdout.contains("resumed after step 4 of run one"), "{}", ran.stdout);
+    for step in [2, 4] {
+        break_it(&format!("one/checkpoints/step-0000000{step}"));
+    }
+    let ran = home.run(&line);
+    assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.ends_with("no run has a checkpoint that is whole; start without --resume"));
+}
+
+/// The flags of a job are kept as text.
+#[test]
+fn a_name_that_is_not_utf8_is_not_kept_and_that_is_said() {
+    let home = Home::new();
+    home.write("book", "the text of a book, again and again. ".repeat(100).as_bytes());
+    let train = |flags: &str| {
+        let script = format!(
+            "name=$(printf 'b\\377k'); cp book \"$name\"; exec \"$0\" train --headless {TINY} --steps 2 --data \"$name\" {flags}"
+        );
+        home.start_through(&["sh", "-c", &script], &[]).finish()
+    };
+    let asked = train("--checkpoint-at-end");
+    assert_eq!(asked.code, Some(0), "{}", asked.stderr);
+    let told = "cannot be kept in checkpoints: it is not UTF-8; name it again with --resume";
+    assert!(asked.stderr.contains(told) && asked.stderr.contains("--data="), "{}", asked.stderr);
+    let not_asked = train("--keep 2");
+    assert_eq!((not_asked.code, not_asked.stderr.as_str()), (Some(0), ""));
 }
 
 /// SIGKILL at 30 moments: whatever it met, the run goes on from a whole checkpoint with the bits of

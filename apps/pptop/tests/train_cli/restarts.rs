@@ -140,6 +140,79 @@ fn a_run_without_a_checkpoint_starts_anew_and_says_so() {
     assert!(home.path("run/checkpoints/step-00000005").exists(), "in the folder of the first run");
 }
 
+/// All that a restart could do is to make every step again.
+#[test]
+fn a_run_whose_last_step_is_saved_is_not_started_again() {
+    let home = Home::new();
+    let line = format!(
+        "train --headless --json --run-dir run {TINY} --checkpoint-at-end --sample 1000000 --restarts 2"
+    );
+    let mut run = home.start(&words(&line));
+    let pid = run.wait_for("hello")["pid"].as_i64().unwrap();
+    let last = home.path("run/checkpoints/step-00000005");
+    let begun = Instant::now();
+    while !last.exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no checkpoint is written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    let ran = run.finish();
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    let export = format!("pptop checkpoint export {} -o ", last.canonicalize().unwrap().display());
+    for part in ["no restart after SIGKILL killed it", "all 5 steps are made", &export] {
+        assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
+    }
+    assert!(!home.path("run-restart-1").exists());
+    home.stdout(&format!("checkpoint export {} -o w.safetensors", last.display()));
+}
+
+/// The run removes those of an earlier run with its id, and its own ones take their names.
+#[test]
+fn a_checkpoint_with_the_name_of_an_older_one_counts() {
+    let calm = calm();
+    let home = Home::new();
+    let every = "--checkpoint-every 1 --checkpoint-dir kept --keep 9";
+    home.train(&format!("{TINY} {every} --run-dir old/run"));
+    let line = format!(
+        "{TRAIN} {TINY} --checkpoint-dir kept --keep 1 --restarts 1 --inject-fault 0:5:0F1:kill"
+    );
+    let ran = home.run(&words(&line));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it goes on from the checkpoint of step "), "{}", ran.stderr);
+    let events = Events::of(&ran.stdout);
+    assert_eq!(trace(&events), calm);
+    assert_eq!(events.kind("hello")[1]["continues"]["run"], "run");
+    assert!(home.path("kept/step-00000005").exists(), "it has a name that was another's");
+}
+
+#[test]
+fn a_restart_that_resumes_leaves_out_what_belongs_to_initial_weights() {
+    let home = Home::new();
+    home.train(&format!("{TINY} --save w.safetensors --run-dir first"));
+    let line = format!(
+        "{TRAIN} {TINY} --init w.safetensors --allow-nonfinite --restarts 2 --inject-fault 0:4:0F1:kill"
+    );
+    let ran = home.run(&words(&line));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it goes on from the checkpoint of step "), "{}", ran.stderr);
+}
+
+/// A restart that starts anew continues no run. It is of the chain all the same.
+#[test]
+fn a_chain_is_resumed_by_the_name_of_its_first_run() {
+    let home = Home::new();
+    let line = format!(
+        "train --headless --json --run-dir state/runs/run {TINY} --checkpoint-every 4 --checkpoint-dir kept --restarts 1 --inject-fault 0:3:0F1:kill"
+    );
+    let ran = home.run(&words(&line));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("it starts anew"), "{}", ran.stderr);
+    let events = home.train("--resume run --steps 6 --run-dir next");
+    let continues = &events.all()[0]["continues"];
+    assert_eq!((&continues["run"], &continues["step"]), (&json!("run-restart-1"), &json!(4)));
+}
+
 #[test]
 fn a_run_that_is_asked_to_end_is_not_started_again() {
     let home = Home::new();

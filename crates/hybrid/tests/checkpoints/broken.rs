@@ -137,10 +137,13 @@ pub(crate) fn reseal(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     fs::write(at, format!(r#"{{"manifest":{text},"sha256":"{hash}"}}"#)).unwrap();
 }
 
+/// Changes a manifest.
+type Change = fn(&mut serde_json::Value);
+
 /// Somebody made it so: its hashes are right, and nothing else is.
 #[test]
 fn a_manifest_with_absurd_sizes_or_names_is_refused_before_anything_is_read() {
-    let faults: [(&str, fn(&mut serde_json::Value)); 9] = [
+    let faults: [(&str, Change); 9] = [
         ("18446744073709551615", |m| m["files"][0]["bytes"] = u64::MAX.into()),
         ("bytes", |m| m["files"][0]["bytes"] = 1_u64.into()),
         ("../../secret", |m| m["files"][0]["name"] = "../../secret".into()),

@@ -153,8 +153,8 @@ fn checkpoints_of_another_training_stay_and_so_do_those_after_a_fork() {
     let dir = tempfile::tempdir().unwrap();
     let folder = CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
     let write = |run: &str, step, continues: &[(&str, u64)]| {
-        let continued = |&(run, step): &(&str, u64)| Continued { run: run.to_owned(), step };
-        let continues = continues.iter().map(continued).collect();
+        let of = |&(run, step): &(&str, u64)| Continued { run: run.to_owned(), step };
+        let continues = continues.iter().map(of).collect();
         let about = About { run: run.to_owned(), continues, ..about(step) };
         folder.write(&HostDisk, &states(step), &about, Some(1)).unwrap()
     };

@@ -26,7 +26,7 @@ const CHECKPOINT_FLAGS: &[u8] = b"--checkpoint-";
 /// A job alone, to read its words again.
 #[derive(Debug, Parser)]
 #[command(name = "train", args_override_self = true, disable_help_flag = true)]
-pub(crate) struct Job {
+pub(crate) struct Flags {
     #[command(flatten)]
     pub(crate) job: JobArgs,
     #[command(flatten)]
@@ -71,15 +71,15 @@ impl JobWords {
     ///
     /// # Errors
     /// [`CliError::Usage`] if a word is no flag of this version.
-    pub(crate) fn onto(&self, kept: Vec<String>) -> Result<(Job, Self), CliError> {
+    pub(crate) fn onto(&self, kept: Vec<String>) -> Result<(Flags, Self), CliError> {
         let kept = kept.into_iter().map(OsString::from);
         let all = [OsString::from("train")].into_iter().chain(kept).chain(self.0.iter().cloned());
         let all: Vec<OsString> = all.collect();
-        let parsed = Job::command().try_get_matches_from(&all);
+        let parsed = Flags::command().try_get_matches_from(&all);
         let parsed =
-            parsed.and_then(|found| Ok((Job::from_arg_matches(&found)?, Self::of(&found))));
+            parsed.and_then(|found| Ok((Flags::from_arg_matches(&found)?, Self::of(&found))));
         parsed.map_err(|refused| {
-            let told = refusal::of_arguments(&refused, &Job::command(), &all);
+            let told = refusal::of_arguments(&refused, &Flags::command(), &all);
             CliError::Usage(format!("--resume: the job of the checkpoint: {told}"))
         })
     }
@@ -161,7 +161,7 @@ mod tests {
         sorted.sort();
         assert_eq!(sorted, ["--lr=0.1", "--model=seed-mlp", "--pin", "--pp=2", "--recompute=all"]);
         let second = train("--lr 0.2 --schedule zb-v");
-        let (Job { job, schedule, .. }, both) = second.words.onto(kept).unwrap();
+        let (Flags { job, schedule, .. }, both) = second.words.onto(kept).unwrap();
         let mut both = both.texts();
         both.sort();
         let expected = [
