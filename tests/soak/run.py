@@ -23,9 +23,9 @@ import time
 
 JOBS = {
     "gpt": "--model gpt --layers 6 --width 32 --heads 2 --context 32 --batch-size 16 --dropout 0.1",
-    "seed-mlp": "--model seed-mlp --batch-size 16",
+    "seed-mlp": "--model seed-mlp --batch-size 16 --micro-batches 8",
 }
-STEPS = {"gpt": 300, "seed-mlp": 40}
+STEPS = {"gpt": 1500, "seed-mlp": 60}
 LAYOUTS = [
     "--schedule gpipe --pp 1",
     "--schedule 1f1b --pp 2",

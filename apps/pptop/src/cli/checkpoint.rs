@@ -20,7 +20,7 @@ use super::{CliError, one_line, print, print_json};
 /// What to do with checkpoints.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the checkpoints of a run or a folder, the oldest first; reads their manifests only
+    /// List the checkpoints of a run or a folder by step; reads their manifests only
     List(Which),
     /// Show what is in a checkpoint: its job, its files, and what wrote it
     Show(Which),

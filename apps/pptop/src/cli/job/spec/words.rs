@@ -3,6 +3,7 @@
 use pp_models::{ModelError, Options};
 use pp_partition::{Cut, PartitionError};
 use pp_schedule::{ScheduleError, Sizes, clean};
+use pp_train::checkpoint::CheckpointError;
 use pp_train::{NoCuda, ResumeError, SampleLength, TrainError, WeightsError, causes};
 
 use super::super::super::CliError;
@@ -148,8 +149,17 @@ fn of_kept(error: &TrainError) -> String {
                 ResumeError::NoSteps { .. } => "; use a larger --steps",
                 _ => "",
             };
+            let why = match &**source {
+                // The path is said already.
+                ResumeError::Checkpoint(CheckpointError::Broken { path: of, why })
+                    if of == path =>
+                {
+                    why.clone()
+                }
+                other => causes(other),
+            };
             let path = excerpt(&path.display().to_string());
-            format!("cannot resume from {path}: {}{advice}", clean(&causes(source)))
+            format!("cannot resume from {path}: {}{advice}", clean(&why))
         }
         TrainError::Checkpoints(source) => causes(source),
         other => causes(other),
