@@ -326,7 +326,7 @@ fn a_name_that_is_not_utf8_is_not_kept_and_that_is_said() {
 #[test]
 fn killed_at_any_moment_it_goes_on_with_the_same_bits() {
     let home = Home::new();
-    let steps = 400;
+    let steps = 1200;
     let job = format!("{TINY} --steps {steps}");
     let calm = trace(&home.train(&format!("{job} --run-dir calm")));
     let every = "--checkpoint-every 1 --checkpoint-dir kept --keep 2";
