@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use pp_executor::StageState;
 use pp_trace::refuse_shared_dir;
@@ -20,6 +22,9 @@ const PREFIX: &str = "step-";
 /// What the hidden names of a checkpoint end in while it is written, and while it is removed.
 const DRAFT: &str = ".draft";
 const REMOVED: &str = ".removed";
+/// How often a run asks again for a folder that is taken, and how long it waits each time.
+const TRIES: u32 = 10;
+const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// The most names to try for a step that has a checkpoint already.
 const NAMES_MAX: u32 = 1000;
 
@@ -75,12 +80,22 @@ impl CheckpointFolder {
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(CheckpointError::write(&path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(CheckpointError::Busy { dir: dir.to_owned() });
+        let mut tries = 0;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                // Whoever asks whether the folder is busy holds the lock for a moment.
+                Err(TryLockError::WouldBlock) if tries < TRIES => {
+                    tries += 1;
+                    thread::sleep(TRY_AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(CheckpointError::Busy { dir: dir.to_owned() });
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(CheckpointError::write(&path)(error));
+                }
             }
-            Err(TryLockError::Error(error)) => return Err(CheckpointError::write(&path)(error)),
         }
         Ok(Self { dir: dir.to_owned(), _lock: lock })
     }
