@@ -324,7 +324,13 @@ fn place(name: &OsStr) -> Result<Place, CliError> {
         let run = run(name).map_err(|refused| CliError::Usage(refused.to_string()))?;
         let Some(dir) = folder_of(&run) else {
             let id = excerpt(&run.id);
-            return Err(CliError::Usage(format!("the run {id} has no checkpoint; name another")));
+            // A run that has just begun may not have said yet where its checkpoints are.
+            let why = if run.standing().is_alive() {
+                "has not ended, and has no checkpoint so far; stop it first, or name another"
+            } else {
+                "has no checkpoint; name another"
+            };
+            return Err(CliError::Usage(format!("the run {id} {why}")));
         };
         return Ok(Place { dir, run: Some(run) });
     }
