@@ -186,7 +186,9 @@ fn signals_ask_for_a_checkpoint_and_stop_with_one() {
     let kept = home.path("kept").canonicalize().unwrap();
     let place = format!("step {steps} is saved in {}/step-", kept.display());
     assert!(saved.contains(&place), "{saved}");
-    assert!(saved.contains("--save: the weights of step"), "{saved}");
+    // The checkpoint comes first: there may be little time.
+    let (_, after) = saved.split_once(" is saved in ").unwrap();
+    assert!(after.contains("--save: the weights of step"), "{saved}");
     // The weights are those of the checkpoint.
     home.stdout("checkpoint export kept -o exported.safetensors");
     let read = |name: &str| fs::read(home.path(name)).unwrap();
@@ -199,6 +201,25 @@ fn signals_ask_for_a_checkpoint_and_stop_with_one() {
         all
     };
     assert_eq!(tensors(&saved), tensors(&exported));
+}
+
+/// A terminal that closes may send SIGHUP twice.
+#[test]
+fn a_second_hangup_costs_no_checkpoint() {
+    let home = Home::new();
+    let line = format!(
+        "train --headless --json {TINY} --steps 100000 --checkpoint-dir kept --run-dir run"
+    );
+    let mut run = home.start(&words(&line));
+    run.wait_for("step");
+    for _ in 0..3 {
+        run.signal(Signal::HUP);
+    }
+    let ran = run.finish();
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(129), ""));
+    let end = Events::of(&ran.stdout).all().last().unwrap().clone();
+    assert!(end["saved"].as_str().unwrap().contains(" is saved in "), "{end}");
+    assert_eq!(names(&home.path("kept")).len(), 1);
 }
 
 #[test]
