@@ -1,7 +1,8 @@
 //! The invariants of `ARCHITECTURE.md`, and the types and tests that keep them.
 
 /// The errors of the page: invariants that name neither types (`by …`) nor a test, and tests that
-/// do not exist. A file in a folder `tests` or `ci` counts as a test. `exists` says whether the workspace has a function of a name.
+/// do not exist. A file in a folder `tests` or `ci` counts as a test. `exists` says whether the
+/// workspace has a function of a name.
 pub(crate) fn errors(page: &str, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut errors = Vec::new();
     for line in page.lines().filter(|line| line.contains("**Invariant:**")) {

@@ -1,5 +1,5 @@
-//! Plays a plan through with given costs: when each op starts and ends, who waits how long, and
-//! what must be held meanwhile.
+//! Simulates a plan with given costs: when each op starts and ends, how long each rank waits, and
+//! how much memory it holds meanwhile.
 //!
 //! A cell starts when its rank is free and its inputs are there. A message leaves when its op ends;
 //! it takes its edge's latency, and where the edge has a bandwidth it occupies the edge for as long

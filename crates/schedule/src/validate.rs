@@ -288,8 +288,8 @@ fn deadlock_free(draft: &Draft) -> Result<(), ScheduleError> {
     if walk.is_finished() { Ok(()) } else { Err(circle(draft, &walk)) }
 }
 
-/// Follows, from a rank that is stuck, who waits for whom until a rank comes up again: those from
-/// there on wait in a circle.
+/// Starts at a stuck rank and follows the waits from rank to rank until one repeats. The ranks from
+/// that one on form the circle.
 fn circle(draft: &Draft, walk: &Walk<'_>) -> ScheduleError {
     let wait = |rank: usize| {
         let action = *draft.rows[rank].get(walk.heads()[rank])?;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use pp_executor::{Fault, FaultPoint};
-use pp_hybrid::checkpoint::{Disk, DiskFile, HostDisk};
+use pp_hybrid::checkpoint::{Disk, DiskFile, HostDisk, MANIFEST};
 
 /// The disk of this machine, with a fault between the tensors of a checkpoint and its manifest.
 pub(crate) struct FaultyDisk {
@@ -19,7 +19,7 @@ impl Disk for FaultyDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        if path.ends_with("manifest.json")
+        if path.ends_with(MANIFEST)
             && let Some(fault) = self.fault
         {
             fault.strike(self.step, FaultPoint::Write).map_err(io::Error::other)?;

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod guard;
+mod recording;
 mod results;
 
 use std::collections::VecDeque;
@@ -12,10 +13,9 @@ use std::time::{Instant, SystemTime};
 use pp_devices::{Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::checkpoint::Recent;
-use pp_hybrid::{StepOutcome, Trainer, TrainerError, weights_hash};
+use pp_hybrid::{Trainer, TrainerError, weights_hash};
 use pp_telemetry::{
-    Alarm, ControlServer, End, Eval, Event, Log, Mem, PhaseEvent, Recorder, Request, StepEvent,
-    Warn, Watchdog,
+    ControlServer, End, Eval, Event, PhaseEvent, Recorder, Request, Warn, Watchdog,
 };
 
 use crate::checkpoints::Checkpoints;
@@ -365,79 +365,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(may_stop)
-    }
-
-    /// Records a step, and notifies the observer. Returns what goes wrong from here on.
-    fn stepped(&mut self, outcome: &StepOutcome) -> Option<Alarm> {
-        let samples = self.session.batch_size;
-        let tokens = samples * self.session.job.data.tokens_per_sample();
-        let event = StepEvent {
-            step: outcome.step,
-            loss: outcome.loss,
-            loss_bits: StepEvent::bits_of(outcome.loss),
-            lr: outcome.lr,
-            grad_norm: outcome.grad_norm,
-            seconds: outcome.seconds,
-            elapsed_seconds: self.origin.elapsed().as_secs_f64(),
-            samples,
-            tokens,
-            bubble_ratio: outcome.bubble.bubble_ratio,
-            idle_of_step: outcome.bubble.idle_of_step,
-            starved_ratio: outcome.bubble.starved_ratio,
-            window_seconds: outcome.bubble.window_seconds,
-            dropped: self.recorder.dropped(),
-        };
-        let n_ranks = self.session.plan.n_ranks();
-        for (index, memory) in outcome.memory.iter().enumerate() {
-            self.recorder.record(Event::Mem(Mem {
-                step: outcome.step,
-                replica: index as u32 / n_ranks,
-                rank: index as u32 % n_ranks,
-                live_bytes: memory.live_bytes,
-                peak_bytes: memory.peak_bytes,
-                parameter_bytes: memory.parameter_bytes,
-                gradient_bytes: memory.gradient_bytes,
-                optimizer_bytes: memory.optimizer_bytes,
-                packed_bytes: memory.packed_bytes,
-                stash_bytes: memory.stash_bytes,
-                temporary_bytes: memory.temporary_bytes,
-            }));
-        }
-        self.emit(Event::Step(event));
-        self.observer.notice(&Notice::Stepped(outcome));
-        let (loss, grad_norm) = (f64::from(outcome.loss), outcome.grad_norm);
-        let alarm = self.watchdog.step(outcome.step, loss, grad_norm);
-        self.remember(outcome.step, loss, grad_norm);
-        if let Some(alarm) = alarm {
-            self.raise(outcome.step, alarm.to_string());
-        }
-        if let Some(message) = self.recorder.take_warning() {
-            self.warn(Some(outcome.step), format!("{message}; the run goes on"));
-        }
-        alarm
-    }
-
-    /// Records a warning, and notifies the observer.
-    fn warn(&mut self, step: Option<u64>, message: String) {
-        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        self.observer.notice(&Notice::Warning(&message));
-        self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
-    }
-
-    /// Records a line of text, which the observer does not get.
-    fn log(&self, message: String) {
-        self.log_at(None, message);
-    }
-
-    fn log_at(&self, step: Option<u64>, message: String) {
-        let elapsed_ns = self.origin.elapsed().as_nanos() as u64;
-        self.recorder.record(Event::Log(Log { elapsed_ns, step, message }));
-    }
-
-    /// Records an event, and notifies the observer.
-    fn emit(&mut self, event: Event) {
-        self.observer.notice(&Notice::Event(&event));
-        self.recorder.record(event);
     }
 }
 

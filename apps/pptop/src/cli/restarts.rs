@@ -1,31 +1,25 @@
 //! `--restarts N`: a parent that starts the run again when it fails. It only waits and starts; the
 //! run is its child.
 
+mod ending;
+
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::process::ExitStatusExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
-use pp_telemetry::{EVENTS_FILE, Event, Line, status_of};
+use pp_telemetry::status_of;
 use pp_train::checkpoint::{Checkpoint, list};
 use pp_train::{CHECKPOINTS, causes, is_ignored};
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use self::ending::{Ending, Failure, ending, last_step};
 use super::{CliError, note};
 
-/// The exit code of a run that failed.
-const FAILED: i32 = 1;
 /// The exit code of a refusal.
 const REFUSED: i32 = 2;
-/// The most bytes at the end of a log that are searched for its last step.
-const TAIL_BYTES: u64 = 1 << 22;
-/// The most characters of the reason of a failure.
-const REASON_CHARS: usize = 200;
-
 /// What the parent has to know of the run.
 pub(crate) struct Supervised {
     /// Restarts at most.
@@ -71,34 +65,6 @@ impl Attempt {
             restarted,
         }
     }
-}
-
-/// A failure that a restart may help against.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Failure {
-    why: String,
-    /// The last step that was finished.
-    step: u64,
-    /// The exit code of the parent, if this was the last attempt.
-    code: u8,
-    /// Whether the run ended by itself before its first step, so that it would do so again.
-    is_early: bool,
-}
-
-impl Failure {
-    /// Whether it is the failure of the attempt before. Of several ranks that fail at once any may
-    /// be the first, so the words don't count.
-    fn is_same(&self, before: &Self) -> bool {
-        (self.code, self.step) == (before.code, before.step)
-    }
-}
-
-/// How a run ended.
-#[derive(Debug, PartialEq, Eq)]
-enum Ending {
-    /// For good, with this exit code.
-    Over(u8),
-    Failed(Failure),
 }
 
 impl Supervised {
@@ -265,36 +231,6 @@ fn reached(attempt: &Attempt, newest: Option<&Checkpoint>) -> u64 {
     last_step(&attempt.dir).unwrap_or(0).max(saved).max(attempt.from)
 }
 
-/// How a run ended that began after step `from` and whose last finished step is `step`.
-fn ending(
-    status: ExitStatus,
-    is_asked: bool,
-    from: u64,
-    step: u64,
-    reason: impl Fn() -> Option<String>,
-) -> Ending {
-    let failed = |why: String, code: i32, is_early: bool| {
-        Ending::Failed(Failure { why, step, code: u8::try_from(code).unwrap_or(1), is_early })
-    };
-    if let Some(signal) = status.signal() {
-        let code = 128 + signal;
-        // A run that has not begun to listen is ended by the signal itself.
-        if is_asked || [SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGQUIT].contains(&signal) {
-            return Ending::Over(u8::try_from(code).unwrap_or(1));
-        }
-        let name = signal_hook::low_level::signal_name(signal)
-            .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned);
-        return failed(format!("{name} killed it after step {step}"), code, false);
-    }
-    match status.code() {
-        Some(FAILED) if !is_asked => {
-            let why = reason().unwrap_or_else(|| format!("exit code 1 after step {step}"));
-            failed(why.chars().take(REASON_CHARS).collect(), FAILED, step <= from)
-        }
-        code => Ending::Over(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
-    }
-}
-
 /// Waits for the end of the run, and forwards what comes meanwhile. Returns how it ended, and
 /// whether it was asked to.
 fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<(ExitStatus, bool)> {
@@ -361,20 +297,6 @@ fn newest(dir: &Path, older: u64, runs: &[String]) -> Option<Checkpoint> {
     })
 }
 
-/// The last step in the log of a run.
-fn last_step(dir: &Path) -> Option<u64> {
-    let mut file = File::open(dir.join(EVENTS_FILE)).ok()?;
-    let n_bytes = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(n_bytes.saturating_sub(TAIL_BYTES))).ok()?;
-    let mut tail = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
-    let step = |line: &[u8]| match Event::parse(line) {
-        Ok(Line::Event(Event::Step(step))) => Some(step.step),
-        _ => None,
-    };
-    tail.split(|&byte| byte == b'\n').rev().find_map(step)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -390,38 +312,5 @@ mod tests {
         assert_eq!(kept, words("train --pp 2 --restarts-x 1"));
         assert!(is_fault_for_all(&words("train --inject-fault 0:1:copy:kill:again")));
         assert!(!is_fault_for_all(&words("train --inject-fault 0:1:copy:kill")));
-    }
-
-    #[test]
-    fn only_a_failure_that_nobody_asked_for_is_followed_by_a_restart() {
-        let exit = |code: i32| ExitStatus::from_raw(code << 8);
-        let killed = ExitStatus::from_raw;
-        let of =
-            |status, is_asked, step| ending(status, is_asked, 4, step, || Some("why".to_owned()));
-        let failed = |why: &str, step, code, is_early| {
-            Ending::Failed(Failure { why: why.to_owned(), step, code, is_early })
-        };
-        assert_eq!(of(exit(0), false, 9), Ending::Over(0));
-        assert_eq!(of(exit(2), false, 4), Ending::Over(2));
-        assert_eq!(of(exit(143), false, 9), Ending::Over(143));
-        assert_eq!(of(exit(1), false, 4), failed("why", 4, 1, true), "before its first step");
-        assert_eq!(of(exit(1), true, 9), Ending::Over(1), "it was to end in any case");
-        assert_eq!(of(exit(1), false, 9), failed("why", 9, 1, false));
-        assert_eq!(of(killed(15), false, 4), Ending::Over(143));
-        assert_eq!(of(killed(9), true, 9), Ending::Over(137));
-        let by_kill = failed("SIGKILL killed it after step 9", 9, 137, false);
-        assert_eq!(of(killed(9), false, 9), by_kill);
-        let by_fault = failed("SIGSEGV killed it after step 4", 4, 139, false);
-        assert_eq!(of(killed(11), false, 4), by_fault);
-    }
-
-    #[test]
-    fn a_failure_is_the_same_at_the_same_step() {
-        let failure =
-            |why: &str, step, code| Failure { why: why.to_owned(), step, code, is_early: false };
-        let of_rank = failure("rank 1, step 3", 2, 1);
-        assert!(of_rank.is_same(&failure("rank 1 of replica 1, step 3", 2, 1)));
-        assert!(!of_rank.is_same(&failure("rank 1, step 4", 3, 1)));
-        assert!(!of_rank.is_same(&failure("SIGKILL killed it after step 2", 2, 137)));
     }
 }

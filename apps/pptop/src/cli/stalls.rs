@@ -12,19 +12,19 @@ use super::{CliError, note};
 /// What is done about ranks that stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum OnStall {
-    /// Say what each rank is in, and go on
+    /// Print what each rank is doing, and go on
     Warn,
-    /// Say so, and end with exit code 1
+    /// Print it, and end with exit code 1
     Stop,
 }
 
 /// The flags of the watch.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct StallArgs {
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = headings::CHECKPOINTS, help = format!("Say what each rank is in when none has moved for so long; 0 turns this off [default: {}]", STALL_AFTER.as_secs()))]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = headings::CHECKPOINTS, help = format!("If no rank has moved for this long, print what each rank is doing; 0 turns this off [default: {}]", STALL_AFTER.as_secs()))]
     stall_after: Option<Duration>,
-    /// What to do then [default: warn]
-    #[arg(long, value_enum, help_heading = headings::CHECKPOINTS)]
+    /// What to do when the ranks stall [default: warn]
+    #[arg(long, value_enum, value_name = "WHAT", help_heading = headings::CHECKPOINTS)]
     on_stall: Option<OnStall>,
 }
 

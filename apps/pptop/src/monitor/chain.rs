@@ -13,7 +13,7 @@ pub(crate) enum Chain {
     #[default]
     Unknown,
     Reading(JoinHandle<Option<Before>>),
-    /// `None` if they are not at hand.
+    /// `None` if their logs cannot be found.
     Read(Option<Box<Before>>),
 }
 

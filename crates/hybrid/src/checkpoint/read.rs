@@ -119,19 +119,7 @@ impl Checkpoint {
     /// The first file that is at fault, or the first parameter that differs.
     pub fn load(&self, known: &BTreeMap<String, Shape>) -> Result<Restored, CheckpointError> {
         self.refuse_foreign_files()?;
-        let numbers: u64 = known.values().map(|shape| shape.elem_count() as u64).sum();
-        let parts = known.len() as u64;
-        let most = (3 * (numbers * 4 + parts * HEAD_BYTES_PER_TENSOR))
-            .saturating_add(self.manifest.files.len() as u64 * HEAD_BYTES);
-        if self.n_bytes() > most {
-            let (bytes, found) = (self.n_bytes(), self.manifest.parameters);
-            let why = if found == numbers {
-                format!("its files have {bytes} bytes, the model needs at most {most}")
-            } else {
-                format!("it has {found} parameters, the model {numbers}")
-            };
-            return Err(CheckpointError::broken(&self.path, why));
-        }
+        self.refuse_larger(known)?;
         let mut restored =
             Restored { optimizer_steps: self.manifest.optimizer_steps, ..Restored::default() };
         let mut moments: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
@@ -192,6 +180,28 @@ impl Checkpoint {
             return Err(absent(&format!("moments of {}", missing.map_or("", String::as_str))));
         }
         Ok(restored)
+    }
+
+    /// Refuses a checkpoint with more bytes than a model with the parameters `known` needs: for each
+    /// of them a weight, two moments, and what heads say of them.
+    ///
+    /// # Errors
+    /// It is larger.
+    pub fn refuse_larger(&self, known: &BTreeMap<String, Shape>) -> Result<(), CheckpointError> {
+        let numbers: u64 = known.values().map(|shape| shape.elem_count() as u64).sum();
+        let of_copy = numbers * 4 + known.len() as u64 * HEAD_BYTES_PER_TENSOR;
+        let heads = self.manifest.files.len() as u64 * HEAD_BYTES;
+        let most = (3 * of_copy).saturating_add(heads);
+        let (bytes, found) = (self.n_bytes(), self.manifest.parameters);
+        if bytes <= most {
+            return Ok(());
+        }
+        let why = if found == numbers {
+            format!("its files have {bytes} bytes, the model needs at most {most}")
+        } else {
+            format!("it has {found} parameters, the model {numbers}")
+        };
+        Err(CheckpointError::broken(&self.path, why))
     }
 
     /// Loads the weights alone, in the order of stages and names. Verifies their files.

@@ -63,7 +63,7 @@ pub(crate) fn write(
     ranks: &[Vec<StageState>],
     about: &About,
     sequence: u64,
-) -> Result<Manifest, CheckpointError> {
+) -> Result<(), CheckpointError> {
     let n_stages = ranks.iter().flatten().count();
     let written: Vec<Result<Vec<FileRecord>, CheckpointError>> = thread::scope(|scope| {
         let of_rank = |stages| move || write_stages(disk, dir, stages, n_stages, about);
@@ -118,8 +118,7 @@ pub(crate) fn write(
         files,
     };
     write_file(disk, dir, MANIFEST, |out| out.write_all(&manifest.to_bytes()?))?;
-    disk.sync_dir(dir).map_err(CheckpointError::write(dir))?;
-    Ok(manifest)
+    disk.sync_dir(dir).map_err(CheckpointError::write(dir))
 }
 
 /// Writes the two files of each stage.

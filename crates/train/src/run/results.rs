@@ -1,4 +1,4 @@
-//! The results of a run's weights: checkpoints, samples, files.
+//! The results of a run's weights: samples and files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -52,7 +52,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the tensors of step 1, so that another program can check them.
+    /// Writes the tensors of the first step, so that another program can check them.
     pub(super) fn dump(
         &mut self,
         outcome: &StepOutcome,
