@@ -1,4 +1,4 @@
-//! A run that goes on from a checkpoint has the bits of the run that never stopped, whatever its
+//! A run that resumes from a checkpoint has the bits of the run that never stopped, whatever its
 //! layout is.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -324,7 +324,7 @@ fn two_layouts() -> impl Strategy<Value = (Layout, Layout, u64)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// Any layout of at most 8 ranks goes on from any other with as many replicas.
+    /// Any layout of at most 8 ranks resumes from any other with as many replicas.
     #[test]
     fn any_layout_goes_on_from_any_other((before, now, step) in two_layouts()) {
         let dir = tempfile::tempdir().unwrap();

@@ -37,7 +37,7 @@ pub struct RankConfig {
     /// Initial values by name, instead of random ones. No rank keeps them once it has built its
     /// stages. A caller that keeps a clone holds a second copy of the model.
     pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
-    /// The state of the optimizer to go on from, instead of a new one. As with `initial`, no rank
+    /// The state of the optimizer to resume from, instead of a new one. As with `initial`, no rank
     /// keeps it.
     pub resumed: Option<Arc<OptimizerState>>,
     /// Copies of the pipeline.

@@ -1,4 +1,4 @@
-//! What a run has to keep so that another one can go on from it.
+//! What a run has to keep so that another one can resume from it.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A run that goes on from a checkpoint: its first step is not step 1, and other runs lie before it.
+//! A run that resumes from a checkpoint: its first step is not step 1, and other runs lie before it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::float_cmp, reason = "the same numbers come from the same steps")]
 

@@ -46,7 +46,7 @@ pub struct Hello {
     /// The socket on which the run takes requests, if it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
-    /// The run and the step that this run goes on from, if it was resumed.
+    /// The run and the step that this run resumes from, if it was resumed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continues: Option<Continues>,
     /// The folder of its checkpoints.
@@ -104,7 +104,7 @@ pub struct Hello {
     pub peak_flops: Option<f64>,
 }
 
-/// The checkpoint that a run goes on from.
+/// The checkpoint that a run resumes from.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Continues {
@@ -220,7 +220,7 @@ impl Hello {
         }
     }
 
-    /// The first step of this run: 1, or the one after the checkpoint that it goes on from.
+    /// The first step of this run: 1, or the one after the checkpoint that it resumes from.
     pub fn first_step(&self) -> u64 {
         self.continues.as_ref().map_or(0, |before| before.step).saturating_add(1)
     }

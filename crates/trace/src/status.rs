@@ -84,7 +84,7 @@ pub struct Status {
     /// The folder of its checkpoints.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<String>,
-    /// The run and the step that it goes on from, if it was resumed.
+    /// The run and the step that it resumes from, if it was resumed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub continues: Option<Continues>,
     /// What is saved of a run that has ended, and where, in a line.

@@ -272,7 +272,7 @@ fn yield_to_ranks() {
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
 }
 
-/// Refuses a state that no run can go on from. Reading it takes a small part of the time that
+/// Refuses a state that no run can resume from. Reading it takes a small part of the time that
 /// writing it would.
 fn refuse_nonfinite(state: &ModelState, dir: &Path) -> Result<(), CheckpointError> {
     let failed = |error: candle_core::Error| {

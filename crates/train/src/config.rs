@@ -96,7 +96,7 @@ pub struct Config {
     pub init: Option<PathBuf>,
     /// Whether `init` may have weights that are not finite.
     pub takes_nonfinite: bool,
-    /// The checkpoint that the run goes on from. Its weights take the place of `init`.
+    /// The checkpoint that the run resumes from. Its weights take the place of `init`.
     pub resume: Option<Resume>,
     /// A fault to inject, for tests.
     #[cfg(feature = "fault-injection")]
@@ -140,7 +140,7 @@ impl Config {
         }
     }
 
-    /// The same, with the kernels of the checkpoint that it goes on from, unless it names others or
+    /// The same, with the kernels of the checkpoint that it resumes from, unless it names others or
     /// this machine lacks them: with others the losses have other bits.
     #[must_use]
     pub(crate) fn with_kept_choices(mut self) -> Self {

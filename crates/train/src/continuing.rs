@@ -1,4 +1,4 @@
-//! Going on from a checkpoint: what the new run has to share with the old one, and what may differ.
+//! Resuming from a checkpoint: what the new run must share with the old one, and what may differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,16 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::KernelChoice;
 
-/// The checkpoint that a run goes on from.
+/// The checkpoint that a run resumes from.
 #[derive(Clone, Debug)]
 pub struct Resume {
     /// The checkpoint.
     pub checkpoint: Checkpoint,
-    /// Whether the data may be others than those of the checkpoint.
+    /// Whether the run accepts data other than the checkpoint's.
     pub takes_other_data: bool,
 }
 
-/// The job of a checkpoint, as far as a run that goes on from it compares it with its own.
+/// The job of a checkpoint, as far as a run that resumes from it compares it with its own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct JobRecord {
@@ -63,7 +63,7 @@ pub struct JobRecord {
     pub words: Vec<String>,
 }
 
-/// A checkpoint that a run cannot go on from.
+/// A checkpoint that a run cannot resume from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResumeError {
@@ -71,7 +71,7 @@ pub enum ResumeError {
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// It was written by a program that describes jobs in another way.
-    #[error("the checkpoint does not say which job it is of")]
+    #[error("the checkpoint does not name its job")]
     NoJob(#[source] serde_json::Error),
     /// Something differs that has to be the same.
     #[error("the checkpoint has {what} {there}, this run {here}")]
@@ -83,10 +83,10 @@ pub enum ResumeError {
         /// Its value in this run.
         here: String,
     },
-    /// Other data, which nobody asked for.
-    #[error("the data are not those of the checkpoint")]
+    /// The data differ, and the user did not ask for other data.
+    #[error("the data differ from the checkpoint's")]
     OtherData,
-    /// All steps are made.
+    /// The checkpoint already has all the steps of this run.
     #[error("the checkpoint has {there} steps, and this run is to end after {here}")]
     NoSteps {
         /// Steps of the checkpoint.
@@ -172,7 +172,7 @@ impl JobRecord {
             line(name, &fact(self), &fact(here), other);
         }
         if is_other_data {
-            lines.push(format!("data: other than those of the checkpoint{other}"));
+            lines.push(format!("data: other than the checkpoint's{other}"));
         }
         Ok(lines)
     }

@@ -40,7 +40,7 @@ pub trait DataSet: Send {
     }
 
     /// What tells these data from others, such as a hash of a file; `None` if nothing does. A run
-    /// that goes on from a checkpoint refuses data with another fingerprint.
+    /// that resumes from a checkpoint refuses data with another fingerprint.
     fn fingerprint(&self) -> Option<String> {
         None
     }

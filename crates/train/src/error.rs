@@ -235,7 +235,7 @@ pub enum TrainError {
         /// The reason.
         source: Box<WeightsError>,
     },
-    /// A checkpoint that the run cannot go on from.
+    /// A checkpoint that the run cannot resume from.
     #[error("cannot resume from {}", path.display())]
     Resume {
         /// Its folder.
@@ -244,7 +244,7 @@ pub enum TrainError {
         source: Box<ResumeError>,
     },
     /// Checkpoints cannot be written where they were asked for.
-    #[error("no checkpoints")]
+    #[error("cannot write checkpoints")]
     Checkpoints(#[source] Box<CheckpointError>),
     /// A layer could not be built or measured.
     #[error(transparent)]

@@ -25,7 +25,7 @@ pub enum KernelChoice {
     Rule,
     /// The given ones.
     These(Kernels),
-    /// Those of the checkpoint that the run goes on from.
+    /// Those of the checkpoint that the run resumes from.
     Kept(Kernels),
 }
 

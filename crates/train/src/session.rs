@@ -63,7 +63,7 @@ pub struct Session {
     pub(crate) chosen: Option<Chosen>,
     /// Initial weights, until the ranks take them.
     initial: Option<Initial>,
-    /// The state of the optimizer to go on from, until the ranks take it.
+    /// The state of the optimizer to resume from, until the ranks take it.
     resumed: Option<Arc<OptimizerState>>,
     /// What differs from the job of the checkpoint, a line each.
     changes: Vec<String>,

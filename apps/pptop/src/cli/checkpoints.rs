@@ -34,7 +34,7 @@ pub(crate) struct CheckpointArgs {
     checkpoint_at_end: bool,
 }
 
-/// The checkpoint to go on from.
+/// The checkpoint to resume from.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct ResumeArgs {
     /// Resume from a checkpoint: its folder, a folder of checkpoints, a run, or latest; the job and
@@ -92,7 +92,7 @@ struct Place {
 enum Purpose {
     /// To read a checkpoint.
     Read,
-    /// To go on from it.
+    /// To resume from it.
     Resume,
 }
 
@@ -225,7 +225,7 @@ fn tell(refused: &[CheckpointError], told: &mut BTreeSet<String>) {
     for refused in refused {
         let why = causes(refused);
         if !told.contains(&why) {
-            note(&format!("a checkpoint is not taken: {why}"));
+            note(&format!("skipped a checkpoint: {why}"));
             told.insert(why);
         }
     }
@@ -268,13 +268,13 @@ fn is_of(run: &Run, manifest: &Manifest) -> bool {
     let id = id.unwrap_or(&run.id);
     let before = manifest.continues.iter().map(|before| before.run.as_str());
     before.chain([manifest.run.as_str()]).any(|other| {
-        // A restart without a checkpoint to go on from continues no run.
+        // A restart without a checkpoint to resume from continues no run.
         let number = other.strip_prefix(id).and_then(|rest| rest.strip_prefix("-restart-"));
         other == id || number.is_some_and(|number| number.parse::<u64>().is_ok())
     })
 }
 
-/// Refuses to go on from a run that has not ended.
+/// Refuses to resume from a run that has not ended.
 fn refuse_alive(place: &Place, purpose: Purpose) -> Result<(), CliError> {
     let alive = place.run.as_ref().filter(|run| run.standing().is_alive());
     if let (Some(run), Purpose::Resume) = (alive, purpose) {
@@ -284,7 +284,7 @@ fn refuse_alive(place: &Place, purpose: Purpose) -> Result<(), CliError> {
     refuse_busy(&place.dir, purpose)
 }
 
-/// Refuses to go on from a folder into which a run writes.
+/// Refuses to resume from a folder into which a run writes.
 fn refuse_busy(dir: &Path, purpose: Purpose) -> Result<(), CliError> {
     if purpose == Purpose::Read || !is_busy(dir) {
         return Ok(());

@@ -34,7 +34,7 @@ pub(crate) struct Supervised {
     pub(crate) model: String,
     /// Steps planned.
     pub(crate) steps: u64,
-    /// The checkpoint that the first run goes on from.
+    /// The checkpoint that the first run resumes from.
     pub(crate) resume: Option<Checkpoint>,
     /// The folder of the checkpoints; `None` takes the one in the folder of the first run.
     pub(crate) checkpoints: Option<PathBuf>,
@@ -49,14 +49,14 @@ struct Attempt {
     dir: PathBuf,
     /// The step that it begins after.
     from: u64,
-    /// The checkpoint that it goes on from.
+    /// The checkpoint that it resumes from.
     resume: Option<PathBuf>,
     /// What the run says about its restart; `None` for the first.
     restarted: Option<String>,
 }
 
 impl Attempt {
-    /// A run in `dir` that goes on from a checkpoint, or begins.
+    /// A run in `dir` that resumes from a checkpoint, or begins.
     fn after(from: Option<&Checkpoint>, dir: PathBuf, restarted: Option<String>) -> Self {
         Self {
             dir,
@@ -157,7 +157,7 @@ impl Supervised {
     ) -> Result<Attempt, CliError> {
         let goes_on = match newest {
             Some(newest) => {
-                format!("it goes on from the checkpoint of step {}", newest.manifest().step)
+                format!("it resumes from the checkpoint of step {}", newest.manifest().step)
             }
             None if self.resume.is_some() => {
                 "there is no newer checkpoint, so it resumes as before".to_owned()
@@ -291,7 +291,7 @@ fn newest(dir: &Path, older: u64, runs: &[String]) -> Option<Checkpoint> {
     own.into_iter().find(|checkpoint| match checkpoint.verify() {
         Ok(()) => true,
         Err(error) => {
-            note(&format!("a checkpoint is not taken: {}", causes(&error)));
+            note(&format!("skipped a checkpoint: {}", causes(&error)));
             false
         }
     })

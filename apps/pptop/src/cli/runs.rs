@@ -167,12 +167,12 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
     print(&text)
 }
 
-/// The run and the step that a run goes on from, by its summary.
+/// The run and the step that a run resumes from, by its summary.
 fn continues(run: &Run) -> Option<&Continues> {
     run.status.as_ref()?.continues.as_ref()
 }
 
-/// The runs that go on from this one, the newest first, each with its step.
+/// The runs that resume from this one, the newest first, each with its step.
 fn continued_by(run: &Run) -> Vec<(String, u64)> {
     let runs = run.dir.parent().and_then(|dir| list_runs(dir).ok()).unwrap_or_default();
     let goes_on = |other: Run| {

@@ -21,7 +21,7 @@ pub(crate) struct Standing {
     pub(crate) exit_code: Option<i32>,
     /// How it ended, in its own words.
     pub(crate) reason: Option<String>,
-    /// The run and the step that it goes on from, and how long the runs before it took.
+    /// The run and the step that it resumes from, and how long the runs before it took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) continues: Option<Continues>,
     /// What is saved of it, and where.

@@ -189,7 +189,7 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
 fn restarts(args: &Args) -> Result<Option<u64>, CliError> {
     let Some(most) = args.restarts.filter(|&most| most > 0) else { return Ok(None) };
     if !args.checkpoints.options().is_asked() {
-        let message = "--restarts needs checkpoints to go on from; add --checkpoint-every N";
+        let message = "--restarts needs checkpoints to resume from; add --checkpoint-every N";
         return Err(CliError::Usage(message.to_owned()));
     }
     if !args.headless && !args.json && super::has_screen() {
@@ -200,7 +200,7 @@ fn restarts(args: &Args) -> Result<Option<u64>, CliError> {
     Ok(Some(most))
 }
 
-/// Takes the job of the checkpoint that the run goes on from, changed by the flags of this run.
+/// Takes the job of the checkpoint that the run resumes from, changed by the flags of this run.
 fn resume(args: &mut Args) -> Result<Option<Resume>, CliError> {
     let Some(name) = &args.resume.resume else { return Ok(None) };
     if args.job.init.is_some() {

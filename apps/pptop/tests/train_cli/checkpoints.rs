@@ -128,7 +128,7 @@ fn what_cannot_be_resumed_is_refused_in_one_line() {
     // Looked for, the older one is taken, and that is said.
     let ran = run("--resume calm --steps 9");
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("is not taken: ") && ran.stderr.contains("step-00000004"));
+    assert!(ran.stderr.contains("skipped a checkpoint: ") && ran.stderr.contains("step-00000004"));
     assert!(ran.stdout.contains("resumed after step 4 of run calm"), "{}", ran.stdout);
     let verified = home.run(&words("checkpoint verify calm"));
     assert_eq!(verified.code, Some(1));
@@ -310,7 +310,7 @@ fn the_latest_run_without_a_whole_checkpoint_is_passed_over() {
     let line = words("train --headless --resume latest --steps 9 --run-dir next");
     let ran = home.run(&line);
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    for part in ["is not taken: ", "no checkpoint of the run two is whole; ", "taking "] {
+    for part in ["skipped a checkpoint: ", "no checkpoint of the run two is whole; ", "taking "] {
         assert!(ran.stderr.contains(part), "{part}: {}", ran.stderr);
     }
     assert!(ran.stdout.contains("resumed after step 4 of run one"), "{}", ran.stdout);
@@ -342,7 +342,7 @@ fn a_name_that_is_not_utf8_is_not_kept_and_that_is_said() {
     assert_eq!((not_asked.code, not_asked.stderr.as_str()), (Some(0), ""));
 }
 
-/// SIGKILL at 30 moments: whatever it met, the run goes on from a whole checkpoint with the bits of
+/// SIGKILL at 30 moments: whatever it met, the run resumes from a whole checkpoint with the bits of
 /// the run that was never killed.
 #[test]
 fn killed_at_any_moment_it_goes_on_with_the_same_bits() {

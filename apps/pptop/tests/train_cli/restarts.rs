@@ -64,7 +64,7 @@ fn a_run_that_fails_anywhere_ends_with_the_bits_of_the_calm_run() {
                 _ => "restart 1 of 2 after rank ",
             };
             assert!(ran.stderr.contains(said), "{point}:{kind}: {}", ran.stderr);
-            assert!(ran.stderr.contains("; it goes on from the checkpoint of step "));
+            assert!(ran.stderr.contains("; it resumes from the checkpoint of step "));
             assert!(log(&home, "run-restart-1").contains(said), "{point}:{kind}: it is in the log");
             let hellos = events.kind("hello");
             assert_eq!(hellos.len(), 2, "{point}:{kind}");
@@ -179,7 +179,7 @@ fn a_checkpoint_with_the_name_of_an_older_one_counts() {
     );
     let ran = home.run(&words(&line));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("; it goes on from the checkpoint of step "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it resumes from the checkpoint of step "), "{}", ran.stderr);
     let events = Events::of(&ran.stdout);
     assert_eq!(trace(&events), calm);
     assert_eq!(events.kind("hello")[1]["continues"]["run"], "run");
@@ -197,7 +197,7 @@ fn a_restart_that_resumes_leaves_out_what_belongs_to_initial_weights() {
     );
     let ran = home.run(&words(&line));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stderr.contains("; it goes on from the checkpoint of step "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it resumes from the checkpoint of step "), "{}", ran.stderr);
 }
 
 /// A restart that starts anew continues no run. It is of the chain all the same.

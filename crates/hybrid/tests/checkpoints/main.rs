@@ -131,7 +131,7 @@ fn the_newest_stay_and_the_newest_is_the_one_written_last() {
         names
     };
     assert_eq!(names(), ["step-00000020", "step-00000030"]);
-    // A run that goes on from step 10 is newer than step 30 of the run before.
+    // A run that resumes from step 10 is newer than step 30 of the run before.
     write(dir.path(), 20, None);
     assert_eq!(names(), ["step-00000020", "step-00000020-2", "step-00000030"]);
     let found = newest(dir.path()).unwrap().checkpoint.unwrap();
@@ -164,7 +164,7 @@ fn checkpoints_of_another_training_stay_and_so_do_those_after_a_fork() {
     // A fork from a step that is gone: what the first run made after it is not its own.
     write("fork", 15, &[("first", 10)]);
     write("fork", 16, &[("first", 10)]);
-    // One that goes on from the last step takes its place.
+    // One that resumes from the last step takes its place.
     write("next", 30, &[("other", 2), ("first", 20)]);
     let there: Vec<(String, u64)> = list(dir.path())
         .unwrap()

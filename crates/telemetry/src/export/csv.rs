@@ -29,7 +29,7 @@ impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
 const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
 starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 
-/// Further columns of a run that was resumed: the run that it goes on from, and its last step.
+/// Further columns of a run that was resumed: the run that it resumes from, and its last step.
 const CONTINUES_HEADER: &str = "continues_run,continues_step";
 
 /// A line a step, with the validation that followed it.

@@ -146,7 +146,11 @@ fn of_run(
     let before = hello.continues.as_ref().filter(|_| is_known);
     let step_of = |before: &Continues| (run.with("continues", &before.run), before.step as f64);
     page.metric(
-        ("pptop_continues_step", Gauge, "The step that a resumed run goes on from."),
+        (
+            "pptop_continues_step",
+            Gauge,
+            "The last step of the checkpoint that the run resumed from.",
+        ),
         before.map(step_of),
     )?;
     page.metric(

@@ -29,7 +29,7 @@ impl Model {
         self.seams_before.clone_from(&before.seams);
     }
 
-    /// The checkpoint that the run goes on from, as long as the curves before it are not known.
+    /// The checkpoint that the run resumes from, as long as the curves before it are not known.
     pub fn wants_before(&self) -> Option<&Continues> {
         self.hello.as_ref()?.continues.as_ref().filter(|_| !self.has_before)
     }

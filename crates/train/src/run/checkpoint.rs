@@ -94,7 +94,7 @@ impl Run<'_> {
             ),
             None => match &self.session.config.resume {
                 Some(resume) => format!(
-                    "step {step} is not saved; the run can go on from {}",
+                    "step {step} is not saved; the run can resume from {}",
                     resume.checkpoint.path().display()
                 ),
                 None if self.checkpoints.is_asked() => {
@@ -151,7 +151,7 @@ impl Run<'_> {
         }
     }
 
-    /// Takes over the losses of the checkpoint that the run goes on from: what is usual is known
+    /// Takes over the losses of the checkpoint that the run resumes from: what is usual is known
     /// from the first step on.
     pub(super) fn recall(&mut self) {
         let Some(resume) = &self.session.config.resume else { return };

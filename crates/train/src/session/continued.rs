@@ -1,4 +1,4 @@
-//! A session that goes on from a checkpoint, and the record that the next checkpoint keeps of it.
+//! A session that resumes from a checkpoint, and the record that the next checkpoint keeps of it.
 
 use std::sync::Arc;
 
@@ -24,12 +24,12 @@ impl Session {
         manifest.continues.iter().cloned().chain([last]).collect()
     }
 
-    /// What differs from the job of the checkpoint that the run goes on from, a line each.
+    /// What differs from the job of the checkpoint that the run resumes from, a line each.
     pub fn changes(&self) -> &[String] {
         &self.changes
     }
 
-    /// The checkpoint that the run goes on from, and what differs, in a few lines.
+    /// The checkpoint that the run resumes from, and what differs, in a few lines.
     pub fn continued(&self) -> Option<String> {
         let checkpoint = &self.config.resume.as_ref()?.checkpoint;
         let manifest = checkpoint.manifest();
@@ -39,7 +39,7 @@ impl Session {
         Some([first].iter().chain(&self.changes).map(String::as_str).collect::<Vec<_>>().join("\n"))
     }
 
-    /// Takes the state of the checkpoint that the run goes on from, if there is one.
+    /// Takes the state of the checkpoint that the run resumes from, if there is one.
     pub(super) fn resume(&mut self) -> Result<(), TrainError> {
         let Some(resume) = &self.config.resume else { return Ok(()) };
         let path = resume.checkpoint.path();

@@ -193,7 +193,7 @@ impl State {
         let n_rows = self.seen_rows.0.get().max(1);
         let to = match self.devices.chosen_by_hand().filter(|&at| at <= last) {
             Some(at) => at.saturating_add_signed(by).min(last),
-            // A step chooses what is there; more than that goes on from there.
+            // A step chooses what is there; more than that continues from there.
             None => self.first_rank(n_rows).saturating_add_signed(by - by.signum()).min(last),
         };
         self.devices.choose(to);
