@@ -1,6 +1,8 @@
 //! Trains a workload that is not part of the project, and reads its log again.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use pp_train::{
     PlanSource, Prepared, Profiles, ResultError, Run, RunFolder, RunOptions, Samples, ScheduleName,
     Session, Stopped, Topology, TrainError, WeightsError, Workload, causes,
 };
+
+use common::Numbers;
 
 /// A folder for a run, which is removed with its test.
 struct Folder(tempfile::TempDir);
@@ -47,18 +51,6 @@ impl Folder {
         let last = self.events().pop().unwrap();
         let Event::End(end) = last else { panic!("the last event is {last:?}") };
         end
-    }
-}
-
-/// Numbers whose targets are the inputs.
-struct Numbers;
-
-impl DataSet for Numbers {
-    fn batch(&self, step: u64, size: usize) -> Result<Samples> {
-        let first = step as f32;
-        let x = Tensor::arange(first, first + 4.0 * size as f32, &Device::Cpu)?;
-        let x = (x.reshape((size, 4))? / 100.0)?;
-        Ok((vec![x.clone()], x))
     }
 }
 

@@ -1,34 +1,26 @@
-//! A rank that stands still is told, with what each rank is in, and the run goes on with it.
+//! A stalled rank is reported, with what each rank is doing. The run goes on when it moves again.
+
+mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result, Tensor};
 use pp_nn::{Linear, relu};
 use pp_partition::{Cut, LayerStack, single};
 use pp_telemetry::{EVENTS_FILE, Event, Line, Warn};
 use pp_train::{
-    BoxError, Config, DataSet, Job, MeanSquare, Notice, Prepared, Run, RunFolder, RunOptions,
-    Samples, StallOptions, Topology, Workload,
+    BoxError, Config, Job, MeanSquare, Notice, Prepared, Run, RunFolder, RunOptions, StallOptions,
+    Topology, Workload,
 };
+
+use common::Numbers;
 
 /// Nothing here takes as long.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Closed, it holds the last layer in its forward.
 static CLOSED: AtomicBool = AtomicBool::new(false);
-
-struct Numbers;
-
-impl DataSet for Numbers {
-    fn batch(&self, step: u64, size: usize) -> Result<Samples> {
-        let first = step as f32;
-        let x = Tensor::arange(first, first + 4.0 * size as f32, &Device::Cpu)?;
-        let x = (x.reshape((size, 4))? / 100.0)?;
-        Ok((vec![x.clone()], x))
-    }
-}
 
 /// Two layers, of which the second waits while the gate is closed.
 struct Gated;
