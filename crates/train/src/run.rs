@@ -196,6 +196,7 @@ impl<'a> Run<'a> {
             recorder: self.recorder.clone(),
             origin: self.origin,
             checkpoints: self.checkpoints.dir().to_owned(),
+            runs: self.runs(),
             waiting: self.checkpoints.waiting(),
             socket: self.control.as_ref().map(|control| control.path().to_owned()),
         };

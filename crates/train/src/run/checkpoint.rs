@@ -162,6 +162,12 @@ impl Run<'_> {
         }
     }
 
+    /// The id of this run, and those of the runs that led to it.
+    pub(super) fn runs(&self) -> Vec<String> {
+        let before = self.session.lineage().into_iter().map(|continued| continued.run);
+        before.chain([self.id.clone()]).collect()
+    }
+
     /// Seconds of training so far, over all runs that led to this step.
     pub(super) fn elapsed_seconds(&self) -> f64 {
         self.seconds_before + self.origin.elapsed().as_secs_f64()
