@@ -201,7 +201,7 @@ def check_picture(log, path, n_steps):
     image = Image.open(io.BytesIO(cairosvg.svg2png(url=str(path)))).convert("RGB")
     colours = {f"#{r:02x}{g:02x}{b:02x}": n for n, (r, g, b) in image.getcolors(1 << 24)}
     # Forward, backward, optimizer, waiting: each on many pixels, on a ground of its own.
-    for colour in ("#83afe2", "#6ec499", "#4b5563", "#ececec", "#ffffff"):
+    for colour in ("#83ace2", "#e6b456", "#4b5563", "#ececec", "#ffffff"):
         need(colours.get(colour, 0) > 100 * n_steps, f"{path.name}: {colours.get(colour, 0)} pixels of {colour}")
     need(image.getpixel((1, 1)) == (255, 255, 255), "a ground of its own")
     print(f"ok svg: {path.name} is drawn, {image.width} x {image.height}")

@@ -36,7 +36,7 @@ impl Shade {
         self.hsl().2
     }
 
-    /// The colour itself, such as `#83afe2`: some programs that read SVG know no `hsl()`.
+    /// The colour itself, such as `#83ace2`: some programs that read SVG know no `hsl()`.
     pub fn fill(self) -> String {
         let (hue, saturation, light) = self.hsl();
         let (saturation, light) = (saturation / 100.0, light / 100.0);
