@@ -1,4 +1,4 @@
-//! `seed-mlp` or `gpt` in 1F1B on two ranks, from candle's own layers, backward and optimizer: what
+//! `seed-mlp` or `gpt` in 1F1B on two ranks, on the processor or both on one GPU, from candle's own layers, backward and optimizer: what
 //! pptop's would be without `pp-nn`.
 //!
 //! Prints `{"seconds": […], "loss": …}`. Threads, allocator, links (a channel each way),
@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use candle_core::{DType, Device, Tensor, TensorId, Var};
 use candle_nn::{AdamW, Optimizer as _, ParamsAdamW, loss};
 use model::{Job, Stage};
@@ -64,7 +64,7 @@ impl Rank {
         let norm = (square + self.norms.1.recv()?).sqrt();
         let factor = self.job.clip_norm.map_or(1.0, |most| most / (norm + 1e-6));
         // candle's optimizer takes a store of gradients, and only a backward makes one.
-        let mut store = Tensor::zeros((), DType::F32, &Device::Cpu)?.backward()?;
+        let mut store = Tensor::zeros((), DType::F32, &self.job.device)?.backward()?;
         for variable in &self.stage.variables {
             let sum = sums.remove(&variable.id()).context("a variable without a gradient")?;
             store.insert(variable, if factor < 1.0 { (sum * factor)? } else { sum });
@@ -101,6 +101,7 @@ impl Rank {
                 }
             }
             self.update(sums, &mut optimizer)?;
+            self.job.device.synchronize()?;
             self.barrier.wait();
             seconds.push(begun.elapsed().as_secs_f64());
         }
@@ -140,9 +141,15 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next =
         || args.next().context("wanted: seed-mlp or gpt, steps, layers of the first rank");
-    let job = Arc::new(Job::of(&next()?).context("accepted: seed-mlp, gpt")?);
+    let mut job = Job::of(&next()?).context("accepted: seed-mlp, gpt")?;
     let steps = next()?.parse()?;
     let cut = next()?.parse()?;
+    job.device = match args.next().as_deref() {
+        None | Some("cpu") => Device::Cpu,
+        Some("cuda") => Device::new_cuda(0)?,
+        Some(other) => bail!("a device is cpu or cuda, not {other}"),
+    };
+    let job = Arc::new(job);
     let (activations, gradients) = (channel(), channel());
     let (up, down) = (channel(), channel());
     let barrier = Arc::new(Barrier::new(2));

@@ -12,6 +12,8 @@ pub(crate) struct Job {
     pub(crate) clip_norm: Option<f64>,
     /// Layers to cut.
     pub(crate) layers: usize,
+    /// Where both ranks compute.
+    pub(crate) device: Device,
     kind: Kind,
 }
 
@@ -37,6 +39,7 @@ impl Job {
                 micro_batches: 32,
                 clip_norm: Some(1.0),
                 layers: RATES.len(),
+                device: Device::Cpu,
                 kind: Kind::SeedMlp,
             }),
             "gpt" => Some(Self {
@@ -44,6 +47,7 @@ impl Job {
                 micro_batches: 8,
                 clip_norm: None,
                 layers: BLOCKS + 2,
+                device: Device::Cpu,
                 kind: Kind::Gpt,
             }),
             _ => None,
@@ -53,7 +57,7 @@ impl Job {
     /// The inputs of a step.
     pub(crate) fn inputs(&self, step: usize) -> Result<Tensor> {
         match self.kind {
-            Kind::SeedMlp => Tensor::randn(0f32, 1f32, (self.batch, WIDTHS[0]), &Device::Cpu),
+            Kind::SeedMlp => Tensor::randn(0f32, 1f32, (self.batch, WIDTHS[0]), &self.device),
             Kind::Gpt => self.numbers(step, &[self.batch, CONTEXT], VOCABULARY),
         }
     }
@@ -66,12 +70,11 @@ impl Job {
         }
     }
 
-    #[expect(clippy::unused_self, reason = "it belongs to the data of a job")]
     fn numbers(&self, step: usize, shape: &[usize], below: usize) -> Result<Tensor> {
         let n: usize = shape.iter().product();
         let numbers: Vec<u32> =
             (0..n).map(|i| ((i * 7919 + step * 104_729) % below) as u32).collect();
-        Tensor::from_vec(numbers, shape, &Device::Cpu)
+        Tensor::from_vec(numbers, shape, &self.device)
     }
 }
 
@@ -106,7 +109,7 @@ struct Norm {
 impl Stage {
     pub(crate) fn new(job: &Job, layers: Range<usize>) -> Result<Self> {
         let map = VarMap::new();
-        let builder = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
+        let builder = VarBuilder::from_varmap(&map, DType::F32, &job.device);
         let layers = layers
             .map(|i| Layer::new(job, i, &builder.pp(i.to_string())))
             .collect::<Result<_>>()?;

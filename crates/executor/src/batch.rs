@@ -1,10 +1,10 @@
 //! The data of one step, cut into micro-batches.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use pp_schedule::MicroBatch;
 
-use crate::device::bring;
 use crate::error::ExecError;
+use crate::lane::Lane;
 
 /// What one replica trains on in one step, or evaluates.
 #[derive(Clone, Debug)]
@@ -49,22 +49,22 @@ impl Batch {
         Ok(Self { micro_batches, first_sample })
     }
 
-    /// The inputs of a micro-batch, on `device`.
+    /// The inputs of a micro-batch, on the device of `lane`.
     pub(crate) fn inputs(
         &self,
         micro_batch: MicroBatch,
-        device: &Device,
+        lane: &Lane,
     ) -> candle_core::Result<Vec<Tensor>> {
-        self.micro_batches[micro_batch.idx()].0.iter().map(|t| bring(t, device)).collect()
+        self.micro_batches[micro_batch.idx()].0.iter().map(|t| lane.upload(t)).collect()
     }
 
-    /// The targets of a micro-batch, on `device`.
+    /// The targets of a micro-batch, on the device of `lane`.
     pub(crate) fn targets(
         &self,
         micro_batch: MicroBatch,
-        device: &Device,
+        lane: &Lane,
     ) -> candle_core::Result<Tensor> {
-        bring(&self.micro_batches[micro_batch.idx()].1, device)
+        lane.upload(&self.micro_batches[micro_batch.idx()].1)
     }
 
     /// The index of the first sample of each micro-batch, in one pass over all of them. A sum over
@@ -93,7 +93,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use candle_core::{DType, Result};
+    use candle_core::{DType, Device, Result};
     use pp_nn::{Linear, OptimizerKind};
     use pp_partition::{Cut, LayerStack, Objective, single};
     use pp_schedule::{Rank, Replica, ScheduleName, Sizes};

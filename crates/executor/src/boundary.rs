@@ -6,6 +6,10 @@
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, Var};
 
+/// What crosses a boundary: the output of a stage, or the gradients of its inputs. A gradient is
+/// `None` where the stage above did not use a tensor.
+pub(crate) type Tensors = Vec<Option<Tensor>>;
+
 /// Makes leaves of the float tensors that arrived; others (masks, numbers) pass as they are.
 pub(crate) fn leaves(arrived: &[Tensor]) -> Result<Vec<Tensor>> {
     let leaf = |t: &Tensor| {

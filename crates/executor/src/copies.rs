@@ -11,10 +11,20 @@ use candle_core::Tensor;
 use pp_schedule::{Pipe, Replica, Stage, Topology};
 
 use crate::error::RankError;
+use crate::lane::Made;
 use crate::per_rank::place;
 
-/// The sums of gradients of one stage as a copy of it has them, in the order of its parameters.
-pub(crate) type Sums = Arc<Vec<Tensor>>;
+/// The sums of gradients of one stage as a copy of it has them.
+pub(crate) type Sums = Arc<CopySums>;
+
+/// The sums of gradients of one copy of a stage.
+pub(crate) struct CopySums {
+    /// In the order of the stage's parameters.
+    pub(crate) tensors: Vec<Tensor>,
+    /// The queue in which they are made; `None` where they are there. Their rank keeps them until
+    /// its next update, before which every other rank has waited for its own queue.
+    pub(crate) made: Option<Made>,
+}
 
 /// For every stage the sums of all its copies: replica by replica, in each pipe by pipe.
 pub(crate) type StageSums = BTreeMap<Stage, Vec<Sums>>;
@@ -162,7 +172,8 @@ mod tests {
     use super::*;
 
     fn sums(value: f32) -> Sums {
-        Arc::new(vec![Tensor::new(value, &Device::Cpu).unwrap()])
+        let tensors = vec![Tensor::new(value, &Device::Cpu).unwrap()];
+        Arc::new(CopySums { tensors, made: None })
     }
 
     /// Two replicas of two pipes on two ranks, whose stages lie in opposite directions.
@@ -192,7 +203,7 @@ mod tests {
             .collect();
         for thread in threads {
             let found = thread.join().unwrap();
-            let value = |sums: &Sums| sums[0].to_scalar::<f32>().unwrap();
+            let value = |sums: &Sums| sums.tensors[0].to_scalar::<f32>().unwrap();
             let of = |stage| found[&Stage(stage)].iter().map(value).collect::<Vec<_>>();
             assert_eq!(of(0), [0.0, 1.0, 10.0, 11.0]);
             assert_eq!(of(1), [100.0, 101.0, 110.0, 111.0]);

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result};
+
+use crate::lane::Lane;
+#[cfg(test)]
+use crate::lane::double::Double;
 
 /// A device that a rank makes for itself, on its own thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +21,12 @@ pub enum DeviceSpec {
         /// CUDA's number of the device.
         ordinal: u32,
     },
+    /// A device with a queue, played by the processor.
+    #[cfg(test)]
+    Double {
+        /// The number of the device.
+        ordinal: u32,
+    },
 }
 
 impl DeviceSpec {
@@ -25,23 +35,25 @@ impl DeviceSpec {
     /// # Errors
     /// If there is no such device, no driver, or this build has no CUDA.
     pub fn make(self) -> Result<Device> {
+        Ok(self.lane()?.device().clone())
+    }
+
+    /// Makes the device, and the queue of this thread on it.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub(crate) fn lane(self) -> Result<Lane> {
         match self {
-            Self::Cpu { .. } => Ok(Device::Cpu),
-            Self::Cuda { ordinal } => Device::new_cuda_with_stream(ordinal as usize),
+            Self::Cpu { .. } => Ok(Lane::Host(Device::Cpu)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda { ordinal } => Lane::cuda(ordinal),
+            // candle has the words for it.
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda { ordinal } => Ok(Lane::Host(Device::new_cuda(ordinal as usize)?)),
+            #[cfg(test)]
+            Self::Double { ordinal } => Ok(Lane::Queue(Box::new(Double::new(ordinal)))),
         }
     }
-}
-
-/// The tensor on `device`. Between two CUDA devices it goes through the host: candle's direct copy
-/// needs peer access, which it never asks the driver for (candle issue 3524).
-///
-/// # Errors
-/// If a copy fails.
-pub(crate) fn bring(tensor: &Tensor, device: &Device) -> Result<Tensor> {
-    if tensor.device().is_cuda() && device.is_cuda() && !tensor.device().same_device(device) {
-        return tensor.to_device(&Device::Cpu)?.to_device(device);
-    }
-    tensor.to_device(device)
 }
 
 impl fmt::Display for DeviceSpec {
@@ -49,6 +61,8 @@ impl fmt::Display for DeviceSpec {
         match self {
             Self::Cpu { index } => write!(f, "cpu:{index}"),
             Self::Cuda { ordinal } => write!(f, "cuda:{ordinal}"),
+            #[cfg(test)]
+            Self::Double { ordinal } => write!(f, "double:{ordinal}"),
         }
     }
 }

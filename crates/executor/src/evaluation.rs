@@ -1,12 +1,13 @@
 //! What an op does in an evaluation: the forward of the first copy of the model. Nothing is kept.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use pp_partition::Objective;
-use pp_schedule::{Op, Pipe, Transfer, ValidPlan};
+use pp_schedule::{MicroBatch, Op, Pipe, Transfer, ValidPlan};
 
 use crate::batch::Batch;
+use crate::boundary::Tensors;
 use crate::error::RankError;
-use crate::link::Tensors;
+use crate::lane::Lane;
 use crate::report::Evaluated;
 use crate::stages::Stages;
 use crate::walk::Pass;
@@ -17,10 +18,12 @@ type Result<T> = std::result::Result<T, RankError>;
 pub(crate) struct Evaluation<'a> {
     plan: &'a ValidPlan,
     objective: &'a dyn Objective,
-    device: &'a Device,
+    lane: &'a Lane,
     stages: &'a mut Stages,
     batch: &'a Batch,
-    pub(crate) found: Evaluated,
+    /// Scalars on the device.
+    losses: Vec<(MicroBatch, Tensor)>,
+    found: Evaluated,
 }
 
 impl<'a> Evaluation<'a> {
@@ -28,7 +31,7 @@ impl<'a> Evaluation<'a> {
     pub(crate) fn new(
         plan: &'a ValidPlan,
         objective: &'a dyn Objective,
-        device: &'a Device,
+        lane: &'a Lane,
         stages: &'a mut Stages,
         batch: &'a Batch,
     ) -> Self {
@@ -36,7 +39,21 @@ impl<'a> Evaluation<'a> {
         let is_last = last.is_some_and(|last| stages.holds(Pipe(0), last));
         let n_losses = if is_last { batch.micro_batches.len() } else { 0 };
         let found = Evaluated { losses: vec![f32::NAN; n_losses], correct: None };
-        Self { plan, objective, device, stages, batch, found }
+        Self { plan, objective, lane, stages, batch, losses: Vec::new(), found }
+    }
+}
+
+impl Evaluation<'_> {
+    /// What was found, when all ops have run.
+    pub(crate) fn finish(self) -> Result<Evaluated> {
+        let Self { lane, losses, mut found, .. } = self;
+        let (micro_batches, losses): (Vec<_>, Vec<_>) = losses.into_iter().unzip();
+        for (micro_batch, loss) in micro_batches.into_iter().zip(lane.download(&losses)?) {
+            found.losses[micro_batch.idx()] = loss;
+        }
+        // The next step begins with nothing left to do.
+        lane.synchronize()?;
+        Ok(found)
     }
 }
 
@@ -46,7 +63,7 @@ impl Pass for Evaluation<'_> {
     fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
         let inputs: Vec<Tensor> = match input {
             Some(tensors) => tensors.into_iter().flatten().collect(),
-            None => self.batch.inputs(op.micro_batch, self.device)?,
+            None => self.batch.inputs(op.micro_batch, self.lane)?,
         };
         let run = self.stages.get(self.plan.pipe_of(op.micro_batch), op.stage)?;
         let context = run.evaluation();
@@ -54,9 +71,8 @@ impl Pass for Evaluation<'_> {
         if self.plan.output_stage(op).is_some() {
             return Ok(outputs.iter().map(|t| Some(t.detach())).collect());
         }
-        let targets = self.batch.targets(op.micro_batch, self.device)?;
-        let loss = self.objective.loss(&outputs, &targets)?.to_scalar()?;
-        self.found.losses[op.micro_batch.idx()] = loss;
+        let targets = self.batch.targets(op.micro_batch, self.lane)?;
+        self.losses.push((op.micro_batch, self.objective.loss(&outputs, &targets)?));
         if let Some((right, all)) = self.objective.correct(&outputs, &targets)? {
             let so_far = self.found.correct.unwrap_or_default();
             self.found.correct = Some((so_far.0 + right, so_far.1 + all));

@@ -13,6 +13,7 @@ mod evaluation;
 mod fault;
 mod gauge;
 mod journal;
+mod lane;
 mod link;
 mod per_rank;
 mod post;

@@ -10,9 +10,8 @@ use candle_core::Tensor;
 use pp_nn::memory;
 use pp_schedule::{MicroBatch, Op, Payload, Phase, Stage, Transfer};
 
-/// What crosses a boundary: the output of a stage, or the gradients of its inputs. A gradient is
-/// `None` where the stage above did not use a tensor.
-pub(crate) type Tensors = Vec<Option<Tensor>>;
+use crate::boundary::Tensors;
+use crate::lane::Made;
 
 /// The name of a message within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +45,8 @@ impl From<Transfer> for Key {
 struct Parcel {
     key: Key,
     tensors: Tensors,
+    /// The queue in which they are made; `None` where they are there.
+    made: Option<Made>,
     /// Whether the receiver alone holds them from now on.
     given: bool,
     deliver_at: Instant,
@@ -89,6 +90,15 @@ pub(crate) struct Mailbox {
     spins: bool,
 }
 
+/// A message.
+pub(crate) struct Received {
+    pub(crate) tensors: Tensors,
+    /// The queue in which they are made; `None` where they are there.
+    pub(crate) made: Option<Made>,
+    /// Whether it was there already.
+    pub(crate) at_once: bool,
+}
+
 /// Told to stop while waiting.
 #[derive(Debug)]
 pub(crate) struct Stopped;
@@ -115,14 +125,14 @@ impl Address {
     /// Sends; never blocks. `given` says that the sender keeps no handle of the tensors, so that
     /// their memory is the receiver's from now on. A receiver that is gone has failed: its own
     /// answer is the better error.
-    pub(crate) fn send(&self, key: Key, tensors: Tensors, given: bool) {
+    pub(crate) fn send(&self, key: Key, tensors: Tensors, made: Option<Made>, given: bool) {
         if given {
             each_size(&tensors).for_each(memory::moved_out);
         }
         let now = self.waiting.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.waiting.peak.fetch_max(now, Ordering::Relaxed);
         let deliver_at = Instant::now() + self.delay;
-        let parcel = Parcel { key, tensors, given, deliver_at };
+        let parcel = Parcel { key, tensors, made, given, deliver_at };
         let _ = self.sender.send(Message::Parcel(Box::new(parcel)));
     }
 
@@ -133,8 +143,8 @@ impl Address {
 }
 
 impl Mailbox {
-    /// Takes a message, and waits for it if need be. Returns with it whether it was there already.
-    pub(crate) fn receive(&mut self, key: Key) -> Result<(Tensors, bool), Stopped> {
+    /// Takes a message, and waits for it if need be.
+    pub(crate) fn receive(&mut self, key: Key) -> Result<Received, Stopped> {
         let mut at_once = true;
         self.drain()?;
         while !self.arrived.contains_key(&key) {
@@ -152,7 +162,8 @@ impl Mailbox {
         if parcel.given {
             each_size(&parcel.tensors).for_each(memory::moved_in);
         }
-        Ok((parcel.tensors, at_once))
+        let Parcel { tensors, made, .. } = *parcel;
+        Ok(Received { tensors, made, at_once })
     }
 
     /// The next message, whenever it comes.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use pp_schedule::{Payload, Rank};
 
+use crate::boundary::Tensors;
 use crate::error::RankError;
-use crate::link::{self, Address, Key, Mailbox, Tensors};
+use crate::lane::{Lent, Made};
+use crate::link::{self, Address, Key, Mailbox, Received};
 
 type Result<T> = std::result::Result<T, RankError>;
 
@@ -18,15 +20,23 @@ pub(crate) struct Post {
     inputs: HashMap<Key, Tensors>,
     /// What ops made for other ranks and is not sent yet.
     outgoing: HashMap<Key, Tensors>,
+    /// What was sent and is not copied yet.
+    lent: Lent,
 }
 
 impl Post {
     pub(crate) fn new(addresses: Arc<[Address]>, mailbox: Mailbox) -> Self {
-        Self { addresses, mailbox, inputs: HashMap::new(), outgoing: HashMap::new() }
+        Self {
+            addresses,
+            mailbox,
+            inputs: HashMap::new(),
+            outgoing: HashMap::new(),
+            lent: Lent::default(),
+        }
     }
 
-    /// Waits for a message of another rank. Returns with it whether it was there already.
-    pub(crate) fn receive(&mut self, key: Key) -> Result<(Tensors, bool)> {
+    /// Waits for a message of another rank.
+    pub(crate) fn receive(&mut self, key: Key) -> Result<Received> {
         self.mailbox.receive(key).map_err(|_| RankError::Stopped)
     }
 
@@ -49,12 +59,25 @@ impl Post {
         self.outgoing.insert(key, tensors);
     }
 
-    /// Sends what was put out, and returns its bytes. `given` as in [`Address::send`].
-    pub(crate) fn send(&mut self, key: Key, to: Rank, given: bool) -> Result<u64> {
+    /// Sends what was put out, and returns its bytes. `given` as in [`Address::send`]; `made` tells
+    /// of the queue in which it is made.
+    pub(crate) fn send(
+        &mut self,
+        key: Key,
+        to: Rank,
+        made: Option<Made>,
+        given: bool,
+    ) -> Result<u64> {
         let tensors = self.outgoing.remove(&key).ok_or(RankError::Missing("a message to send"))?;
         let bytes = link::bytes(&tensors) as u64;
-        self.addresses[to.idx()].send(key, tensors, given);
+        self.lent.keep(&tensors, made.as_ref())?;
+        self.addresses[to.idx()].send(key, tensors, made, given);
         Ok(bytes)
+    }
+
+    /// Lets go of what others have copied.
+    pub(crate) fn let_go(&mut self) -> Result<()> {
+        Ok(self.lent.let_go()?)
     }
 
     /// The most messages that waited since the last call.

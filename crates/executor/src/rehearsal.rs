@@ -1,13 +1,18 @@
 //! One micro-batch through every stage, before the run: how many bytes it takes where.
 
-use candle_core::{DType, Device, Tensor};
-use pp_nn::{ForwardContext, Optimizer, ParameterStore, memory};
+use candle_core::{DType, Tensor};
+#[cfg(doc)]
+use pp_nn::memory;
+use pp_nn::memory::Meter;
+use pp_nn::{ForwardContext, Optimizer, ParameterStore};
 use pp_partition::Stage as BuiltStage;
-use pp_schedule::{MicroBatch, Stage, StageBytes, footprints};
+use pp_schedule::{MicroBatch, Rank, Replica, Stage, StageBytes, footprints};
 
+use crate::boundary::Tensors;
 use crate::config::RankConfig;
 use crate::error::RankError;
-use crate::link::{self, Tensors};
+use crate::lane::Lane;
+use crate::link;
 use crate::stage_run::{Forwarded, StageRun};
 use crate::stash::Stash;
 use crate::thread::{STACK_BYTES, panic_text};
@@ -48,12 +53,12 @@ impl PlannedMemory {
     }
 }
 
-/// The bytes that each CPU rank will hold. One micro-batch of `inputs` and `targets` passes through
-/// the stages, one after another, on a thread of its own; the plan tells how many micro-batches
-/// each rank holds at the same time.
+/// The bytes that each rank will hold on its device. One micro-batch of `inputs` and `targets`
+/// passes through the stages, one after another, on a thread of its own and on the device of the
+/// first rank; the plan tells how many micro-batches each rank holds at the same time.
 ///
-/// `None` without [`memory::CountingAllocator`]: then no bytes are counted. The average of
-/// gradients over copies of the model is not included.
+/// `None` if no bytes are counted: on the host without [`memory::CountingAllocator`]. The average
+/// of gradients over copies of the model is not included.
 ///
 /// # Errors
 /// If a stage cannot be built, or a kernel fails.
@@ -62,9 +67,6 @@ pub fn rehearse(
     inputs: &[Tensor],
     targets: &Tensor,
 ) -> Result<Option<Vec<PlannedMemory>>, RankError> {
-    if !memory::is_counted() {
-        return Ok(None);
-    }
     // What kernels keep for their thread is a part of what a rank holds, and must not be there yet.
     let found = std::thread::scope(|scope| {
         let body = || rehearse_here(config, inputs, targets);
@@ -74,25 +76,32 @@ pub fn rehearse(
             Err(error) => Err(candle_core::Error::from(error).into()),
         }
     });
-    found?.map(Some)
+    found?
 }
 
 fn rehearse_here(
     config: &RankConfig,
     inputs: &[Tensor],
     targets: &Tensor,
-) -> Result<Vec<PlannedMemory>, RankError> {
+) -> Result<Option<Vec<PlannedMemory>>, RankError> {
+    let lane = (config.devices)(Rank(0), Replica(0)).lane()?;
+    let meter = lane.meter();
+    if !meter.is_counted() {
+        return Ok(None);
+    }
     let plan = &config.plan;
     let topology = plan.topology();
     let mut stages = Vec::with_capacity(topology.n_stages() as usize);
     let mut fixed = Vec::with_capacity(topology.n_stages() as usize);
-    let mut arriving = inputs.to_vec();
+    let upload = |t: &Tensor| lane.upload(t);
+    let mut arriving = inputs.iter().map(upload).collect::<candle_core::Result<Vec<_>>>()?;
+    let targets = &lane.upload(targets)?;
     let mut of_thread = 0;
     for stage in topology.stages() {
-        let mut rehearsed = Rehearsed::new(config, stage)?;
+        let mut rehearsed = Rehearsed::new(config, stage, &lane)?;
         let last = topology.after(stage).is_none().then_some(targets);
         // Once for what the kernels keep, then again to count.
-        let looks = Looks::start();
+        let looks = Looks::start(meter);
         rehearsed.micro_batch(config, &arriving, last)?;
         let packed = rehearsed.run.packed_bytes();
         of_thread += looks.held() - packed as i64;
@@ -119,24 +128,25 @@ fn rehearse_here(
             rank.optimizer_bytes += config.optimizer.state_bytes(parameters);
         }
     }
-    Ok(planned)
+    Ok(Some(planned))
 }
 
 /// A stage of zeros: as large as the real one, and made at once.
 struct Rehearsed {
+    meter: Meter,
     run: StageRun,
     stage: Stage,
     recompute: bool,
 }
 
 impl Rehearsed {
-    fn new(config: &RankConfig, stage: Stage) -> Result<Self, RankError> {
+    fn new(config: &RankConfig, stage: Stage, lane: &Lane) -> Result<Self, RankError> {
         let store = ParameterStore::zeroed();
         let layers = config.partition.layers(stage.idx());
-        let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, &Device::Cpu)?;
+        let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, lane.device())?;
         let recompute = config.recompute.is_for(stage);
         let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute, config)?;
-        Ok(Self { run, stage, recompute })
+        Ok(Self { meter: lane.meter(), run, stage, recompute })
     }
 
     /// F, I and W, each between two looks at what this thread holds. Returns what the next stage
@@ -159,7 +169,7 @@ impl Rehearsed {
         let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;
         let size = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as i64;
         let message = if owned { inputs.iter().map(size).sum() } else { 0 };
-        let looks = Looks::start();
+        let looks = Looks::start(self.meter);
         let last = targets.map(|targets| (objective, targets));
         let held = stash.hold();
         let forwarded = self.run.forward(MicroBatch(0), &inputs, arrived, last, context, held)?;
@@ -180,7 +190,7 @@ impl Rehearsed {
         };
         let gradients = outputs.iter().map(ones).collect::<candle_core::Result<Tensors>>()?;
         let next: Vec<Tensor> = outputs.into_iter().flatten().collect();
-        let looks = Looks::start();
+        let looks = Looks::start(self.meter);
         let back = self.run.input_gradient(MicroBatch(0), &gradients, 1.0, objective, &stash)?;
         let input_grad_peak = looks.peak();
         let gradient_bytes = link::bytes(&gradients) as i64;
@@ -194,7 +204,7 @@ impl Rehearsed {
         let residue = change + freed - input_gradient as i64;
         drop(back);
 
-        let looks = Looks::start();
+        let looks = Looks::start(self.meter);
         self.run.weight_gradient(MicroBatch(0))?;
         let weight_grad_peak = looks.peak();
         let bytes = StageBytes {
@@ -213,22 +223,23 @@ impl Rehearsed {
 
 /// What this thread held when it was started.
 struct Looks {
+    meter: Meter,
     before: i64,
 }
 
 impl Looks {
-    fn start() -> Self {
-        memory::reset_peak();
-        Self { before: memory::live_bytes() }
+    fn start(meter: Meter) -> Self {
+        meter.reset_peak();
+        Self { meter, before: meter.live_bytes() }
     }
 
     /// The most since then.
     fn peak(&self) -> u64 {
-        (memory::peak_bytes() - self.before).max(0) as u64
+        (self.meter.peak_bytes() - self.before).max(0) as u64
     }
 
     /// More than then, or less.
     fn held(&self) -> i64 {
-        memory::live_bytes() - self.before
+        self.meter.live_bytes() - self.before
     }
 }

@@ -9,8 +9,8 @@ use pp_partition::{Objective, Stage};
 use pp_schedule::MicroBatch;
 
 use crate::boundary;
+use crate::boundary::Tensors;
 use crate::config::RankConfig;
-use crate::link::Tensors;
 use crate::stash::{Held, Kept, Stash};
 
 pub(crate) struct StageRun {
@@ -76,7 +76,8 @@ struct Pending {
 /// What the forward of a stage gives.
 pub(crate) enum Forwarded {
     Boundary(Tensors),
-    Loss(f32),
+    /// The mean loss of the micro-batch: a scalar on the device.
+    Loss(Tensor),
 }
 
 impl StageRun {
@@ -169,7 +170,7 @@ impl StageRun {
             Outputs::Boundary(outputs) => {
                 Forwarded::Boundary(outputs.iter().map(|t| Some(t.detach())).collect())
             }
-            Outputs::Loss(loss) => Forwarded::Loss(loss.to_scalar::<f32>()?),
+            Outputs::Loss(loss) => Forwarded::Loss(loss.detach()),
         };
         let forward = if self.recompute {
             Forward::Again { inputs, targets: last.map(|(_, targets)| targets.clone()), context }

@@ -9,9 +9,9 @@ use pp_partition::Stage as BuiltStage;
 use pp_schedule::{Pipe, Rank, Stage};
 
 use crate::config::RankConfig;
-use crate::copies::{OwnSums, StageSums};
-use crate::device::bring;
+use crate::copies::{CopySums, OwnSums, StageSums};
 use crate::error::RankError;
+use crate::lane::Lane;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
 use crate::state::{Moments, Named, OptimizerState, StageState};
@@ -70,32 +70,52 @@ impl Stages {
     }
 
     /// The square sums of each parameter's gradient, of the first copy of the model: after the mean
-    /// the others have the same.
-    pub(crate) fn square_sums(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
-        self.of_first_copy().map(|(stage, run)| Ok((stage, run.gradients.square_sums()?))).collect()
+    /// the others have the same. A device is asked for all of them at once.
+    pub(crate) fn square_sums(&mut self, lane: &Lane) -> Result<Vec<(Stage, Vec<f64>)>> {
+        if matches!(lane, Lane::Host(_)) {
+            let of_stage =
+                |(stage, run): (Stage, &mut StageRun)| Ok((stage, run.gradients.square_sums()?));
+            return self.of_first_copy().map(of_stage).collect();
+        }
+        let (mut scalars, mut counts) = (Vec::new(), Vec::new());
+        let shapes = lane.keep_shapes();
+        for (stage, run) in self.of_first_copy() {
+            let of_stage = run.gradients.square_sums_on_device()?;
+            counts.push((stage, of_stage.len()));
+            scalars.extend(of_stage);
+        }
+        drop(shapes);
+        let mut found = lane.download(&scalars)?.into_iter().map(f64::from);
+        let of_stage = |(stage, n)| (stage, found.by_ref().take(n).collect());
+        Ok(counts.into_iter().map(of_stage).collect())
     }
 
-    /// The sums of the gradients of every stage, in the order of its parameters. Nothing is copied.
-    pub(crate) fn sums(&mut self) -> Result<Vec<OwnSums>> {
+    /// The sums of the gradients of every stage. Nothing is copied.
+    pub(crate) fn sums(&mut self, lane: &Lane) -> Result<Vec<OwnSums>> {
         let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
-            let sums = run.gradients.finished()?.map(|(_, sum)| sum.clone()).collect();
-            Ok(OwnSums { pipe, stage, sums: Arc::new(sums) })
+            let sums = run.gradients.finished()?.map(|(_, sum)| lane.sendable(sum.clone()));
+            let tensors = sums.collect::<candle_core::Result<_>>()?;
+            let made = lane.made()?;
+            Ok(OwnSums { pipe, stage, sums: Arc::new(CopySums { tensors, made }) })
         };
         self.0.iter_mut().map(of_stage).collect()
     }
 
     /// Replaces the gradients of every stage by the mean over its copies, summed in their order.
-    pub(crate) fn average(&mut self, copies: &StageSums, device: &Device) -> Result<()> {
+    pub(crate) fn average(&mut self, copies: &StageSums, lane: &Lane) -> Result<()> {
+        let _shapes = lane.keep_shapes();
         for (&(_, stage), run) in &mut self.0 {
             let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
             let Some((first, others)) = of_stage.split_first() else {
                 return Err(RankError::Missing("the gradients of a stage"));
             };
-            let mut means = Vec::with_capacity(first.len());
-            for (parameter, sum) in first.iter().enumerate() {
-                let mut sum = bring(sum, device)?;
+            of_stage.iter().try_for_each(|copy| lane.await_made(copy.made.as_ref()))?;
+            let mut means = Vec::with_capacity(first.tensors.len());
+            for (parameter, sum) in first.tensors.iter().enumerate() {
+                let mut sum = lane.take_one(sum, first.made.as_ref())?;
                 for other in others {
-                    sum = (sum + bring(&other[parameter], device)?)?;
+                    let other = lane.take_one(&other.tensors[parameter], other.made.as_ref())?;
+                    sum = (sum + other)?;
                 }
                 means.push((sum / of_stage.len() as f64)?);
             }

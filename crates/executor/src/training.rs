@@ -1,16 +1,17 @@
 //! What an op does in training.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use pp_nn::ForwardContext;
 use pp_schedule::{MicroBatch, Op, Payload, Phase, Transfer, ValidPlan};
 
 use crate::batch::Batch;
+use crate::boundary::Tensors;
 use crate::config::RankConfig;
 use crate::error::RankError;
 #[cfg(feature = "fault-injection")]
 use crate::fault::FaultPoint;
 use crate::gauge::Gauge;
-use crate::link::Tensors;
+use crate::lane::Lane;
 use crate::stage_run::Forwarded;
 use crate::stages::Stages;
 use crate::stash::Stash;
@@ -22,7 +23,7 @@ type Result<T> = std::result::Result<T, RankError>;
 pub(crate) struct Training<'a> {
     pub(crate) config: &'a RankConfig,
     pub(crate) plan: &'a ValidPlan,
-    pub(crate) device: &'a Device,
+    pub(crate) lane: &'a Lane,
     pub(crate) stages: &'a mut Stages,
     pub(crate) stash: &'a Stash,
     pub(crate) gauge: &'a mut Gauge,
@@ -31,8 +32,9 @@ pub(crate) struct Training<'a> {
     pub(crate) batch: &'a Batch,
     /// The index of the first sample of each micro-batch.
     pub(crate) first_samples: Vec<u64>,
-    /// The loss of each micro-batch that has ended on this rank, which has the last stage then.
-    pub(crate) losses: Vec<(MicroBatch, f32)>,
+    /// The loss of each micro-batch that has ended on this rank, which has the last stage then: a
+    /// scalar on the device.
+    pub(crate) losses: Vec<(MicroBatch, Tensor)>,
 }
 
 impl Pass for Training<'_> {
@@ -76,16 +78,17 @@ impl Training<'_> {
         let arrived = input.is_some();
         let inputs: Vec<Tensor> = match input {
             Some(tensors) => tensors.into_iter().flatten().collect(),
-            None => self.batch.inputs(micro_batch, self.device)?,
+            None => self.batch.inputs(micro_batch, self.lane)?,
         };
         let is_last = self.plan.output_stage(op).is_none();
-        let targets = is_last.then(|| self.batch.targets(micro_batch, self.device)).transpose()?;
+        let targets = is_last.then(|| self.batch.targets(micro_batch, self.lane)).transpose()?;
         let context = ForwardContext::training(self.config.seed, self.step)
             .with_first_sample(self.first_samples[micro_batch.idx()]);
         let objective = self.config.objective.as_ref();
         let last = targets.as_ref().map(|targets| (objective, targets));
         let held = self.stash.hold();
         let run = self.stages.get(self.plan.pipe_of(micro_batch), stage)?;
+        let _shapes = self.lane.keep_shapes();
         match run.forward(micro_batch, &inputs, arrived, last, context, held)? {
             Forwarded::Boundary(tensors) => Ok(tensors),
             Forwarded::Loss(loss) => {
@@ -104,11 +107,13 @@ impl Training<'_> {
         let share = 1.0 / (self.batch.micro_batches.len() / n_pipes) as f64;
         let objective = self.config.objective.as_ref();
         let run = self.stages.get(self.plan.pipe_of(micro_batch), stage)?;
+        let _shapes = self.lane.keep_shapes();
         Ok(run.input_gradient(micro_batch, &gradients, share, objective, self.stash)?)
     }
 
     fn weight_gradient(&mut self, op: Op) -> Result<()> {
         let run = self.stages.get(self.plan.pipe_of(op.micro_batch), op.stage)?;
+        let _shapes = self.lane.keep_shapes();
         Ok(run.weight_gradient(op.micro_batch)?)
     }
 }

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use pp_schedule::{Instruction, LoweredPlan, Op, Payload, Rank, Transfer, ValidPlan, lower};
 use pp_trace::SpanKind;
 
+use crate::boundary::Tensors;
 use crate::config::Pace;
-use crate::device::bring;
 use crate::error::RankError;
 use crate::journal::{Journal, Place};
-use crate::link::{self, Key, Tensors};
+use crate::lane::Lane;
+use crate::link::{self, Key, Received};
 use crate::post::Post;
 use crate::progress::{Doing, Reporter};
 
@@ -69,11 +70,11 @@ impl Walk {
     }
 
     /// Walks this rank's row of `route` from its first instruction to its last. What arrives goes
-    /// to `device`. After an error the table of progress still names the op.
+    /// to the device of `lane`. After an error the table of progress still names the op.
     pub(crate) fn along<P: Pass>(
         &mut self,
         route: &Route,
-        device: &Device,
+        lane: &Lane,
         pass: &mut P,
     ) -> Result<()> {
         self.journal.set_open(P::IS_RECORDED);
@@ -85,18 +86,18 @@ impl Walk {
                     if let Some(op) = reader(&row[at..], key) {
                         self.progress.set(Doing::Awaiting(op));
                     }
-                    self.receive(key, device)?;
+                    self.receive(key, lane)?;
                 }
                 // The halves of an overlapped pair run one after the other here; both results leave
                 // at its end.
                 Instruction::Compute(action) => {
                     for op in action.ops() {
                         self.progress.set(Doing::Computing(op));
-                        self.compute(&route.plan, op, pass)?;
+                        self.compute(&route.plan, op, lane, pass)?;
                     }
                 }
                 Instruction::Send(transfer) => {
-                    self.send(transfer, pass.gives_away(transfer))?;
+                    self.send(transfer, lane, pass.gives_away(transfer))?;
                 }
             }
         }
@@ -106,31 +107,38 @@ impl Walk {
     }
 
     /// Waits for a message. Waiting and taking over are spans of their own.
-    fn receive(&mut self, key: Key, device: &Device) -> Result<()> {
+    fn receive(&mut self, key: Key, lane: &Lane) -> Result<()> {
         let kind = match key.payload {
             Payload::Activation => SpanKind::WaitAct,
             Payload::Gradient => SpanKind::WaitGrad,
         };
         let place = Place { kind, stage: key.to_stage, micro_batch: key.micro_batch };
-        let wait_ns = self.journal.now_ns()?;
-        let (tensors, at_once) = self.post.receive(key)?;
-        let arrived_ns = self.journal.now_ns()?;
-        if !at_once {
-            self.journal.moved(place, wait_ns, arrived_ns, 0);
+        let wait = self.journal.now(lane)?;
+        let Received { tensors, made, at_once } = self.post.receive(key)?;
+        lane.await_made(made.as_ref())?;
+        let arrived = self.journal.now(lane)?;
+        if !at_once || made.is_some() {
+            // Whether a device had to wait, only its own clock knows.
+            self.journal.moved(place, wait, arrived.clone(), 0);
         }
         let bytes = link::bytes(&tensors) as u64;
-        let here = |t: Option<Tensor>| t.map(|t| bring(&t, device)).transpose();
-        let tensors = tensors.into_iter().map(here).collect::<candle_core::Result<_>>()?;
-        let end_ns = self.journal.now_ns()?;
+        let tensors = lane.take_over(tensors, made.as_ref())?;
+        let end = self.journal.now(lane)?;
         let place = Place { kind: SpanKind::Recv, ..place };
-        self.journal.moved(place, arrived_ns, end_ns, bytes);
+        self.journal.moved(place, arrived, end, bytes);
         self.post.keep(key, tensors);
         Ok(())
     }
 
     /// Runs an op, and puts what it made where the op that it feeds will find it.
-    fn compute(&mut self, plan: &ValidPlan, op: Op, pass: &mut impl Pass) -> Result<()> {
-        let started = self.journal.start()?;
+    fn compute(
+        &mut self,
+        plan: &ValidPlan,
+        op: Op,
+        lane: &Lane,
+        pass: &mut impl Pass,
+    ) -> Result<()> {
+        let started = self.journal.start(lane)?;
         let begun = Instant::now();
         let input = plan.input_stage(op).map(|_| self.post.take(Key::of(op, op.stage)));
         let made = pass.compute(op, input.transpose()?)?;
@@ -142,23 +150,32 @@ impl Walk {
             if plan.rank_of(to_stage, op.micro_batch) == self.rank {
                 self.post.keep(key, made);
             } else {
+                let sendable = |t: Option<Tensor>| t.map(|t| lane.sendable(t)).transpose();
+                let made = made.into_iter().map(sendable).collect::<candle_core::Result<_>>()?;
                 self.post.put_out(key, made);
             }
         }
-        self.journal.end(op.into(), &started)
+        self.journal.end(op.into(), started, lane)
     }
 
     /// Sends what an op made.
-    fn send(&mut self, transfer: Transfer, given: bool) -> Result<()> {
+    fn send(&mut self, transfer: Transfer, lane: &Lane, given: bool) -> Result<()> {
         let place = Place {
             kind: SpanKind::Send,
             stage: transfer.from_stage,
             micro_batch: transfer.micro_batch,
         };
-        let start_ns = self.journal.now_ns()?;
-        let bytes = self.post.send(transfer.into(), transfer.to, given)?;
-        let end_ns = self.journal.now_ns()?;
-        self.journal.moved(place, start_ns, end_ns, bytes);
+        if let Some(made) = lane.made()? {
+            // Nothing moves before the receiver copies it. The memory stays this rank's.
+            let ready = self.journal.at(&made.ready);
+            let bytes = self.post.send(transfer.into(), transfer.to, Some(made), false)?;
+            self.journal.moved(place, ready.clone(), ready, bytes);
+            return Ok(());
+        }
+        let start = self.journal.now(lane)?;
+        let bytes = self.post.send(transfer.into(), transfer.to, None, given)?;
+        let end = self.journal.now(lane)?;
+        self.journal.moved(place, start, end, bytes);
         Ok(())
     }
 }

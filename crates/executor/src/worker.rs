@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Device;
 use pp_schedule::{Rank, Replica, Stage};
 use pp_trace::SpanKind;
 
@@ -15,6 +14,7 @@ use crate::evaluation::Evaluation;
 use crate::fault::FaultPoint;
 use crate::gauge::Gauge;
 use crate::journal::{Journal, Place};
+use crate::lane::Lane;
 use crate::post::Post;
 use crate::progress::{Doing, Reporter};
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
@@ -40,7 +40,7 @@ pub(crate) struct Worker {
     config: RankConfig,
     route: Arc<Route>,
     pub(crate) replica: Replica,
-    device: Device,
+    lane: Lane,
     walk: Walk,
     stages: Stages,
     stash: Stash,
@@ -54,8 +54,9 @@ impl Worker {
     /// Makes the device and builds this rank's stages on it. Call it on the rank's thread.
     pub(crate) fn new(mut config: RankConfig, route: Arc<Route>, seat: Seat) -> Result<Self> {
         let Seat { replica, rank, post, copies, progress } = seat;
-        let device = (config.devices)(rank, replica).make()?;
-        let stages = Stages::build(&config, rank, &device)?;
+        let lane = (config.devices)(rank, replica).lane()?;
+        let stages = Stages::build(&config, rank, lane.device())?;
+        lane.synchronize()?;
         // The stages have copies of their own now; these would be a second model for as long as the
         // run lasts.
         (config.initial, config.resumed) = (None, None);
@@ -63,18 +64,18 @@ impl Worker {
         {
             config.fault = config.fault.filter(|fault| fault.rank == rank);
         }
-        let journal = Journal::new(&config, replica, rank, device.clone());
+        let journal = Journal::new(&config, replica, rank);
         let pace = config.pace.clone();
         let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
             config,
             route,
             replica,
-            device,
+            gauge: Gauge::new(lane.meter()),
+            lane,
             walk,
             stages,
             stash: Stash::default(),
-            gauge: Gauge::default(),
             copies,
             shared: Vec::new(),
         })
@@ -100,13 +101,14 @@ impl Worker {
     /// model.
     pub(crate) fn step(&mut self, step: u64, batch: &Batch) -> Result<StepReport> {
         self.walk.progress.begin(step);
-        self.walk.journal.begin(step);
+        self.walk.journal.begin(step, &self.lane)?;
+        self.walk.post.let_go()?;
         self.stages.begin();
         self.gauge.begin(&self.stages);
         let mut pass = Training {
             config: &self.config,
             plan: self.route.plan(),
-            device: &self.device,
+            lane: &self.lane,
             stages: &mut self.stages,
             stash: &self.stash,
             gauge: &mut self.gauge,
@@ -115,9 +117,12 @@ impl Worker {
             first_samples: batch.first_samples(),
             losses: Vec::new(),
         };
-        self.walk.along(&self.route, &self.device, &mut pass)?;
-        let losses = pass.losses;
+        self.walk.along(&self.route, &self.lane, &mut pass)?;
+        let (micro_batches, losses): (Vec<_>, Vec<_>) = pass.losses.into_iter().unzip();
         let square_sums = self.gradient_norms()?;
+        let losses = micro_batches.into_iter().zip(self.lane.download(&losses)?).collect();
+        self.lane.synchronize()?;
+        self.walk.journal.settle()?;
         Ok(StepReport {
             losses,
             square_sums,
@@ -132,23 +137,23 @@ impl Worker {
     fn gradient_norms(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
         let Some(links) = &mut self.copies else {
             self.walk.progress.set(Doing::SummingSquares);
-            let square_sums = self.stages.square_sums()?;
+            let square_sums = self.stages.square_sums(&self.lane)?;
             self.walk.progress.set(Doing::Idle);
             return Ok(square_sums);
         };
         self.walk.progress.set(Doing::AwaitingGradients);
-        let own = self.stages.sums()?;
+        let own = self.stages.sums(&self.lane)?;
         // This rank frees them with its next update, when no other copy reads them any more.
         self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
         let copies = links.exchange(own)?;
         self.walk.progress.set(Doing::Averaging);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Reduce)?;
-        let started = self.walk.journal.start()?;
-        self.stages.average(&copies, &self.device)?;
+        let started = self.walk.journal.start(&self.lane)?;
+        self.stages.average(&copies, &self.lane)?;
         self.walk.progress.set(Doing::SummingSquares);
-        let square_sums = self.stages.square_sums()?;
-        self.walk.journal.end(Place::rank(SpanKind::AllReduce), &started)?;
+        let square_sums = self.stages.square_sums(&self.lane)?;
+        self.walk.journal.end(Place::rank(SpanKind::AllReduce), started, &self.lane)?;
         self.walk.progress.set(Doing::Idle);
         Ok(square_sums)
     }
@@ -159,9 +164,13 @@ impl Worker {
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Optimizer)?;
         self.shared.clear();
-        let started = self.walk.journal.start()?;
+        let started = self.walk.journal.start(&self.lane)?;
+        let shapes = self.lane.keep_shapes();
         self.stages.update(lr, clip)?;
-        self.walk.journal.end(Place::rank(SpanKind::Optim), &started)?;
+        drop(shapes);
+        self.walk.journal.end(Place::rank(SpanKind::Optim), started, &self.lane)?;
+        self.lane.synchronize()?;
+        self.walk.journal.settle()?;
         self.walk.progress.set(Doing::Idle);
         Ok(self.updated())
     }
@@ -173,7 +182,7 @@ impl Worker {
     }
 
     fn updated(&mut self) -> UpdateReport {
-        let memory = self.gauge.report(&self.stages, &self.device);
+        let memory = self.gauge.report(&self.stages);
         UpdateReport { memory, spans: self.walk.journal.take() }
     }
 
@@ -182,9 +191,9 @@ impl Worker {
         self.walk.progress.begin_evaluation();
         let objective = self.config.objective.as_ref();
         let (plan, stages) = (route.plan(), &mut self.stages);
-        let mut pass = Evaluation::new(plan, objective, &self.device, stages, batch);
-        self.walk.along(route, &self.device, &mut pass)?;
-        let found = pass.found;
+        let mut pass = Evaluation::new(plan, objective, &self.lane, stages, batch);
+        self.walk.along(route, &self.lane, &mut pass)?;
+        let found = pass.finish()?;
         self.walk.post.take_peak();
         self.walk.progress.end_evaluation();
         Ok(found)
@@ -209,9 +218,11 @@ impl Worker {
         self.walk.progress.set(Doing::Collecting);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Copy)?;
-        let started = self.walk.journal.start()?;
+        let started = self.walk.journal.start(&self.lane)?;
         let (stages, optimizer_steps) = self.stages.snapshot()?;
-        self.walk.journal.end(Place::rank(SpanKind::Checkpoint), &started)?;
+        self.walk.journal.end(Place::rank(SpanKind::Checkpoint), started, &self.lane)?;
+        self.lane.synchronize()?;
+        self.walk.journal.settle()?;
         self.walk.progress.set(Doing::Idle);
         // The recorder has the span, and nobody else asks for it.
         drop(self.walk.journal.take());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pp_nn::{
-    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, LayerNorm,
-    LearningRate, LearningRateCurve, Linear, OptimizerKind, hash, uniform,
+    Activation, CausalSelfAttention, Chain, Constant, Dropout, Embedding, ForwardContext,
+    LayerNorm, LearningRate, LearningRateCurve, Linear, OptimizerKind, hash, uniform,
 };
 use pp_partition::{Cut, LayerStack, Stage, chain, single};
 use pp_train::{BoxError, Classes, Defaults, Job, SampleLength, Topology, Workload};
@@ -246,6 +246,8 @@ fn normal(stdev: f64) -> Init {
 struct Tokens {
     token: Embedding,
     position: Embedding,
+    /// The number of each position, for every sample.
+    places: Constant,
     dropout: Dropout,
 }
 
@@ -259,14 +261,15 @@ impl Tokens {
                 normal(0.02),
                 builder.pp("position"),
             )?,
+            places: Constant::default(),
             dropout: Dropout::new(config.dropout, 0)?,
         })
     }
 
     fn forward(&self, ids_bt: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         let (b, t) = ids_bt.dims2()?;
-        let places: Vec<u32> = (0..b).flat_map(|_| 0..t as u32).collect();
-        let places_bt = Tensor::from_vec(places, (b, t), ids_bt.device())?;
+        let places = || (0..b).flat_map(|_| 0..t as u32).collect();
+        let places_bt = self.places.get((b, t), ids_bt.device(), places)?;
         let sum =
             (self.token.forward(ids_bt, context)? + self.position.forward(&places_bt, context)?)?;
         self.dropout.forward(&sum, context)

@@ -17,19 +17,22 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
+use crate::constant::Constant;
 use crate::context::ForwardContext;
 use crate::cpu::{self, Small, View};
 
 /// `softmax(q·kᵀ/√d, future masked)·v`, each head by itself. It has no parameters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CausalSelfAttention {
     heads: usize,
+    /// What hides the future, where it is added to the scores.
+    mask: Constant,
 }
 
 impl CausalSelfAttention {
     /// Attention with `heads` heads.
     pub fn new(heads: usize) -> Self {
-        Self { heads }
+        Self { heads, mask: Constant::default() }
     }
 
     /// `(b, t, 3w)` → `(b, t, w)`.
@@ -45,7 +48,7 @@ impl CausalSelfAttention {
             .apply_op1(AttentionOp { heads: Heads(self.heads), log_sums: Mutex::new(Vec::new()) })
     }
 
-    fn check(self, shape: &Shape) -> Result<()> {
+    fn check(&self, shape: &Shape) -> Result<()> {
         let (_, _, three_w) = shape.dims3()?;
         if self.heads == 0 || three_w % (3 * self.heads) != 0 {
             bail!("{three_w} features are not queries, keys and values of {} heads", self.heads);
@@ -65,10 +68,9 @@ impl CausalSelfAttention {
         };
         let (q, k, v) = (part(0)?, part(1)?, part(2)?);
         let scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
-        let mask: Vec<f32> =
-            (0..t * t).map(|i| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 }).collect();
-        let scores = scores
-            .broadcast_add(&Tensor::from_vec(mask, (t, t), qkv.device())?.to_dtype(qkv.dtype())?)?;
+        let hidden = |i: usize| if i % t > i / t { f32::NEG_INFINITY } else { 0.0 };
+        let mask = self.mask.get((t, t), qkv.device(), || (0..t * t).map(hidden).collect())?;
+        let scores = scores.broadcast_add(&mask.to_dtype(qkv.dtype())?)?;
         let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
         let weights = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
         weights.matmul(&v)?.transpose(1, 2)?.reshape((b, t, w))

@@ -15,6 +15,10 @@ use crate::gradients::in_place;
 use crate::relu::{ReluGradient, relu};
 use crate::{cpu, random};
 
+/// The most numbers in an upload that candle keeps on a CUDA device while it keeps shapes: 4 KiB
+/// (`CUDA_GRAPH_HTOD_CACHE_MAX_BYTES` in candle 0.11).
+const KEPT_ELEMENTS_MAX: usize = 1024;
+
 /// Sets elements to zero with probability `rate` while training, and scales the others by
 /// `1/(1 − rate)`. The first dimension of its input counts samples.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +59,13 @@ impl Dropout {
             return if self.relu { relu(x) } else { Ok(x.clone()) };
         };
         if !in_place(x) {
-            let mut mask = vec![1.0; x.elem_count()];
-            op.apply(&mut mask);
-            let mask = Tensor::from_vec(mask, x.shape(), x.device())?;
+            // What is smaller may be kept on the device for good, as shapes are, and no mask comes
+            // twice.
+            let n = x.elem_count();
+            let mut mask = vec![1.0; n.max(KEPT_ELEMENTS_MAX + 1)];
+            op.apply(&mut mask[..n]);
+            let mask = Tensor::from_vec(mask, n.max(KEPT_ELEMENTS_MAX + 1), x.device())?;
+            let mask = mask.narrow(0, 0, n)?.reshape(x.shape())?;
             return x.mul(&mask.to_dtype(x.dtype())?);
         }
         x.contiguous()?.apply_op1(op)

@@ -193,6 +193,16 @@ impl Gradients {
         self.fill()?;
         self.slots.iter().map(Slot::square_sum).collect()
     }
+
+    /// The same as scalars on the device, for a caller that asks for the sums of several stages at
+    /// once.
+    ///
+    /// # Errors
+    /// If a kernel fails.
+    pub fn square_sums_on_device(&mut self) -> Result<Vec<Tensor>> {
+        self.fill()?;
+        self.slots.iter().map(Slot::square_sum_on_device).collect()
+    }
 }
 
 /// The norm over the whole model, from the square sums of its parameters in layer order.
@@ -212,14 +222,17 @@ pub(crate) fn in_place(tensor: &Tensor) -> bool {
 }
 
 impl Slot {
+    fn square_sum_on_device(&self) -> Result<Tensor> {
+        self.sum.to_dtype(DType::F32)?.sqr()?.sum_all()
+    }
+
     fn square_sum(&self) -> Result<f64> {
         if let Some(squares) = self.squares {
             return Ok(squares);
         }
         let sum = &self.sum;
         if !in_place(sum) {
-            let sum = sum.to_dtype(DType::F32)?.sqr()?.sum_all()?;
-            return Ok(f64::from(sum.to_scalar::<f32>()?));
+            return Ok(f64::from(self.square_sum_on_device()?.to_scalar::<f32>()?));
         }
         let columns = sum.dims().last().copied().unwrap_or(1);
         cpu::read(sum, |sum| Ok(cpu::square_sum(sum, columns)))

@@ -8,6 +8,10 @@
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::LocalKey;
+
+use candle_core::Device;
 
 /// Smaller allocations are not counted.
 const SMALLEST: usize = 1024;
@@ -16,6 +20,78 @@ thread_local! {
     // Constants without a destructor: reading them never allocates, which an allocator needs.
     static LIVE: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+    // The same of devices with memory of their own, block by block.
+    static DEVICE_LIVE: Cell<i64> = const { Cell::new(0) };
+    static DEVICE_PEAK: Cell<i64> = const { Cell::new(0) };
+}
+
+/// Whether somebody reports blocks of device memory.
+static DEVICE_IS_COUNTED: AtomicBool = AtomicBool::new(false);
+
+/// Which of the bytes of a thread are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meter {
+    /// Those of the host, as [`CountingAllocator`] counts them.
+    Host,
+    /// Those of devices with memory of their own, as [`note_device`] is told of them.
+    Device,
+}
+
+impl Meter {
+    /// What counts the bytes of tensors on `device`.
+    pub fn of(device: &Device) -> Self {
+        if device.is_cpu() { Self::Host } else { Self::Device }
+    }
+
+    /// Whether anybody counts.
+    pub fn is_counted(self) -> bool {
+        match self {
+            Self::Host => is_counted(),
+            Self::Device => DEVICE_IS_COUNTED.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Bytes that this thread holds now. Negative if it freed more of others' than it allocated.
+    pub fn live_bytes(self) -> i64 {
+        match self {
+            Self::Host => live_bytes(),
+            Self::Device => DEVICE_LIVE.with(Cell::get),
+        }
+    }
+
+    /// The most that this thread held since [`Self::reset_peak`].
+    pub fn peak_bytes(self) -> i64 {
+        match self {
+            Self::Host => peak_bytes(),
+            Self::Device => DEVICE_PEAK.with(Cell::get),
+        }
+    }
+
+    /// Starts a new peak at what is held now.
+    pub fn reset_peak(self) {
+        match self {
+            Self::Host => reset_peak(),
+            Self::Device => DEVICE_PEAK.with(|peak| peak.set(self.live_bytes())),
+        }
+    }
+}
+
+/// This thread allocated so many bytes on a device, or released them if the number is negative.
+pub fn note_device(bytes: i64) {
+    note_in(&DEVICE_LIVE, &DEVICE_PEAK, bytes);
+}
+
+/// Says that [`note_device`] is called for every block.
+pub fn device_is_counted() {
+    DEVICE_IS_COUNTED.store(true, Ordering::Relaxed);
+}
+
+#[inline]
+fn note_in(live: &'static LocalKey<Cell<i64>>, peak: &'static LocalKey<Cell<i64>>, bytes: i64) {
+    // Nothing may panic inside of an allocator, whatever [`moved_in`] was told before.
+    let now = live.get().wrapping_add(bytes);
+    live.set(now);
+    peak.set(peak.get().max(now));
 }
 
 /// An allocator that counts what passes through it, for each thread by itself. It keeps nothing: of
@@ -26,12 +102,7 @@ pub struct CountingAllocator<A>(pub A);
 
 #[inline]
 fn note(bytes: i64) {
-    LIVE.with(|live| {
-        // Nothing may panic inside of an allocator, whatever [`moved_in`] was told before.
-        let now = live.get().wrapping_add(bytes);
-        live.set(now);
-        PEAK.with(|peak| peak.set(peak.get().max(now)));
-    });
+    note_in(&LIVE, &PEAK, bytes);
 }
 
 /// The inner allocator was asked for a block. One that was refused is not held, and after a refused

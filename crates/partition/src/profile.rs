@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor, Var};
-use pp_nn::{
-    ForwardContext, Gradients, Kernels, PackedWeights, ParameterStore, ResidueQueue, memory,
-};
+#[cfg(doc)]
+use pp_nn::memory;
+use pp_nn::memory::Meter;
+use pp_nn::{ForwardContext, Gradients, Kernels, PackedWeights, ParameterStore, ResidueQueue};
 use pp_quantile::upper_median;
 
 use crate::error::PartitionError;
@@ -159,12 +160,14 @@ fn measure(
     }
     let packed_bytes = || packed.as_ref().map_or(0, |packed| packed.bytes() as i64);
     let mut sums = Gradients::new(stage.parameters().to_vec())?.with_kernels(config.kernels);
-    let counted = memory::is_counted();
+    let device = inputs.first().map_or(&Device::Cpu, Tensor::device);
+    let meter = Meter::of(device);
+    let counted = meter.is_counted();
     let (mut forward, mut input_grad, mut weight_grad) = (Vec::new(), Vec::new(), Vec::new());
     let mut measured = None;
     for pass in 0..config.warm_up + config.repeats.max(1) {
         let leaves: Vec<Tensor> = inputs.iter().map(leaf).collect::<candle_core::Result<_>>()?;
-        let live = memory::live_bytes() - packed_bytes();
+        let live = meter.live_bytes() - packed_bytes();
         let start = Instant::now();
         let outputs = stage.forward(&leaves, &context)?;
         let scalar = match objective {
@@ -174,7 +177,7 @@ fn measure(
         wait_for(&scalar)?;
         let forward_seconds = start.elapsed().as_secs_f64();
         let activation_bytes = if counted {
-            (memory::live_bytes() - packed_bytes() - live).max(0) as u64
+            (meter.live_bytes() - packed_bytes() - live).max(0) as u64
         } else {
             let nodes = scalar.sorted_nodes();
             nodes.iter().filter(|n| !n.is_variable()).map(|n| bytes(std::slice::from_ref(n))).sum()

@@ -277,7 +277,7 @@ impl Session {
     /// If a stage cannot be built or run.
     pub fn memory_plan(&self) -> Result<Vec<PlannedMem>, TrainError> {
         let has_copies = self.config.dp > 1 || self.plan.n_pipes() > 1;
-        if !self.mesh.is_on_cpu() || has_copies || self.waits() {
+        if has_copies || self.waits() {
             return Ok(Vec::new());
         }
         let (inputs, targets) = self.job.data.batch(1, self.rows())?;
