@@ -97,10 +97,14 @@ interop:
 cuda-check:
     ci/cuda/check.sh
 
-# All tests with --features cuda on this machine's GPU, and a report
+# Trains on a stand-in for the driver, counts its calls, and rehearses gpu-pack's validate.sh
+cuda-stand-in:
+    ci/cuda/stand_in.sh
+
+# All tests with --features cuda on this machine's GPU, and a report (needs a GPU and its toolkit)
 gpu *args:
     ci/gpu/run.sh {{ args }}
 
-# Packs the built cuda tests for a GPU machine without cargo and without network
+# Packs pptop with real CUDA kernels for a machine with a GPU (100 MB from PyPI; needs no GPU)
 gpu-pack:
     ci/gpu/pack.sh

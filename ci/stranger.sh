@@ -47,7 +47,7 @@ pp-train = { path = "$root/crates/train" }
 EOF
 
 unset RAYON_NUM_THREADS
-export PPTOP_STATE_DIR=$package/state
+export PPTOP_STATE_DIR=$package/state PPTOP_DEVICE=cpu
 # The lock is ours: nothing that the workspace has not built is looked for.
 (cd "$package" && CARGO_TARGET_DIR=$target cargo build --offline --release)
 (cd "$package" && exec "$target/release/stranger") >"$package/lines" 2>&1 &

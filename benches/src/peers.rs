@@ -50,6 +50,8 @@ const OURS: &[&[&str]] = &[
     &["--schedule", "zb-h1"],
     &["--schedule", "zb-h2"],
     &["--schedule", "zb-v"],
+    &["--schedule", "interleaved-1f1b"],
+    &["--schedule", "interleaved-zb"],
     &["--schedule", "auto"],
     &["--schedule", "auto", "--virtual-stages", "2"],
 ];

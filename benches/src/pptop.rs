@@ -30,7 +30,8 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// If it does not end with 0.
 pub(crate) fn run(pptop: &PathBuf, args: &[&str]) -> anyhow::Result<String> {
-    let output = Command::new(pptop).args(args).output()?;
+    // What it is compared with computes on the processor.
+    let output = Command::new(pptop).args(args).env("PPTOP_DEVICE", "cpu").output()?;
     if !output.status.success() {
         bail!("pptop {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
     }

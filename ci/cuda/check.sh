@@ -5,5 +5,5 @@ cd "$(dirname "$0")/../.."
 root=$PWD
 source ci/cuda/env.sh
 
-exec cargo clippy --locked --workspace --features pptop/cuda,pp-tests/cuda,pp-benches/cuda \
-  --lib --bins --test gpu -- -D warnings
+exec cargo clippy --locked --workspace --features pptop/cuda,pp-gpu-tests/cuda,pp-benches/cuda \
+  --lib --bins -- -D warnings

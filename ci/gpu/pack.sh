@@ -18,33 +18,20 @@ export PPTOP_REAL_NVCC=$real
 CUDA_HOME=$(dirname "$(dirname "$real")")
 export CUDA_HOME
 
-features=pptop/cuda,pp-tests/cuda,pp-benches/cuda
-cargo build --locked --release --workspace --features "$features" --bin pptop --bin plain_candle
-messages=$CARGO_TARGET_DIR/messages.json
-cargo test --locked --release --workspace --features "$features" --test gpu --no-run \
-  --message-format=json >"$messages"
-test_program=$(python3 - "$messages" <<'PYTHON'
-import json
-import sys
-
-for line in open(sys.argv[1]):
-    message = json.loads(line)
-    if message.get("reason") == "compiler-artifact" and message["target"]["name"] == "gpu" and message["executable"]:
-        print(message["executable"])
-PYTHON
-)
+cargo build --locked --release --workspace --features pptop/cuda,pp-gpu-tests/cuda,pp-benches/cuda \
+  --bin pptop --bin gpu-tests --bin plain_candle
 
 pack=$CARGO_TARGET_DIR/pptop-gpu
 rm -rf "$pack"
 mkdir -p "$pack/bin"
-for program in pptop plain_candle; do
+for program in pptop gpu-tests plain_candle; do
   ci/gpu/check_ptx.sh "$CARGO_TARGET_DIR/release/$program"
   strip -o "$pack/bin/$program" "$CARGO_TARGET_DIR/release/$program"
 done
-ci/gpu/check_ptx.sh "$test_program"
-strip -o "$pack/bin/gpu-tests" "$test_program"
-git rev-parse HEAD >"$pack/commit"
+echo "$(git rev-parse HEAD)$(git diff --quiet HEAD || echo ' with changes')" >"$pack/commit"
 git ls-files -z -- ci/gpu benches/peers LICENSE-APACHE LICENSE-MIT | xargs -0 cp --parents -t "$pack"
+[[ -x $pack/ci/gpu/validate.sh && -f $pack/benches/peers/model.py ]] ||
+  { echo "gpu-pack: the pack lacks files that git does not know yet" >&2; exit 1; }
 
 archive=$CARGO_TARGET_DIR/pptop-gpu.tar.xz
 tar -C "$CARGO_TARGET_DIR" -cf - pptop-gpu | xz -T0 -6 --memlimit-compress=4GiB >"$archive"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the whole test suite with --features cuda, and reports what it ran on:
-# ci/gpu/run.sh [TEST FILTER].
-# Wants a driver, NVIDIA's toolkit (13.0 or older: cudarc has to know it) and cargo.
+# Runs the whole test suite with --features cuda, and the tests of the GPU on it, and reports what
+# they ran on: ci/gpu/run.sh [TEST FILTER].
+# Wants a driver, NVIDIA's toolkit 13.0 and cargo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,9 +20,10 @@ fi
 
 # 80 runs on every later generation; 90 would be for one alone.
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/cuda"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/cuda-gpu"
 mkdir -p "$CARGO_TARGET_DIR"
 report=$CARGO_TARGET_DIR/report.txt
+features=pptop/cuda,pp-gpu-tests/cuda,pp-benches/cuda
 
 {
   echo "commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes')"
@@ -32,8 +33,12 @@ report=$CARGO_TARGET_DIR/report.txt
 } | tee "$report"
 
 status=0
-cargo test --workspace --features pptop/cuda --no-fail-fast -- "$@" 2>&1 | tee -a "$report" || status=$?
-cargo run --quiet --features pptop/cuda --bin pptop -- devices 2>&1 | tee -a "$report" || status=$?
+# The suite is about the processor: what it compares must not move to a GPU by accident.
+CUDA_VISIBLE_DEVICES='' PPTOP_DEVICE=cpu \
+  cargo test --workspace --features "$features" --no-fail-fast -- "$@" 2>&1 | tee -a "$report" || status=$?
+RAYON_NUM_THREADS=1 PPTOP_REQUIRE_GPU=1 \
+  cargo run --features "$features" --bin gpu-tests 2>&1 | tee -a "$report" || status=$?
+cargo run --quiet --features "$features" --bin pptop -- devices 2>&1 | tee -a "$report" || status=$?
 
 echo "gpu: $(grep -c '^test result: ok' "$report" || true) test programs passed," \
   "$(grep -c '^test result: FAILED' "$report" || true) failed; the report is $report" | tee -a "$report"

@@ -111,6 +111,7 @@ class Place:
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": str(self.dir / "home"),
             "PPTOP_STATE_DIR": str(self.dir / "state"),
+            "PPTOP_DEVICE": "cpu",
             "XDG_RUNTIME_DIR": str(self.dir / "run"),
             "TMPDIR": str(self.dir / "tmp"),
             "TERM": "xterm-256color",

@@ -33,7 +33,7 @@ class World:
 
     def env(self):
         return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": str(self.dir),
-                "PPTOP_STATE_DIR": str(self.dir / "state"), "LC_ALL": "C.UTF-8",
+                "PPTOP_STATE_DIR": str(self.dir / "state"), "PPTOP_DEVICE": "cpu", "LC_ALL": "C.UTF-8",
                 "XDG_RUNTIME_DIR": str(self.dir / "run"), "TERM": "dumb"}
 
     def _argv(self, name, flags):

@@ -19,7 +19,7 @@ source tests/interop/venv.sh interop
 
 dumps=$(mktemp -d)
 trap 'rm -rf "$dumps"' EXIT
-export PPTOP_STATE_DIR=$dumps/state
+export PPTOP_STATE_DIR=$dumps/state PPTOP_DEVICE=cpu
 
 # One step of JOB FLAGS, dumped and checked.
 step() {

@@ -81,7 +81,7 @@ class Soak:
 
     def start(self, home, name, flags):
         command = [self.program, "train", "--headless", "--kernels", "rule", "--run-dir", name]
-        env = {**os.environ, "PPTOP_STATE_DIR": str(home / "state")}
+        env = {**os.environ, "PPTOP_STATE_DIR": str(home / "state"), "PPTOP_DEVICE": "cpu"}
         self.runs += 1
         return subprocess.Popen(
             command + flags.split(), cwd=home, env=env, stdin=subprocess.DEVNULL,

@@ -1,16 +1,17 @@
 //! Rules for the layout of the code: no circles between the modules of a crate, no file that is too
-//! long, no module that names something beyond its border, and invariants that name what keeps
-//! them.
+//! long, no module that names something beyond its border, invariants that name what keeps them, and
+//! paths for CUDA that name what tests them.
 //!
 //! Both lists of exceptions can only shrink: one that is no longer needed is an error.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod circles;
+mod cuda;
 mod invariants;
 mod length;
 mod modules;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -131,12 +132,19 @@ fn every_invariant_names_types_or_a_test() {
 
 /// Appends the text of all files of code in a folder.
 fn append(folder: &Path, code: &mut String) {
+    let mut files = Vec::new();
+    list(folder, &mut files);
+    code.extend(files.iter().map(|file| read(file).unwrap()));
+}
+
+/// Appends all files of code in a folder.
+fn list(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            append(&path, code);
+            list(&path, files);
         } else if path.extension().is_some_and(|ending| ending == "rs") {
-            code.push_str(&read(&path).unwrap());
+            files.push(path);
         }
     }
 }
@@ -217,6 +225,63 @@ fn relative(file: &Path) -> String {
 
 fn read(file: &Path) -> Option<String> {
     std::fs::read_to_string(file).ok()
+}
+
+/// Files that say what is not CUDA's own: which modules there are, and which words are used.
+const NO_CUDA_PATHS: [&str; 7] = [
+    "crates/cuda-loader/src/lib.rs",
+    "crates/cuda-loader/src/search.rs",
+    "crates/cuda/src/lib.rs",
+    "crates/executor/src/device.rs",
+    "crates/executor/src/lane.rs",
+    "crates/nn/src/lib.rs",
+    "crates/train/src/lib.rs",
+];
+
+#[test]
+fn every_cuda_path_has_its_double_or_its_test() {
+    let is_for_cuda = |path: &str, text: &str| {
+        path.starts_with("crates/cuda")
+            || text.contains("feature = \"cuda\"")
+            || path == "crates/executor/src/lane/cuda.rs"
+    };
+    let mut files = Vec::new();
+    for folder in ["apps", "crates", "benches/src"] {
+        list(&workspace().join(folder), &mut files);
+    }
+    let sources: BTreeSet<String> = files
+        .iter()
+        .filter(|file| {
+            let path = relative(file);
+            let is_listed = NO_CUDA_PATHS.contains(&path.as_str());
+            let is_built_in = !path.contains("/stand-in/") && !path.ends_with("build.rs");
+            !is_listed && is_built_in && is_for_cuda(&path, &read(file).unwrap())
+        })
+        .map(|file| relative(file))
+        .collect();
+    assert!(sources.contains("crates/cuda/src/stream.rs"), "{sources:?}");
+    let mut code = String::new();
+    for folder in ["crates", "tests"] {
+        append(&workspace().join(folder), &mut code);
+    }
+    let exists =
+        |name: &str| workspace().join(name).exists() || code.contains(&format!("fn {name}("));
+    let page = read(&workspace().join("ARCHITECTURE.md")).unwrap();
+    let errors = cuda::errors(&page, &sources, &exists);
+    assert!(errors.is_empty(), "{}", errors.join("\n"));
+}
+
+#[test]
+fn a_cuda_path_without_a_double_is_found() {
+    let page = "| path | where | double, or test on a GPU |\n|---|---|---|\n\
+        | a | `a.rs` | `there` |\n| b | `b.rs` | none |\n| c | `c.rs` | `gone` |\n\n| d | `d.rs` | `there` |\n";
+    let sources = ["a.rs", "b.rs", "c.rs", "d.rs"].map(ToOwned::to_owned).into();
+    let expected = [
+        "neither a double nor a test: | b | `b.rs` | none |",
+        "there is no gone: | c | `c.rs` | `gone` |",
+        "d.rs has code for CUDA, and is in no row",
+    ];
+    assert_eq!(cuda::errors(page, &sources, &|name| name == "there"), expected);
 }
 
 /// The circles in a made-up crate of these files.

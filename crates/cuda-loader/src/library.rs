@@ -23,15 +23,26 @@ pub enum Library {
     Nvrtc,
 }
 
-/// A library that is on no path.
+/// A library that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{name} was not found {places}")]
 #[non_exhaustive]
-pub struct Missing {
-    /// The name of its file.
-    pub name: &'static str,
-    /// Where it was looked for.
-    pub places: &'static str,
+pub enum Missing {
+    /// No file of its name is on any path.
+    #[error("{name} was not found {places}")]
+    Nowhere {
+        /// The name of its file.
+        name: &'static str,
+        /// Where it was looked for.
+        places: &'static str,
+    },
+    /// A file was found, and the system cannot load it.
+    #[error("{path} cannot be loaded: {why}")]
+    Unusable {
+        /// The file.
+        path: String,
+        /// What the dynamic loader says.
+        why: String,
+    },
 }
 
 /// A library that is open until the process ends, and the path by which it was found.
@@ -40,7 +51,7 @@ struct Opened {
     path: String,
 }
 
-static OPENED: [OnceLock<Option<Opened>>; 5] = [const { OnceLock::new() }; 5];
+static OPENED: [OnceLock<Result<Opened, Missing>>; 5] = [const { OnceLock::new() }; 5];
 
 impl Library {
     /// All of them.
@@ -70,36 +81,44 @@ impl Library {
     /// [`Missing`] if no file of its name can be opened. The answer stays the same until the
     /// process ends.
     pub fn open(self) -> Result<&'static str, Missing> {
-        match self.opened() {
-            Some(opened) => Ok(&opened.path),
-            None => {
-                Err(Missing { name: self.files()[0], places: places(self.comes_with_python()) })
-            }
-        }
+        self.opened().map(|opened| opened.path.as_str()).map_err(Clone::clone)
     }
 
-    fn opened(self) -> Option<&'static Opened> {
-        let open = || {
-            if self == Self::Blas {
-                // The loader takes a library that is open already, wherever it lies. So cuBLAS
-                // finds this one even if its own search path does not lead to it.
-                let _ = Self::BlasLt.opened();
+    fn opened(self) -> Result<&'static Opened, &'static Missing> {
+        OPENED[self as usize].get_or_init(|| self.search()).as_ref()
+    }
+
+    fn search(self) -> Result<Opened, Missing> {
+        if self == Self::Blas {
+            // The loader takes a library that is open already, wherever it lies. So cuBLAS finds
+            // this one even if its own search path does not lead to it.
+            let _ = Self::BlasLt.opened();
+        }
+        let scope = if self == Self::BlasLt { RTLD_GLOBAL } else { RTLD_LOCAL };
+        let mut found =
+            Missing::Nowhere { name: self.files()[0], places: places(self.comes_with_python()) };
+        for path in candidates(self.files(), self.comes_with_python()) {
+            // SAFETY: opening a library runs its constructors. These are NVIDIA's own files, or
+            // those in a folder that the user named for this. `tests/cuda/run.py` opens stand-ins
+            // for all five.
+            match unsafe { Handle::open(Some(&path), RTLD_LAZY | scope) } {
+                Ok(handle) => {
+                    return Ok(Opened { handle, path: path.to_string_lossy().into_owned() });
+                }
+                // The loader says the same of a name that it does not find.
+                Err(error) if path.is_absolute() && path.exists() => {
+                    let path = path.to_string_lossy().into_owned();
+                    found = Missing::Unusable { path, why: error.to_string() };
+                }
+                Err(_) => {}
             }
-            let scope = if self == Self::BlasLt { RTLD_GLOBAL } else { RTLD_LOCAL };
-            candidates(self.files(), self.comes_with_python()).find_map(|path| {
-                // SAFETY: opening a library runs its constructors. These are NVIDIA's own files, or
-                // those in a folder that the user named for this. `tests/cuda/run.py` opens
-                // stand-ins for all five.
-                let handle = unsafe { Handle::open(Some(&path), RTLD_LAZY | scope) }.ok()?;
-                Some(Opened { handle, path: path.to_string_lossy().into_owned() })
-            })
-        };
-        OPENED[self as usize].get_or_init(open).as_ref()
+        }
+        Err(found)
     }
 
     /// The address of a function, or of one with the same signature that returns an error.
     pub(crate) fn function(self, name: &'static CStr) -> *const () {
-        let found = self.opened().and_then(|opened| {
+        let found = self.opened().ok().and_then(|opened| {
             // SAFETY: the address is not called here, so its type does not matter. The caller
             // passes on a call as it came.
             let symbol = unsafe { opened.handle.get::<*const ()>(name.to_bytes_with_nul()) };

@@ -52,16 +52,21 @@ impl Environment {
         }
     }
 
-    /// The folders `nvidia/*/lib` of all Python packages, those of the active environment first.
+    /// The library folders of active environments, and the folders `nvidia/*/lib` of all Python
+    /// packages, those of the active environment first.
     fn packages(&self) -> Vec<PathBuf> {
         let mut prefixes: Vec<PathBuf> = self.active.iter().map(PathBuf::from).collect();
+        // Where pip installs on Debian, whichever folder its Python is in.
+        prefixes.push(PathBuf::from("/usr/local"));
         for programs in env::split_paths(&self.path) {
             if programs.join("python3").exists() {
                 prefixes.extend(programs.parent().map(Path::to_owned));
             }
         }
         prefixes.extend(self.home.as_ref().map(|home| Path::new(home).join(".local")));
-        let mut found = Vec::new();
+        // conda has the libraries themselves beside those of Python.
+        let mut found: Vec<PathBuf> =
+            self.active.iter().map(|prefix| Path::new(prefix).join("lib")).collect();
         for prefix in prefixes {
             for python in entries(&prefix.join("lib"), "python3") {
                 for packages in ["site-packages", "dist-packages"] {
@@ -122,7 +127,8 @@ mod tests {
         };
         let found = environment.packages();
         fs::remove_dir_all(&root).unwrap();
-        assert_eq!(found, [newest, system, of_user]);
+        let found: Vec<PathBuf> = found.into_iter().filter(|at| at.starts_with(&root)).collect();
+        assert_eq!(found, [root.join("venv/lib"), newest, system, of_user]);
         assert!(!found.contains(&unused));
     }
 }

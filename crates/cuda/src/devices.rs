@@ -8,6 +8,9 @@ use candle_core::cuda::cudarc::driver::sys::{self, CUdevice_attribute as Attribu
 /// 9.0). Drivers from 580 on know it.
 pub const DRIVER_NEEDED: i32 = 13_000;
 
+/// The least generation of GPUs that the kernels are for: Ampere (`CUDA_COMPUTE_CAP=80`).
+const CAPABILITY_NEEDED: i32 = 8;
+
 /// The number of CUDA devices that can be used.
 ///
 /// # Errors
@@ -24,9 +27,26 @@ pub fn devices() -> Result<u32, String> {
         ));
     }
     result::init().map_err(words)?;
-    match device::get_count().map_err(words)? {
-        0 => Err("the NVIDIA driver reports no device".to_owned()),
-        n => Ok(n.unsigned_abs()),
+    let n = device::get_count().map_err(words)?.unsigned_abs();
+    for ordinal in 0..n {
+        let (major, minor) = compute_capability(ordinal).map_err(words)?;
+        if major < CAPABILITY_NEEDED {
+            return Err(format!(
+                "cuda:{ordinal} has compute capability {major}.{minor}, but the kernels of this program need {CAPABILITY_NEEDED}.0 or later; CUDA_VISIBLE_DEVICES can leave it out"
+            ));
+        }
+    }
+    if n == 0 { Err("the NVIDIA driver reports no device".to_owned()) } else { Ok(n) }
+}
+
+fn compute_capability(ordinal: u32) -> Result<(i32, i32), DriverError> {
+    let found = device::get(ordinal as i32)?;
+    // SAFETY: `found` is a device that CUDA gave just now.
+    unsafe {
+        Ok((
+            device::get_attribute(found, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            device::get_attribute(found, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ))
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::cuda::WrapErr;
 use candle_core::cuda::cudarc::driver::CudaEvent;
 use candle_core::cuda::cudarc::driver::result::event;
 
-/// A point in a stream: behind all work that was queued when it was made.
+/// A point in a stream: after all work that was queued when it was made.
 ///
 /// To make one, to wait for it on another stream and to drop it never makes the host wait.
 #[derive(Debug)]

@@ -30,8 +30,8 @@ impl Stream {
     pub fn new(ordinal: u32) -> Result<Self> {
         let cuda = CudaDevice::new_with_stream(ordinal as usize)?;
         // SAFETY: candle asks for three promises. (1) No tensor is freed before a use on another
-        // stream has ended: other streams only ever copy a tensor, with `copy_of`, whose caller
-        // keeps the tensor until the mark behind the copy is passed. (2) No stream uses a tensor
+        // stream has ended: other streams only ever copy a tensor (`copy_of`, `download_of`), and
+        // the caller keeps it until the mark after the copy is passed. (2) No stream uses a tensor
         // before it is there: the same caller waits for a mark of the stream that made it. (3) No
         // two streams write the same tensor: a stream writes only tensors that it made. The tests
         // of the executor's lanes keep this protocol on a double whose work is late on purpose.
@@ -51,7 +51,7 @@ impl Stream {
         self.ordinal
     }
 
-    /// A point behind everything that was queued so far.
+    /// A point after everything that was queued so far.
     ///
     /// # Errors
     /// If the driver refuses.
@@ -90,8 +90,9 @@ impl Stream {
     }
 
     /// Keeps shapes and strides that candle's kernels need on the device, so that the next step
-    /// finds them there. It does so for this thread until the value is dropped. Do not upload other
-    /// data meanwhile: what has up to 4 KiB would be kept as well, for as long as the thread lasts.
+    /// finds them there. candle does so for this thread until the value is dropped, and keeps them
+    /// until the process ends. Do not upload other data meanwhile: what has up to 4 KiB would be kept
+    /// as well.
     pub fn keep_shapes(&self) -> KeptShapes {
         KeptShapes { _guard: Box::new(self.cuda.enable_cuda_graph_htod_cache()) }
     }

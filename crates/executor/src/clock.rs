@@ -43,8 +43,8 @@ impl Clock {
         self.origin.elapsed().as_nanos() as u64
     }
 
-    /// A step begins, with an empty queue. Its times count from here: what a device tells of its
-    /// time is a number of 32 bits, which gets coarser with every second.
+    /// A step begins, with an empty queue. Its times count from here: a device reports elapsed time as
+    /// a 32-bit float, which is less exact the longer it runs.
     pub(crate) fn begin(&mut self, lane: &Lane) -> Result<()> {
         self.base = match lane {
             Lane::Host(_) => None,

@@ -72,7 +72,8 @@ impl Pass for Evaluation<'_> {
             return Ok(outputs.iter().map(|t| Some(t.detach())).collect());
         }
         let targets = self.batch.targets(op.micro_batch, self.lane)?;
-        self.losses.push((op.micro_batch, self.objective.loss(&outputs, &targets)?));
+        // Detached: the graph of the stage would live as long as the loss.
+        self.losses.push((op.micro_batch, self.objective.loss(&outputs, &targets)?.detach()));
         if let Some((right, all)) = self.objective.correct(&outputs, &targets)? {
             let so_far = self.found.correct.unwrap_or_default();
             self.found.correct = Some((so_far.0 + right, so_far.1 + all));

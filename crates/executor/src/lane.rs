@@ -4,13 +4,13 @@
 //! returns when its work is queued, and two ranks on one device have two queues. Then the order
 //! between them is kept by [`Mark`]s:
 //!
-//! 1. The rank that made a tensor marks its own queue behind it, and sends the mark along.
+//! 1. The rank that made a tensor marks its own queue after it, and sends the mark along.
 //! 2. The rank that gets the tensor lets its queue wait for that mark, copies the tensor, and marks
-//!    its own queue behind the copy.
+//!    its own queue after the copy.
 //! 3. The first rank keeps the tensor until that second mark is passed. Its memory goes back to the
 //!    first queue, which knows nothing of the copy.
 //!
-//! No rank's thread waits for a device in this.
+//! Between ranks on one device no thread waits for it.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -27,6 +27,7 @@ use candle_core::{Device, Result, Tensor};
 use pp_nn::memory::Meter;
 
 use crate::boundary::Tensors;
+use crate::progress::Doing;
 
 pub(crate) use lent::Lent;
 
@@ -47,20 +48,22 @@ pub(crate) trait Queue {
     fn ordinal(&self) -> u32;
     /// What counts the bytes that this thread holds there.
     fn meter(&self) -> Meter;
-    /// A point behind everything that was queued so far. It has a time.
+    /// A point after everything that was queued so far. It has a time.
     fn mark(&self) -> Result<Mark>;
     /// What is queued from now on waits for a mark of any queue of this device.
     fn wait(&self, mark: &Mark) -> Result<()>;
     /// A copy of a contiguous tensor of another queue of this device. It is made when its turn in
     /// this queue comes.
     fn copy_of(&self, tensor: &Tensor) -> Result<Tensor>;
-    /// A tensor that other queues of this device may copy, behind the next mark.
+    /// The tensor of a queue of another device, through the host. `ready` is the mark after it.
+    fn fetch(&self, tensor: &Tensor, ordinal: u32, ready: &Mark) -> Result<Tensor>;
+    /// A tensor that other queues of this device may copy, after the next mark.
     fn sendable(&self, tensor: Tensor) -> Result<Tensor> {
         tensor.contiguous()
     }
     /// Data of the host, on the device. A part of a larger tensor is moved alone.
     fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
-        // candle's upload moves the whole storage behind a view.
+        // candle's upload moves the whole storage of a view.
         tensor.force_contiguous()?.to_device(self.device())
     }
     /// The values of scalars, at once. Waits until they are there.
@@ -93,7 +96,7 @@ pub(crate) trait Point: Send + Sync + Any {
 #[derive(Clone)]
 pub(crate) struct Made {
     ordinal: u32,
-    /// Behind the tensors.
+    /// After the tensors.
     pub(crate) ready: Mark,
     taken: Taken,
 }
@@ -124,6 +127,15 @@ impl Lane {
         match self {
             Self::Host(device) => device,
             Self::Queue(queue) => queue.device(),
+        }
+    }
+
+    /// What the rank is doing when its thread has nothing more to queue: `here`, if the thread does
+    /// it itself.
+    pub(crate) fn doing(&self, here: Doing) -> Doing {
+        match self {
+            Self::Host(_) => here,
+            Self::Queue(_) => Doing::AwaitingDevice,
         }
     }
 
@@ -160,8 +172,8 @@ impl Lane {
 
     /// The tensors of another rank, on this one's device. [`Self::await_made`] has to come first.
     ///
-    /// Between two devices they go through the host: candle's direct copy needs peer access, which
-    /// it never asks the driver for (candle issue 3524).
+    /// Between two devices they go through the host, and this thread waits for them: candle's direct
+    /// copy needs peer access, which it never asks the driver for (candle issue 3524).
     pub(crate) fn take_over(&self, tensors: Tensors, made: Option<&Made>) -> Result<Tensors> {
         let here = |tensor: Option<Tensor>| tensor.map(|t| self.take_one(&t, made)).transpose();
         let taken = tensors.into_iter().map(here).collect::<Result<_>>()?;
@@ -175,6 +187,7 @@ impl Lane {
             (Self::Queue(queue), Some(made)) if made.ordinal == queue.ordinal() => {
                 queue.copy_of(tensor)
             }
+            (Self::Queue(queue), Some(made)) => queue.fetch(tensor, made.ordinal, &made.ready),
             _ => bring(tensor, self.device()),
         }
     }
@@ -234,13 +247,10 @@ impl Lane {
     }
 }
 
-/// The tensor on `device`. Between two CUDA devices it goes through the host.
+/// The tensor on `device`.
 ///
 /// # Errors
 /// If a copy fails.
 fn bring(tensor: &Tensor, device: &Device) -> Result<Tensor> {
-    if tensor.device().is_cuda() && device.is_cuda() && !tensor.device().same_device(device) {
-        return tensor.to_device(&Device::Cpu)?.to_device(device);
-    }
     tensor.to_device(device)
 }

@@ -29,6 +29,8 @@ pub enum Doing {
     Updating,
     /// It copies tensors to the host.
     Collecting,
+    /// It waits for its device, which has all of its work.
+    AwaitingDevice,
 }
 
 impl Doing {
@@ -57,6 +59,7 @@ impl Doing {
             Self::Updating => 5,
             Self::Collecting => 6,
             Self::SummingSquares => 7,
+            Self::AwaitingDevice => 8,
         };
         let op = self.op().map_or(0, |op| {
             let phase = match op.phase {
@@ -85,15 +88,16 @@ impl Doing {
             5 => Self::Updating,
             6 => Self::Collecting,
             7 => Self::SummingSquares,
+            8 => Self::AwaitingDevice,
             _ => Self::Idle,
         }
     }
 }
 
-const KIND_AT: u32 = 61;
-const PHASE_AT: u32 = 59;
+const KIND_AT: u32 = 60;
+const PHASE_AT: u32 = 58;
 const STAGE_AT: u32 = 32;
-/// The stages that a word can name: 2^27, far more than a process can hold.
+/// The stages that a word can name: 2^26, far more than a process can hold.
 const STAGES: u64 = (1 << (PHASE_AT - STAGE_AT)) - 1;
 
 impl fmt::Display for Doing {
@@ -107,6 +111,7 @@ impl fmt::Display for Doing {
             Self::SummingSquares => "sums the squares of its gradients",
             Self::Updating => "updates its weights",
             Self::Collecting => "copies its tensors",
+            Self::AwaitingDevice => "waits for its device",
         })
     }
 }

@@ -162,9 +162,11 @@ impl Rehearsed {
         let context = ForwardContext::training(config.seed, 1);
         let before = config.plan.topology().before(self.stage);
         let arrived = before.is_some();
-        // Where both this stage and the one before run again, the message is this stage's alone,
-        // and is freed while I runs.
-        let owned = self.recompute && before.is_some_and(|before| config.recompute.is_for(before));
+        // Where this stage runs again and the one before keeps nothing of the message, it is this
+        // stage's alone, and is freed while I runs. A device has a copy of its own in any case.
+        let is_copy = self.meter == Meter::Device;
+        let is_given = before.is_some_and(|before| is_copy || config.recompute.is_for(before));
+        let owned = self.recompute && is_given;
         let copies = inputs.iter().map(|t| if owned { t.copy() } else { Ok(t.clone()) });
         let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;
         let size = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as i64;

@@ -103,7 +103,6 @@ impl Stages {
 
     /// Replaces the gradients of every stage by the mean over its copies, summed in their order.
     pub(crate) fn average(&mut self, copies: &StageSums, lane: &Lane) -> Result<()> {
-        let _shapes = lane.keep_shapes();
         for (&(_, stage), run) in &mut self.0 {
             let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
             let Some((first, others)) = of_stage.split_first() else {

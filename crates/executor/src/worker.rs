@@ -64,7 +64,9 @@ impl Worker {
         {
             config.fault = config.fault.filter(|fault| fault.rank == rank);
         }
-        let journal = Journal::new(&config, replica, rank);
+        let mut journal = Journal::new(&config, replica, rank);
+        // Calls before the first step have times as well.
+        journal.begin(0, &lane)?;
         let pace = config.pace.clone();
         let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
@@ -136,7 +138,7 @@ impl Worker {
     /// The square sums of the gradients, after the mean over all copies of the model.
     fn gradient_norms(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
         let Some(links) = &mut self.copies else {
-            self.walk.progress.set(Doing::SummingSquares);
+            self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
             let square_sums = self.stages.square_sums(&self.lane)?;
             self.walk.progress.set(Doing::Idle);
             return Ok(square_sums);
@@ -151,7 +153,7 @@ impl Worker {
         self.strike(FaultPoint::Reduce)?;
         let started = self.walk.journal.start(&self.lane)?;
         self.stages.average(&copies, &self.lane)?;
-        self.walk.progress.set(Doing::SummingSquares);
+        self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
         let square_sums = self.stages.square_sums(&self.lane)?;
         self.walk.journal.end(Place::rank(SpanKind::AllReduce), started, &self.lane)?;
         self.walk.progress.set(Doing::Idle);
@@ -169,6 +171,7 @@ impl Worker {
         self.stages.update(lr, clip)?;
         drop(shapes);
         self.walk.journal.end(Place::rank(SpanKind::Optim), started, &self.lane)?;
+        self.walk.progress.set(self.lane.doing(Doing::Updating));
         self.lane.synchronize()?;
         self.walk.journal.settle()?;
         self.walk.progress.set(Doing::Idle);

@@ -92,14 +92,26 @@ impl Mesh {
         matches!(self.kind, DeviceKind::Cpu)
     }
 
-    /// The device of one place: number `rank·dp + replica`, so that the replicas of one stage are
-    /// neighbours (their gradient mean is the larger traffic).
+    /// The device of one place. Places are numbered `rank·dp + replica`, so that the replicas of one
+    /// stage are neighbours (their gradient mean is the larger traffic). Where several places share
+    /// a CUDA device, each device gets a block of neighbours, and the sizes of the blocks differ by
+    /// one at most: most messages stay on a device.
     pub fn device(&self, rank: Rank, replica: Replica) -> DeviceSpec {
         let index = rank.0 * self.dp + replica.0;
         match self.kind {
             DeviceKind::Cpu => DeviceSpec::Cpu { index },
-            DeviceKind::Cuda { devices } => DeviceSpec::Cuda { ordinal: index % devices },
+            DeviceKind::Cuda { devices } => {
+                let n_places = self.pp * self.dp;
+                let used = u64::from(devices.min(n_places));
+                let ordinal = u64::from(index) * used / u64::from(n_places);
+                DeviceSpec::Cuda { ordinal: ordinal as u32 }
+            }
         }
+    }
+
+    /// Whether several places share a device with a queue.
+    pub fn shares_devices(&self) -> bool {
+        matches!(self.kind, DeviceKind::Cuda { devices } if devices < self.pp * self.dp)
     }
 
     /// All places, rank by rank.
@@ -129,7 +141,19 @@ mod tests {
             (vec!["cpu:0".into(), "cpu:1".into()], vec!["cpu:2".into(), "cpu:3".into()])
         );
         let shared = Mesh::new(4, 1, DeviceKind::Cuda { devices: 3 }).unwrap();
-        assert_eq!(shared.device(Rank(3), Replica(0)), DeviceSpec::Cuda { ordinal: 0 });
+        let ordinals = |mesh: Mesh| {
+            let ordinal = |place: Place| match place.device {
+                DeviceSpec::Cuda { ordinal } => ordinal,
+                other @ DeviceSpec::Cpu { .. } => panic!("{other}"),
+            };
+            mesh.places().map(ordinal).collect::<Vec<_>>()
+        };
+        assert_eq!(ordinals(shared), [0, 0, 1, 2]);
+        let cuda = |pp, dp, devices| Mesh::new(pp, dp, DeviceKind::Cuda { devices }).unwrap();
+        assert_eq!(ordinals(cuda(4, 2, 2)), [0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(ordinals(cuda(2, 1, 8)), [0, 1], "two ranks use the first two GPUs");
+        assert_eq!(ordinals(cuda(5, 1, 2)), [0, 0, 0, 1, 1]);
+        assert!(shared.shares_devices() && !cuda(2, 1, 2).shares_devices());
         assert_eq!((mesh.is_on_cpu(), shared.is_on_cpu()), (true, false));
         assert!(Mesh::new(0, 1, DeviceKind::Cpu).is_err());
         assert!(Mesh::new(1, 1, DeviceKind::Cuda { devices: 0 }).is_err());

@@ -26,6 +26,11 @@ mod relu;
 mod residue;
 mod tuning;
 
+// candle calls the driver's functions, and this crate defines them: without the line the linker would
+// not look into it.
+#[cfg(all(feature = "cuda", target_os = "linux", target_arch = "x86_64"))]
+use pp_cuda_loader as _;
+
 pub use activation::Activation;
 pub use attention::CausalSelfAttention;
 pub use buffer::Buffer;

@@ -7,6 +7,9 @@ use pp_nn::{Chain, ForwardContext};
 ///
 /// It takes what the layer before it returned (one tensor, or several: skip connections, masks)
 /// and returns what the next one takes. It runs under candle's autograd.
+///
+/// On a CUDA device it should upload nothing that changes from step to step: uploads of up to 4 KiB
+/// are kept there, as the shapes of tensors are. The same holds for an [`Objective`].
 pub trait Layer: Send {
     /// Runs the layer on one micro-batch.
     ///

@@ -106,6 +106,31 @@ fn with_too_few_cores_the_first_advice_is_about_cores() {
     assert_eq!(advice.part, Some(Part::Imbalance));
 }
 
+/// Ranks on one GPU take turns: what they wait for is not the schedule's doing.
+#[test]
+fn where_ranks_share_a_gpu_throughput_counts() {
+    let on = |devices: [&'static str; 4]| {
+        let mut events = run(&Job { cores: 2, ..slow_rank() }, TIMES);
+        let Event::Hello(hello) = &mut events[0] else { panic!("hello first") };
+        for place in &mut hello.device_map {
+            devices[place.rank as usize].clone_into(&mut place.device);
+        }
+        (hello.clone(), found_in(&events).1)
+    };
+    let (_, advice) = on(["cuda:0"; 4]);
+    assert_eq!(advice.verdict(), "4 ranks share cuda:0: throughput counts, not the bubble");
+    assert_eq!(advice.part, None);
+    let (_, advice) = on(["cuda:0", "cuda:1", "cuda:1", "cuda:1"]);
+    assert_eq!(advice.verdict(), "3 ranks share cuda:1: throughput counts, not the bubble");
+    // A GPU each: the advice is about the ranks, and never about the two cores.
+    let (hello, advice) = on(["cuda:0", "cuda:1", "cuda:2", "cuda:3"]);
+    assert_eq!((advice.part, advice.rank), (Some(Part::Imbalance), Some(2)));
+    assert_eq!((hello.ranks_on_one_gpu(), hello.ranks_over_cores()), (None, None));
+    // Ranks on the processor share cores, and no GPU.
+    let (hello, _) = on(["cpu:0"; 4]);
+    assert_eq!((hello.ranks_on_one_gpu(), hello.ranks_over_cores()), (None, Some((4, 2))));
+}
+
 /// A gain that is smaller than the steps differ among themselves would not be seen by whoever tries
 /// it.
 #[test]

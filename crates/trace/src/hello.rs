@@ -1,8 +1,13 @@
 //! The first line of a log: what is run, and where.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::bounds;
+
+/// How the names of GPUs begin in a device map.
+const GPU: &str = "cuda:";
 
 /// What is run, and where.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -71,7 +76,7 @@ pub struct Hello {
     /// When the run began, in milliseconds of Unix time: the one link between the run's clock and
     /// the wall clock.
     pub started_unix_ms: u64,
-    /// Which clock the spans come from: `host`.
+    /// Which clock the spans come from: `host`, or `device` where ranks compute on GPUs.
     pub clock: String,
     /// Tokens that one sample is made of; 0 where samples are not made of tokens.
     pub tokens_per_sample: u64,
@@ -226,10 +231,30 @@ impl Hello {
     }
 
     /// Ranks over all replicas, and cores, when there are more ranks than cores; `None` too where
-    /// the cores are not known.
+    /// the cores are not known, or where ranks compute on GPUs and need cores for little.
     pub fn ranks_over_cores(&self) -> Option<(u64, u32)> {
         let n_ranks = u64::from(self.pp) * u64::from(self.dp);
-        (self.cores > 0 && n_ranks > u64::from(self.cores)).then_some((n_ranks, self.cores))
+        let are_too_many = self.cores > 0 && n_ranks > u64::from(self.cores);
+        (are_too_many && !self.is_on_gpus()).then_some((n_ranks, self.cores))
+    }
+
+    /// Whether ranks compute on GPUs.
+    pub fn is_on_gpus(&self) -> bool {
+        self.device_map.iter().any(|place| place.device.starts_with(GPU))
+    }
+
+    /// The GPU that most ranks share, and how many do, where any is shared. The times of their ops
+    /// say little about the schedule.
+    pub fn ranks_on_one_gpu(&self) -> Option<(u64, &str)> {
+        let on_gpus = self.device_map.iter().filter(|place| place.device.starts_with(GPU));
+        let mut ranks_of: BTreeMap<&str, BTreeSet<(u32, u32)>> = BTreeMap::new();
+        for place in on_gpus {
+            ranks_of.entry(&place.device).or_default().insert((place.replica, place.rank));
+        }
+        let shared = ranks_of.into_iter().map(|(device, ranks)| (ranks.len() as u64, device));
+        // Of several with equally many ranks the first by name.
+        let most = shared.rev().max_by_key(|(n, _)| *n);
+        most.filter(|(n, _)| *n > 1)
     }
 
     /// Without the lists that its reader would refuse as too long; `omitted` names them. `None` if

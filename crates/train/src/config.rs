@@ -7,12 +7,14 @@ use std::sync::Arc;
 #[cfg(feature = "fault-injection")]
 use pp_executor::Fault;
 use pp_executor::Recompute;
+use pp_hybrid::DeviceKind;
 use pp_nn::{LearningRate, OptimizerKind};
 use pp_partition::{Cut, Profile};
 use pp_schedule::{ScheduleName, Sizes, ValidPlan};
 use pp_telemetry::{SpanPolicy, cores};
 
 use crate::continuing::{JobRecord, Resume};
+use crate::devices::cuda_devices;
 use crate::error::TrainError;
 use crate::kernels::KernelChoice;
 use crate::limits;
@@ -46,8 +48,8 @@ pub struct Config {
     pub workload: Arc<dyn Workload>,
     /// The source of the plan.
     pub plan: PlanSource,
-    /// Ranks along the pipeline; `None` takes as many as there are cores, at most four, and no more
-    /// than the model has layers for.
+    /// Ranks along the pipeline; `None` takes as many as there are GPUs for each replica, or cores,
+    /// at most four, where no GPU is used; and no more than the model has layers for.
     pub pp: Option<u32>,
     /// Data-parallel replicas of the pipeline.
     pub dp: u32,
@@ -167,14 +169,38 @@ impl Config {
         self.named().filter(|name| name.is_synthesised())
     }
 
-    /// The default number of ranks of a schedule by name: the number of cores, at most four, and no
-    /// more than the model has layers for.
+    /// The devices of all ranks.
+    ///
+    /// # Errors
+    /// CUDA is asked for and cannot be used, or the model runs on the processor only.
+    pub(crate) fn device_kind(&self) -> Result<DeviceKind, TrainError> {
+        let waits = self.workload.known_costs().is_some();
+        match self.device {
+            DeviceChoice::Cpu => Ok(DeviceKind::Cpu),
+            DeviceChoice::Auto if waits => Ok(DeviceKind::Cpu),
+            DeviceChoice::Cuda if waits => {
+                Err(TrainError::WaitsOnCpu { model: self.workload.name().to_owned() })
+            }
+            DeviceChoice::Auto => {
+                Ok(cuda_devices().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n }))
+            }
+            DeviceChoice::Cuda => Ok(DeviceKind::Cuda { devices: cuda_devices()? }),
+        }
+    }
+
+    /// The default number of ranks of a schedule by name: the number of GPUs for each replica, or of
+    /// cores, at most four; and no more than the model has layers for.
     pub fn default_pp(&self) -> Option<u32> {
         let name = self.named()?;
         let v = self.chunks(name);
         let layers = self.workload.layers();
         let fits = layers.map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
-        let pp = cores().min(4).min(fits);
+        let pp = match self.device_kind() {
+            Ok(DeviceKind::Cuda { devices }) => (devices / self.dp.max(1)).max(1),
+            // What is wrong with the device is said when it is needed.
+            _ => cores().min(4),
+        };
+        let pp = pp.min(fits);
         // Two pipelines meet on pairs of ranks.
         Some(if name == ScheduleName::Chimera { (pp / 2 * 2).max(2) } else { pp })
     }

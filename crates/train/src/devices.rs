@@ -12,13 +12,14 @@ pub enum NoCuda {
     Unusable(String),
 }
 
-/// The number of CUDA devices that can be used.
+/// The number of CUDA devices that can be used. They stay the same for as long as the process lasts.
 ///
 /// # Errors
 /// The reason why no device can be used.
 #[cfg(feature = "cuda")]
 pub fn cuda_devices() -> Result<u32, NoCuda> {
-    pp_cuda::devices().map_err(NoCuda::Unusable)
+    static FOUND: std::sync::OnceLock<Result<u32, NoCuda>> = std::sync::OnceLock::new();
+    FOUND.get_or_init(|| pp_cuda::devices().map_err(NoCuda::Unusable)).clone()
 }
 
 /// The number of CUDA devices that can be used.

@@ -6,9 +6,8 @@ use pp_telemetry::Hello;
 
 use crate::session::Session;
 
-/// The model and its sizes, the prediction of its plan, and whether ranks share cores.
+/// The model and its sizes, the prediction of its plan, and whether ranks share cores or a GPU.
 pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
-    let n_ranks = hello.pp * hello.dp;
     let mut opening = format!(
         "{}: {:.2} M parameters in {} stages on {} ranks x {} replicas, {}, {} micro-batches of {} samples, layers {}",
         hello.model,
@@ -30,11 +29,15 @@ pub(crate) fn opening(session: &Session, hello: &Hello) -> String {
             100.0 * promise.gap
         );
     }
-    if n_ranks > hello.cores {
+    if let Some((n_ranks, gpu)) = hello.ranks_on_one_gpu() {
         let _ = write!(
             opening,
-            "\n{n_ranks} ranks share {} cores: time spent waiting for a core is shown as starved, and the schedule is not its cause",
-            hello.cores
+            "\n{n_ranks} ranks share {gpu}: throughput is what counts there, and no theory predicts the bubble"
+        );
+    } else if let Some((n_ranks, cores)) = hello.ranks_over_cores() {
+        let _ = write!(
+            opening,
+            "\n{n_ranks} ranks share {cores} cores: time spent waiting for a core is shown as starved, and the schedule is not its cause"
         );
     }
     opening

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pp_executor::{OptimizerState, PlannedMemory, RankConfig, rehearse};
-use pp_hybrid::{DeviceKind, Mesh, Trainer, TrainerConfig};
+use pp_hybrid::{Mesh, Trainer, TrainerConfig};
 use pp_nn::Kernels;
 use pp_partition::{Cut, LayerProfile, Partition, ProfileConfig};
 use pp_schedule::{
@@ -16,9 +16,8 @@ use pp_schedule::{
 };
 use pp_telemetry::{PlannedMem, Recorder, cores};
 
-use crate::config::{Config, DeviceChoice};
+use crate::config::Config;
 use crate::cutting::solve;
-use crate::devices::cuda_devices;
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::Chosen;
@@ -80,19 +79,7 @@ impl Prepared {
         let batch_size = config.samples(&plan)?;
         limits::threads(plan.n_ranks(), config.dp)?;
         config.refuse_absent_rank(&plan)?;
-        let waits = config.workload.known_costs().is_some();
-        let kind = match config.device {
-            DeviceChoice::Cpu => DeviceKind::Cpu,
-            DeviceChoice::Auto if waits => DeviceKind::Cpu,
-            DeviceChoice::Cuda if waits => {
-                return Err(TrainError::WaitsOnCpu { model: config.workload.name().to_owned() });
-            }
-            DeviceChoice::Auto => {
-                cuda_devices().map_or(DeviceKind::Cpu, |n| DeviceKind::Cuda { devices: n })
-            }
-            DeviceChoice::Cuda => DeviceKind::Cuda { devices: cuda_devices()? },
-        };
-        let mesh = Mesh::new(plan.n_ranks(), config.dp, kind)?;
+        let mesh = Mesh::new(plan.n_ranks(), config.dp, config.device_kind()?)?;
         let mut prepared = Self { config, job: None, plan, batch_size, mesh };
         let config = &prepared.config;
         let follows = config.workload.layers().is_none() && config.synthesised().is_some();

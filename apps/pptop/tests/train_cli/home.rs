@@ -67,6 +67,7 @@ impl Home {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = program();
         command.args(args).current_dir(&self.dir).env("PPTOP_STATE_DIR", self.path("state"));
+        command.env("PPTOP_DEVICE", "cpu");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -99,6 +100,7 @@ impl Home {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_pptop")).args(args);
         command.current_dir(&self.dir).env("PPTOP_STATE_DIR", self.path("state"));
+        command.env("PPTOP_DEVICE", "cpu");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());

@@ -139,7 +139,8 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, which: c_int, _: c_
         16 => 132,         // MULTIPROCESSOR_COUNT
         33 => 0x41,        // PCI_BUS_ID
         34 | 50 | 76 => 0, // PCI_DEVICE_ID, PCI_DOMAIN_ID, COMPUTE_CAPABILITY_MINOR
-        75 => 9,           // COMPUTE_CAPABILITY_MAJOR
+        // COMPUTE_CAPABILITY_MAJOR
+        75 => number("PPTOP_CUDA_STAND_IN_CAPABILITY", 9),
         // What is only asked whether it is there: MEMORY_POOLS_SUPPORTED (115) and others.
         _ => 1,
     };

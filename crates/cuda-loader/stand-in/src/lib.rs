@@ -1,5 +1,4 @@
-//! A library that answers as the NVIDIA driver with some devices does, and as cuBLAS, cuBLASLt,
-//! cuRAND and NVRTC. It computes nothing: kernels and products leave memory as it was, which is
+//! Stands in for the NVIDIA driver, cuBLAS, cuBLASLt, cuRAND and NVRTC. It computes nothing: kernels and products leave memory as it was, which is
 //! filled with zeros. It copies what it is asked to copy, and it counts every call.
 //!
 //! A test puts it under the names of all five libraries into a folder, and names that folder in
@@ -10,6 +9,7 @@
 //!   bytes (`bytes:NAME`).
 //! - `PPTOP_CUDA_STAND_IN_DRIVER`: the version of the driver's interface, such as 12040.
 //! - `PPTOP_CUDA_STAND_IN_DEVICES`: the number of devices.
+//! - `PPTOP_CUDA_STAND_IN_CAPABILITY`: the generation of the devices, such as 7.
 
 #![cfg(target_os = "linux")]
 

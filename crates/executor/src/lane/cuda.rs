@@ -1,6 +1,9 @@
 //! A CUDA stream as a queue.
 
 use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -18,17 +21,26 @@ impl Lane {
         if pp_cuda::count_memory(memory::note_device) {
             memory::device_is_counted();
         }
-        Ok(Self::Queue(Box::new(Stream::new(ordinal)?)))
+        let own = Stream::new(ordinal)?;
+        Ok(Self::Queue(Box::new(CudaQueue { own, others: RefCell::default() })))
     }
 }
 
-impl Queue for Stream {
+/// The stream of a rank, and its streams on the devices of ranks that send to it.
+struct CudaQueue {
+    own: Stream,
+    /// By the number of the device. With the sender's own stream a download would wait for
+    /// everything that the sender has queued since.
+    others: RefCell<BTreeMap<u32, Stream>>,
+}
+
+impl Queue for CudaQueue {
     fn device(&self) -> &Device {
-        self.device()
+        self.own.device()
     }
 
     fn ordinal(&self) -> u32 {
-        self.ordinal()
+        self.own.ordinal()
     }
 
     fn meter(&self) -> Meter {
@@ -36,23 +48,33 @@ impl Queue for Stream {
     }
 
     fn mark(&self) -> Result<Mark> {
-        Ok(Arc::new(self.timed_mark()?))
+        Ok(Arc::new(self.own.timed_mark()?))
     }
 
     fn wait(&self, mark: &Mark) -> Result<()> {
-        self.wait(own(mark.as_ref())?)
+        self.own.wait(own(mark.as_ref())?)
     }
 
     fn copy_of(&self, tensor: &Tensor) -> Result<Tensor> {
-        self.copy_of(tensor)
+        self.own.copy_of(tensor)
+    }
+
+    fn fetch(&self, tensor: &Tensor, ordinal: u32, ready: &Mark) -> Result<Tensor> {
+        let mut others = self.others.borrow_mut();
+        let there = match others.entry(ordinal) {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(absent) => absent.insert(Stream::new(ordinal)?),
+        };
+        there.wait(own(ready.as_ref())?)?;
+        there.download_of(tensor)?.to_device(self.own.device())
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.synchronize()
+        self.own.synchronize()
     }
 
     fn keep_shapes(&self) -> Box<dyn Any> {
-        Box::new(self.keep_shapes())
+        Box::new(self.own.keep_shapes())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Ops compute at once, as on any processor. What is played is the order. The device is slower than
 //! everything that the host does: it passes a mark only when the host waits for the whole queue. A
-//! tensor that is sent counts as made only behind the next mark of its queue, so a copy by a queue
+//! tensor that is sent counts as made only after the next mark of its queue, so a copy by a queue
 //! that did not wait for that mark is an error. Every mark comes [`TICK_SECONDS`] after the one
 //! before it.
 
@@ -45,7 +45,7 @@ struct DoublePoint {
 /// What all doubles of one device know together, by its number.
 #[derive(Default)]
 struct Shared {
-    /// The mark behind which a tensor that was sent is made: its queue and its number.
+    /// The mark before which a tensor that was sent is made: its queue and its number.
     sent: HashMap<TensorId, (u64, u64)>,
     counts: Counts,
 }
@@ -56,6 +56,7 @@ pub(crate) struct Counts {
     pub(crate) marks: u64,
     pub(crate) waits: u64,
     pub(crate) copies: u64,
+    pub(crate) fetches: u64,
     pub(crate) synchronisations: u64,
     pub(crate) uploads: u64,
     pub(crate) downloads: u64,
@@ -141,6 +142,16 @@ impl Queue for Double {
         let copy = tensor.force_contiguous()?;
         memory::note_device((copy.elem_count() * copy.dtype().size_in_bytes()) as i64);
         Ok(copy)
+    }
+
+    fn fetch(&self, tensor: &Tensor, ordinal: u32, ready: &Mark) -> Result<Tensor> {
+        self.count(|counts| counts.fetches += 1);
+        let point = Self::point(ready)?;
+        let made = shared().entry(ordinal).or_default().sent.get(&tensor.id()).copied();
+        if made.is_none_or(|(queue, at)| queue != point.queue || point.at < at) {
+            bail!("a mark that does not come after the tensor");
+        }
+        tensor.force_contiguous()
     }
 
     fn sendable(&self, tensor: Tensor) -> Result<Tensor> {

@@ -9,6 +9,18 @@ use crate::boundary::Tensors;
 #[derive(Default)]
 pub(crate) struct Lent(Vec<(Tensors, Taken)>);
 
+/// A rank that ends early must not give memory back that another one still copies: the process
+/// ends soon, and the memory with it.
+impl Drop for Lent {
+    fn drop(&mut self) {
+        for (tensors, taken) in self.0.drain(..) {
+            if !matches!(taken.is_over(), Ok(true)) {
+                std::mem::forget(tensors);
+            }
+        }
+    }
+}
+
 impl Lent {
     /// Keeps what was sent, and lets go of what was taken since. Nothing is kept where tensors are
     /// there already when they are sent.

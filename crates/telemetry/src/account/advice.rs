@@ -75,6 +75,9 @@ fn gain_min(account: &Account) -> f64 {
 
 /// What to try. `changes` are those of [`what_if`](super::what_if).
 pub fn advice(account: &Account, changes: &[WhatIf]) -> Advice {
+    if let Some((n_ranks, gpu)) = account.hello.ranks_on_one_gpu() {
+        return shared_gpu(account, n_ranks, gpu);
+    }
     // Too few cores come first: who has to share one takes longer for everything, and any other
     // number is about that as well.
     if let Some((n_ranks, cores)) = account.hello.ranks_over_cores()
@@ -158,6 +161,26 @@ fn what(account: &Account, part: Part) -> String {
         millis(account.window_seconds),
         percent(seconds / account.window_seconds)
     )
+}
+
+/// Several ranks on one GPU: they share it, whatever the schedule says.
+fn shared_gpu(account: &Account, n_ranks: u64, gpu: &str) -> Advice {
+    Advice {
+        part: None,
+        rank: None,
+        what: format!(
+            "bubble {}; {n_ranks} ranks share {gpu}, so it says little about the schedule",
+            percent(account.bubble_ratio)
+        ),
+        why: "while one rank waits, another one uses the GPU".to_owned(),
+        next:
+            "compare samples per second; a pipeline gains speed when each rank has a GPU of its own"
+                .to_owned(),
+        verdict: that_fits(&[
+            format!("{n_ranks} ranks share {gpu}: throughput counts, not the bubble"),
+            format!("{n_ranks} ranks share one GPU: throughput counts"),
+        ]),
+    }
 }
 
 /// More ranks than cores: no cut and no schedule makes up for that.

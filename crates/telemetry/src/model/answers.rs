@@ -238,6 +238,11 @@ impl Model {
         self.hello.as_ref()?.ranks_over_cores()
     }
 
+    /// The GPU that most ranks share, and how many do, where any is shared.
+    pub fn ranks_on_one_gpu(&self) -> Option<(u64, &str)> {
+        self.hello.as_ref()?.ranks_on_one_gpu()
+    }
+
     /// The rank that computes most in a step.
     pub fn slowest(&self) -> Option<Slowest> {
         let mut busy: Vec<(f64, &RankState)> = self

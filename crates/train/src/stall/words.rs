@@ -103,6 +103,7 @@ fn has(timed: &TimedProgress, now: Instant) -> String {
         }
         Doing::Averaging => format!("has averaged gradients for {lasting}"),
         Doing::SummingSquares => format!("has summed the squares of its gradients for {lasting}"),
+        Doing::AwaitingDevice => format!("has waited {lasting} for its device"),
         Doing::Updating => format!("has updated its weights for {lasting}"),
         Doing::Collecting => format!("has copied its tensors for {lasting}"),
         _ => format!("has been busy for {lasting}"),

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum as _;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use pp_models::{MODELS, Model, Preset, SEED_PRESET};
 use pp_schedule::{ScheduleName, did_you_mean};
 use pp_train::{DeviceChoice, KernelChoice};
 
+use super::super::CliError;
 use super::super::help::headings;
 use super::super::kernels::kernels;
 use super::super::refusal::choice;
@@ -118,6 +120,29 @@ pub(crate) enum DeviceArg {
     Cpu,
     /// CUDA devices
     Cuda,
+}
+
+/// The environment variable that stands for `--device` where the flag is not given.
+const DEVICE_VARIABLE: &str = "PPTOP_DEVICE";
+
+impl JobArgs {
+    /// The device that is asked for, by the flag or by `PPTOP_DEVICE`.
+    ///
+    /// # Errors
+    /// If the variable names none.
+    pub(super) fn device(&self) -> Result<Option<DeviceArg>, CliError> {
+        let given = std::env::var_os(DEVICE_VARIABLE).filter(|text| !text.is_empty());
+        match (self.device, given) {
+            (None, Some(text)) => match DeviceArg::from_str(&text.to_string_lossy(), false) {
+                Ok(device) => Ok(Some(device)),
+                Err(_) => Err(CliError::Usage(format!(
+                    "{DEVICE_VARIABLE} is '{}'; set it to auto, cpu or cuda",
+                    text.to_string_lossy()
+                ))),
+            },
+            (device, _) => Ok(device),
+        }
+    }
 }
 
 impl From<DeviceArg> for DeviceChoice {

@@ -11,9 +11,10 @@ use pp_train::Defaults;
 const CHARS_MAX: usize = 80;
 
 const FOR_ALL: &str = "\
-For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
---virtual-stages 2 for schedules with several stages per rank, else 1 (auto
-takes the faster), --device auto, --spans auto.
+For all: --pp as many as GPUs, or min(4, cores) without one, and at most the
+layers; --dp 1, --schedule 1f1b, --seed 0, --virtual-stages 2 for schedules with
+several stages per rank, else 1 (auto takes the faster), --device auto (or what
+PPTOP_DEVICE says), --spans auto.
 ";
 
 /// All models, the one that is trained by default first.
@@ -112,9 +113,10 @@ gpt and wine-mlp: --lr-schedule cosine --warmup 20; the others: constant.
 gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
 seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
 sleep: 4 ms for each of F, I, W; --partition uniform. Others: --partition time.
-For all: --pp min(4, cores, layers), --dp 1, --schedule 1f1b, --seed 0,
---virtual-stages 2 for schedules with several stages per rank, else 1 (auto
-takes the faster), --device auto, --spans auto.
+For all: --pp as many as GPUs, or min(4, cores) without one, and at most the
+layers; --dp 1, --schedule 1f1b, --seed 0, --virtual-stages 2 for schedules with
+several stages per rank, else 1 (auto takes the faster), --device auto (or what
+PPTOP_DEVICE says), --spans auto.
 --preset seed: seed-mlp with --lr-schedule step --lr-step 20 --lr-gamma 0.5,
 --clip-norm 1, and a line every 10 steps.";
         assert_eq!(table(), expected);

@@ -88,7 +88,7 @@ impl Spec {
                 pinned: args.pin,
                 kernels: args.kernels.unwrap_or_default(),
                 packs_weights: !args.no_packed_weights,
-                device: args.device.map(Into::into).unwrap_or_default(),
+                device: args.device()?.map(Into::into).unwrap_or_default(),
                 cut: args.partition.clone().unwrap_or(default.cut),
                 eval_every: args.eval_every.or(default.eval_every),
                 spans: args.spans.unwrap_or_default(),

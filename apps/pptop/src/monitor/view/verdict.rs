@@ -46,6 +46,9 @@ pub(crate) fn texts(state: &State, theme: Theme) -> (Vec<String>, Style) {
 /// What is known before it is known where the time goes.
 fn without_account(state: &State) -> Option<String> {
     let model = state.shown();
+    if let Some((n_ranks, gpu)) = model.ranks_on_one_gpu() {
+        return Some(format!("{n_ranks} ranks share {gpu}: throughput counts, not the bubble"));
+    }
     if let Some((n_ranks, n_cores)) = model.ranks_over_cores() {
         let cores = if n_cores == 1 { "core" } else { "cores" };
         return Some(format!(

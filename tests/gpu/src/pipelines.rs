@@ -52,8 +52,7 @@ fn trained(
     (losses, hash)
 }
 
-#[test]
-fn every_schedule_has_the_bits_of_one_rank() {
+pub(crate) fn every_schedule_has_the_bits_of_one_rank() {
     for job in [small_gpt(), seed_mlp(Some(0.1), 1).unwrap()] {
         let one = trained(&job, ScheduleName::Gpipe, 1, 1, 3, place());
         for schedule in [
@@ -69,8 +68,7 @@ fn every_schedule_has_the_bits_of_one_rank() {
     }
 }
 
-#[test]
-fn the_numbers_are_nearly_those_of_the_processor() {
+pub(crate) fn the_numbers_are_nearly_those_of_the_processor() {
     let job = small_gpt();
     let cpu = DeviceSpec::Cpu { index: 0 };
     for (pp, dp) in [(1, 1), (2, 1), (2, 2)] {
@@ -84,8 +82,7 @@ fn the_numbers_are_nearly_those_of_the_processor() {
 
 /// Many small messages between the streams of many ranks, again and again: a copy that came too
 /// early, or memory that was freed too early, would change bits.
-#[test]
-fn streams_under_stress() {
+pub(crate) fn streams_under_stress() {
     let job = small_gpt();
     let one = trained(&job, ScheduleName::Gpipe, 1, 1, 6, place());
     for round in 0..3 {

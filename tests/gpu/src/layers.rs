@@ -120,8 +120,7 @@ fn one(
     stack
 }
 
-#[test]
-fn linear() {
+pub(crate) fn linear() {
     for (rows, inputs, outputs) in [(1, 5, 3), (33, 17, 65), (64, 256, 128)] {
         for has_bias in [false, true] {
             let stack = one(move |vb| {
@@ -135,8 +134,7 @@ fn linear() {
     }
 }
 
-#[test]
-fn layer_norm() {
+pub(crate) fn layer_norm() {
     for (rows, features) in [(1, 3), (7, 33), (40, 256)] {
         let stack = one(move |vb| {
             let norm = LayerNorm::new(features, vb)?;
@@ -146,8 +144,7 @@ fn layer_norm() {
     }
 }
 
-#[test]
-fn activations() {
+pub(crate) fn activations() {
     for activation in [Activation::Relu, Activation::Gelu] {
         let stack =
             one(move |_| Ok(single(move |x, c| pp_nn::ChainLayer::forward(&activation, x, c))));
@@ -155,8 +152,7 @@ fn activations() {
     }
 }
 
-#[test]
-fn dropout_drops_the_same_elements() {
+pub(crate) fn dropout_drops_the_same_elements() {
     // A small one and one of more than 4 KiB: candle treats their uploads differently.
     for features in [3, 2049] {
         let stack = one(move |_| {
@@ -167,8 +163,7 @@ fn dropout_drops_the_same_elements() {
     }
 }
 
-#[test]
-fn attention() {
+pub(crate) fn attention() {
     for (b, t, heads, width) in [(1, 1, 1, 2), (2, 13, 3, 12), (1, 65, 4, 64)] {
         let stack = one(move |_| {
             let attention = CausalSelfAttention::new(heads);
@@ -178,8 +173,7 @@ fn attention() {
     }
 }
 
-#[test]
-fn embedding() {
+pub(crate) fn embedding() {
     let stack = one(|vb| {
         let init = Init::Randn { mean: 0.0, stdev: 1.0 };
         let embedding = Embedding::new(11, 7, init, vb)?;
@@ -189,8 +183,7 @@ fn embedding() {
     check("embedding", &stack, &ids, weighted);
 }
 
-#[test]
-fn loss() {
+pub(crate) fn loss() {
     let stack = one(|vb| {
         let linear = Linear::new(6, 9, vb)?;
         Ok(single(move |x, c| linear.forward(x, c)))
@@ -201,8 +194,7 @@ fn loss() {
     });
 }
 
-#[test]
-fn a_block_of_a_transformer() {
+pub(crate) fn a_block_of_a_transformer() {
     let stack = one(|vb| {
         let linear = |inputs, outputs, name: &str| {
             let init = Init::Randn { mean: 0.0, stdev: 0.2 };

@@ -42,8 +42,7 @@ fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-#[test]
-fn every_optimizer_follows_its_formula() {
+pub(crate) fn every_optimizer_follows_its_formula() {
     let device = place().make().unwrap();
     let kinds =
         [OptimizerKind::Sgd, OptimizerKind::Adam, OptimizerKind::AdamW { weight_decay: 0.1 }];

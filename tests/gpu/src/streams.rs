@@ -1,11 +1,10 @@
 //! Streams, marks, copies and counted memory, as `pp-cuda` has them. Without a GPU there is nothing
 //! to test here.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
 use candle_core::{DType, Tensor};
 use pp_cuda::Stream;
 use pp_executor::DeviceSpec;
+use pp_nn::memory::Meter;
 
 use crate::place;
 
@@ -19,8 +18,7 @@ fn streams() -> Option<(Stream, Stream)> {
     }
 }
 
-#[test]
-fn a_copy_waits_for_what_it_copies() {
+pub(crate) fn a_copy_waits_for_what_it_copies() {
     let Some((first, second)) = streams() else { return };
     let n = 1024;
     for round in 0..200 {
@@ -33,7 +31,7 @@ fn a_copy_waits_for_what_it_copies() {
         first.mark().and_then(|mark| second.wait(&mark)).unwrap();
         let copy = second.copy_of(&made).unwrap();
         let behind = second.mark().unwrap();
-        // The memory of the original is used again at once, when the copy is made.
+        // Only after the copy may the memory of the original be used again.
         while !behind.is_passed().unwrap() {
             std::hint::spin_loop();
         }
@@ -46,8 +44,7 @@ fn a_copy_waits_for_what_it_copies() {
     }
 }
 
-#[test]
-fn marks_have_times() {
+pub(crate) fn marks_have_times() {
     let Some((stream, _)) = streams() else { return };
     let before = stream.timed_mark().unwrap();
     let n = 2048;
@@ -67,19 +64,17 @@ fn marks_have_times() {
     assert!(stream.mark().unwrap().seconds_to(&after).is_err());
 }
 
-#[test]
-fn memory_is_counted() {
-    static LIVE: AtomicI64 = AtomicI64::new(0);
-    let Some((stream, _)) = streams() else { return };
-    if !pp_cuda::count_memory(|bytes| {
-        LIVE.fetch_add(bytes, Ordering::Relaxed);
-    }) {
+pub(crate) fn memory_is_counted() {
+    let place = place();
+    if matches!(place, DeviceSpec::Cpu { .. }) {
         return;
     }
-    // The counter of the first caller stays. In this program that may be the executor's.
-    let before = LIVE.load(Ordering::Relaxed);
-    let tensor = Tensor::zeros(1 << 20, DType::F32, stream.device()).unwrap();
-    let held = LIVE.load(Ordering::Relaxed) - before;
+    // Whoever makes a device this way has its memory counted, by thread.
+    let device = place.make().unwrap();
+    assert!(Meter::Device.is_counted());
+    let before = Meter::Device.live_bytes();
+    let tensor = Tensor::zeros(1 << 20, DType::F32, &device).unwrap();
+    assert_eq!(Meter::Device.live_bytes() - before, 4 << 20);
     drop(tensor);
-    assert!(held == 0 || held == 4 << 20, "{held}");
+    assert_eq!(Meter::Device.live_bytes(), before);
 }
