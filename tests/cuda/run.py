@@ -177,7 +177,7 @@ def counted(world, name, arguments, *, ops, messages, m=8, ranks=2, masks=0):
         "synchronisations": (calls["cuStreamSynchronize"], 2 * ranks),
         "other waits of the host": (calls["cuCtxSynchronize"] + calls["cuEventSynchronize"], 0),
         "waits of a stream": (calls["cuStreamWaitEvent"], messages),
-        # Two for an op and an update, one where a step begins; one for a message at its sender, and four at its receiver.
+        # An op and an update have two, the begin of a step one; a message has one at its sender and four at its receiver.
         "marks": (calls["cuEventRecord"], 2 * ops + 3 * ranks + 5 * messages),
     }
     for what, (count, expected) in found.items():

@@ -1,5 +1,5 @@
-//! `seed-mlp` or `gpt` in 1F1B on two ranks, on the processor or both on one GPU, from candle's own layers, backward and optimizer: what
-//! pptop's would be without `pp-nn`.
+//! `seed-mlp` or `gpt` in 1F1B on two ranks, on the processor or both on one GPU. It uses candle's own
+//! layers, backward and optimizer: what pptop's would be without `pp-nn`.
 //!
 //! Prints `{"seconds": […], "loss": …}`. Threads, allocator, links (a channel each way),
 //! micro-batches and cut are those of pptop.

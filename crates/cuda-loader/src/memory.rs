@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::calls::real;
 
-/// Who is told of bytes that were allocated, or, as a negative number, released.
+/// The function that gets the bytes of each block. A released block counts as a negative number.
 static COUNTED: OnceLock<fn(i64)> = OnceLock::new();
 
 /// The size of each block that is alive, by its address on the device.

@@ -188,7 +188,7 @@ impl Lane {
                 queue.copy_of(tensor)
             }
             (Self::Queue(queue), Some(made)) => queue.fetch(tensor, made.ordinal, &made.ready),
-            _ => bring(tensor, self.device()),
+            _ => tensor.to_device(self.device()),
         }
     }
 
@@ -230,7 +230,7 @@ impl Lane {
     /// Data of the host, on the rank's device. A part of a larger tensor is uploaded alone.
     pub(crate) fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
         match self {
-            Self::Host(device) => bring(tensor, device),
+            Self::Host(device) => tensor.to_device(device),
             Self::Queue(queue) => queue.upload(tensor),
         }
     }
@@ -245,12 +245,4 @@ impl Lane {
             Self::Queue(queue) => queue.download(scalars),
         }
     }
-}
-
-/// The tensor on `device`.
-///
-/// # Errors
-/// If a copy fails.
-fn bring(tensor: &Tensor, device: &Device) -> Result<Tensor> {
-    tensor.to_device(device)
 }

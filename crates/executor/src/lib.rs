@@ -1,6 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+/// Tests count what ranks hold, as `pptop` does.
+#[cfg(test)]
+#[global_allocator]
+static ALLOCATOR: pp_nn::memory::CountingAllocator<std::alloc::System> =
+    pp_nn::memory::CountingAllocator(std::alloc::System);
+
 mod batch;
 mod boundary;
 mod clock;

@@ -134,6 +134,8 @@ fn rehearse_here(
 /// A stage of zeros: as large as the real one, and made at once.
 struct Rehearsed {
     meter: Meter,
+    /// Whether messages are copied to this stage's rank.
+    has_queue: bool,
     run: StageRun,
     stage: Stage,
     recompute: bool,
@@ -146,7 +148,8 @@ impl Rehearsed {
         let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, lane.device())?;
         let recompute = config.recompute.is_for(stage);
         let run = StageRun::new(built, Optimizer::new(config.optimizer), 0..1, recompute, config)?;
-        Ok(Self { meter: lane.meter(), run, stage, recompute })
+        let has_queue = matches!(lane, Lane::Queue(_));
+        Ok(Self { meter: lane.meter(), has_queue, run, stage, recompute })
     }
 
     /// F, I and W, each between two looks at what this thread holds. Returns what the next stage
@@ -164,8 +167,8 @@ impl Rehearsed {
         let arrived = before.is_some();
         // Where this stage runs again and the one before keeps nothing of the message, it is this
         // stage's alone, and is freed while I runs. A device has a copy of its own in any case.
-        let is_copy = self.meter == Meter::Device;
-        let is_given = before.is_some_and(|before| is_copy || config.recompute.is_for(before));
+        let is_given =
+            before.is_some_and(|before| self.has_queue || config.recompute.is_for(before));
         let owned = self.recompute && is_given;
         let copies = inputs.iter().map(|t| if owned { t.copy() } else { Ok(t.clone()) });
         let inputs: Vec<Tensor> = copies.collect::<candle_core::Result<_>>()?;

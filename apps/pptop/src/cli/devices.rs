@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         Ok(n) => devices.extend((0..n).map(|ordinal| cuda_device(ordinal, &nvml))),
         Err(reason) => {
             let fix = if candle_core::utils::cuda_is_available() {
-                "install the NVIDIA driver, or make the device visible to this process"
+                "install or update the NVIDIA driver, or make the device visible to this process"
             } else {
                 "cargo build --release -p pptop --features cuda, with nvcc on PATH"
             };

@@ -1,5 +1,6 @@
-//! Stands in for the NVIDIA driver, cuBLAS, cuBLASLt, cuRAND and NVRTC. It computes nothing: kernels and products leave memory as it was, which is
-//! filled with zeros. It copies what it is asked to copy, and it counts every call.
+//! Stands in for the NVIDIA driver, cuBLAS, cuBLASLt, cuRAND and NVRTC. It computes nothing: kernels
+//! and products leave memory as it was, which is filled with zeros. It copies what it is asked to
+//! copy, and it counts every call.
 //!
 //! A test puts it under the names of all five libraries into a folder, and names that folder in
 //! `PPTOP_CUDA_LIB`. These environment variables tell it more:

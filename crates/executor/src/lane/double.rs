@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result, Tensor, TensorId, bail};
-use pp_nn::memory::{self, Meter};
+use pp_nn::memory::Meter;
 
 use super::{Mark, Point, Queue};
 
@@ -108,8 +108,9 @@ impl Queue for Double {
         self.ordinal
     }
 
+    /// Its memory is the host's.
     fn meter(&self) -> Meter {
-        Meter::Device
+        Meter::Host
     }
 
     fn mark(&self) -> Result<Mark> {
@@ -139,9 +140,7 @@ impl Queue for Double {
         if queue != self.id && waited < at {
             bail!("a copy before its tensor is made: mark {at}, waited for {waited}");
         }
-        let copy = tensor.force_contiguous()?;
-        memory::note_device((copy.elem_count() * copy.dtype().size_in_bytes()) as i64);
-        Ok(copy)
+        tensor.force_contiguous()
     }
 
     fn fetch(&self, tensor: &Tensor, ordinal: u32, ready: &Mark) -> Result<Tensor> {

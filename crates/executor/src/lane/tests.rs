@@ -14,9 +14,12 @@ use super::*;
 use crate::config::RankConfig;
 use crate::device::DeviceSpec;
 use crate::report::What;
-use crate::{Batch, Ranks};
+use crate::{Batch, Ranks, rehearse};
 
 const MICRO_BATCHES: u64 = 4;
+
+/// Features of layers whose tensors are large enough to be counted.
+const WIDE: usize = 128;
 
 struct MeanSquare;
 
@@ -32,16 +35,27 @@ fn config(
     n_replicas: u32,
     devices: impl Fn(u32, u32) -> DeviceSpec + Send + Sync + 'static,
 ) -> RankConfig {
+    sized(schedule, 2, n_replicas, 6, devices)
+}
+
+/// The same on so many ranks, with layers of so many features.
+fn sized(
+    schedule: ScheduleName,
+    n_ranks: u32,
+    n_replicas: u32,
+    width: usize,
+    devices: impl Fn(u32, u32) -> DeviceSpec + Send + Sync + 'static,
+) -> RankConfig {
     let mut stack = LayerStack::default();
     for layer in ["a", "b", "c", "d"] {
         stack.push(layer, move |vb| {
-            let linear = Linear::new(6, 6, vb.pp(layer))?;
+            let linear = Linear::new(width, width, vb.pp(layer))?;
             Ok(single(move |x, c| linear.forward(x, c)?.relu()))
         });
     }
     let n_virtual_stages = schedule.default_virtual_stages();
     let sizes = Sizes {
-        n_ranks: 2,
+        n_ranks,
         n_micro_batches: MICRO_BATCHES as u32,
         n_virtual_stages,
         interleave_group: None,
@@ -224,11 +238,44 @@ fn a_part_of_a_batch_is_uploaded_alone() {
     assert_eq!(part.dtype(), DType::F32);
 }
 
+/// The plan rehearses on the device, and the ranks measure there. What was sent and is not copied yet
+/// is in no plan: on the double that is every gradient until the step ends.
+#[test]
+fn the_measured_peak_on_a_device_is_the_planned_one_and_what_is_lent() {
+    for (schedule, n_ranks, ordinal) in [
+        (ScheduleName::OneFOneB, 1, 800),
+        (ScheduleName::OneFOneB, 2, 801),
+        (ScheduleName::ZbH1, 2, 802),
+    ] {
+        let config = sized(schedule, n_ranks, 1, WIDE, move |_, _| DeviceSpec::Double { ordinal });
+        let rows = 64;
+        let x = Tensor::ones((rows, WIDE), DType::F32, &Device::Cpu).unwrap();
+        let of_one = |t: &Tensor| t.narrow(0, 0, rows / MICRO_BATCHES as usize).unwrap();
+        let planned = rehearse(&config, &[of_one(&x)], &of_one(&x)).unwrap().unwrap();
+        let data = Batch::split(std::slice::from_ref(&x), &x, MICRO_BATCHES as usize, 0).unwrap();
+        let data = [Arc::new(data)];
+        let mut ranks = Ranks::spawn(&config).unwrap();
+        let mut measured = Vec::new();
+        for step in 1..=2 {
+            ranks.step(step, &data).unwrap();
+            measured = ranks.update(0.01, 1.0).unwrap().into_places().collect();
+        }
+        let message = (rows / MICRO_BATCHES as usize * WIDE * 4) as f64;
+        for (((_, rank), report), planned) in measured.into_iter().zip(planned) {
+            let (peak, planned) = (report.memory.peak_bytes as f64, planned.peak_bytes() as f64);
+            let lent = if n_ranks == 1 { 0.0 } else { MICRO_BATCHES as f64 * message };
+            assert!(peak >= 0.95 * planned, "{schedule} {rank}: {peak} of {planned}");
+            assert!(peak <= 1.05 * planned + lent, "{schedule} {rank}: {peak} of {planned}");
+            assert!(report.memory.stash_bytes > 0, "{schedule} {rank}");
+        }
+    }
+}
+
 #[test]
 fn bytes_on_a_device_are_counted_apart_from_those_of_the_host() {
     std::thread::spawn(|| {
         memory::device_is_counted();
-        let meter = Lane::Queue(Box::new(Double::new(700))).meter();
+        let meter = Meter::Device;
         assert!(meter.is_counted());
         meter.reset_peak();
         memory::note_device(3000);
