@@ -164,6 +164,7 @@ fn hello(job: &Job) -> Hello {
                 rank: stage.rank,
                 replica,
                 device: format!("demo:{}", replica * plan.n_ranks() + stage.rank),
+                host: None,
                 uuid: Some(uuid),
                 pci: Some(pci),
             }

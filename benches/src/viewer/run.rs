@@ -150,6 +150,7 @@ impl Simulated {
             rank,
             replica: 0,
             device: format!("cuda:{rank}"),
+            host: None,
             uuid: Some(uuid(rank)),
             pci: None,
         });

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::config::RankConfig;
     use crate::link;
-    use crate::post::Post;
+    use crate::post::{Neighbours, Post};
     use crate::progress::Progress;
     use crate::walk::Route;
     use crate::worker::{Seat, Worker};
@@ -143,7 +143,7 @@ mod tests {
         let seat = Seat {
             replica,
             rank,
-            post: Post::new(Arc::new([address]), mailbox),
+            post: Post::new(Neighbours::Threads { addresses: Arc::new([address]), mailbox }),
             copies: None,
             progress: Progress::new(1, 1).of(replica, rank),
         };

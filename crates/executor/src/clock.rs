@@ -30,17 +30,30 @@ pub(crate) struct ThreadTime {
 pub(crate) struct Clock {
     origin: Instant,
     schedstat: Option<File>,
+    /// What to add to the time of this process. It is that of the run's first process then.
+    offset_ns: i64,
     /// A mark that the device passed in this step, and when that was.
     base: Option<(Mark, u64)>,
 }
 
 impl Clock {
     pub(crate) fn new(origin: Instant) -> Self {
-        Self { origin, schedstat: File::open("/proc/thread-self/schedstat").ok(), base: None }
+        Self {
+            origin,
+            schedstat: File::open("/proc/thread-self/schedstat").ok(),
+            offset_ns: 0,
+            base: None,
+        }
     }
 
     fn host_ns(&self) -> u64 {
-        self.origin.elapsed().as_nanos() as u64
+        // Before the run's first process began, there is no time.
+        (self.origin.elapsed().as_nanos() as i64 + self.offset_ns).max(0) as u64
+    }
+
+    /// Sets what to add to the time of this process, between two spans.
+    pub(crate) fn set_offset(&mut self, offset_ns: i64) {
+        self.offset_ns = offset_ns;
     }
 
     /// A step begins, with an empty queue. Its times count from here: a device reports elapsed time as

@@ -15,6 +15,7 @@ use crate::device::DeviceSpec;
 use crate::fault::Fault;
 use crate::recompute::Recompute;
 use crate::state::OptimizerState;
+use crate::transport::InWorld;
 
 /// How long an op of a rank lasts at least, forward or backward. See [`RankConfig::pace`].
 pub type Pace = Arc<dyn Fn(Rank, Op) -> Duration + Send + Sync>;
@@ -66,6 +67,8 @@ pub struct RankConfig {
     ///
     /// [`ExecError::Deadline`]: crate::ExecError::Deadline
     pub deadline: Option<Duration>,
+    /// The processes of the run, if its ranks are processes; else they are threads of this one.
+    pub world: Option<InWorld>,
     /// Where spans go while the step still runs.
     pub recorder: Recorder,
     /// The moment at which the run's time is 0.
@@ -102,6 +105,7 @@ impl RankConfig {
             pinned: false,
             pace: None,
             deadline: None,
+            world: None,
             recorder: Recorder::disabled(),
             origin: Instant::now(),
             #[cfg(feature = "fault-injection")]

@@ -39,7 +39,7 @@ pub(crate) struct OwnSums {
 /// A rank's links to the other copies of its stages. Threads pass handles of tensors; another
 /// transport would move the bytes. The rank takes the mean itself: every copy adds in the same
 /// order, and so gets the same bits.
-pub(crate) trait Exchange: Send {
+pub(crate) trait Exchange {
     /// Sends the sums of all stages of this rank, and waits for those of the other copies.
     /// Returns the sums of every copy of each of these stages, its own included.
     ///

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pp_schedule::{Op, Rank, Replica};
 
 use crate::progress::{Doing, RankProgress};
+use crate::transport::LinkError;
 
 /// The error of a call, or of the start of the ranks.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,39 @@ pub enum ExecError {
         /// How long the call was allowed to take.
         deadline: Duration,
     },
+    /// The process of a rank is gone, is stopped, or cannot be reached.
+    #[error(
+        "{} on {host} is silent for {:.1} s: it is gone, stopped, or cannot be reached; when last heard of, it {doing}",
+        Place(*.replica, *.rank, *.step, *.is_evaluating, .doing.op()),
+        .silent.as_secs_f64()
+    )]
+    Lost {
+        /// Its replica.
+        replica: Replica,
+        /// Its place in the pipeline.
+        rank: Rank,
+        /// The host of its process.
+        host: String,
+        /// The last step that it was known to begin, from 1; 0 before the first.
+        step: u64,
+        /// Whether it evaluated, after that step.
+        is_evaluating: bool,
+        /// What it was doing when last heard of.
+        doing: Doing,
+        /// For how long nothing was heard of it.
+        silent: Duration,
+    },
+    /// The number of ranks is not that of the processes.
+    #[error("{ranks} ranks were asked for, and there are {processes} processes: one for each rank")]
+    World {
+        /// Ranks of all replicas.
+        ranks: u32,
+        /// Processes.
+        processes: u32,
+    },
+    /// The processes of a run could not talk to each other.
+    #[error("a message between processes could not be moved")]
+    Link(#[from] LinkError),
     /// The thread of a rank has ended without an answer: our own bug.
     #[error("{} is gone without an answer", Place(*.replica, *.rank, 0, false, None))]
     Gone {
@@ -211,6 +245,25 @@ pub enum RankError {
     /// What arrived is not what the op needs: our own bug.
     #[error("{0} did not arrive")]
     Missing(&'static str),
+    /// A rank of another process failed.
+    #[error("on {host}: {why}")]
+    Elsewhere {
+        /// The host of its process.
+        host: String,
+        /// The cause, and its causes.
+        why: String,
+    },
+    /// A message could not be moved.
+    #[error("a message between processes could not be moved")]
+    Link(#[from] LinkError),
+    /// A message that is not of this call: our own bug, or two runs in one world.
+    #[error("{arrived} arrived, and {expected} was expected")]
+    OutOfPlace {
+        /// What arrived.
+        arrived: String,
+        /// What was expected.
+        expected: String,
+    },
     /// Another rank failed first.
     #[error("stopped because another rank failed")]
     Stopped,

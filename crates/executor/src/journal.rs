@@ -85,6 +85,11 @@ impl Journal {
         Ok(self.clock.begin(lane)?)
     }
 
+    /// See [`Clock::set_offset`].
+    pub(crate) fn set_offset(&mut self, offset_ns: i64) {
+        self.clock.set_offset(offset_ns);
+    }
+
     /// Whether anything is written down from now on. While nothing is, no clock is read.
     pub(crate) fn set_open(&mut self, is_open: bool) {
         self.is_open = is_open;

@@ -227,6 +227,17 @@ impl Lane {
         }
     }
 
+    /// A tensor that another process may read: on the host, when the queue has made it.
+    pub(crate) fn on_host(&self, tensor: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Host(_) => Ok(tensor),
+            Self::Queue(queue) => {
+                queue.synchronize()?;
+                tensor.to_device(&Device::Cpu)
+            }
+        }
+    }
+
     /// Data of the host, on the rank's device. A part of a larger tensor is uploaded alone.
     pub(crate) fn upload(&self, tensor: &Tensor) -> Result<Tensor> {
         match self {

@@ -34,8 +34,10 @@ mod stash;
 mod state;
 mod thread;
 mod training;
+mod transport;
 mod walk;
 mod worker;
+mod world;
 
 pub use batch::Batch;
 pub use config::{Pace, RankConfig};
@@ -51,3 +53,6 @@ pub use rehearsal::{PlannedMemory, rehearse};
 pub use report::{Evaluated, RankMemory, StageParameters, StepReport, UpdateReport, What};
 pub use stash::{Held, Kept, Stash};
 pub use state::{OptimizerState, Snapshot, StageState};
+#[cfg(feature = "fault-injection")]
+pub use transport::threads_as_processes;
+pub use transport::{InWorld, LinkError, Message, Port, Trouble, World};

@@ -9,13 +9,25 @@ use crate::boundary::Tensors;
 use crate::error::RankError;
 use crate::lane::{Lent, Made};
 use crate::link::{self, Address, Key, Mailbox, Received};
+use crate::world::SharedLinks;
 
 type Result<T> = std::result::Result<T, RankError>;
 
+/// The ways to the other ranks of the replica.
+pub(crate) enum Neighbours {
+    /// They are threads of this process.
+    Threads {
+        /// The mailboxes of this replica, by rank.
+        addresses: Arc<[Address]>,
+        /// That of this rank.
+        mailbox: Mailbox,
+    },
+    /// They are other processes.
+    World(SharedLinks),
+}
+
 pub(crate) struct Post {
-    /// The mailboxes of this replica, by rank.
-    addresses: Arc<[Address]>,
-    mailbox: Mailbox,
+    links: Neighbours,
     /// The inputs of later ops: received from the mailbox, or made by another stage of this rank.
     inputs: HashMap<Key, Tensors>,
     /// What ops made for other ranks and is not sent yet.
@@ -25,19 +37,34 @@ pub(crate) struct Post {
 }
 
 impl Post {
-    pub(crate) fn new(addresses: Arc<[Address]>, mailbox: Mailbox) -> Self {
-        Self {
-            addresses,
-            mailbox,
-            inputs: HashMap::new(),
-            outgoing: HashMap::new(),
-            lent: Lent::default(),
-        }
+    pub(crate) fn new(links: Neighbours) -> Self {
+        Self { links, inputs: HashMap::new(), outgoing: HashMap::new(), lent: Lent::default() }
     }
 
     /// Waits for a message of another rank.
     pub(crate) fn receive(&mut self, key: Key) -> Result<Received> {
-        self.mailbox.receive(key).map_err(|_| RankError::Stopped)
+        match &mut self.links {
+            Neighbours::Threads { mailbox, .. } => {
+                mailbox.receive(key).map_err(|_| RankError::Stopped)
+            }
+            Neighbours::World(links) => links.borrow_mut().receive_boundary(key),
+        }
+    }
+
+    /// Moves messages on. Threads have nothing to do for it.
+    pub(crate) fn poll(&mut self) -> Result<()> {
+        match &mut self.links {
+            Neighbours::Threads { .. } => Ok(()),
+            Neighbours::World(links) => links.borrow_mut().poll(),
+        }
+    }
+
+    /// The links to other processes, if that is where the other ranks are.
+    pub(crate) fn world(&self) -> Option<&SharedLinks> {
+        match &self.links {
+            Neighbours::Threads { .. } => None,
+            Neighbours::World(links) => Some(links),
+        }
     }
 
     /// Keeps the input of a later op of this rank.
@@ -71,7 +98,12 @@ impl Post {
         let tensors = self.outgoing.remove(&key).ok_or(RankError::Missing("a message to send"))?;
         let bytes = link::bytes(&tensors) as u64;
         self.lent.keep(&tensors, made.as_ref())?;
-        self.addresses[to.idx()].send(key, tensors, made, given);
+        match &mut self.links {
+            Neighbours::Threads { addresses, .. } => {
+                addresses[to.idx()].send(key, tensors, made, given);
+            }
+            Neighbours::World(links) => links.borrow_mut().send_boundary(to.0, key, tensors)?,
+        }
         Ok(bytes)
     }
 
@@ -82,6 +114,9 @@ impl Post {
 
     /// The most messages that waited since the last call.
     pub(crate) fn take_peak(&self) -> u32 {
-        self.mailbox.take_peak()
+        match &self.links {
+            Neighbours::Threads { mailbox, .. } => mailbox.take_peak(),
+            Neighbours::World(links) => links.borrow_mut().take_peak(),
+        }
     }
 }

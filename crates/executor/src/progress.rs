@@ -49,7 +49,7 @@ impl Doing {
 
     /// In one word, so that one store writes all of it: kind, phase, stage and micro-batch from the
     /// highest bit to the lowest.
-    fn pack(self) -> u64 {
+    pub(crate) fn pack(self) -> u64 {
         let kind: u64 = match self {
             Self::Idle => 0,
             Self::Awaiting(_) => 1,
@@ -74,7 +74,7 @@ impl Doing {
         (kind << KIND_AT) | op
     }
 
-    fn unpack(word: u64) -> Self {
+    pub(crate) fn unpack(word: u64) -> Self {
         let op = || {
             let phase = Phase::ALL[((word >> PHASE_AT) & 3) as usize];
             let stage = Stage(((word >> STAGE_AT) & STAGES) as u32);
@@ -186,6 +186,27 @@ impl Progress {
             TimedProgress { rank, since: self.origin + since }
         };
         (0..self.entries.len()).map(timed).collect()
+    }
+
+    /// The entry of a rank in two words, for another process. `index` is its place, replica by
+    /// replica, rank by rank.
+    pub fn words(&self, index: usize) -> [u64; 2] {
+        let (step, doing) = self.entries[index].read();
+        [step, doing.pack()]
+    }
+
+    /// Writes what another process has told of its rank. A rank that begins something new does so
+    /// when this is told.
+    pub fn set_words(&self, index: usize, [step, doing]: [u64; 2]) {
+        let Some(entry) = self.entries.get(index) else { return };
+        let is_same = entry.step.load(Ordering::Relaxed) == step
+            && entry.doing.load(Ordering::Relaxed) == doing;
+        if !is_same {
+            entry.step.store(step, Ordering::Release);
+            let since = self.origin.elapsed();
+            entry.since_ns.store(since.as_nanos() as u64, Ordering::Release);
+            entry.doing.store(doing, Ordering::Release);
+        }
     }
 
     fn at(&self, index: usize) -> RankProgress {

@@ -1,12 +1,16 @@
 //! The threads of all ranks, and the calls that all of them answer.
 
+mod in_world;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use pp_schedule::{Rank, Replica, Topology, ValidPlan, forward_only};
+use pp_trace::Recorder;
 
 use crate::batch::Batch;
 use crate::config::RankConfig;
@@ -15,13 +19,15 @@ use crate::device::DeviceSpec;
 use crate::error::{ExecError, RankError};
 use crate::link::{self, Address, Mailbox};
 use crate::per_rank::{PerRank, place};
-use crate::post::Post;
+use crate::post::{Neighbours, Post};
 use crate::progress::{Doing, Progress};
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
 use crate::state::Snapshot;
-use crate::thread::{Answer, Order, STACK_BYTES, cores_for, order, pin, serve};
+use crate::thread::{Order, Reply, STACK_BYTES, cores_for, order, pin, serve};
+use crate::transport::{InWorld, World};
 use crate::walk::Route;
 use crate::worker::{Seat, Worker};
+use crate::world::Answer;
 
 /// How long the other ranks get to stop after the first error. They stop at their next message.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -40,22 +46,33 @@ pub struct Ranks {
     deadline: Option<Duration>,
     threads: Vec<Thread>,
     progress: Progress,
+    /// The processes of the other ranks, where ranks are processes.
+    world: Option<Arc<dyn World>>,
+    /// Where the spans of the ranks of other processes go.
+    recorder: Recorder,
     stages: Vec<StageParameters>,
 }
 
 struct Thread {
     orders: Sender<Order>,
-    address: Address,
-    copies: Option<CopyAddress>,
+    stop: Stop,
     handle: JoinHandle<()>,
 }
 
+/// What makes a rank give up, wherever it waits for another one.
+enum Stop {
+    Mail { address: Address, copies: Option<CopyAddress> },
+    Flag(Arc<AtomicBool>),
+}
+
 impl Thread {
-    /// Makes the rank give up, wherever it waits for another one.
     fn stop(&self) {
-        self.address.stop();
-        if let Some(copies) = &self.copies {
-            copies.stop();
+        match &self.stop {
+            Stop::Mail { address, copies } => {
+                address.stop();
+                copies.iter().for_each(CopyAddress::stop);
+            }
+            Stop::Flag(is_stopped) => is_stopped.store(true, Ordering::Relaxed),
         }
     }
 }
@@ -80,6 +97,9 @@ impl Ranks {
         let (partition, plan) = (config.partition.n_stages(), config.plan.n_stages() as usize);
         if partition != plan {
             return Err(ExecError::Stages { partition, plan });
+        }
+        if let Some(InWorld(world)) = &config.world {
+            return Self::join(config, world);
         }
         let n_ranks = config.plan.n_ranks();
         let is_cpu = |rank, replica| {
@@ -112,28 +132,27 @@ impl Ranks {
                 let index = threads.len();
                 let address = addresses[rank.idx()].clone();
                 let (copy_address, links) = copies.next().unzip();
-                let seat = Seat {
-                    replica,
-                    rank,
-                    post: Post::new(Arc::clone(&addresses), mailbox),
-                    copies: links.map(|links| Box::new(links) as Box<dyn Exchange>),
-                    progress: progress.of(replica, rank),
-                };
+                let progress = progress.of(replica, rank);
+                let addresses = Arc::clone(&addresses);
                 let core = cores.as_ref().map(|cores| cores[index]);
                 let (config, route, reply) = (config.clone(), Arc::clone(&route), reply.clone());
                 let body = move || {
                     let make = || {
                         core.map(pin).transpose()?;
-                        Worker::new(config, route, seat)
+                        let post = Post::new(Neighbours::Threads { addresses, mailbox });
+                        let copies = links.map(|links| Box::new(links) as Box<dyn Exchange>);
+                        Worker::new(config, route, Seat { replica, rank, post, copies, progress })
                     };
-                    serve(index, (replica, rank), make, &received, reply);
+                    let first = |worker: &mut Worker| Ok(worker.stage_parameters());
+                    serve(index, (replica, rank), make, first, &received, reply);
                 };
                 let handle = std::thread::Builder::new()
                     .name(format!("rank {rank}.{replica}"))
                     .stack_size(STACK_BYTES)
                     .spawn(body)
                     .map_err(|source| ExecError::Spawn { rank, source })?;
-                threads.push(Thread { orders, address, copies: copy_address, handle });
+                let stop = Stop::Mail { address, copies: copy_address };
+                threads.push(Thread { orders, stop, handle });
             }
         }
         drop(reply);
@@ -143,13 +162,20 @@ impl Ranks {
             deadline: config.deadline,
             threads,
             progress,
+            world: None,
+            recorder: config.recorder.clone(),
             stages: Vec::new(),
         };
         let built = ranks.gather(&replies, None)?;
+        Ok(ranks.with_stages(built))
+    }
+
+    /// Notes the stages of the first replica.
+    fn with_stages(mut self, built: PerRank<Vec<StageParameters>>) -> Self {
         let first = built.into_places().filter(|&((replica, _), _)| replica == Replica(0));
-        ranks.stages = first.flat_map(|(_, of_rank)| of_rank).collect();
-        ranks.stages.sort_by_key(|s| (s.pipe, s.stage));
-        Ok(ranks)
+        self.stages = first.flat_map(|(_, of_rank)| of_rank).collect();
+        self.stages.sort_by_key(|s| (s.pipe, s.stage));
+        self
     }
 
     /// The parameters of each stage of one replica: pipe by pipe, stage by stage.
@@ -262,12 +288,15 @@ impl Ranks {
     }
 
     /// Gives every rank the same job, and waits for all answers.
-    fn call<T: Send + 'static>(
+    fn call<T: Answer>(
         &mut self,
         job: impl Fn(&mut Worker) -> Result<T, RankError> + Send + Sync + 'static,
     ) -> Result<PerRank<T>, ExecError> {
         if self.threads.is_empty() {
             return Err(ExecError::Ended);
+        }
+        if let Some(world) = self.world.clone() {
+            return self.call_in_world(world.as_ref(), job);
         }
         // Held here until all have answered: what it holds is freed by this thread.
         let job = Arc::new(job);
@@ -288,7 +317,7 @@ impl Ranks {
     /// One answer from each rank. The first error stops the others.
     fn gather<T>(
         &mut self,
-        replies: &Receiver<Answer<T>>,
+        replies: &Receiver<Reply<T>>,
         deadline: Option<Duration>,
     ) -> Result<PerRank<T>, ExecError> {
         let n_ranks = self.plan.n_ranks();

@@ -2,6 +2,7 @@
 
 use pp_schedule::{MicroBatch, Pipe, Rank, Stage};
 use pp_trace::Span;
+use serde::{Deserialize, Serialize};
 
 /// Which tensors to collect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +14,7 @@ pub enum What {
 }
 
 /// The parameters of one stage.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StageParameters {
     /// The copy of the model.
     pub pipe: Pipe,
@@ -28,7 +29,7 @@ pub struct StageParameters {
 }
 
 /// A rank's report of one step.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct StepReport {
     /// On the last stage's rank the mean loss of each micro-batch that ended there; else empty.
     pub losses: Vec<(MicroBatch, f32)>,
@@ -46,7 +47,7 @@ pub struct StepReport {
 }
 
 /// A rank's report of one update.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub struct UpdateReport {
     /// What it holds now, and the most that it held since the step began.
     pub memory: RankMemory,
@@ -56,7 +57,7 @@ pub struct UpdateReport {
 
 /// The result of an evaluation. Only the rank of the last stage has one; for every other rank it is
 /// empty.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Evaluated {
     /// The mean loss of each micro-batch, in order.
     pub losses: Vec<f32>,
@@ -65,7 +66,7 @@ pub struct Evaluated {
 }
 
 /// Bytes that a rank holds, at the end of a step.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct RankMemory {
     /// Everything alive now.
     pub live_bytes: u64,

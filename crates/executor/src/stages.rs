@@ -90,12 +90,16 @@ impl Stages {
         Ok(counts.into_iter().map(of_stage).collect())
     }
 
-    /// The sums of the gradients of every stage. Nothing is copied.
-    pub(crate) fn sums(&mut self, lane: &Lane) -> Result<Vec<OwnSums>> {
+    /// The sums of the gradients of every stage. Nothing is copied, unless they go to other
+    /// processes from a device.
+    pub(crate) fn sums(&mut self, lane: &Lane, to_processes: bool) -> Result<Vec<OwnSums>> {
+        let sendable = |sum: &Tensor| {
+            if to_processes { lane.on_host(sum.clone()) } else { lane.sendable(sum.clone()) }
+        };
         let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
-            let sums = run.gradients.finished()?.map(|(_, sum)| lane.sendable(sum.clone()));
+            let sums = run.gradients.finished()?.map(|(_, sum)| sendable(sum));
             let tensors = sums.collect::<candle_core::Result<_>>()?;
-            let made = lane.made()?;
+            let made = if to_processes { None } else { lane.made()? };
             Ok(OwnSums { pipe, stage, sums: Arc::new(CopySums { tensors, made }) })
         };
         self.0.iter_mut().map(of_stage).collect()

@@ -32,7 +32,7 @@ pub struct StageState {
 }
 
 /// A rank's copy of its state.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Its stages of the first copy of the model; empty for a rank of another replica.
     pub stages: Vec<StageState>,

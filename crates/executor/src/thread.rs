@@ -10,7 +10,6 @@ use pp_schedule::{Rank, Replica};
 
 use crate::error::{ExecError, RankError};
 use crate::progress::{Doing, RankProgress};
-use crate::report::StageParameters;
 use crate::worker::Worker;
 
 /// candle walks its graph by recursion, so a deep stage needs a deep stack. Only pages that are
@@ -19,7 +18,7 @@ pub(crate) const STACK_BYTES: usize = 256 << 20;
 
 /// The index of a thread, and its answer. Boxed, so that the channel's own blocks stay small: the
 /// rank is charged for those that it allocates, and the receiver frees them.
-pub(crate) type Answer<T> = Box<(usize, Result<T, ExecError>)>;
+pub(crate) type Reply<T> = Box<(usize, Result<T, ExecError>)>;
 
 /// A job for a rank, which also sends the answer. It returns whether the thread goes on.
 pub(crate) type Order = Box<dyn FnOnce(&mut Worker) -> ControlFlow<()> + Send>;
@@ -28,7 +27,7 @@ pub(crate) type Order = Box<dyn FnOnce(&mut Worker) -> ControlFlow<()> + Send>;
 pub(crate) fn order<T: Send + 'static>(
     index: usize,
     job: Arc<impl Fn(&mut Worker) -> Result<T, RankError> + Send + Sync + 'static>,
-    reply: Sender<Answer<T>>,
+    reply: Sender<Reply<T>>,
 ) -> Order {
     Box::new(move |worker| {
         let done = guarded(|| job(worker)).map_err(|source| worker.failed(source));
@@ -42,14 +41,15 @@ pub(crate) fn order<T: Send + 'static>(
     })
 }
 
-/// The body of a rank's thread: makes the worker, then runs orders until one fails or no more can
-/// come.
-pub(crate) fn serve(
+/// The body of a rank's thread: makes the worker, gives its first answer, then runs orders until one
+/// fails or no more can come.
+pub(crate) fn serve<T>(
     index: usize,
     (replica, rank): (Replica, Rank),
     make: impl FnOnce() -> Result<Worker, RankError>,
+    first: impl FnOnce(&mut Worker) -> Result<T, RankError>,
     orders: &Receiver<Order>,
-    ready: Sender<Answer<Vec<StageParameters>>>,
+    ready: Sender<Reply<T>>,
 ) {
     // Sleeps that end up to 50 us late, the system's default, are gaps in every rank's time. Where
     // it cannot be changed, they stay.
@@ -65,7 +65,9 @@ pub(crate) fn serve(
             return;
         }
     };
-    if ready.send(Box::new((index, Ok(worker.stage_parameters())))).is_err() {
+    let first = guarded(|| first(&mut worker)).map_err(|source| worker.failed(source));
+    let has_failed = first.is_err();
+    if ready.send(Box::new((index, first))).is_err() || has_failed {
         return;
     }
     drop(ready);

@@ -80,6 +80,7 @@ impl Walk {
         self.journal.set_open(P::IS_RECORDED);
         let row = &route.lowered.rows[self.rank.idx()];
         for (at, instruction) in row.iter().enumerate() {
+            self.post.poll()?;
             match *instruction {
                 Instruction::Recv(transfer) => {
                     let key = Key::from(transfer);
@@ -150,7 +151,11 @@ impl Walk {
             if plan.rank_of(to_stage, op.micro_batch) == self.rank {
                 self.post.keep(key, made);
             } else {
-                let sendable = |t: Option<Tensor>| t.map(|t| lane.sendable(t)).transpose();
+                // Another process gets bytes of the host.
+                let is_remote = self.post.world().is_some();
+                let to_send =
+                    |t: Tensor| if is_remote { lane.on_host(t) } else { lane.sendable(t) };
+                let sendable = |t: Option<Tensor>| t.map(to_send).transpose();
                 let made = made.into_iter().map(sendable).collect::<candle_core::Result<_>>()?;
                 self.post.put_out(key, made);
             }
@@ -165,7 +170,9 @@ impl Walk {
             stage: transfer.from_stage,
             micro_batch: transfer.micro_batch,
         };
-        if let Some(made) = lane.made()? {
+        if self.post.world().is_none()
+            && let Some(made) = lane.made()?
+        {
             // Nothing moves before the receiver copies it. The memory stays this rank's.
             let ready = self.journal.at(&made.ready);
             let bytes = self.post.send(transfer.into(), transfer.to, Some(made), false)?;

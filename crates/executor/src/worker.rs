@@ -1,5 +1,6 @@
 //! One rank: what its thread owns, and its part of each call.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pp_schedule::{Rank, Replica, Stage};
@@ -23,6 +24,7 @@ use crate::stash::Stash;
 use crate::state::{Named, Snapshot};
 use crate::training::Training;
 use crate::walk::{Route, Walk};
+use crate::world::Answer;
 
 type Result<T> = std::result::Result<T, RankError>;
 
@@ -94,6 +96,25 @@ impl Worker {
         self.stages.parameters(self.walk.rank)
     }
 
+    /// Runs a part of a call, and ends the call together with all other processes.
+    pub(crate) fn in_world<T: Answer>(
+        &mut self,
+        job: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let links = self.walk.post.world().map(Rc::clone);
+        let links = links.ok_or(RankError::Missing("the world of this rank"))?;
+        links.borrow_mut().begin_call();
+        let mine = job(self)?;
+        self.walk.progress.set(Doing::Idle);
+        links.borrow_mut().share(mine)
+    }
+
+    /// The difference of the clocks of this process and of process 0, and the time of the exchange
+    /// that told it, in nanoseconds.
+    pub(crate) fn clock_offset(&self) -> (i64, u64) {
+        self.walk.post.world().map_or((0, 0), |links| links.borrow().offset())
+    }
+
     /// An error with the place where it happened.
     pub(crate) fn failed(&self, source: RankError) -> ExecError {
         ExecError::of_rank(self.walk.progress.get(), source)
@@ -103,6 +124,11 @@ impl Worker {
     /// model.
     pub(crate) fn step(&mut self, step: u64, batch: &Batch) -> Result<StepReport> {
         self.walk.progress.begin(step);
+        if let Some(links) = self.walk.post.world() {
+            let mut links = links.borrow_mut();
+            links.begin_step(step);
+            self.walk.journal.set_offset(links.offset_ns());
+        }
         self.walk.journal.begin(step, &self.lane)?;
         self.walk.post.let_go()?;
         self.stages.begin();
@@ -144,7 +170,8 @@ impl Worker {
             return Ok(square_sums);
         };
         self.walk.progress.set(Doing::AwaitingGradients);
-        let own = self.stages.sums(&self.lane)?;
+        let to_processes = self.walk.post.world().is_some();
+        let own = self.stages.sums(&self.lane, to_processes)?;
         // This rank frees them with its next update, when no other copy reads them any more.
         self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
         let copies = links.exchange(own)?;

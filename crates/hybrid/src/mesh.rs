@@ -92,6 +92,15 @@ impl Mesh {
         matches!(self.kind, DeviceKind::Cpu)
     }
 
+    /// The device of a process that has `before` others before it on its host: the processes of a
+    /// host take its CUDA devices in turn.
+    pub fn device_of_host(&self, before: u32) -> DeviceSpec {
+        match self.kind {
+            DeviceKind::Cpu => DeviceSpec::Cpu { index: before },
+            DeviceKind::Cuda { devices } => DeviceSpec::Cuda { ordinal: before % devices },
+        }
+    }
+
     /// The device of one place. Places are numbered `rank·dp + replica`, so that the replicas of one
     /// stage are neighbours (their gradient mean is the larger traffic). Where several places share
     /// a CUDA device, each device gets a block of neighbours, and the sizes of the blocks differ by

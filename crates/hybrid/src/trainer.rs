@@ -213,6 +213,22 @@ impl Trainer {
         self
     }
 
+    /// Agrees on bits with the other processes, where ranks are processes: see [`Ranks::agree`].
+    ///
+    /// # Errors
+    /// A process that failed or is gone.
+    pub fn agree(&mut self, bits: u64) -> Result<u64, TrainerError> {
+        Ok(self.ranks.agree(bits)?)
+    }
+
+    /// See [`Ranks::clock_offsets`].
+    ///
+    /// # Errors
+    /// A process that failed or is gone.
+    pub fn clock_offsets(&mut self) -> Result<Vec<(i64, u64)>, TrainerError> {
+        Ok(self.ranks.clock_offsets()?)
+    }
+
     /// The parameters of each stage, copy by copy of the model, in the order of stages.
     pub fn stages(&self) -> Vec<StageParameters> {
         self.ranks.stages().to_vec()
@@ -382,7 +398,8 @@ impl Trainer {
         let (mut losses, mut correct) = (Vec::new(), None);
         let mut n_done = 0;
         for group in pieces.chunks(group) {
-            if !goes_on(n_done) {
+            // Where ranks are processes, any of them may end it, and all of them do.
+            if self.ranks.agree(u64::from(!goes_on(n_done)))? != 0 {
                 return Ok(None);
             }
             self.evaluate_group(group, &mut losses, &mut correct)?;

@@ -166,6 +166,9 @@ pub struct DeviceMapEntry {
     pub replica: u32,
     /// The device, such as `cpu:0`.
     pub device: String,
+    /// The host of the rank's process; absent where ranks are threads of one process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// What the driver calls the device for ever; absent for a CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,

@@ -215,6 +215,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                     rank: 2,
                     replica: 3,
                     device: name.clone(),
+                    host: None,
                     uuid: theory.map(|_| name.clone()),
                     pci: None,
                 }],

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "fault-injection")]
 use pp_executor::Fault;
-use pp_executor::Recompute;
+use pp_executor::{InWorld, Recompute};
 use pp_hybrid::DeviceKind;
 use pp_nn::{LearningRate, OptimizerKind};
 use pp_partition::{Cut, Profile};
@@ -100,6 +100,8 @@ pub struct Config {
     pub takes_nonfinite: bool,
     /// The checkpoint that the run resumes from. Its weights take the place of `init`.
     pub resume: Option<Resume>,
+    /// The processes of the run, if its ranks are processes; else they are threads of this one.
+    pub world: Option<InWorld>,
     /// A fault to inject, for tests.
     #[cfg(feature = "fault-injection")]
     pub fault: Option<Fault>,
@@ -137,6 +139,7 @@ impl Config {
             init: None,
             takes_nonfinite: false,
             resume: None,
+            world: None,
             #[cfg(feature = "fault-injection")]
             fault: None,
         }
@@ -193,6 +196,9 @@ impl Config {
     pub fn default_pp(&self) -> Option<u32> {
         let name = self.named()?;
         let v = self.chunks(name);
+        if let Some(InWorld(world)) = &self.world {
+            return Some((world.size() / self.dp.max(1)).max(1));
+        }
         let layers = self.workload.layers();
         let fits = layers.map_or(u32::MAX, |layers| (layers as u32 / v).max(1));
         let pp = match self.device_kind() {

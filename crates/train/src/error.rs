@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pp_executor::RankError;
+use pp_executor::{LinkError, RankError};
 use pp_hybrid::checkpoint::CheckpointError;
 use pp_hybrid::{MeshError, TrainerError};
 use pp_partition::PartitionError;
@@ -19,6 +19,28 @@ use crate::workload::BoxError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
+    /// The processes of the run could not agree.
+    #[error("the processes of the run cannot agree")]
+    World(#[source] LinkError),
+    /// Another number of ranks than of processes.
+    #[error(
+        "{ranks} ranks on {replicas} replicas are {} processes, and there are {processes}",
+        u64::from(*ranks) * u64::from(*replicas)
+    )]
+    Processes {
+        /// Ranks of the pipeline.
+        ranks: u32,
+        /// Replicas.
+        replicas: u32,
+        /// Processes of the run.
+        processes: u32,
+    },
+    /// A process lacks a kernel that the first one chose.
+    #[error("this process lacks the kernel {kernel}, which process 0 chose for all")]
+    KernelElsewhere {
+        /// The kernel.
+        kernel: String,
+    },
     /// A schedule does not take the costs or sizes.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),
@@ -274,6 +296,7 @@ impl TrainError {
             self,
             Self::Partition(_)
                 | Self::Tensor(_)
+                | Self::World(_)
                 | Self::Rehearsal(_)
                 | Self::Trainer(_)
                 | Self::Signals(_)

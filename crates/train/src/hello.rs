@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_executor::DeviceSpec;
 use pp_hybrid::Trainer;
+use pp_schedule::{Rank, Replica};
 use pp_telemetry::{
     Continues, DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo, cores,
 };
@@ -57,27 +58,20 @@ impl Session {
                 }
             })
             .collect();
-        let places: Vec<_> = self.mesh.places().collect();
+        let devices = self.devices();
         let device_map = stages
             .iter()
-            .flat_map(|stage| {
-                // Places go rank by rank.
-                let n_here = self.config.dp as usize;
-                let here = places.iter().skip(stage.rank as usize * n_here).take(n_here);
-                here.map(move |place| {
-                    let GpuName { uuid, pci } = match place.device {
-                        DeviceSpec::Cpu { .. } => GpuName::default(),
-                        DeviceSpec::Cuda { ordinal } => gpu_name(ordinal),
-                    };
-                    DeviceMapEntry {
-                        stage: stage.stage,
-                        rank: stage.rank,
-                        replica: place.replica.0,
-                        device: place.device.to_string(),
-                        uuid,
-                        pci,
-                    }
-                })
+            .flat_map(|stage| (0..self.config.dp).map(move |replica| (stage, replica)))
+            .map(|(stage, replica)| {
+                let device = devices(Rank(stage.rank), Replica(replica));
+                let host = self.host_of(stage.rank, replica);
+                let GpuName { uuid, pci } = match device {
+                    DeviceSpec::Cuda { ordinal } if host.is_none() => gpu_name(ordinal),
+                    // The names of another host's GPUs are not known here.
+                    _ => GpuName::default(),
+                };
+                let (stage, rank) = (stage.stage, stage.rank);
+                DeviceMapEntry { stage, rank, replica, device: device.to_string(), host, uuid, pci }
             })
             .collect();
         let n_ranks = u64::from(plan.n_ranks()) * u64::from(self.config.dp);

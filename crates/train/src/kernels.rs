@@ -57,6 +57,11 @@ pub enum KernelsNotKept {
 }
 
 impl Chosen {
+    /// The choice of the process that leads this one.
+    pub(crate) fn told(kernels: Kernels) -> Self {
+        Self { kernels, how: "as process 0", is_new: false }
+    }
+
     /// Keeps a choice that was measured now for the next run on this kind of processor.
     ///
     /// # Errors

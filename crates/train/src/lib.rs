@@ -4,6 +4,7 @@
 mod checkpoints;
 mod config;
 mod continuing;
+mod crew;
 mod cutting;
 mod data;
 mod devices;
@@ -45,8 +46,8 @@ pub use observer::{Notice, Observer, Ready};
 pub use options::{OnSpike, ResultFile, RunFolder, RunOptions, Words};
 pub use process::init;
 pub use profiles::Profiles;
-pub use run::{Run, SAMPLE, train};
-pub use session::{Prepared, Preparing, Session};
+pub use run::{Run, SAMPLE, follow, train};
+pub use session::{Prepared, Preparing, RankPlace, Session};
 pub use signals::is_ignored;
 pub use stall::{STALL_AFTER, StallOptions};
 pub use stopping::Signals;
@@ -56,9 +57,9 @@ pub use workload::{BoxError, Defaults, KnownCosts, SampleLength, Workload};
 
 // Types for configurations and workloads, so that their author needs no further crate.
 pub use pp_devices::Library;
-pub use pp_executor::Recompute;
 #[cfg(feature = "fault-injection")]
 pub use pp_executor::{Fault, FaultKind, FaultPoint};
+pub use pp_executor::{InWorld, Recompute, Trouble, World};
 pub use pp_hybrid::checkpoint;
 pub use pp_hybrid::{
     Evaluation, NotFinite, OnNonfinite, StepOutcome, Trainer, sha256_hex, write_tensors,

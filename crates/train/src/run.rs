@@ -13,13 +13,14 @@ use std::time::{Instant, SystemTime};
 use pp_devices::{Options, Samplers};
 use pp_executor::ExecError;
 use pp_hybrid::checkpoint::Recent;
-use pp_hybrid::{Trainer, TrainerError, weights_hash};
+use pp_hybrid::{TrainerError, weights_hash};
 use pp_telemetry::{
     ControlServer, End, Eval, Event, PhaseEvent, Recorder, Request, Warn, Watchdog,
 };
 
 use crate::checkpoints::Checkpoints;
 use crate::config::Config;
+use crate::crew::{Crew, Follower};
 use crate::data::Samples;
 use crate::ending::{Finished, Stopped};
 use crate::error::{ResultError, TrainError, causes};
@@ -29,6 +30,7 @@ use crate::observer::{Notice, Observer, Ready};
 use crate::opening::opening;
 use crate::options::{RunFolder, RunOptions};
 use crate::phases::Phases;
+use crate::profiles::Profiles;
 use crate::session::{Prepared, Session};
 use crate::stall::{StallWatch, Watched};
 use crate::starting::{self, make_ready};
@@ -45,7 +47,7 @@ const EVALUATION_ROWS: usize = 16;
 pub struct Run<'a> {
     id: String,
     session: Session,
-    trainer: Trainer,
+    trainer: Crew,
     recorder: Recorder,
     origin: Instant,
     options: RunOptions,
@@ -123,6 +125,7 @@ impl<'a> Run<'a> {
         let place = Some(checkpoints.dir()).filter(|_| checkpoints.is_asked());
         let opened = Opened { run: &id, socket, checkpoints: place, memory_plan, started };
         let hello = session.hello(&trainer, &recorder, opened);
+        let trainer = Crew::new(trainer, session.config.world.is_some());
         let mut run = Self {
             id,
             session,
@@ -257,7 +260,17 @@ impl<'a> Run<'a> {
         result
     }
 
+    /// Trains, and lets the processes go that follow this one.
     fn train(&mut self) -> Result<Finished, Stopped> {
+        let result = self.train_steps();
+        match self.trainer.end() {
+            Err(error) if result.is_ok() => Err(Stopped::Failed(error)),
+            // After an error of a rank there is nobody left to tell.
+            _ => result,
+        }
+    }
+
+    fn train_steps(&mut self) -> Result<Finished, Stopped> {
         let steps = self.session.config.steps;
         let batch = self.session.batch_size as usize;
         let pieces =
@@ -294,7 +307,8 @@ impl<'a> Run<'a> {
             if self.is_checkpoint_due(step, step == steps) {
                 self.checkpoint(step)?;
             }
-            if self.options.signals.as_ref().is_some_and(Signals::take_checkpoint) {
+            let elsewhere = self.trainer.take_checkpoint();
+            if self.options.signals.as_ref().is_some_and(Signals::take_checkpoint) || elsewhere {
                 self.checkpoint(step)?;
             }
             let is_asked = self.requests(step)?;
@@ -328,7 +342,8 @@ impl<'a> Run<'a> {
 
     /// The signal that asks the run to end.
     fn signal(&self) -> Option<i32> {
-        self.options.signals.as_ref().and_then(Signals::signal)
+        let here = self.options.signals.as_ref().and_then(Signals::signal);
+        here.or_else(|| self.trainer.signal())
     }
 
     /// Evaluates the held-out samples. A signal ends the evaluation early, without a result.
@@ -367,6 +382,26 @@ impl<'a> Run<'a> {
         }
         Ok(may_stop)
     }
+}
+
+/// Follows the run that process 0 leads, from its start to its end: what [`Run`] is there, this is
+/// in every other process. Records nothing.
+///
+/// # Errors
+/// The rank of this process failed, or that of another one.
+pub fn follow(prepared: Prepared, options: RunOptions) -> Result<(), Stopped> {
+    let mut session = prepared.cut(&mut Profiles::default(), |_| {})?;
+    let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
+    let pieces = session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
+    let follower = Follower {
+        trainer: trainer.on_nonfinite(options.on_nonfinite),
+        data: session.job.data.as_ref(),
+        batch: session.batch_size as usize,
+        n_before: session.steps_before(),
+        pieces,
+        signals: options.signals,
+    };
+    follower.follow().map_err(Stopped::Failed)
 }
 
 /// Trains, and records the run in a new folder from its first event to its last.

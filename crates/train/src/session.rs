@@ -1,12 +1,14 @@
 //! From a job's description to a trainer that runs.
 
 mod continued;
+mod places;
+mod told;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pp_executor::{OptimizerState, PlannedMemory, RankConfig, rehearse};
+use pp_executor::{InWorld, OptimizerState, PlannedMemory, RankConfig, rehearse};
 use pp_hybrid::{Mesh, Trainer, TrainerConfig};
 use pp_nn::Kernels;
 use pp_partition::{Cut, LayerProfile, Partition, ProfileConfig};
@@ -25,6 +27,8 @@ use crate::limits;
 use crate::profiles::{Initial, Profiles};
 use crate::synthesis::{self, Promise};
 use crate::weights::{self, WeightsError};
+
+pub use places::RankPlace;
 
 /// A phase of the preparation of a job, with its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,12 @@ impl Prepared {
         limits::threads(plan.n_ranks(), config.dp)?;
         config.refuse_absent_rank(&plan)?;
         let mesh = Mesh::new(plan.n_ranks(), config.dp, config.device_kind()?)?;
+        if let Some(InWorld(world)) = &config.world {
+            let (ranks, replicas, processes) = (plan.n_ranks(), config.dp, world.size());
+            if ranks.checked_mul(replicas) != Some(processes) {
+                return Err(TrainError::Processes { ranks, replicas, processes });
+            }
+        }
         let mut prepared = Self { config, job: None, plan, batch_size, mesh };
         let config = &prepared.config;
         let follows = config.workload.layers().is_none() && config.synthesised().is_some();
@@ -136,6 +146,10 @@ impl Prepared {
         profiles: &mut Profiles,
         mut on_progress: impl FnMut(Preparing),
     ) -> Result<Session, TrainError> {
+        let world = self.config.world.clone();
+        if let Some(world) = world.as_ref().filter(|world| world.0.index() > 0) {
+            return self.follow(world, profiles);
+        }
         let config = &self.config;
         let waits = config.workload.known_costs().is_some();
         let n_stages = self.plan.n_stages() as usize;
@@ -189,10 +203,7 @@ impl Prepared {
             Some(partition) => partition,
             None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
         };
-        let load = |path: &Path| {
-            profiles.initial(path, config.takes_nonfinite).map_err(|why| unusable(path, why))
-        };
-        let initial = config.init.as_deref().map(load).transpose()?;
+        let initial = initial(&config, profiles)?;
         let mut session = Session {
             config,
             job,
@@ -208,6 +219,9 @@ impl Prepared {
             changes: Vec::new(),
         };
         session.resume()?;
+        if let Some(world) = &world {
+            session.tell(world)?;
+        }
         Ok(session)
     }
 }
@@ -264,11 +278,13 @@ impl Session {
     /// If a stage cannot be built or run.
     pub fn memory_plan(&self) -> Result<Vec<PlannedMem>, TrainError> {
         let has_copies = self.config.dp > 1 || self.plan.n_pipes() > 1;
-        if has_copies || self.waits() {
+        let follows = self.config.world.as_ref().is_some_and(|world| world.0.index() > 0);
+        if has_copies || self.waits() || follows {
             return Ok(Vec::new());
         }
         let (inputs, targets) = self.job.data.batch(1, self.rows())?;
-        let config = self.ranks(Recorder::disabled(), Instant::now());
+        // All ranks are rehearsed here, whichever process will have them.
+        let config = RankConfig { world: None, ..self.ranks(Recorder::disabled(), Instant::now()) };
         let planned = rehearse(&config, &inputs, &targets)?;
         let of_rank = |(rank, planned): (usize, PlannedMemory)| PlannedMem {
             rank: rank as u32,
@@ -305,12 +321,13 @@ impl Session {
     }
 
     fn ranks(&self, recorder: Recorder, origin: Instant) -> RankConfig {
-        let (config, mesh) = (&self.config, self.mesh);
+        let config = &self.config;
         let known = config.workload.known_costs();
         RankConfig {
             seed: config.seed,
             n_replicas: config.dp,
-            devices: Arc::new(move |rank, replica| mesh.device(rank, replica)),
+            devices: self.devices(),
+            world: config.world.clone(),
             kernels: self.kernels(),
             packs_weights: config.packs_weights,
             recompute: config.recompute.clone(),
@@ -398,6 +415,15 @@ fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
         limits::parameters(parameters, config.dp)?;
     }
     config.workload.job(config.seed, topology).map_err(TrainError::Workload)
+}
+
+/// The initial weights that the configuration names.
+fn initial(config: &Config, profiles: &mut Profiles) -> Result<Option<Initial>, TrainError> {
+    let load = |path: &Path| {
+        let loaded = profiles.initial(path, config.takes_nonfinite);
+        loaded.map_err(|why| unusable(path, why))
+    };
+    config.init.as_deref().map(load).transpose()
 }
 
 /// The refusal of a file with initial weights.

@@ -37,6 +37,8 @@ mod lines;
 mod man;
 mod output;
 mod outputs;
+#[cfg(feature = "train")]
+mod processes;
 mod refusal;
 mod replay;
 mod report;
@@ -234,6 +236,9 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
     let (message, code) = match ended {
         Ok(()) => return ExitCode::SUCCESS,
         Err(CliError::Code(code)) => return ExitCode::from(code),
+        // Every process of a job would say the same.
+        #[cfg(feature = "train")]
+        Err(CliError::Usage(_)) if processes::is_repeating() => return ExitCode::from(2),
         Err(CliError::Usage(message)) => (message, 2),
         Err(CliError::Failed(message)) => (message, 1),
     };

@@ -28,7 +28,7 @@ pub(crate) struct StallArgs {
     on_stall: Option<OnStall>,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     const MOST: f64 = 1e9;
     let number = text.parse::<f64>().ok().filter(|number| (0.0..=MOST).contains(number));
     let number = number.ok_or_else(|| "use a number of seconds from 0 to 1e9".to_owned())?;

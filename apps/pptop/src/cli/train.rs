@@ -10,7 +10,10 @@ use std::process::{Command, Stdio};
 
 use pp_models::Options;
 use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
-use pp_train::{ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals, causes};
+use pp_train::{
+    InWorld, Library, Prepared, ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals,
+    Stopped, causes,
+};
 
 use super::checkpoints::{self, CheckpointArgs, ResumeArgs};
 use super::endings::Content;
@@ -19,6 +22,7 @@ use super::guards::GuardArgs;
 use super::help::headings;
 use super::job::{JobArgs, JobWords, Spec, plan_file};
 use super::outputs::Files;
+use super::processes::{self, Joined, ProcessArgs};
 use super::refusal::excerpt;
 use super::restarts::Supervised;
 use super::run_folder;
@@ -40,6 +44,8 @@ pub(crate) struct Args {
     /// Schedule by name (see below), or a CSV file with a plan
     #[arg(long, value_name = "NAME|FILE.csv", default_value = "1f1b", display_order = 3)]
     schedule: OsString,
+    #[command(flatten)]
+    processes: ProcessArgs,
     #[command(flatten)]
     checkpoints: CheckpointArgs,
     #[command(flatten)]
@@ -88,16 +94,30 @@ fn sample_bytes(text: &str) -> Result<u32, String> {
     text.parse::<u32>().ok().filter(|bytes| (1..=MOST).contains(bytes)).ok_or_else(refused)
 }
 
-/// Runs the command.
-pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
+/// Runs the command, in one process or as one of those that a launcher has started.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    let Some(joined) = args.processes.join()? else { return run_as(args, None).0 };
+    let (ended, together) = run_as(args, Some(&joined));
+    joined.end(ended, together)
+}
+
+/// Runs the command. Says as well whether all processes of the job end now.
+fn run_as(args: Args, joined: Option<&Joined>) -> (Result<(), CliError>, bool) {
+    let mut together = false;
+    let ended = run_here(args, joined, &mut together);
+    (ended, together)
+}
+
+fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Result<(), CliError> {
     let resume = resume(&mut args)?;
     let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
     refuse_clashes(&args, given.as_deref())?;
     args.stalls.check()?;
-    let most_restarts = restarts(&args)?;
+    let most_restarts = restarts(&args, joined)?;
     let mut spec = Spec::new(&args.job, &args.schedule)?;
     spec.config.resume = resume;
     spec.config.takes_nonfinite = args.guards.allow_nonfinite;
+    spec.config.world = joined.map(Joined::world);
     if args.sample.is_some() {
         spec.refuse_no_samples()?;
     }
@@ -112,10 +132,19 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
     let look = Look::of(&config);
     let model = spec.model();
     let prepared = spec.prepare()?;
+    if args.processes.dry_run {
+        *together = true;
+        let about = joined.map(|joined| joined.about() + "\n").unwrap_or_default();
+        let leads = joined.is_none_or(|joined| joined.world().0.index() == 0);
+        return if leads { print(&(about + &processes::map(&prepared))) } else { Ok(()) };
+    }
+    if let Some(joined) = joined.filter(|joined| joined.world().0.index() > 0) {
+        return follow(prepared, &args, joined, &spec, together);
+    }
     if args.run_dir.is_none() {
         tidy_up(config.keep());
     }
-    if !args.headless && !args.json && super::has_screen() {
+    if joined.is_none() && !args.headless && !args.json && super::has_screen() {
         drop(prepared);
         return watch(&args, given, model, look);
     }
@@ -150,11 +179,38 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
         Some(_) => CliError::Usage(format!("--run-dir: {}", causes(&e))),
         None => CliError::Failed(causes(&e)),
     })?;
+    let options = run_options(args, output, signals, library, &spec);
+    if let (Some(joined), Output::Plain) = (joined, output) {
+        print(&format!("{}\n", joined.about()))?;
+    }
+    let run = Run::start(prepared, folder, options, &mut teller).map_err(|error| {
+        let told = spec.told(&error);
+        if matches!(told, CliError::Usage(_)) && is_new {
+            // A refusal after measuring leaves no folder either. If a file cannot be removed, the
+            // log has the reason.
+            let _ = pp_telemetry::remove(&dir);
+        }
+        told
+    })?;
+    let finished = run.finish();
+    // After an error of a rank the others wait for ever.
+    *together = !matches!(finished, Err(Stopped::Failed(_)));
+    finished.map(drop).map_err(|stopped| ended(&stopped, &spec))
+}
+
+/// The options of the run beside its configuration.
+fn run_options(
+    args: Args,
+    output: Output,
+    signals: Signals,
+    library: Library,
+    spec: &Spec,
+) -> RunOptions {
     let result = |path: Option<PathBuf>, flag: &str| {
         path.map(|path| ResultFile { path, called: flag.to_owned() })
     };
     let told = spec.clone();
-    let options = RunOptions {
+    RunOptions {
         signals: Some(signals.telling(move |end| output.end(end))),
         sample: args.sample,
         save: result(args.save, "--save"),
@@ -172,22 +228,45 @@ pub(crate) fn run(mut args: Args) -> Result<(), CliError> {
             CliError::Failed(text) => (1, text),
             CliError::Code(code) => (i32::from(code), String::new()),
         })),
+    }
+}
+
+/// Follows the run that process 0 leads.
+fn follow(
+    prepared: Prepared,
+    args: &Args,
+    joined: &Joined,
+    spec: &Spec,
+    together: &mut bool,
+) -> Result<(), CliError> {
+    let signals = Signals::listen();
+    let signals =
+        signals.map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+    let options = RunOptions {
+        signals: Some(signals),
+        on_nonfinite: args.guards.on_nonfinite(),
+        ..RunOptions::default()
     };
-    let run = Run::start(prepared, folder, options, &mut teller).map_err(|error| {
-        let told = spec.told(&error);
-        if matches!(told, CliError::Usage(_)) && is_new {
-            // A refusal after measuring leaves no folder either. If a file cannot be removed, the
-            // log has the reason.
-            let _ = pp_telemetry::remove(&dir);
+    pp_train::follow(prepared, options).map_err(|stopped| {
+        let InWorld(world) = joined.world();
+        let host = world.hosts().get(world.index() as usize).cloned().unwrap_or_default();
+        match ended(&stopped, spec) {
+            CliError::Usage(text) => CliError::Usage(format!("on {host}: {text}")),
+            CliError::Failed(text) => CliError::Failed(format!("on {host}: {text}")),
+            code @ CliError::Code(_) => code,
         }
-        told
     })?;
-    run.finish().map(drop).map_err(|stopped| ended(&stopped, &spec))
+    *together = true;
+    Ok(())
 }
 
 /// How often the run may be restarted; `None` for a run without a parent that does so.
-fn restarts(args: &Args) -> Result<Option<u64>, CliError> {
+fn restarts(args: &Args, joined: Option<&Joined>) -> Result<Option<u64>, CliError> {
     let Some(most) = args.restarts.filter(|&most| most > 0) else { return Ok(None) };
+    if joined.is_some() {
+        let message = "--restarts cannot start other processes again; use pptop launch --restarts N -- mpirun ... instead";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     if !args.checkpoints.options().is_asked() {
         let message = "--restarts needs checkpoints to resume from; add --checkpoint-every N";
         return Err(CliError::Usage(message.to_owned()));

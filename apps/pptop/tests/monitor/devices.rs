@@ -63,6 +63,7 @@ pub(crate) fn on_gpus() -> Vec<Event> {
             stage: rank,
             rank,
             device: format!("cuda:{rank}"),
+            host: None,
             uuid: Some(uuid(rank)),
             ..DeviceMapEntry::default()
         })

@@ -339,6 +339,7 @@ fn ranks_find_their_gpus_by_uuid_or_address() {
         rank,
         replica: 0,
         device: format!("cuda:{ordinal}"),
+        host: None,
         uuid: uuid.map(ToOwned::to_owned),
         pci: pci.map(ToOwned::to_owned),
     };

@@ -43,6 +43,11 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
             let (batch, dp) = (spec.config.batch_size, spec.config.dp);
             with_batch(ScheduleError::clone(source), *name, sizes, batch, dp).to_string()
         }
+        TrainError::Processes { ranks, replicas, processes } => format!(
+            "--pp {ranks} and --dp {replicas} are {} ranks, but there are {processes} processes, and each has one rank; use mpirun -np {}, or another --pp or --dp",
+            u64::from(*ranks) * u64::from(*replicas),
+            u64::from(*ranks) * u64::from(*replicas)
+        ),
         TrainError::ForwardOnly { .. } => {
             format!("the plan {} has no backward; use a plan that trains", excerpt(&spec.schedule))
         }

@@ -1,0 +1,11 @@
+//! A rank among those of other processes: its messages, and how a call ends on all of them.
+
+mod answer;
+mod clock;
+mod label;
+mod links;
+mod trouble;
+
+pub(crate) use answer::Answer;
+pub(crate) use links::{Links, SharedLinks, WorldCopies};
+pub(crate) use trouble::{error_of, tell};

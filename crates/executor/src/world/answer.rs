@@ -1,0 +1,149 @@
+//! The answers of ranks, as messages between processes.
+
+use candle_core::{Device, Tensor};
+use pp_schedule::Stage;
+use pp_trace::Span;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport};
+use crate::state::{Named, Snapshot, StageState};
+use crate::transport::LinkError;
+
+/// What a rank answers to a call.
+pub(crate) trait Answer: Sized + Send + 'static {
+    /// The answer as bytes and tensors, for process 0.
+    ///
+    /// # Errors
+    /// It cannot be written: our own bug.
+    fn pack(&self) -> Result<(Vec<u8>, Vec<Tensor>), LinkError>;
+
+    /// The answer of another process.
+    ///
+    /// # Errors
+    /// It cannot be read: our own bug, or another version of this program.
+    fn unpack(bytes: &[u8], tensors: Vec<Tensor>) -> Result<Self, LinkError>;
+
+    /// What every process needs of it.
+    fn brief(&self) -> Self;
+
+    /// The spans in it.
+    fn spans(&self) -> &[Span] {
+        &[]
+    }
+}
+
+pub(crate) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, LinkError> {
+    rmp_serde::to_vec_named(value).map_err(|error| LinkError(error.to_string()))
+}
+
+pub(crate) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LinkError> {
+    rmp_serde::from_slice(bytes).map_err(|error| LinkError(error.to_string()))
+}
+
+/// Bytes as a tensor, which a port carries.
+pub(crate) fn tensor_of(bytes: Vec<u8>) -> Result<Tensor, LinkError> {
+    let n = bytes.len();
+    Tensor::from_vec(bytes, n, &Device::Cpu).map_err(|error| LinkError(error.to_string()))
+}
+
+pub(crate) fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>, LinkError> {
+    tensor.to_vec1().map_err(|error| LinkError(error.to_string()))
+}
+
+/// Implements [`Answer`] for answers without tensors. `brief` says what every process needs.
+macro_rules! plain {
+    ($($answer:ty, $brief:expr $(, $spans:expr)?;)*) => {$(
+        impl Answer for $answer {
+            fn pack(&self) -> Result<(Vec<u8>, Vec<Tensor>), LinkError> {
+                Ok((to_bytes(self)?, Vec::new()))
+            }
+
+            fn unpack(bytes: &[u8], _: Vec<Tensor>) -> Result<Self, LinkError> {
+                from_bytes(bytes)
+            }
+
+            fn brief(&self) -> Self {
+                let brief: fn(&Self) -> Self = $brief;
+                brief(self)
+            }
+            $(
+                fn spans(&self) -> &[Span] {
+                    let spans: fn(&Self) -> &[Span] = $spans;
+                    spans(self)
+                }
+            )?
+        }
+    )*};
+}
+
+plain! {
+    u64, |answer| *answer;
+    (u64, u64), |answer| *answer;
+    Vec<StageParameters>, Clone::clone;
+    Evaluated, Clone::clone;
+    StepReport, |answer| StepReport { spans: Vec::new(), ..answer.clone() }, |answer| &answer.spans;
+    UpdateReport, |answer| UpdateReport { spans: Vec::new(), ..answer.clone() }, |answer| &answer.spans;
+}
+
+/// Tensors by stage. Process 0 alone gets them.
+impl Answer for Vec<(Stage, Named)> {
+    fn pack(&self) -> Result<(Vec<u8>, Vec<Tensor>), LinkError> {
+        let names: Vec<(Stage, Vec<&String>)> = self
+            .iter()
+            .map(|(stage, named)| (*stage, named.iter().map(|(name, _)| name).collect()))
+            .collect();
+        let tensors = self.iter().flat_map(|(_, named)| named).map(|(_, tensor)| tensor.clone());
+        Ok((to_bytes(&names)?, tensors.collect()))
+    }
+
+    fn unpack(bytes: &[u8], tensors: Vec<Tensor>) -> Result<Self, LinkError> {
+        let names: Vec<(Stage, Vec<String>)> = from_bytes(bytes)?;
+        let mut tensors = tensors.into_iter();
+        let of_stage = |(stage, names): (Stage, Vec<String>)| {
+            (stage, names.into_iter().zip(tensors.by_ref()).collect())
+        };
+        Ok(names.into_iter().map(of_stage).collect())
+    }
+
+    fn brief(&self) -> Self {
+        Vec::new()
+    }
+}
+
+/// A rank's state. Process 0 alone gets it.
+impl Answer for Snapshot {
+    fn pack(&self) -> Result<(Vec<u8>, Vec<Tensor>), LinkError> {
+        let names = |stage: &StageState| {
+            let weights: Vec<String> = stage.weights.iter().map(|(name, _)| name.clone()).collect();
+            let moments: Vec<String> = stage.moments.iter().map(|(name, _)| name.clone()).collect();
+            (stage.stage, weights, moments)
+        };
+        let names: Vec<_> = self.stages.iter().map(names).collect();
+        let mut tensors = Vec::new();
+        for stage in &self.stages {
+            tensors.extend(stage.weights.iter().map(|(_, tensor)| tensor.clone()));
+            tensors.extend(stage.moments.iter().flat_map(|(_, both)| both.clone()));
+        }
+        Ok((to_bytes(&(self.optimizer_steps, names))?, tensors))
+    }
+
+    fn unpack(bytes: &[u8], tensors: Vec<Tensor>) -> Result<Self, LinkError> {
+        type Names = (u64, Vec<(Stage, Vec<String>, Vec<String>)>);
+        let (optimizer_steps, names): Names = from_bytes(bytes)?;
+        let mut tensors = tensors.into_iter();
+        let mut stages = Vec::with_capacity(names.len());
+        for (stage, weights, moments) in names {
+            let weights = weights.into_iter().zip(tensors.by_ref()).collect();
+            let mut both = || Some([tensors.next()?, tensors.next()?]);
+            let with_both = |name: String| both().map(|both| (name, both));
+            let moments = moments.into_iter().filter_map(with_both).collect();
+            stages.push(StageState { stage, weights, moments });
+        }
+        Ok(Self { stages, optimizer_steps })
+    }
+
+    fn brief(&self) -> Self {
+        Self { stages: Vec::new(), optimizer_steps: self.optimizer_steps }
+    }
+}

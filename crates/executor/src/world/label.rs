@@ -1,0 +1,139 @@
+//! What a message between processes is.
+
+use std::fmt;
+
+use pp_schedule::{MicroBatch, Payload, Stage};
+
+use crate::link::Key;
+
+/// The name of a message: its call, its step and its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// The number of the call in which it was sent. All processes make the same calls.
+    pub(crate) call: u64,
+    /// The step, for people.
+    pub(crate) step: u64,
+    pub(crate) content: Content,
+    /// Which tensors of a boundary there are: a bit for each, from the lowest on.
+    pub(crate) present: u64,
+}
+
+/// What a message has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Content {
+    /// The input of an op.
+    Boundary(Key),
+    /// The sums of gradients of a copy of a stage.
+    Sums {
+        /// The stage.
+        stage: Stage,
+        /// The index of the copy among the copies of that stage.
+        copy: u32,
+    },
+    /// What a rank answers to a call, for process 0.
+    Answer {
+        /// The process that answers.
+        from: u32,
+    },
+    /// What process 0 says to all answers.
+    Verdict,
+}
+
+const ACTIVATION: u64 = 1;
+const GRADIENT: u64 = 2;
+const SUMS: u64 = 3;
+const ANSWER: u64 = 4;
+const VERDICT: u64 = 5;
+const KIND_AT: u32 = 60;
+const STAGE_AT: u32 = 32;
+const STAGES: u64 = (1 << (KIND_AT - STAGE_AT)) - 1;
+
+impl Label {
+    pub(crate) fn to_words(self) -> [u64; 4] {
+        let (kind, stage, number) = match self.content {
+            Content::Boundary(Key { payload, to_stage, micro_batch }) => {
+                let kind = match payload {
+                    Payload::Activation => ACTIVATION,
+                    Payload::Gradient => GRADIENT,
+                };
+                (kind, to_stage.0, micro_batch.0)
+            }
+            Content::Sums { stage, copy } => (SUMS, stage.0, copy),
+            Content::Answer { from } => (ANSWER, 0, from),
+            Content::Verdict => (VERDICT, 0, 0),
+        };
+        let content = (kind << KIND_AT) | (u64::from(stage) << STAGE_AT) | u64::from(number);
+        [self.call, self.step, content, self.present]
+    }
+
+    /// `None` for words that no process of this version sends.
+    pub(crate) fn from_words([call, step, content, present]: [u64; 4]) -> Option<Self> {
+        let stage = Stage(((content >> STAGE_AT) & STAGES) as u32);
+        let number = content as u32;
+        let boundary = |payload| {
+            Content::Boundary(Key { payload, to_stage: stage, micro_batch: MicroBatch(number) })
+        };
+        let content = match content >> KIND_AT {
+            ACTIVATION => boundary(Payload::Activation),
+            GRADIENT => boundary(Payload::Gradient),
+            SUMS => Content::Sums { stage, copy: number },
+            ANSWER => Content::Answer { from: number },
+            VERDICT => Content::Verdict,
+            _ => return None,
+        };
+        Some(Self { call, step, content, present })
+    }
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boundary(Key { payload, to_stage, micro_batch }) => {
+                let what = match payload {
+                    Payload::Activation => "the activation",
+                    Payload::Gradient => "the gradient",
+                };
+                write!(f, "{what} of micro-batch {micro_batch} for stage {to_stage}")
+            }
+            Self::Sums { stage, copy } => {
+                write!(f, "the gradient sums of copy {copy} of stage {stage}")
+            }
+            Self::Answer { from } => write!(f, "the answer of process {from}"),
+            Self::Verdict => f.write_str("the verdict of process 0"),
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (step {}, call {})", self.content, self.step, self.call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_comes_back_from_its_words() {
+        let key = |payload| {
+            Content::Boundary(Key {
+                payload,
+                to_stage: Stage(STAGES as u32),
+                micro_batch: MicroBatch(u32::MAX),
+            })
+        };
+        for content in [
+            key(Payload::Activation),
+            key(Payload::Gradient),
+            Content::Sums { stage: Stage(3), copy: 2 },
+            Content::Answer { from: u32::MAX },
+            Content::Verdict,
+        ] {
+            let label = Label { call: u64::MAX, step: 7, content, present: 5 };
+            assert_eq!(Label::from_words(label.to_words()), Some(label));
+        }
+        assert_eq!(Label::from_words([0, 0, 9 << KIND_AT, 0]), None);
+        assert_eq!(Label::from_words([0; 4]), None);
+    }
+}

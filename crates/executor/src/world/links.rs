@@ -1,0 +1,324 @@
+//! The links of a rank whose neighbours are in other processes.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use pp_schedule::{Pipe, Stage, Topology};
+use serde::{Deserialize, Serialize};
+
+use super::answer::{Answer, bytes_of, from_bytes, tensor_of, to_bytes};
+use super::clock::PeerClock;
+use super::label::{Content, Label};
+use crate::boundary::Tensors;
+use crate::copies::{CopySums, Exchange, OwnSums, StageSums};
+use crate::error::RankError;
+use crate::link::{Key, Received};
+use crate::per_rank::place;
+use crate::transport::{LinkError, Port, World};
+
+type Result<T> = std::result::Result<T, RankError>;
+
+/// How long a rank with a core of its own looks again and again before it sleeps between two looks.
+const SPIN: Duration = Duration::from_millis(2);
+/// How long it then sleeps. Each look takes some microseconds of the core.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// The links of one rank. They are those of its thread.
+pub(crate) struct Links {
+    world: Arc<dyn World>,
+    port: Box<dyn Port>,
+    n_ranks: u32,
+    /// The number of the call that this rank is in, and its step.
+    call: u64,
+    step: u64,
+    /// Messages that came before they were asked for, with the call that they belong to.
+    arrived: HashMap<(u64, Content), Arrived>,
+    /// The most messages that waited.
+    peak: usize,
+    /// Set when this rank has to give up.
+    is_stopped: Arc<AtomicBool>,
+    origin: Instant,
+    clock: PeerClock,
+}
+
+struct Arrived {
+    label: Label,
+    tensors: Vec<Tensor>,
+    /// When it was seen, in nanoseconds of this process.
+    at_ns: u64,
+}
+
+/// The head of a verdict: two times of process 0, in nanoseconds.
+#[derive(Serialize, Deserialize)]
+struct Times {
+    /// When the answer arrived.
+    arrived: u64,
+    /// When the verdict was sent.
+    answered: u64,
+}
+
+/// The links of a rank, for all parts of it.
+pub(crate) type SharedLinks = Rc<RefCell<Links>>;
+
+impl Links {
+    pub(crate) fn new(
+        world: Arc<dyn World>,
+        port: Box<dyn Port>,
+        n_ranks: u32,
+        is_stopped: Arc<AtomicBool>,
+        origin: Instant,
+    ) -> SharedLinks {
+        Rc::new(RefCell::new(Self {
+            world,
+            port,
+            n_ranks,
+            call: 0,
+            step: 0,
+            arrived: HashMap::new(),
+            peak: 0,
+            is_stopped,
+            origin,
+            clock: PeerClock::default(),
+        }))
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    /// A call begins, the same on all processes.
+    pub(crate) fn begin_call(&mut self) {
+        self.call += 1;
+    }
+
+    /// The step that messages belong to from now on.
+    pub(crate) fn begin_step(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// What to add to a time of this process to have that of process 0, in nanoseconds.
+    pub(crate) fn offset_ns(&self) -> i64 {
+        self.clock.offset().0
+    }
+
+    /// The same, and the time of the exchange that told it.
+    pub(crate) fn offset(&self) -> (i64, u64) {
+        self.clock.offset()
+    }
+
+    /// Sends what an op made to another rank of this replica.
+    pub(crate) fn send_boundary(&mut self, to_rank: u32, key: Key, tensors: Tensors) -> Result<()> {
+        if tensors.len() > SIZE_AT as usize {
+            return Err(RankError::Missing("a bit for each tensor of a boundary"));
+        }
+        let present = tensors.iter().enumerate();
+        let present = present.fold(0, |all, (i, tensor)| all | (u64::from(tensor.is_some()) << i));
+        // A boundary may end in tensors that are not there.
+        let present = present | (((tensors.len() as u64) << SIZE_AT) & SIZES);
+        let replica = self.world.index() / self.n_ranks;
+        let tensors = tensors.into_iter().flatten().collect();
+        self.send(replica * self.n_ranks + to_rank, Content::Boundary(key), present, tensors)
+    }
+
+    fn send(
+        &mut self,
+        to: u32,
+        content: Content,
+        present: u64,
+        tensors: Vec<Tensor>,
+    ) -> Result<()> {
+        let label = Label { call: self.call, step: self.step, content, present };
+        Ok(self.port.send(to, label.to_words(), tensors)?)
+    }
+
+    /// Moves messages on, without waiting for any.
+    pub(crate) fn poll(&mut self) -> Result<()> {
+        while let Some(message) = self.port.poll()? {
+            let words = message.label;
+            let Some(label) = Label::from_words(words) else {
+                let why = format!("process {} sent an unknown message: {words:?}", message.from);
+                return Err(LinkError(why).into());
+            };
+            self.keep(message.from, label, message.tensors)?;
+        }
+        Ok(())
+    }
+
+    /// A message is of this call, or of the next one, which its sender may have begun already.
+    fn keep(&mut self, from: u32, label: Label, tensors: Vec<Tensor>) -> Result<()> {
+        let at_ns = self.now_ns();
+        let is_due = label.call == self.call || label.call == self.call + 1;
+        let arrived = Arrived { label, tensors, at_ns };
+        let is_second =
+            is_due && self.arrived.insert((label.call, label.content), arrived).is_some();
+        self.peak = self.peak.max(self.arrived.len());
+        if is_due && !is_second {
+            return Ok(());
+        }
+        let expected = format!("a message of call {} (step {})", self.call, self.step);
+        let arrived = format!("{label} of process {from}");
+        let arrived = if is_second { format!("{arrived} a second time") } else { arrived };
+        Err(RankError::OutOfPlace { arrived, expected })
+    }
+
+    /// Waits for a message of this call.
+    fn receive(&mut self, content: Content) -> Result<(Arrived, bool)> {
+        let wanted = (self.call, content);
+        let mut at_once = true;
+        let mut begun = None;
+        loop {
+            self.poll()?;
+            if let Some(found) = self.arrived.remove(&wanted) {
+                return Ok((found, at_once));
+            }
+            at_once = false;
+            if self.is_stopped.load(Ordering::Relaxed) || self.world.trouble().is_some() {
+                return Err(RankError::Stopped);
+            }
+            let begun = *begun.get_or_insert_with(Instant::now);
+            if self.world.spins() && begun.elapsed() < SPIN {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+
+    /// Waits for the input of an op.
+    pub(crate) fn receive_boundary(&mut self, key: Key) -> Result<Received> {
+        let (arrived, at_once) = self.receive(Content::Boundary(key))?;
+        let present = arrived.label.present;
+        let n = (present & SIZES) >> SIZE_AT;
+        let mut there = arrived.tensors.into_iter();
+        let tensor = |i: u64| if present & (1 << i) == 0 { None } else { there.next() };
+        Ok(Received { tensors: (0..n).map(tensor).collect(), made: None, at_once })
+    }
+
+    /// The most messages that waited since the last call of this.
+    pub(crate) fn take_peak(&mut self) -> u32 {
+        std::mem::replace(&mut self.peak, self.arrived.len()) as u32
+    }
+
+    /// Ends a call: process 0 gets all answers, and tells all others what they need of them. The
+    /// answers are in the order of processes.
+    pub(crate) fn share<T: Answer>(&mut self, mine: T) -> Result<Vec<T>> {
+        let (me, n) = (self.world.index(), self.world.size());
+        if me > 0 {
+            let (bytes, mut tensors) = mine.pack()?;
+            tensors.insert(0, tensor_of(bytes)?);
+            let sent = self.now_ns();
+            self.send(0, Content::Answer { from: me }, 0, tensors)?;
+            let (arrived, _) = self.receive(Content::Verdict)?;
+            let [head, bytes] = &arrived.tensors[..] else {
+                return Err(RankError::Missing("a whole verdict"));
+            };
+            let times: Times = from_bytes(&bytes_of(head)?)?;
+            self.clock.note(sent, times.arrived, times.answered, arrived.at_ns);
+            let all: Vec<Vec<u8>> = from_bytes(&bytes_of(bytes)?)?;
+            let unpack = |bytes: Vec<u8>| T::unpack(&bytes, Vec::new());
+            let mut all =
+                all.into_iter().map(unpack).collect::<std::result::Result<Vec<T>, _>>()?;
+            let own = all.get_mut(me as usize).ok_or(RankError::Missing("an answer"))?;
+            *own = mine;
+            return Ok(all);
+        }
+        let mut all = vec![mine];
+        let mut arrived_at = vec![0];
+        for from in 1..n {
+            let (arrived, _) = self.receive(Content::Answer { from })?;
+            let mut tensors = arrived.tensors.into_iter();
+            let bytes = tensors.next().ok_or(RankError::Missing("an answer"))?;
+            all.push(T::unpack(&bytes_of(&bytes)?, tensors.collect())?);
+            arrived_at.push(arrived.at_ns);
+        }
+        let brief = |answer: &T| Ok(answer.brief().pack()?.0);
+        let briefs = all.iter().map(brief).collect::<Result<Vec<Vec<u8>>>>()?;
+        let briefs = tensor_of(to_bytes(&briefs)?)?;
+        for (to, arrived) in (1..n).zip(arrived_at.into_iter().skip(1)) {
+            let times = Times { arrived, answered: self.now_ns() };
+            let tensors = vec![tensor_of(to_bytes(&times)?)?, briefs.clone()];
+            self.send(to, Content::Verdict, 0, tensors)?;
+        }
+        Ok(all)
+    }
+}
+
+/// Where the number of tensors of a boundary is, above the bits for each of them.
+const SIZE_AT: u32 = 56;
+const SIZES: u64 = 0xff << SIZE_AT;
+
+/// The links of a rank to the other copies of its stages.
+pub(crate) struct WorldCopies {
+    links: SharedLinks,
+    /// The other processes that hold a copy of a stage of this one.
+    others: BTreeMap<Stage, Vec<u32>>,
+    n_pipes: usize,
+    n_copies: usize,
+}
+
+impl WorldCopies {
+    pub(crate) fn new(links: SharedLinks, topology: &Topology, n_replicas: u32) -> Self {
+        let (me, n_ranks) = {
+            let links = links.borrow();
+            (links.world.index(), links.n_ranks)
+        };
+        let (_, rank) = place(me as usize, n_ranks as usize);
+        let mut others = BTreeMap::new();
+        for &(_, stage) in topology.stages_of(rank) {
+            let of_replica = |replica: u32| {
+                let holder = move |pipe| replica * n_ranks + topology.rank_of(pipe, stage).0;
+                topology.pipes().map(holder)
+            };
+            let mut holders: Vec<u32> =
+                (0..n_replicas).flat_map(of_replica).filter(|&other| other != me).collect();
+            // A rank that holds the stage in two pipes needs one message, not two.
+            holders.sort_unstable();
+            holders.dedup();
+            others.insert(stage, holders);
+        }
+        let n_pipes = topology.n_pipes() as usize;
+        Self { links, others, n_pipes, n_copies: n_replicas as usize * n_pipes }
+    }
+
+    fn copy(&self, index: u32, n_ranks: u32, pipe: Pipe) -> usize {
+        (index / n_ranks) as usize * self.n_pipes + pipe.idx()
+    }
+}
+
+impl Exchange for WorldCopies {
+    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums> {
+        let mut links = self.links.borrow_mut();
+        let (me, n_ranks) = (links.world.index(), links.n_ranks);
+        let mut found: BTreeMap<Stage, Vec<Option<Arc<CopySums>>>> = BTreeMap::new();
+        for OwnSums { pipe, stage, sums } in own {
+            let copy = self.copy(me, n_ranks, pipe);
+            // A rank sends everything before it waits, so no two ranks wait for each other.
+            for &other in self.others.get(&stage).into_iter().flatten() {
+                let content = Content::Sums { stage, copy: copy as u32 };
+                links.send(other, content, 0, sums.tensors.clone())?;
+            }
+            let copies = found.entry(stage).or_insert_with(|| vec![None; self.n_copies]);
+            copies[copy] = Some(sums);
+        }
+        let mut whole = StageSums::new();
+        for (stage, copies) in found {
+            let mut of_stage = Vec::with_capacity(copies.len());
+            for (copy, sums) in copies.into_iter().enumerate() {
+                of_stage.push(if let Some(sums) = sums {
+                    sums
+                } else {
+                    let content = Content::Sums { stage, copy: copy as u32 };
+                    let (arrived, _) = links.receive(content)?;
+                    Arc::new(CopySums { tensors: arrived.tensors, made: None })
+                });
+            }
+            whole.insert(stage, of_stage);
+        }
+        Ok(whole)
+    }
+}

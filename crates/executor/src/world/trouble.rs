@@ -1,0 +1,77 @@
+//! An error of a rank, as the other processes are told of it.
+
+use std::error::Error;
+
+use pp_schedule::{Rank, Replica};
+use serde::{Deserialize, Serialize};
+
+use super::answer::{from_bytes, to_bytes};
+use crate::error::{ExecError, RankError};
+use crate::per_rank::place;
+use crate::progress::{Doing, Progress, RankProgress};
+use crate::transport::{Trouble, World};
+
+/// What a process tells when its rank has failed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Notice {
+    step: u64,
+    is_evaluating: bool,
+    /// See [`Doing::pack`].
+    doing: u64,
+    why: String,
+}
+
+impl Notice {
+    fn of(error: &ExecError) -> Self {
+        let (step, is_evaluating, doing) = match error {
+            ExecError::Rank { step, is_evaluating, doing, .. } => (*step, *is_evaluating, *doing),
+            _ => (0, false, Doing::Idle),
+        };
+        let first: Option<&(dyn Error + 'static)> = match error {
+            ExecError::Rank { source, .. } => Some(source.as_ref()),
+            other => Some(other),
+        };
+        let causes = std::iter::successors(first, |&error| error.source());
+        let why: Vec<String> = causes.map(ToString::to_string).collect();
+        Self { step, is_evaluating, doing: doing.pack(), why: why.join(": ") }
+    }
+}
+
+/// Tells all other processes that the rank of this one has failed.
+pub(crate) fn tell(world: &dyn World, error: &ExecError) {
+    // Notices are plain data, and every one of them can be written.
+    if let Ok(notice) = to_bytes(&Notice::of(error)) {
+        world.fail(notice);
+    }
+}
+
+/// The error of a call that cannot go on because of `trouble`.
+pub(crate) fn error_of(
+    trouble: &Trouble,
+    world: &dyn World,
+    n_ranks: u32,
+    progress: &Progress,
+) -> ExecError {
+    let at = |index: u32| place(index as usize, n_ranks as usize);
+    let host = |index: u32| world.hosts().get(index as usize).cloned().unwrap_or_default();
+    match trouble {
+        Trouble::Told { from, notice } => {
+            let (replica, rank): (Replica, Rank) = at(*from);
+            let notice = from_bytes::<Notice>(notice);
+            let (step, is_evaluating, doing, why) = match notice {
+                Ok(of) => (of.step, of.is_evaluating, Doing::unpack(of.doing), of.why),
+                Err(error) => (0, false, Doing::Idle, error.to_string()),
+            };
+            let at = RankProgress { replica, rank, step, is_evaluating, doing };
+            ExecError::of_rank(at, RankError::Elsewhere { host: host(*from), why })
+        }
+        Trouble::Lost { index, silent } => {
+            let (replica, rank) = at(*index);
+            let seen = progress.read().into_iter().nth(*index as usize);
+            let (step, is_evaluating, doing) =
+                seen.map_or((0, false, Doing::Idle), |of| (of.step, of.is_evaluating, of.doing));
+            let (host, silent) = (host(*index), *silent);
+            ExecError::Lost { replica, rank, host, step, is_evaluating, doing, silent }
+        }
+    }
+}

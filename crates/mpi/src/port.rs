@@ -1,0 +1,287 @@
+//! The messages of a rank, on its own thread.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use ferrompi::{Communicator, Request, Scope, Source, Tag};
+use pp_executor::{LinkError, Message, Port};
+
+use crate::activity::Activity;
+use crate::buffer::{Incoming, Outgoing, Slice, SliceMut};
+use crate::head::{BODY, HEAD, Head, TABLE, WORDS, read_table, table};
+use crate::hosts::Hosts;
+
+/// How long the port of a rank that ends waits for what it has sent.
+const LAST_SENDS: Duration = Duration::from_secs(2);
+
+/// What MPI said.
+pub(crate) fn said(error: &ferrompi::Error) -> LinkError {
+    LinkError(error.to_string())
+}
+
+/// The port of one rank. Its requests belong to the thread that opened it.
+pub(crate) struct MpiPort {
+    scope: &'static Scope<'static, 'static>,
+    comm: Arc<Communicator>,
+    hosts: Arc<Hosts>,
+    /// The index of each MPI rank.
+    index_of: Arc<[u32]>,
+    activity: Arc<Activity>,
+    sending: Vec<Sending>,
+    receiving: VecDeque<Receiving>,
+    ready: VecDeque<Message>,
+    /// Says that the port is still there.
+    _alive: Rc<()>,
+}
+
+/// A message on its way out: its requests, and the memory that they read.
+struct Sending {
+    requests: Vec<Request<'static>>,
+    words: Vec<Box<[u64]>>,
+    tensors: Vec<Outgoing>,
+}
+
+/// A message on its way in.
+struct Receiving {
+    from: u32,
+    mpi_rank: i32,
+    head: Head,
+    /// The table, where the head has no room for it.
+    table: Option<(Request<'static>, Box<[u64]>)>,
+    bodies: Vec<(Request<'static>, Incoming)>,
+}
+
+/// Opens a port on this thread for as long as `body` runs.
+pub(crate) fn open(
+    comm: &Arc<Communicator>,
+    hosts: &Arc<Hosts>,
+    activity: &Arc<Activity>,
+    body: &mut dyn FnMut(Box<dyn Port>),
+) -> Result<(), LinkError> {
+    let mut index_of = vec![0; hosts.mpi_ranks.len()];
+    for (index, &mpi_rank) in hosts.mpi_ranks.iter().enumerate() {
+        index_of[mpi_rank as usize] = index as u32;
+    }
+    let opened = ferrompi::scope(|scope| {
+        let alive = Rc::new(());
+        let port = MpiPort {
+            scope: erased(scope),
+            comm: Arc::clone(comm),
+            hosts: Arc::clone(hosts),
+            index_of: index_of.into(),
+            activity: Arc::clone(activity),
+            sending: Vec::new(),
+            receiving: VecDeque::new(),
+            ready: VecDeque::new(),
+            _alive: Rc::clone(&alive),
+        };
+        body(Box::new(port));
+        if Rc::strong_count(&alive) > 1 {
+            // Its requests would outlive the scope that completes them.
+            std::process::abort();
+        }
+        Ok(())
+    });
+    opened.map_err(|error| said(&error))
+}
+
+/// The scope for a port, which cannot name its lifetime: the port is used through `dyn Port`.
+#[expect(unsafe_code, reason = "a port behind `dyn Port` has no lifetime")]
+fn erased<'s>(scope: &'s Scope<'s, '_>) -> &'static Scope<'static, 'static> {
+    // SAFETY: a port cannot leave its thread, and `open` ends the process if one is left when the
+    // scope ends. Buffers live longer than their requests: see `MpiPort::drop`.
+    unsafe { std::mem::transmute::<&'s Scope<'s, '_>, &'static Scope<'static, 'static>>(scope) }
+}
+
+impl MpiPort {
+    fn send_words(
+        &self,
+        words: &[u64],
+        to: i32,
+        tag: i32,
+    ) -> Result<(Request<'static>, Box<[u64]>), LinkError> {
+        let words: Box<[u64]> = words.into();
+        let request = self.comm.isend(self.scope, outliving(&words), to, tag);
+        Ok((request.map_err(|error| said(&error))?, words))
+    }
+
+    /// Takes the heads that have arrived, and begins to receive what they announce. Bodies follow
+    /// their heads in order, so while a table is awaited no later head is looked at.
+    fn take_heads(&mut self) -> Result<(), LinkError> {
+        while self.receiving.back().is_none_or(|last| last.table.is_none()) {
+            let found = self.comm.improbe::<u64>(Source::Any, Tag::Value(HEAD));
+            let Some((message, _)) = found.map_err(|error| said(&error))? else { break };
+            let mut words = [0; WORDS];
+            let status = message.mrecv(&mut words).map_err(|error| said(&error))?;
+            let Source::Rank(mpi_rank) = status.source else {
+                return Err(LinkError("a message without a sender".to_owned()));
+            };
+            let head = Head::from_words(&words);
+            let from = self.index_of[mpi_rank as usize];
+            let mut receiving = Receiving { from, mpi_rank, head, table: None, bodies: Vec::new() };
+            if let Some(table) = receiving.head.table().map(<[u64]>::to_vec) {
+                self.post(&mut receiving, &table)?;
+            } else {
+                let mut words = vec![0; receiving.head.n_words].into_boxed_slice();
+                let slice = outliving_mut(&mut words);
+                let request = self.comm.irecv(self.scope, slice, mpi_rank, TABLE);
+                receiving.table = Some((request.map_err(|error| said(&error))?, words));
+            }
+            self.receiving.push_back(receiving);
+        }
+        Ok(())
+    }
+
+    /// Begins to receive the tensors of a message.
+    #[expect(unsafe_code, reason = "requests outlive the functions that start them")]
+    fn post(&self, receiving: &mut Receiving, table: &[u64]) -> Result<(), LinkError> {
+        for (dtype, shape) in read_table(table, receiving.head.n_tensors)? {
+            let mut incoming = Incoming::new(dtype, shape)?;
+            let from = receiving.mpi_rank;
+            // SAFETY: `incoming` is kept beside the request until that is complete, and its memory
+            // lies on the heap, where it stays when `incoming` moves. This is the only slice of it.
+            let request = match unsafe { incoming.slice() } {
+                SliceMut::F32(slice) => self.comm.irecv(self.scope, slice, from, BODY),
+                SliceMut::Bytes(slice) => self.comm.irecv(self.scope, slice, from, BODY),
+            };
+            receiving.bodies.push((request.map_err(|error| said(&error))?, incoming));
+        }
+        Ok(())
+    }
+
+    /// Looks which messages are complete.
+    fn test_receives(&mut self) -> Result<(), LinkError> {
+        for at in 0..self.receiving.len() {
+            if let Some((request, _)) = &mut self.receiving[at].table
+                && is_done(request)?
+                && let Some((_, words)) = self.receiving[at].table.take()
+            {
+                let Some(mut receiving) = self.receiving.remove(at) else { continue };
+                self.post(&mut receiving, &words)?;
+                self.receiving.insert(at, receiving);
+            }
+        }
+        let mut at = 0;
+        while at < self.receiving.len() {
+            let receiving = &mut self.receiving[at];
+            let mut is_whole = receiving.table.is_none();
+            for (request, _) in &mut receiving.bodies {
+                is_whole &= is_done(request)?;
+            }
+            if !is_whole {
+                at += 1;
+                continue;
+            }
+            let Some(Receiving { from, head, bodies, .. }) = self.receiving.remove(at) else {
+                break;
+            };
+            let tensors = bodies.into_iter().map(|(_, incoming)| incoming.into_tensor());
+            let tensors = tensors.collect::<Result<_, _>>()?;
+            self.ready.push_back(Message { from, label: head.label, tensors });
+        }
+        Ok(())
+    }
+
+    fn test_sends(&mut self) -> Result<(), LinkError> {
+        let mut at = 0;
+        while at < self.sending.len() {
+            let mut is_sent = true;
+            for request in &mut self.sending[at].requests {
+                is_sent &= is_done(request)?;
+            }
+            if is_sent {
+                self.sending.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a request is complete; asked again it says the same.
+fn is_done(request: &mut Request<'static>) -> Result<bool, LinkError> {
+    if request.is_completed() {
+        return Ok(true);
+    }
+    Ok(request.test().map_err(|error| said(&error))?.is_some())
+}
+
+/// Words that a request reads while their box is kept beside it.
+#[expect(unsafe_code, reason = "requests outlive the functions that start them")]
+fn outliving(words: &[u64]) -> &'static [u64] {
+    let words: *const [u64] = words;
+    // SAFETY: all callers keep the box beside the request until that is complete, and a box does not
+    // move what is in it.
+    unsafe { &*words }
+}
+
+/// Words that a request writes while their box is kept beside it.
+#[expect(unsafe_code, reason = "requests outlive the functions that start them")]
+fn outliving_mut(words: &mut [u64]) -> &'static mut [u64] {
+    let words: *mut [u64] = words;
+    // SAFETY: as above, and nobody looks at the words before the request is complete.
+    unsafe { &mut *words }
+}
+
+impl Port for MpiPort {
+    #[expect(unsafe_code, reason = "requests outlive the functions that start them")]
+    fn send(&mut self, to: u32, label: [u64; 4], tensors: Vec<Tensor>) -> Result<(), LinkError> {
+        let to = self.hosts.mpi_ranks[to as usize];
+        let table = table(&tensors)?;
+        let head = Head::new(label, tensors.len(), &table);
+        let (request, words) = self.send_words(&head.to_words(), to, HEAD)?;
+        let mut sending =
+            Sending { requests: vec![request], words: vec![words], tensors: Vec::new() };
+        if head.table().is_none() {
+            let (request, words) = self.send_words(&table, to, TABLE)?;
+            sending.requests.push(request);
+            sending.words.push(words);
+        }
+        for tensor in &tensors {
+            let outgoing = Outgoing::new(tensor)?;
+            // SAFETY: `outgoing` is kept beside the request until that is complete, and the rule of
+            // `Port::send` says that nobody changes the tensor before.
+            let request = match unsafe { outgoing.slice()? } {
+                Slice::F32(slice) => self.comm.isend(self.scope, slice, to, BODY),
+                Slice::Bytes(slice) => self.comm.isend(self.scope, slice, to, BODY),
+            };
+            sending.requests.push(request.map_err(|error| said(&error))?);
+            sending.tensors.push(outgoing);
+        }
+        self.sending.push(sending);
+        self.activity.set_pending(self.sending.len() + self.receiving.len());
+        Ok(())
+    }
+
+    fn poll(&mut self) -> Result<Option<Message>, LinkError> {
+        self.activity.polled();
+        if let Some(message) = self.ready.pop_front() {
+            return Ok(Some(message));
+        }
+        self.test_sends()?;
+        self.take_heads()?;
+        self.test_receives()?;
+        self.activity.set_pending(self.sending.len() + self.receiving.len());
+        Ok(self.ready.pop_front())
+    }
+}
+
+impl Drop for MpiPort {
+    /// What is still on its way keeps its memory for ever: MPI may read and write it until the
+    /// process ends, which is soon.
+    fn drop(&mut self) {
+        let begun = Instant::now();
+        while !self.sending.is_empty() && begun.elapsed() < LAST_SENDS {
+            if self.test_sends().is_err() {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::mem::forget(std::mem::take(&mut self.sending));
+        std::mem::forget(std::mem::take(&mut self.receiving));
+    }
+}

@@ -1,0 +1,178 @@
+//! A thread that keeps messages moving while the rank computes, and watches the other processes.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ferrompi::{Communicator, Source, Tag};
+use pp_executor::{Progress, Trouble};
+
+use crate::activity::Activity;
+use crate::head::HEAD;
+use crate::hosts::Hosts;
+
+/// How often the thread looks while messages are under way, and else. A look that wakes the thread
+/// takes some 5 us of a core.
+const BUSY: Duration = Duration::from_micros(200);
+const CALM: Duration = Duration::from_millis(1);
+/// How often a process says what it is doing.
+const BEAT: Duration = Duration::from_millis(100);
+/// A thread that did not run for so long was stopped with its process, and cannot say who was
+/// silent meanwhile.
+const STOPPED: Duration = Duration::from_secs(1);
+
+/// Tags of the messages between the watching threads.
+const HEART: i32 = 1;
+const FAIL: i32 = 2;
+
+/// The longest notice. It is small enough that every MPI library sends it at once.
+const NOTICE_BYTES: usize = 3000;
+
+/// What the watching thread has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    has_trouble: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+    progress: Mutex<Option<Progress>>,
+    /// Set when the run is over: silence means nothing from then on.
+    pub(crate) is_over: AtomicBool,
+    /// Set when this process was asked to end: then a silent process is the reason.
+    pub(crate) is_hurried: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Seen {
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        let has_trouble = self.has_trouble.load(Ordering::Acquire);
+        has_trouble.then(|| lock(&self.trouble).clone()).flatten()
+    }
+
+    /// Notes why the run cannot go on. The first reason stays.
+    fn note(&self, trouble: Trouble) {
+        lock(&self.trouble).get_or_insert(trouble);
+        self.has_trouble.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn watch(&self, progress: Progress) {
+        *lock(&self.progress) = Some(progress);
+    }
+}
+
+/// What the thread needs.
+pub(crate) struct Watch {
+    /// The communicator of the ranks' messages, to keep them moving.
+    pub(crate) ranks: Arc<Communicator>,
+    /// That of the watching threads.
+    pub(crate) watchers: Arc<Communicator>,
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) me: u32,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) seen: Arc<Seen>,
+    /// How long a process may be silent.
+    pub(crate) silence: Duration,
+}
+
+/// How long a process may be silent once this one was asked to end. The launcher asks all processes
+/// when one has died, and gives them a second.
+const HURRIED: Duration = Duration::from_millis(350);
+
+/// Tells all other processes that this one cannot go on.
+pub(crate) fn fail(watch: &Communicator, hosts: &Hosts, me: u32, notice: &[u8]) {
+    let notice = &notice[..notice.len().min(NOTICE_BYTES)];
+    for (index, &to) in hosts.mpi_ranks.iter().enumerate() {
+        if index as u32 != me {
+            // Who cannot be told will notice the silence.
+            let _ = watch.send(notice, to, FAIL);
+        }
+    }
+}
+
+impl Watch {
+    /// Runs until the run is over, or MPI refuses.
+    pub(crate) fn run(self) {
+        // Sleeps end when they should, or messages would lie around.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        let n = self.hosts.mpi_ranks.len();
+        let mut heard = vec![Instant::now(); n];
+        let mut beat = Instant::now();
+        let mut last_look = Instant::now();
+        let mut last_polls = 0;
+        while !self.seen.is_over.load(Ordering::Relaxed) {
+            let polls = self.activity.polls();
+            let is_polling = std::mem::replace(&mut last_polls, polls) != polls;
+            // Any call keeps messages moving. A rank that waits makes its own.
+            let moved =
+                is_polling || self.ranks.iprobe::<u64>(Source::Any, Tag::Value(HEAD)).is_ok();
+            if !moved || self.listen(&mut heard).is_err() {
+                return;
+            }
+            let now = Instant::now();
+            if now - last_look > STOPPED {
+                heard.fill(now);
+            }
+            last_look = now;
+            if now - beat >= BEAT {
+                beat = now;
+                self.beat();
+            }
+            self.look_for_silence(&heard, now);
+            let is_busy = self.activity.pending() > 0 && !is_polling;
+            std::thread::sleep(if is_busy { BUSY } else { CALM });
+        }
+    }
+
+    /// The processes that this one hears of: process 0 hears of all, and all hear of process 0.
+    fn others(&self) -> impl Iterator<Item = (usize, i32)> + '_ {
+        let me = self.me as usize;
+        let is_heard = move |&(index, _): &(usize, i32)| index != me && (me == 0 || index == 0);
+        self.hosts.mpi_ranks.iter().copied().enumerate().filter(is_heard)
+    }
+
+    fn beat(&self) {
+        let words = {
+            let progress = lock(&self.seen.progress);
+            progress.as_ref().map_or([0; 2], |progress| progress.words(self.me as usize))
+        };
+        for (_, to) in self.others() {
+            // Who cannot be told will notice the silence.
+            let _ = self.watchers.send(&words, to, HEART);
+        }
+    }
+
+    /// Takes what other watching threads have sent.
+    fn listen(&self, heard: &mut [Instant]) -> ferrompi::Result<()> {
+        while let Some((message, status)) = self.watchers.improbe::<u8>(Source::Any, Tag::Any)? {
+            let mut bytes = vec![0_u8; status.count.unwrap_or(0)];
+            let status = message.mrecv(&mut bytes)?;
+            let Source::Rank(mpi_rank) = status.source else { continue };
+            let Some(from) = self.hosts.mpi_ranks.iter().position(|&rank| rank == mpi_rank) else {
+                continue;
+            };
+            heard[from] = Instant::now();
+            if status.tag == Tag::Value(FAIL) {
+                self.seen.note(Trouble::Told { from: from as u32, notice: bytes.into() });
+            } else if let Some(progress) = &*lock(&self.seen.progress) {
+                let mut words = [0; 2];
+                for (word, eight) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+                    *word = u64::from_ne_bytes(*eight);
+                }
+                progress.set_words(from, words);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_silence(&self, heard: &[Instant], now: Instant) {
+        let is_hurried = self.seen.is_hurried.load(Ordering::Relaxed);
+        let most = if is_hurried { HURRIED.min(self.silence) } else { self.silence };
+        let silent = |&(index, _): &(usize, i32)| now - heard[index] > most;
+        // The one that is silent for longest.
+        if let Some((index, _)) = self.others().filter(silent).min_by_key(|&(i, _)| heard[i]) {
+            let silent = now - heard[index];
+            self.seen.note(Trouble::Lost { index: index as u32, silent });
+        }
+    }
+}

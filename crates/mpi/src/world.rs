@@ -1,0 +1,157 @@
+//! The processes of an MPI job, as the world of a run.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ferrompi::{Communicator, PersistentRequest, Tag};
+use pp_executor::{LinkError, Port, Progress, Trouble, World};
+
+use crate::activity::Activity;
+use crate::hosts::Hosts;
+use crate::port::{self, said};
+use crate::watch::{Seen, fail};
+
+/// Tags of what process 0 gives to all.
+const LENGTH: i32 = 1;
+const BYTES: i32 = 2;
+/// How often a wait outside the ranks looks.
+const LOOK: Duration = Duration::from_micros(200);
+
+pub(crate) struct MpiWorld {
+    pub(crate) me: u32,
+    pub(crate) hosts: Arc<Hosts>,
+    /// Communicators of their own, so that no message is taken for another kind: of the ranks, of
+    /// the watching threads, and of what process 0 gives to all.
+    pub(crate) ranks: Arc<Communicator>,
+    pub(crate) watch: Arc<Communicator>,
+    pub(crate) given: Communicator,
+    pub(crate) activity: Arc<Activity>,
+    pub(crate) seen: Arc<Seen>,
+}
+
+impl MpiWorld {
+    /// Waits for a message outside the ranks.
+    fn complete<T: ferrompi::MpiDatatype>(
+        &self,
+        request: &mut PersistentRequest<T>,
+    ) -> Result<(), LinkError> {
+        while request.test().map_err(|error| said(&error))?.is_none() {
+            self.check()?;
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), LinkError> {
+        let host = |index: u32| self.hosts.names.get(index as usize).cloned().unwrap_or_default();
+        match self.seen.trouble() {
+            None => Ok(()),
+            Some(Trouble::Told { from, notice }) => Err(LinkError(format!(
+                "process {from} on {} cannot go on: {}",
+                host(from),
+                String::from_utf8_lossy(&notice)
+            ))),
+            Some(Trouble::Lost { index, silent }) => Err(LinkError(format!(
+                "process {index} on {} is silent for {:.1} s: it is gone, stopped, or cannot be reached",
+                host(index),
+                silent.as_secs_f64()
+            ))),
+        }
+    }
+
+    /// Waits until all processes are here.
+    pub(crate) fn meet(&self) -> Result<(), LinkError> {
+        if self.me > 0 {
+            self.send(0, vec![0])?;
+        } else {
+            for from in 1..self.size() {
+                self.receive(from)?;
+            }
+        }
+        self.broadcast((self.me == 0).then(|| vec![0])).map(drop)
+    }
+
+    fn send(&self, to: u32, bytes: Vec<u8>) -> Result<(), LinkError> {
+        let to = self.hosts.mpi_ranks[to as usize];
+        let length = vec![bytes.len() as u64];
+        let mut length = self.given.send_init(length, to, LENGTH).map_err(|e| said(&e))?;
+        length.start().map_err(|error| said(&error))?;
+        self.complete(&mut length)?;
+        let mut request = self.given.send_init(bytes, to, BYTES).map_err(|e| said(&e))?;
+        request.start().map_err(|error| said(&error))?;
+        self.complete(&mut request)
+    }
+
+    fn receive(&self, from: u32) -> Result<Vec<u8>, LinkError> {
+        let from = self.hosts.mpi_ranks[from as usize];
+        let length = vec![0_u64];
+        let mut length =
+            self.given.recv_init(length, from, Tag::Value(LENGTH)).map_err(|e| said(&e))?;
+        length.start().map_err(|error| said(&error))?;
+        self.complete(&mut length)?;
+        let n = length.into_buffer().map_err(|error| said(&error))?.first().copied().unwrap_or(0);
+        let bytes = vec![0_u8; n as usize];
+        let mut request =
+            self.given.recv_init(bytes, from, Tag::Value(BYTES)).map_err(|e| said(&e))?;
+        request.start().map_err(|error| said(&error))?;
+        self.complete(&mut request)?;
+        request.into_buffer().map_err(|error| said(&error))
+    }
+}
+
+impl World for MpiWorld {
+    fn size(&self) -> u32 {
+        self.hosts.mpi_ranks.len() as u32
+    }
+
+    fn index(&self) -> u32 {
+        self.me
+    }
+
+    fn hosts(&self) -> &[String] {
+        &self.hosts.names
+    }
+
+    fn spins(&self) -> bool {
+        self.hosts.has_core[self.me as usize]
+    }
+
+    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) {
+        if let Err(error) = port::open(&self.ranks, &self.hosts, &self.activity, body) {
+            fail(&self.watch, &self.hosts, self.me, error.0.as_bytes());
+        }
+    }
+
+    fn broadcast(&self, bytes: Option<Vec<u8>>) -> Result<Vec<u8>, LinkError> {
+        match bytes {
+            Some(bytes) => {
+                for to in 1..self.size() {
+                    self.send(to, bytes.clone())?;
+                }
+                Ok(bytes)
+            }
+            None => self.receive(0),
+        }
+    }
+
+    fn watch(&self, progress: Progress) {
+        self.seen.watch(progress);
+    }
+
+    fn fail(&self, notice: Vec<u8>) {
+        fail(&self.watch, &self.hosts, self.me, &notice);
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.seen.trouble()
+    }
+
+    fn hurry(&self) {
+        self.seen.is_hurried.store(true, Ordering::Relaxed);
+    }
+
+    fn abort(&self, code: i32) -> ! {
+        self.watch.abort(code)
+    }
+}

@@ -1,0 +1,178 @@
+//! A trainer whose ranks may be processes: process 0 leads, and all others follow.
+//!
+//! Before process 0 does anything in which other ranks take part, it says so, and every process
+//! does the same. What is to be done next, process 0 alone decides. The others say only whether a
+//! signal has reached them.
+
+use candle_core::Tensor;
+use pp_executor::Progress;
+use pp_hybrid::{Evaluation, ModelState, StepOutcome, Trainer, TrainerError};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+
+use crate::data::{DataSet, Samples};
+use crate::stopping::Signals;
+
+/// What all processes do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// The next step.
+    Step,
+    /// An evaluation of the held-out samples.
+    Evaluate,
+    /// The weights go to process 0.
+    Weights,
+    /// The gradients go to process 0.
+    Gradients,
+    /// The state for a checkpoint goes to process 0.
+    Snapshot,
+    /// Nothing more: the run is over.
+    End,
+}
+
+impl Order {
+    const ALL: [Self; 6] =
+        [Self::Step, Self::Evaluate, Self::Weights, Self::Gradients, Self::Snapshot, Self::End];
+
+    fn bit(self) -> u64 {
+        1 << (self as u32)
+    }
+
+    fn of(bits: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|order| bits & order.bit() != 0)
+    }
+}
+
+/// The signals that a follower tells of, from this bit on.
+const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2];
+const SIGNALS_AT: usize = 32;
+const CHECKPOINT_BIT: u64 = 1 << 63;
+
+/// The trainer of process 0, or of the only process.
+pub(crate) struct Crew {
+    trainer: Trainer,
+    /// Whether ranks are processes.
+    has_followers: bool,
+    /// What followers were asked for by signals.
+    signal: Option<i32>,
+    wants_checkpoint: bool,
+}
+
+impl Crew {
+    pub(crate) fn new(trainer: Trainer, has_followers: bool) -> Self {
+        Self { trainer, has_followers, signal: None, wants_checkpoint: false }
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        self.trainer.progress()
+    }
+
+    /// A signal that reached a follower.
+    pub(crate) fn signal(&self) -> Option<i32> {
+        self.signal
+    }
+
+    /// Whether a signal asked a follower for a checkpoint, since the last call.
+    pub(crate) fn take_checkpoint(&mut self) -> bool {
+        std::mem::take(&mut self.wants_checkpoint)
+    }
+
+    fn order(&mut self, order: Order) -> Result<(), TrainerError> {
+        if self.has_followers {
+            let bits = self.trainer.agree(order.bit())?;
+            let mut signals = SIGNALS.into_iter().enumerate();
+            let found = signals.find(|(at, _)| bits & (1 << (SIGNALS_AT + at)) != 0);
+            self.signal = self.signal.or(found.map(|(_, signal)| signal));
+            self.wants_checkpoint |= bits & CHECKPOINT_BIT != 0;
+        }
+        Ok(())
+    }
+
+    /// See [`Trainer::step`].
+    pub(crate) fn step<F>(&mut self, step: u64, data: F) -> Result<StepOutcome, TrainerError>
+    where
+        F: FnOnce() -> candle_core::Result<(Vec<Tensor>, Tensor)>,
+    {
+        self.order(Order::Step)?;
+        self.trainer.step(step, data)
+    }
+
+    /// See [`Trainer::evaluate_while`].
+    pub(crate) fn evaluate_while(
+        &mut self,
+        pieces: &[Samples],
+        goes_on: impl FnMut(usize) -> bool,
+    ) -> Result<Option<Evaluation>, TrainerError> {
+        self.order(Order::Evaluate)?;
+        self.trainer.evaluate_while(pieces, goes_on)
+    }
+
+    /// See [`Trainer::weights`].
+    pub(crate) fn weights(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
+        self.order(Order::Weights)?;
+        self.trainer.weights()
+    }
+
+    /// See [`Trainer::gradients`].
+    pub(crate) fn gradients(&mut self) -> Result<Vec<(String, Tensor)>, TrainerError> {
+        self.order(Order::Gradients)?;
+        self.trainer.gradients()
+    }
+
+    /// See [`Trainer::snapshot`].
+    pub(crate) fn snapshot(&mut self) -> Result<ModelState, TrainerError> {
+        self.order(Order::Snapshot)?;
+        self.trainer.snapshot()
+    }
+
+    /// Lets the followers go.
+    pub(crate) fn end(&mut self) -> Result<(), TrainerError> {
+        self.order(Order::End)
+    }
+}
+
+/// The work of a process that does not lead.
+pub(crate) struct Follower<'a> {
+    pub(crate) trainer: Trainer,
+    pub(crate) data: &'a dyn DataSet,
+    pub(crate) batch: usize,
+    /// Steps before the run.
+    pub(crate) n_before: u64,
+    pub(crate) pieces: Vec<Samples>,
+    pub(crate) signals: Option<Signals>,
+}
+
+impl Follower<'_> {
+    /// Does what process 0 says, until it says that the run is over.
+    pub(crate) fn follow(mut self) -> Result<(), TrainerError> {
+        let mut step = self.n_before;
+        loop {
+            let asked = self.asked();
+            match Order::of(self.trainer.agree(asked)?) {
+                Some(Order::Step) => {
+                    step += 1;
+                    let data = || self.data.batch(step, self.batch);
+                    match self.trainer.step(step, data) {
+                        // What follows from it, process 0 decides.
+                        Ok(_) | Err(TrainerError::NotFinite(_)) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Some(Order::Evaluate) => {
+                    self.trainer.evaluate_while(&self.pieces, |_| true)?;
+                }
+                Some(Order::Weights) => drop(self.trainer.weights()?),
+                Some(Order::Gradients) => drop(self.trainer.gradients()?),
+                Some(Order::Snapshot) => drop(self.trainer.snapshot()?),
+                Some(Order::End) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// The signals that have reached this process.
+    fn asked(&self) -> u64 {
+        let Some(signals) = &self.signals else { return 0 };
+        let at = signals.signal().and_then(|signal| SIGNALS.iter().position(|&s| s == signal));
+        let signal = at.map_or(0, |at| 1 << (SIGNALS_AT + at));
+        signal | if signals.take_checkpoint() { CHECKPOINT_BIT } else { 0 }
+    }
+}
