@@ -40,7 +40,8 @@ fn fail(kind: FaultKind, rank: u32, op: &str, replicas: u32) -> (String, Duratio
         job.objective.clone(),
         OptimizerKind::Sgd,
     );
-    ranks.fault = Some(Fault { rank: Rank(rank), step: 2, at: op.parse().unwrap(), kind });
+    ranks.fault =
+        Some(Fault { rank: Rank(rank), replica: None, step: 2, at: op.parse().unwrap(), kind });
     ranks.n_replicas = replicas;
     let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
     let mut trainer =

@@ -1,6 +1,7 @@
 //! The configuration of a set of ranks.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,9 @@ pub struct RankConfig {
     pub deadline: Option<Duration>,
     /// The processes of the run, if its ranks are processes; else they are threads of this one.
     pub world: Option<InWorld>,
+    /// A folder in which each process keeps what its rank is doing, so that it can be told when the
+    /// process is gone: see [`lost_rank`](crate::lost_rank).
+    pub sheets: Option<PathBuf>,
     /// Where spans go while the step still runs.
     pub recorder: Recorder,
     /// The moment at which the run's time is 0.
@@ -106,6 +110,7 @@ impl RankConfig {
             pace: None,
             deadline: None,
             world: None,
+            sheets: None,
             recorder: Recorder::disabled(),
             origin: Instant::now(),
             #[cfg(feature = "fault-injection")]

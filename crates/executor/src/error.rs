@@ -123,9 +123,10 @@ pub enum ExecError {
     },
     /// The process of a rank is gone, is stopped, or cannot be reached.
     #[error(
-        "{} on {host} is silent for {:.1} s: it is gone, stopped, or cannot be reached; when last heard of, it {doing}",
-        Place(*.replica, *.rank, *.step, *.is_evaluating, .doing.op()),
-        .silent.as_secs_f64()
+        "{} has been silent for {:.1} s: it is gone, stopped, or cannot be reached; at last it {doing}{}",
+        OnHost(host, Place(*.replica, *.rank, *.step, *.is_evaluating, .doing.op())),
+        .silent.as_secs_f64(),
+        Waiting(*.waiting)
     )]
     Lost {
         /// Its replica.
@@ -142,6 +143,29 @@ pub enum ExecError {
         doing: Doing,
         /// For how long nothing was heard of it.
         silent: Duration,
+        /// A rank that waits for it, and what for.
+        waiting: Option<(Rank, Op)>,
+    },
+    /// The process of a rank was lost, as the files of its run tell afterwards.
+    #[error(
+        "{} was lost while it {doing} (process {pid})",
+        OnHost(host, Place(*.replica, *.rank, *.step, *.is_evaluating, .doing.op()))
+    )]
+    Killed {
+        /// Its replica.
+        replica: Replica,
+        /// Its place in the pipeline.
+        rank: Rank,
+        /// The host of its process.
+        host: String,
+        /// The number of its process.
+        pid: u32,
+        /// The last step that it began, from 1; 0 before the first.
+        step: u64,
+        /// Whether it evaluated, after that step.
+        is_evaluating: bool,
+        /// What it was doing.
+        doing: Doing,
     },
     /// The number of ranks is not that of the processes.
     #[error("{ranks} ranks were asked for, and there are {processes} processes: one for each rank")]
@@ -180,12 +204,16 @@ impl ExecError {
 /// after that step, and the op; the step and the op only where they are known.
 struct Place(Replica, Rank, u64, bool, Option<Op>);
 
-impl Display for Place {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl Place {
+    /// The text, with `host` behind the rank if it is given.
+    fn write(&self, f: &mut Formatter<'_>, host: Option<&str>) -> fmt::Result {
         let &Self(replica, rank, step, is_evaluating, op) = self;
         write!(f, "rank {rank}")?;
         if replica.0 > 0 {
             write!(f, " of replica {replica}")?;
+        }
+        if let Some(host) = host {
+            write!(f, " on {host}")?;
         }
         match (is_evaluating, step) {
             (true, 0) => f.write_str(", evaluation before the first step")?,
@@ -194,6 +222,30 @@ impl Display for Place {
             (false, _) => write!(f, ", step {step}")?,
         }
         op.map_or(Ok(()), |op| write!(f, ", op {op}"))
+    }
+}
+
+impl Display for Place {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.write(f, None)
+    }
+}
+
+/// The place of an error in the process of another host.
+struct OnHost<'a>(&'a str, Place);
+
+impl Display for OnHost<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.1.write(f, Some(self.0))
+    }
+}
+
+/// A rank that waits for a lost one.
+struct Waiting(Option<(Rank, Op)>);
+
+impl Display for Waiting {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |(rank, op)| write!(f, "; rank {rank} waits for it with {op}"))
     }
 }
 

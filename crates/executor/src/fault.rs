@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use pp_schedule::{Op, Rank};
+use pp_schedule::{Op, Rank, Replica};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::error::RankError;
@@ -11,8 +11,10 @@ use crate::error::RankError;
 /// A rank that fails on purpose, and the point at which it fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// The rank that fails, in every replica.
+    /// The rank that fails.
     pub rank: Rank,
+    /// The replica in which it fails; `None` for all of them.
+    pub replica: Option<Replica>,
     /// The step in which it fails, or after which a checkpoint fails.
     pub step: u64,
     /// The point at which it fails.
@@ -46,6 +48,8 @@ pub enum FaultKind {
     Panic,
     /// It kills the process with SIGKILL.
     Kill,
+    /// It stops the process with SIGSTOP.
+    Stop,
     /// It sleeps, and never goes on.
     Hang,
 }
@@ -84,6 +88,11 @@ impl Fault {
                 // Nothing catches SIGKILL, so that it cannot fail.
                 let _ = kill_process(getpid(), Signal::KILL);
                 sleep_for_ever()
+            }
+            FaultKind::Stop => {
+                // As above.
+                let _ = kill_process(getpid(), Signal::STOP);
+                Ok(())
             }
             FaultKind::Hang => sleep_for_ever(),
         }

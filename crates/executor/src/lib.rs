@@ -28,6 +28,7 @@ mod ranks;
 mod recompute;
 mod rehearsal;
 mod report;
+mod sheet;
 mod stage_run;
 mod stages;
 mod stash;
@@ -53,6 +54,7 @@ pub use rehearsal::{PlannedMemory, rehearse};
 pub use report::{Evaluated, RankMemory, StageParameters, StepReport, UpdateReport, What};
 pub use stash::{Held, Kept, Stash};
 pub use state::{OptimizerState, Snapshot, StageState};
-#[cfg(feature = "fault-injection")]
+#[cfg(any(test, feature = "fault-injection"))]
 pub use transport::threads_as_processes;
 pub use transport::{InWorld, LinkError, Message, Port, Trouble, World};
+pub use world::lost_rank;

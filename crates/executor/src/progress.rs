@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pp_schedule::{MicroBatch, Op, Phase, Rank, Replica, Stage};
 
 use crate::per_rank::place;
+use crate::sheet::Sheet;
 
 /// What a rank is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +142,7 @@ pub struct TimedProgress {
 }
 
 /// The bit of an entry's step that says that the rank evaluates.
-const EVALUATING: u64 = 1 << 63;
+pub(crate) const EVALUATING: u64 = 1 << 63;
 
 /// One rank's entry. Each has a cache line of its own: ranks write at every op, and would otherwise
 /// take the line from each other.
@@ -219,7 +220,7 @@ impl Progress {
     /// The entry of one rank, to write to.
     pub(crate) fn of(&self, replica: Replica, rank: Rank) -> Reporter {
         let index = replica.idx() * self.n_ranks + rank.idx();
-        Reporter { progress: self.clone(), index }
+        Reporter { progress: self.clone(), index, sheet: None }
     }
 }
 
@@ -241,6 +242,7 @@ impl Entry {
 pub(crate) struct Reporter {
     progress: Progress,
     index: usize,
+    sheet: Option<Arc<Sheet>>,
 }
 
 impl Reporter {
@@ -263,6 +265,14 @@ impl Reporter {
         let since = self.progress.origin.elapsed();
         self.entry().since_ns.store(since.as_nanos() as u64, Ordering::Release);
         self.entry().doing.store(doing.pack(), Ordering::Release);
+        if let Some(sheet) = &self.sheet {
+            sheet.write(self.entry().step.load(Ordering::Relaxed), doing.pack());
+        }
+    }
+
+    /// Keeps in a file as well what it writes.
+    pub(crate) fn on(self, sheet: Option<Arc<Sheet>>) -> Self {
+        Self { sheet, ..self }
     }
 
     pub(crate) fn get(&self) -> RankProgress {

@@ -2,6 +2,7 @@
 
 mod in_world;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -50,6 +51,8 @@ pub struct Ranks {
     world: Option<Arc<dyn World>>,
     /// Where the spans of the ranks of other processes go.
     recorder: Recorder,
+    /// The folder of the files of processes.
+    sheets: Option<PathBuf>,
     stages: Vec<StageParameters>,
 }
 
@@ -164,6 +167,7 @@ impl Ranks {
             progress,
             world: None,
             recorder: config.recorder.clone(),
+            sheets: None,
             stages: Vec::new(),
         };
         let built = ranks.gather(&replies, None)?;

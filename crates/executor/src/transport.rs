@@ -8,6 +8,7 @@ mod double;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use candle_core::Tensor;
@@ -56,9 +57,9 @@ pub trait World: Send + Sync {
     /// The reason why the run cannot go on, if another process has one. Never waits.
     fn trouble(&self) -> Option<Trouble>;
 
-    /// This process was asked to end, and the reason may be that another one has died: then it is
-    /// looked for at once. Returns at once.
-    fn hurry(&self) {}
+    /// A flag for whoever learns that this process was asked to end. The reason may be that another
+    /// one has died: once the flag is set, that is looked for at once.
+    fn hurried(&self) -> Arc<AtomicBool>;
 
     /// Ends all processes at once, and does not return.
     fn abort(&self, code: i32) -> !;

@@ -12,7 +12,7 @@ use crate::copies::{Exchange, Sums};
 use crate::error::{ExecError, RankError};
 use crate::evaluation::Evaluation;
 #[cfg(feature = "fault-injection")]
-use crate::fault::FaultPoint;
+use crate::fault::{Fault, FaultPoint};
 use crate::gauge::Gauge;
 use crate::journal::{Journal, Place};
 use crate::lane::Lane;
@@ -64,7 +64,9 @@ impl Worker {
         (config.initial, config.resumed) = (None, None);
         #[cfg(feature = "fault-injection")]
         {
-            config.fault = config.fault.filter(|fault| fault.rank == rank);
+            let is_here =
+                |fault: &Fault| fault.rank == rank && fault.replica.is_none_or(|of| of == replica);
+            config.fault = config.fault.filter(is_here);
         }
         let mut journal = Journal::new(&config, replica, rank);
         // Calls before the first step have times as well.
@@ -242,12 +244,13 @@ impl Worker {
 
     /// A copy of everything that a later run needs to go on. The first replica answers alone.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
-        if self.replica != Replica(0) {
-            return Ok(Snapshot::default());
-        }
         self.walk.progress.set(Doing::Collecting);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Copy)?;
+        if self.replica != Replica(0) {
+            self.walk.progress.set(Doing::Idle);
+            return Ok(Snapshot::default());
+        }
         let started = self.walk.journal.start(&self.lane)?;
         let (stages, optimizer_steps) = self.stages.snapshot()?;
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), started, &self.lane)?;

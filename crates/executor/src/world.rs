@@ -4,8 +4,10 @@ mod answer;
 mod clock;
 mod label;
 mod links;
+mod lost;
 mod trouble;
 
 pub(crate) use answer::Answer;
 pub(crate) use links::{Links, SharedLinks, WorldCopies};
+pub use lost::lost_rank;
 pub(crate) use trouble::{error_of, tell};

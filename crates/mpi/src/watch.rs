@@ -37,7 +37,7 @@ pub(crate) struct Seen {
     /// Set when the run is over: silence means nothing from then on.
     pub(crate) is_over: AtomicBool,
     /// Set when this process was asked to end: then a silent process is the reason.
-    pub(crate) is_hurried: AtomicBool,
+    pub(crate) is_hurried: Arc<AtomicBool>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -100,6 +100,7 @@ impl Watch {
         let mut beat = Instant::now();
         let mut last_look = Instant::now();
         let mut last_polls = 0;
+        let mut stopped: Option<Instant> = None;
         while !self.seen.is_over.load(Ordering::Relaxed) {
             let polls = self.activity.polls();
             let is_polling = std::mem::replace(&mut last_polls, polls) != polls;
@@ -112,13 +113,17 @@ impl Watch {
             let now = Instant::now();
             if now - last_look > STOPPED {
                 heard.fill(now);
+                stopped = Some(now);
             }
             last_look = now;
             if now - beat >= BEAT {
                 beat = now;
                 self.beat();
             }
-            self.look_for_silence(&heard, now);
+            // The others have seen that this process was stopped. They may be gone because of it.
+            if stopped.is_none_or(|stopped| now - stopped > self.silence) {
+                self.look_for_silence(&heard, now);
+            }
             let is_busy = self.activity.pending() > 0 && !is_polling;
             std::thread::sleep(if is_busy { BUSY } else { CALM });
         }

@@ -1,7 +1,7 @@
 //! The processes of an MPI job, as the world of a run.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ferrompi::{Communicator, PersistentRequest, Tag};
@@ -147,8 +147,8 @@ impl World for MpiWorld {
         self.seen.trouble()
     }
 
-    fn hurry(&self) {
-        self.seen.is_hurried.store(true, Ordering::Relaxed);
+    fn hurried(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.seen.is_hurried)
     }
 
     fn abort(&self, code: i32) -> ! {

@@ -224,6 +224,9 @@ fn is_of_a_run(name: &OsStr, recorded: &[String]) -> bool {
         || name.strip_prefix("step-").and_then(|rest| rest.split_once(".trace-")).is_some_and(
             |(step, rest)| is_number(step) && rest.strip_suffix(".json").is_some_and(is_number),
         )
+        // What the ranks of a run in several processes were doing.
+        || is_numbers(name, "rank-", ".state")
+        || name == "lost.state"
         // What a process that was killed had not finished.
         || is_numbers(name, ".pptop-", ".new")
 }
@@ -403,6 +406,8 @@ mod tests {
             "step-12.trace.json",
             "step-12.trace-2.json",
             ".pptop-77-0.new",
+            "rank-15.state",
+            "lost.state",
         ] {
             assert!(is_ours(name), "{name}");
         }
@@ -414,6 +419,7 @@ mod tests {
             "events.jsonl~",
             "events.jsonl.zst.new",
             "EVENTS.JSONL",
+            "rank-.state",
             "screen-.txt",
             "screen-last.txt",
             "screen-3-.txt",

@@ -4,13 +4,37 @@
 //! does the same. What is to be done next, process 0 alone decides. The others say only whether a
 //! signal has reached them.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
 use candle_core::Tensor;
-use pp_executor::Progress;
+use pp_executor::{InWorld, Progress};
 use pp_hybrid::{Evaluation, ModelState, StepOutcome, Trainer, TrainerError};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 
 use crate::data::{DataSet, Samples};
+use crate::error::TrainError;
+use crate::session::Prepared;
 use crate::stopping::Signals;
+
+/// Tells the other processes where the run is recorded. Each process keeps in a file
+/// there what its rank is doing. `None` if there are no other processes.
+pub(crate) fn give_dir(prepared: &Prepared, dir: &Path) -> Result<Option<PathBuf>, TrainError> {
+    let Some(InWorld(world)) = prepared.world() else { return Ok(None) };
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    world.broadcast(Some(dir.as_os_str().as_bytes().to_vec())).map_err(TrainError::World)?;
+    Ok(Some(dir))
+}
+
+/// The folder of the processes' files, as process 0 tells it.
+pub(crate) fn take_dir(prepared: &Prepared) -> Result<Option<PathBuf>, TrainError> {
+    let Some(InWorld(world)) = prepared.world() else { return Ok(None) };
+    let bytes = world.broadcast(None).map_err(TrainError::World)?;
+    let dir = PathBuf::from(OsString::from_vec(bytes));
+    // On a host that does not see the folder, nothing is kept.
+    Ok(Some(dir).filter(|dir| dir.is_dir()))
+}
 
 /// What all processes do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

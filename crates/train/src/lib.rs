@@ -59,7 +59,7 @@ pub use workload::{BoxError, Defaults, KnownCosts, SampleLength, Workload};
 pub use pp_devices::Library;
 #[cfg(feature = "fault-injection")]
 pub use pp_executor::{Fault, FaultKind, FaultPoint};
-pub use pp_executor::{InWorld, Recompute, Trouble, World};
+pub use pp_executor::{InWorld, Recompute, Trouble, World, lost_rank};
 pub use pp_hybrid::checkpoint;
 pub use pp_hybrid::{
     Evaluation, NotFinite, OnNonfinite, StepOutcome, Trainer, sha256_hex, write_tensors,

@@ -20,7 +20,7 @@ use pp_telemetry::{
 
 use crate::checkpoints::Checkpoints;
 use crate::config::Config;
-use crate::crew::{Crew, Follower};
+use crate::crew::{Crew, Follower, give_dir, take_dir};
 use crate::data::Samples;
 use crate::ending::{Finished, Stopped};
 use crate::error::{ResultError, TrainError, causes};
@@ -89,7 +89,9 @@ impl<'a> Run<'a> {
             let watch = |signals| Starting::watch(signals, &recorder, origin, &phases.now);
             let watched = options.signals.as_ref().map(watch).transpose();
             let starting = watched.map_err(TrainError::Signals)?;
-            let ready = make_ready(prepared, &recorder, origin, &phases);
+            let sheets = give_dir(&prepared, &dir);
+            let ready =
+                sheets.and_then(|sheets| make_ready(prepared, &recorder, origin, &phases, sheets));
             let ready = ready.and_then(|ready| {
                 let checkpoints = Checkpoints::ready(&options.checkpoints, &dir, &ready)?;
                 Ok((ready, checkpoints))
@@ -243,11 +245,18 @@ impl<'a> Run<'a> {
                     Stopped::Failed(error) => causes(error),
                     other => causes(other),
                 };
-                if let Stopped::Failed(TrainerError::Exec(ExecError::Rank { rank, op, .. })) =
-                    stopped
-                {
-                    end.rank = Some(rank.0);
-                    end.op = op.map(|op| op.to_string());
+                match stopped {
+                    Stopped::Failed(TrainerError::Exec(ExecError::Rank { rank, op, .. })) => {
+                        end.rank = Some(rank.0);
+                        end.op = op.map(|op| op.to_string());
+                    }
+                    Stopped::Failed(TrainerError::Exec(ExecError::Lost {
+                        rank, doing, ..
+                    })) => {
+                        end.rank = Some(rank.0);
+                        end.op = doing.op().map(|op| op.to_string());
+                    }
+                    _ => {}
                 }
             }
         }
@@ -390,8 +399,9 @@ impl<'a> Run<'a> {
 /// # Errors
 /// The rank of this process failed, or that of another one.
 pub fn follow(prepared: Prepared, options: RunOptions) -> Result<(), Stopped> {
+    let sheets = take_dir(&prepared)?;
     let mut session = prepared.cut(&mut Profiles::default(), |_| {})?;
-    let trainer = session.trainer(Recorder::disabled(), Instant::now())?;
+    let trainer = session.trainer_of(Recorder::disabled(), Instant::now(), sheets)?;
     let pieces = session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
     let follower = Follower {
         trainer: trainer.on_nonfinite(options.on_nonfinite),

@@ -4,7 +4,7 @@ mod continued;
 mod places;
 mod told;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,11 @@ impl Prepared {
         }
         config.refuse_too_few_cores(plan.n_ranks())?;
         Ok(prepared)
+    }
+
+    /// The processes of the run.
+    pub(crate) fn world(&self) -> Option<&InWorld> {
+        self.config.world.as_ref()
     }
 
     /// Checks that this machine can hold the job, and that the initial weights are the model's.
@@ -305,9 +310,19 @@ impl Session {
     /// # Errors
     /// If a rank cannot start.
     pub fn trainer(&mut self, recorder: Recorder, origin: Instant) -> Result<Trainer, TrainError> {
+        self.trainer_of(recorder, origin, None)
+    }
+
+    /// The same for a run, whose processes keep their files in `sheets`.
+    pub(crate) fn trainer_of(
+        &mut self,
+        recorder: Recorder,
+        origin: Instant,
+        sheets: Option<PathBuf>,
+    ) -> Result<Trainer, TrainError> {
         let (initial, resumed) = (self.initial.take(), self.resumed.take());
         let config = TrainerConfig {
-            ranks: RankConfig { initial, resumed, ..self.ranks(recorder, origin) },
+            ranks: RankConfig { initial, resumed, sheets, ..self.ranks(recorder, origin) },
             clip_norm: self.config.clip_norm,
             rate: self.config.rate,
             steps: self.config.steps,

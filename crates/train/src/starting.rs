@@ -1,5 +1,6 @@
 //! The phases of a run before its first step.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use pp_hybrid::Trainer;
@@ -25,6 +26,7 @@ pub(crate) fn make_ready(
     recorder: &Recorder,
     origin: Instant,
     phases: &Phases,
+    sheets: Option<PathBuf>,
 ) -> Result<Ready, TrainError> {
     let mut took = Vec::new();
     let mut phase = None;
@@ -42,7 +44,7 @@ pub(crate) fn make_ready(
     let memory_plan = session.memory_plan()?;
     took.push((PhaseEvent::REHEARSING, phase.end()));
     let phase = phases.begin(PhaseEvent::BUILDING, None, 0);
-    let trainer = session.trainer(recorder.clone(), origin)?;
+    let trainer = session.trainer_of(recorder.clone(), origin, sheets)?;
     took.push((PhaseEvent::BUILDING, phase.end()));
     Ok(Ready { session, trainer, memory_plan, took })
 }

@@ -106,6 +106,16 @@ impl Signals {
         Self { told: Arc::new(told), ..self }
     }
 
+    /// Sets `flag` when SIGTERM comes. A launcher sends it to all processes of a job when one of them
+    /// has died.
+    ///
+    /// # Errors
+    /// The handler cannot be installed.
+    pub fn setting(self, flag: Arc<AtomicBool>) -> std::io::Result<Self> {
+        signal_hook::flag::register(SIGTERM, flag)?;
+        Ok(self)
+    }
+
     /// Whether a checkpoint was asked for since the last call.
     pub(crate) fn take_checkpoint(&self) -> bool {
         self.checkpoint.swap(false, Ordering::Relaxed)

@@ -32,6 +32,8 @@ mod job;
 #[cfg(feature = "train")]
 mod kernels;
 #[cfg(feature = "train")]
+mod launch;
+#[cfg(feature = "train")]
 mod learned;
 mod lines;
 mod man;
@@ -99,6 +101,9 @@ enum Command {
     /// Train a model on a pipeline, and watch the run
     #[cfg(feature = "train")]
     Train(Box<train::Args>),
+    /// Start a run in several processes with their launcher, and start it again when it fails
+    #[cfg(feature = "train")]
+    Launch(launch::Args),
     /// Train the same job under several schedules, and compare them
     #[cfg(feature = "train")]
     Compare(Box<compare::Args>),
@@ -148,6 +153,8 @@ impl Command {
         match self {
             #[cfg(feature = "train")]
             Self::Train(args) => train::run(*args),
+            #[cfg(feature = "train")]
+            Self::Launch(args) => launch::run(&args),
             #[cfg(feature = "train")]
             Self::Compare(args) => compare::run(&args),
             #[cfg(feature = "train")]
@@ -222,6 +229,11 @@ pub(crate) fn main() -> ExitCode {
     });
     let ended = match parsed {
         Ok(cli) => cli.command.run(),
+        // Every process of a job would say the same.
+        #[cfg(feature = "train")]
+        Err(refused) if refused.use_stderr() && processes::is_repeating() => {
+            return ExitCode::from(2);
+        }
         Err(refused) => match refused.kind() {
             clap::error::ErrorKind::DisplayHelp => print(&help::asked(program(), &args)),
             clap::error::ErrorKind::DisplayVersion => print(&refused.render().to_string()),
@@ -236,9 +248,7 @@ fn exit(ended: Result<(), CliError>) -> ExitCode {
     let (message, code) = match ended {
         Ok(()) => return ExitCode::SUCCESS,
         Err(CliError::Code(code)) => return ExitCode::from(code),
-        // Every process of a job would say the same.
-        #[cfg(feature = "train")]
-        Err(CliError::Usage(_)) if processes::is_repeating() => return ExitCode::from(2),
+
         Err(CliError::Usage(message)) => (message, 2),
         Err(CliError::Failed(message)) => (message, 1),
     };

@@ -207,6 +207,10 @@ impl Joined {
             while begun.elapsed() < LAST_WORDS && !is_lost(world.as_ref()) {
                 std::thread::sleep(Duration::from_millis(20));
             }
+            // Without process 0 all say the same: the next one says it, and ends all.
+            if world.index() > 1 && is_lost(world.as_ref()) {
+                std::thread::sleep(Duration::from_secs(1));
+            }
         }
         let code = match &ended {
             Err(CliError::Usage(_)) => 2,

@@ -10,16 +10,14 @@ use std::process::{Child, Command, ExitStatus};
 
 use pp_telemetry::status_of;
 use pp_train::checkpoint::{Checkpoint, list};
-use pp_train::{CHECKPOINTS, causes, is_ignored};
+use pp_train::{CHECKPOINTS, causes, is_ignored, lost_rank};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use self::ending::{Ending, Failure, ending, last_step};
+use self::ending::{Ending, Failure, REFUSED, ending, last_step};
 use super::{CliError, note};
 
-/// The exit code of a refusal.
-const REFUSED: i32 = 2;
 /// What the parent has to know of the run.
 pub(crate) struct Supervised {
     /// Restarts at most.
@@ -42,6 +40,18 @@ pub(crate) struct Supervised {
     pub(crate) dump_step: Option<PathBuf>,
     /// Whether `--headless` is among the words of the command.
     pub(crate) is_headless: bool,
+    /// The commands of the first run and of restarts, where a launcher starts its processes; else
+    /// the run is this program with the words of this process.
+    pub(crate) launched: Option<[Launched; 2]>,
+}
+
+/// A command that starts `pptop train` in several processes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Launched {
+    /// The launcher with its flags, and the name of this program.
+    pub(crate) launcher: Vec<OsString>,
+    /// The words of this program, from `train` on.
+    pub(crate) words: Vec<OsString>,
 }
 
 /// One run of the chain.
@@ -74,7 +84,7 @@ impl Supervised {
     /// The exit code of the last run, whose message is written already.
     pub(crate) fn run(self) -> Result<(), CliError> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            CliError::Failed(format!("--restarts: cannot {what}: {error}"))
+            CliError::Failed(format!("cannot {what}: {error}"))
         };
         // Before the child starts, so that no signal and no end is missed.
         let forwarded = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
@@ -92,15 +102,20 @@ impl Supervised {
         let mut before: Option<Failure> = None;
         for n in 1.. {
             runs.extend(attempt.dir.file_name().map(|name| name.to_string_lossy().into_owned()));
-            let mut command = Command::new(&program);
+            let mut command = self.command(&program, &attempt);
             command.args(self.words(&attempt, &dir));
             let mut child = command.spawn().map_err(|error| failed("start the run", &error))?;
             let (status, is_asked) =
                 wait(&mut child, &mut signals).map_err(|error| failed("wait for it", &error))?;
             let newest = newest(&dir, older, &runs);
             let step = reached(&attempt, newest.as_ref());
-            let reason = || status_of(&attempt.dir).and_then(|status| status.reason);
-            let failure = match ending(status, is_asked, attempt.from, step, reason) {
+            // A rank that was killed says nothing itself.
+            let reason = || {
+                let status = status_of(&attempt.dir);
+                status.and_then(|status| status.reason).or_else(|| lost_rank(&attempt.dir))
+            };
+            let is_launched = self.launched.is_some();
+            let failure = match ending(status, is_asked, is_launched, attempt.from, step, reason) {
                 Ending::Over(0) => return Ok(()),
                 Ending::Over(code) => {
                     if i32::from(code) == REFUSED && n == 1 && self.is_new {
@@ -184,9 +199,31 @@ impl Supervised {
         Ok(free.unwrap_or_else(|| beside(0)))
     }
 
+    /// The beginning of the command of an attempt.
+    fn command(&self, program: &Path, attempt: &Attempt) -> Command {
+        let Some((first, flags)) =
+            self.launched(attempt).and_then(|launched| launched.launcher.split_first())
+        else {
+            return Command::new(program);
+        };
+        let mut command = Command::new(first);
+        command.args(flags);
+        command
+    }
+
+    fn launched(&self, attempt: &Attempt) -> Option<&Launched> {
+        self.launched.as_ref().map(|[first, then]| match attempt.restarted {
+            None => first,
+            Some(_) => then,
+        })
+    }
+
     /// The words of the child: those of this process, changed where the attempt needs it.
     fn words(&self, attempt: &Attempt, checkpoints: &Path) -> Vec<OsString> {
-        let own: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let own: Vec<OsString> = match self.launched(attempt) {
+            Some(launched) => launched.words.clone(),
+            None => std::env::args_os().skip(1).collect(),
+        };
         let mut dropped = vec!["--restarts", "--run-dir", "--checkpoint-dir"];
         if attempt.restarted.is_some() {
             if !is_fault_for_all(&own) {

@@ -24,7 +24,7 @@ use super::job::{JobArgs, JobWords, Spec, plan_file};
 use super::outputs::Files;
 use super::processes::{self, Joined, ProcessArgs};
 use super::refusal::excerpt;
-use super::restarts::Supervised;
+use super::restarts::{Launched, Supervised};
 use super::run_folder;
 use super::settings::{Look, ScreenFlags};
 use super::sizes::natural;
@@ -110,8 +110,12 @@ fn run_as(args: Args, joined: Option<&Joined>) -> (Result<(), CliError>, bool) {
 
 fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Result<(), CliError> {
     let resume = resume(&mut args)?;
-    let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
-    refuse_clashes(&args, given.as_deref())?;
+    let leads = joined.is_none_or(|joined| joined.world().0.index() == 0);
+    // The files of the run are those of process 0, which may have made some of them by now.
+    let given = args.run_dir.as_deref().filter(|_| leads).map(run_folder::given).transpose()?;
+    if leads {
+        refuse_clashes(&args, given.as_deref())?;
+    }
     args.stalls.check()?;
     let most_restarts = restarts(&args, joined)?;
     let mut spec = Spec::new(&args.job, &args.schedule)?;
@@ -135,7 +139,6 @@ fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Res
     if args.processes.dry_run {
         *together = true;
         let about = joined.map(|joined| joined.about() + "\n").unwrap_or_default();
-        let leads = joined.is_none_or(|joined| joined.world().0.index() == 0);
         return if leads { print(&(about + &processes::map(&prepared))) } else { Ok(()) };
     }
     if let Some(joined) = joined.filter(|joined| joined.world().0.index() > 0) {
@@ -152,28 +155,12 @@ fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Res
     let (id, dir) = run_dir(given, model)?;
     if let Some(most) = most_restarts {
         drop(prepared);
-        let supervised = Supervised {
-            most,
-            first: dir,
-            is_new,
-            is_named: args.run_dir.is_some(),
-            model: model.to_owned(),
-            steps: spec.config.steps,
-            resume: spec.config.resume.map(|resume| resume.checkpoint),
-            checkpoints: args.checkpoints.checkpoint_dir,
-            dump_step: args.dump_step,
-            is_headless: args.headless,
-        };
+        let supervised = supervised(args, &spec, (dir, is_new), most, None);
         return supervised.run();
     }
     let output = if args.json { Output::Json } else { Output::Plain };
     let library = args.nvml.library(&config);
-    let signals = match &args.supervised {
-        Some(_) => Signals::listen_under_parent(),
-        None => Signals::listen(),
-    };
-    let signals =
-        signals.map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+    let signals = listen(args.supervised.is_some(), joined)?;
     let mut teller = Teller::new(output, &id, &spec);
     let folder = RunFolder::at(id, dir.clone()).map_err(|e| match &args.run_dir {
         Some(_) => CliError::Usage(format!("--run-dir: {}", causes(&e))),
@@ -196,6 +183,16 @@ fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Res
     // After an error of a rank the others wait for ever.
     *together = !matches!(finished, Err(Stopped::Failed(_)));
     finished.map(drop).map_err(|stopped| ended(&stopped, &spec))
+}
+
+/// The signals of the run.
+fn listen(is_supervised: bool, joined: Option<&Joined>) -> Result<Signals, CliError> {
+    let signals = if is_supervised { Signals::listen_under_parent() } else { Signals::listen() };
+    let signals = signals.and_then(|signals| match joined {
+        Some(joined) => signals.setting(joined.world().0.hurried()),
+        None => Ok(signals),
+    });
+    signals.map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))
 }
 
 /// The options of the run beside its configuration.
@@ -239,9 +236,7 @@ fn follow(
     spec: &Spec,
     together: &mut bool,
 ) -> Result<(), CliError> {
-    let signals = Signals::listen();
-    let signals =
-        signals.map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))?;
+    let signals = listen(false, Some(joined))?;
     let options = RunOptions {
         signals: Some(signals),
         on_nonfinite: args.guards.on_nonfinite(),
@@ -258,6 +253,53 @@ fn follow(
     })?;
     *together = true;
     Ok(())
+}
+
+/// What a parent has to know of the run in the folder `dir`, which is new or not.
+fn supervised(
+    args: Args,
+    spec: &Spec,
+    (dir, is_new): (PathBuf, bool),
+    most: u64,
+    launched: Option<[Launched; 2]>,
+) -> Supervised {
+    Supervised {
+        most,
+        first: dir,
+        is_new,
+        is_named: args.run_dir.is_some(),
+        model: spec.model().to_owned(),
+        steps: spec.config.steps,
+        resume: spec.config.resume.as_ref().map(|resume| resume.checkpoint.clone()),
+        checkpoints: args.checkpoints.checkpoint_dir,
+        dump_step: args.dump_step,
+        is_headless: args.headless,
+        launched,
+    }
+}
+
+/// Starts a run in several processes, and starts it again when it fails.
+pub(crate) fn supervise(
+    mut args: Args,
+    most: u64,
+    launched: [Launched; 2],
+) -> Result<(), CliError> {
+    let resume = resume(&mut args)?;
+    let given = args.run_dir.as_deref().map(run_folder::given).transpose()?;
+    if args.restarts.is_some() {
+        let message = "launch has --restarts of its own; move it before the --";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    if most > 0 && !args.checkpoints.options().is_asked() {
+        let message =
+            "--restarts needs checkpoints to resume from; add --checkpoint-every N to pptop train";
+        return Err(CliError::Usage(message.to_owned()));
+    }
+    let mut spec = Spec::new(&args.job, &args.schedule)?;
+    spec.config.resume = resume;
+    let is_new = given.as_ref().is_none_or(|dir| !dir.exists());
+    let (_, dir) = run_dir(given, spec.model())?;
+    supervised(args, &spec, (dir, is_new), most, Some(launched)).run()
 }
 
 /// How often the run may be restarted; `None` for a run without a parent that does so.

@@ -14,8 +14,9 @@ use crate::error::{ExecError, RankError};
 use crate::per_rank::{PerRank, place};
 use crate::post::{Neighbours, Post};
 use crate::progress::Progress;
+use crate::sheet::{Sheet, note_lost, words_of};
 use crate::thread::{Reply, STACK_BYTES, cores_for, order, pin, serve};
-use crate::transport::World;
+use crate::transport::{Trouble, World};
 use crate::walk::Route;
 use crate::worker::{Seat, Worker};
 use crate::world::{Answer, Links, WorldCopies, error_of, tell};
@@ -49,6 +50,12 @@ impl Ranks {
         };
         let progress = Progress::new(n_ranks, config.n_replicas);
         world.watch(progress.clone());
+        let sheet = config.sheets.as_ref().and_then(|dir| {
+            let host = world.hosts().get(world.index() as usize).map_or("", String::as_str);
+            // Where it cannot be written, a rank that is killed is named without its op.
+            Sheet::create(dir, world.index(), (replica, rank), host).ok()
+        });
+        let sheet = sheet.map(Arc::new);
         let is_stopped = Arc::new(AtomicBool::new(false));
         let (orders, received) = channel();
         let (reply, replies) = channel();
@@ -70,7 +77,7 @@ impl Ranks {
                                 as Box<dyn Exchange>
                         });
                         let post = Post::new(Neighbours::World(Rc::clone(&links)));
-                        let progress = progress.of(replica, rank);
+                        let progress = progress.of(replica, rank).on(sheet.clone());
                         let seat = Seat { replica, rank, post, copies, progress };
                         Worker::new(config.clone(), Arc::clone(&route), seat)
                     };
@@ -92,6 +99,7 @@ impl Ranks {
             progress,
             world: Some(Arc::clone(world)),
             recorder: config.recorder.clone(),
+            sheets: config.sheets.clone(),
             stages: Vec::new(),
         };
         let built = ranks.hear(world.as_ref(), &replies)?;
@@ -159,7 +167,16 @@ impl Ranks {
                 tell(world, &error);
                 error
             }
-            (_, Some(trouble)) => error_of(&trouble, world, n_ranks, &self.progress),
+            (_, Some(trouble)) => {
+                if let (Trouble::Lost { index, .. }, Some(dir)) = (&trouble, &self.sheets) {
+                    note_lost(dir, *index);
+                    if let Some(words) = words_of(dir, *index) {
+                        // What it was in when it was lost, and not when it was last heard of.
+                        self.progress.set_words(*index as usize, [words.step, words.doing]);
+                    }
+                }
+                error_of(&trouble, world, &self.plan, &self.progress)
+            }
             (Some(error), None) => error,
             (None, None) => {
                 let (replica, rank) = place(world.index() as usize, n_ranks as usize);

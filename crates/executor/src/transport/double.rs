@@ -1,6 +1,7 @@
 //! A world whose processes are threads of one, for tests.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -105,6 +106,10 @@ impl World for Double {
     fn trouble(&self) -> Option<Trouble> {
         let trouble = lock(&self.shared.trouble).clone();
         trouble.filter(|t| !matches!(t, Trouble::Told { from, .. } if *from == self.index))
+    }
+
+    fn hurried(&self) -> Arc<AtomicBool> {
+        Arc::default()
     }
 
     fn abort(&self, code: i32) -> ! {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use pp_schedule::{Rank, Replica};
+use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{from_bytes, to_bytes};
@@ -49,9 +49,10 @@ pub(crate) fn tell(world: &dyn World, error: &ExecError) {
 pub(crate) fn error_of(
     trouble: &Trouble,
     world: &dyn World,
-    n_ranks: u32,
+    plan: &ValidPlan,
     progress: &Progress,
 ) -> ExecError {
+    let n_ranks = plan.n_ranks();
     let at = |index: u32| place(index as usize, n_ranks as usize);
     let host = |index: u32| world.hosts().get(index as usize).cloned().unwrap_or_default();
     match trouble {
@@ -71,7 +72,23 @@ pub(crate) fn error_of(
             let (step, is_evaluating, doing) =
                 seen.map_or((0, false, Doing::Idle), |of| (of.step, of.is_evaluating, of.doing));
             let (host, silent) = (host(*index), *silent);
-            ExecError::Lost { replica, rank, host, step, is_evaluating, doing, silent }
+            let waiting = waits_for(plan, progress, replica, rank);
+            ExecError::Lost { replica, rank, host, step, is_evaluating, doing, silent, waiting }
         }
     }
+}
+
+/// A rank of the replica that waits for what `rank` has to send, and the op that it waits with.
+fn waits_for(
+    plan: &ValidPlan,
+    progress: &Progress,
+    replica: Replica,
+    rank: Rank,
+) -> Option<(Rank, Op)> {
+    let of_replica = progress.read().into_iter().filter(|other| other.replica == replica);
+    of_replica.filter(|other| !other.is_evaluating && other.rank != rank).find_map(|other| {
+        let Doing::Awaiting(op) = other.doing else { return None };
+        let from = plan.input_stage(op)?;
+        (plan.rank_of(from, op.micro_batch) == rank).then_some((other.rank, op))
+    })
 }

@@ -78,7 +78,7 @@ fn flops(text: &str) -> Result<f64, String> {
 #[cfg(feature = "fault-injection")]
 fn fault(text: &str) -> Result<pp_train::Fault, String> {
     let refused = || {
-        "use RANK:STEP:POINT:error|panic|kill|hang[:again] with an op, reduce, optimizer, copy or write, for example 1:2:1F3:panic".to_owned()
+        "use RANK[.REPLICA]:STEP:POINT:error|panic|kill|stop|hang[:again] with an op, reduce, optimizer, copy or write, for example 1:2:1F3:panic".to_owned()
     };
     let parts: Vec<&str> = text.split(':').collect();
     let [rank, step, at, kind] = parts.strip_suffix(&["again"]).unwrap_or(&parts)[..] else {
@@ -88,12 +88,19 @@ fn fault(text: &str) -> Result<pp_train::Fault, String> {
         "error" => pp_train::FaultKind::Error,
         "panic" => pp_train::FaultKind::Panic,
         "kill" => pp_train::FaultKind::Kill,
+        "stop" => pp_train::FaultKind::Stop,
         "hang" => pp_train::FaultKind::Hang,
         _ => return Err(refused()),
     };
+    let (rank, replica) = match rank.split_once('.') {
+        Some((rank, replica)) => {
+            (rank, Some(pp_schedule::Replica(replica.parse().map_err(|_| refused())?)))
+        }
+        None => (rank, None),
+    };
     let rank = pp_schedule::Rank(rank.parse().map_err(|_| refused())?);
     let (step, at) = (step.parse().map_err(|_| refused())?, at.parse().map_err(|_| refused())?);
-    Ok(pp_train::Fault { rank, step, at, kind })
+    Ok(pp_train::Fault { rank, replica, step, at, kind })
 }
 
 /// A job that is known by name.

@@ -11,6 +11,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2};
 
 /// The exit code of a run that failed.
 const FAILED: i32 = 1;
+/// The exit code of a refusal.
+pub(super) const REFUSED: i32 = 2;
 /// The most bytes at the end of a log that are searched for its last step.
 const TAIL_BYTES: u64 = 1 << 22;
 /// The most characters of the reason of a failure.
@@ -44,10 +46,12 @@ pub(super) enum Ending {
     Failed(Failure),
 }
 
-/// How a run ended that began after step `from` and whose last finished step is `step`.
+/// How a run ended. A launcher ends with other codes than the run: with that of a rank that was
+/// killed, or with one of its own. The run began after step `from` and whose last finished step is `step`.
 pub(super) fn ending(
     status: ExitStatus,
     is_asked: bool,
+    is_launched: bool,
     from: u64,
     step: u64,
     reason: impl Fn() -> Option<String>,
@@ -66,9 +70,11 @@ pub(super) fn ending(
         return failed(format!("{name} killed it after step {step}"), code, false);
     }
     match status.code() {
-        Some(FAILED) if !is_asked => {
-            let why = reason().unwrap_or_else(|| format!("exit code 1 after step {step}"));
-            failed(why.chars().take(REASON_CHARS).collect(), FAILED, step <= from)
+        Some(code)
+            if !is_asked && (code == FAILED || (is_launched && ![0, REFUSED].contains(&code))) =>
+        {
+            let why = reason().unwrap_or_else(|| format!("exit code {code} after step {step}"));
+            failed(why.chars().take(REASON_CHARS).collect(), code, !is_launched && step <= from)
         }
         code => Ending::Over(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
     }
@@ -96,8 +102,9 @@ mod tests {
     fn only_a_failure_that_nobody_asked_for_is_followed_by_a_restart() {
         let exit = |code: i32| ExitStatus::from_raw(code << 8);
         let killed = ExitStatus::from_raw;
-        let of =
-            |status, is_asked, step| ending(status, is_asked, 4, step, || Some("why".to_owned()));
+        let of = |status, is_asked, step| {
+            ending(status, is_asked, false, 4, step, || Some("why".to_owned()))
+        };
         let failed = |why: &str, step, code, is_early| {
             Ending::Failed(Failure { why: why.to_owned(), step, code, is_early })
         };
@@ -111,6 +118,10 @@ mod tests {
         assert_eq!(of(killed(9), true, 9), Ending::Over(137));
         let by_kill = failed("SIGKILL killed it after step 9", 9, 137, false);
         assert_eq!(of(killed(9), false, 9), by_kill);
+        let launched = |code| ending(exit(code), false, true, 4, 9, || None);
+        let by_launcher = failed("exit code 137 after step 9", 9, 137, false);
+        assert_eq!(launched(137), by_launcher, "a rank was killed");
+        assert_eq!(launched(2), Ending::Over(2));
         let by_fault = failed("SIGSEGV killed it after step 4", 4, 139, false);
         assert_eq!(of(killed(11), false, 4), by_fault);
     }
