@@ -70,9 +70,18 @@ pub trait Port {
     /// Starts to send tensors of the host to a process, and returns at once. The tensors are kept
     /// until they are sent, and nobody may change them until the receiver has answered.
     ///
+    /// `edge` is a number for messages whose tensors always have the same types and shapes: the
+    /// receiver may make room for the next one before it comes.
+    ///
     /// # Errors
     /// The message cannot be sent.
-    fn send(&mut self, to: u32, label: [u64; 4], tensors: Vec<Tensor>) -> Result<(), LinkError>;
+    fn send(
+        &mut self,
+        to: u32,
+        label: [u64; 4],
+        edge: Option<u32>,
+        tensors: Vec<Tensor>,
+    ) -> Result<(), LinkError>;
 
     /// Moves messages on. Returns one that has arrived, if there is one. Never waits.
     ///

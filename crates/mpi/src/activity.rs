@@ -19,7 +19,7 @@ impl Activity {
         self.polls.load(Ordering::Relaxed)
     }
 
-    /// Messages that are under way.
+    /// Messages to and from other hosts that are under way.
     pub(crate) fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }

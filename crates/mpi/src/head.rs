@@ -8,18 +8,22 @@ use pp_executor::LinkError;
 pub(crate) const HEAD: i32 = 1;
 pub(crate) const TABLE: i32 = 2;
 pub(crate) const BODY: i32 = 3;
+/// The tag of the bodies of edge 0. Those of other edges follow.
+pub(crate) const EDGE: i32 = 16;
 
 /// Words of a head. It is small enough that every MPI library sends it at once.
 pub(crate) const WORDS: usize = 64;
 const LABEL: usize = 4;
 /// Words of the table of types and shapes that a head has room for.
-const ROOM: usize = WORDS - LABEL - 2;
+const ROOM: usize = WORDS - LABEL - 3;
 
 /// A head, and the rest of its table where it has no room for it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
     pub(crate) label: [u64; LABEL],
     pub(crate) n_tensors: usize,
+    /// The number of the edge, for messages that have the same shapes every time.
+    pub(crate) edge: Option<u32>,
     /// Words of the table.
     pub(crate) n_words: usize,
     table: Vec<u64>,
@@ -68,9 +72,14 @@ pub(crate) fn read_table(words: &[u64], n: usize) -> Result<Vec<(DType, Shape)>,
 }
 
 impl Head {
-    pub(crate) fn new(label: [u64; LABEL], n_tensors: usize, table: &[u64]) -> Self {
+    pub(crate) fn new(
+        label: [u64; LABEL],
+        edge: Option<u32>,
+        n_tensors: usize,
+        table: &[u64],
+    ) -> Self {
         let inside = if table.len() <= ROOM { table.to_vec() } else { Vec::new() };
-        Self { label, n_tensors, n_words: table.len(), table: inside }
+        Self { label, n_tensors, edge, n_words: table.len(), table: inside }
     }
 
     pub(crate) fn to_words(&self) -> [u64; WORDS] {
@@ -78,7 +87,8 @@ impl Head {
         words[..LABEL].copy_from_slice(&self.label);
         words[LABEL] = self.n_tensors as u64;
         words[LABEL + 1] = self.n_words as u64;
-        words[LABEL + 2..][..self.table.len()].copy_from_slice(&self.table);
+        words[LABEL + 2] = self.edge.map_or(0, |edge| 1 + u64::from(edge));
+        words[LABEL + 3..][..self.table.len()].copy_from_slice(&self.table);
         words
     }
 
@@ -87,7 +97,13 @@ impl Head {
         label.copy_from_slice(&words[..LABEL]);
         let (n_tensors, n_words) = (words[LABEL] as usize, words[LABEL + 1] as usize);
         let inside = if n_words <= ROOM { n_words } else { 0 };
-        Self { label, n_tensors, n_words, table: words[LABEL + 2..][..inside].to_vec() }
+        let edge = words[LABEL + 2].checked_sub(1).map(|edge| edge as u32);
+        Self { label, n_tensors, edge, n_words, table: words[LABEL + 3..][..inside].to_vec() }
+    }
+
+    /// The tag of the bodies.
+    pub(crate) fn tag(&self) -> i32 {
+        self.edge.map_or(BODY, |edge| EDGE + edge as i32)
     }
 
     /// The table, if the head has it.
@@ -106,11 +122,11 @@ mod tests {
     fn heads_and_tables_come_back() {
         let one = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
         let scalar = Tensor::new(7_u8, &Device::Cpu).unwrap();
-        for n in [0, 1, 14, 15, 200] {
+        for (n, edge) in [(0, None), (1, Some(0)), (13, Some(7)), (15, None), (200, Some(9))] {
             let mut tensors = vec![one.clone(); n];
             tensors.push(scalar.clone());
             let words = table(&tensors).unwrap();
-            let head = Head::new([1, 2, 3, u64::MAX], tensors.len(), &words);
+            let head = Head::new([1, 2, 3, u64::MAX], edge, tensors.len(), &words);
             let back = Head::from_words(&head.to_words());
             assert_eq!(back, head);
             assert_eq!(back.table().is_some(), words.len() <= ROOM);

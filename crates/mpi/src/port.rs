@@ -1,17 +1,17 @@
 //! The messages of a rank, on its own thread.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use ferrompi::{Communicator, Request, Scope, Source, Tag};
+use ferrompi::{Communicator, CustomDatatype, Request, Scope, Source, Tag};
 use pp_executor::{LinkError, Message, Port};
 
 use crate::activity::Activity;
 use crate::buffer::{Incoming, Outgoing, Slice, SliceMut};
-use crate::head::{BODY, HEAD, Head, TABLE, WORDS, read_table, table};
+use crate::head::{HEAD, Head, TABLE, WORDS, read_table, table};
 use crate::hosts::Hosts;
 
 /// How long the port of a rank that ends waits for what it has sent.
@@ -26,19 +26,26 @@ pub(crate) fn said(error: &ferrompi::Error) -> LinkError {
 pub(crate) struct MpiPort {
     scope: &'static Scope<'static, 'static>,
     comm: Arc<Communicator>,
+    /// One number of 32 bits.
+    number: &'static CustomDatatype,
     hosts: Arc<Hosts>,
+    me: u32,
     /// The index of each MPI rank.
     index_of: Arc<[u32]>,
     activity: Arc<Activity>,
     sending: Vec<Sending>,
     receiving: VecDeque<Receiving>,
     ready: VecDeque<Message>,
+    /// Room for the next message of each edge from another host, by sender and edge.
+    ahead: HashMap<(u32, u32), Ahead>,
     /// Says that the port is still there.
     _alive: Rc<()>,
 }
 
 /// A message on its way out: its requests, and the memory that they read.
 struct Sending {
+    /// Whether it goes to another host.
+    is_far: bool,
     requests: Vec<Request<'static>>,
     words: Vec<Box<[u64]>>,
     tensors: Vec<Outgoing>,
@@ -51,13 +58,28 @@ struct Receiving {
     head: Head,
     /// The table, where the head has no room for it.
     table: Option<(Request<'static>, Box<[u64]>)>,
-    bodies: Vec<(Request<'static>, Incoming)>,
+    bodies: Vec<Body>,
+}
+
+/// Room for a message that has not been announced yet.
+struct Ahead {
+    table: Vec<u64>,
+    bodies: Vec<Body>,
+}
+
+/// A tensor on its way in.
+struct Body {
+    request: Request<'static>,
+    incoming: Incoming,
+    /// How many numbers or bytes have arrived, when all have.
+    n_received: Option<usize>,
 }
 
 /// Opens a port on this thread for as long as `body` runs.
 pub(crate) fn open(
     comm: &Arc<Communicator>,
     hosts: &Arc<Hosts>,
+    me: u32,
     activity: &Arc<Activity>,
     body: &mut dyn FnMut(Box<dyn Port>),
 ) -> Result<(), LinkError> {
@@ -65,17 +87,23 @@ pub(crate) fn open(
     for (index, &mpi_rank) in hosts.mpi_ranks.iter().enumerate() {
         index_of[mpi_rank as usize] = index as u32;
     }
+    let number = CustomDatatype::contiguous::<f32>(1).map_err(|error| said(&error))?;
+    // Requests use it until the process ends.
+    let number: &'static CustomDatatype = Box::leak(Box::new(number));
     let opened = ferrompi::scope(|scope| {
         let alive = Rc::new(());
         let port = MpiPort {
             scope: erased(scope),
             comm: Arc::clone(comm),
+            number,
             hosts: Arc::clone(hosts),
+            me,
             index_of: index_of.into(),
             activity: Arc::clone(activity),
             sending: Vec::new(),
             receiving: VecDeque::new(),
             ready: VecDeque::new(),
+            ahead: HashMap::new(),
             _alive: Rc::clone(&alive),
         };
         body(Box::new(port));
@@ -135,21 +163,69 @@ impl MpiPort {
         Ok(())
     }
 
-    /// Begins to receive the tensors of a message.
+    /// Begins to receive the tensors of a message, unless that was done ahead.
+    fn post(&mut self, receiving: &mut Receiving, table: &[u64]) -> Result<(), LinkError> {
+        let Receiving { from, mpi_rank, ref head, .. } = *receiving;
+        let ahead = head.edge.and_then(|edge| self.ahead.remove(&(from, edge)));
+        receiving.bodies = match ahead {
+            Some(ahead) if ahead.table == table => ahead.bodies,
+            Some(_) => {
+                let why =
+                    format!("a message of process {from} has other shapes than those before it");
+                return Err(LinkError(why));
+            }
+            None => self.bodies(mpi_rank, head.tag(), table, head.n_tensors)?,
+        };
+        Ok(())
+    }
+
+    /// Makes room for the message that follows one on its edge, where it comes from another host: it
+    /// then moves while the rank computes.
+    fn post_next(&mut self, receiving: &Receiving, table: Vec<u64>) -> Result<(), LinkError> {
+        let Receiving { from, mpi_rank, ref head, .. } = *receiving;
+        let Some(edge) = head.edge.filter(|_| self.is_far(from)) else { return Ok(()) };
+        let bodies = self.bodies(mpi_rank, head.tag(), &table, head.n_tensors)?;
+        self.ahead.insert((from, edge), Ahead { table, bodies });
+        Ok(())
+    }
+
+    /// Whether a process is on another host.
+    fn is_far(&self, index: u32) -> bool {
+        self.hosts.names[index as usize] != self.hosts.names[self.me as usize]
+    }
+
+    /// Begins to receive tensors of known types and shapes.
     #[expect(unsafe_code, reason = "requests outlive the functions that start them")]
-    fn post(&self, receiving: &mut Receiving, table: &[u64]) -> Result<(), LinkError> {
-        for (dtype, shape) in read_table(table, receiving.head.n_tensors)? {
+    fn bodies(
+        &self,
+        from: i32,
+        tag: i32,
+        table: &[u64],
+        n_tensors: usize,
+    ) -> Result<Vec<Body>, LinkError> {
+        let mut bodies = Vec::with_capacity(n_tensors);
+        for (dtype, shape) in read_table(table, n_tensors)? {
             let mut incoming = Incoming::new(dtype, shape)?;
-            let from = receiving.mpi_rank;
             // SAFETY: `incoming` is kept beside the request until that is complete, and its memory
             // lies on the heap, where it stays when `incoming` moves. This is the only slice of it.
             let request = match unsafe { incoming.slice() } {
-                SliceMut::F32(slice) => self.comm.irecv(self.scope, slice, from, BODY),
-                SliceMut::Bytes(slice) => self.comm.irecv(self.scope, slice, from, BODY),
+                SliceMut::F32(slice) => {
+                    self.comm.irecv_custom(self.scope, slice, self.number, from, tag)
+                }
+                SliceMut::Bytes(slice) => self.comm.irecv(self.scope, slice, from, tag),
             };
-            receiving.bodies.push((request.map_err(|error| said(&error))?, incoming));
+            let request = request.map_err(|error| said(&error))?;
+            bodies.push(Body { request, incoming, n_received: None });
         }
-        Ok(())
+        Ok(bodies)
+    }
+
+    /// Messages to and from other hosts that are under way. Those between processes of one host need
+    /// nobody to keep them moving: their receiver copies them at once.
+    fn count_pending(&self) {
+        let sending = self.sending.iter().filter(|sending| sending.is_far).count();
+        let receiving = self.receiving.iter().filter(|of| self.is_far(of.from)).count();
+        self.activity.set_pending(sending + receiving + self.ahead.len());
     }
 
     /// Looks which messages are complete.
@@ -168,17 +244,24 @@ impl MpiPort {
         while at < self.receiving.len() {
             let receiving = &mut self.receiving[at];
             let mut is_whole = receiving.table.is_none();
-            for (request, _) in &mut receiving.bodies {
-                is_whole &= is_done(request)?;
+            for body in receiving.bodies.iter_mut().filter(|body| body.n_received.is_none()) {
+                let status = body.request.test().map_err(|error| said(&error))?;
+                body.n_received = status.map(|status| status.count.unwrap_or(0));
+                is_whole &= body.n_received.is_some();
             }
             if !is_whole {
                 at += 1;
                 continue;
             }
-            let Some(Receiving { from, head, bodies, .. }) = self.receiving.remove(at) else {
-                break;
-            };
-            let tensors = bodies.into_iter().map(|(_, incoming)| incoming.into_tensor());
+            let Some(mut receiving) = self.receiving.remove(at) else { break };
+            if let Some(table) = receiving.head.table().map(<[u64]>::to_vec) {
+                self.post_next(&receiving, table)?;
+            }
+            let bodies = std::mem::take(&mut receiving.bodies);
+            let Receiving { from, head, .. } = receiving;
+            let tensors = bodies
+                .into_iter()
+                .map(|body| body.incoming.into_tensor(body.n_received.unwrap_or(0)));
             let tensors = tensors.collect::<Result<_, _>>()?;
             self.ready.push_back(Message { from, label: head.label, tensors });
         }
@@ -229,13 +312,20 @@ fn outliving_mut(words: &mut [u64]) -> &'static mut [u64] {
 
 impl Port for MpiPort {
     #[expect(unsafe_code, reason = "requests outlive the functions that start them")]
-    fn send(&mut self, to: u32, label: [u64; 4], tensors: Vec<Tensor>) -> Result<(), LinkError> {
+    fn send(
+        &mut self,
+        to: u32,
+        label: [u64; 4],
+        edge: Option<u32>,
+        tensors: Vec<Tensor>,
+    ) -> Result<(), LinkError> {
+        let is_far = self.is_far(to);
         let to = self.hosts.mpi_ranks[to as usize];
         let table = table(&tensors)?;
-        let head = Head::new(label, tensors.len(), &table);
+        let head = Head::new(label, edge, tensors.len(), &table);
         let (request, words) = self.send_words(&head.to_words(), to, HEAD)?;
         let mut sending =
-            Sending { requests: vec![request], words: vec![words], tensors: Vec::new() };
+            Sending { is_far, requests: vec![request], words: vec![words], tensors: Vec::new() };
         if head.table().is_none() {
             let (request, words) = self.send_words(&table, to, TABLE)?;
             sending.requests.push(request);
@@ -246,14 +336,14 @@ impl Port for MpiPort {
             // SAFETY: `outgoing` is kept beside the request until that is complete, and the rule of
             // `Port::send` says that nobody changes the tensor before.
             let request = match unsafe { outgoing.slice()? } {
-                Slice::F32(slice) => self.comm.isend(self.scope, slice, to, BODY),
-                Slice::Bytes(slice) => self.comm.isend(self.scope, slice, to, BODY),
+                Slice::F32(slice) => self.comm.isend(self.scope, slice, to, head.tag()),
+                Slice::Bytes(slice) => self.comm.isend(self.scope, slice, to, head.tag()),
             };
             sending.requests.push(request.map_err(|error| said(&error))?);
             sending.tensors.push(outgoing);
         }
         self.sending.push(sending);
-        self.activity.set_pending(self.sending.len() + self.receiving.len());
+        self.count_pending();
         Ok(())
     }
 
@@ -265,7 +355,7 @@ impl Port for MpiPort {
         self.test_sends()?;
         self.take_heads()?;
         self.test_receives()?;
-        self.activity.set_pending(self.sending.len() + self.receiving.len());
+        self.count_pending();
         Ok(self.ready.pop_front())
     }
 }
@@ -281,6 +371,14 @@ impl Drop for MpiPort {
             }
             std::thread::sleep(Duration::from_micros(100));
         }
+        // Nobody sends these any more.
+        for body in self.ahead.values_mut().flat_map(|ahead| &mut ahead.bodies) {
+            let _ = body.request.cancel();
+            while begun.elapsed() < LAST_SENDS && matches!(body.request.test(), Ok(None)) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        std::mem::forget(std::mem::take(&mut self.ahead));
         std::mem::forget(std::mem::take(&mut self.sending));
         std::mem::forget(std::mem::take(&mut self.receiving));
     }

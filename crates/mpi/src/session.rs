@@ -96,6 +96,15 @@ impl Session {
         Arc::clone(&self.world) as Arc<dyn World>
     }
 
+    /// A communicator of its own for the caller, to measure MPI alone. All processes call this at the
+    /// same time.
+    ///
+    /// # Errors
+    /// MPI refuses it.
+    pub fn communicator(&self) -> Result<ferrompi::Communicator, MpiError> {
+        Ok(self.mpi.world().duplicate()?)
+    }
+
     /// The MPI library, in one line.
     ///
     /// # Errors

@@ -118,7 +118,7 @@ impl World for MpiWorld {
     }
 
     fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) {
-        if let Err(error) = port::open(&self.ranks, &self.hosts, &self.activity, body) {
+        if let Err(error) = port::open(&self.ranks, &self.hosts, self.me, &self.activity, body) {
             fail(&self.watch, &self.hosts, self.me, error.0.as_bytes());
         }
     }

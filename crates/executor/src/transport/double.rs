@@ -126,7 +126,13 @@ struct DoublePort {
 }
 
 impl Port for DoublePort {
-    fn send(&mut self, to: u32, label: [u64; 4], tensors: Vec<Tensor>) -> Result<(), LinkError> {
+    fn send(
+        &mut self,
+        to: u32,
+        label: [u64; 4],
+        _: Option<u32>,
+        tensors: Vec<Tensor>,
+    ) -> Result<(), LinkError> {
         // Another process has tensors of its own.
         let copies = tensors.iter().map(|tensor| tensor.contiguous()?.copy());
         let tensors = copies.collect::<candle_core::Result<_>>();

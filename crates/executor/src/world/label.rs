@@ -46,6 +46,8 @@ const ANSWER: u64 = 4;
 const VERDICT: u64 = 5;
 const KIND_AT: u32 = 60;
 const STAGE_AT: u32 = 32;
+/// Edges with a number of their own. Every MPI library has so many tags.
+const EDGES: u32 = 1 << 14;
 const STAGES: u64 = (1 << (KIND_AT - STAGE_AT)) - 1;
 
 impl Label {
@@ -64,6 +66,14 @@ impl Label {
         };
         let content = (kind << KIND_AT) | (u64::from(stage) << STAGE_AT) | u64::from(number);
         [self.call, self.step, content, self.present]
+    }
+
+    /// The number of the edge of a boundary: its payload and its stage. Only the messages of steps
+    /// have the same shapes every time.
+    pub(crate) fn edge(self) -> Option<u32> {
+        let Content::Boundary(Key { payload, to_stage, .. }) = self.content else { return None };
+        let direction = u32::from(payload == Payload::Gradient);
+        (to_stage.0 < EDGES / 2).then_some(2 * to_stage.0 + direction)
     }
 
     /// `None` for words that no process of this version sends.

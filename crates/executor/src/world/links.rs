@@ -36,6 +36,8 @@ pub(crate) struct Links {
     /// The number of the call that this rank is in, and its step.
     call: u64,
     step: u64,
+    /// Whether the messages of this call have the shapes of every step.
+    has_edges: bool,
     /// Messages that came before they were asked for, with the call that they belong to.
     arrived: HashMap<(u64, Content), Arrived>,
     /// The most messages that waited.
@@ -79,6 +81,7 @@ impl Links {
             n_ranks,
             call: 0,
             step: 0,
+            has_edges: false,
             arrived: HashMap::new(),
             peak: 0,
             is_stopped,
@@ -94,11 +97,13 @@ impl Links {
     /// A call begins, the same on all processes.
     pub(crate) fn begin_call(&mut self) {
         self.call += 1;
+        self.has_edges = false;
     }
 
     /// The step that messages belong to from now on.
     pub(crate) fn begin_step(&mut self, step: u64) {
         self.step = step;
+        self.has_edges = true;
     }
 
     /// What to add to a time of this process to have that of process 0, in nanoseconds.
@@ -133,7 +138,8 @@ impl Links {
         tensors: Vec<Tensor>,
     ) -> Result<()> {
         let label = Label { call: self.call, step: self.step, content, present };
-        Ok(self.port.send(to, label.to_words(), tensors)?)
+        let edge = if self.has_edges { label.edge() } else { None };
+        Ok(self.port.send(to, label.to_words(), edge, tensors)?)
     }
 
     /// Moves messages on, without waiting for any.
