@@ -38,8 +38,8 @@ pub enum MpiError {
 pub struct Session {
     world: Arc<MpiWorld>,
     watch: Option<JoinHandle<()>>,
-    /// Last: dropping it waits for all other processes.
-    mpi: Mpi,
+    /// Dropping it waits for all other processes.
+    mpi: Option<Mpi>,
 }
 
 impl fmt::Debug for Session {
@@ -52,8 +52,7 @@ impl Session {
     /// Joins the MPI job that this process was started in. A process that is silent for longer than
     /// `silence` counts as lost.
     ///
-    /// Every way out of the program before [`Session::end`] has to go through [`World::abort`]:
-    /// otherwise the other processes wait for ever.
+    /// A session that is dropped before [`Session::end`] ends all processes.
     ///
     /// # Errors
     /// MPI cannot be used.
@@ -88,7 +87,7 @@ impl Session {
             silence,
         };
         let watch = std::thread::Builder::new().name("mpi".to_owned()).spawn(|| watch.run());
-        Ok(Self { world, watch: Some(watch.map_err(MpiError::Spawn)?), mpi })
+        Ok(Self { world, watch: Some(watch.map_err(MpiError::Spawn)?), mpi: Some(mpi) })
     }
 
     /// The processes of the job.
@@ -102,7 +101,8 @@ impl Session {
     /// # Errors
     /// MPI refuses it.
     pub fn communicator(&self) -> Result<ferrompi::Communicator, MpiError> {
-        Ok(self.mpi.world().duplicate()?)
+        let mpi = self.mpi.as_ref().ok_or(ferrompi::Error::Finalized)?;
+        Ok(mpi.world().duplicate()?)
     }
 
     /// The MPI library, in one line.
@@ -130,7 +130,20 @@ impl Session {
             // It has no panic to tell.
             let _ = watch.join();
         }
-        drop(self.mpi);
+        drop(self.mpi.take());
         Ok(())
     }
 }
+
+impl Drop for Session {
+    /// A process that leaves early, by an error or a panic, ends all: otherwise it would wait for
+    /// them, and they for it, for ever.
+    fn drop(&mut self) {
+        if self.mpi.is_some() {
+            self.world.abort(EARLY);
+        }
+    }
+}
+
+/// The exit code of a process that leaves early: that of a panic.
+const EARLY: i32 = 101;

@@ -233,14 +233,3 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 fn is_lost(world: &dyn pp_train::World) -> bool {
     matches!(world.trouble(), Some(pp_train::Trouble::Lost { index: 0, .. }))
 }
-
-#[cfg(feature = "mpi")]
-impl Drop for Joined {
-    /// A panic of the main thread: without this the other processes would wait for ever.
-    fn drop(&mut self) {
-        if self.session.is_some() {
-            let InWorld(world) = self.world();
-            world.abort(101);
-        }
-    }
-}

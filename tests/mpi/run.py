@@ -1,0 +1,384 @@
+#!/usr/bin/env python3
+"""Runs pptop over MPI, and looks whether it is what it is on threads.
+
+    tests/mpi/run.py PPTOP SAME_BITS [PART...]
+
+PPTOP is built with the features mpi and fault-injection, SAME_BITS is tests/mpi's own program. The
+parts are bits, launch, resume, hosts, clock, crash and many; without any, all run. Two hosts are two
+network namespaces, which needs root and iproute2: without them hosts and clock say that they skip,
+which is an error if PPTOP_REQUIRE_HOSTS is set.
+"""
+
+import concurrent.futures
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+HOSTS = HERE.parent.parent / "ci" / "mpi" / "hosts.sh"
+# A small gpt, cut alike everywhere.
+JOB = (
+    "--model gpt --layers 4 --width 32 --context 16 --batch-size 16 --micro-batches 4 --seed 3 "
+    "--partition uniform --kernels rule"
+).split()
+LOCAL = "mpirun --oversubscribe --bind-to none".split()
+
+
+class Failed(Exception):
+    pass
+
+
+def check(holds, what):
+    if not holds:
+        raise Failed(what)
+
+
+class World:
+    """The programs, and a folder for what they write."""
+
+    def __init__(self, pptop, same_bits, home):
+        self.pptop, self.same_bits, self.home = pptop, same_bits, Path(home)
+        self.n = 0
+        self.env = dict(
+            os.environ,
+            OMPI_ALLOW_RUN_AS_ROOT="1",
+            OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+            RAYON_NUM_THREADS="1",
+            PPTOP_STATE_DIR=str(self.home / "state"),
+            PPTOP_DEVICE="cpu",
+        )
+        for launcher in ("WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_ID"):
+            self.env.pop(launcher, None)
+
+    def folder(self, name):
+        self.n += 1
+        return self.home / f"{name}-{self.n}"
+
+    def run(self, command, seconds=60, env=None):
+        begun = time.monotonic()
+        done = subprocess.run(
+            [str(word) for word in command],
+            capture_output=True,
+            timeout=seconds,
+            env=dict(self.env, **(env or {})),
+        )
+        done.seconds = time.monotonic() - begun
+        done.out = done.stdout.decode(errors="replace")
+        done.err = done.stderr.decode(errors="replace")
+        return done
+
+    def train(self, flags, launcher=(), seconds=60, env=None):
+        """Trains, and returns the events of the run."""
+        done = self.run(
+            [*launcher, self.pptop, "train", *JOB, "--headless", "--json", *flags], seconds, env
+        )
+        lines = [line for line in done.out.splitlines() if line.startswith("{")]
+        check(done.returncode == 0 and lines, f"{flags}: {done.returncode} {done.out} {done.err}")
+        return [json.loads(line) for line in lines]
+
+    def mpirun(self, n):
+        return [*LOCAL, "-np", str(n)]
+
+
+def trace(events):
+    """What must be equal: the losses and the final weights."""
+    losses = [event["loss_bits"] for event in events if event["ev"] == "step"]
+    return losses, events[-1]["weights_hash"]
+
+
+def log(folder):
+    with open(folder / "events.jsonl", errors="replace") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]
+
+
+def bits(world):
+    """The bits of threads, for every schedule and layout of up to four ranks."""
+    told = []
+    for n in (1, 2, 3, 4):
+        done = world.run([*world.mpirun(n), world.same_bits], seconds=240)
+        check(done.returncode == 0, f"{n} processes: {done.out} {done.err}")
+        told.append(done.out.split()[0])
+    return f"{' + '.join(told)} layouts on 1 to 4 processes"
+
+
+def launch(world):
+    """What a launcher says and does, and what a user does wrong."""
+    mpirun = world.mpirun(4)
+    command = [world.pptop, "train", *JOB, "--steps", "2"]
+    done = world.run([*mpirun, *command, "--pp", "2", "--dp", "2", "--dry-run"])
+    check("transport mpi: 4 processes" in done.out and done.returncode == 0, done.out + done.err)
+    check(len(re.findall(r"^[01] +[01] +\S+ +cpu:\d +[01]$", done.out, re.M)) == 4, done.out)
+    done = world.run([*mpirun, *command, "--pp", "2"])
+    check(done.returncode == 2, f"{done.returncode} {done.err}")
+    check("use mpirun -np 2" in done.err and done.err.count("pptop: --pp 2") == 1, done.err)
+    done = world.run([*mpirun, *command, "--pp", "two"])
+    check(done.err.count("--pp") == 1 and done.returncode == 2, done.err)
+    # Four processes that know nothing of each other.
+    for variable in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        for flags in ([], ["--transport", "threads"]):
+            if flags or variable == "WORLD_SIZE":
+                done = world.run([*command, *flags], env={variable: "4"})
+                check(done.returncode == 2 and f"{variable} says 4" in done.err, done.err)
+    slurm = {"SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}
+    done = world.run(command, env=slurm)
+    check(done.returncode == 2 and "SLURM_NTASKS says 4" in done.err, done.err)
+    done = world.run([*command, "--headless"], env={"SLURM_NTASKS": "4"})
+    check(done.returncode == 0, "a batch script of Slurm is no step: " + done.err)
+    done = world.run([*world.mpirun(2), *command, "--pp", "2"], env={"WORLD_SIZE": "8"})
+    check(done.returncode == 2 and "MPI has 2 processes" in done.err, done.err)
+    # One process below mpirun is a run on threads.
+    done = world.run([*world.mpirun(1), *command, "--pp", "2", "--headless"])
+    check(done.returncode == 0 and "transport" not in done.out, done.out + done.err)
+    # A signal to one process, which is not the first, ends all after their step.
+    folder = world.folder("signal")
+    command[-1] = "1000000"
+    job = [*mpirun, *command, "--pp", "4", "--run-dir", str(folder), "--headless"]
+    child = subprocess.Popen(
+        [str(word) for word in job], env=world.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        state = folder / "rank-2.state"
+        wait_for(lambda: state.exists() and step_of(state) > 3, "the run trains")
+        os.kill(pid_of(state), 12)
+        code = child.wait(timeout=20)
+    finally:
+        child.kill()
+    end = log(folder)[-1]
+    check((code, end["ev"], end["code"]) == (140, "end", 140), f"{code} {end}")
+    check("SIGUSR2" in end["reason"], end["reason"])
+    return "maps, refusals and signals"
+
+
+def wait_for(holds, what, seconds=20):
+    begun = time.monotonic()
+    while not holds():
+        check(time.monotonic() - begun < seconds, f"{what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+def step_of(state):
+    text = state.read_text()
+    return int(text[:20] or 0) if text[:20].strip() else 0
+
+
+def pid_of(state):
+    return json.loads(state.read_text()[42:])["pid"]
+
+
+def resume(world):
+    """From one transport to the other, and to other layouts."""
+    calm = trace(world.train(["--pp", "2", "--dp", "2", "--steps", "8"]))
+    over = ["--pp", "2", "--dp", "2", "--steps", "8", "--checkpoint-every", "4"]
+    for first, then in ((world.mpirun(4), ()), ((), world.mpirun(4))):
+        folder = world.folder("first")
+        events = world.train([*over, "--run-dir", folder], first)
+        check(trace(events) == calm, f"{first}: another trace")
+        step = next((folder / "checkpoints").glob("step-*4"))
+        events = world.train(["--resume", step, "--run-dir", world.folder("then")], then)
+        check(trace(events) == (calm[0][4:], calm[1]), f"resumed on {then}: another trace")
+    # With other ranks, and the same number of replicas.
+    events = world.train(["--resume", step, "--pp", "1"], world.mpirun(2))
+    check(trace(events) == (calm[0][4:], calm[1]), "resumed with fewer ranks: another trace")
+    saved = world.folder("saved").with_suffix(".safetensors")
+    world.train([*over[:-2], "--save", saved], world.mpirun(4))
+    here = world.folder("here").with_suffix(".safetensors")
+    world.train([*over[:-2], "--save", here])
+    check(saved.read_bytes() == here.read_bytes(), "--save wrote other bytes")
+    return "threads to MPI, MPI to threads, and to fewer ranks"
+
+
+def has_hosts():
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        check("PPTOP_REQUIRE_HOSTS" not in os.environ, "two hosts need root and iproute2")
+        return False
+    return True
+
+
+class TwoHosts:
+    def __enter__(self):
+        subprocess.run([HOSTS, "down"], check=True)
+        subprocess.run([HOSTS, "up"], check=True)
+        flags = subprocess.run([HOSTS, "flags"], check=True, capture_output=True, text=True)
+        return [HOSTS, "enter", "1", "mpirun", *flags.stdout.split(), "-np", "4"]
+
+    def __exit__(self, *_):
+        subprocess.run([HOSTS, "down"], check=False)
+
+
+def hosts(world):
+    """Two hosts: the bits of one process, every rank with its host, and a link that fails."""
+    if not has_hosts():
+        return "SKIPPED: two hosts need root and iproute2"
+    flags = ["--pp", "2", "--dp", "2", "--steps", "6"]
+    calm = trace(world.train(flags))
+    with TwoHosts() as mpirun:
+        folder = world.folder("hosts")
+        events = world.train([*flags, "--run-dir", folder], mpirun)
+        check(trace(events) == calm, "another trace on two hosts")
+        places = {(e["replica"], e["rank"]): e["host"] for e in events[0]["device_map"]}
+        check(
+            places == {(0, 0): "host1", (0, 1): "host1", (1, 0): "host2", (1, 1): "host2"},
+            f"neighbours in a pipeline are not on one host: {places}",
+        )
+        check([of["host"] for of in events[0]["hosts"]] == ["host1", "host2"], events[0]["hosts"])
+        spans = [event for event in log(folder) if event["ev"] == "span"]
+        ranks = {(span["replica"], span["rank"]) for span in spans if span["op"] == "F"}
+        check(len(ranks) == 4, f"spans of {ranks} alone")
+        shown = world.run([world.pptop, "snapshot", folder, "--width", "120", "--height", "40"])
+        check("host1" in shown.out and "host2" in shown.out, shown.out)
+        # Stages on both hosts: every activation crosses the link.
+        flags = ["--pp", "4", "--steps", "6", "--schedule", "zb-h1"]
+        check(trace(world.train(flags, mpirun)) == trace(world.train(flags)), "pp=4: another trace")
+        # The link goes down.
+        folder = world.folder("link")
+        job = [*mpirun, world.pptop, "train", *JOB, "--pp", "2", "--dp", "2", "--steps", "1000000"]
+        job += ["--lost-after", "2", "--run-dir", folder, "--headless"]
+        child = subprocess.Popen(
+            [str(word) for word in job],
+            env=world.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        try:
+            state = folder / "rank-3.state"
+            wait_for(lambda: state.exists() and step_of(state) > 3, "the run trains")
+            begun = time.monotonic()
+            down = ["ip", "-n", "pptop1", "link", "set", "veth1", "down"]
+            subprocess.run(down, check=True)
+            code = child.wait(timeout=20)
+            took = time.monotonic() - begun
+        finally:
+            child.kill()
+            subprocess.run(["pkill", "-9", "-f", str(folder)], check=False)
+        end = log(folder)[-1]
+        check(code != 0 and took < 10, f"the link is down: {code} after {took:.1f} s")
+        check(end["ev"] == "end" and "host2" in end["reason"], f"the link is down: {end}")
+    return "same bits, ranks with their hosts, and a link that fails is named"
+
+
+def clock(world):
+    """A host whose clock is ahead by five minutes."""
+    if not has_hosts():
+        return "SKIPPED: two hosts need root and iproute2"
+    with TwoHosts() as mpirun:
+        folder = world.folder("clock")
+        flags = ["--pp", "4", "--steps", "6", "--run-dir", folder]
+        events = world.train(flags, mpirun, env={"PPTOP_HOSTS_CLOCK": "300"})
+    offsets = {of["host"]: of["clock_offset_seconds"] for of in events[0]["hosts"]}
+    check(offsets["host1"] == 0 and abs(offsets["host2"]) > 250, f"offsets {offsets}")
+    spans = [event for event in log(folder) if event["ev"] == "span" and event["step"] > 1]
+    # What is received was sent before: with clocks that differ, it would not have been.
+    begun = {(s["step"], s["stage"], s["mb"]): s["start_ns"] for s in spans if s["op"] == "F"}
+    ended = {
+        (s["step"], s["stage"], s["mb"]): s["start_ns"] + s["dur_ns"]
+        for s in spans
+        if s["op"] == "F"
+    }
+    worst = min(begun[k, s + 1, mb] - ended[k, s, mb] for k, s, mb in ended if s < 3)
+    check(worst > -1_000_000, f"a forward begins {-worst / 1e6:.2f} ms before its input is made")
+    return f"offset {offsets['host2']:.3f} s; no forward is more than {max(-worst, 0) / 1e3:.0f} us early"
+
+
+POINTS = {"forward": "{0}F2", "backward": "{0}B1", "reduce": "reduce", "optimizer": "optimizer"}
+POINTS["checkpoint"] = "copy"
+
+
+def crash(world):
+    """Each rank fails in each way at each point: named within 10 s, and resumed to the same bits."""
+    steps = ["--pp", "2", "--dp", "2", "--steps", "8", "--checkpoint-every", "2"]
+    calm = trace(world.train(steps))
+    cases = [
+        (kind, rank, replica, point)
+        for kind in ("panic", "kill", "stop")
+        for rank in (0, 1)
+        for replica in (0, 1)
+        for point in POINTS
+    ]
+
+    def case(at):
+        kind, rank, replica, point = at
+        what = f"{kind} of rank {rank} of replica {replica} in {point}"
+        folder = world.folder("crash")
+        # A checkpoint of step 4 is durable when the others strike.
+        step = 6 if point == "checkpoint" else 7
+        fault = f"{rank}.{replica}:{step}:{POINTS[point].format(rank)}:{kind}"
+        job = [world.pptop, "launch", "--restarts", "1", "--", *world.mpirun(4)]
+        job += [world.pptop, "train", *JOB, "--headless", "--json", *steps]
+        job += ["--lost-after", "2", "--run-dir", folder, "--inject-fault", fault]
+        done = world.run(job, seconds=60)
+        told = done.out + done.err
+        check(done.returncode == 0, f"{what}: exit code {done.returncode}: {told}")
+        restart = [line for line in done.err.splitlines() if "restart 1 of 1 after" in line]
+        check(len(restart) == 1, f"{what}: {told}")
+        name = f"rank {rank}" + (f" of replica {replica}" if replica else "")
+        check(name in restart[0], f"{what}: another rank is named: {restart[0]}")
+        if point in ("forward", "backward"):
+            op = POINTS[point].format(rank)
+            check(f"op {op}" in restart[0], f"{what}: not named with its op: {restart[0]}")
+        # From its last step to the end of the launcher, less the run that went on.
+        lost = log(folder)
+        last = max((e["elapsed_seconds"] for e in lost if e["ev"] == "step"), default=0)
+        again = log(Path(f"{folder}-restart-1"))
+        took = done.seconds - last - again[-1]["wall_seconds"]
+        check(took < 10, f"{what}: ended after {took:.1f} s")
+        steps_made = [e for e in again if e["ev"] == "step"]
+        first = steps_made[0]["step"]
+        check(first >= 5, f"{what}: resumed from step {first - 1}")
+        resumed = [e["loss_bits"] for e in steps_made], again[-1]["weights_hash"]
+        check(resumed == (calm[0][first - 1 :], calm[1]), f"{what}: another trace")
+        return took
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        took = list(pool.map(case, cases))
+    return f"{len(took)} faults named and resumed, the slowest after {max(took):.1f} s"
+
+
+def many(world):
+    """16 processes on this machine train, are watched, and end."""
+    flags = "--model sleep --schedule zb-h1 --pp 8 --dp 2 --micro-batches 16 --steps 4".split()
+    flags += "--sleep-forward-ms 2 --sleep-input-grad-ms 2 --sleep-weight-grad-ms 2".split()
+    folder = world.folder("many")
+    job = [*world.mpirun(16), world.pptop, "train", *flags, "--headless", "--run-dir", folder]
+    done = world.run(job, seconds=120)
+    check(done.returncode == 0, done.out + done.err)
+    shown = json.loads(world.run([world.pptop, "snapshot", folder, "--json"]).out)
+    spans = [event for event in log(folder) if event["ev"] == "span" and event["op"] == "F"]
+    ranks = {(span["replica"], span["rank"]) for span in spans}
+    check(len(ranks) == 16, f"spans of {len(ranks)} ranks")
+    return f"16 processes in {done.seconds:.1f} s, {len(shown)} facts in the snapshot"
+
+
+PARTS = [bits, launch, resume, hosts, clock, crash, many]
+
+
+def main():
+    pptop, same_bits, *wanted = sys.argv[1:]
+    names = [part.__name__ for part in PARTS]
+    for name in wanted:
+        if name not in names:
+            sys.exit(f"no part {name}; there are {', '.join(names)}")
+    with tempfile.TemporaryDirectory() as home:
+        os.chmod(home, 0o700)
+        # The programs that a launcher starts have to be called pptop.
+        world = World(Path(pptop).resolve(), Path(same_bits).resolve(), home)
+        failed = False
+        for part in PARTS:
+            if wanted and part.__name__ not in wanted:
+                continue
+            begun = time.monotonic()
+            try:
+                told = part(world)
+            except (Failed, subprocess.SubprocessError, OSError, KeyError, IndexError) as error:
+                failed, told = True, f"FAILED: {type(error).__name__}: {error}"
+            print(f"mpi: {part.__name__}: {told} ({time.monotonic() - begun:.0f} s)", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

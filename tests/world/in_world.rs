@@ -1,0 +1,43 @@
+//! Ranks that are processes have the bits of ranks that are threads.
+//!
+//! The processes are threads here, with a world of channels between them, whose messages overtake
+//! each other. `tests/mpi` does the same over MPI.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread;
+
+use pp_executor::threads_as_processes;
+use pp_schedule::ScheduleName;
+
+mod training;
+use training::{LAYOUTS, plan, train};
+
+#[test]
+fn processes_have_the_bits_of_threads_under_every_schedule_and_layout() {
+    let mut n = 0;
+    for schedule in ScheduleName::ALL.into_iter().filter(|schedule| schedule.trains()) {
+        for (pp, dp) in LAYOUTS {
+            let Some(plan) = plan(schedule, pp) else { continue };
+            let want = train(&plan, dp, None);
+            let worlds = threads_as_processes(pp * dp);
+            let processes: Vec<_> = worlds
+                .into_iter()
+                .map(|world| {
+                    let plan = plan.clone();
+                    thread::spawn(move || train(&plan, dp, Some(world)))
+                })
+                .collect();
+            for (index, process) in processes.into_iter().enumerate() {
+                let got = process.join().unwrap();
+                let what = format!("{schedule} pp={pp} dp={dp}, process {index}");
+                assert_eq!((&got.losses, &got.norms), (&want.losses, &want.norms), "{what}");
+                assert_eq!(got.evaluated, want.evaluated, "{what}");
+                if index == 0 {
+                    assert_eq!(got, want, "{what}");
+                }
+            }
+            n += 1;
+        }
+    }
+    assert!(n >= 60, "only {n} combinations were run");
+}
