@@ -230,14 +230,15 @@ def hosts(world):
         spans = [event for event in log(folder) if event["ev"] == "span"]
         ranks = {(span["replica"], span["rank"]) for span in spans if span["op"] == "F"}
         check(len(ranks) == 4, f"spans of {ranks} alone")
-        shown = world.run([world.pptop, "snapshot", folder, "--width", "120", "--height", "40"])
-        check("host1" in shown.out and "host2" in shown.out, shown.out)
+        shown = world.run([world.pptop, "snapshot", folder, "--size", "120x40"])
+        check("host1" in shown.out and "host2" in shown.out, shown.out + shown.err)
         # Stages on both hosts: every activation crosses the link.
         flags = ["--pp", "4", "--steps", "6", "--schedule", "zb-h1"]
         check(trace(world.train(flags, mpirun)) == trace(world.train(flags)), "pp=4: another trace")
         # The link goes down.
         folder = world.folder("link")
-        job = [*mpirun, world.pptop, "train", *JOB, "--pp", "2", "--dp", "2", "--steps", "1000000"]
+        job = [world.pptop, "launch", "--", *mpirun]
+        job += [world.pptop, "train", *JOB, "--pp", "2", "--dp", "2", "--steps", "1000000"]
         job += ["--lost-after", "2", "--run-dir", folder, "--headless"]
         child = subprocess.Popen(
             [str(word) for word in job],
@@ -271,7 +272,8 @@ def clock(world):
         flags = ["--pp", "4", "--steps", "6", "--run-dir", folder]
         events = world.train(flags, mpirun, env={"PPTOP_HOSTS_CLOCK": "300"})
     offsets = {of["host"]: of["clock_offset_seconds"] for of in events[0]["hosts"]}
-    check(offsets["host1"] == 0 and abs(offsets["host2"]) > 250, f"offsets {offsets}")
+    # Each process counts from its own start, so a wrong clock is no difference at all.
+    check(offsets["host1"] == 0 and abs(offsets["host2"]) < 10, f"offsets {offsets}")
     spans = [event for event in log(folder) if event["ev"] == "span" and event["step"] > 1]
     # What is received was sent before: with clocks that differ, it would not have been.
     begun = {(s["step"], s["stage"], s["mb"]): s["start_ns"] for s in spans if s["op"] == "F"}

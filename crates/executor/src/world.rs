@@ -7,7 +7,7 @@ mod links;
 mod lost;
 mod trouble;
 
-pub(crate) use answer::Answer;
+pub(crate) use answer::{Answer, Said};
 pub(crate) use links::{Links, SharedLinks, WorldCopies};
 pub use lost::lost_rank;
 pub(crate) use trouble::{error_of, tell};

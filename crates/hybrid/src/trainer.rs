@@ -217,8 +217,8 @@ impl Trainer {
     ///
     /// # Errors
     /// A process that failed or is gone.
-    pub fn agree(&mut self, bits: u64) -> Result<u64, TrainerError> {
-        Ok(self.ranks.agree(bits)?)
+    pub fn agree(&mut self, bits: u64, said: Vec<u8>) -> Result<(u64, Vec<Vec<u8>>), TrainerError> {
+        Ok(self.ranks.agree(bits, said)?)
     }
 
     /// See [`Ranks::clock_offsets`].
@@ -399,7 +399,7 @@ impl Trainer {
         let mut n_done = 0;
         for group in pieces.chunks(group) {
             // Where ranks are processes, any of them may end it, and all of them do.
-            if self.ranks.agree(u64::from(!goes_on(n_done)))? != 0 {
+            if self.ranks.agree(u64::from(!goes_on(n_done)), Vec::new())?.0 != 0 {
                 return Ok(None);
             }
             self.evaluate_group(group, &mut losses, &mut correct)?;

@@ -51,6 +51,15 @@ struct Sending {
     tensors: Vec<Outgoing>,
 }
 
+impl Drop for Sending {
+    /// MPI may read memory whose request is not complete, so that memory is never freed.
+    fn drop(&mut self) {
+        if !self.requests.iter().all(Request::is_completed) {
+            std::mem::forget((std::mem::take(&mut self.words), std::mem::take(&mut self.tensors)));
+        }
+    }
+}
+
 /// A message on its way in.
 struct Receiving {
     from: u32,
@@ -70,9 +79,28 @@ struct Ahead {
 /// A tensor on its way in.
 struct Body {
     request: Request<'static>,
-    incoming: Incoming,
+    /// `None` once it is taken.
+    incoming: Option<Incoming>,
     /// How many numbers or bytes have arrived, when all have.
     n_received: Option<usize>,
+}
+
+impl Body {
+    fn into_tensor(mut self) -> Result<Tensor, LinkError> {
+        match (self.incoming.take(), self.n_received) {
+            (Some(incoming), Some(n)) => incoming.into_tensor(n),
+            _ => Err(LinkError("a tensor was taken before it arrived".to_owned())),
+        }
+    }
+}
+
+impl Drop for Body {
+    /// MPI may write into memory whose request is not complete, so that memory is never freed.
+    fn drop(&mut self) {
+        if self.n_received.is_none() {
+            std::mem::forget(self.incoming.take());
+        }
+    }
 }
 
 /// Opens a port on this thread for as long as `body` runs.
@@ -184,6 +212,11 @@ impl MpiPort {
     fn post_next(&mut self, receiving: &Receiving, table: Vec<u64>) -> Result<(), LinkError> {
         let Receiving { from, mpi_rank, ref head, .. } = *receiving;
         let Some(edge) = head.edge.filter(|_| self.is_far(from)) else { return Ok(()) };
+        // What is announced already comes first, and has room of its own.
+        let is_same = |of: &Receiving| of.from == from && of.head.edge == Some(edge);
+        if self.ahead.contains_key(&(from, edge)) || self.receiving.iter().any(is_same) {
+            return Ok(());
+        }
         let bodies = self.bodies(mpi_rank, head.tag(), &table, head.n_tensors)?;
         self.ahead.insert((from, edge), Ahead { table, bodies });
         Ok(())
@@ -215,7 +248,7 @@ impl MpiPort {
                 SliceMut::Bytes(slice) => self.comm.irecv(self.scope, slice, from, tag),
             };
             let request = request.map_err(|error| said(&error))?;
-            bodies.push(Body { request, incoming, n_received: None });
+            bodies.push(Body { request, incoming: Some(incoming), n_received: None });
         }
         Ok(bodies)
     }
@@ -259,9 +292,7 @@ impl MpiPort {
             }
             let bodies = std::mem::take(&mut receiving.bodies);
             let Receiving { from, head, .. } = receiving;
-            let tensors = bodies
-                .into_iter()
-                .map(|body| body.incoming.into_tensor(body.n_received.unwrap_or(0)));
+            let tensors = bodies.into_iter().map(Body::into_tensor);
             let tensors = tensors.collect::<Result<_, _>>()?;
             self.ready.push_back(Message { from, label: head.label, tensors });
         }

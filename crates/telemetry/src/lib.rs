@@ -58,11 +58,12 @@ pub use tidy::{Keep, Tidied, remove, tidy};
 
 // The events that this crate's own interface speaks in, and the files that it finds them in.
 pub use pp_trace::{
-    CHECKPOINT_FILE, COMPRESSED_FILE, Continues, Cpu, DeviceMapEntry, Dropped, EVENTS_FILE, End,
-    Eval, Event, Gpu, Hello, Index, LINE_BYTES_MAX, LOG_BYTES_MAX, Line, LineError, LineSplitter,
-    Log, LogSize, LogWriter, MeasuredBubble, Mem, Nonfinite, OWN_FILES, PhaseEvent, PlannedMem,
-    Poll, ReadError, Recorder, SCHEMA, STATUS_FILE, STDERR_FILE, Span, SpanKind, SpanPolicy,
-    StageInfo, State, Status, StepEvent, TraceError, Unavailable, WHOLE_FIRST_STEPS, Warn,
-    civil_date, host_name, log_of, measure, new_run_dir, refuse_shared_dir, runs_dir, state_dir,
+    CHECKPOINT_FILE, COMPRESSED_FILE, Collected, Continues, Cpu, DeviceMapEntry, Dropped,
+    EVENTS_FILE, End, Eval, Event, Gpu, Hello, HostEntry, Index, LINE_BYTES_MAX, LOG_BYTES_MAX,
+    Line, LineError, LineSplitter, Log, LogSize, LogWriter, MeasuredBubble, Mem, Nonfinite,
+    OWN_FILES, PhaseEvent, PlannedMem, Poll, ReadError, Recorder, SCHEMA, STATUS_FILE, STDERR_FILE,
+    Span, SpanKind, SpanPolicy, StageInfo, State, Status, StepEvent, TraceError, Unavailable,
+    WHOLE_FIRST_STEPS, Warn, civil_date, host_name, log_of, measure, new_run_dir,
+    refuse_shared_dir, runs_dir, state_dir,
 };
 pub use whole_file::{Identity, NotWritten, Taken, WholeFile};

@@ -70,6 +70,14 @@ where
     bounded(from, "places in the device map", STAGES_MAX)
 }
 
+pub(crate) fn hosts<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    bounded(from, "hosts", ROWS_MAX)
+}
+
 pub(crate) fn rows<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     bounded(from, "rows of the plan", ROWS_MAX)
 }

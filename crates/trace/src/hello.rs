@@ -46,6 +46,10 @@ pub struct Hello {
     pub cores: u32,
     /// The machine.
     pub host: String,
+    /// The machines of a run in several processes, in the order of their ranks; empty for a run in
+    /// one process.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::hosts")]
+    pub hosts: Vec<HostEntry>,
     /// Bytes of the machine's memory, for ranks on its processor; 0 if unknown.
     pub host_memory_bytes: u64,
     /// The socket on which the run takes requests, if it does.
@@ -125,6 +129,19 @@ impl std::fmt::Display for Continues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} from step {}", self.run, self.step)
     }
+}
+
+/// A machine of a run in several processes.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostEntry {
+    /// Its name.
+    pub host: String,
+    /// What is added to the time of its first process, which counts from its own start, to have the
+    /// time of the run, in seconds, when the run began. All times in the log have it already.
+    pub clock_offset_seconds: f64,
+    /// How far that may be off, in seconds: half of the quickest exchange of two messages.
+    pub clock_error_seconds: f64,
 }
 
 /// What a rank will hold at most.
@@ -239,6 +256,14 @@ impl Hello {
         let n_ranks = u64::from(self.pp) * u64::from(self.dp);
         let are_too_many = self.cores > 0 && n_ranks > u64::from(self.cores);
         (are_too_many && !self.is_on_gpus()).then_some((n_ranks, self.cores))
+    }
+
+    /// The name of a place: that of its device, and of its host if the run has several.
+    pub fn place_name(&self, place: &DeviceMapEntry) -> String {
+        match &place.host {
+            Some(host) if self.hosts.len() > 1 => format!("{}@{host}", place.device),
+            _ => place.device.clone(),
+        }
     }
 
     /// Whether ranks compute on GPUs.

@@ -37,7 +37,7 @@ pub use files::{
     CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, STATUS_DRAFT,
     STATUS_FILE, STDERR_FILE, refuse_shared_dir,
 };
-pub use hello::{Continues, DeviceMapEntry, Hello, PlannedMem, StageInfo};
+pub use hello::{Continues, DeviceMapEntry, Hello, HostEntry, PlannedMem, StageInfo};
 pub use index::{INDEX_HEAD, Index};
 pub use lines::{LINE_BYTES_MAX, LineSplitter};
 pub use log_writer::LogWriter;
@@ -53,4 +53,4 @@ pub use span::{Span, SpanKind};
 pub use status::{State, Status};
 pub use step::{Eval, StepEvent};
 pub use text::write_json;
-pub use writer::Recorder;
+pub use writer::{Collected, Recorder};

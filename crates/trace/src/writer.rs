@@ -88,6 +88,17 @@ pub struct Recorder {
     inner: Option<Arc<Inner>>,
 }
 
+/// The events of [`Recorder::collecting`].
+#[derive(Debug)]
+pub struct Collected(Receiver<Event>);
+
+impl Collected {
+    /// Takes the events that have come since the last call.
+    pub fn take(&self) -> Vec<Event> {
+        self.0.try_iter().collect()
+    }
+}
+
 impl Recorder {
     /// Makes the directory of the run where it is missing, opens `events.jsonl` in it for
     /// appending, and starts the thread that writes. The log has no marks: a reader begins at its
@@ -136,6 +147,22 @@ impl Recorder {
             finished: AtomicBool::new(false),
         };
         Ok(Self { queue: Some(queue), inner: Some(Arc::new(inner)) })
+    }
+
+    /// A recorder whose events wait for whoever takes them, such as the process that writes the log
+    /// of a run in several processes. It keeps as many as the queue of a log; later ones are lost,
+    /// and counted.
+    pub fn collecting() -> (Self, Collected) {
+        let (queue, receiver) = sync_channel(QUEUE_EVENTS);
+        let inner = Inner {
+            queue: Mutex::new(Some(queue.clone())),
+            shared: Arc::new(Shared::default()),
+            writer: Mutex::new(None),
+            last_whole_step: AtomicU64::new(0),
+            span_every: AtomicU64::new(1),
+            finished: AtomicBool::new(false),
+        };
+        (Self { queue: Some(queue), inner: Some(Arc::new(inner)) }, Collected(receiver))
     }
 
     /// A recorder that forgets everything at once.

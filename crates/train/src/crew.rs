@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use pp_executor::{InWorld, Progress};
 use pp_hybrid::{Evaluation, ModelState, StepOutcome, Trainer, TrainerError};
+use pp_telemetry::{Collected, Event, Line};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 
 use crate::data::{DataSet, Samples};
@@ -79,15 +80,22 @@ pub(crate) struct Crew {
     /// What followers were asked for by signals.
     signal: Option<i32>,
     wants_checkpoint: bool,
+    /// What samplers of other processes have seen.
+    heard: Vec<Event>,
 }
 
 impl Crew {
     pub(crate) fn new(trainer: Trainer, has_followers: bool) -> Self {
-        Self { trainer, has_followers, signal: None, wants_checkpoint: false }
+        Self { trainer, has_followers, signal: None, wants_checkpoint: false, heard: Vec::new() }
     }
 
     pub(crate) fn progress(&self) -> Progress {
         self.trainer.progress()
+    }
+
+    /// What samplers of other processes have seen since the last call.
+    pub(crate) fn heard(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.heard)
     }
 
     /// A signal that reached a follower.
@@ -102,7 +110,15 @@ impl Crew {
 
     fn order(&mut self, order: Order) -> Result<(), TrainerError> {
         if self.has_followers {
-            let bits = self.trainer.agree(order.bit())?;
+            let (bits, said) = self.trainer.agree(order.bit(), Vec::new())?;
+            self.heard.extend(
+                said.iter().flat_map(|lines| lines.split(|&byte| byte == b'\n')).filter_map(
+                    |line| match Event::parse(line) {
+                        Ok(Line::Event(event)) => Some(event),
+                        _ => None,
+                    },
+                ),
+            );
             let mut signals = SIGNALS.into_iter().enumerate();
             let found = signals.find(|(at, _)| bits & (1 << (SIGNALS_AT + at)) != 0);
             self.signal = self.signal.or(found.map(|(_, signal)| signal));
@@ -163,6 +179,8 @@ pub(crate) struct Follower<'a> {
     pub(crate) n_before: u64,
     pub(crate) pieces: Vec<Samples>,
     pub(crate) signals: Option<Signals>,
+    /// What the samplers of this process have seen.
+    pub(crate) collected: Collected,
 }
 
 impl Follower<'_> {
@@ -171,7 +189,8 @@ impl Follower<'_> {
         let mut step = self.n_before;
         loop {
             let asked = self.asked();
-            match Order::of(self.trainer.agree(asked)?) {
+            let seen = self.seen();
+            match Order::of(self.trainer.agree(asked, seen)?.0) {
                 Some(Order::Step) => {
                     step += 1;
                     let data = || self.data.batch(step, self.batch);
@@ -190,6 +209,12 @@ impl Follower<'_> {
                 Some(Order::End) | None => return Ok(()),
             }
         }
+    }
+
+    /// Lines of the log for process 0.
+    fn seen(&self) -> Vec<u8> {
+        let lines = self.collected.take().into_iter().filter_map(|event| event.to_json().ok());
+        lines.collect::<Vec<_>>().join("\n").into_bytes()
     }
 
     /// The signals that have reached this process.

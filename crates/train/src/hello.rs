@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pp_executor::DeviceSpec;
+use pp_executor::{DeviceSpec, InWorld};
 use pp_hybrid::Trainer;
 use pp_schedule::{Rank, Replica};
 use pp_telemetry::{
-    Continues, DeviceMapEntry, Hello, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo, cores,
+    Continues, DeviceMapEntry, Hello, HostEntry, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo,
+    cores,
 };
 
 use crate::devices::{GpuName, gpu_name};
@@ -28,12 +29,29 @@ pub(crate) struct Opened<'a> {
 }
 
 impl Session {
+    /// The machines of the run, with the clock of the first process of each.
+    fn hosts(&self, offsets: &[(i64, u64)]) -> Vec<HostEntry> {
+        let Some(InWorld(world)) = &self.config.world else { return Vec::new() };
+        let mut hosts: Vec<HostEntry> = Vec::new();
+        for (host, &(offset_ns, round_trip_ns)) in world.hosts().iter().zip(offsets) {
+            if hosts.iter().all(|known| known.host != *host) {
+                hosts.push(HostEntry {
+                    host: host.clone(),
+                    clock_offset_seconds: offset_ns as f64 / 1e9,
+                    clock_error_seconds: round_trip_ns as f64 / 2e9,
+                });
+            }
+        }
+        hosts
+    }
+
     /// The first event of the run. It also decides which steps have their spans recorded.
     pub(crate) fn hello(
         &self,
         trainer: &Trainer,
         recorder: &Recorder,
         opened: Opened<'_>,
+        offsets: &[(i64, u64)],
     ) -> Hello {
         let Opened { run, socket, checkpoints, mut memory_plan, started } = opened;
         if checkpoints.is_none() {
@@ -97,6 +115,7 @@ impl Session {
             eval_every: self.config.eval_every.unwrap_or(0),
             cores: cores(),
             host: pp_telemetry::host_name(),
+            hosts: self.hosts(offsets),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),
             socket: socket.map(|path| path.display().to_string()),
             continues: self.config.resume.as_ref().map(|resume| {

@@ -1,6 +1,7 @@
 //! A training run from its first event to its last.
 
 mod checkpoint;
+mod follow;
 mod guard;
 mod recording;
 mod results;
@@ -10,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use pp_devices::{Options, Samplers};
+use pp_devices::Samplers;
 use pp_executor::ExecError;
 use pp_hybrid::checkpoint::Recent;
 use pp_hybrid::{TrainerError, weights_hash};
@@ -20,7 +21,7 @@ use pp_telemetry::{
 
 use crate::checkpoints::Checkpoints;
 use crate::config::Config;
-use crate::crew::{Crew, Follower, give_dir, take_dir};
+use crate::crew::{Crew, give_dir};
 use crate::data::Samples;
 use crate::ending::{Finished, Stopped};
 use crate::error::{ResultError, TrainError, causes};
@@ -30,14 +31,15 @@ use crate::observer::{Notice, Observer, Ready};
 use crate::opening::opening;
 use crate::options::{RunFolder, RunOptions};
 use crate::phases::Phases;
-use crate::profiles::Profiles;
 use crate::session::{Prepared, Session};
 use crate::stall::{StallWatch, Watched};
 use crate::starting::{self, make_ready};
 use crate::stopping::{Signals, Starting};
 
+use follow::samplers;
 use guard::Guard;
 
+pub use follow::follow;
 pub use results::SAMPLE;
 
 /// Held-out samples that are evaluated together.
@@ -126,7 +128,9 @@ impl<'a> Run<'a> {
         let trainer = trainer.on_nonfinite(options.on_nonfinite);
         let place = Some(checkpoints.dir()).filter(|_| checkpoints.is_asked());
         let opened = Opened { run: &id, socket, checkpoints: place, memory_plan, started };
-        let hello = session.hello(&trainer, &recorder, opened);
+        let mut trainer = trainer;
+        let offsets = trainer.clock_offsets().map_err(TrainError::from)?;
+        let hello = session.hello(&trainer, &recorder, opened, &offsets);
         let trainer = Crew::new(trainer, session.config.world.is_some());
         let mut run = Self {
             id,
@@ -150,7 +154,7 @@ impl<'a> Run<'a> {
         };
         run.recall();
         run.emit(Event::Hello(Box::new(hello.clone())));
-        run.samplers = Some(run.watch());
+        run.samplers = Some(samplers(&run.session, &run.options, run.origin, &run.recorder));
         if let Some(error) = no_control {
             run.warn(None, format!("this run takes no requests, only signals: {error}"));
         }
@@ -179,17 +183,6 @@ impl<'a> Run<'a> {
             run.emit(Event::Warn(Warn { elapsed_ns, step: None, rank: None, message }));
         }
         Ok(run)
-    }
-
-    /// Starts the samplers of the GPUs, and of the threads of the ranks that compute on the CPU.
-    fn watch(&self) -> Samplers {
-        let mesh = &self.session.mesh;
-        let on_gpus = !mesh.is_on_cpu();
-        let mut threads = pp_devices::rank_threads();
-        threads.retain(|thread| !on_gpus && thread.rank < mesh.pp() && thread.replica < mesh.dp());
-        let library = self.options.library.clone();
-        let options = Options { library, on_gpus, threads, ..Options::default() };
-        Samplers::start(options, self.origin, &self.recorder)
     }
 
     /// Begins to watch for ranks that stall. Without a thread for that the run goes on unwatched.
@@ -302,6 +295,7 @@ impl<'a> Run<'a> {
                 phase.end();
             }
             self.n_steps += 1;
+            self.trainer.heard().into_iter().for_each(|event| self.recorder.record(event));
             let alarm = self.stepped(&outcome);
             self.look_at(&outcome);
             if let Some(alarm) = alarm.filter(|&alarm| self.ends_at(alarm)) {
@@ -391,27 +385,6 @@ impl<'a> Run<'a> {
         }
         Ok(may_stop)
     }
-}
-
-/// Follows the run that process 0 leads, from its start to its end: what [`Run`] is there, this is
-/// in every other process. Records nothing.
-///
-/// # Errors
-/// The rank of this process failed, or that of another one.
-pub fn follow(prepared: Prepared, options: RunOptions) -> Result<(), Stopped> {
-    let sheets = take_dir(&prepared)?;
-    let mut session = prepared.cut(&mut Profiles::default(), |_| {})?;
-    let trainer = session.trainer_of(Recorder::disabled(), Instant::now(), sheets)?;
-    let pieces = session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
-    let follower = Follower {
-        trainer: trainer.on_nonfinite(options.on_nonfinite),
-        data: session.job.data.as_ref(),
-        batch: session.batch_size as usize,
-        n_before: session.steps_before(),
-        pieces,
-        signals: options.signals,
-    };
-    follower.follow().map_err(Stopped::Failed)
 }
 
 /// Trains, and records the run in a new folder from its first event to its last.

@@ -232,6 +232,8 @@ pub(crate) fn main() -> ExitCode {
         // Every process of a job would say the same.
         #[cfg(feature = "train")]
         Err(refused) if refused.use_stderr() && processes::is_repeating() => {
+            // The launcher ends all processes when one ends like this: the first one speaks first.
+            std::thread::sleep(std::time::Duration::from_secs(1));
             return ExitCode::from(2);
         }
         Err(refused) => match refused.kind() {

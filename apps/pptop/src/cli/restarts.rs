@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
 
 use pp_telemetry::status_of;
 use pp_train::checkpoint::{Checkpoint, list};
@@ -105,8 +106,11 @@ impl Supervised {
             let mut command = self.command(&program, &attempt);
             command.args(self.words(&attempt, &dir));
             let mut child = command.spawn().map_err(|error| failed("start the run", &error))?;
-            let (status, is_asked) =
-                wait(&mut child, &mut signals).map_err(|error| failed("wait for it", &error))?;
+            let ended = match self.launched {
+                None => wait(&mut child, &mut signals),
+                Some(_) => wait_for_launcher(&mut child, &mut signals, &attempt.dir),
+            };
+            let (status, is_asked) = ended.map_err(|error| failed("wait for it", &error))?;
             let newest = newest(&dir, older, &runs);
             let step = reached(&attempt, newest.as_ref());
             // A rank that was killed says nothing itself.
@@ -276,14 +280,61 @@ fn wait(child: &mut Child, signals: &mut Signals) -> io::Result<(ExitStatus, boo
         if let Some(status) = child.try_wait()? {
             return Ok((status, is_asked));
         }
-        for number in signals.wait() {
-            let signal = Signal::from_named_raw(number).filter(|_| number != SIGCHLD);
-            if let Some(signal) = signal {
-                is_asked |= number != SIGUSR1;
-                // It may just have ended.
-                let _ = kill_process(Pid::from_child(child), signal);
-            }
+        let came: Vec<i32> = signals.wait().collect();
+        is_asked |= forward(child, came);
+    }
+}
+
+/// Forwards signals to the run. Returns whether one of them asks it to end.
+fn forward(child: &Child, signals: impl IntoIterator<Item = i32>) -> bool {
+    let mut is_asked = false;
+    for number in signals {
+        let signal = Signal::from_named_raw(number).filter(|_| number != SIGCHLD);
+        if let Some(signal) = signal {
+            is_asked |= number != SIGUSR1;
+            // It may just have ended.
+            let _ = kill_process(Pid::from_child(child), signal);
         }
+    }
+    is_asked
+}
+
+/// How often a launcher is looked at, how long it gets to end once its run has failed, and how long
+/// once it was asked to.
+const LOOK: Duration = Duration::from_millis(50);
+const LAUNCHER_LASTS: Duration = Duration::from_secs(4);
+const LAUNCHER_ENDS: Duration = Duration::from_secs(2);
+
+/// The same for a launcher that runs in `dir`. A launcher that cannot reach a host waits for it for
+/// minutes; it is ended some seconds after its run.
+fn wait_for_launcher(
+    child: &mut Child,
+    signals: &mut Signals,
+    dir: &Path,
+) -> io::Result<(ExitStatus, bool)> {
+    let mut is_asked = false;
+    let mut over: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok((status, is_asked));
+        }
+        let came: Vec<i32> = signals.pending().collect();
+        is_asked |= forward(child, came);
+        let has_failed = || {
+            let status = status_of(dir);
+            status.is_some_and(|status| status.code.is_some_and(|code| code != 0))
+        };
+        if over.is_none() && (lost_rank(dir).is_some() || has_failed()) {
+            over = Some(Instant::now());
+        }
+        let lasts = over.map_or(Duration::ZERO, |over| over.elapsed());
+        if lasts > LAUNCHER_LASTS + LAUNCHER_ENDS {
+            child.kill()?;
+        } else if lasts > LAUNCHER_LASTS {
+            // It may just have ended.
+            let _ = kill_process(Pid::from_child(child), Signal::TERM);
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

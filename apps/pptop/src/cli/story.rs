@@ -49,7 +49,7 @@ impl Story {
             devices: hello
                 .device_map
                 .iter()
-                .map(|d| &d.device)
+                .map(|place| hello.place_name(place))
                 .collect::<std::collections::BTreeSet<_>>()
                 .len(),
             stages: session.plan().n_stages(),

@@ -195,9 +195,9 @@ pub(crate) fn ended(stopped: &Stopped, spec: &Spec) -> CliError {
 
 /// The devices of each stage: `stage 0: cpu:0, cpu:1 · stage 1: cpu:2, cpu:3`.
 fn devices_line(hello: &Hello) -> String {
-    let mut names: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    let mut names: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for entry in &hello.device_map {
-        names.entry(entry.stage).or_default().push(&entry.device);
+        names.entry(entry.stage).or_default().push(hello.place_name(entry));
     }
     let of = |stage: u32| names.get(&stage).map(|names| names.join(", ")).unwrap_or_default();
     let stages = hello

@@ -19,7 +19,7 @@ use crate::thread::{Reply, STACK_BYTES, cores_for, order, pin, serve};
 use crate::transport::{Trouble, World};
 use crate::walk::Route;
 use crate::worker::{Seat, Worker};
-use crate::world::{Answer, Links, WorldCopies, error_of, tell};
+use crate::world::{Answer, Links, Said, WorldCopies, error_of, tell};
 
 /// How often a call looks whether another process has failed.
 const LOOK: Duration = Duration::from_millis(20);
@@ -197,16 +197,19 @@ impl Ranks {
     }
 
     /// Agrees on a number with the other processes: all get the bits that any of them gives. Without
-    /// other processes that is the number itself.
+    /// other processes that is the number itself. Process 0 also gets what each of the others says,
+    /// in their order.
     ///
     /// # Errors
     /// A process that failed or is gone.
-    pub fn agree(&mut self, bits: u64) -> Result<u64, ExecError> {
+    pub fn agree(&mut self, bits: u64, said: Vec<u8>) -> Result<(u64, Vec<Vec<u8>>), ExecError> {
         if self.world.is_none() {
-            return Ok(bits);
+            return Ok((bits, Vec::new()));
         }
-        let given = self.call(move |_| Ok(bits))?;
-        Ok(given.as_slice().iter().fold(0, |all, bits| all | bits))
+        let given = self.call(move |_| Ok(Said { bits, words: said.clone() }))?;
+        let all = given.as_slice().iter().fold(0, |all, said| all | said.bits);
+        let others = given.into_places().skip(1).map(|(_, said)| said.words);
+        Ok((all, others.collect()))
     }
 
     /// What has to be added to the clock of each process to have that of process 0, and the time of

@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use pp_schedule::Stage;
 use pp_trace::Span;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport};
 use crate::state::{Named, Snapshot, StageState};
@@ -31,6 +31,13 @@ pub(crate) trait Answer: Sized + Send + 'static {
     fn spans(&self) -> &[Span] {
         &[]
     }
+}
+
+/// What a process says to the others, and what it says to process 0 alone.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Said {
+    pub(crate) bits: u64,
+    pub(crate) words: Vec<u8>,
 }
 
 pub(crate) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, LinkError> {
@@ -80,6 +87,7 @@ macro_rules! plain {
 plain! {
     u64, |answer| *answer;
     (u64, u64), |answer| *answer;
+    Said, |answer| Said { words: Vec::new(), ..*answer };
     Vec<StageParameters>, Clone::clone;
     Evaluated, Clone::clone;
     StepReport, |answer| StepReport { spans: Vec::new(), ..answer.clone() }, |answer| &answer.spans;

@@ -319,7 +319,7 @@ impl Writer for ChromeTrace {
                 self.devices.clear();
                 for entry in hello.device_map.iter().filter(|entry| !entry.device.is_empty()) {
                     let place = (entry.replica, entry.rank);
-                    self.devices.entry(place).or_insert_with(|| entry.device.clone());
+                    self.devices.entry(place).or_insert_with(|| hello.place_name(entry));
                 }
                 self.hello = Some(hello.clone());
             }

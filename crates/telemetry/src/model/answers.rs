@@ -31,6 +31,13 @@ impl Model {
         self.gpus.find(entry.uuid.as_deref(), entry.pci.as_deref())
     }
 
+    /// The host of a rank, in a run on several.
+    pub fn host_of(&self, replica: u32, rank: u32) -> Option<&str> {
+        let hello = self.hello.as_ref().filter(|hello| hello.hosts.len() > 1)?;
+        let at = *self.devices.get(&(replica, rank))?;
+        hello.device_map.get(at)?.host.as_deref()
+    }
+
     /// What took longer than usual lately, oldest first.
     pub fn slow_ops(&self) -> impl DoubleEndedIterator<Item = &Slow> {
         self.slow.found()

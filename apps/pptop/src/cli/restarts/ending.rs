@@ -62,12 +62,16 @@ pub(super) fn ending(
     if let Some(signal) = status.signal() {
         let code = 128 + signal;
         // A run that has not begun to listen is ended by the signal itself.
-        if is_asked || [SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGQUIT].contains(&signal) {
+        // A launcher that could not reach a host was ended by its parent.
+        let by_signal = [SIGTERM, SIGINT, SIGHUP, SIGUSR2, SIGQUIT].contains(&signal);
+        if is_asked || (by_signal && !is_launched) {
             return Ending::Over(u8::try_from(code).unwrap_or(1));
         }
         let name = signal_hook::low_level::signal_name(signal)
             .map_or_else(|| format!("signal {signal}"), ToOwned::to_owned);
-        return failed(format!("{name} killed it after step {step}"), code, false);
+        let why = reason().filter(|_| is_launched);
+        let why = why.unwrap_or_else(|| format!("{name} killed it after step {step}"));
+        return failed(why, code, false);
     }
     match status.code() {
         Some(code)

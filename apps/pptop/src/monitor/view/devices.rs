@@ -7,7 +7,8 @@ use ratatui::layout::Rect;
 use super::memory::{MemoryScale, memory_scale};
 use super::paint::{Pen, mark_more, panel};
 use super::rank_table::{
-    Column, Placed, Room, Row, bring_back, draw_heads, draw_row, drop_columns, names_of, place,
+    Column, Placed, Room, Row, bring_back, draw_heads, draw_row, drop_columns, hosts_of, names_of,
+    place,
 };
 use super::theme::{STRONG, Theme};
 use crate::monitor::state::State;
@@ -17,10 +18,11 @@ use crate::monitor::words::incomplete_text;
 const CHART_CELLS: u16 = 25;
 
 /// The columns of the table that the overview shows.
-const SHOWN: [Column; 12] = [
+const SHOWN: [Column; 13] = [
     Column::Rank,
     Column::Stages,
     Column::Layers,
+    Column::Host,
     Column::Device,
     Column::State,
     Column::Busy,
@@ -33,13 +35,14 @@ const SHOWN: [Column; 12] = [
 ];
 
 /// The order in which columns are dropped when there is no room for all.
-const DROPPED_FIRST: [Column; 9] = [
+const DROPPED_FIRST: [Column; 10] = [
     Column::Chart,
     Column::Device,
     Column::Peak,
     Column::Layers,
     Column::Stages,
     Column::Mem,
+    Column::Host,
     Column::Bubble,
     Column::Starved,
     Column::WaitsFor,
@@ -51,6 +54,7 @@ fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
     let room = Room {
         long: wide,
         names: names_of(model),
+        hosts: hosts_of(model),
         chart: (CHART_CELLS, CHART_CELLS),
         of_device,
         ..Room::default()
@@ -61,6 +65,7 @@ fn columns(width: u16, wide: bool, model: &Model) -> (Room, Vec<Placed>) {
     {
         kept.retain(|&column| column != Column::Starved);
     }
+    kept.retain(|&column| column != Column::Host || column.has_content(model));
     if !wide {
         kept.retain(|&column| column != Column::Chart && column != Column::Device);
     }

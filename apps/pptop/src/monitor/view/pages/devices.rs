@@ -7,7 +7,7 @@ use ratatui::layout::{Position, Rect};
 use super::super::paint::{Pen, mark_more, panel, slice_top};
 use super::super::rank_table::{
     COLUMNS, Column, Placed, Room, Row as RankRow, bring_back, draw_heads, draw_row, drop_columns,
-    names_of, place,
+    hosts_of, names_of, place,
 };
 use super::super::theme::{STRONG, Theme};
 use super::detail;
@@ -26,7 +26,7 @@ const DETAIL_ROWS_MIN: u16 = 9;
 const CHART_CELLS: (u16, u16) = (10, 61);
 
 /// Which columns go first when there is no room for all.
-const DROPPED_FIRST: [Column; 21] = [
+const DROPPED_FIRST: [Column; 22] = [
     Column::Chart,
     Column::Pcie,
     Column::Switches,
@@ -46,6 +46,7 @@ const DROPPED_FIRST: [Column; 21] = [
     Column::Throttle,
     Column::Starved,
     Column::Mem,
+    Column::Host,
     Column::WaitsFor,
     Column::Bubble,
 ];
@@ -57,6 +58,7 @@ fn columns(width: u16, model: &Model) -> (Room, Vec<Placed>) {
         tiny: width < 34,
         replicas: model.hello().is_some_and(|hello| hello.dp > 1),
         names: names_of(model),
+        hosts: hosts_of(model),
         has_total: model.gpus().iter().any(|gpu| gpu.latest.total_bytes.is_some()),
         chart: CHART_CELLS,
         of_device: memory_scale(model) == MemoryScale::Device,

@@ -11,6 +11,7 @@ pub(crate) enum Column {
     Rank,
     Stages,
     Layers,
+    Host,
     Device,
     State,
     Busy,
@@ -35,10 +36,11 @@ pub(crate) enum Column {
 }
 
 /// All columns, in the order of the screen.
-pub(crate) const COLUMNS: [Column; 24] = [
+pub(crate) const COLUMNS: [Column; 25] = [
     Column::Rank,
     Column::Stages,
     Column::Layers,
+    Column::Host,
     Column::Device,
     Column::State,
     Column::Busy,
@@ -75,6 +77,8 @@ pub(crate) struct Room {
     pub(crate) has_total: bool,
     /// Cells of the longest names of stages and of layers.
     pub(crate) names: (u16, u16),
+    /// Cells of the longest name of a host.
+    pub(crate) hosts: u16,
     /// Cells of the chart at least and at most.
     pub(crate) chart: (u16, u16),
     /// Whether the bar of the memory ends where the device's does, and not at the highest peak of
@@ -95,6 +99,7 @@ impl Column {
             Self::WaitsFor => 11,
             Self::Stages => (room.names.0 + 1).clamp(6, 12),
             Self::Layers => (room.names.1 + 1).clamp(9, 16),
+            Self::Host => (room.hosts + 1).clamp(5, 17),
             Self::Mem | Self::Switches | Self::Pcie | Self::Throttle => 14,
             Self::State => 9,
             Self::Compute | Self::Bubble | Self::Starved | Self::Device => 8,
@@ -115,6 +120,7 @@ impl Column {
             Self::Rank => "#",
             Self::Stages => "STG",
             Self::Layers => "LAYERS",
+            Self::Host => "HOST",
             Self::Device => "DEVICE",
             Self::State => "STATE",
             Self::Mem => "MEM",
@@ -145,6 +151,7 @@ impl Column {
             Self::Rank
             | Self::Stages
             | Self::Layers
+            | Self::Host
             | Self::Device
             | Self::State
             | Self::Busy
@@ -184,6 +191,7 @@ impl Column {
     pub(crate) fn has_content(self, model: &Model) -> bool {
         let any_gpu = |has: fn(&Gpu) -> bool| model.gpus().iter().any(|gpu| has(&gpu.latest));
         match self {
+            Self::Host => hosts_of(model) > 0,
             Self::OnCore | Self::Switches => {
                 model.ranks().iter().any(|rank| rank.thread().is_some())
             }
@@ -213,6 +221,13 @@ pub(crate) fn names_of(model: &Model) -> (u16, u16) {
         u16::try_from(cells.max().unwrap_or(0)).unwrap_or(u16::MAX).min(100)
     };
     (longest(stages_text), longest(layers_text))
+}
+
+/// Cells of the longest name of a host; 0 if the run has one only.
+pub(crate) fn hosts_of(model: &Model) -> u16 {
+    let hosts = model.hello().map(|hello| hello.hosts.as_slice()).filter(|hosts| hosts.len() > 1);
+    let cells = hosts.unwrap_or_default().iter().map(|of| of.host.chars().count());
+    u16::try_from(cells.max().unwrap_or(0)).unwrap_or(u16::MAX).min(100)
 }
 
 /// The number of cells that columns need.

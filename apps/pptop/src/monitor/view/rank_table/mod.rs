@@ -10,7 +10,7 @@ use crate::monitor::view::memory::{MemoryScale, memory_bar, memory_scale};
 use crate::monitor::view::rank_looks::{activity_text, starved_style};
 use crate::monitor::words::{format, layers_text, rank_name, stages_text};
 pub(crate) use columns::{
-    COLUMNS, Column, Placed, Room, bring_back, drop_columns, names_of, place,
+    COLUMNS, Column, Placed, Room, bring_back, drop_columns, hosts_of, names_of, place,
 };
 
 use crate::monitor::state::{Sort, State};
@@ -117,6 +117,10 @@ fn draw_cell(pen: &mut Pen<'_>, row: Row<'_>, column: Column, room: Room, width:
         }
         Column::Layers => {
             pen.text(format::cut(&layers_text(rank), width));
+        }
+        Column::Host => {
+            let host = model.host_of(rank.replica, rank.rank).unwrap_or_default();
+            pen.text(format::cut(&format::plain(host), width));
         }
         Column::Device => {
             pen.text(format::cut(&format::plain(&rank.device), width));

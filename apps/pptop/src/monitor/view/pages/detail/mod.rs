@@ -102,6 +102,9 @@ fn title(model: &Model, rank: &RankState) -> String {
         parts.push(format!("layers {}", layers_text(rank)));
     }
     parts.push(format::plain(&rank.device));
+    if let Some(host) = model.host_of(rank.replica, rank.rank) {
+        parts.push(format!("on {}", format::plain(host)));
+    }
     parts.join("  ")
 }
 
