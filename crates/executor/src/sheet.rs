@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Two numbers of so many digits each, and a space behind each: the step, and what the rank is
 /// doing. The rest of the file says whose it is.
 const DIGITS: usize = 20;
-/// The file that says which process was lost.
+/// The file about the process that was lost.
 const LOST: &str = "lost.state";
 
 /// The file of one rank.
@@ -28,7 +28,7 @@ pub(crate) struct Owner {
 }
 
 /// The path of the file of a process.
-pub(crate) fn path(dir: &Path, index: u32) -> PathBuf {
+fn path(dir: &Path, index: u32) -> PathBuf {
     dir.join(format!("rank-{index}.state"))
 }
 
@@ -62,32 +62,36 @@ impl Sheet {
     }
 }
 
-/// Notes which process was lost. The first note stays.
+/// Notes which process was lost, and what its file says at that moment: a process that was stopped
+/// may go on for a while when its launcher ends it. The first note stays.
 pub(crate) fn note_lost(dir: &Path, index: u32) {
-    let path = dir.join(LOST);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let Ok(text) = fs::read_to_string(path(dir, index)) else { return };
+    let lost = dir.join(LOST);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(lost);
     // Another process has noted it, or the folder is gone with the run.
     if let Ok(file) = file {
-        let _ = file.write_all_at(index.to_string().as_bytes(), 0);
+        let _ = file.write_all_at(text.as_bytes(), 0);
     }
 }
 
-/// What the file of the lost process says.
+/// What the file of a process says.
 pub(crate) struct LastWords {
     pub(crate) owner: Owner,
     pub(crate) step: u64,
     pub(crate) doing: u64,
 }
 
-/// Reads which process was lost, and what its file says.
+/// What the file of the lost process said when it was lost.
 pub(crate) fn last_words(dir: &Path) -> Option<LastWords> {
-    let index: u32 = fs::read_to_string(dir.join(LOST)).ok()?.trim().parse().ok()?;
-    words_of(dir, index)
+    words(&fs::read_to_string(dir.join(LOST)).ok()?)
 }
 
 /// What the file of a process says.
 pub(crate) fn words_of(dir: &Path, index: u32) -> Option<LastWords> {
-    let text = fs::read_to_string(path(dir, index)).ok()?;
+    words(&fs::read_to_string(path(dir, index)).ok()?)
+}
+
+fn words(text: &str) -> Option<LastWords> {
     let number = |at: usize| text.get(at..at + DIGITS)?.trim().parse::<u64>().ok();
     let (step, doing) = (number(0)?, number(DIGITS + 1)?);
     let owner = serde_json::from_str(text.get(2 * (DIGITS + 1)..)?).ok()?;
