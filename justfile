@@ -57,6 +57,10 @@ soak *args:
     cargo build --release --bin pptop
     python3 tests/soak/run.py target/release/pptop {{ args }}
 
+# Ranks as processes: bits, faults, two hosts (needs Open MPI; hosts need root)
+mpi *args:
+    ci/mpi/test.sh {{ args }}
+
 # Redraws the screens of docs/screens, from a new run of 30 steps or from the run that ARGS names
 screens *args:
     ci/screens.sh {{ args }}
@@ -67,6 +71,11 @@ bench *args:
     cargo run --release -p pp-benches --bin account
     cargo run --release -p pp-benches --bin scale
     cargo bench --workspace --bench ops --bench links --bench schedule
+
+# Messages of ranks over MPI beside MPI alone (needs Open MPI)
+bench-mpi:
+    cargo build --release -p pp-mpi --features mpi --example ping_pong
+    MIMALLOC_PURGE_DELAY=60000 mpirun -np 2 target/release/examples/ping_pong
 
 # pptop, PyTorch's pipelines and plain candle on the same jobs, alternately (5 GB from PyPI)
 bench-peers *args:

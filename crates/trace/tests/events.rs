@@ -199,6 +199,7 @@ fn arbitrary_event() -> impl Strategy<Value = Event> {
                 eval_every: large[4],
                 cores: small[5],
                 host: name.clone(),
+                hosts: Vec::new(),
                 host_memory_bytes: large[5],
                 socket: theory.map(|_| name.clone()),
                 continues: Some(Continues {
