@@ -29,6 +29,19 @@ fn planned_and_held(
     recompute: Recompute,
     packs_weights: bool,
 ) -> Vec<(PlannedMemory, RankMemory)> {
+    of_replicas(job, schedule, batch, |ranks| {
+        ranks.recompute = recompute;
+        ranks.packs_weights = packs_weights;
+    })
+}
+
+/// The same with another configuration; each rank of each replica with the plan of its rank.
+fn of_replicas(
+    job: &Job,
+    schedule: ScheduleName,
+    batch: usize,
+    configure: impl FnOnce(&mut RankConfig),
+) -> Vec<(PlannedMemory, RankMemory)> {
     const MICRO_BATCHES: usize = 8;
     let sizes = Sizes {
         n_ranks: 2,
@@ -45,9 +58,9 @@ fn planned_and_held(
         job.objective.clone(),
         OptimizerKind::Adam,
     );
-    ranks.recompute = recompute;
-    ranks.packs_weights = packs_weights;
-    let (inputs, targets) = job.data.batch(1, batch / MICRO_BATCHES).unwrap();
+    configure(&mut ranks);
+    let rows = batch / MICRO_BATCHES / ranks.n_replicas as usize;
+    let (inputs, targets) = job.data.batch(1, rows).unwrap();
     let planned = rehearse(&ranks, &inputs, &targets).unwrap().unwrap();
     let rate = LearningRate { peak: 1e-3, curve: LearningRateCurve::Constant, warmup: 0 };
     let config = TrainerConfig { ranks, clip_norm: Some(1.0), rate, steps: 3 };
@@ -58,7 +71,8 @@ fn planned_and_held(
         // Of more rows than the plan knows of; it leaves nothing behind.
         trainer.evaluate(&[job.data.batch(1, batch).unwrap()]).unwrap();
     }
-    planned.into_iter().zip(held).collect()
+    let of_rank = |(index, held)| (planned[index % planned.len()], held);
+    held.into_iter().enumerate().map(of_rank).collect()
 }
 
 fn jobs() -> [(&'static str, Job, usize); 2] {
@@ -140,5 +154,45 @@ fn without_packed_weights_their_bytes_are_neither_planned_nor_held() {
             let near = saved.abs_diff(packed.packed_bytes) * 20 <= packed.peak_bytes;
             assert!(near, "{name}: {saved} saved of {}", packed.packed_bytes);
         }
+    }
+}
+
+#[test]
+fn replicas_hold_what_is_planned_and_of_the_optimizer_their_share() {
+    let config = GptConfig { layers: 6, width: 128, heads: 4, context: 32, dropout: 0.1 };
+    let job = gpt(config, None, 1).unwrap();
+    for (schedule, n_replicas) in [
+        (ScheduleName::ZbH1, 2),
+        (ScheduleName::ZbV, 3),
+        // Two copies of the model in each replica.
+        (ScheduleName::Chimera, 1),
+        (ScheduleName::Chimera, 2),
+    ] {
+        let held = |shards_optimizer| {
+            of_replicas(&job, schedule, 48, |ranks| {
+                ranks.n_replicas = n_replicas;
+                ranks.shards_optimizer = shards_optimizer;
+            })
+        };
+        let (plain, shared) = (held(false), held(true));
+        for (shards, ranks) in [(false, &plain), (true, &shared)] {
+            for (index, (planned, held)) in ranks.iter().enumerate() {
+                let what = format!("{schedule}, {n_replicas} replicas, shares {shards}, {index}");
+                let peak = planned.peak_bytes();
+                assert!(
+                    held.peak_bytes.abs_diff(peak) * 20 <= peak,
+                    "{what}: {held:?}, {planned:?}"
+                );
+                let optimizer = planned.optimizer_bytes;
+                let off = held.optimizer_bytes.abs_diff(optimizer);
+                assert!(off * 20 <= optimizer, "{what}: {held:?}, {planned:?}");
+            }
+        }
+        let all = |ranks: &[(PlannedMemory, RankMemory)]| {
+            ranks.iter().map(|(_, held)| held.optimizer_bytes).sum::<u64>()
+        };
+        let n_copies =
+            u64::from(n_replicas) * if schedule == ScheduleName::Chimera { 2 } else { 1 };
+        assert_eq!(all(&shared) * n_copies, all(&plain), "{schedule}: each number has one owner");
     }
 }

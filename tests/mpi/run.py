@@ -182,6 +182,18 @@ def resume(world):
         step = next((folder / "checkpoints").glob("step-*4"))
         events = world.train(["--resume", step, "--run-dir", world.folder("then")], then)
         check(trace(events) == (calm[0][4:], calm[1]), f"resumed on {then}: another trace")
+    # Checkpoints do not depend on who keeps the optimizer's state.
+    shared = [*over, "--shard-optimizer"]
+    for first, then, flag in (
+        (world.mpirun(4), (), []),
+        ((), world.mpirun(4), ["--shard-optimizer"]),
+    ):
+        folder = world.folder("shared")
+        events = world.train([*shared, "--run-dir", folder], first)
+        check(trace(events) == calm, f"{first}: another trace with shares of the optimizer")
+        from_step = next((folder / "checkpoints").glob("step-*4"))
+        events = world.train(["--resume", from_step, *flag], then)
+        check(trace(events) == (calm[0][4:], calm[1]), f"shares, resumed on {then}: another trace")
     # With other ranks, and the same number of replicas.
     events = world.train(["--resume", step, "--pp", "1"], world.mpirun(2))
     check(trace(events) == (calm[0][4:], calm[1]), "resumed with fewer ranks: another trace")

@@ -18,13 +18,20 @@ fn processes_have_the_bits_of_threads_under_every_schedule_and_layout() {
     for schedule in ScheduleName::ALL.into_iter().filter(|schedule| schedule.trains()) {
         for (pp, dp) in LAYOUTS {
             let Some(plan) = plan(schedule, pp) else { continue };
-            let want = train(&plan, dp, None);
+            let want = train(&plan, dp, false, None);
+            // Shares of the optimizer change nothing, on threads and on processes.
+            let n_copies = dp * plan.n_pipes();
+            let shards = n_copies > 1 && n % 2 == 0;
+            if n_copies > 1 {
+                let sharded = train(&plan, dp, true, None);
+                assert_eq!(sharded, want, "{schedule} pp={pp} dp={dp}, sharded");
+            }
             let worlds = threads_as_processes(pp * dp);
             let processes: Vec<_> = worlds
                 .into_iter()
                 .map(|world| {
                     let plan = plan.clone();
-                    thread::spawn(move || train(&plan, dp, Some(world)))
+                    thread::spawn(move || train(&plan, dp, shards, Some(world)))
                 })
                 .collect();
             for (index, process) in processes.into_iter().enumerate() {

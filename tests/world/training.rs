@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pp_executor::{InWorld, RankConfig, World};
-use pp_hybrid::{Trainer, TrainerConfig, weights_hash};
+use pp_hybrid::{ModelState, Trainer, TrainerConfig, weights_hash};
 use pp_models::{GptConfig, Job, gpt};
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
@@ -31,6 +31,15 @@ pub(crate) fn plan(schedule: ScheduleName, pp: u32) -> Option<ValidPlan> {
     schedule.generate(&sizes).ok()
 }
 
+/// The hash of weights and moments.
+fn state_hash(state: &ModelState) -> String {
+    let stages = || state.ranks.iter().flatten();
+    let weights = stages().flat_map(|of| of.weights.clone());
+    let moments = stages().flat_map(|of| of.moments.clone());
+    let moments = moments.flat_map(|(name, [m, v])| [(name.clone(), m), (name, v)]);
+    weights_hash(&weights.chain(moments).collect::<Vec<_>>()).unwrap()
+}
+
 /// What a training shows, and what it leaves.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Trained {
@@ -40,10 +49,15 @@ pub(crate) struct Trained {
     /// Of process 0 alone.
     pub(crate) weights: Option<String>,
     pub(crate) n_spans: Option<usize>,
-    pub(crate) state: Option<u64>,
+    pub(crate) state: Option<String>,
 }
 
-pub(crate) fn train(plan: &ValidPlan, replicas: u32, world: Option<Arc<dyn World>>) -> Trained {
+pub(crate) fn train(
+    plan: &ValidPlan,
+    replicas: u32,
+    shards_optimizer: bool,
+    world: Option<Arc<dyn World>>,
+) -> Trained {
     let job = job();
     let is_first = world.as_ref().is_none_or(|world| world.index() == 0);
     let cut = Cut::Uniform.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
@@ -51,6 +65,7 @@ pub(crate) fn train(plan: &ValidPlan, replicas: u32, world: Option<Arc<dyn World
     let mut ranks = RankConfig::new(plan.clone(), cut, stack, objective, OptimizerKind::Adam);
     ranks.seed = 5;
     ranks.n_replicas = replicas;
+    ranks.shards_optimizer = shards_optimizer;
     ranks.world = world.map(InWorld);
     let curve = LearningRateCurve::Step { every: 2, gamma: 0.5 };
     let rate = LearningRate { peak: 1e-3, curve, warmup: 1 };
@@ -76,6 +91,6 @@ pub(crate) fn train(plan: &ValidPlan, replicas: u32, world: Option<Arc<dyn World
         evaluated,
         weights: is_first.then_some(weights),
         n_spans: is_first.then_some(n_spans),
-        state: is_first.then(|| state.n_bytes()),
+        state: is_first.then(|| state_hash(&state)),
     }
 }

@@ -44,6 +44,9 @@ pub struct RankConfig {
     pub resumed: Option<Arc<OptimizerState>>,
     /// Copies of the pipeline.
     pub n_replicas: u32,
+    /// Whether each copy of a stage keeps the optimizer's state for its share of the parameters
+    /// alone, steps that, and hands the new weights to the others. Results have the same bits.
+    pub shards_optimizer: bool,
     /// Where each rank computes, by rank and replica.
     pub devices: Arc<dyn Fn(Rank, Replica) -> DeviceSpec + Send + Sync>,
     /// The kernels for matrix products: the same on every rank, or they would round differently.
@@ -101,6 +104,7 @@ impl RankConfig {
             initial: None,
             resumed: None,
             n_replicas: 1,
+            shards_optimizer: false,
             devices: Arc::new(|rank, _| DeviceSpec::Cpu { index: rank.0 }),
             kernels: Kernels::default(),
             packs_weights: true,
@@ -122,6 +126,11 @@ impl RankConfig {
     /// them.
     pub(crate) fn keeps_packed(&self) -> bool {
         self.packs_weights && self.plan.n_micro_batches() > self.plan.n_pipes()
+    }
+
+    /// The copies of each stage.
+    pub(crate) fn n_copies(&self) -> usize {
+        (self.n_replicas * self.plan.n_pipes()) as usize
     }
 
     /// Whether the model is there more than once, so that gradients have to be averaged.

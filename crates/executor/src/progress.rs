@@ -32,6 +32,8 @@ pub enum Doing {
     Collecting,
     /// It waits for its device, which has all of its work.
     AwaitingDevice,
+    /// It waits for the weights that the other copies of its stages have stepped.
+    AwaitingWeights,
 }
 
 impl Doing {
@@ -45,7 +47,7 @@ impl Doing {
 
     /// Whether the rank waits for another one, so that a delay is not its own.
     pub fn is_waiting(self) -> bool {
-        matches!(self, Self::Awaiting(_) | Self::AwaitingGradients)
+        matches!(self, Self::Awaiting(_) | Self::AwaitingGradients | Self::AwaitingWeights)
     }
 
     /// In one word, so that one store writes all of it: kind, phase, stage and micro-batch from the
@@ -61,6 +63,7 @@ impl Doing {
             Self::Collecting => 6,
             Self::SummingSquares => 7,
             Self::AwaitingDevice => 8,
+            Self::AwaitingWeights => 9,
         };
         let op = self.op().map_or(0, |op| {
             let phase = match op.phase {
@@ -90,6 +93,7 @@ impl Doing {
             6 => Self::Collecting,
             7 => Self::SummingSquares,
             8 => Self::AwaitingDevice,
+            9 => Self::AwaitingWeights,
             _ => Self::Idle,
         }
     }
@@ -113,6 +117,7 @@ impl fmt::Display for Doing {
             Self::Updating => "updates its weights",
             Self::Collecting => "copies its tensors",
             Self::AwaitingDevice => "waits for its device",
+            Self::AwaitingWeights => "waits for the weights of the other copies of the model",
         })
     }
 }
@@ -304,6 +309,7 @@ mod tests {
                 Doing::SummingSquares,
                 Doing::Updating,
                 Doing::Collecting,
+                Doing::AwaitingWeights,
             ] {
                 rank.set(doing);
                 let here = RankProgress {

@@ -4,9 +4,9 @@ use candle_core::{DType, Tensor};
 #[cfg(doc)]
 use pp_nn::memory;
 use pp_nn::memory::Meter;
-use pp_nn::{ForwardContext, Optimizer, ParameterStore};
+use pp_nn::{ForwardContext, Optimizer, ParameterStore, shares};
 use pp_partition::Stage as BuiltStage;
-use pp_schedule::{MicroBatch, Rank, Replica, Stage, StageBytes, footprints};
+use pp_schedule::{MicroBatch, Pipe, Rank, Replica, Stage, StageBytes, footprints};
 
 use crate::boundary::Tensors;
 use crate::config::RankConfig;
@@ -57,8 +57,7 @@ impl PlannedMemory {
 /// passes through the stages, one after another, on a thread of its own and on the device of the
 /// first rank; the plan tells how many micro-batches each rank holds at the same time.
 ///
-/// `None` if no bytes are counted: on the host without [`memory::CountingAllocator`]. The average
-/// of gradients over copies of the model is not included.
+/// `None` if no bytes are counted: on the host without [`memory::CountingAllocator`].
 ///
 /// # Errors
 /// If a stage cannot be built, or a kernel fails.
@@ -107,7 +106,12 @@ fn rehearse_here(
         of_thread += looks.held() - packed as i64;
         let (bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
         stages.push(bytes);
-        fixed.push((rehearsed.run.parameter_bytes() as u64, packed as u64));
+        let parameters = rehearsed.run.stage.parameters();
+        fixed.push(FixedBytes {
+            parameters: rehearsed.run.parameter_bytes() as u64,
+            packed: packed as u64,
+            sizes: parameters.iter().map(|p| p.var.elem_count()).collect(),
+        });
         arriving = outputs;
     }
     let of_thread = of_thread.max(0) as u64;
@@ -119,16 +123,86 @@ fn rehearse_here(
             ..PlannedMemory::default()
         })
         .collect();
+    let mut means = vec![MeanBytes::default(); planned.len()];
+    // Bytes that each rank of each replica steps.
+    let mut stepped = vec![vec![0; config.n_replicas as usize]; planned.len()];
     for pipe in topology.pipes() {
-        for (rank, &(parameters, packed)) in topology.ranks(pipe).iter().zip(&fixed) {
+        for (rank, of_stage) in topology.ranks(pipe).iter().zip(&fixed) {
+            means[rank.idx()].add(config, of_stage);
             let rank = &mut planned[rank.idx()];
-            rank.parameter_bytes += parameters;
-            rank.gradient_bytes += parameters;
-            rank.packed_bytes += packed;
-            rank.optimizer_bytes += config.optimizer.state_bytes(parameters);
+            rank.parameter_bytes += of_stage.parameters;
+            rank.gradient_bytes += of_stage.parameters;
+            rank.packed_bytes += of_stage.packed;
+        }
+        for (rank, of_stage) in topology.ranks(pipe).iter().zip(&fixed) {
+            let shares = of_stage.shares(config, pipe);
+            stepped[rank.idx()].iter_mut().zip(shares).for_each(|(all, share)| *all += share);
+        }
+    }
+    for (rank, stepped) in planned.iter_mut().zip(stepped) {
+        let most = stepped.into_iter().max().unwrap_or(0);
+        rank.optimizer_bytes = config.optimizer.state_bytes(most);
+    }
+    if config.has_copies() {
+        for (rank, mean) in planned.iter_mut().zip(&means) {
+            let beyond = (rank.stash_bytes + rank.temporary_bytes).max(mean.peak());
+            rank.temporary_bytes = beyond - rank.stash_bytes;
         }
     }
     Ok(Some(planned))
+}
+
+/// What a stage has for as long as the run lasts.
+struct FixedBytes {
+    parameters: u64,
+    packed: u64,
+    /// Numbers of each parameter.
+    sizes: Vec<usize>,
+}
+
+/// Bytes of a number.
+const NUMBER: usize = size_of::<f32>();
+
+impl FixedBytes {
+    /// Bytes of the parameters that the copy of the stage in `pipe` steps in each replica.
+    fn shares(&self, config: &RankConfig, pipe: Pipe) -> Vec<u64> {
+        if !config.shards_optimizer {
+            return vec![self.parameters; config.n_replicas as usize];
+        }
+        let shares = shares(&self.sizes, config.n_copies());
+        let of_pipe = shares.iter().skip(pipe.idx()).step_by(config.plan.n_pipes() as usize);
+        let numbers = of_pipe.map(|share| share.iter().map(|piece| piece.len).sum::<usize>());
+        numbers.map(|numbers| (numbers * NUMBER) as u64).collect()
+    }
+}
+
+/// What the mean of the gradients over the copies of a rank's stages takes: the means, beside the
+/// sums that other copies still read. Activations are gone by then.
+#[derive(Clone, Copy, Default)]
+struct MeanBytes {
+    /// All means.
+    means: u64,
+    /// The sums of other copies, where they come from other processes.
+    received: u64,
+    /// The largest parameter: a sum that grows by one copy after another is there twice.
+    largest: u64,
+}
+
+impl MeanBytes {
+    fn add(&mut self, config: &RankConfig, stage: &FixedBytes) {
+        self.means += stage.parameters;
+        if config.world.is_some() {
+            self.received += stage.parameters * (config.n_copies() as u64 - 1);
+        }
+        let largest = stage.sizes.iter().max().copied().unwrap_or(0);
+        self.largest = self.largest.max((largest * NUMBER) as u64);
+    }
+
+    /// The most beyond what stays. The last parameter's sum and mean are there before the last mean
+    /// takes its place among the others.
+    fn peak(&self) -> u64 {
+        self.means + self.received + self.largest
+    }
 }
 
 /// A stage of zeros: as large as the real one, and made at once.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use pp_nn::{Optimizer, OptimizerKind, ParameterStore, memory};
+use pp_nn::{Optimizer, OptimizerKind, ParameterStore, Piece, memory, shares};
 use pp_partition::Stage as BuiltStage;
-use pp_schedule::{Pipe, Rank, Stage};
+use pp_schedule::{Pipe, Rank, Replica, Stage};
 
 use crate::config::RankConfig;
 use crate::copies::{CopySums, OwnSums, StageSums};
@@ -14,7 +14,7 @@ use crate::error::RankError;
 use crate::lane::Lane;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
-use crate::state::{Moments, Named, OptimizerState, StageState};
+use crate::state::{Moments, MomentsPiece, Named, OptimizerState, Snapshot, StageState};
 
 type Result<T> = std::result::Result<T, RankError>;
 
@@ -23,7 +23,11 @@ pub(crate) struct Stages(BTreeMap<(Pipe, Stage), StageRun>);
 
 impl Stages {
     /// Builds them on the rank's own device.
-    pub(crate) fn build(config: &RankConfig, rank: Rank, device: &Device) -> Result<Self> {
+    pub(crate) fn build(
+        config: &RankConfig,
+        (replica, rank): (Replica, Rank),
+        device: &Device,
+    ) -> Result<Self> {
         let mut stages = BTreeMap::new();
         let n_per_pipe = config.plan.n_micro_batches() / config.plan.n_pipes();
         for &(pipe, stage) in config.plan.topology().stages_of(rank) {
@@ -35,9 +39,12 @@ impl Stages {
             let built = BuiltStage::build(&config.stack, layers, &store, DType::F32, device)?;
             let micro_batches = pipe.0 * n_per_pipe..(pipe.0 + 1) * n_per_pipe;
             let recompute = config.recompute.is_for(stage);
-            let optimizer = match &config.resumed {
-                None => Optimizer::new(config.optimizer),
-                Some(state) => restored(config.optimizer, state, &built)?,
+            let copy = replica.idx() * config.plan.n_pipes() as usize + pipe.idx();
+            let share = shares_of(config, &built).map(|mut shares| shares.swap_remove(copy));
+            let optimizer = match (&config.resumed, share) {
+                (Some(state), share) => restored(config.optimizer, share, state, &built)?,
+                (None, None) => Optimizer::new(config.optimizer),
+                (None, Some(share)) => Optimizer::of_share(config.optimizer, share),
             };
             let run = StageRun::new(built, optimizer, micro_batches, recompute, config)?;
             stages.insert((pipe, stage), run);
@@ -127,6 +134,57 @@ impl Stages {
         Ok(())
     }
 
+    /// Copies of the weights that this rank has stepped, for the other copies of its stages.
+    pub(crate) fn stepped(&mut self, lane: &Lane, to_processes: bool) -> Result<Vec<OwnSums>> {
+        let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
+            let parameters = run.stage.parameters();
+            let piece = |piece: &Piece| {
+                let piece = piece.of(parameters[piece.parameter].var.as_tensor())?.detach();
+                if to_processes {
+                    lane.on_host(piece.copy()?)
+                } else {
+                    lane.sendable(piece.copy()?)
+                }
+            };
+            let pieces = run.optimizer.share().unwrap_or_default().iter().map(piece);
+            let tensors = pieces.collect::<candle_core::Result<_>>()?;
+            let made = if to_processes { None } else { lane.made()? };
+            Ok(OwnSums { pipe, stage, sums: Arc::new(CopySums { tensors, made }) })
+        };
+        self.0.iter_mut().map(of_stage).collect()
+    }
+
+    /// Takes over the weights that the other copies have stepped.
+    pub(crate) fn take_stepped(
+        &mut self,
+        config: &RankConfig,
+        replica: Replica,
+        copies: &StageSums,
+        lane: &Lane,
+    ) -> Result<()> {
+        for (&(pipe, stage), run) in &mut self.0 {
+            let own = replica.idx() * config.plan.n_pipes() as usize + pipe.idx();
+            let shares = shares_of(config, &run.stage).unwrap_or_default();
+            let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
+            if of_stage.len() != shares.len() {
+                return Err(RankError::Missing("the weights of a copy of a stage"));
+            }
+            for (copy, (share, stepped)) in shares.iter().zip(of_stage).enumerate() {
+                if copy == own {
+                    continue;
+                }
+                lane.await_made(stepped.made.as_ref())?;
+                for (piece, tensor) in share.iter().zip(&stepped.tensors) {
+                    let numbers = lane.take_one(tensor, stepped.made.as_ref())?;
+                    let weight = run.stage.parameters()[piece.parameter].var.as_tensor();
+                    piece.of(weight)?.slice_set(&numbers, 0, 0)?;
+                }
+            }
+            run.outdate_packed();
+        }
+        Ok(())
+    }
+
     /// Host copies of the tensors of the first copy of the model, by stage.
     pub(crate) fn collect(&mut self, what: What) -> Result<Vec<(Stage, Named)>> {
         let mut found = Vec::new();
@@ -149,22 +207,41 @@ impl Stages {
     }
 
     /// Host copies of weights and moments of the first copy of the model, and the steps that its
-    /// optimizers have made.
-    pub(crate) fn snapshot(&mut self) -> Result<(Vec<StageState>, u64)> {
-        let (mut found, mut steps) = (Vec::new(), 0);
-        for (stage, run) in self.of_first_copy() {
+    /// optimizers have made. Where copies share the optimizer's state, the moments are in pieces, of
+    /// every copy; only the first replica has the weights.
+    pub(crate) fn snapshot(&mut self, replica: Replica) -> Result<Snapshot> {
+        let mut found = Snapshot::default();
+        for (&(pipe, stage), run) in &mut self.0 {
+            let is_first = (replica, pipe) == (Replica(0), Pipe(0));
             let parameters = run.stage.parameters();
             let names = || parameters.iter().map(|parameter| parameter.name.clone());
             let values: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
-            let weights = values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
-            let moments = run.optimizer.moments(&values)?;
+            let is_shared = run.optimizer.share().is_some();
+            let moments =
+                if is_first || is_shared { run.optimizer.moments(&values)? } else { Vec::new() };
             moments.iter().flatten().for_each(moved_out);
-            steps = run.optimizer.steps();
-            let weights: Named = names().zip(weights).collect();
-            let moments: Moments = names().zip(moments).collect();
-            found.push(StageState { stage, weights, moments });
+            let mut of_stage = Moments::new();
+            match run.optimizer.share() {
+                None => of_stage = names().zip(moments).collect(),
+                Some(share) => {
+                    let piece = |(piece, both): (&Piece, [Tensor; 2])| MomentsPiece {
+                        stage,
+                        name: parameters[piece.parameter].name.clone(),
+                        start: piece.start,
+                        both,
+                    };
+                    found.pieces.extend(share.iter().zip(moments).map(piece));
+                }
+            }
+            if is_first {
+                let weights =
+                    values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
+                let weights: Named = names().zip(weights).collect();
+                found.optimizer_steps = run.optimizer.steps();
+                found.stages.push(StageState { stage, weights, moments: of_stage });
+            }
         }
-        Ok((found, steps))
+        Ok(found)
     }
 
     fn of_first_copy(&mut self) -> impl Iterator<Item = (Stage, &mut StageRun)> {
@@ -220,11 +297,22 @@ fn moved_out(tensor: &Tensor) {
     memory::moved_out(tensor.elem_count() * tensor.dtype().size_in_bytes());
 }
 
+/// The shares of the copies of a stage, where each keeps the optimizer's state of its own alone.
+fn shares_of(config: &RankConfig, built: &BuiltStage) -> Option<Vec<Vec<Piece>>> {
+    let sizes: Vec<usize> = built.parameters().iter().map(|p| p.var.elem_count()).collect();
+    config.shards_optimizer.then(|| shares(&sizes, config.n_copies()))
+}
+
 /// The optimizer of a stage, with the state that it had.
-fn restored(kind: OptimizerKind, state: &OptimizerState, built: &BuiltStage) -> Result<Optimizer> {
+fn restored(
+    kind: OptimizerKind,
+    share: Option<Vec<Piece>>,
+    state: &OptimizerState,
+    built: &BuiltStage,
+) -> Result<Optimizer> {
     let parameters = built.parameters();
     let weights: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
     let moments = parameters.iter().filter_map(|p| state.moments.get(&p.name).cloned());
     let moments: Vec<[Tensor; 2]> = moments.collect();
-    Ok(Optimizer::restored(kind, state.steps, &moments, &weights)?)
+    Ok(Optimizer::restored(kind, share, state.steps, &moments, &weights)?)
 }

@@ -57,7 +57,7 @@ impl Worker {
     pub(crate) fn new(mut config: RankConfig, route: Arc<Route>, seat: Seat) -> Result<Self> {
         let Seat { replica, rank, post, copies, progress } = seat;
         let lane = (config.devices)(rank, replica).lane()?;
-        let stages = Stages::build(&config, rank, lane.device())?;
+        let stages = Stages::build(&config, (replica, rank), lane.device())?;
         lane.synchronize()?;
         // The stages have copies of their own now; these would be a second model for as long as the
         // run lasts.
@@ -132,6 +132,8 @@ impl Worker {
             self.walk.journal.set_offset(links.offset_ns());
         }
         self.walk.journal.begin(step, &self.lane)?;
+        // All copies have taken the weights that this rank stepped.
+        self.shared.clear();
         self.walk.post.let_go()?;
         self.stages.begin();
         self.gauge.begin(&self.stages);
@@ -199,12 +201,27 @@ impl Worker {
         let shapes = self.lane.keep_shapes();
         self.stages.update(lr, clip)?;
         drop(shapes);
+        self.hand_over()?;
         self.walk.journal.end(Place::rank(SpanKind::Optim), started, &self.lane)?;
         self.walk.progress.set(self.lane.doing(Doing::Updating));
         self.lane.synchronize()?;
         self.walk.journal.settle()?;
         self.walk.progress.set(Doing::Idle);
         Ok(self.updated())
+    }
+
+    /// Exchanges the weights that each copy of a stage has stepped, where they share the optimizer.
+    fn hand_over(&mut self) -> Result<()> {
+        let to_processes = self.walk.post.world().is_some();
+        let (true, Some(links)) = (self.config.shards_optimizer, &mut self.copies) else {
+            return Ok(());
+        };
+        let own = self.stages.stepped(&self.lane, to_processes)?;
+        self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
+        self.walk.progress.set(Doing::AwaitingWeights);
+        let copies = links.exchange(own)?;
+        self.walk.progress.set(Doing::Updating);
+        self.stages.take_stepped(&self.config, self.replica, &copies, &self.lane)
     }
 
     /// Ends a step without an update: weights and optimizers stay as they are.
@@ -247,18 +264,18 @@ impl Worker {
         self.walk.progress.set(Doing::Collecting);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Copy)?;
-        if self.replica != Replica(0) {
+        if self.replica != Replica(0) && !self.config.shards_optimizer {
             self.walk.progress.set(Doing::Idle);
             return Ok(Snapshot::default());
         }
         let started = self.walk.journal.start(&self.lane)?;
-        let (stages, optimizer_steps) = self.stages.snapshot()?;
+        let snapshot = self.stages.snapshot(self.replica)?;
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), started, &self.lane)?;
         self.lane.synchronize()?;
         self.walk.journal.settle()?;
         self.walk.progress.set(Doing::Idle);
         // The recorder has the span, and nobody else asks for it.
         drop(self.walk.journal.take());
-        Ok(Snapshot { stages, optimizer_steps })
+        Ok(snapshot)
     }
 }

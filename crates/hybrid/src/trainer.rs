@@ -1,12 +1,14 @@
 //! Whole training steps over the mesh.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use pp_executor::{
-    Batch, ExecError, Progress, RankConfig, RankMemory, Ranks, StageParameters, StageState, What,
+    Batch, ExecError, MomentsPiece, Progress, RankConfig, RankMemory, Ranks, StageParameters,
+    StageState, What,
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{MicroBatch, Replica, Stage};
@@ -194,6 +196,33 @@ impl ModelState {
     }
 }
 
+/// Puts moments together of which each copy of a stage had a share.
+fn join_pieces(
+    ranks: &mut [Vec<StageState>],
+    mut pieces: Vec<MomentsPiece>,
+) -> candle_core::Result<()> {
+    if pieces.is_empty() {
+        return Ok(());
+    }
+    pieces.sort_by_key(|piece| piece.start);
+    let mut of_name: HashMap<(Stage, String), Vec<[Tensor; 2]>> = HashMap::new();
+    for MomentsPiece { stage, name, both, .. } in pieces {
+        of_name.entry((stage, name)).or_default().push(both);
+    }
+    for state in ranks.iter_mut().flatten() {
+        for (name, weight) in &state.weights {
+            // A parameter without numbers has no pieces.
+            let Some(parts) = of_name.remove(&(state.stage, name.clone())) else { continue };
+            let whole = |i: usize| {
+                let parts: Vec<&Tensor> = parts.iter().map(|both| &both[i]).collect();
+                Tensor::cat(&parts, 0)?.reshape(weight.shape())
+            };
+            state.moments.push((name.clone(), [whole(0)?, whole(1)?]));
+        }
+    }
+    Ok(())
+}
+
 impl Trainer {
     /// Starts the ranks; each builds its part of the model.
     ///
@@ -355,13 +384,15 @@ impl Trainer {
     /// # Errors
     /// The first error of any rank.
     pub fn snapshot(&mut self) -> Result<ModelState, TrainerError> {
-        let (mut ranks, mut optimizer_steps) = (Vec::new(), 0);
+        let (mut ranks, mut optimizer_steps, mut pieces) = (Vec::new(), 0, Vec::new());
         for ((replica, _), snapshot) in self.ranks.snapshot()?.into_places() {
+            pieces.extend(snapshot.pieces);
             if replica == Replica(0) {
                 optimizer_steps = optimizer_steps.max(snapshot.optimizer_steps);
                 ranks.push(snapshot.stages);
             }
         }
+        join_pieces(&mut ranks, pieces).map_err(ExecError::from)?;
         Ok(ModelState { ranks, optimizer_steps })
     }
 

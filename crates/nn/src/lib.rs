@@ -24,6 +24,7 @@ mod parameters;
 mod random;
 mod relu;
 mod residue;
+mod shares;
 mod tuning;
 
 // candle calls the driver's functions, and this crate defines them: without the line the linker would
@@ -52,4 +53,5 @@ pub use parameters::{Parameter, ParameterStore, parameter_shapes};
 pub use random::{hash, uniform};
 pub use relu::relu;
 pub use residue::{Residue, ResidueQueue, WeightGradient};
+pub use shares::{Piece, SHARE_BLOCK, shares};
 pub use tuning::{NEEDED, Trial, Tuning, tune};

@@ -6,11 +6,12 @@ use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Shape, Tensor, Var};
 use pulp::{Simd, WithSimd};
 
 use crate::cpu;
 use crate::gradients::{Gradients, in_place};
+use crate::shares::Piece;
 
 /// β₁, β₂ and ε of Adam, as the paper and PyTorch have them.
 const BETA1: f64 = 0.9;
@@ -69,7 +70,9 @@ impl fmt::Display for OptimizerKind {
 pub struct Optimizer {
     kind: OptimizerKind,
     step: i32,
-    /// Of each parameter; empty for SGD.
+    /// What it steps; `None` for all parameters whole.
+    share: Option<Vec<Piece>>,
+    /// Of each parameter or piece; empty for SGD.
     moments: Vec<Moments>,
 }
 
@@ -149,16 +152,37 @@ struct Rates {
 impl Optimizer {
     /// An optimizer that has made no step.
     pub fn new(kind: OptimizerKind) -> Self {
-        Self { kind, step: 0, moments: Vec::new() }
+        Self { kind, step: 0, share: None, moments: Vec::new() }
     }
 
-    /// An optimizer that has made `steps` steps, with the moments that [`Optimizer::moments`] gave
-    /// for these `weights`.
+    /// The same for a share of the parameters: it steps these pieces alone, and has state for them
+    /// alone. Their bits are those of an optimizer for all, if the pieces are those of
+    /// [`shares`](crate::shares).
+    pub fn of_share(kind: OptimizerKind, share: Vec<Piece>) -> Self {
+        Self { kind, step: 0, share: Some(share), moments: Vec::new() }
+    }
+
+    /// The share that it steps; `None` for all parameters whole.
+    pub fn share(&self) -> Option<&[Piece]> {
+        self.share.as_deref()
+    }
+
+    /// The tensors that it has state for: `whole` ones, or their pieces.
+    fn parts(&self, whole: &[&Tensor]) -> Result<Vec<Tensor>> {
+        match &self.share {
+            None => Ok(whole.iter().map(|&tensor| tensor.clone()).collect()),
+            Some(share) => share.iter().map(|piece| piece.of(whole[piece.parameter])).collect(),
+        }
+    }
+
+    /// An optimizer that has made `steps` steps, with the moments of these `weights`. If it has a
+    /// share, the moments are those of all weights as well, and it keeps its part.
     ///
     /// # Errors
     /// There is not one pair of moments for each weight, or one has another size. SGD has none.
     pub fn restored(
         kind: OptimizerKind,
+        share: Option<Vec<Piece>>,
         steps: u64,
         moments: &[[Tensor; 2]],
         weights: &[&Tensor],
@@ -169,9 +193,16 @@ impl Optimizer {
             let found = moments.len();
             candle_core::bail!("{kind} needs {expected} pairs of moments, and {found} were given");
         }
-        let restore = |(both, weight): (&[Tensor; 2], &&Tensor)| Moments::restored(both, weight);
-        let moments = moments.iter().zip(weights).map(restore).collect::<Result<_>>()?;
-        Ok(Self { kind, step, moments })
+        let mut restored = Self { kind, step, share, moments: Vec::new() };
+        if expected > 0 {
+            let whole = |i: usize| moments.iter().map(|both| &both[i]).collect::<Vec<_>>();
+            let parts = [0, 1].map(|i| restored.parts(&whole(i)));
+            let ([ms, vs], weights) = (parts, restored.parts(weights)?);
+            for ((m, v), weight) in ms?.into_iter().zip(vs?).zip(&weights) {
+                restored.moments.push(Moments::restored(&[m, v], weight)?);
+            }
+        }
+        Ok(restored)
     }
 
     /// Steps made so far.
@@ -179,13 +210,14 @@ impl Optimizer {
         u64::try_from(self.step).unwrap_or(0)
     }
 
-    /// Copies, on the host, of the first and the second moments of each of its `weights`, with
-    /// their shapes. Empty for SGD, and before the first step.
+    /// Copies, on the host, of the first and the second moments of each of the `weights`, with their
+    /// shapes; if it has a share, of each of its pieces. Empty for SGD, and before the first step.
     ///
     /// # Errors
     /// If a copy fails.
     pub fn moments(&self, weights: &[&Tensor]) -> Result<Vec<[Tensor; 2]>> {
-        self.moments.iter().zip(weights).map(|(both, weight)| both.host(weight.shape())).collect()
+        let parts = self.parts(weights)?;
+        self.moments.iter().zip(&parts).map(|(both, part)| both.host(part.shape())).collect()
     }
 
     /// Bytes of the state.
@@ -208,14 +240,22 @@ impl Optimizer {
             root: (1.0 / (1.0 - BETA2.powi(self.step)).sqrt()) as f32,
             keep: (1.0 - lr * decay) as f32,
         };
-        for (i, (parameter, gradient)) in gradients.finished()?.enumerate() {
-            let weight = parameter.var.as_tensor();
+        let (vars, sums): (Vec<Var>, Vec<&Tensor>) =
+            gradients.finished()?.map(|(parameter, sum)| (parameter.var.clone(), sum)).unzip();
+        let weights: Vec<&Tensor> = vars.iter().map(Var::as_tensor).collect();
+        let (weights, sums) = (self.parts(&weights)?, self.parts(&sums)?);
+        // Writes new numbers into a weight, or into a piece of one.
+        let is_whole = self.share.is_none();
+        let write = |i: usize, weight: &Tensor, numbers: &Tensor| {
+            if is_whole { vars[i].set(numbers) } else { weight.slice_set(numbers, 0, 0) }
+        };
+        for (i, (weight, gradient)) in weights.iter().zip(&sums).enumerate() {
             if self.kind == OptimizerKind::Sgd {
                 if in_place(weight) {
                     weight.inplace_op2(gradient, &SgdOp(rates))?;
                 } else {
                     let change = (gradient * f64::from(rates.lr * rates.clip))?;
-                    parameter.var.set(&(weight - change)?)?;
+                    write(i, weight, &(weight - change)?)?;
                 }
                 continue;
             }
@@ -235,7 +275,7 @@ impl Optimizer {
                     let denominator = ((v.sqrt()? * f64::from(rates.root))? + EPSILON)?;
                     let change = ((&m / denominator)? * f64::from(rates.step_size))?
                         .reshape(weight.shape())?;
-                    parameter.var.set(&((weight * f64::from(rates.keep))? - change)?)?;
+                    write(i, weight, &((weight * f64::from(rates.keep))? - change)?)?;
                     *moments = Tensor::stack(&[m, v], 0)?;
                 }
             }

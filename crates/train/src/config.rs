@@ -53,6 +53,9 @@ pub struct Config {
     pub pp: Option<u32>,
     /// Data-parallel replicas of the pipeline.
     pub dp: u32,
+    /// Whether each replica keeps the optimizer's state for its share of the parameters alone. That
+    /// changes no bit of a result.
+    pub shards_optimizer: bool,
     /// Stages on each rank; `None` leaves the number to the schedule.
     pub virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next chunk runs.
@@ -117,6 +120,7 @@ impl Config {
             plan: PlanSource::Named(ScheduleName::OneFOneB),
             pp: None,
             dp: 1,
+            shards_optimizer: false,
             virtual_stages: None,
             interleave_group: None,
             memory_limit: None,

@@ -276,20 +276,19 @@ impl Session {
         Prepared::new(config)?.cut(profiles, |_| {})
     }
 
-    /// The predicted memory of each rank. It is empty if memory is not counted, or if the model has
-    /// several copies, whose gradients pass through the ranks.
+    /// The predicted memory of each rank; that of the replica which needs most. It is empty if memory
+    /// is not counted, if layers only wait, and in a process that follows another one.
     ///
     /// # Errors
     /// If a stage cannot be built or run.
     pub fn memory_plan(&self) -> Result<Vec<PlannedMem>, TrainError> {
-        let has_copies = self.config.dp > 1 || self.plan.n_pipes() > 1;
         let follows = self.config.world.as_ref().is_some_and(|world| world.0.index() > 0);
-        if has_copies || self.waits() || follows {
+        if self.waits() || follows {
             return Ok(Vec::new());
         }
         let (inputs, targets) = self.job.data.batch(1, self.rows())?;
         // All ranks are rehearsed here, whichever process will have them.
-        let config = RankConfig { world: None, ..self.ranks(Recorder::disabled(), Instant::now()) };
+        let config = self.ranks(Recorder::disabled(), Instant::now());
         let planned = rehearse(&config, &inputs, &targets)?;
         let of_rank = |(rank, planned): (usize, PlannedMemory)| PlannedMem {
             rank: rank as u32,
@@ -341,6 +340,7 @@ impl Session {
         RankConfig {
             seed: config.seed,
             n_replicas: config.dp,
+            shards_optimizer: config.shards_optimizer,
             devices: self.devices(),
             world: config.world.clone(),
             kernels: self.kernels(),

@@ -18,7 +18,9 @@ fn main() -> anyhow::Result<()> {
     match compared {
         Ok(n) => {
             if session.world().index() == 0 {
-                println!("{n} layouts have the bits of threads");
+                println!(
+                    "{n} layouts have the bits of threads, plain and with shares of the optimizer"
+                );
             }
             Ok(session.end()?)
         }
@@ -35,10 +37,13 @@ fn compare(session: &pp_mpi::Session) -> anyhow::Result<usize> {
     for schedule in ScheduleName::ALL.into_iter().filter(|schedule| schedule.trains()) {
         for (pp, dp) in LAYOUTS.into_iter().filter(|(pp, dp)| pp * dp == world.size()) {
             let Some(plan) = plan(schedule, pp) else { continue };
-            let got = train(&plan, dp, Some(session.world()));
+            let plain = train(&plan, dp, false, Some(session.world()));
+            let sharded = train(&plan, dp, true, Some(session.world()));
             if world.index() == 0 {
-                let want = train(&plan, dp, None);
-                ensure!(got == want, "{schedule} pp={pp} dp={dp}: {got:?} is not {want:?}");
+                let want = train(&plan, dp, false, None);
+                let what = format!("{schedule} pp={pp} dp={dp}");
+                ensure!(plain == want, "{what}: {plain:?} is not {want:?}");
+                ensure!(sharded == want, "{what}, sharded: {sharded:?} is not {want:?}");
             }
             n += 1;
         }

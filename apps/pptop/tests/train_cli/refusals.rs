@@ -351,7 +351,8 @@ fn names_that_come_later_and_names_of_nothing() {
                 &["--pin needs 900 cores for 900 ranks", "at most", "leave --pin out"],
             ),
             ("train --recompute=last", &["last", "all, or stages such as 0,1"]),
-            ("train --transport mpi", &["no flag --transport", "train --help"]),
+            ("train --transport nccl", &["'nccl'", "threads or mpi"]),
+            ("train --lost-after soon", &["--lost-after", "a number of seconds"]),
             ("train --checkpoint-every 3d", &["3d", "90s, 10m or 2h"]),
             ("train --keep 0", &["--keep", "0", "from 1"]),
             ("train --resume", &["--resume", "DIR|RUN|latest"]),
@@ -360,14 +361,14 @@ fn names_that_come_later_and_names_of_nothing() {
             ("train now", &["no argument 'now'"]),
             ("devices --watch", &["no flag --watch", "devices --help"]),
             ("devices all", &["no argument 'all'", "devices --help"]),
-            ("plan", &["no command 'plan'", "train compare bubble schedule attach"]),
+            ("plan", &["no command 'plan'", "train launch compare bubble schedule attach"]),
             ("attach", &["no runs in", "pptop train"]),
             ("export latest", &["no command 'latest'", "chrome-trace"]),
         ],
     );
     for command in ["train", "compare", "devices"] {
         let help = home.stdout(&format!("{command} --help"));
-        for later in ["--transport", "llama", "inject"] {
+        for later in ["nccl", "llama", "inject"] {
             assert!(!help.contains(later), "{later} is in the help of {command}");
         }
         // Rows of a comparison are never continued.

@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport};
-use crate::state::{Named, Snapshot, StageState};
+use crate::state::{MomentsPiece, Named, Snapshot, StageState};
 use crate::transport::LinkError;
 
 /// What a rank answers to a call.
@@ -127,31 +127,48 @@ impl Answer for Snapshot {
             let moments: Vec<String> = stage.moments.iter().map(|(name, _)| name.clone()).collect();
             (stage.stage, weights, moments)
         };
-        let names: Vec<_> = self.stages.iter().map(names).collect();
+        let names = Names {
+            optimizer_steps: self.optimizer_steps,
+            stages: self.stages.iter().map(names).collect(),
+            pieces: self.pieces.iter().map(|p| (p.stage, p.name.clone(), p.start)).collect(),
+        };
         let mut tensors = Vec::new();
         for stage in &self.stages {
             tensors.extend(stage.weights.iter().map(|(_, tensor)| tensor.clone()));
             tensors.extend(stage.moments.iter().flat_map(|(_, both)| both.clone()));
         }
-        Ok((to_bytes(&(self.optimizer_steps, names))?, tensors))
+        tensors.extend(self.pieces.iter().flat_map(|piece| piece.both.clone()));
+        Ok((to_bytes(&names)?, tensors))
     }
 
     fn unpack(bytes: &[u8], tensors: Vec<Tensor>) -> Result<Self, LinkError> {
-        type Names = (u64, Vec<(Stage, Vec<String>, Vec<String>)>);
-        let (optimizer_steps, names): Names = from_bytes(bytes)?;
+        let names: Names = from_bytes(bytes)?;
         let mut tensors = tensors.into_iter();
-        let mut stages = Vec::with_capacity(names.len());
-        for (stage, weights, moments) in names {
+        let mut stages = Vec::with_capacity(names.stages.len());
+        for (stage, weights, moments) in names.stages {
             let weights = weights.into_iter().zip(tensors.by_ref()).collect();
             let mut both = || Some([tensors.next()?, tensors.next()?]);
             let with_both = |name: String| both().map(|both| (name, both));
             let moments = moments.into_iter().filter_map(with_both).collect();
             stages.push(StageState { stage, weights, moments });
         }
-        Ok(Self { stages, optimizer_steps })
+        let mut both = || Some([tensors.next()?, tensors.next()?]);
+        let piece = |(stage, name, start)| Some(MomentsPiece { stage, name, start, both: both()? });
+        // A brief answer has names and no tensors.
+        let pieces = names.pieces.into_iter().filter_map(piece).collect();
+        Ok(Self { stages, pieces, optimizer_steps: names.optimizer_steps })
     }
 
     fn brief(&self) -> Self {
-        Self { stages: Vec::new(), optimizer_steps: self.optimizer_steps }
+        Self { optimizer_steps: self.optimizer_steps, ..Self::default() }
     }
+}
+
+/// What a snapshot has beside its tensors.
+#[derive(Serialize, Deserialize)]
+struct Names {
+    optimizer_steps: u64,
+    /// Stages with the names of their weights and of their moments.
+    stages: Vec<(Stage, Vec<String>, Vec<String>)>,
+    pieces: Vec<(Stage, String, usize)>,
 }

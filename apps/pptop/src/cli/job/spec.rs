@@ -85,6 +85,7 @@ impl Spec {
                     .or(preset.map(|preset| preset.clip_norm))
                     .or(default.clip_norm),
                 recompute: args.recompute.clone().unwrap_or_default(),
+                shards_optimizer: args.shard_optimizer,
                 pinned: args.pin,
                 kernels: args.kernels.unwrap_or_default(),
                 packs_weights: !args.no_packed_weights,
