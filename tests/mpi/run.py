@@ -132,6 +132,8 @@ def launch(world):
     check(done.returncode == 0, "a batch script of Slurm is no step: " + done.err)
     done = world.run([*world.mpirun(2), *command, "--pp", "2"], env={"WORLD_SIZE": "8"})
     check(done.returncode == 2 and "MPI has 2 processes" in done.err, done.err)
+    done = world.run([*world.mpirun(2), world.pptop, "compare"])
+    check(done.returncode == 2 and "compare runs in one process" in done.err, done.err)
     # One process below mpirun is a run on threads.
     done = world.run([*world.mpirun(1), *command, "--pp", "2", "--headless"])
     check(done.returncode == 0 and "transport" not in done.out, done.out + done.err)

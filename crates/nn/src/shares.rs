@@ -1,6 +1,6 @@
 //! Shares of parameters: who of several copies of a model keeps the optimizer's state of what.
 //!
-//! This is stage 1 of ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1): each copy steps
+//! This is stage 1 of `ZeRO` (Rajbhandari et al. 2020, arXiv:1910.02054, section 5.1): each copy steps
 //! its share of the parameters, and hands the new weights to the others.
 
 use candle_core::{Result, Tensor};

@@ -42,6 +42,7 @@ pub enum DeviceChoice {
 }
 
 /// The configuration of a training run.
+#[expect(clippy::struct_excessive_bools, reason = "none depends on the others")]
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The model, its loss and its data.

@@ -84,6 +84,16 @@ fn refuse_strangers(processes: u64) -> Result<(), CliError> {
     )))
 }
 
+/// Refuses a command that would run once in each of several processes.
+pub(crate) fn refuse_launchers(command: &str) -> Result<(), CliError> {
+    match meant().filter(|&(_, n)| n > 1 && is_launched()) {
+        None => Ok(()),
+        Some((_, n)) => Err(CliError::Usage(format!(
+            "{command} runs in one process, and a launcher has started {n}; start it without mpirun or srun"
+        ))),
+    }
+}
+
 impl ProcessArgs {
     /// Joins the processes of this job, if a launcher has started several.
     ///

@@ -146,6 +146,7 @@ struct Base {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    super::processes::refuse_launchers("compare")?;
     let started = Instant::now();
     let is_all = args.schedules.iter().any(|name| name == ALL);
     let mut schedules: Vec<Wanted> = Vec::new();

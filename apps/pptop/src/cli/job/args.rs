@@ -226,8 +226,8 @@ pub(crate) struct JobArgs {
     /// list of stages such as 0,1
     #[arg(long, value_name = "STAGES", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_parser = recompute, help_heading = headings::PIPELINE)]
     pub(crate) recompute: Option<pp_train::Recompute>,
-    /// Let each replica keep the optimizer's state for its share of the parameters only (ZeRO stage
-    /// 1); the results have the same bits
+    /// Let each replica keep the optimizer's state for its share of the parameters only; the results
+    /// have the same bits
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) shard_optimizer: bool,
     /// Pin the thread of each rank to its own core; needs one core per rank, and two pinned runs
