@@ -38,7 +38,10 @@ pub trait World: Send + Sync {
 
     /// Opens the links of this process's rank, and calls `body` with them, once, on this thread.
     /// Returns when `body` does.
-    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>));
+    ///
+    /// # Errors
+    /// The links cannot be opened; `body` is not called then.
+    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) -> Result<(), LinkError>;
 
     /// Process 0 gives `bytes` to all others; `None` on every other process, which gets them. All
     /// processes call this at the same time, outside of any call to the ranks.

@@ -104,7 +104,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             Ok(())
         };
         failed = measure().err();
-    });
+    })?;
     match failed {
         Some(error) => Err(error),
         None => Ok(session.end()?),

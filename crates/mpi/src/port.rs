@@ -106,6 +106,7 @@ impl Drop for Body {
 /// Opens a port on this thread for as long as `body` runs.
 pub(crate) fn open(
     comm: &Arc<Communicator>,
+    number: &'static CustomDatatype,
     hosts: &Arc<Hosts>,
     me: u32,
     activity: &Arc<Activity>,
@@ -115,9 +116,6 @@ pub(crate) fn open(
     for (index, &mpi_rank) in hosts.mpi_ranks.iter().enumerate() {
         index_of[mpi_rank as usize] = index as u32;
     }
-    let number = CustomDatatype::contiguous::<f32>(1).map_err(|error| said(&error))?;
-    // Requests use it until the process ends.
-    let number: &'static CustomDatatype = Box::leak(Box::new(number));
     let opened = ferrompi::scope(|scope| {
         let alive = Rc::new(());
         let port = MpiPort {

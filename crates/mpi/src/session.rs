@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ferrompi::{Mpi, ThreadLevel};
+use ferrompi::{CustomDatatype, Mpi, ThreadLevel};
 use pp_executor::{LinkError, World};
 
 use crate::activity::Activity;
@@ -74,6 +74,8 @@ impl Session {
             ranks: Arc::new(all.duplicate()?),
             watch: Arc::new(all.duplicate()?),
             given: all.duplicate()?,
+            // Requests use it until the process ends.
+            number: Box::leak(Box::new(CustomDatatype::contiguous::<f32>(1)?)),
             activity: Arc::new(Activity::default()),
             seen: Arc::new(Seen::default()),
         });

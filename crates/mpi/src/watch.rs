@@ -81,6 +81,15 @@ pub(crate) struct Watch {
 /// when one has died, and gives them a second.
 const HURRIED: Duration = Duration::from_millis(350);
 
+/// When a process was heard of.
+#[derive(Clone, Copy)]
+struct Heard {
+    at: Instant,
+    /// Whether its silence since then means anything. If this process was stopped, the others may
+    /// have given it up and be gone, and only one that is heard of again counts.
+    counts: bool,
+}
+
 /// Tells all other processes that this one cannot go on.
 pub(crate) fn fail(watch: &Communicator, hosts: &Hosts, me: u32, notice: &[u8]) {
     let notice = &notice[..notice.len().min(NOTICE_BYTES)];
@@ -98,11 +107,10 @@ impl Watch {
         // Sleeps end when they should, or messages would lie around.
         let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
         let n = self.hosts.mpi_ranks.len();
-        let mut heard = vec![Instant::now(); n];
+        let mut heard = vec![Heard { at: Instant::now(), counts: true }; n];
         let mut beat = Instant::now();
         let mut last_look = Instant::now();
         let mut last_polls = 0;
-        let mut stopped: Option<Instant> = None;
         while !self.seen.is_over.load(Ordering::Relaxed) {
             let polls = self.activity.polls();
             let is_polling = std::mem::replace(&mut last_polls, polls) != polls;
@@ -114,18 +122,14 @@ impl Watch {
             }
             let now = Instant::now();
             if now - last_look > STOPPED {
-                heard.fill(now);
-                stopped = Some(now);
+                heard.fill(Heard { at: now, counts: false });
             }
             last_look = now;
             if now - beat >= BEAT {
                 beat = now;
                 self.beat();
             }
-            // The others have seen that this process was stopped. They may be gone because of it.
-            if stopped.is_none_or(|stopped| now - stopped > self.silence) {
-                self.look_for_silence(&heard, now);
-            }
+            self.look_for_silence(&heard, now);
             let is_busy = self.activity.pending() > 0 && !is_polling;
             std::thread::sleep(if is_busy { BUSY } else { CALM });
         }
@@ -150,7 +154,7 @@ impl Watch {
     }
 
     /// Takes what other watching threads have sent.
-    fn listen(&self, heard: &mut [Instant]) -> ferrompi::Result<()> {
+    fn listen(&self, heard: &mut [Heard]) -> ferrompi::Result<()> {
         while let Some((message, status)) = self.watchers.improbe::<u8>(Source::Any, Tag::Any)? {
             let mut bytes = vec![0_u8; status.count.unwrap_or(0)];
             let status = message.mrecv(&mut bytes)?;
@@ -158,7 +162,7 @@ impl Watch {
             let Some(from) = self.hosts.mpi_ranks.iter().position(|&rank| rank == mpi_rank) else {
                 continue;
             };
-            heard[from] = Instant::now();
+            heard[from] = Heard { at: Instant::now(), counts: true };
             if status.tag == Tag::Value(FAIL) {
                 self.seen.note(Trouble::Told { from: from as u32, notice: bytes.into() });
             } else if let Some(progress) = &*lock(&self.seen.progress) {
@@ -172,13 +176,14 @@ impl Watch {
         Ok(())
     }
 
-    fn look_for_silence(&self, heard: &[Instant], now: Instant) {
+    fn look_for_silence(&self, heard: &[Heard], now: Instant) {
         let is_hurried = self.seen.is_hurried.load(Ordering::Relaxed);
         let most = if is_hurried { HURRIED.min(self.silence) } else { self.silence };
-        let silent = |&(index, _): &(usize, i32)| now - heard[index] > most;
+        let silent =
+            |&(index, _): &(usize, i32)| heard[index].counts && now - heard[index].at > most;
         // The one that is silent for longest.
-        if let Some((index, _)) = self.others().filter(silent).min_by_key(|&(i, _)| heard[i]) {
-            let silent = now - heard[index];
+        if let Some((index, _)) = self.others().filter(silent).min_by_key(|&(i, _)| heard[i].at) {
+            let silent = now - heard[index].at;
             self.seen.note(Trouble::Lost { index: index as u32, silent });
         }
     }

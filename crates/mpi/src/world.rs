@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use ferrompi::{Communicator, PersistentRequest, Tag};
+use ferrompi::{Communicator, CustomDatatype, PersistentRequest, Tag};
 use pp_executor::{LinkError, Port, Progress, Trouble, World};
 
 use crate::activity::Activity;
@@ -26,6 +26,8 @@ pub(crate) struct MpiWorld {
     pub(crate) ranks: Arc<Communicator>,
     pub(crate) watch: Arc<Communicator>,
     pub(crate) given: Communicator,
+    /// One number of 32 bits.
+    pub(crate) number: &'static CustomDatatype,
     pub(crate) activity: Arc<Activity>,
     pub(crate) seen: Arc<Seen>,
 }
@@ -117,10 +119,8 @@ impl World for MpiWorld {
         self.hosts.has_core[self.me as usize]
     }
 
-    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) {
-        if let Err(error) = port::open(&self.ranks, &self.hosts, self.me, &self.activity, body) {
-            fail(&self.watch, &self.hosts, self.me, error.0.as_bytes());
-        }
+    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) -> Result<(), LinkError> {
+        port::open(&self.ranks, self.number, &self.hosts, self.me, &self.activity, body)
     }
 
     fn broadcast(&self, bytes: Option<Vec<u8>>) -> Result<Vec<u8>, LinkError> {

@@ -37,12 +37,12 @@ fn compare(session: &pp_mpi::Session) -> anyhow::Result<usize> {
     for schedule in ScheduleName::ALL.into_iter().filter(|schedule| schedule.trains()) {
         for (pp, dp) in LAYOUTS.into_iter().filter(|(pp, dp)| pp * dp == world.size()) {
             let Some(plan) = plan(schedule, pp) else { continue };
-            let plain = train(&plan, dp, false, Some(session.world()));
+            let whole = train(&plan, dp, false, Some(session.world()));
             let sharded = train(&plan, dp, true, Some(session.world()));
             if world.index() == 0 {
                 let want = train(&plan, dp, false, None);
                 let what = format!("{schedule} pp={pp} dp={dp}");
-                ensure!(plain == want, "{what}: {plain:?} is not {want:?}");
+                ensure!(whole == want, "{what}: {whole:?} is not {want:?}");
                 ensure!(sharded == want, "{what}, sharded: {sharded:?} is not {want:?}");
             }
             n += 1;

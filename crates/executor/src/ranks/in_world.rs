@@ -64,7 +64,7 @@ impl Ranks {
             let (config, world) = (config.clone(), Arc::clone(world));
             let (progress, is_stopped) = (progress.clone(), Arc::clone(&is_stopped));
             move || {
-                world.clone().open(&mut |port| {
+                let opened = world.open(&mut |port| {
                     let stopped = Arc::clone(&is_stopped);
                     let links =
                         Links::new(Arc::clone(&world), port, n_ranks, stopped, config.origin);
@@ -84,6 +84,10 @@ impl Ranks {
                     let first = |worker: &mut Worker| worker.in_world(|w| Ok(w.stage_parameters()));
                     serve(0, (replica, rank), make, first, &received, reply.clone());
                 });
+                if let Err(error) = opened {
+                    // Whoever waited for this rank is gone when the run is over.
+                    let _ = reply.send(Box::new((0, Err(ExecError::Link(error)))));
+                }
             }
         };
         let handle = std::thread::Builder::new()

@@ -74,12 +74,13 @@ impl World for Double {
         false
     }
 
-    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) {
-        if let Some(receiver) = lock(&self.receiver).take() {
-            let senders = Arc::clone(&self.senders);
-            let port = DoublePort { index: self.index, senders, receiver, late: VecDeque::new() };
-            body(Box::new(port));
-        }
+    fn open(&self, body: &mut dyn FnMut(Box<dyn Port>)) -> Result<(), LinkError> {
+        let receiver = lock(&self.receiver).take();
+        let receiver =
+            receiver.ok_or_else(|| LinkError("the links are open already".to_owned()))?;
+        let senders = Arc::clone(&self.senders);
+        body(Box::new(DoublePort { index: self.index, senders, receiver, late: VecDeque::new() }));
+        Ok(())
     }
 
     fn broadcast(&self, bytes: Option<Vec<u8>>) -> Result<Vec<u8>, LinkError> {
