@@ -92,6 +92,8 @@ impl Fault {
             FaultKind::Stop => {
                 // As above.
                 let _ = kill_process(getpid(), Signal::STOP);
+                // The system may take a moment to stop this thread as well.
+                std::thread::sleep(Duration::from_millis(200));
                 Ok(())
             }
             FaultKind::Hang => sleep_for_ever(),

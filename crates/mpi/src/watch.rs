@@ -23,6 +23,9 @@ const BEAT: Duration = Duration::from_millis(100);
 /// silent meanwhile.
 const STOPPED: Duration = Duration::from_secs(1);
 
+/// For how long a process that was stopped may be why it is asked to end.
+const REASON_FOR: Duration = Duration::from_secs(30);
+
 /// Tags of the messages between the watching threads.
 const HEART: i32 = 1;
 const FAIL: i32 = 2;
@@ -111,6 +114,7 @@ impl Watch {
         let mut beat = Instant::now();
         let mut last_look = Instant::now();
         let mut last_polls = 0;
+        let mut stopped: Option<Instant> = None;
         while !self.seen.is_over.load(Ordering::Relaxed) {
             let polls = self.activity.polls();
             let is_polling = std::mem::replace(&mut last_polls, polls) != polls;
@@ -123,13 +127,19 @@ impl Watch {
             let now = Instant::now();
             if now - last_look > STOPPED {
                 heard.fill(Heard { at: now, counts: false });
+                stopped = Some(now);
             }
             last_look = now;
             if now - beat >= BEAT {
                 beat = now;
                 self.beat();
             }
-            self.look_for_silence(&heard, now);
+            // A process that was stopped a moment ago, and is asked to end, is itself the reason.
+            let is_reason = self.seen.is_hurried.load(Ordering::Relaxed)
+                && stopped.is_some_and(|stopped| now - stopped < REASON_FOR);
+            if !is_reason {
+                self.look_for_silence(&heard, now);
+            }
             let is_busy = self.activity.pending() > 0 && !is_polling;
             std::thread::sleep(if is_busy { BUSY } else { CALM });
         }
