@@ -73,10 +73,10 @@ class World:
         done.err = done.stderr.decode(errors="replace")
         return done
 
-    def train(self, flags, launcher=(), seconds=60, env=None):
+    def train(self, flags, launcher=(), seconds=60, env=None, job=JOB):
         """Trains, and returns the events of the run."""
         done = self.run(
-            [*launcher, self.pptop, "train", *JOB, "--headless", "--json", *flags], seconds, env
+            [*launcher, self.pptop, "train", *job, "--headless", "--json", *flags], seconds, env
         )
         lines = [line for line in done.out.splitlines() if line.startswith("{")]
         check(done.returncode == 0 and lines, f"{flags}: {done.returncode} {done.out} {done.err}")
@@ -137,10 +137,12 @@ def launch(world):
     # One process below mpirun is a run on threads.
     done = world.run([*world.mpirun(1), *command, "--pp", "2", "--headless"])
     check(done.returncode == 0 and "transport" not in done.out, done.out + done.err)
-    # A signal to one process, which is not the first, ends all after their step.
+    # A signal to one process, which is not the first, ends all after their step. It is no failure,
+    # after which they would be started again.
     folder = world.folder("signal")
     command[-1] = "1000000"
-    job = [*mpirun, *command, "--pp", "4", "--run-dir", str(folder), "--headless"]
+    job = [world.pptop, "launch", "--restarts", "2", "--", *mpirun, *command, "--pp", "4"]
+    job += ["--run-dir", str(folder), "--headless", "--checkpoint-every", "100000"]
     child = subprocess.Popen(
         [str(word) for word in job], env=world.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -196,6 +198,18 @@ def resume(world):
         from_step = next((folder / "checkpoints").glob("step-*4"))
         events = world.train(["--resume", from_step, *flag], then)
         check(trace(events) == (calm[0][4:], calm[1]), f"shares, resumed on {then}: another trace")
+    # A width for which shares end inside parameters, on two and on three replicas.
+    for dp, batch in ((2, 16), (3, 24)):
+        wide = [word if word != "32" else "96" for word in JOB]
+        wide = [word if word != "16" else str(batch) for word in wide]
+        flags = ["--pp", "2", "--dp", str(dp), "--steps", "4", "--checkpoint-every", "2"]
+        plain = trace(world.train(flags, job=wide))
+        folder = world.folder("wide")
+        shared = [*flags, "--shard-optimizer", "--run-dir", folder]
+        check(trace(world.train(shared, world.mpirun(2 * dp), job=wide)) == plain, f"dp={dp}")
+        from_step = next((folder / "checkpoints").glob("step-*2"))
+        events = world.train(["--resume", from_step], job=[])
+        check(trace(events) == (plain[0][2:], plain[1]), f"dp={dp}, resumed: another trace")
     # With other ranks, and the same number of replicas.
     events = world.train(["--resume", step, "--pp", "1"], world.mpirun(2))
     check(trace(events) == (calm[0][4:], calm[1]), "resumed with fewer ranks: another trace")

@@ -54,7 +54,7 @@ pub trait World: Send + Sync {
     /// same table what theirs are doing, as far as this process is told.
     fn watch(&self, progress: Progress);
 
-    /// Tells all other processes that this one cannot go on. Returns at once.
+    /// Tells all other processes that this one cannot go on, and why, in plain text. Returns at once.
     fn fail(&self, notice: Vec<u8>);
 
     /// The reason why the run cannot go on, if another process has one. Never waits.
@@ -121,6 +121,15 @@ pub enum Trouble {
         /// For how long it has been silent.
         silent: Duration,
     },
+}
+
+impl Trouble {
+    /// What a notice says: see [`World::fail`].
+    pub fn why(notice: &[u8]) -> String {
+        let found: Result<serde_json::Value, _> = serde_json::from_slice(notice);
+        let why = found.ok().and_then(|found| found.get("why")?.as_str().map(ToOwned::to_owned));
+        why.unwrap_or_else(|| String::from_utf8_lossy(notice).into_owned())
+    }
 }
 
 /// A message could not be moved.

@@ -392,6 +392,10 @@ impl Trainer {
                 ranks.push(snapshot.stages);
             }
         }
+        if self.config.ranks.world.as_ref().is_some_and(|world| world.0.index() > 0) {
+            // Process 0 has the state of all ranks. This one has a part of it, which is nobody's.
+            return Ok(ModelState { ranks: Vec::new(), optimizer_steps });
+        }
         join_pieces(&mut ranks, pieces).map_err(ExecError::from)?;
         Ok(ModelState { ranks, optimizer_steps })
     }

@@ -61,6 +61,18 @@ impl Session {
         if mpi.thread_level() != ThreadLevel::Multiple {
             return Err(MpiError::Threads(mpi.thread_level()));
         }
+        match Self::join(&mpi, silence) {
+            Ok((world, watch)) => Ok(Self { world, watch: Some(watch), mpi: Some(mpi) }),
+            Err(error) => {
+                // Dropping it would wait for the others, and they for this process. It ends soon, and
+                // the launcher then ends all.
+                std::mem::forget(mpi);
+                Err(error)
+            }
+        }
+    }
+
+    fn join(mpi: &Mpi, silence: Duration) -> Result<(Arc<MpiWorld>, JoinHandle<()>), MpiError> {
         let all = mpi.world();
         let own = hosts::tell(&all.processor_name()?);
         let mut told = vec![0; own.len() * all.size() as usize];
@@ -89,7 +101,7 @@ impl Session {
             silence,
         };
         let watch = std::thread::Builder::new().name("mpi".to_owned()).spawn(|| watch.run());
-        Ok(Self { world, watch: Some(watch.map_err(MpiError::Spawn)?), mpi: Some(mpi) })
+        Ok((world, watch.map_err(MpiError::Spawn)?))
     }
 
     /// The processes of the job.

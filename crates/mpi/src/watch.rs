@@ -83,6 +83,11 @@ pub(crate) struct Watch {
 /// How long a process may be silent once this one was asked to end. The launcher asks all processes
 /// when one has died, and gives them a second.
 const HURRIED: Duration = Duration::from_millis(350);
+/// For how long. If nobody has died by then, the signal had another reason.
+const HURRY_FOR: Duration = Duration::from_millis(2500);
+/// A process that was silent for so long is told nothing more until it is heard of again: messages
+/// that nobody takes fill the library's room, and then a send waits.
+const TALK_FOR: Duration = Duration::from_secs(3);
 
 /// When a process was heard of.
 #[derive(Clone, Copy)]
@@ -115,6 +120,7 @@ impl Watch {
         let mut last_look = Instant::now();
         let mut last_polls = 0;
         let mut stopped: Option<Instant> = None;
+        let mut asked: Option<Instant> = None;
         while !self.seen.is_over.load(Ordering::Relaxed) {
             let polls = self.activity.polls();
             let is_polling = std::mem::replace(&mut last_polls, polls) != polls;
@@ -132,13 +138,17 @@ impl Watch {
             last_look = now;
             if now - beat >= BEAT {
                 beat = now;
-                self.beat();
+                self.beat(&heard, now);
             }
             // A process that was stopped a moment ago, and is asked to end, is itself the reason.
-            let is_reason = self.seen.is_hurried.load(Ordering::Relaxed)
-                && stopped.is_some_and(|stopped| now - stopped < REASON_FOR);
+            if asked.is_none() && self.seen.is_hurried.load(Ordering::Relaxed) {
+                asked = Some(now);
+            }
+            let is_hurried = asked.is_some_and(|asked| now - asked < HURRY_FOR);
+            let is_reason =
+                asked.is_some() && stopped.is_some_and(|stopped| now - stopped < REASON_FOR);
             if !is_reason {
-                self.look_for_silence(&heard, now);
+                self.look_for_silence(&heard, now, is_hurried);
             }
             let is_busy = self.activity.pending() > 0 && !is_polling;
             std::thread::sleep(if is_busy { BUSY } else { CALM });
@@ -152,12 +162,13 @@ impl Watch {
         self.hosts.mpi_ranks.iter().copied().enumerate().filter(is_heard)
     }
 
-    fn beat(&self) {
+    fn beat(&self, heard: &[Heard], now: Instant) {
         let words = {
             let progress = lock(&self.seen.progress);
             progress.as_ref().map_or([0; 2], |progress| progress.words(self.me as usize))
         };
-        for (_, to) in self.others() {
+        let talks = |&(index, _): &(usize, i32)| now - heard[index].at < TALK_FOR;
+        for (_, to) in self.others().filter(talks) {
             // Who cannot be told will notice the silence.
             let _ = self.watchers.send(&words, to, HEART);
         }
@@ -186,8 +197,7 @@ impl Watch {
         Ok(())
     }
 
-    fn look_for_silence(&self, heard: &[Heard], now: Instant) {
-        let is_hurried = self.seen.is_hurried.load(Ordering::Relaxed);
+    fn look_for_silence(&self, heard: &[Heard], now: Instant, is_hurried: bool) {
         let most = if is_hurried { HURRIED.min(self.silence) } else { self.silence };
         let silent =
             |&(index, _): &(usize, i32)| heard[index].counts && now - heard[index].at > most;

@@ -33,27 +33,37 @@ pub(crate) struct MpiWorld {
 }
 
 impl MpiWorld {
-    /// Waits for a message outside the ranks.
+    /// Starts a request outside the ranks, and waits for it.
     fn complete<T: ferrompi::MpiDatatype>(
         &self,
-        request: &mut PersistentRequest<T>,
-    ) -> Result<(), LinkError> {
-        while request.test().map_err(|error| said(&error))?.is_none() {
-            self.check()?;
-            std::thread::sleep(LOOK);
+        mut request: PersistentRequest<T>,
+    ) -> Result<PersistentRequest<T>, LinkError> {
+        request.start().map_err(|error| said(&error))?;
+        loop {
+            let tested = request.test().map_err(|error| said(&error)).and_then(|done| {
+                self.check()?;
+                Ok(done.is_some())
+            });
+            match tested {
+                Ok(true) => return Ok(request),
+                Ok(false) => std::thread::sleep(LOOK),
+                Err(error) => {
+                    // Dropping it would wait for a message that never comes. The process ends soon.
+                    std::mem::forget(request);
+                    return Err(error);
+                }
+            }
         }
-        Ok(())
     }
 
     fn check(&self) -> Result<(), LinkError> {
         let host = |index: u32| self.hosts.names.get(index as usize).cloned().unwrap_or_default();
         match self.seen.trouble() {
             None => Ok(()),
-            Some(Trouble::Told { from, notice }) => Err(LinkError(format!(
-                "process {from} on {} cannot go on: {}",
-                host(from),
-                String::from_utf8_lossy(&notice)
-            ))),
+            Some(Trouble::Told { from, notice }) => {
+                let (host, why) = (host(from), Trouble::why(&notice));
+                Err(LinkError(format!("process {from} on {host} cannot go on: {why}")))
+            }
             Some(Trouble::Lost { index, silent }) => Err(LinkError(format!(
                 "process {index} on {} is silent for {:.1} s: it is gone, stopped, or cannot be reached",
                 host(index),
@@ -77,28 +87,21 @@ impl MpiWorld {
     fn send(&self, to: u32, bytes: Vec<u8>) -> Result<(), LinkError> {
         let to = self.hosts.mpi_ranks[to as usize];
         let length = vec![bytes.len() as u64];
-        let mut length = self.given.send_init(length, to, LENGTH).map_err(|e| said(&e))?;
-        length.start().map_err(|error| said(&error))?;
-        self.complete(&mut length)?;
-        let mut request = self.given.send_init(bytes, to, BYTES).map_err(|e| said(&e))?;
-        request.start().map_err(|error| said(&error))?;
-        self.complete(&mut request)
+        let length = self.given.send_init(length, to, LENGTH).map_err(|e| said(&e))?;
+        self.complete(length)?;
+        let request = self.given.send_init(bytes, to, BYTES).map_err(|e| said(&e))?;
+        self.complete(request).map(drop)
     }
 
     fn receive(&self, from: u32) -> Result<Vec<u8>, LinkError> {
         let from = self.hosts.mpi_ranks[from as usize];
-        let length = vec![0_u64];
-        let mut length =
-            self.given.recv_init(length, from, Tag::Value(LENGTH)).map_err(|e| said(&e))?;
-        length.start().map_err(|error| said(&error))?;
-        self.complete(&mut length)?;
-        let n = length.into_buffer().map_err(|error| said(&error))?.first().copied().unwrap_or(0);
-        let bytes = vec![0_u8; n as usize];
-        let mut request =
-            self.given.recv_init(bytes, from, Tag::Value(BYTES)).map_err(|e| said(&e))?;
-        request.start().map_err(|error| said(&error))?;
-        self.complete(&mut request)?;
-        request.into_buffer().map_err(|error| said(&error))
+        let tag = Tag::Value(LENGTH);
+        let length = self.given.recv_init(vec![0_u64], from, tag).map_err(|e| said(&e))?;
+        let length = self.complete(length)?.into_buffer().map_err(|error| said(&error))?;
+        let bytes = vec![0_u8; length.first().copied().unwrap_or(0) as usize];
+        let tag = Tag::Value(BYTES);
+        let request = self.given.recv_init(bytes, from, tag).map_err(|e| said(&e))?;
+        self.complete(request)?.into_buffer().map_err(|error| said(&error))
     }
 }
 

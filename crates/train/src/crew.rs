@@ -201,7 +201,9 @@ impl Follower<'_> {
                     }
                 }
                 Some(Order::Evaluate) => {
-                    self.trainer.evaluate_while(&self.pieces, |_| true)?;
+                    let signals = self.signals.clone();
+                    let is_asked = || signals.as_ref().and_then(Signals::signal).is_some();
+                    self.trainer.evaluate_while(&self.pieces, |_| !is_asked())?;
                 }
                 Some(Order::Weights) => drop(self.trainer.weights()?),
                 Some(Order::Gradients) => drop(self.trainer.gradients()?),

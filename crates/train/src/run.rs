@@ -197,6 +197,7 @@ impl<'a> Run<'a> {
             runs: self.runs(),
             waiting: self.checkpoints.waiting(),
             socket: self.control.as_ref().map(|control| control.path().to_owned()),
+            world: self.session.config.world.clone(),
         };
         StallWatch::begin(watched).unwrap_or_else(|error| {
             self.warn(None, format!("a rank that stalls will not be told: {error}"));
@@ -265,9 +266,12 @@ impl<'a> Run<'a> {
     /// Trains, and lets the processes go that follow this one.
     fn train(&mut self) -> Result<Finished, Stopped> {
         let result = self.train_steps();
+        if matches!(result, Err(Stopped::Failed(_))) {
+            // The others wait in a call, and are ended with this process.
+            return result;
+        }
         match self.trainer.end() {
             Err(error) if result.is_ok() => Err(Stopped::Failed(error)),
-            // After an error of a rank there is nobody left to tell.
             _ => result,
         }
     }

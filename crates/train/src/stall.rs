@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-use pp_executor::{Doing, Progress, RankProgress, TimedProgress};
+use pp_executor::{Doing, InWorld, Progress, RankProgress, TimedProgress};
 use pp_hybrid::checkpoint::list;
 use pp_schedule::ValidPlan;
 use pp_telemetry::{End, Event, Recorder, Warn};
@@ -67,6 +67,8 @@ pub(crate) struct Watched {
     pub(crate) waiting: Waiting,
     /// The socket for requests, which goes with the process.
     pub(crate) socket: Option<PathBuf>,
+    /// The other processes of the run, which end with this one.
+    pub(crate) world: Option<InWorld>,
 }
 
 /// The watch, while the run trains.
@@ -214,6 +216,9 @@ impl Watched {
         if let Some(socket) = &self.socket {
             // What stays is removed by the next run that listens.
             let _ = std::fs::remove_file(socket);
+        }
+        if let Some(InWorld(world)) = &self.world {
+            world.abort(1);
         }
         signal_hook::low_level::exit(1)
     }

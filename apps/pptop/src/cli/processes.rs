@@ -210,11 +210,16 @@ impl Joined {
             let _ = super::exit(Err(CliError::Failed(lost)));
             world.abort(1)
         }
-        // A process that follows has told process 0 what was wrong, which then ends all.
+        // Process 0 is told what was wrong. It writes down the end of the run, after a checkpoint that
+        // is being written, and then ends all.
         let leads = world.index() == 0;
         if !leads {
-            let begun = std::time::Instant::now();
-            while begun.elapsed() < LAST_WORDS && !is_lost(world.as_ref()) {
+            if let (Err(CliError::Usage(why) | CliError::Failed(why)), None) =
+                (&ended, world.trouble())
+            {
+                world.fail(why.clone().into_bytes());
+            }
+            while !is_lost(world.as_ref()) {
                 std::thread::sleep(Duration::from_millis(20));
             }
             // Without process 0 all say the same: the next one says it, and ends all.
@@ -227,16 +232,21 @@ impl Joined {
             Ok(()) | Err(CliError::Failed(_)) => 1,
             Err(CliError::Code(code)) => i32::from(*code),
         };
-        let _ = super::exit(ended);
+        let host = world.hosts().get(world.index() as usize).cloned().unwrap_or_default();
+        let _ = super::exit(match ended {
+            Err(CliError::Usage(text)) if !leads => {
+                Err(CliError::Usage(format!("on {host}: {text}")))
+            }
+            Err(CliError::Failed(text)) if !leads => {
+                Err(CliError::Failed(format!("on {host}: {text}")))
+            }
+            ended => ended,
+        });
         // The output of this process is on its way through the launcher.
         std::thread::sleep(Duration::from_millis(100));
         world.abort(code)
     }
 }
-
-/// How long process 0 gets to write down what was wrong, and to end all.
-#[cfg(feature = "mpi")]
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Whether process 0 is gone, so that it can say nothing.
 #[cfg(feature = "mpi")]

@@ -19,6 +19,9 @@ use signal_hook::iterator::Signals;
 use self::ending::{Ending, Failure, REFUSED, ending, last_step};
 use super::{CliError, note};
 
+/// Exit codes above are those of runs that were asked to end.
+const STOPPED: i32 = 128;
+
 /// What the parent has to know of the run.
 pub(crate) struct Supervised {
     /// Restarts at most.
@@ -119,6 +122,12 @@ impl Supervised {
                 status.and_then(|status| status.reason).or_else(|| lost_rank(&attempt.dir))
             };
             let is_launched = self.launched.is_some();
+            // A stop that reached the run past this process: by a request, or by a batch system.
+            let has_stopped = || {
+                let code = status_of(&attempt.dir).and_then(|status| status.code);
+                is_launched && code.is_some_and(|code| code > STOPPED)
+            };
+            let is_asked = is_asked || has_stopped();
             let failure = match ending(status, is_asked, is_launched, attempt.from, step, reason) {
                 Ending::Over(0) => return Ok(()),
                 Ending::Over(code) => {
@@ -304,6 +313,8 @@ fn forward(child: &Child, signals: impl IntoIterator<Item = i32>) -> bool {
 const LOOK: Duration = Duration::from_millis(50);
 const LAUNCHER_LASTS: Duration = Duration::from_secs(4);
 const LAUNCHER_ENDS: Duration = Duration::from_secs(2);
+/// How long process 0 gets for its last checkpoint once another process is lost.
+const LAST_WRITE: Duration = Duration::from_mins(2);
 
 /// The same for a launcher that runs in `dir`. A launcher that cannot reach a host waits for it for
 /// minutes; it is ended some seconds after its run.
@@ -313,7 +324,7 @@ fn wait_for_launcher(
     dir: &Path,
 ) -> io::Result<(ExitStatus, bool)> {
     let mut is_asked = false;
-    let mut over: Option<Instant> = None;
+    let (mut over, mut lost): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok((status, is_asked));
@@ -324,10 +335,16 @@ fn wait_for_launcher(
             let status = status_of(dir);
             status.is_some_and(|status| status.code.is_some_and(|code| code != 0))
         };
-        if over.is_none() && (lost_rank(dir).is_some() || has_failed()) {
+        if over.is_none() && has_failed() {
             over = Some(Instant::now());
         }
+        if lost.is_none() && lost_rank(dir).is_some() {
+            lost = Some(Instant::now());
+        }
         let lasts = over.map_or(Duration::ZERO, |over| over.elapsed());
+        // Process 0 may still write a checkpoint. If it is the one that is lost, it writes no end.
+        let lasts = lasts
+            .max(lost.map_or(Duration::ZERO, |lost| lost.elapsed().saturating_sub(LAST_WRITE)));
         if lasts > LAUNCHER_LASTS + LAUNCHER_ENDS {
             child.kill()?;
         } else if lasts > LAUNCHER_LASTS {

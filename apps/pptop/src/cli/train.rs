@@ -11,8 +11,8 @@ use std::process::{Command, Stdio};
 use pp_models::Options;
 use pp_telemetry::{EVENTS_FILE, Event, Keep, Line};
 use pp_train::{
-    InWorld, Library, Prepared, ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals,
-    Stopped, causes,
+    Library, Prepared, ResultFile, Resume, Run, RunFolder, RunOptions, SAMPLE, Signals, Stopped,
+    causes,
 };
 
 use super::checkpoints::{self, CheckpointArgs, ResumeArgs};
@@ -242,15 +242,7 @@ fn follow(
         on_nonfinite: args.guards.on_nonfinite(),
         ..RunOptions::default()
     };
-    pp_train::follow(prepared, options).map_err(|stopped| {
-        let InWorld(world) = joined.world();
-        let host = world.hosts().get(world.index() as usize).cloned().unwrap_or_default();
-        match ended(&stopped, spec) {
-            CliError::Usage(text) => CliError::Usage(format!("on {host}: {text}")),
-            CliError::Failed(text) => CliError::Failed(format!("on {host}: {text}")),
-            code @ CliError::Code(_) => code,
-        }
-    })?;
+    pp_train::follow(prepared, options).map_err(|stopped| ended(&stopped, spec))?;
     *together = true;
     Ok(())
 }

@@ -5,7 +5,6 @@ use std::error::Error;
 use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use serde::{Deserialize, Serialize};
 
-use super::answer::{from_bytes, to_bytes};
 use crate::error::{ExecError, RankError};
 use crate::per_rank::place;
 use crate::progress::{Doing, Progress, RankProgress};
@@ -40,7 +39,7 @@ impl Notice {
 /// Tells all other processes that the rank of this one has failed.
 pub(crate) fn tell(world: &dyn World, error: &ExecError) {
     // Notices are plain data, and every one of them can be written.
-    if let Ok(notice) = to_bytes(&Notice::of(error)) {
+    if let Ok(notice) = serde_json::to_vec(&Notice::of(error)) {
         world.fail(notice);
     }
 }
@@ -58,10 +57,10 @@ pub(crate) fn error_of(
     match trouble {
         Trouble::Told { from, notice } => {
             let (replica, rank): (Replica, Rank) = at(*from);
-            let notice = from_bytes::<Notice>(notice);
-            let (step, is_evaluating, doing, why) = match notice {
+            let of: Result<Notice, _> = serde_json::from_slice(notice);
+            let (step, is_evaluating, doing, why) = match of {
                 Ok(of) => (of.step, of.is_evaluating, Doing::unpack(of.doing), of.why),
-                Err(error) => (0, false, Doing::Idle, error.to_string()),
+                Err(_) => (0, false, Doing::Idle, Trouble::why(notice)),
             };
             let at = RankProgress { replica, rank, step, is_evaluating, doing };
             ExecError::of_rank(at, RankError::Elsewhere { host: host(*from), why })

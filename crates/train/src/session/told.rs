@@ -2,14 +2,19 @@
 //!
 //! Two processes that measure find different times, so one of them measures for all.
 
+use std::fmt::Debug;
+
 use pp_executor::{InWorld, LinkError};
+use pp_hybrid::Mesh;
 use pp_nn::Kernels;
 use pp_partition::{Cut, Partition};
 use pp_schedule::{export_csv, import_csv};
 use serde::{Deserialize, Serialize};
 
 use super::{Prepared, Session, build, initial};
+use crate::config::Config;
 use crate::error::TrainError;
+use crate::job::Job;
 use crate::kernels::Chosen;
 use crate::profiles::Profiles;
 
@@ -20,6 +25,47 @@ struct Told {
     /// The plan, if it follows from costs: its name and its rows.
     plan: Option<(String, String, u32)>,
     layers: Vec<usize>,
+    /// What every process has to find the same.
+    same: Same,
+}
+
+/// What each process finds for itself, and has to find the same as process 0.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Same {
+    /// The kind of device.
+    device: String,
+    /// The data.
+    data: Option<String>,
+    /// The checkpoint: its run, its step and its place among those of its folder.
+    checkpoint: Option<(String, u64, u64)>,
+}
+
+impl Same {
+    fn of(config: &Config, job: &Job, mesh: Mesh) -> Self {
+        let checkpoint = config.resume.as_ref().map(|resume| {
+            let manifest = resume.checkpoint.manifest();
+            (manifest.run.clone(), manifest.step, manifest.sequence)
+        });
+        let device = if mesh.is_on_cpu() { "cpu" } else { "cuda" }.to_owned();
+        Self { device, data: job.data.fingerprint(), checkpoint }
+    }
+
+    /// Refuses to go on with something else than process 0.
+    fn refuse_other(&self, first: &Self) -> Result<(), TrainError> {
+        let differs = |what: &str, here: &dyn Debug, first: &dyn Debug| {
+            Err(link(&format!("{what} here is {here:?}, and that of process 0 is {first:?}")))
+        };
+        if self.device != first.device {
+            return differs("the kind of device", &self.device, &first.device);
+        }
+        if self.data != first.data {
+            return differs("the fingerprint of the data", &self.data, &first.data);
+        }
+        if self.checkpoint != first.checkpoint {
+            return differs("the checkpoint", &self.checkpoint, &first.checkpoint);
+        }
+        Ok(())
+    }
 }
 
 fn link(error: &impl ToString) -> TrainError {
@@ -36,6 +82,7 @@ impl Session {
             plan: follows
                 .then(|| (plan.name().to_owned(), export_csv(plan), plan.n_micro_batches())),
             layers: self.partition.sizes(),
+            same: Same::of(&self.config, &self.job, self.mesh),
         };
         let bytes = serde_json::to_vec(&told).map_err(|error| link(&error))?;
         world.0.broadcast(Some(bytes)).map(drop).map_err(TrainError::World)
@@ -59,6 +106,7 @@ impl Prepared {
             Some(job) => job,
             None => build(&self.config, self.plan.topology())?,
         };
+        Same::of(&self.config, &job, self.mesh).refuse_other(&told.same)?;
         let n_stages = self.plan.n_stages() as usize;
         let partition: Partition = Cut::Explicit(told.layers).solve(&job.stack, n_stages, None)?;
         let chosen = match told.kernels {
