@@ -264,6 +264,8 @@ def hosts(world):
             f"neighbours in a pipeline are not on one host: {places}",
         )
         check([of["host"] for of in events[0]["hosts"]] == ["host1", "host2"], events[0]["hosts"])
+        cores = 2 * len(os.sched_getaffinity(0))
+        check(events[0]["cores"] == cores, f"{events[0]['cores']} cores on two hosts, not {cores}")
         spans = [event for event in log(folder) if event["ev"] == "span"]
         ranks = {(span["replica"], span["rank"]) for span in spans if span["op"] == "F"}
         check(len(ranks) == 4, f"spans of {ranks} alone")

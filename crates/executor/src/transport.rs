@@ -32,6 +32,9 @@ pub trait World: Send + Sync {
     /// The name of the host of each process, by index.
     fn hosts(&self) -> &[String];
 
+    /// The cores that the processes may use, over all hosts.
+    fn cores(&self) -> u32;
+
     /// Whether there is a core for each rank on this host, so that a rank may look for a message
     /// again and again.
     fn spins(&self) -> bool;

@@ -38,6 +38,8 @@ pub(crate) struct Hosts {
     pub(crate) names: Vec<String>,
     /// Whether there is a core for each process of its host, by index.
     pub(crate) has_core: Vec<bool>,
+    /// The cores that the processes may use, over all hosts.
+    pub(crate) n_cores: u32,
 }
 
 impl Hosts {
@@ -55,6 +57,7 @@ impl Hosts {
             of_rank.filter(|(_, other)| *other == host).map(|(rank, _)| rank).collect::<Vec<_>>()
         };
         let (mut mpi_ranks, mut names, mut has_core) = (Vec::new(), Vec::new(), Vec::new());
+        let mut n_cores_of_all = 0;
         for host in hosts {
             let ranks = on(host);
             let mut cores = [0_u64; CORE_WORDS];
@@ -63,13 +66,14 @@ impl Hosts {
                 cores.iter_mut().zip(of_rank).for_each(|(all, cores)| *all |= cores);
             }
             let n_cores = cores.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+            n_cores_of_all += n_cores as u32;
             for rank in &ranks {
                 mpi_ranks.push(*rank as i32);
                 names.push(host.clone());
                 has_core.push(n_cores >= ranks.len());
             }
         }
-        Self { mpi_ranks, names, has_core }
+        Self { mpi_ranks, names, has_core, n_cores: n_cores_of_all }
     }
 }
 
@@ -92,6 +96,7 @@ mod tests {
         assert_eq!(hosts.names, ["a", "a", "b", "b"]);
         // Both of a may use the same core alone.
         assert_eq!(hosts.has_core, [false, false, true, true]);
+        assert_eq!(hosts.n_cores, 1 + 2);
         // Each bound to a core of its own.
         let hosts = Hosts::new(&[told("a", 1), told("a", 2)]);
         assert_eq!(hosts.has_core, [true, true]);

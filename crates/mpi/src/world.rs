@@ -118,6 +118,10 @@ impl World for MpiWorld {
         &self.hosts.names
     }
 
+    fn cores(&self) -> u32 {
+        self.hosts.n_cores
+    }
+
     fn spins(&self) -> bool {
         self.hosts.has_core[self.me as usize]
     }

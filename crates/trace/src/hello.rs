@@ -42,7 +42,7 @@ pub struct Hello {
     /// this is unknown.
     #[serde(skip_serializing_if = "is_zero")]
     pub eval_every: u64,
-    /// Cores that the process may use.
+    /// Cores that the ranks may use, on all hosts.
     pub cores: u32,
     /// The machine.
     pub host: String,

@@ -8,7 +8,6 @@ use pp_hybrid::Trainer;
 use pp_schedule::{Rank, Replica};
 use pp_telemetry::{
     Continues, DeviceMapEntry, Hello, HostEntry, LogSize, PlannedMem, Recorder, SCHEMA, StageInfo,
-    cores,
 };
 
 use crate::devices::{GpuName, gpu_name};
@@ -113,7 +112,7 @@ impl Session {
             batch_size: self.batch_size,
             steps: self.config.steps,
             eval_every: self.config.eval_every.unwrap_or(0),
-            cores: cores(),
+            cores: self.cores(),
             host: pp_telemetry::host_name(),
             hosts: self.hosts(offsets),
             host_memory_bytes: pp_telemetry::host_memory_bytes().unwrap_or(0),

@@ -388,8 +388,13 @@ impl Session {
     pub(crate) fn n_devices(&self) -> f64 {
         let n_ranks = u64::from(self.plan.n_ranks()) * u64::from(self.config.dp);
         let on_cpu = self.mesh.is_on_cpu();
-        let n_devices = if on_cpu { n_ranks.min(u64::from(cores())) } else { n_ranks };
+        let n_devices = if on_cpu { n_ranks.min(u64::from(self.cores())) } else { n_ranks };
         n_devices as f64
+    }
+
+    /// The cores that the ranks may use, on all hosts.
+    pub(crate) fn cores(&self) -> u32 {
+        self.config.world.as_ref().map_or_else(cores, |world| world.0.cores())
     }
 
     /// The schedule and its sizes, if the plan comes from one by name.

@@ -38,9 +38,8 @@ pub(crate) struct ProcessArgs {
     pub(crate) dry_run: bool,
 }
 
-/// What launchers put into the environment of each process: the variable that has the number of
-/// processes, and one that is there only if the launcher speaks MPI.
-const SIZES: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PMIX_RANK"];
+/// Variables that launchers of MPI programs put into the environment of each process.
+const LAUNCHERS: [&str; 4] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS", "PMIX_RANK"];
 
 fn number(variable: &str) -> Option<u64> {
     env::var(variable).ok()?.trim().parse().ok()
@@ -48,7 +47,7 @@ fn number(variable: &str) -> Option<u64> {
 
 /// Whether a launcher of MPI programs has started this process.
 fn is_launched() -> bool {
-    SIZES.iter().any(|variable| env::var_os(variable).is_some())
+    LAUNCHERS.iter().any(|variable| env::var_os(variable).is_some())
 }
 
 /// The number of processes that a launcher meant to start, and the variable that says so. Slurm's

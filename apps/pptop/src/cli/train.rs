@@ -96,18 +96,15 @@ fn sample_bytes(text: &str) -> Result<u32, String> {
 
 /// Runs the command, in one process or as one of those that a launcher has started.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let Some(joined) = args.processes.join()? else { return run_as(args, None).0 };
-    let (ended, together) = run_as(args, Some(&joined));
+    let mut together = false;
+    let Some(joined) = args.processes.join()? else {
+        return run_here(args, None, &mut together);
+    };
+    let ended = run_here(args, Some(&joined), &mut together);
     joined.end(ended, together)
 }
 
-/// Runs the command. Says as well whether all processes of the job end now.
-fn run_as(args: Args, joined: Option<&Joined>) -> (Result<(), CliError>, bool) {
-    let mut together = false;
-    let ended = run_here(args, joined, &mut together);
-    (ended, together)
-}
-
+/// Runs the command. `together` becomes true when all processes of the job end now.
 fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Result<(), CliError> {
     let resume = resume(&mut args)?;
     let leads = joined.is_none_or(|joined| joined.world().0.index() == 0);

@@ -70,6 +70,10 @@ impl World for Double {
         &self.hosts
     }
 
+    fn cores(&self) -> u32 {
+        1
+    }
+
     fn spins(&self) -> bool {
         false
     }

@@ -10,6 +10,9 @@ use crate::per_rank::place;
 use crate::progress::{Doing, Progress, RankProgress};
 use crate::transport::{Trouble, World};
 
+/// The most characters of a reason: a notice has to be short enough to be sent at once.
+const WHY_CHARS: usize = 500;
+
 /// What a process tells when its rank has failed.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Notice {
@@ -32,7 +35,8 @@ impl Notice {
         };
         let causes = std::iter::successors(first, |&error| error.source());
         let why: Vec<String> = causes.map(ToString::to_string).collect();
-        Self { step, is_evaluating, doing: doing.pack(), why: why.join(": ") }
+        let why = why.join(": ").chars().take(WHY_CHARS).collect();
+        Self { step, is_evaluating, doing: doing.pack(), why }
     }
 }
 
@@ -90,4 +94,27 @@ fn waits_for(
         let from = plan.input_stage(op)?;
         (plan.rank_of(from, op.micro_batch) == rank).then_some((other.rank, op))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_short_and_says_why() {
+        let at = RankProgress {
+            replica: Replica(0),
+            rank: Rank(1),
+            step: 3,
+            is_evaluating: false,
+            doing: Doing::Updating,
+        };
+        let long = "\u{1}\"".repeat(100_000);
+        let error = ExecError::of_rank(at, RankError::Panic(long));
+        let notice = serde_json::to_vec(&Notice::of(&error)).unwrap();
+        // What one message of MPI has room for at once, in `crates/mpi/src/watch.rs`.
+        assert!(notice.len() < 3000, "{} bytes", notice.len());
+        assert!(Trouble::why(&notice).starts_with("panicked: "));
+        assert_eq!(Trouble::why(b"no such file"), "no such file");
+    }
 }

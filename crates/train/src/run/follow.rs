@@ -14,8 +14,8 @@ use crate::options::RunOptions;
 use crate::profiles::Profiles;
 use crate::session::{Prepared, Session};
 
-/// Follows the run that process 0 leads, from its start to its end: what [`Run`](super::Run) is there, this is
-/// in every other process. Records nothing.
+/// Follows the run that process 0 leads, from its start to its end. It is to every other process what
+/// [`Run`](super::Run) is to process 0. Records nothing.
 ///
 /// # Errors
 /// The rank of this process failed, or that of another one.

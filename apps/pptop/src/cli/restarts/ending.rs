@@ -47,7 +47,8 @@ pub(super) enum Ending {
 }
 
 /// How a run ended. A launcher ends with other codes than the run: with that of a rank that was
-/// killed, or with one of its own. The run began after step `from` and whose last finished step is `step`.
+/// killed, or with one of its own. The run began after step `from`, and its last finished step is
+/// `step`.
 pub(super) fn ending(
     status: ExitStatus,
     is_asked: bool,
