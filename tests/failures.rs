@@ -22,6 +22,7 @@ fn fail(kind: FaultKind, rank: u32, op: &str, replicas: u32) -> (String, Duratio
     let ms = Duration::from_millis(1);
     let config = SleepConfig {
         ranks: vec![0, 1, 2],
+        layers: 1,
         virtual_stages: 1,
         forward: ms,
         input_grad: ms,

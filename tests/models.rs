@@ -12,6 +12,7 @@ fn jobs() -> Vec<(&'static str, Job)> {
     let nap = Duration::from_micros(10);
     let config = SleepConfig {
         ranks: vec![0, 1, 1, 0],
+        layers: 1,
         virtual_stages: 2,
         forward: nap,
         input_grad: nap,

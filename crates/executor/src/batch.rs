@@ -90,6 +90,8 @@ thread_local! {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -143,7 +145,11 @@ mod tests {
         let seat = Seat {
             replica,
             rank,
-            post: Post::new(Neighbours::Threads { addresses: Arc::new([address]), mailbox }),
+            post: Post::new(Neighbours::Threads {
+                addresses: Arc::new([address]),
+                first: 0,
+                mailbox: Rc::new(RefCell::new(mailbox)),
+            }),
             copies: None,
             progress: Progress::new(1, 1).of(replica, rank),
         };

@@ -18,6 +18,9 @@ use crate::recompute::Recompute;
 use crate::state::OptimizerState;
 use crate::transport::InWorld;
 
+/// The default of [`RankConfig::bucket_bytes`].
+pub const BUCKET_BYTES: usize = 1 << 20;
+
 /// How long an op of a rank lasts at least, forward or backward. See [`RankConfig::pace`].
 pub type Pace = Arc<dyn Fn(Rank, Op) -> Duration + Send + Sync>;
 
@@ -56,6 +59,10 @@ pub struct RankConfig {
     pub packs_weights: bool,
     /// Which stages run their forward again instead of keeping what it made.
     pub recompute: Recompute,
+    /// The bytes of gradients that are sent together to the other copies of a stage, at least: what
+    /// a backward finishes one after another. With 0 each parameter is sent alone. Results have the
+    /// same bits.
+    pub bucket_bytes: usize,
     /// How long every message takes, beyond what it really takes.
     pub link_delay: Duration,
     /// Whether each rank's thread is pinned to a core of its own. It is an error if this process
@@ -109,6 +116,7 @@ impl RankConfig {
             kernels: Kernels::default(),
             packs_weights: true,
             recompute: Recompute::Never,
+            bucket_bytes: BUCKET_BYTES,
             link_delay: Duration::ZERO,
             pinned: false,
             pace: None,

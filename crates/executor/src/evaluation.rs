@@ -7,6 +7,7 @@ use pp_schedule::{MicroBatch, Op, Pipe, Transfer, ValidPlan};
 use crate::batch::Batch;
 use crate::boundary::Tensors;
 use crate::error::RankError;
+use crate::journal::Journal;
 use crate::lane::Lane;
 use crate::report::Evaluated;
 use crate::stages::Stages;
@@ -60,7 +61,7 @@ impl Evaluation<'_> {
 impl Pass for Evaluation<'_> {
     const IS_RECORDED: bool = false;
 
-    fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
+    fn compute(&mut self, op: Op, input: Option<Tensors>, _: &mut Journal) -> Result<Tensors> {
         let inputs: Vec<Tensor> = match input {
             Some(tensors) => tensors.into_iter().flatten().collect(),
             None => self.batch.inputs(op.micro_batch, self.lane)?,

@@ -15,6 +15,7 @@ mod copies;
 mod device;
 mod error;
 mod evaluation;
+mod exchange;
 #[cfg(feature = "fault-injection")]
 mod fault;
 mod gauge;
@@ -26,6 +27,7 @@ mod post;
 mod progress;
 mod ranks;
 mod recompute;
+mod reduction;
 mod rehearsal;
 mod report;
 mod sheet;
@@ -41,7 +43,7 @@ mod worker;
 mod world;
 
 pub use batch::Batch;
-pub use config::{Pace, RankConfig};
+pub use config::{BUCKET_BYTES, Pace, RankConfig};
 pub use device::DeviceSpec;
 pub use error::{ExecError, RankError};
 #[cfg(feature = "fault-injection")]

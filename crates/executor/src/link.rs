@@ -1,9 +1,13 @@
 //! Links between the ranks of one process: a mailbox each, sends that never block.
+//!
+//! A mailbox gets two kinds of parcels: the inputs of ops, from ranks of the same replica, and sums
+//! of gradients, from the other copies of the rank's stages. A rank asks for an input by its key,
+//! and takes sums in the order in which they come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
@@ -11,6 +15,7 @@ use pp_nn::memory;
 use pp_schedule::{MicroBatch, Op, Payload, Phase, Stage, Transfer};
 
 use crate::boundary::Tensors;
+use crate::exchange::CopyParcel;
 use crate::lane::Made;
 
 /// The name of a message within a step.
@@ -55,6 +60,8 @@ struct Parcel {
 /// Boxed, so that the channel's own blocks stay small.
 enum Message {
     Parcel(Box<Parcel>),
+    /// Sums of a copy of a stage, and when they arrive.
+    Sums(Box<(CopyParcel, Instant)>),
     /// Another rank failed.
     Stop,
 }
@@ -85,6 +92,8 @@ pub(crate) struct Mailbox {
     receiver: Receiver<Message>,
     /// Messages that came before they were asked for.
     arrived: HashMap<Key, Box<Parcel>>,
+    /// Sums of other copies, in the order in which they were sent.
+    sums: VecDeque<Box<(CopyParcel, Instant)>>,
     waiting: Arc<Waiting>,
     /// Whether there is a core for each rank, so that looking takes none from another.
     spins: bool,
@@ -103,13 +112,23 @@ pub(crate) struct Received {
 #[derive(Debug)]
 pub(crate) struct Stopped;
 
+/// What ends a wait for the input of an op.
+pub(crate) enum Event {
+    /// The input.
+    Received(Received),
+    /// Sums of another copy are there: [`Mailbox::take_sums`].
+    Sums,
+}
+
 /// A mailbox and its address; every message takes `delay` to arrive. `spins` says that there is a
 /// core for each rank.
 pub(crate) fn mailbox(delay: Duration, spins: bool) -> (Address, Mailbox) {
     let (sender, receiver) = channel();
     let waiting = Arc::new(Waiting::default());
     let address = Address { sender, waiting: Arc::clone(&waiting), delay };
-    (address, Mailbox { receiver, arrived: HashMap::new(), waiting, spins })
+    let mailbox =
+        Mailbox { receiver, arrived: HashMap::new(), sums: VecDeque::new(), waiting, spins };
+    (address, mailbox)
 }
 
 /// The bytes of each tensor: the allocator counts them one by one.
@@ -136,6 +155,12 @@ impl Address {
         let _ = self.sender.send(Message::Parcel(Box::new(parcel)));
     }
 
+    /// Sends the sums of a copy of a stage; never blocks.
+    pub(crate) fn send_sums(&self, parcel: CopyParcel) {
+        let parcel = Box::new((parcel, Instant::now() + self.delay));
+        let _ = self.sender.send(Message::Sums(parcel));
+    }
+
     /// Makes the rank give up at its next receive.
     pub(crate) fn stop(&self) {
         let _ = self.sender.send(Message::Stop);
@@ -143,27 +168,70 @@ impl Address {
 }
 
 impl Mailbox {
-    /// Takes a message, and waits for it if need be.
-    pub(crate) fn receive(&mut self, key: Key) -> Result<Received, Stopped> {
+    /// Takes the input of an op, and waits for it if need be; but not while there are sums to take.
+    pub(crate) fn receive(&mut self, key: Key) -> Result<Event, Stopped> {
         let mut at_once = true;
-        self.drain()?;
-        while !self.arrived.contains_key(&key) {
+        loop {
+            self.drain()?;
+            if self.has_sums() {
+                return Ok(Event::Sums);
+            }
+            let now = Instant::now();
+            let deliver_at = self.arrived.get(&key).map(|parcel| parcel.deliver_at);
+            if deliver_at.is_some_and(|at| at <= now) {
+                break;
+            }
             at_once = false;
-            let message = self.next()?;
-            self.keep(message)?;
+            self.wait(deliver_at)?;
         }
         let Some(parcel) = self.arrived.remove(&key) else { return Err(Stopped) };
         self.waiting.now.fetch_sub(1, Ordering::Relaxed);
-        let now = Instant::now();
-        if parcel.deliver_at > now {
-            at_once = false;
-            std::thread::sleep(parcel.deliver_at - now);
-        }
         if parcel.given {
             each_size(&parcel.tensors).for_each(memory::moved_in);
         }
         let Parcel { tensors, made, .. } = *parcel;
-        Ok(Received { tensors, made, at_once })
+        Ok(Event::Received(Received { tensors, made, at_once }))
+    }
+
+    /// Takes sums of another copy, if some have arrived.
+    pub(crate) fn take_sums(&mut self) -> Result<Option<CopyParcel>, Stopped> {
+        self.drain()?;
+        Ok(if self.has_sums() { self.sums.pop_front().map(|parcel| parcel.0) } else { None })
+    }
+
+    /// Takes sums of another copy, and waits for them if need be.
+    pub(crate) fn receive_sums(&mut self) -> Result<CopyParcel, Stopped> {
+        loop {
+            if let Some(parcel) = self.take_sums()? {
+                return Ok(parcel);
+            }
+            self.wait(None)?;
+        }
+    }
+
+    /// Whether the first of the sums have arrived. All take the same time, so they arrive in the
+    /// order in which they were sent.
+    fn has_sums(&self) -> bool {
+        self.sums.front().is_some_and(|parcel| parcel.1 <= Instant::now())
+    }
+
+    /// Waits for a message, or until one that was sent arrives: the sums, or what arrives at
+    /// `deliver_at`.
+    fn wait(&mut self, deliver_at: Option<Instant>) -> Result<(), Stopped> {
+        let of_sums = self.sums.front().map(|parcel| parcel.1);
+        let until = deliver_at.into_iter().chain(of_sums).min();
+        let message = match until {
+            None => Some(self.next()?),
+            Some(until) => {
+                let left = until.saturating_duration_since(Instant::now());
+                match self.receiver.recv_timeout(left) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Stopped),
+                }
+            }
+        };
+        message.map_or(Ok(()), |message| self.keep(message))
     }
 
     /// The next message, whenever it comes.
@@ -193,6 +261,10 @@ impl Mailbox {
         match message {
             Message::Parcel(parcel) => {
                 self.arrived.insert(parcel.key, parcel);
+                Ok(())
+            }
+            Message::Sums(parcel) => {
+                self.sums.push_back(parcel);
                 Ok(())
             }
             Message::Stop => Err(Stopped),

@@ -1,6 +1,8 @@
 //! The inputs of a rank's ops, and what its ops made for other ranks.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pp_schedule::{Payload, Rank};
@@ -8,7 +10,7 @@ use pp_schedule::{Payload, Rank};
 use crate::boundary::Tensors;
 use crate::error::RankError;
 use crate::lane::{Lent, Made};
-use crate::link::{self, Address, Key, Mailbox, Received};
+use crate::link::{self, Address, Event, Key, Mailbox};
 use crate::world::SharedLinks;
 
 type Result<T> = std::result::Result<T, RankError>;
@@ -17,10 +19,12 @@ type Result<T> = std::result::Result<T, RankError>;
 pub(crate) enum Neighbours {
     /// They are threads of this process.
     Threads {
-        /// The mailboxes of this replica, by rank.
+        /// The mailboxes of all ranks, replica by replica.
         addresses: Arc<[Address]>,
+        /// The index of the first rank of this replica.
+        first: usize,
         /// That of this rank.
-        mailbox: Mailbox,
+        mailbox: Rc<RefCell<Mailbox>>,
     },
     /// They are other processes.
     World(SharedLinks),
@@ -41,11 +45,11 @@ impl Post {
         Self { links, inputs: HashMap::new(), outgoing: HashMap::new(), lent: Lent::default() }
     }
 
-    /// Waits for a message of another rank.
-    pub(crate) fn receive(&mut self, key: Key) -> Result<Received> {
+    /// Waits for a message of another rank, or until there are sums of another copy.
+    pub(crate) fn receive(&mut self, key: Key) -> Result<Event> {
         match &mut self.links {
             Neighbours::Threads { mailbox, .. } => {
-                mailbox.receive(key).map_err(|_| RankError::Stopped)
+                mailbox.borrow_mut().receive(key).map_err(|_| RankError::Stopped)
             }
             Neighbours::World(links) => links.borrow_mut().receive_boundary(key),
         }
@@ -99,8 +103,8 @@ impl Post {
         let bytes = link::bytes(&tensors) as u64;
         self.lent.keep(&tensors, made.as_ref())?;
         match &mut self.links {
-            Neighbours::Threads { addresses, .. } => {
-                addresses[to.idx()].send(key, tensors, made, given);
+            Neighbours::Threads { addresses, first, .. } => {
+                addresses[*first + to.idx()].send(key, tensors, made, given);
             }
             Neighbours::World(links) => links.borrow_mut().send_boundary(to.0, key, tensors)?,
         }
@@ -115,7 +119,7 @@ impl Post {
     /// The most messages that waited since the last call.
     pub(crate) fn take_peak(&self) -> u32 {
         match &self.links {
-            Neighbours::Threads { mailbox, .. } => mailbox.take_peak(),
+            Neighbours::Threads { mailbox, .. } => mailbox.borrow().take_peak(),
             Neighbours::World(links) => links.borrow_mut().take_peak(),
         }
     }

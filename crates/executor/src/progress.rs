@@ -243,7 +243,8 @@ impl Entry {
     }
 }
 
-/// The one writer of an entry.
+/// The writer of an entry. Only the thread of the rank writes, so clones stay on it.
+#[derive(Clone)]
 pub(crate) struct Reporter {
     progress: Progress,
     index: usize,

@@ -2,7 +2,9 @@
 
 mod in_world;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,9 +17,10 @@ use pp_trace::Recorder;
 
 use crate::batch::Batch;
 use crate::config::RankConfig;
-use crate::copies::{CopyAddress, Exchange, thread_links};
+use crate::copies::ThreadLinks;
 use crate::device::DeviceSpec;
 use crate::error::{ExecError, RankError};
+use crate::exchange::Exchange;
 use crate::link::{self, Address, Mailbox};
 use crate::per_rank::{PerRank, place};
 use crate::post::{Neighbours, Post};
@@ -64,17 +67,14 @@ struct Thread {
 
 /// What makes a rank give up, wherever it waits for another one.
 enum Stop {
-    Mail { address: Address, copies: Option<CopyAddress> },
+    Mail(Address),
     Flag(Arc<AtomicBool>),
 }
 
 impl Thread {
     fn stop(&self) {
         match &self.stop {
-            Stop::Mail { address, copies } => {
-                address.stop();
-                copies.iter().for_each(CopyAddress::stop);
-            }
+            Stop::Mail(address) => address.stop(),
             Stop::Flag(is_stopped) => is_stopped.store(true, Ordering::Relaxed),
         }
     }
@@ -120,21 +120,18 @@ impl Ranks {
         let cores = cores.filter(|_| config.pinned);
         let route = Arc::new(Route::new(Arc::clone(&config.plan)));
         let progress = Progress::new(n_ranks, config.n_replicas);
-        let copies = config.has_copies();
-        let copies = copies.then(|| thread_links(config.plan.topology(), config.n_replicas));
-        let mut copies = copies.into_iter().flatten();
+        let (addresses, mailboxes): (Vec<Address>, Vec<Mailbox>) =
+            (0..n_threads).map(|_| link::mailbox(config.link_delay, spins)).unzip();
+        // One list for all: a list for each rank would take the square of their number.
+        let addresses: Arc<[Address]> = addresses.into();
+        let mut mailboxes = mailboxes.into_iter();
         let (reply, replies) = channel();
         let mut threads = Vec::new();
         for replica in (0..config.n_replicas).map(Replica) {
-            let (addresses, mailboxes): (Vec<Address>, Vec<Mailbox>) =
-                (0..n_ranks).map(|_| link::mailbox(config.link_delay, spins)).unzip();
-            // One list for all: a list for each rank would take the square of their number.
-            let addresses: Arc<[Address]> = addresses.into();
-            for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes) {
+            for (rank, mailbox) in (0..n_ranks).map(Rank).zip(mailboxes.by_ref()) {
                 let (orders, received) = channel();
                 let index = threads.len();
-                let address = addresses[rank.idx()].clone();
-                let (copy_address, links) = copies.next().unzip();
+                let address = addresses[index].clone();
                 let progress = progress.of(replica, rank);
                 let addresses = Arc::clone(&addresses);
                 let core = cores.as_ref().map(|cores| cores[index]);
@@ -142,8 +139,17 @@ impl Ranks {
                 let body = move || {
                     let make = || {
                         core.map(pin).transpose()?;
-                        let post = Post::new(Neighbours::Threads { addresses, mailbox });
-                        let copies = links.map(|links| Box::new(links) as Box<dyn Exchange>);
+                        let mailbox = Rc::new(RefCell::new(mailbox));
+                        let copies = config.has_copies().then(|| {
+                            let (topology, n_replicas) =
+                                (config.plan.topology(), config.n_replicas);
+                            let (place, mailbox) = ((replica, rank), Rc::clone(&mailbox));
+                            let links =
+                                ThreadLinks::new(topology, n_replicas, place, &addresses, mailbox);
+                            Box::new(links) as Box<dyn Exchange>
+                        });
+                        let first = replica.idx() * n_ranks as usize;
+                        let post = Post::new(Neighbours::Threads { addresses, first, mailbox });
                         Worker::new(config, route, Seat { replica, rank, post, copies, progress })
                     };
                     let first = |worker: &mut Worker| Ok(worker.stage_parameters());
@@ -154,7 +160,7 @@ impl Ranks {
                     .stack_size(STACK_BYTES)
                     .spawn(body)
                     .map_err(|source| ExecError::Spawn { rank, source })?;
-                let stop = Stop::Mail { address, copies: copy_address };
+                let stop = Stop::Mail(address);
                 threads.push(Thread { orders, stop, handle });
             }
         }

@@ -285,6 +285,7 @@ impl Rehearsed {
 
         let looks = Looks::start(self.meter);
         self.run.weight_gradient(MicroBatch(0))?;
+        while self.run.sum_next(config.has_copies())?.is_some() {}
         let weight_grad_peak = looks.peak();
         let bytes = StageBytes {
             forward_peak,

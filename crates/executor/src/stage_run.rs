@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, TensorId};
 use pp_nn::{ForwardContext, Gradients, Kernels, Optimizer, PackedWeights, Residue, ResidueQueue};
 use pp_partition::{Objective, Stage};
 use pp_schedule::MicroBatch;
@@ -11,6 +12,8 @@ use pp_schedule::MicroBatch;
 use crate::boundary;
 use crate::boundary::Tensors;
 use crate::config::RankConfig;
+use crate::exchange::{CopySums, Sums};
+use crate::lane::Lane;
 use crate::stash::{Held, Kept, Stash};
 
 pub(crate) struct StageRun {
@@ -27,8 +30,10 @@ pub(crate) struct StageRun {
     pending: BTreeMap<u32, Pending>,
     /// The micro-batches that are summed in each step, in this order.
     micro_batches: Range<u32>,
-    /// The micro-batch whose weight gradient is summed next.
+    /// The micro-batch whose weight gradient is summed next, or now.
     next: u32,
+    /// What is being added to the sums.
+    summing: Option<Summing>,
 }
 
 /// What the backward of a micro-batch needs.
@@ -102,6 +107,7 @@ impl StageRun {
             pending: BTreeMap::new(),
             next: micro_batches.start,
             micro_batches,
+            summing: None,
         })
     }
 
@@ -152,6 +158,7 @@ impl StageRun {
         self.pending.clear();
         self.queue.take();
         self.next = self.micro_batches.start;
+        self.summing = None;
     }
 
     /// `F`: keeps what the backward needs, returns what the next stage needs, or the loss.
@@ -241,28 +248,138 @@ impl StageRun {
         Ok(back)
     }
 
-    /// `W`: the sums of the weight gradients. They are always taken in ascending order of
-    /// micro-batches, whatever order the plan has, so that every plan rounds alike.
+    /// `W`: asks for the sum of the weight gradients of a micro-batch. [`Self::sum_next`] computes
+    /// it.
     pub(crate) fn weight_gradient(&mut self, micro_batch: MicroBatch) -> Result<()> {
         let Some(pending) = self.pending.get_mut(&micro_batch.0) else {
             candle_core::bail!("micro-batch {micro_batch} has no input gradient yet");
         };
         pending.due = true;
         pending.held = None;
-        while self.pending.get(&self.next).is_some_and(|p| p.due) {
-            if let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) {
-                let is_last = self.next + 1 == self.micro_batches.end;
-                for residue in residues {
-                    if is_last {
-                        self.gradients.accumulate_last(residue)?;
-                    } else {
-                        self.gradients.accumulate(residue)?;
-                    }
-                }
-                drop(kept);
+        Ok(())
+    }
+
+    /// Adds the next weight gradient of all that the plan has asked for to its sum. Returns which
+    /// parameters have their whole sum now, or `None` if nothing was left to add.
+    ///
+    /// Sums are always taken in ascending order of micro-batches, whatever order the plan has, so
+    /// that every plan rounds alike.
+    pub(crate) fn sum_next(&mut self, has_copies: bool) -> Result<Option<Finished>> {
+        if self.summing.is_none() {
+            let is_due = |pending: &Pending| pending.due;
+            if !self.pending.get(&self.next).is_some_and(is_due) {
+                return Ok(None);
             }
+            let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) else {
+                return Ok(None);
+            };
+            let is_last = self.next + 1 == self.micro_batches.end;
+            let unfinished = is_last.then(|| Unfinished::new(&self.stage, &residues));
+            self.summing =
+                Some(Summing { residues: residues.into_iter(), unfinished, _kept: kept });
+        }
+        let Some(summing) = &mut self.summing else { return Ok(None) };
+        let mut finished = Finished::default();
+        match summing.residues.next() {
+            None => {}
+            Some(residue) => {
+                let parameters = residue.parameters();
+                // Of a sum that is replaced by a mean nobody needs the square.
+                if summing.unfinished.is_some() && !has_copies {
+                    self.gradients.accumulate_last(residue)?;
+                } else {
+                    self.gradients.accumulate(residue)?;
+                }
+                if let Some(unfinished) = &mut summing.unfinished {
+                    unfinished.summed(&parameters);
+                }
+            }
+        }
+        if let Some(unfinished) = &mut summing.unfinished {
+            finished.parameters = unfinished.take();
+        }
+        if summing.residues.len() == 0 {
+            finished.is_last = summing.unfinished.is_some();
+            self.summing = None;
             self.next += 1;
         }
-        Ok(())
+        Ok(Some(finished))
+    }
+
+    /// Bytes of a parameter, by its place in the stage.
+    pub(crate) fn bytes_of(&self, parameter: usize) -> usize {
+        let parameter = self.stage.parameters().get(parameter);
+        parameter.map_or(0, |p| p.var.elem_count() * p.var.dtype().size_in_bytes())
+    }
+
+    /// The whole sums of some parameters, by their places in the stage, for the other copies of it.
+    /// Nothing is copied, unless they go to other processes from a device.
+    pub(crate) fn finish(
+        &mut self,
+        parameters: &[usize],
+        lane: &Lane,
+        to_processes: bool,
+    ) -> Result<Sums> {
+        let mut tensors = Vec::with_capacity(parameters.len());
+        for &parameter in parameters {
+            let sum = self.gradients.finish(parameter)?.clone();
+            tensors.push(if to_processes { lane.on_host(sum)? } else { lane.sendable(sum)? });
+        }
+        let made = if to_processes { None } else { lane.made()? };
+        Ok(Arc::new(CopySums { tensors, made }))
+    }
+}
+
+/// Parameters whose sums are finished.
+#[derive(Default)]
+pub(crate) struct Finished {
+    /// Their places in the stage.
+    pub(crate) parameters: Vec<usize>,
+    /// Whether these were the last of the stage.
+    pub(crate) is_last: bool,
+}
+
+/// A micro-batch whose weight gradients are being added to the sums.
+struct Summing {
+    residues: std::vec::IntoIter<Residue>,
+    /// What this finishes, if it is the last micro-batch.
+    unfinished: Option<Unfinished>,
+    /// The bytes of all residues, until the last is summed.
+    _kept: Kept,
+}
+
+/// How many residues of the last micro-batch each parameter still waits for.
+struct Unfinished {
+    by_id: HashMap<TensorId, usize>,
+    n_missing: Vec<usize>,
+    /// Parameters that wait for none, and were not taken yet.
+    finished: Vec<usize>,
+}
+
+impl Unfinished {
+    fn new(stage: &Stage, residues: &[Residue]) -> Self {
+        let parameters = stage.parameters().iter().enumerate();
+        let by_id: HashMap<_, _> = parameters.map(|(place, p)| (p.var.id(), place)).collect();
+        let mut n_missing = vec![0; stage.parameters().len()];
+        for id in residues.iter().flat_map(Residue::parameters) {
+            if let Some(&place) = by_id.get(&id) {
+                n_missing[place] += 1;
+            }
+        }
+        let finished = (0..n_missing.len()).filter(|&place| n_missing[place] == 0).collect();
+        Self { by_id, n_missing, finished }
+    }
+
+    fn summed(&mut self, parameters: &[TensorId]) {
+        for place in parameters.iter().filter_map(|id| self.by_id.get(id)) {
+            self.n_missing[*place] -= 1;
+            if self.n_missing[*place] == 0 {
+                self.finished.push(*place);
+            }
+        }
+    }
+
+    fn take(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.finished)
     }
 }

@@ -9,8 +9,8 @@ use pp_partition::Stage as BuiltStage;
 use pp_schedule::{Pipe, Rank, Replica, Stage};
 
 use crate::config::RankConfig;
-use crate::copies::{CopySums, OwnSums, StageSums};
 use crate::error::RankError;
+use crate::exchange::{CopySums, StageSums, Sums};
 use crate::lane::Lane;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
@@ -97,45 +97,46 @@ impl Stages {
         Ok(counts.into_iter().map(of_stage).collect())
     }
 
-    /// The sums of the gradients of every stage. Nothing is copied, unless they go to other
-    /// processes from a device.
-    pub(crate) fn sums(&mut self, lane: &Lane, to_processes: bool) -> Result<Vec<OwnSums>> {
-        let sendable = |sum: &Tensor| {
-            if to_processes { lane.on_host(sum.clone()) } else { lane.sendable(sum.clone()) }
+    /// Replaces the gradients of some parameters of a stage, by their places in it, by the mean over
+    /// the copies, summed in their order.
+    pub(crate) fn average(
+        &mut self,
+        stage: Stage,
+        parameters: &[usize],
+        copies: &[Sums],
+        lane: &Lane,
+    ) -> Result<()> {
+        let Some((first, others)) = copies.split_first() else {
+            return Err(RankError::Missing("the gradients of a stage"));
         };
-        let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
-            let sums = run.gradients.finished()?.map(|(_, sum)| sendable(sum));
-            let tensors = sums.collect::<candle_core::Result<_>>()?;
-            let made = if to_processes { None } else { lane.made()? };
-            Ok(OwnSums { pipe, stage, sums: Arc::new(CopySums { tensors, made }) })
-        };
-        self.0.iter_mut().map(of_stage).collect()
-    }
-
-    /// Replaces the gradients of every stage by the mean over its copies, summed in their order.
-    pub(crate) fn average(&mut self, copies: &StageSums, lane: &Lane) -> Result<()> {
-        for (&(_, stage), run) in &mut self.0 {
-            let of_stage = copies.get(&stage).map_or(&[][..], Vec::as_slice);
-            let Some((first, others)) = of_stage.split_first() else {
-                return Err(RankError::Missing("the gradients of a stage"));
-            };
-            of_stage.iter().try_for_each(|copy| lane.await_made(copy.made.as_ref()))?;
-            let mut means = Vec::with_capacity(first.tensors.len());
-            for (parameter, sum) in first.tensors.iter().enumerate() {
-                let mut sum = lane.take_one(sum, first.made.as_ref())?;
-                for other in others {
-                    let other = lane.take_one(&other.tensors[parameter], other.made.as_ref())?;
-                    sum = (sum + other)?;
-                }
-                means.push((sum / of_stage.len() as f64)?);
+        if copies.iter().any(|copy| copy.tensors.len() != parameters.len()) {
+            return Err(RankError::Missing("a gradient of one of this rank's stages"));
+        }
+        for copy in copies {
+            lane.await_made(copy.made.as_ref())?;
+        }
+        for (at, &parameter) in parameters.iter().enumerate() {
+            let mut sum = lane.take_one(&first.tensors[at], first.made.as_ref())?;
+            for other in others {
+                sum = (sum + lane.take_one(&other.tensors[at], other.made.as_ref())?)?;
             }
-            run.gradients.replace(means)?;
+            let mean = (sum / copies.len() as f64)?;
+            let own = self.0.iter_mut().filter(|((_, of), _)| *of == stage).map(|(_, run)| run);
+            for (nth, run) in own.enumerate() {
+                // A rank with two copies of the stage steps both.
+                let mean = if nth == 0 { mean.clone() } else { mean.copy()? };
+                run.gradients.replace(parameter, mean)?;
+            }
         }
         Ok(())
     }
 
     /// Copies of the weights that this rank has stepped, for the other copies of its stages.
-    pub(crate) fn stepped(&mut self, lane: &Lane, to_processes: bool) -> Result<Vec<OwnSums>> {
+    pub(crate) fn stepped(
+        &mut self,
+        lane: &Lane,
+        to_processes: bool,
+    ) -> Result<Vec<(Pipe, Stage, CopySums)>> {
         let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
             let parameters = run.stage.parameters();
             let piece = |piece: &Piece| {
@@ -149,7 +150,7 @@ impl Stages {
             let pieces = run.optimizer.share().unwrap_or_default().iter().map(piece);
             let tensors = pieces.collect::<candle_core::Result<_>>()?;
             let made = if to_processes { None } else { lane.made()? };
-            Ok(OwnSums { pipe, stage, sums: Arc::new(CopySums { tensors, made }) })
+            Ok((pipe, stage, CopySums { tensors, made }))
         };
         self.0.iter_mut().map(of_stage).collect()
     }

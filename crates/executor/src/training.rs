@@ -11,8 +11,11 @@ use crate::error::RankError;
 #[cfg(feature = "fault-injection")]
 use crate::fault::FaultPoint;
 use crate::gauge::Gauge;
+use crate::journal::Journal;
 use crate::lane::Lane;
-use crate::stage_run::Forwarded;
+use crate::progress::Reporter;
+use crate::reduction::{Parts, Reduction};
+use crate::stage_run::{Finished, Forwarded};
 use crate::stages::Stages;
 use crate::stash::Stash;
 use crate::walk::Pass;
@@ -27,6 +30,9 @@ pub(crate) struct Training<'a> {
     pub(crate) stages: &'a mut Stages,
     pub(crate) stash: &'a Stash,
     pub(crate) gauge: &'a mut Gauge,
+    /// The mean over the copies of the model, where there are several.
+    pub(crate) reduction: Option<&'a mut Reduction>,
+    pub(crate) progress: Reporter,
     pub(crate) step: u64,
     /// The data of the replica.
     pub(crate) batch: &'a Batch,
@@ -40,7 +46,12 @@ pub(crate) struct Training<'a> {
 impl Pass for Training<'_> {
     const IS_RECORDED: bool = true;
 
-    fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
+    fn compute(
+        &mut self,
+        op: Op,
+        input: Option<Tensors>,
+        journal: &mut Journal,
+    ) -> Result<Tensors> {
         #[cfg(feature = "fault-injection")]
         if let Some(fault) = self.config.fault {
             fault.strike(self.step, FaultPoint::Op(op))?;
@@ -49,17 +60,23 @@ impl Pass for Training<'_> {
             Phase::Forward => self.forward(op, input)?,
             Phase::Backward => {
                 let made = self.input_gradient(op, input)?;
-                self.weight_gradient(op)?;
+                self.weight_gradient(op, journal)?;
                 made
             }
             Phase::InputGrad => self.input_gradient(op, input)?,
             Phase::WeightGrad => {
-                self.weight_gradient(op)?;
+                self.weight_gradient(op, journal)?;
                 Tensors::new()
             }
         };
         self.gauge.look(self.stages);
         Ok(made)
+    }
+
+    fn advance(&mut self, journal: &mut Journal) -> Result<()> {
+        let Some(reduction) = &mut self.reduction else { return Ok(()) };
+        let (stages, lane) = (&mut *self.stages, self.lane);
+        reduction.advance(&mut Parts { stages, lane, journal, progress: &self.progress })
     }
 
     /// A forward's output stays in the stash too, unless it will be made again; a gradient is the
@@ -111,9 +128,21 @@ impl Training<'_> {
         Ok(run.input_gradient(micro_batch, &gradients, share, objective, self.stash)?)
     }
 
-    fn weight_gradient(&mut self, op: Op) -> Result<()> {
-        let run = self.stages.get(self.plan.pipe_of(op.micro_batch), op.stage)?;
-        let _shapes = self.lane.keep_shapes();
-        Ok(run.weight_gradient(op.micro_batch)?)
+    /// Between two layers of it, the mean goes on.
+    fn weight_gradient(&mut self, op: Op, journal: &mut Journal) -> Result<()> {
+        let place = (self.plan.pipe_of(op.micro_batch), op.stage);
+        let has_copies = self.reduction.is_some();
+        self.stages.get(place.0, place.1)?.weight_gradient(op.micro_batch)?;
+        loop {
+            let shapes = self.lane.keep_shapes();
+            let summed = self.stages.get(place.0, place.1)?.sum_next(has_copies)?;
+            drop(shapes);
+            let Some(Finished { parameters, is_last }) = summed else { return Ok(()) };
+            let Some(reduction) = &mut self.reduction else { continue };
+            let (stages, lane) = (&mut *self.stages, self.lane);
+            let mut parts = Parts { stages, lane, journal, progress: &self.progress };
+            reduction.finished(place, &parameters, is_last, &mut parts)?;
+            reduction.advance(&mut parts)?;
+        }
     }
 }

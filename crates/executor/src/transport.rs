@@ -84,7 +84,7 @@ pub trait Port {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 4],
+        label: [u64; 5],
         edge: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError>;
@@ -102,7 +102,7 @@ pub struct Message {
     /// The process that sent it.
     pub from: u32,
     /// What it is.
-    pub label: [u64; 4],
+    pub label: [u64; 5],
     /// Its tensors, on the host.
     pub tensors: Vec<Tensor>,
 }

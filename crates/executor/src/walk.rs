@@ -13,7 +13,7 @@ use crate::config::Pace;
 use crate::error::RankError;
 use crate::journal::{Journal, Place};
 use crate::lane::Lane;
-use crate::link::{self, Key, Received};
+use crate::link::{self, Event, Key, Received};
 use crate::post::Post;
 use crate::progress::{Doing, Reporter};
 
@@ -42,8 +42,15 @@ pub(crate) trait Pass {
     const IS_RECORDED: bool;
 
     /// Runs an op; `input` is what another op made for it. Returns what it makes for another op,
-    /// which is dropped where no op takes it.
-    fn compute(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors>;
+    /// which is dropped where no op takes it. Spans of work beside the op go to `journal`.
+    fn compute(&mut self, op: Op, input: Option<Tensors>, journal: &mut Journal)
+    -> Result<Tensors>;
+
+    /// Does work that no op waits for, as far as it can be done now: before each instruction, and
+    /// while the rank waits.
+    fn advance(&mut self, _: &mut Journal) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether this rank keeps no handle of what it sends, so that the memory is the receiver's.
     fn gives_away(&self, transfer: Transfer) -> bool;
@@ -81,13 +88,14 @@ impl Walk {
         let row = &route.lowered.rows[self.rank.idx()];
         for (at, instruction) in row.iter().enumerate() {
             self.post.poll()?;
+            pass.advance(&mut self.journal)?;
             match *instruction {
                 Instruction::Recv(transfer) => {
                     let key = Key::from(transfer);
                     if let Some(op) = reader(&row[at..], key) {
                         self.progress.set(Doing::Awaiting(op));
                     }
-                    self.receive(key, lane)?;
+                    self.receive(key, lane, pass)?;
                 }
                 // The halves of an overlapped pair run one after the other here; both results leave
                 // at its end.
@@ -108,14 +116,19 @@ impl Walk {
     }
 
     /// Waits for a message. Waiting and taking over are spans of their own.
-    fn receive(&mut self, key: Key, lane: &Lane) -> Result<()> {
+    fn receive(&mut self, key: Key, lane: &Lane, pass: &mut impl Pass) -> Result<()> {
         let kind = match key.payload {
             Payload::Activation => SpanKind::WaitAct,
             Payload::Gradient => SpanKind::WaitGrad,
         };
         let place = Place { kind, stage: key.to_stage, micro_batch: key.micro_batch };
         let wait = self.journal.now(lane)?;
-        let Received { tensors, made, at_once } = self.post.receive(key)?;
+        let Received { tensors, made, at_once } = loop {
+            match self.post.receive(key)? {
+                Event::Received(received) => break received,
+                Event::Sums => pass.advance(&mut self.journal)?,
+            }
+        };
         lane.await_made(made.as_ref())?;
         let arrived = self.journal.now(lane)?;
         if !at_once || made.is_some() {
@@ -142,7 +155,7 @@ impl Walk {
         let started = self.journal.start(lane)?;
         let begun = Instant::now();
         let input = plan.input_stage(op).map(|_| self.post.take(Key::of(op, op.stage)));
-        let made = pass.compute(op, input.transpose()?)?;
+        let made = pass.compute(op, input.transpose()?, &mut self.journal)?;
         if let Some(pace) = &self.pace {
             std::thread::sleep(pace(self.rank, op).saturating_sub(begun.elapsed()));
         }

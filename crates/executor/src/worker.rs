@@ -8,9 +8,9 @@ use pp_trace::SpanKind;
 
 use crate::batch::Batch;
 use crate::config::RankConfig;
-use crate::copies::{Exchange, Sums};
 use crate::error::{ExecError, RankError};
 use crate::evaluation::Evaluation;
+use crate::exchange::Exchange;
 #[cfg(feature = "fault-injection")]
 use crate::fault::{Fault, FaultPoint};
 use crate::gauge::Gauge;
@@ -18,6 +18,7 @@ use crate::journal::{Journal, Place};
 use crate::lane::Lane;
 use crate::post::Post;
 use crate::progress::{Doing, Reporter};
+use crate::reduction::{Parts, Reduction};
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
 use crate::stages::Stages;
 use crate::stash::Stash;
@@ -47,9 +48,8 @@ pub(crate) struct Worker {
     stages: Stages,
     stash: Stash,
     gauge: Gauge,
-    copies: Option<Box<dyn Exchange>>,
-    /// Sums that other copies of the model may still read.
-    shared: Vec<Sums>,
+    /// The mean over the copies of the model, where there are several.
+    reduction: Option<Reduction>,
 }
 
 impl Worker {
@@ -72,6 +72,9 @@ impl Worker {
         // Calls before the first step have times as well.
         journal.begin(0, &lane)?;
         let pace = config.pace.clone();
+        let to_processes = post.world().is_some();
+        let bucket_bytes = config.bucket_bytes;
+        let reduction = copies.map(|links| Reduction::new(links, bucket_bytes, to_processes));
         let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
             config,
@@ -82,8 +85,7 @@ impl Worker {
             walk,
             stages,
             stash: Stash::default(),
-            copies,
-            shared: Vec::new(),
+            reduction,
         })
     }
 
@@ -133,7 +135,7 @@ impl Worker {
         }
         self.walk.journal.begin(step, &self.lane)?;
         // All copies have taken the weights that this rank stepped.
-        self.shared.clear();
+        self.reduction.iter_mut().for_each(Reduction::begin);
         self.walk.post.let_go()?;
         self.stages.begin();
         self.gauge.begin(&self.stages);
@@ -144,6 +146,8 @@ impl Worker {
             stages: &mut self.stages,
             stash: &self.stash,
             gauge: &mut self.gauge,
+            reduction: self.reduction.as_mut(),
+            progress: self.walk.progress.clone(),
             step,
             batch,
             first_samples: batch.first_samples(),
@@ -167,28 +171,34 @@ impl Worker {
 
     /// The square sums of the gradients, after the mean over all copies of the model.
     fn gradient_norms(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
-        let Some(links) = &mut self.copies else {
-            self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
-            let square_sums = self.stages.square_sums(&self.lane)?;
-            self.walk.progress.set(Doing::Idle);
-            return Ok(square_sums);
-        };
-        self.walk.progress.set(Doing::AwaitingGradients);
-        let to_processes = self.walk.post.world().is_some();
-        let own = self.stages.sums(&self.lane, to_processes)?;
-        // This rank frees them with its next update, when no other copy reads them any more.
-        self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
-        let copies = links.exchange(own)?;
+        self.average_rest()?;
+        self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
+        let square_sums = self.stages.square_sums(&self.lane)?;
+        self.walk.progress.set(Doing::Idle);
+        Ok(square_sums)
+    }
+
+    /// The rest of the mean over the copies of the model: what was not done while ops ran.
+    fn average_rest(&mut self) -> Result<()> {
+        if self.reduction.is_none() {
+            return Ok(());
+        }
         self.walk.progress.set(Doing::Averaging);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Reduce)?;
-        let started = self.walk.journal.start(&self.lane)?;
-        self.stages.average(&copies, &self.lane)?;
-        self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
-        let square_sums = self.stages.square_sums(&self.lane)?;
-        self.walk.journal.end(Place::rank(SpanKind::AllReduce), started, &self.lane)?;
-        self.walk.progress.set(Doing::Idle);
-        Ok(square_sums)
+        let Some(reduction) = &mut self.reduction else { return Ok(()) };
+        let Walk { journal, progress, .. } = &mut self.walk;
+        let (stages, lane) = (&mut self.stages, &self.lane);
+        let mut parts = Parts { stages, lane, journal, progress };
+        reduction.send(&mut parts)?;
+        reduction.advance(&mut parts)?;
+        while reduction.is_waiting() {
+            parts.progress.set(Doing::AwaitingGradients);
+            reduction.wait()?;
+            reduction.advance(&mut parts)?;
+        }
+        parts.progress.set(Doing::Averaging);
+        reduction.finish(&mut parts)
     }
 
     /// An optimizer step. `clip` is what gradients are multiplied with first.
@@ -196,7 +206,7 @@ impl Worker {
         self.walk.progress.set(Doing::Updating);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Optimizer)?;
-        self.shared.clear();
+        self.reduction.iter_mut().for_each(Reduction::let_go);
         let started = self.walk.journal.start(&self.lane)?;
         let shapes = self.lane.keep_shapes();
         self.stages.update(lr, clip)?;
@@ -213,11 +223,10 @@ impl Worker {
     /// Exchanges the weights that each copy of a stage has stepped, where they share the optimizer.
     fn hand_over(&mut self) -> Result<()> {
         let to_processes = self.walk.post.world().is_some();
-        let (true, Some(links)) = (self.config.shards_optimizer, &mut self.copies) else {
+        let (true, Some(links)) = (self.config.shards_optimizer, &mut self.reduction) else {
             return Ok(());
         };
         let own = self.stages.stepped(&self.lane, to_processes)?;
-        self.shared = own.iter().map(|own| Arc::clone(&own.sums)).collect();
         self.walk.progress.set(Doing::AwaitingWeights);
         let copies = links.exchange(own)?;
         self.walk.progress.set(Doing::Updating);
@@ -226,7 +235,7 @@ impl Worker {
 
     /// Ends a step without an update: weights and optimizers stay as they are.
     pub(crate) fn skip_update(&mut self) -> UpdateReport {
-        self.shared.clear();
+        self.reduction.iter_mut().for_each(Reduction::let_go);
         self.updated()
     }
 

@@ -49,16 +49,25 @@ pub static SLEEP: Model = Model {
             group: OWN,
         },
         time("sleep-link-ms", "Latency of each message in milliseconds"),
+        ModelOption {
+            name: "sleep-layers",
+            value_name: "N",
+            help: "Layers of each stage, which share its times",
+            kind: Kind::Count,
+            group: OWN,
+        },
     ],
-    own_defaults: || format!("{SLEEPS_MS} ms for each of F, I, W"),
+    own_defaults: || format!("{SLEEPS_MS} ms for each of F, I, W; 1 layer a stage"),
     make: |options| Ok(Arc::new(Sleep::new(options))),
 };
 
-/// Layers that sleep, one for each stage.
+/// Layers that sleep, as many on each stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Sleep {
     /// The times of its ops.
     pub costs: KnownCosts,
+    /// Layers of each stage.
+    pub layers: usize,
 }
 
 impl Sleep {
@@ -72,6 +81,7 @@ impl Sleep {
                 link: options.time("sleep-link-ms").unwrap_or_default(),
                 slow_rank: options.rank_factor("sleep-slow-rank"),
             },
+            layers: options.count("sleep-layers").unwrap_or(1),
         }
     }
 }
@@ -94,6 +104,7 @@ impl Workload for Sleep {
         Ok(sleep(&SleepConfig {
             ranks: topology.ranks(Pipe(0)).iter().map(|rank| rank.0).collect(),
             virtual_stages: topology.n_virtual_stages(),
+            layers: self.layers,
             forward,
             input_grad,
             weight_grad,
@@ -111,15 +122,17 @@ impl Workload for Sleep {
     }
 
     fn with_costs(&self, costs: KnownCosts) -> Option<Arc<dyn Workload>> {
-        Some(Arc::new(Self { costs }))
+        Some(Arc::new(Self { costs, ..*self }))
     }
 }
 
 /// The times of the layers, per rank share of one micro-batch.
 #[derive(Clone, Debug)]
 pub struct SleepConfig {
-    /// The rank of each stage: one layer a stage.
+    /// The rank of each stage.
     pub ranks: Vec<u32>,
+    /// Layers of each stage; each sleeps its part of the stage's times.
+    pub layers: usize,
     /// Stages on each rank; each sleeps its part of the rank's share.
     pub virtual_stages: u32,
     /// Forward.
@@ -132,22 +145,25 @@ pub struct SleepConfig {
     pub slow_rank: Option<(u32, f64)>,
 }
 
-/// One sleeping layer for each stage. Each trains one number, so that nothing about it is special
+/// As many sleeping layers for each stage. Each trains one number, so that nothing about it is special
 /// to the runtime: `y = w·x`, and the loss is the mean square of the last `y`.
 ///
 /// # Errors
-/// If there is no stage, or the slow rank's factor is not a positive number.
+/// If there is no stage or no layer, or the slow rank's factor is not a positive number.
 pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
-    if config.ranks.is_empty() || config.virtual_stages == 0 {
-        return Err(ModelError::Size("a sleep model of 0 stages: at least 1 is needed".to_owned()));
+    if config.ranks.is_empty() || config.virtual_stages == 0 || config.layers == 0 {
+        return Err(ModelError::Size(
+            "a sleep model of 0 stages or layers: at least 1 is needed".to_owned(),
+        ));
     }
     let factor = |rank| match config.slow_rank {
         Some((slow, factor)) if slow == rank => factor,
         _ => 1.0,
     };
     let mut stack = LayerStack::default();
-    for (i, &rank) in config.ranks.iter().enumerate() {
-        let factor = factor(rank) / f64::from(config.virtual_stages);
+    let ranks = config.ranks.iter().flat_map(|&rank| std::iter::repeat_n(rank, config.layers));
+    for (i, rank) in ranks.enumerate() {
+        let factor = factor(rank) / f64::from(config.virtual_stages) / config.layers as f64;
         if !factor.is_finite() || factor <= 0.0 {
             return Err(ModelError::Size(format!(
                 "rank {rank} slowed {factor} times: a positive number is needed"
@@ -213,7 +229,7 @@ impl CustomOp2 for SleepOp {
             return Ok((gx, Some(gw)));
         };
         let (parameter, duration) = (w.id(), self.weight_grad);
-        queue.push(Residue::deferred(4, move || {
+        queue.push(Residue::deferred(4, vec![parameter], move || {
             std::thread::sleep(duration);
             Ok(vec![Residue::dense(parameter, gw)])
         }));

@@ -13,7 +13,7 @@ pub(crate) const EDGE: i32 = 16;
 
 /// Words of a head. It is small enough that every MPI library sends it at once.
 pub(crate) const WORDS: usize = 64;
-const LABEL: usize = 4;
+const LABEL: usize = 5;
 /// Words of the table of types and shapes that a head has room for.
 const ROOM: usize = WORDS - LABEL - 3;
 
@@ -126,7 +126,7 @@ mod tests {
             let mut tensors = vec![one.clone(); n];
             tensors.push(scalar.clone());
             let words = table(&tensors).unwrap();
-            let head = Head::new([1, 2, 3, u64::MAX], edge, tensors.len(), &words);
+            let head = Head::new([1, 2, 3, u64::MAX, 5], edge, tensors.len(), &words);
             let back = Head::from_words(&head.to_words());
             assert_eq!(back, head);
             assert_eq!(back.table().is_some(), words.len() <= ROOM);

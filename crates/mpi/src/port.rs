@@ -344,7 +344,7 @@ impl Port for MpiPort {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 4],
+        label: [u64; 5],
         edge: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError> {

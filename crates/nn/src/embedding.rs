@@ -120,6 +120,10 @@ impl WeightGradient for RowsResidue {
         bytes_of(&self.ids) + bytes_of(&self.gy)
     }
 
+    fn parameters(&self) -> Vec<TensorId> {
+        vec![self.table]
+    }
+
     fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
         let Self { table, ids, gy } = *self;
         sums.add_with(

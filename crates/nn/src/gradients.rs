@@ -22,6 +22,8 @@ struct Slot {
     sum: Tensor,
     /// Whether `sum` holds anything of this step.
     filled: bool,
+    /// Whether others have `sum`, so that nothing may be added any more.
+    finished: bool,
     /// `Σ sum²`, where the product that finished the sum has found it.
     squares: Option<f64>,
 }
@@ -37,7 +39,7 @@ impl Gradients {
             .into_iter()
             .map(|parameter| {
                 let sum = parameter.var.zeros_like()?;
-                Ok(Slot { parameter, sum, filled: false, squares: None })
+                Ok(Slot { parameter, sum, filled: false, finished: false, squares: None })
             })
             .collect::<Result<_>>()?;
         Ok(Self { slots, by_id, kernels: Kernels::default() })
@@ -54,6 +56,7 @@ impl Gradients {
     pub fn clear(&mut self) {
         for slot in &mut self.slots {
             slot.filled = false;
+            slot.finished = false;
             slot.squares = None;
         }
     }
@@ -75,9 +78,14 @@ impl Gradients {
         }
     }
 
+    /// The slot of a parameter, to add to it.
     fn slot(&mut self, parameter: TensorId) -> Result<&mut Slot> {
         let place = self.place(parameter)?;
-        Ok(&mut self.slots[place])
+        let slot = &mut self.slots[place];
+        if slot.finished {
+            bail!("a residue adds to {} without naming it", slot.parameter.name);
+        }
+        Ok(slot)
     }
 
     /// The shape of a parameter.
@@ -144,35 +152,53 @@ impl Gradients {
 
     /// A sum without a contribution is zero.
     fn fill(&mut self) -> Result<()> {
-        for slot in self.slots.iter_mut().filter(|slot| !slot.filled) {
-            slot.sum = slot.sum.zeros_like()?;
-            slot.filled = true;
+        self.slots.iter_mut().try_for_each(Slot::fill)
+    }
+
+    /// The sum of one parameter, by its place in the order of [`Self::new`], when nothing will be
+    /// added to it any more: until [`Self::clear`] that is an error. A parameter without a
+    /// contribution has zeros.
+    ///
+    /// # Errors
+    /// If there is no such parameter, or zeros cannot be written.
+    pub fn finish(&mut self, place: usize) -> Result<&Tensor> {
+        let slot = self.at(place)?;
+        slot.fill()?;
+        slot.finished = true;
+        Ok(&slot.sum)
+    }
+
+    /// Replaces the sum of one parameter, by its place in the order of [`Self::new`]: by the mean
+    /// over replicas, say. On the CPU this also computes what [`Self::square_sums`] needs, while the
+    /// sum is in the cache.
+    ///
+    /// # Errors
+    /// If there is no such parameter, the shape differs, or a kernel fails.
+    pub fn replace(&mut self, place: usize, sum: Tensor) -> Result<()> {
+        let slot = self.at(place)?;
+        if slot.sum.shape() != sum.shape() {
+            bail!(
+                "gradient of {}: {:?} for {:?}",
+                slot.parameter.name,
+                sum.shape(),
+                slot.sum.shape()
+            );
+        }
+        slot.sum = sum;
+        slot.filled = true;
+        slot.squares = None;
+        if in_place(&slot.sum) {
+            slot.squares = Some(slot.square_sum()?);
         }
         Ok(())
     }
 
-    /// Replaces each sum, in the order of [`Self::new`]: the mean over replicas, say.
-    ///
-    /// # Errors
-    /// If the number of tensors or a shape differs.
-    pub fn replace(&mut self, sums: Vec<Tensor>) -> Result<()> {
-        if sums.len() != self.slots.len() {
-            bail!("{} gradients for {} parameters", sums.len(), self.slots.len());
+    fn at(&mut self, place: usize) -> Result<&mut Slot> {
+        let n = self.slots.len();
+        match self.slots.get_mut(place) {
+            Some(slot) => Ok(slot),
+            None => bail!("parameter {place} of {n}"),
         }
-        for (slot, sum) in self.slots.iter_mut().zip(sums) {
-            if slot.sum.shape() != sum.shape() {
-                bail!(
-                    "gradient of {}: {:?} for {:?}",
-                    slot.parameter.name,
-                    sum.shape(),
-                    slot.sum.shape()
-                );
-            }
-            slot.sum = sum;
-            slot.filled = true;
-            slot.squares = None;
-        }
-        Ok(())
     }
 
     /// Names of parameters without a contribution since [`Self::clear`].
@@ -222,6 +248,14 @@ pub(crate) fn in_place(tensor: &Tensor) -> bool {
 }
 
 impl Slot {
+    fn fill(&mut self) -> Result<()> {
+        if !self.filled {
+            self.sum = self.sum.zeros_like()?;
+            self.filled = true;
+        }
+        Ok(())
+    }
+
     fn square_sum_on_device(&self) -> Result<Tensor> {
         self.sum.to_dtype(DType::F32)?.sqr()?.sum_all()
     }

@@ -225,6 +225,10 @@ impl WeightGradient for NormResidue {
         bytes_of(&self.x) + bytes_of(&self.gy)
     }
 
+    fn parameters(&self) -> Vec<TensorId> {
+        vec![self.weight, self.bias]
+    }
+
     fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
         let (gw, gb) = self.norm.weight_gradients(&self.x, &self.gy)?;
         sums.add(self.weight, &gw)?;

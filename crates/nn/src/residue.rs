@@ -20,6 +20,10 @@ pub trait WeightGradient: Send {
     /// Bytes of the tensors that wait here.
     fn bytes(&self) -> usize;
 
+    /// The parameters whose sums [`Self::add_to`] changes, and no others. When all residues of a
+    /// step that name a parameter are summed, its sum is finished and may be handed on.
+    fn parameters(&self) -> Vec<TensorId>;
+
     /// Computes the gradient and adds it to the sums. `is_last` says that this finishes the sums:
     /// an implementation may then compute what [`Gradients::square_sums`] needs, while they are in
     /// the cache.
@@ -49,13 +53,19 @@ impl Residue {
         Self::new(Dense { parameter, gradient })
     }
 
-    /// Work that runs when the gradient would be computed; what it returns is added to the sums.
-    /// `bytes` wait with it.
+    /// Work that runs when the gradient would be computed; what it returns is added to the sums of
+    /// `parameters`. `bytes` wait with it.
     pub fn deferred(
         bytes: usize,
+        parameters: Vec<TensorId>,
         run: impl FnOnce() -> Result<Vec<Self>> + Send + 'static,
     ) -> Self {
-        Self::new(Deferred { bytes, run })
+        Self::new(Deferred { bytes, parameters, run })
+    }
+
+    /// The parameters whose sums it changes.
+    pub fn parameters(&self) -> Vec<TensorId> {
+        self.0.parameters()
     }
 
     /// Bytes of the tensors that wait here.
@@ -78,6 +88,10 @@ impl WeightGradient for Dense {
         bytes_of(&self.gradient)
     }
 
+    fn parameters(&self) -> Vec<TensorId> {
+        vec![self.parameter]
+    }
+
     fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
         sums.add(self.parameter, &self.gradient)
     }
@@ -85,6 +99,7 @@ impl WeightGradient for Dense {
 
 struct Deferred<F> {
     bytes: usize,
+    parameters: Vec<TensorId>,
     run: F,
 }
 
@@ -95,6 +110,10 @@ impl<F: FnOnce() -> Result<Vec<Residue>> + Send> WeightGradient for Deferred<F> 
 
     fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    fn parameters(&self) -> Vec<TensorId> {
+        self.parameters.clone()
     }
 
     fn add_to(self: Box<Self>, sums: &mut Gradients, is_last: bool) -> Result<()> {

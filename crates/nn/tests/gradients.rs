@@ -239,11 +239,8 @@ fn clipping_bounds_the_norm_over_all_parameters() {
     let (store, builder) = store();
     Linear::new(3, 2, builder).unwrap();
     let mut sums = Gradients::new(store.parameters()).unwrap();
-    sums.replace(vec![
-        Tensor::full(3.0f32, (2, 3), &Device::Cpu).unwrap(),
-        Tensor::full(4.0f32, 2, &Device::Cpu).unwrap(),
-    ])
-    .unwrap();
+    sums.replace(0, Tensor::full(3.0f32, (2, 3), &Device::Cpu).unwrap()).unwrap();
+    sums.replace(1, Tensor::full(4.0f32, 2, &Device::Cpu).unwrap()).unwrap();
     let norm = global_norm(sums.square_sums().unwrap());
     assert!((norm - (6.0f64 * 9.0 + 2.0 * 16.0).sqrt()).abs() < 1e-9);
     assert!((f64::from(clip_factor(norm, Some(1.0))) * norm - 1.0).abs() < 1e-6);

@@ -27,6 +27,7 @@ mod list;
 mod looped_bfs;
 mod lower;
 mod lower_bound;
+mod mean;
 mod meant;
 mod memory;
 mod naive;
@@ -68,6 +69,7 @@ pub use ids::{Chunk, MicroBatch, Pipe, Rank, Replica, Stage};
 pub use lower::{
     Instruction, LoweredPlan, Payload, Transfer, lower, lower_rendezvous, mailbox_peaks,
 };
+pub use mean::{MeanCosts, MeanSimulation, simulate_mean};
 pub use meant::{did_you_mean, meant};
 pub use number::short_number;
 pub use op::{Op, ParseOpError, Phase};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "fault-injection")]
 use pp_executor::Fault;
-use pp_executor::{InWorld, Recompute};
+use pp_executor::{BUCKET_BYTES, InWorld, Recompute};
 use pp_hybrid::DeviceKind;
 use pp_nn::{LearningRate, OptimizerKind};
 use pp_partition::{Cut, Profile};
@@ -57,6 +57,9 @@ pub struct Config {
     /// Whether each replica keeps the optimizer's state for its share of the parameters alone. That
     /// changes no bit of a result.
     pub shards_optimizer: bool,
+    /// The bytes of gradients that are sent together to the other copies of a stage, at least; with 0
+    /// each parameter is sent alone. That changes no bit of a result.
+    pub bucket_bytes: usize,
     /// Stages on each rank; `None` leaves the number to the schedule.
     pub virtual_stages: Option<u32>,
     /// Micro-batches that pass through one chunk before the next chunk runs.
@@ -122,6 +125,7 @@ impl Config {
             pp: None,
             dp: 1,
             shards_optimizer: false,
+            bucket_bytes: BUCKET_BYTES,
             virtual_stages: None,
             interleave_group: None,
             memory_limit: None,

@@ -57,9 +57,9 @@ pub use workload::{BoxError, Defaults, KnownCosts, SampleLength, Workload};
 
 // Types for configurations and workloads, so that their author needs no further crate.
 pub use pp_devices::Library;
+pub use pp_executor::{BUCKET_BYTES, InWorld, Recompute, Trouble, World, lost_rank};
 #[cfg(feature = "fault-injection")]
 pub use pp_executor::{Fault, FaultKind, FaultPoint};
-pub use pp_executor::{InWorld, Recompute, Trouble, World, lost_rank};
 pub use pp_hybrid::checkpoint;
 pub use pp_hybrid::{
     Evaluation, NotFinite, OnNonfinite, StepOutcome, Trainer, sha256_hex, write_tensors,

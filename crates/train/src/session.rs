@@ -341,6 +341,7 @@ impl Session {
             seed: config.seed,
             n_replicas: config.dp,
             shards_optimizer: config.shards_optimizer,
+            bucket_bytes: config.bucket_bytes,
             devices: self.devices(),
             world: config.world.clone(),
             kernels: self.kernels(),

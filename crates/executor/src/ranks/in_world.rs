@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Ranks, Stop, Thread, check_threads};
 use crate::config::RankConfig;
-use crate::copies::Exchange;
 use crate::device::DeviceSpec;
 use crate::error::{ExecError, RankError};
+use crate::exchange::Exchange;
 use crate::per_rank::{PerRank, place};
 use crate::post::{Neighbours, Post};
 use crate::progress::Progress;
@@ -66,14 +66,15 @@ impl Ranks {
             move || {
                 let opened = world.open(&mut |port| {
                     let stopped = Arc::clone(&is_stopped);
-                    let links =
-                        Links::new(Arc::clone(&world), port, n_ranks, stopped, config.origin);
+                    let times = (config.origin, config.link_delay);
+                    let links = Links::new(Arc::clone(&world), port, n_ranks, stopped, times);
                     let make = || {
                         core.map(pin).transpose()?;
                         let copies = config.has_copies().then(|| {
                             let topology = config.plan.topology();
                             let links = Rc::clone(&links);
-                            Box::new(WorldCopies::new(links, topology, config.n_replicas))
+                            let (n_replicas, place) = (config.n_replicas, (replica, rank));
+                            Box::new(WorldCopies::new(links, topology, n_replicas, place))
                                 as Box<dyn Exchange>
                         });
                         let post = Post::new(Neighbours::World(Rc::clone(&links)));

@@ -134,7 +134,7 @@ impl Port for DoublePort {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 4],
+        label: [u64; 5],
         _: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError> {

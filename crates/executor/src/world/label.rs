@@ -4,6 +4,7 @@ use std::fmt;
 
 use pp_schedule::{MicroBatch, Payload, Stage};
 
+use crate::exchange::Bucket;
 use crate::link::Key;
 
 /// The name of a message: its call, its step and its content.
@@ -14,6 +15,8 @@ pub(crate) struct Label {
     /// The step, for people.
     pub(crate) step: u64,
     pub(crate) content: Content,
+    /// When it was sent, in nanoseconds of process 0.
+    pub(crate) sent_ns: u64,
     /// Which tensors of a boundary there are: a bit for each, from the lowest on.
     pub(crate) present: u64,
 }
@@ -25,8 +28,8 @@ pub(crate) enum Content {
     Boundary(Key),
     /// The sums of gradients of a copy of a stage.
     Sums {
-        /// The stage.
-        stage: Stage,
+        /// The stage, and which of its parameters.
+        bucket: Bucket,
         /// The index of the copy among the copies of that stage.
         copy: u32,
     },
@@ -51,7 +54,7 @@ const EDGES: u32 = 1 << 14;
 const STAGES: u64 = (1 << (KIND_AT - STAGE_AT)) - 1;
 
 impl Label {
-    pub(crate) fn to_words(self) -> [u64; 4] {
+    pub(crate) fn to_words(self) -> [u64; 5] {
         let (kind, stage, number) = match self.content {
             Content::Boundary(Key { payload, to_stage, micro_batch }) => {
                 let kind = match payload {
@@ -60,12 +63,16 @@ impl Label {
                 };
                 (kind, to_stage.0, micro_batch.0)
             }
-            Content::Sums { stage, copy } => (SUMS, stage.0, copy),
+            Content::Sums { bucket, copy } => (SUMS, bucket.stage.0, copy),
             Content::Answer { from } => (ANSWER, 0, from),
             Content::Verdict => (VERDICT, 0, 0),
         };
         let content = (kind << KIND_AT) | (u64::from(stage) << STAGE_AT) | u64::from(number);
-        [self.call, self.step, content, self.present]
+        let more = match self.content {
+            Content::Sums { bucket, .. } => u64::from(bucket.number),
+            _ => self.present,
+        };
+        [self.call, self.step, content, more, self.sent_ns]
     }
 
     /// The number of the edge of a boundary: its payload and its stage. Only the messages of steps
@@ -77,7 +84,7 @@ impl Label {
     }
 
     /// `None` for words that no process of this version sends.
-    pub(crate) fn from_words([call, step, content, present]: [u64; 4]) -> Option<Self> {
+    pub(crate) fn from_words([call, step, content, more, sent_ns]: [u64; 5]) -> Option<Self> {
         let stage = Stage(((content >> STAGE_AT) & STAGES) as u32);
         let number = content as u32;
         let boundary = |payload| {
@@ -86,12 +93,13 @@ impl Label {
         let content = match content >> KIND_AT {
             ACTIVATION => boundary(Payload::Activation),
             GRADIENT => boundary(Payload::Gradient),
-            SUMS => Content::Sums { stage, copy: number },
+            SUMS => Content::Sums { bucket: Bucket { stage, number: more as u32 }, copy: number },
             ANSWER => Content::Answer { from: number },
             VERDICT => Content::Verdict,
             _ => return None,
         };
-        Some(Self { call, step, content, present })
+        let present = if matches!(content, Content::Sums { .. }) { 0 } else { more };
+        Some(Self { call, step, content, sent_ns, present })
     }
 }
 
@@ -105,8 +113,8 @@ impl fmt::Display for Content {
                 };
                 write!(f, "{what} of micro-batch {micro_batch} for stage {to_stage}")
             }
-            Self::Sums { stage, copy } => {
-                write!(f, "the gradient sums of copy {copy} of stage {stage}")
+            Self::Sums { bucket: Bucket { stage, number }, copy } => {
+                write!(f, "bucket {number} of the gradient sums of copy {copy} of stage {stage}")
             }
             Self::Answer { from } => write!(f, "the answer of process {from}"),
             Self::Verdict => f.write_str("the verdict of process 0"),
@@ -136,14 +144,15 @@ mod tests {
         for content in [
             key(Payload::Activation),
             key(Payload::Gradient),
-            Content::Sums { stage: Stage(3), copy: 2 },
+            Content::Sums { bucket: Bucket { stage: Stage(3), number: 70_000 }, copy: 2 },
             Content::Answer { from: u32::MAX },
             Content::Verdict,
         ] {
-            let label = Label { call: u64::MAX, step: 7, content, present: 5 };
+            let present = if matches!(content, Content::Sums { .. }) { 0 } else { 5 };
+            let label = Label { call: u64::MAX, step: 7, content, sent_ns: 11, present };
             assert_eq!(Label::from_words(label.to_words()), Some(label));
         }
-        assert_eq!(Label::from_words([0, 0, 9 << KIND_AT, 0]), None);
-        assert_eq!(Label::from_words([0; 4]), None);
+        assert_eq!(Label::from_words([0, 0, 9 << KIND_AT, 0, 0]), None);
+        assert_eq!(Label::from_words([0; 5]), None);
     }
 }

@@ -1,24 +1,23 @@
 //! The links of a rank whose neighbours are in other processes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use pp_schedule::{Pipe, Stage, Topology};
+use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, bytes_of, from_bytes, tensor_of, to_bytes};
 use super::clock::PeerClock;
 use super::label::{Content, Label};
 use crate::boundary::Tensors;
-use crate::copies::{CopySums, Exchange, OwnSums, StageSums};
 use crate::error::RankError;
-use crate::link::{Key, Received};
-use crate::per_rank::place;
+use crate::exchange::{Bucket, CopyParcel, CopySums, Exchange, Sums, other_holders};
+use crate::link::{Event, Key, Received};
 use crate::transport::{LinkError, Port, World};
 
 type Result<T> = std::result::Result<T, RankError>;
@@ -40,6 +39,10 @@ pub(crate) struct Links {
     has_edges: bool,
     /// Messages that came before they were asked for, with the call that they belong to.
     arrived: HashMap<(u64, Content), Arrived>,
+    /// Names of messages with sums that came and were not taken, in the order of their arrival.
+    sums: VecDeque<(u64, Content)>,
+    /// How long messages of a step take, beyond what they really take.
+    delay: Duration,
     /// The most messages that waited.
     peak: usize,
     /// Set when this rank has to give up.
@@ -73,7 +76,7 @@ impl Links {
         port: Box<dyn Port>,
         n_ranks: u32,
         is_stopped: Arc<AtomicBool>,
-        origin: Instant,
+        (origin, delay): (Instant, Duration),
     ) -> SharedLinks {
         Rc::new(RefCell::new(Self {
             world,
@@ -83,6 +86,8 @@ impl Links {
             step: 0,
             has_edges: false,
             arrived: HashMap::new(),
+            sums: VecDeque::new(),
+            delay,
             peak: 0,
             is_stopped,
             origin,
@@ -137,7 +142,8 @@ impl Links {
         present: u64,
         tensors: Vec<Tensor>,
     ) -> Result<()> {
-        let label = Label { call: self.call, step: self.step, content, present };
+        let sent_ns = self.now_ns().saturating_add_signed(self.clock.offset().0);
+        let label = Label { call: self.call, step: self.step, content, sent_ns, present };
         let edge = if self.has_edges { label.edge() } else { None };
         Ok(self.port.send(to, label.to_words(), edge, tensors)?)
     }
@@ -164,6 +170,9 @@ impl Links {
             is_due && self.arrived.insert((label.call, label.content), arrived).is_some();
         self.peak = self.peak.max(self.arrived.len());
         if is_due && !is_second {
+            if matches!(label.content, Content::Sums { .. }) {
+                self.sums.push_back((label.call, label.content));
+            }
             return Ok(());
         }
         let expected = format!("a message of call {} (step {})", self.call, self.step);
@@ -172,14 +181,24 @@ impl Links {
         Err(RankError::OutOfPlace { arrived, expected })
     }
 
-    /// Waits for a message of this call.
-    fn receive(&mut self, content: Content) -> Result<(Arrived, bool)> {
-        let wanted = (self.call, content);
+    /// Whether a message is there, and late enough.
+    fn is_there(&self, wanted: (u64, Content)) -> bool {
+        let Some(arrived) = self.arrived.get(&wanted) else { return false };
+        let is_of_step = matches!(wanted.1, Content::Boundary(_) | Content::Sums { .. });
+        if self.delay.is_zero() || !is_of_step {
+            return true;
+        }
+        let now = self.now_ns().saturating_add_signed(self.clock.offset().0);
+        now >= arrived.label.sent_ns + self.delay.as_nanos() as u64
+    }
+
+    /// Waits until `is_over` finds something. Also tells whether it was there at once.
+    fn wait_for<T>(&mut self, is_over: impl Fn(&Self) -> Option<T>) -> Result<(T, bool)> {
         let mut at_once = true;
         let mut begun = None;
         loop {
             self.poll()?;
-            if let Some(found) = self.arrived.remove(&wanted) {
+            if let Some(found) = is_over(self) {
                 return Ok((found, at_once));
             }
             at_once = false;
@@ -195,14 +214,49 @@ impl Links {
         }
     }
 
-    /// Waits for the input of an op.
-    pub(crate) fn receive_boundary(&mut self, key: Key) -> Result<Received> {
-        let (arrived, at_once) = self.receive(Content::Boundary(key))?;
+    /// Waits for a message of this call.
+    fn receive(&mut self, content: Content) -> Result<Arrived> {
+        let wanted = (self.call, content);
+        self.wait_for(|links| links.is_there(wanted).then_some(()))?;
+        self.arrived.remove(&wanted).ok_or(RankError::Missing("a message that has arrived"))
+    }
+
+    /// Waits for the input of an op; but not while there are sums to take.
+    pub(crate) fn receive_boundary(&mut self, key: Key) -> Result<Event> {
+        let wanted = (self.call, Content::Boundary(key));
+        let (is_sums, at_once) = self.wait_for(|links| {
+            let is_sums = links.first_sums().is_some();
+            (is_sums || links.is_there(wanted)).then_some(is_sums)
+        })?;
+        if is_sums {
+            return Ok(Event::Sums);
+        }
+        let arrived = self.arrived.remove(&wanted);
+        let arrived = arrived.ok_or(RankError::Missing("a message that has arrived"))?;
         let present = arrived.label.present;
         let n = (present & SIZES) >> SIZE_AT;
         let mut there = arrived.tensors.into_iter();
         let tensor = |i: u64| if present & (1 << i) == 0 { None } else { there.next() };
-        Ok(Received { tensors: (0..n).map(tensor).collect(), made: None, at_once })
+        let tensors = (0..n).map(tensor).collect();
+        Ok(Event::Received(Received { tensors, made: None, at_once }))
+    }
+
+    /// The name of sums of this call that are there to be taken.
+    fn first_sums(&self) -> Option<(u64, Content)> {
+        let is_due = |name: &&(u64, Content)| name.0 == self.call && self.is_there(**name);
+        self.sums.iter().find(is_due).copied()
+    }
+
+    /// Takes sums of this call that are there.
+    fn take_sums(&mut self, name: (u64, Content)) -> Result<CopyParcel> {
+        self.sums.retain(|other| *other != name);
+        match (name.1, self.arrived.remove(&name)) {
+            (Content::Sums { bucket, copy }, Some(Arrived { tensors, .. })) => {
+                let sums = Arc::new(CopySums { tensors, made: None });
+                Ok(CopyParcel { bucket, copy: copy as usize, sums })
+            }
+            _ => Err(RankError::Missing("sums that have arrived")),
+        }
     }
 
     /// The most messages that waited since the last call of this.
@@ -219,7 +273,7 @@ impl Links {
             tensors.insert(0, tensor_of(bytes)?);
             let sent = self.now_ns();
             self.send(0, Content::Answer { from: me }, 0, tensors)?;
-            let (arrived, _) = self.receive(Content::Verdict)?;
+            let arrived = self.receive(Content::Verdict)?;
             let [head, bytes] = &arrived.tensors[..] else {
                 return Err(RankError::Missing("a whole verdict"));
             };
@@ -236,7 +290,7 @@ impl Links {
         let mut all = vec![mine];
         let mut arrived_at = vec![0];
         for from in 1..n {
-            let (arrived, _) = self.receive(Content::Answer { from })?;
+            let arrived = self.receive(Content::Answer { from })?;
             let mut tensors = arrived.tensors.into_iter();
             let bytes = tensors.next().ok_or(RankError::Missing("an answer"))?;
             all.push(T::unpack(&bytes_of(&bytes)?, tensors.collect())?);
@@ -262,69 +316,49 @@ const SIZES: u64 = 0xff << SIZE_AT;
 pub(crate) struct WorldCopies {
     links: SharedLinks,
     /// The other processes that hold a copy of a stage of this one.
-    others: BTreeMap<Stage, Vec<u32>>,
+    others: BTreeMap<Stage, Vec<usize>>,
+    replica: Replica,
     n_pipes: usize,
     n_copies: usize,
 }
 
 impl WorldCopies {
-    pub(crate) fn new(links: SharedLinks, topology: &Topology, n_replicas: u32) -> Self {
-        let (me, n_ranks) = {
-            let links = links.borrow();
-            (links.world.index(), links.n_ranks)
-        };
-        let (_, rank) = place(me as usize, n_ranks as usize);
-        let mut others = BTreeMap::new();
-        for &(_, stage) in topology.stages_of(rank) {
-            let of_replica = |replica: u32| {
-                let holder = move |pipe| replica * n_ranks + topology.rank_of(pipe, stage).0;
-                topology.pipes().map(holder)
-            };
-            let mut holders: Vec<u32> =
-                (0..n_replicas).flat_map(of_replica).filter(|&other| other != me).collect();
-            // A rank that holds the stage in two pipes needs one message, not two.
-            holders.sort_unstable();
-            holders.dedup();
-            others.insert(stage, holders);
-        }
+    pub(crate) fn new(
+        links: SharedLinks,
+        topology: &Topology,
+        n_replicas: u32,
+        place: (Replica, Rank),
+    ) -> Self {
+        let others = other_holders(topology, n_replicas, place);
         let n_pipes = topology.n_pipes() as usize;
-        Self { links, others, n_pipes, n_copies: n_replicas as usize * n_pipes }
-    }
-
-    fn copy(&self, index: u32, n_ranks: u32, pipe: Pipe) -> usize {
-        (index / n_ranks) as usize * self.n_pipes + pipe.idx()
+        let n_copies = n_replicas as usize * n_pipes;
+        Self { links, others, replica: place.0, n_pipes, n_copies }
     }
 }
 
 impl Exchange for WorldCopies {
-    fn exchange(&mut self, own: Vec<OwnSums>) -> Result<StageSums> {
+    fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
+        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
+        let content = Content::Sums { bucket, copy: copy as u32 };
+        for &other in self.others.get(&bucket.stage).into_iter().flatten() {
+            self.links.borrow_mut().send(other as u32, content, 0, sums.tensors.clone())?;
+        }
+        Ok(copy)
+    }
+
+    fn take(&mut self) -> Result<Option<CopyParcel>> {
         let mut links = self.links.borrow_mut();
-        let (me, n_ranks) = (links.world.index(), links.n_ranks);
-        let mut found: BTreeMap<Stage, Vec<Option<Arc<CopySums>>>> = BTreeMap::new();
-        for OwnSums { pipe, stage, sums } in own {
-            let copy = self.copy(me, n_ranks, pipe);
-            // A rank sends everything before it waits, so no two ranks wait for each other.
-            for &other in self.others.get(&stage).into_iter().flatten() {
-                let content = Content::Sums { stage, copy: copy as u32 };
-                links.send(other, content, 0, sums.tensors.clone())?;
-            }
-            let copies = found.entry(stage).or_insert_with(|| vec![None; self.n_copies]);
-            copies[copy] = Some(sums);
-        }
-        let mut whole = StageSums::new();
-        for (stage, copies) in found {
-            let mut of_stage = Vec::with_capacity(copies.len());
-            for (copy, sums) in copies.into_iter().enumerate() {
-                of_stage.push(if let Some(sums) = sums {
-                    sums
-                } else {
-                    let content = Content::Sums { stage, copy: copy as u32 };
-                    let (arrived, _) = links.receive(content)?;
-                    Arc::new(CopySums { tensors: arrived.tensors, made: None })
-                });
-            }
-            whole.insert(stage, of_stage);
-        }
-        Ok(whole)
+        links.poll()?;
+        links.first_sums().map(|name| links.take_sums(name)).transpose()
+    }
+
+    fn wait(&mut self) -> Result<CopyParcel> {
+        let mut links = self.links.borrow_mut();
+        let (name, _) = links.wait_for(Links::first_sums)?;
+        links.take_sums(name)
+    }
+
+    fn n_copies(&self) -> usize {
+        self.n_copies
     }
 }

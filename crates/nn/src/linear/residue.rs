@@ -29,6 +29,10 @@ impl WeightGradient for LinearResidue {
         bytes_of(&self.x) + bytes_of(&self.gy)
     }
 
+    fn parameters(&self) -> Vec<TensorId> {
+        [Some(self.weight), self.bias].into_iter().flatten().collect()
+    }
+
     fn add_to(self: Box<Self>, sums: &mut Gradients, is_last: bool) -> Result<()> {
         let Self { weight, bias, x, gy } = *self;
         let (outputs, inputs) = sums.shape_of(weight)?.dims2()?;

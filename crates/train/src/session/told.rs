@@ -34,6 +34,8 @@ struct Told {
 struct Same {
     /// The kind of device.
     device: String,
+    /// The bytes of a bucket of gradients.
+    bucket_bytes: usize,
     /// The data.
     data: Option<String>,
     /// The checkpoint: its run, its step and its place among those of its folder.
@@ -47,7 +49,8 @@ impl Same {
             (manifest.run.clone(), manifest.step, manifest.sequence)
         });
         let device = if mesh.is_on_cpu() { "cpu" } else { "cuda" }.to_owned();
-        Self { device, data: job.data.fingerprint(), checkpoint }
+        let data = job.data.fingerprint();
+        Self { device, bucket_bytes: config.bucket_bytes, data, checkpoint }
     }
 
     /// Refuses to go on with something else than process 0.
@@ -57,6 +60,10 @@ impl Same {
         };
         if self.device != first.device {
             return differs("the kind of device", &self.device, &first.device);
+        }
+        if self.bucket_bytes != first.bucket_bytes {
+            let what = "the size of buckets of gradients";
+            return differs(what, &self.bucket_bytes, &first.bucket_bytes);
         }
         if self.data != first.data {
             return differs("the fingerprint of the data", &self.data, &first.data);

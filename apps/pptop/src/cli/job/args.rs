@@ -230,6 +230,8 @@ pub(crate) struct JobArgs {
     /// have the same bits
     #[arg(long, help_heading = headings::PIPELINE)]
     pub(crate) shard_optimizer: bool,
+    #[arg(long, value_name = "KIB", value_parser = natural, help_heading = headings::PIPELINE, help = format!("Send gradients to the other replicas in buckets of KIB KiB, while the backward pass still runs; 0 sends each parameter alone; the results have the same bits [default: {}]", pp_train::BUCKET_BYTES / 1024))]
+    pub(crate) bucket_kib: Option<u64>,
     /// Pin the thread of each rank to its own core; needs one core per rank, and two pinned runs
     /// use the same cores
     #[arg(long, help_heading = headings::PIPELINE)]

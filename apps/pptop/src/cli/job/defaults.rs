@@ -112,7 +112,7 @@ Defaults by model:
 gpt and wine-mlp: --lr-schedule cosine --warmup 20; the others: constant.
 gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
 seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
-sleep: 4 ms for each of F, I, W; --partition uniform. Others: --partition time.
+sleep: 4 ms for each of F, I, W; 1 layer a stage; --partition uniform. Others: --partition time.
 For all: --pp as many as GPUs, or min(4, cores) without one, and at most the
 layers; --dp 1, --schedule 1f1b, --seed 0, --virtual-stages 2 for schedules with
 several stages per rank, else 1 (auto takes the faster), --device auto (or what

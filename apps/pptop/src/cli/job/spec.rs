@@ -86,6 +86,9 @@ impl Spec {
                     .or(default.clip_norm),
                 recompute: args.recompute.clone().unwrap_or_default(),
                 shards_optimizer: args.shard_optimizer,
+                bucket_bytes: args.bucket_kib.map_or(default.bucket_bytes, |kib| {
+                    usize::try_from(kib.saturating_mul(1024)).unwrap_or(usize::MAX)
+                }),
                 pinned: args.pin,
                 kernels: args.kernels.unwrap_or_default(),
                 packs_weights: !args.no_packed_weights,

@@ -1,0 +1,93 @@
+//! What the copies of a stage send each other.
+//!
+//! A stage has a copy in each replica and, with Chimera, in each pipe. Only the copies of a stage
+//! exchange its gradients; the thread that calls the ranks takes no part.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
+
+use crate::error::RankError;
+use crate::lane::Made;
+
+type Result<T> = std::result::Result<T, RankError>;
+
+/// The sums of gradients of some parameters of a stage, as a copy of it has them.
+pub(crate) type Sums = Arc<CopySums>;
+
+/// The sums of gradients of one copy of a stage.
+pub(crate) struct CopySums {
+    /// In an order that all copies have.
+    pub(crate) tensors: Vec<Tensor>,
+    /// The queue in which they are made; `None` where they are there. Their rank keeps them until
+    /// its next update, before which every other rank has waited for its own queue.
+    pub(crate) made: Option<Made>,
+}
+
+/// For every stage what all its copies have sent: replica by replica, in each pipe by pipe.
+pub(crate) type StageSums = BTreeMap<Stage, Vec<Sums>>;
+
+/// Some parameters of a stage, whose gradients travel together. They are counted stage by stage, in
+/// the same order on all copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Bucket {
+    pub(crate) stage: Stage,
+    pub(crate) number: u32,
+}
+
+/// What another copy of a stage has sent.
+pub(crate) struct CopyParcel {
+    pub(crate) bucket: Bucket,
+    /// The index of the copy among the copies of the stage: replica by replica, in each pipe by
+    /// pipe.
+    pub(crate) copy: usize,
+    pub(crate) sums: Sums,
+}
+
+/// A rank's links to the other copies of its stages. Threads pass handles of tensors; another
+/// transport moves the bytes. The rank takes the mean itself: every copy adds in the same order, and
+/// so gets the same bits.
+pub(crate) trait Exchange {
+    /// Sends sums of the copy in `pipe` to all other copies of the stage. Never waits. Returns the
+    /// index of this copy.
+    fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize>;
+
+    /// Takes what another copy has sent, if something has arrived.
+    fn take(&mut self) -> Result<Option<CopyParcel>>;
+
+    /// Takes what another copy has sent, and waits for it.
+    ///
+    /// # Errors
+    /// [`RankError::Stopped`] if the rank is told to stop while it waits.
+    fn wait(&mut self) -> Result<CopyParcel>;
+
+    /// Copies of each stage, this one included.
+    fn n_copies(&self) -> usize;
+}
+
+/// The places that hold a copy of each stage of a rank, without that of the rank itself: replica by
+/// replica, in each rank by rank. A place with the stage in two pipes needs one message, not two,
+/// and is named once.
+pub(crate) fn other_holders(
+    topology: &Topology,
+    n_replicas: u32,
+    (replica, rank): (Replica, Rank),
+) -> BTreeMap<Stage, Vec<usize>> {
+    let n_ranks = topology.n_ranks() as usize;
+    let own = replica.idx() * n_ranks + rank.idx();
+    let holders = |stage: Stage| {
+        let of_replica = move |replica: u32| {
+            topology
+                .pipes()
+                .map(move |pipe| replica as usize * n_ranks + topology.rank_of(pipe, stage).idx())
+        };
+        let mut holders: Vec<usize> =
+            (0..n_replicas).flat_map(of_replica).filter(|&other| other != own).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    };
+    topology.stages_of(rank).iter().map(|&(_, stage)| (stage, holders(stage))).collect()
+}
