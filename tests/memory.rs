@@ -3,7 +3,7 @@
 
 use std::alloc::System;
 
-use pp_executor::{PlannedMemory, RankConfig, RankMemory, Recompute, rehearse};
+use pp_executor::{BUCKET_BYTES, PlannedMemory, RankConfig, RankMemory, Recompute, rehearse};
 use pp_hybrid::{Trainer, TrainerConfig};
 use pp_models::{GptConfig, Job, gpt, seed_mlp};
 use pp_nn::memory::CountingAllocator;
@@ -161,17 +161,19 @@ fn without_packed_weights_their_bytes_are_neither_planned_nor_held() {
 fn replicas_hold_what_is_planned_and_of_the_optimizer_their_share() {
     let config = GptConfig { layers: 6, width: 128, heads: 4, context: 32, dropout: 0.1 };
     let job = gpt(config, None, 1).unwrap();
-    for (schedule, n_replicas) in [
-        (ScheduleName::ZbH1, 2),
-        (ScheduleName::ZbV, 3),
+    for (schedule, n_replicas, bucket_bytes) in [
+        (ScheduleName::ZbH1, 2, BUCKET_BYTES),
+        (ScheduleName::ZbH1, 2, 0),
+        (ScheduleName::ZbV, 3, usize::MAX),
         // Two copies of the model in each replica.
-        (ScheduleName::Chimera, 1),
-        (ScheduleName::Chimera, 2),
+        (ScheduleName::Chimera, 1, 0),
+        (ScheduleName::Chimera, 2, BUCKET_BYTES),
     ] {
         let held = |shards_optimizer| {
             of_replicas(&job, schedule, 48, |ranks| {
                 ranks.n_replicas = n_replicas;
                 ranks.shards_optimizer = shards_optimizer;
+                ranks.bucket_bytes = bucket_bytes;
             })
         };
         let (plain, shared) = (held(false), held(true));

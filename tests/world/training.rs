@@ -66,6 +66,8 @@ pub(crate) fn train(
     ranks.seed = 5;
     ranks.n_replicas = replicas;
     ranks.shards_optimizer = shards_optimizer;
+    // Threads send a stage at once, processes send it in many parts.
+    ranks.bucket_bytes = if world.is_some() { 600 } else { usize::MAX };
     ranks.world = world.map(InWorld);
     let curve = LearningRateCurve::Step { every: 2, gamma: 0.5 };
     let rate = LearningRate { peak: 1e-3, curve, warmup: 1 };

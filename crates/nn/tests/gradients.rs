@@ -2,12 +2,12 @@
 //! gradient computed at once and deferred.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, TensorId, Var};
 use candle_nn::Init;
 use pp_nn::{
     CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, LayerNorm, Linear,
-    Optimizer, OptimizerKind, ParameterStore, ResidueQueue, clip_factor, cross_entropy, gelu,
-    global_norm, relu,
+    Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, WeightGradient, clip_factor,
+    cross_entropy, gelu, global_norm, relu,
 };
 
 fn random(shape: &[usize], key: u64) -> Tensor {
@@ -288,4 +288,47 @@ fn weight_gradients_wait_without_kernels_too() {
         let error: f64 = error.to_scalar().unwrap();
         assert!(error < 1e-6, "{}: off by {error}", parameter.name);
     }
+}
+
+/// Adds to more parameters than it names.
+struct Silent(TensorId);
+
+impl WeightGradient for Silent {
+    fn name(&self) -> &'static str {
+        "Silent"
+    }
+
+    fn bytes(&self) -> usize {
+        0
+    }
+
+    fn parameters(&self) -> Vec<TensorId> {
+        Vec::new()
+    }
+
+    fn add_to(self: Box<Self>, sums: &mut Gradients, _: bool) -> Result<()> {
+        sums.add(self.0, &Tensor::ones((2, 3), DType::F32, &Device::Cpu)?)
+    }
+}
+
+#[test]
+fn nothing_is_added_to_a_sum_that_others_have() {
+    let (store, builder) = store();
+    let linear = Linear::new(3, 2, builder).unwrap();
+    let mut sums = Gradients::new(store.parameters()).unwrap();
+    let queue = ResidueQueue::default();
+    let context = ForwardContext::training(0, 1).with_residues(queue.clone());
+    let x = Var::from_tensor(&random(&[4, 3], 1)).unwrap();
+    linear.forward(&x, &context).unwrap().sum_all().unwrap().backward().unwrap();
+    let residues = queue.take();
+    let ids: Vec<TensorId> = store.parameters().iter().map(|p| p.var.id()).collect();
+    let named: Vec<TensorId> = residues.iter().flat_map(Residue::parameters).collect();
+    assert_eq!(named, ids, "a layer names what it adds to");
+    residues.into_iter().for_each(|residue| sums.accumulate(residue).unwrap());
+    assert_eq!(sums.finish(0).unwrap().dims(), [2, 3]);
+    let refused = sums.accumulate(Residue::new(Silent(ids[0]))).unwrap_err().to_string();
+    assert!(refused.contains("without naming it"), "{refused}");
+    assert!(sums.finish(2).unwrap_err().to_string().contains("parameter 2 of 2"));
+    sums.clear();
+    sums.accumulate(Residue::new(Silent(ids[0]))).unwrap();
 }
