@@ -5,6 +5,7 @@
 mod checkpoints;
 mod numbers;
 mod pptop;
+mod replicas;
 
 use std::path::PathBuf;
 
@@ -51,6 +52,15 @@ fn main() -> anyhow::Result<()> {
         if wanted(&name) {
             missed += attempt(|| in_turns(&pptop, &name, p))?;
         }
+    }
+    for schedule in [ScheduleName::OneFOneB, ScheduleName::ZbH1, ScheduleName::ZbV] {
+        let name = format!("sleep mean {schedule}");
+        if wanted(&name) {
+            missed += attempt(|| mean(&pptop, &name, schedule))?;
+        }
+    }
+    if wanted("sleep many ranks") {
+        missed += attempt(|| many_ranks(&pptop))?;
     }
     if wanted("sleep attribution") {
         missed += attempt(|| attribution(&pptop))?;
@@ -257,6 +267,46 @@ fn bubble(spans: &[Value], step: u64, p: f64) -> f64 {
         busy += duration;
     }
     1.0 - busy / (p * (last - first))
+}
+
+/// The mean of gradients of two replicas: how much of it lies beside the last ops, and how long the
+/// whole step is idle.
+fn mean(pptop: &PathBuf, name: &str, schedule: ScheduleName) -> anyhow::Result<Vec<Promise>> {
+    let found = replicas::overlap(pptop, schedule)?;
+    Ok(vec![
+        at_least(&format!("{name}: beside the last ops"), 1.0 - found.behind, 0.8),
+        Promise {
+            name: format!("{name}: idle of step"),
+            value: found.idle,
+            wanted: found.simulated,
+            within: Some(0.02),
+        },
+    ])
+}
+
+/// Up to 128 ranks in one process: how long they take to start, and what they send.
+fn many_ranks(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
+    let mut promises = Vec::new();
+    let mut first = None;
+    for p in [8, 16, 32, 64] {
+        let replicas::Many { start, messages } = replicas::many(pptop, p)?;
+        println!("       sleep, {p} ranks x 2: first op after {start:.3} s");
+        promises.push(Promise {
+            name: format!("sleep many ranks: messages of {p} x 2"),
+            value: messages,
+            wanted: 1.0,
+            within: Some(0.0),
+        });
+        // A process takes some time whatever it does.
+        let per_rank = (start + 0.1) / f64::from(p);
+        let least = *first.get_or_insert(per_rank);
+        promises.push(at_least(
+            &format!("sleep many ranks: start per rank, 8 x 2 over {p} x 2"),
+            least / per_rank,
+            1.0,
+        ));
+    }
+    Ok(promises)
 }
 
 /// A headless run in a state directory of its own.

@@ -324,7 +324,9 @@ fn nothing_is_added_to_a_sum_that_others_have() {
     let ids: Vec<TensorId> = store.parameters().iter().map(|p| p.var.id()).collect();
     let named: Vec<TensorId> = residues.iter().flat_map(Residue::parameters).collect();
     assert_eq!(named, ids, "a layer names what it adds to");
-    residues.into_iter().for_each(|residue| sums.accumulate(residue).unwrap());
+    for residue in residues {
+        sums.accumulate(residue).unwrap();
+    }
     assert_eq!(sums.finish(0).unwrap().dims(), [2, 3]);
     let refused = sums.accumulate(Residue::new(Silent(ids[0]))).unwrap_err().to_string();
     assert!(refused.contains("without naming it"), "{refused}");

@@ -13,6 +13,7 @@ mod whole_file;
 mod follower;
 mod mark_v1;
 mod marks;
+mod reduced;
 mod replay;
 mod runs;
 mod spool;
@@ -50,6 +51,7 @@ pub use model::{
 pub use op_of::op_of;
 pub use process::{Process, is_suspended};
 pub use processor::Processor;
+pub use reduced::Reduced;
 pub use replay::Replay;
 pub use runs::{FindError, Run, find_run, is_path, list_runs, of_path, status_of};
 pub use spool::{SPOOL_BYTES_MAX, Spool, SpoolError};

@@ -26,7 +26,8 @@ pub enum SpanKind {
     WaitAct,
     /// Waiting for a gradient of the stage behind.
     WaitGrad,
-    /// The mean of the gradients over the replicas.
+    /// The mean of a bucket of gradients over the copies of the model: from sending the own sums
+    /// until the mean is there. It may lie beside other spans of its rank.
     AllReduce,
     /// The optimizer.
     Optim,
@@ -125,7 +126,8 @@ pub struct Span {
     /// The stage that was worked on; 0 for work that belongs to no stage.
     #[serde(default)]
     pub stage: u32,
-    /// The micro-batch that was worked on; 0 for work that belongs to none.
+    /// The micro-batch that was worked on; 0 for work that belongs to none. For the mean of
+    /// gradients, the number of the bucket within its stage.
     #[serde(default)]
     pub mb: u32,
     /// What was done.

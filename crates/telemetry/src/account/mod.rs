@@ -64,8 +64,11 @@ pub struct RankTime {
     pub wait_act: f64,
     /// Waiting for gradients.
     pub wait_grad: f64,
-    /// The mean of the gradients over the replicas.
+    /// The mean of the gradients over the replicas, as far as the rank did nothing else meanwhile.
     pub all_reduce: f64,
+    /// The time in which a bucket of gradients was under way, also beside other work. It is no part
+    /// of [`Self::sum`].
+    pub all_reduce_whole: f64,
     /// The optimizer.
     pub optimizer: f64,
     /// Writing checkpoints.

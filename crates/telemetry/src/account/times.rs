@@ -8,6 +8,7 @@ use pp_schedule::{Costs, Phase, Pipe, ValidPlan};
 use super::{KINDS, RankTime, edges};
 use crate::model::{Model, RecordedStep};
 use crate::op_of::op_of;
+use crate::reduced::Reduced;
 use pp_trace::{Span, SpanKind, measure};
 
 /// Which times of an operation.
@@ -201,6 +202,7 @@ impl Measured {
             let made = made(&step.spans);
             let window_of_replica = windows_of(&step.spans);
             let sent = sends(&step.spans);
+            add_means(&mut ranks, n_ranks, &step.spans, n_steps);
             for span in &step.spans {
                 let at = span.replica as usize * n_ranks + span.rank as usize;
                 if let Some(rank) = ranks.get_mut(at) {
@@ -444,6 +446,24 @@ fn producer<'a>(wait: &Span, made: &HashMap<Made, &'a Span>) -> Option<&'a Span>
     made.get(&(wait.replica, stage, op.phase == Phase::Forward, wait.mb)).copied()
 }
 
+/// Adds the times of the gradient mean, where there are any.
+fn add_means(ranks: &mut [RankTime], n_ranks: usize, spans: &[Span], n_steps: f64) {
+    if spans.iter().all(|span| span.op != SpanKind::AllReduce) {
+        return;
+    }
+    let mut of_rank: HashMap<usize, Vec<&Span>> = HashMap::new();
+    for span in spans {
+        let at = span.replica as usize * n_ranks + span.rank as usize;
+        of_rank.entry(at).or_default().push(span);
+    }
+    for (at, spans) in of_rank {
+        let Some(rank) = ranks.get_mut(at) else { continue };
+        let Reduced { whole_ns, alone_ns } = Reduced::of(spans);
+        rank.all_reduce += seconds(alone_ns) / n_steps;
+        rank.all_reduce_whole += seconds(whole_ns) / n_steps;
+    }
+}
+
 /// From the first start to the last end of compute, for each replica.
 fn windows_of(spans: &[Span]) -> HashMap<u32, (u64, u64)> {
     let mut windows = HashMap::new();
@@ -471,7 +491,8 @@ fn add_to_rank(rank: &mut RankTime, span: &Span, n_steps: f64) {
         SpanKind::Send | SpanKind::Recv => &mut rank.copy,
         SpanKind::WaitAct => &mut rank.wait_act,
         SpanKind::WaitGrad => &mut rank.wait_grad,
-        SpanKind::AllReduce => &mut rank.all_reduce,
+        // It may lie beside other work: `add_means`.
+        SpanKind::AllReduce => return,
         SpanKind::Optim => &mut rank.optimizer,
         SpanKind::Checkpoint => &mut rank.checkpoint,
         SpanKind::Data => &mut rank.data,

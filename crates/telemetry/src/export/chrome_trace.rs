@@ -73,6 +73,7 @@ pub(super) struct ChromeTrace {
     halves: HashMap<Tensor, ArrowEnd>,
     halves_looked_at: usize,
     n_arrows: u64,
+    n_means: u64,
     /// Phases that are over and came before the first event of a step.
     phases: Vec<PhaseEvent>,
     names_driver: bool,
@@ -158,6 +159,9 @@ impl ChromeTrace {
 
     fn slice(&mut self, span: &Span, out: &mut dyn Write) -> Result<(), ExportError> {
         self.name(span.replica, span.rank, out)?;
+        if span.op == SpanKind::AllReduce {
+            return self.mean(span, out);
+        }
         let kind = span.op.name();
         let name: &dyn fmt::Display = if span.op.is_compute() {
             &format_args!("{}{kind}{}", span.stage, span.mb)
@@ -182,6 +186,24 @@ impl ChromeTrace {
             ),
         )?;
         self.arrows(span, out)
+    }
+
+    /// The mean of a bucket of gradients. Slices of a track may not overlap in part, and a mean may
+    /// begin in one op and end in another: so it is a pair of events beside the track.
+    fn mean(&mut self, span: &Span, out: &mut dyn Write) -> Result<(), ExportError> {
+        self.n_means += 1;
+        let Span { replica, rank, stage, mb, step, bytes, .. } = *span;
+        let id = self.n_means;
+        for (ph, ns) in [("b", span.start_ns), ("e", span.end_ns())] {
+            self.object(
+                out,
+                format_args!(
+                    r#""name":"rank {rank} all_reduce","cat":"all_reduce","ph":"{ph}","id":{id},"pid":{replica},"tid":{rank},"ts":{},"args":{{"step":{step},"stage":{stage},"bucket":{mb},"bytes":{bytes}}}"#,
+                    Micros(ns),
+                ),
+            )?;
+        }
+        Ok(())
     }
 
     /// The tensor that a span uses, and the one that it makes.
@@ -413,7 +435,7 @@ fn colour(kind: SpanKind) -> &'static str {
         SpanKind::B => trace_colour_of(Phase::Backward),
         SpanKind::I => trace_colour_of(Phase::InputGrad),
         SpanKind::W => trace_colour_of(Phase::WeightGrad),
-        SpanKind::Send | SpanKind::Recv | SpanKind::AllReduce => "detailed_memory_dump",
+        SpanKind::Send | SpanKind::Recv => "detailed_memory_dump",
         kind if kind.is_wait() => "grey",
         _ => "generic_work",
     }

@@ -22,6 +22,8 @@ const EMPTY_ROWS_MAX: u64 = 4096;
 /// Pixels: a row with its gap, the box in it, the margins, and text.
 const ROW: f64 = 26.0;
 const BOX: f64 = 22.0;
+/// The height of a mean of gradients.
+const MEAN_BOX: f64 = 5.0;
 const LEFT: f64 = 88.0;
 const TOP: f64 = 40.0;
 const RIGHT: f64 = 16.0;
@@ -286,7 +288,10 @@ impl Svg {
                 top + at as f64 * ROW + BOX / 2.0 + FONT * 0.35
             )?;
         }
-        for span in &panel.spans {
+        // What lies beside an op is drawn over it.
+        let is_mean = |span: &&Span| span.op == SpanKind::AllReduce;
+        let spans = panel.spans.iter().filter(|span| !is_mean(span));
+        for span in spans.chain(panel.spans.iter().filter(is_mean)) {
             let Ok(at) = rows.binary_search(&(span.replica, span.rank)) else { continue };
             let ms = |ns: u64| (ns - panel.first_ns) as f64 * 1e-6;
             let x = LEFT + ms(span.start_ns) * scale;
@@ -322,13 +327,19 @@ impl Svg {
         let fill = shade.map_or_else(|| other_fill(span.op).to_owned(), Shade::fill);
         let about = match shade {
             Some(_) => format!("{}{}{}", span.stage, span.op.name(), span.mb),
+            None if span.op == SpanKind::AllReduce => {
+                format!("{} of stage {}, bucket {}", span.op.name(), span.stage, span.mb)
+            }
             None => span.op.name().to_owned(),
         };
+        // A mean may lie beside what its rank computes, and is drawn along the bottom of the row.
+        let (y, height) =
+            if span.op == SpanKind::AllReduce { (y + BOX - MEAN_BOX, MEAN_BOX) } else { (y, BOX) };
         // Neighbours are told apart by a white line, where there is room for one.
         let stroke = if length >= 3.0 { " stroke=\"#ffffff\" stroke-width=\"0.8\"" } else { "" };
         writeln!(
             out,
-            "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{length:.2}\" height=\"{BOX:.1}\" fill=\"{fill}\"{stroke}><title>{about}, from {} ms, {} ms long</title></rect>",
+            "<rect x=\"{x:.2}\" y=\"{y:.1}\" width=\"{length:.2}\" height=\"{height:.1}\" fill=\"{fill}\"{stroke}><title>{about}, from {} ms, {} ms long</title></rect>",
             millis(span.start_ns - panel.first_ns),
             millis(span.end_ns() - span.start_ns)
         )?;

@@ -72,13 +72,23 @@ pub(crate) fn dependency<'a>(step: &'a RecordedStep, span: &Span) -> Dependency<
             .filter(|other| other.start_ns < span.start_ns && other.end_ns() <= span.start_ns)
             .max_by_key(|other| other.end_ns())
     };
-    // A copy before it is no waiting, but what is walked to is an operation.
-    let free_ns = before(|kind| !kind.is_wait()).map(Span::end_ns);
+    // A copy before it is no waiting, but what is walked to is an operation. A mean lies beside other
+    // work, and holds no op up.
+    let free_ns = before(|kind| !kind.is_wait() && !is_mean(kind)).map(Span::end_ns);
     let waited_ns = match free_ns {
         Some(free_ns) => span.start_ns.saturating_sub(free_ns),
         None => first_compute_ns(step).map_or(0, |first| span.start_ns.saturating_sub(first)),
     };
-    Dependency { needs, before: before(|kind| !kind.is_wait() && !kind.is_copy()), waited_ns }
+    let before = if span.op.is_compute() {
+        before(|kind| !kind.is_wait() && !kind.is_copy() && !is_mean(kind))
+    } else {
+        before(|kind| !kind.is_wait() && !kind.is_copy())
+    };
+    Dependency { needs, before, waited_ns }
+}
+
+fn is_mean(kind: SpanKind) -> bool {
+    kind == SpanKind::AllReduce
 }
 
 /// Operations of a critical path at most.
@@ -142,7 +152,7 @@ impl<'a> Causes<'a> {
             for maker in makers {
                 causes.made.entry((span.stage, span.mb, *maker)).or_insert(span);
             }
-            if !(span.op.is_wait() || span.op.is_copy()) {
+            if !(span.op.is_wait() || span.op.is_copy() || is_mean(span.op)) {
                 causes.by_rank.entry(span.rank).or_default().push(span);
             }
         }
@@ -191,7 +201,8 @@ pub(crate) struct Bytes {
 /// The copies that belong to `span`: those of its stage and micro-batch, between it and its
 /// neighbours on the rank.
 pub(crate) fn bytes(step: &RecordedStep, span: &Span) -> Bytes {
-    let ops = ops_of(step, span.replica, span.rank);
+    let mut ops = ops_of(step, span.replica, span.rank);
+    ops.retain(|other| !is_mean(other.op) || *other == span);
     let at = ops.iter().position(|other| *other == span).unwrap_or(0);
     let from_ns = at.checked_sub(1).and_then(|at| ops.get(at)).map_or(0, |op| op.end_ns());
     let to_ns = ops.get(at + 1).map_or(u64::MAX, |op| op.start_ns);

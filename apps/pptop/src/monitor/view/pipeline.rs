@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pp_telemetry::{Model, Part, Rate, RecordedStep, SpanKind};
+use pp_telemetry::{Model, Part, Rate, RecordedStep, Reduced, Span, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -272,10 +272,22 @@ fn draw_breakdown(pen: &mut Pen<'_>, model: &Model, step: &RecordedStep) {
     }
     let step_ns = step.step_ns.unwrap_or(0).max(1) as f64;
     let mut sums: BTreeMap<(u32, u32, usize), u64> = BTreeMap::new();
+    let mut of_rank: BTreeMap<(u32, u32), Vec<&Span>> = BTreeMap::new();
     for span in &step.spans {
+        of_rank.entry((span.replica, span.rank)).or_default().push(span);
+        if span.op == SpanKind::AllReduce {
+            continue;
+        }
         if let Some(part) = PARTS.iter().position(|(_, kinds)| kinds.contains(&span.op)) {
             let sum = sums.entry((span.replica, span.rank, part)).or_default();
             *sum = sum.saturating_add(span.dur_ns);
+        }
+    }
+    // A mean beside other work is no time of its own.
+    let mean_part = PARTS.iter().position(|(_, kinds)| kinds.contains(&SpanKind::AllReduce));
+    for ((replica, rank), spans) in of_rank {
+        if let Some(part) = mean_part {
+            sums.insert((replica, rank, part), Reduced::of(spans).alone_ns);
         }
     }
     pen.next_line();

@@ -276,6 +276,11 @@ impl Theme {
         if self.ascii { '.' } else { '·' }
     }
 
+    /// What fills an operation's cells while gradients are under way beside it.
+    pub(crate) fn reducing(self) -> char {
+        if self.ascii { '_' } else { '▁' }
+    }
+
     /// A bar of `width` cells, `share` of it full.
     pub(crate) fn gauge(self, share: f64, width: usize) -> String {
         let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };

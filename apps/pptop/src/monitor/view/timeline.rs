@@ -183,21 +183,37 @@ pub(crate) fn title(state: &State, model: &Model, step: &RecordedStep) -> Title 
     Title { step: parts, schedule }
 }
 
+/// What a cell of a row shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Cell<'a> {
+    /// The operation that takes most of its time, or nothing when that is idleness.
+    pub(crate) span: Option<&'a Span>,
+    /// Whether gradients are under way for most of it, beside the operation.
+    pub(crate) reduces: bool,
+}
+
 /// The kinds of spans that are drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Kinds(u32);
+pub(crate) struct Kinds {
+    /// A bit for each of [`SpanKind::ALL`].
+    seen: u32,
+    /// Whether a mean lies beside an operation.
+    reduces: bool,
+}
 
 impl Kinds {
     /// Takes those of some cells.
-    pub(crate) fn see(&mut self, cells: &[Option<&Span>]) {
+    pub(crate) fn see(&mut self, cells: &[Cell<'_>]) {
         let kind_at = |kind| SpanKind::ALL.iter().position(|other| *other == kind);
-        for span in cells.iter().flatten() {
-            self.0 |= kind_at(span.op).map_or(0, |at| 1 << at);
+        for Cell { span, reduces } in cells {
+            let Some(span) = span else { continue };
+            self.seen |= kind_at(span.op).map_or(0, |at| 1 << at);
+            self.reduces |= *reduces && span.op.is_compute();
         }
     }
 
     fn iter(self) -> impl Iterator<Item = SpanKind> {
-        let is_seen = move |at: usize| self.0 >> at & 1 == 1;
+        let is_seen = move |at: usize| self.seen >> at & 1 == 1;
         let kinds = SpanKind::ALL.into_iter().enumerate();
         kinds.filter(move |(at, kind)| is_seen(*at) && !kind.is_wait()).map(|(_, kind)| kind)
     }
@@ -214,6 +230,12 @@ impl Kinds {
             items[0].push(format!("{} {}", letter(kind), name(kind)));
             items[1].push(format!("{} {}", letter(kind), short_name(kind)));
             items[2].push(letter(kind).to_string());
+        }
+        if self.reduces {
+            let reducing = theme.reducing();
+            items[0].push(format!("{reducing} reduces meanwhile"));
+            items[1].push(format!("{reducing} reduces"));
+            items[2].push(reducing.to_string());
         }
         let idle = theme.idle();
         items[0].push(format!("{idle} idle"));
@@ -238,13 +260,12 @@ pub(crate) fn heading(title: &Title, kinds: Kinds, theme: Theme, width: u16) -> 
     (titles[title].clone(), legends[legend].clone())
 }
 
-/// What each cell stands for: the operation that takes most of its time, or nothing when that is
-/// idleness.
+/// What each cell stands for. A mean of gradients has what the other operations leave of a cell.
 pub(crate) fn cells<'a>(
     spans: impl Iterator<Item = &'a Span>,
     (from_ns, to_ns): (f64, f64),
     n_cells: usize,
-) -> Vec<Option<&'a Span>> {
+) -> Vec<Cell<'a>> {
     let cell_ns = (to_ns - from_ns) / n_cells.max(1) as f64;
     let mut tallies = vec![Tally::default(); n_cells];
     for span in spans.filter(|span| !span.op.is_wait()) {
@@ -266,10 +287,20 @@ pub(crate) fn cells<'a>(
 #[derive(Debug, Clone, Default)]
 struct Tally<'a> {
     kinds: Vec<(SpanKind, f64, &'a Span, f64)>,
+    /// The longest mean, its time, and that of all.
+    mean: Option<(&'a Span, f64, f64)>,
 }
 
 impl<'a> Tally<'a> {
     fn add(&mut self, span: &'a Span, ns: f64) {
+        if span.op == SpanKind::AllReduce {
+            let (longest, longest_ns, sum_ns) = self.mean.get_or_insert((span, 0.0, 0.0));
+            *sum_ns += ns;
+            if ns > *longest_ns {
+                (*longest, *longest_ns) = (span, ns);
+            }
+            return;
+        }
         match self.kinds.iter_mut().find(|(kind, ..)| *kind == span.op) {
             Some((_, sum_ns, longest, longest_ns)) => {
                 *sum_ns += ns;
@@ -281,10 +312,17 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn winner(&self, cell_ns: f64) -> Option<&'a Span> {
-        let idle_ns = cell_ns - self.kinds.iter().map(|(_, ns, ..)| ns).sum::<f64>();
-        let (_, ns, span, _) = self.kinds.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        (*ns >= idle_ns).then_some(*span)
+    fn winner(&self, cell_ns: f64) -> Cell<'a> {
+        let left_ns = cell_ns - self.kinds.iter().map(|(_, ns, ..)| ns).sum::<f64>();
+        let most = self.kinds.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let most = most.map(|(_, ns, span, _)| (*span, *ns));
+        // Buckets overlap, so all together may be longer than the cell.
+        let alone = self.mean.map(|(span, _, sum_ns)| (span, sum_ns.min(left_ns)));
+        let reduced_ns = alone.map_or(0.0, |(_, ns)| ns);
+        let reduces = self.mean.is_some_and(|(_, _, sum_ns)| 2.0 * sum_ns >= cell_ns);
+        let winner = most.into_iter().chain(alone).max_by(|a, b| a.1.total_cmp(&b.1));
+        let span = winner.filter(|(_, ns)| *ns >= left_ns - reduced_ns).map(|(span, _)| span);
+        Cell { span, reduces }
     }
 }
 
@@ -293,23 +331,27 @@ pub(crate) fn draw_cells(
     pen: &mut Pen<'_>,
     x: u16,
     y: u16,
-    cells: &[Option<&Span>],
+    cells: &[Cell<'_>],
     naming: Naming,
     chunks: bool,
 ) {
     let theme = pen.theme;
     let mut at = 0;
     while at < cells.len() {
-        let Some(span) = cells[at] else {
+        let Some(span) = cells[at].span else {
             pen.cell(x.saturating_add(at as u16), y, theme.idle(), theme.dim());
             at += 1;
             continue;
         };
-        let n_cells =
-            cells[at..].iter().take_while(|cell| cell.is_some_and(|other| other == span)).count();
+        let is_same = |cell: &&Cell<'_>| cell.span.is_some_and(|other| other == span);
+        let n_cells = cells[at..].iter().take_while(is_same).count();
         let label = label(span, n_cells, naming, chunks);
         let style = theme.block(span.op);
-        let symbols = label.chars().chain(std::iter::repeat(theme.fill(span.op))).take(n_cells);
+        let fills = cells[at..].iter().skip(label.chars().count()).map(|cell| {
+            let reduces = cell.reduces && span.op.is_compute();
+            if reduces { theme.reducing() } else { theme.fill(span.op) }
+        });
+        let symbols = label.chars().chain(fills).take(n_cells);
         for (symbol, at) in symbols.zip(at..) {
             pen.cell(x.saturating_add(at as u16), y, symbol, style);
         }
@@ -402,7 +444,7 @@ mod tests {
     fn letters(spans: &[Span], range_ns: (f64, f64), n_cells: usize) -> String {
         cells(spans.iter(), range_ns, n_cells)
             .into_iter()
-            .map(|cell| cell.map_or('.', |span| letter(span.op)))
+            .map(|cell| cell.span.map_or('.', |span| letter(span.op)))
             .collect()
     }
 
@@ -421,6 +463,20 @@ mod tests {
         let mut spans: Vec<_> = (0..6).map(|at| span(SpanKind::F, at * 10, 10)).collect();
         spans.push(span(SpanKind::B, 60, 40));
         assert_eq!(letters(&spans, (0.0, 100.0), 1), "f");
+    }
+
+    #[test]
+    fn a_mean_has_what_the_ops_leave() {
+        let spans = [
+            span(SpanKind::B, 0, 50),
+            span(SpanKind::AllReduce, 20, 40),
+            span(SpanKind::AllReduce, 30, 40),
+            span(SpanKind::Optim, 70, 10),
+        ];
+        assert_eq!(letters(&spans, (0.0, 100.0), 10), "BBBBBRRo..");
+        let cells = cells(spans.iter(), (0.0, 100.0), 10);
+        let marks: String = cells.iter().map(|c| if c.reduces { 'x' } else { '.' }).collect();
+        assert_eq!(marks, "..xxxxx...");
     }
 
     #[test]

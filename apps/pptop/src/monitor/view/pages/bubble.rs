@@ -321,8 +321,8 @@ pub(crate) fn draw_ranks(
     theme: Theme,
 ) {
     let account = &found.account;
-    let title = "each rank, ms of a step";
     let ranks = &account.ranks;
+    let title = format!("each rank, ms of a step{}", hidden_mean(ranks));
     let n_rows = area.height.saturating_sub(TABLE_ROWS) as usize;
     let first = state.first_rank(n_rows).min(ranks.len().saturating_sub(n_rows));
     let right = if ranks.len() > n_rows {
@@ -337,7 +337,7 @@ pub(crate) fn draw_ranks(
         n if n > room => right,
         _ => format!("{beside}   {right}"),
     };
-    let inside = panel(buffer, area, theme, title, &right);
+    let inside = panel(buffer, area, theme, &title, &right);
     let below = ranks.len().saturating_sub(first + n_rows);
     mark_more(buffer, area, theme, (first, below), &state.keymap().scroll_keys());
     let mut pen = Pen::new(buffer, inside, theme);
@@ -383,6 +383,17 @@ pub(crate) fn draw_ranks(
         pen.text("  ");
         draw_rank_bar(&mut pen, rank, account.step_seconds, bar_cells);
     }
+}
+
+/// How much of the gradient mean lies beside other work, where there is one.
+fn hidden_mean(ranks: &[RankTime]) -> String {
+    let sum = |of: fn(&RankTime) -> f64| ranks.iter().map(of).sum::<f64>();
+    let whole = sum(|rank| rank.all_reduce_whole);
+    if whole <= 0.0 {
+        return String::new();
+    }
+    let share = 1.0 - sum(|rank| rank.all_reduce) / whole;
+    format!("; {} of the gradient mean beside other work", format::percent(share))
 }
 
 /// The rank that it waits for most, and how long.

@@ -1,6 +1,6 @@
 //! The lines about the operation that is chosen.
 
-use pp_telemetry::Span;
+use pp_telemetry::{Span, SpanKind};
 use ratatui::style::Style;
 
 use super::{Page, in_plan, time};
@@ -159,6 +159,8 @@ impl Page<'_> {
         facts.push((format!("at {}", time(span.start_ns.saturating_sub(first))), usual));
         if span.op.is_compute() {
             facts.push((format!("stage {}  micro-batch {}", span.stage, span.mb), usual));
+        } else if span.op == SpanKind::AllReduce {
+            facts.push((format!("stage {}  bucket {}", span.stage, span.mb), usual));
         }
         if let Some(planned) = plan.and_then(|plan| in_plan(plan, span)) {
             let begin = first_compute_ns(self.step).unwrap_or(first);
@@ -181,6 +183,11 @@ impl Page<'_> {
         let (first, _) = self.step.range_ns().unwrap_or_default();
         let ended = |span: &Span| time(span.end_ns().saturating_sub(first));
         let waited = time(found.waited_ns);
+        if span.op == SpanKind::AllReduce {
+            let text = "from the moment at which this copy sent its sums until the mean over all \
+                        copies was there; the rank may do other work meanwhile";
+            return (text.to_owned(), Style::new());
+        }
         match (found.needs, found.cause()) {
             (Some(needs), Some(cause)) if needs == cause => {
                 let later = span.start_ns.saturating_sub(needs.end_ns());

@@ -25,7 +25,9 @@ impl Page<'_> {
         }
         let chunks = self.model.hello().is_some_and(|hello| hello.virtual_stages > 1);
         let cells: Vec<Overlaid> = (0..self.n_cells as usize)
-            .map(|at| Overlaid::of(rows.iter().filter_map(|row| row.get(at).copied().flatten())))
+            .map(|at| {
+                Overlaid::of(rows.iter().filter_map(|row| row.get(at).and_then(|cell| cell.span)))
+            })
             .collect();
         let mut at = 0;
         while let Some(cell) = cells.get(at) {

@@ -6,7 +6,7 @@ use ratatui::style::{Modifier, Style};
 use super::{LABEL_CELLS, Page, is_of, time};
 use crate::monitor::view::paint::Pen;
 use crate::monitor::view::theme::STRONG;
-use crate::monitor::view::timeline::{Naming, cells, draw_cells};
+use crate::monitor::view::timeline::{Cell, Naming, cells, draw_cells};
 use crate::monitor::words::{format, letter, rank_name, stages_text};
 
 /// The operation that is chosen.
@@ -52,11 +52,11 @@ impl Page<'_> {
         let theme = pen.theme;
         let mut at = 0;
         while n_lines > 1 && at < cells.len() {
-            let Some(span) = cells.get(at).copied().flatten() else {
+            let Some(span) = cells.get(at).and_then(|cell| cell.span) else {
                 at += 1;
                 continue;
             };
-            let same = cells.iter().skip(at).take_while(|cell| **cell == Some(span));
+            let same = cells.iter().skip(at).take_while(|cell| cell.span == Some(span));
             let n_cells = same.count();
             for line in 1..n_lines {
                 let x = self.label_cells.saturating_add(at as u16);
@@ -73,7 +73,7 @@ impl Page<'_> {
     }
 
     /// Remembers the drawn kinds for the legend.
-    pub(super) fn see(&self, cells: &[Option<&Span>]) {
+    pub(super) fn see(&self, cells: &[Cell<'_>]) {
         let mut kinds = self.seen.get();
         kinds.see(cells);
         self.seen.set(kinds);

@@ -1,7 +1,7 @@
 //! A step summed up: what the chosen rank did in it, and what its length hangs on.
 
 use pp_quantile::upper_median;
-use pp_telemetry::{RankState, RecordedStep, Span, SpanKind};
+use pp_telemetry::{RankState, RecordedStep, Reduced, Span, SpanKind};
 use ratatui::style::Style;
 
 use super::details::wrapped;
@@ -146,7 +146,12 @@ fn sums<'a>(step: &'a RecordedStep, rank: &RankState) -> Vec<Sum<'a>> {
         Some(Sum {
             kind,
             n: spans.len(),
-            whole_ns: spans.iter().fold(0, |sum: u64, span| sum.saturating_add(span.dur_ns)),
+            whole_ns: if kind == SpanKind::AllReduce {
+                // Several buckets may be under way at once.
+                Reduced::of(spans.iter().copied()).whole_ns
+            } else {
+                spans.iter().fold(0, |sum: u64, span| sum.saturating_add(span.dur_ns))
+            },
             median_ns: upper_median(&mut durations)?,
             longest: spans.iter().max_by_key(|span| span.dur_ns)?,
         })
