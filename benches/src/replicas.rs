@@ -107,7 +107,7 @@ pub(crate) fn many(pptop: &PathBuf, p: u32) -> anyhow::Result<Many> {
     let m = 2 * p;
     let args = format!(
         "train --headless --model sleep --pp {p} --dp 2 --micro-batches {m} --steps 2 --sleep-forward-ms 1 \
-         --sleep-input-grad-ms 1 --sleep-weight-grad-ms 1 --spans every"
+         --sleep-input-grad-ms 1 --sleep-weight-grad-ms 1 --spans all"
     );
     let events = events(pptop, &args)?;
     let spans = || events.iter().filter(|event| event["ev"] == "span" && event["step"] == 2);

@@ -64,31 +64,28 @@ pub(crate) fn dependency<'a>(step: &'a RecordedStep, span: &Span) -> Dependency<
         Maker::InputGrad => made(stage, &[SpanKind::I]),
         Maker::Backward => made(stage, &[SpanKind::B, SpanKind::I]),
     });
-    let before = |is_meant: fn(SpanKind) -> bool| {
+    let before = |is_meant: &dyn Fn(SpanKind) -> bool| {
         step.spans
             .iter()
             .filter(|other| other.replica == span.replica && other.rank == span.rank)
-            .filter(|other| is_meant(other.op))
+            .filter(|other| is_meant(other.op) && holds_up(other.op, span))
             .filter(|other| other.start_ns < span.start_ns && other.end_ns() <= span.start_ns)
             .max_by_key(|other| other.end_ns())
     };
-    // A copy before it is no waiting, but what is walked to is an operation. A mean lies beside other
-    // work, and holds no op up.
-    let free_ns = before(|kind| !kind.is_wait() && !is_mean(kind)).map(Span::end_ns);
+    // A copy before it is no waiting, but what is walked to is an operation.
+    let free_ns = before(&|kind| !kind.is_wait()).map(Span::end_ns);
     let waited_ns = match free_ns {
         Some(free_ns) => span.start_ns.saturating_sub(free_ns),
         None => first_compute_ns(step).map_or(0, |first| span.start_ns.saturating_sub(first)),
     };
-    let before = if span.op.is_compute() {
-        before(|kind| !kind.is_wait() && !kind.is_copy() && !is_mean(kind))
-    } else {
-        before(|kind| !kind.is_wait() && !kind.is_copy())
-    };
+    let before = before(&|kind| !kind.is_wait() && !kind.is_copy());
     Dependency { needs, before, waited_ns }
 }
 
-fn is_mean(kind: SpanKind) -> bool {
-    kind == SpanKind::AllReduce
+/// Whether `span` could not begin before something of this kind had ended on its rank. A mean lies
+/// beside ops, and holds none of them up.
+fn holds_up(kind: SpanKind, span: &Span) -> bool {
+    kind != SpanKind::AllReduce || !span.op.is_compute()
 }
 
 /// Operations of a critical path at most.
@@ -152,7 +149,7 @@ impl<'a> Causes<'a> {
             for maker in makers {
                 causes.made.entry((span.stage, span.mb, *maker)).or_insert(span);
             }
-            if !(span.op.is_wait() || span.op.is_copy() || is_mean(span.op)) {
+            if !(span.op.is_wait() || span.op.is_copy()) {
                 causes.by_rank.entry(span.rank).or_default().push(span);
             }
         }
@@ -166,7 +163,9 @@ impl<'a> Causes<'a> {
         let needs = needed(span, self.n_stages, made);
         let before = self.by_rank.get(&span.rank).and_then(|spans| {
             let n_over = spans.partition_point(|other| other.end_ns() <= span.start_ns);
-            spans[..n_over].iter().rev().find(|other| other.start_ns < span.start_ns).copied()
+            let is_cause =
+                |other: &&&Span| other.start_ns < span.start_ns && holds_up(other.op, span);
+            spans[..n_over].iter().rev().find(is_cause).copied()
         });
         Dependency { needs, before, waited_ns: 0 }.cause()
     }
@@ -202,7 +201,7 @@ pub(crate) struct Bytes {
 /// neighbours on the rank.
 pub(crate) fn bytes(step: &RecordedStep, span: &Span) -> Bytes {
     let mut ops = ops_of(step, span.replica, span.rank);
-    ops.retain(|other| !is_mean(other.op) || *other == span);
+    ops.retain(|other| other.op != SpanKind::AllReduce || *other == span);
     let at = ops.iter().position(|other| *other == span).unwrap_or(0);
     let from_ns = at.checked_sub(1).and_then(|at| ops.get(at)).map_or(0, |op| op.end_ns());
     let to_ns = ops.get(at + 1).map_or(u64::MAX, |op| op.start_ns);

@@ -473,7 +473,7 @@ mod tests {
             span(SpanKind::AllReduce, 30, 40),
             span(SpanKind::Optim, 70, 10),
         ];
-        assert_eq!(letters(&spans, (0.0, 100.0), 10), "BBBBBRRo..");
+        assert_eq!(letters(&spans, (0.0, 100.0), 10), "BBBBBRRO..");
         let cells = cells(spans.iter(), (0.0, 100.0), 10);
         let marks: String = cells.iter().map(|c| if c.reduces { 'x' } else { '.' }).collect();
         assert_eq!(marks, "..xxxxx...");
