@@ -58,5 +58,5 @@ pub use stash::{Held, Kept, Stash};
 pub use state::{MomentsPiece, OptimizerState, Snapshot, StageState};
 #[cfg(any(test, feature = "fault-injection"))]
 pub use transport::threads_as_processes;
-pub use transport::{InWorld, LinkError, Message, Port, Trouble, World};
+pub use transport::{InWorld, LABEL_WORDS, LinkError, Message, Port, Trouble, World};
 pub use world::lost_rank;

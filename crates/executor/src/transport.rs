@@ -18,6 +18,9 @@ use crate::progress::Progress;
 #[cfg(any(test, feature = "fault-injection"))]
 pub use double::threads_as_processes;
 
+/// Words of a label. A transport hands them on as they are.
+pub const LABEL_WORDS: usize = 5;
+
 /// The processes of a run, each of which has one rank.
 ///
 /// The index of a process is the place of its rank: replica by replica, and in each rank by rank.
@@ -84,7 +87,7 @@ pub trait Port {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 5],
+        label: [u64; LABEL_WORDS],
         edge: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError>;
@@ -102,7 +105,7 @@ pub struct Message {
     /// The process that sent it.
     pub from: u32,
     /// What it is.
-    pub label: [u64; 5],
+    pub label: [u64; LABEL_WORDS],
     /// Its tensors, on the host.
     pub tensors: Vec<Tensor>,
 }

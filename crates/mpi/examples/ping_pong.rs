@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 use ferrompi::Communicator;
-use pp_executor::{LinkError, Port};
+use pp_executor::{LABEL_WORDS, LinkError, Port};
 
 /// As in `pptop`: the allocator of the system gives large buffers back at once.
 #[global_allocator]
@@ -57,11 +57,11 @@ fn ours(port: &mut dyn Port, me: u32, bytes: usize) -> Result<f64, LinkError> {
     let mut tensors = vec![out];
     for trip in 0..n as u64 {
         if me == 0 {
-            port.send(1, [trip; 4], None, tensors)?;
+            port.send(1, [trip; LABEL_WORDS], None, tensors)?;
             tensors = receive(port)?;
         } else {
             let back = receive(port)?;
-            port.send(0, [trip; 4], None, back)?;
+            port.send(0, [trip; LABEL_WORDS], None, back)?;
             tensors = Vec::new();
         }
     }

@@ -1,7 +1,7 @@
 //! The small message in front of tensors: what they are, and their types and shapes.
 
 use candle_core::{DType, Shape, Tensor};
-use pp_executor::LinkError;
+use pp_executor::{LABEL_WORDS, LinkError};
 
 /// Tags of the three kinds of messages of ranks. Messages of one tag between two processes never
 /// overtake each other, so bodies follow the heads in their order.
@@ -13,14 +13,13 @@ pub(crate) const EDGE: i32 = 16;
 
 /// Words of a head. It is small enough that every MPI library sends it at once.
 pub(crate) const WORDS: usize = 64;
-const LABEL: usize = 5;
 /// Words of the table of types and shapes that a head has room for.
-const ROOM: usize = WORDS - LABEL - 3;
+const ROOM: usize = WORDS - LABEL_WORDS - 3;
 
 /// A head, and the rest of its table where it has no room for it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Head {
-    pub(crate) label: [u64; LABEL],
+    pub(crate) label: [u64; LABEL_WORDS],
     pub(crate) n_tensors: usize,
     /// The number of the edge, for messages that have the same shapes every time.
     pub(crate) edge: Option<u32>,
@@ -73,7 +72,7 @@ pub(crate) fn read_table(words: &[u64], n: usize) -> Result<Vec<(DType, Shape)>,
 
 impl Head {
     pub(crate) fn new(
-        label: [u64; LABEL],
+        label: [u64; LABEL_WORDS],
         edge: Option<u32>,
         n_tensors: usize,
         table: &[u64],
@@ -84,21 +83,21 @@ impl Head {
 
     pub(crate) fn to_words(&self) -> [u64; WORDS] {
         let mut words = [0; WORDS];
-        words[..LABEL].copy_from_slice(&self.label);
-        words[LABEL] = self.n_tensors as u64;
-        words[LABEL + 1] = self.n_words as u64;
-        words[LABEL + 2] = self.edge.map_or(0, |edge| 1 + u64::from(edge));
-        words[LABEL + 3..][..self.table.len()].copy_from_slice(&self.table);
+        words[..LABEL_WORDS].copy_from_slice(&self.label);
+        words[LABEL_WORDS] = self.n_tensors as u64;
+        words[LABEL_WORDS + 1] = self.n_words as u64;
+        words[LABEL_WORDS + 2] = self.edge.map_or(0, |edge| 1 + u64::from(edge));
+        words[LABEL_WORDS + 3..][..self.table.len()].copy_from_slice(&self.table);
         words
     }
 
     pub(crate) fn from_words(words: &[u64; WORDS]) -> Self {
-        let mut label = [0; LABEL];
-        label.copy_from_slice(&words[..LABEL]);
-        let (n_tensors, n_words) = (words[LABEL] as usize, words[LABEL + 1] as usize);
+        let mut label = [0; LABEL_WORDS];
+        label.copy_from_slice(&words[..LABEL_WORDS]);
+        let (n_tensors, n_words) = (words[LABEL_WORDS] as usize, words[LABEL_WORDS + 1] as usize);
         let inside = if n_words <= ROOM { n_words } else { 0 };
-        let edge = words[LABEL + 2].checked_sub(1).map(|edge| edge as u32);
-        Self { label, n_tensors, edge, n_words, table: words[LABEL + 3..][..inside].to_vec() }
+        let edge = words[LABEL_WORDS + 2].checked_sub(1).map(|edge| edge as u32);
+        Self { label, n_tensors, edge, n_words, table: words[LABEL_WORDS + 3..][..inside].to_vec() }
     }
 
     /// The tag of the bodies.

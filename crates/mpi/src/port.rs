@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use ferrompi::{Communicator, CustomDatatype, Request, Scope, Source, Tag};
-use pp_executor::{LinkError, Message, Port};
+use pp_executor::{LABEL_WORDS, LinkError, Message, Port};
 
 use crate::activity::Activity;
 use crate::buffer::{Incoming, Outgoing, Slice, SliceMut};
@@ -344,7 +344,7 @@ impl Port for MpiPort {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 5],
+        label: [u64; LABEL_WORDS],
         edge: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::Tensor;
 
-use super::{LinkError, Message, Port, Trouble, World};
+use super::{LABEL_WORDS, LinkError, Message, Port, Trouble, World};
 use crate::progress::Progress;
 
 /// The worlds of `n` processes that are threads of this one. Each is for one [`Ranks`] on a thread
@@ -134,7 +134,7 @@ impl Port for DoublePort {
     fn send(
         &mut self,
         to: u32,
-        label: [u64; 5],
+        label: [u64; LABEL_WORDS],
         _: Option<u32>,
         tensors: Vec<Tensor>,
     ) -> Result<(), LinkError> {

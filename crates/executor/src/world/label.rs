@@ -6,6 +6,7 @@ use pp_schedule::{MicroBatch, Payload, Stage};
 
 use crate::exchange::Bucket;
 use crate::link::Key;
+use crate::transport::LABEL_WORDS;
 
 /// The name of a message: its call, its step and its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ const EDGES: u32 = 1 << 14;
 const STAGES: u64 = (1 << (KIND_AT - STAGE_AT)) - 1;
 
 impl Label {
-    pub(crate) fn to_words(self) -> [u64; 5] {
+    pub(crate) fn to_words(self) -> [u64; LABEL_WORDS] {
         let (kind, stage, number) = match self.content {
             Content::Boundary(Key { payload, to_stage, micro_batch }) => {
                 let kind = match payload {
@@ -84,7 +85,9 @@ impl Label {
     }
 
     /// `None` for words that no process of this version sends.
-    pub(crate) fn from_words([call, step, content, more, sent_ns]: [u64; 5]) -> Option<Self> {
+    pub(crate) fn from_words(
+        [call, step, content, more, sent_ns]: [u64; LABEL_WORDS],
+    ) -> Option<Self> {
         let stage = Stage(((content >> STAGE_AT) & STAGES) as u32);
         let number = content as u32;
         let boundary = |payload| {
@@ -153,6 +156,6 @@ mod tests {
             assert_eq!(Label::from_words(label.to_words()), Some(label));
         }
         assert_eq!(Label::from_words([0, 0, 9 << KIND_AT, 0, 0]), None);
-        assert_eq!(Label::from_words([0; 5]), None);
+        assert_eq!(Label::from_words([0; LABEL_WORDS]), None);
     }
 }
