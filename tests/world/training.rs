@@ -1,8 +1,9 @@
 //! A small training on threads or in a world, for comparison.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pp_executor::{InWorld, RankConfig, World};
+use pp_executor::{InWorld, RankConfig, StageState, World};
 use pp_hybrid::{ModelState, Trainer, TrainerConfig, weights_hash};
 use pp_models::{GptConfig, Job, gpt};
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
@@ -31,13 +32,15 @@ pub(crate) fn plan(schedule: ScheduleName, pp: u32) -> Option<ValidPlan> {
     schedule.generate(&sizes).ok()
 }
 
-/// The hash of weights and moments.
-fn state_hash(state: &ModelState) -> String {
-    let stages = || state.ranks.iter().flatten();
-    let weights = stages().flat_map(|of| of.weights.clone());
-    let moments = stages().flat_map(|of| of.moments.clone());
-    let moments = moments.flat_map(|(name, [m, v])| [(name.clone(), m), (name, v)]);
-    weights_hash(&weights.chain(moments).collect::<Vec<_>>()).unwrap()
+/// The hash of weights and moments of each stage.
+fn state_hashes(state: &ModelState) -> BTreeMap<u32, String> {
+    let of_stage = |of: &StageState| {
+        let moments = of.moments.clone().into_iter();
+        let moments = moments.flat_map(|(name, [m, v])| [(name.clone(), m), (name, v)]);
+        let all: Vec<_> = of.weights.clone().into_iter().chain(moments).collect();
+        (of.stage.0, weights_hash(&all).unwrap())
+    };
+    state.ranks.iter().flatten().map(of_stage).collect()
 }
 
 /// What a training shows, and what it leaves.
@@ -49,7 +52,8 @@ pub(crate) struct Trained {
     /// Of process 0 alone.
     pub(crate) weights: Option<String>,
     pub(crate) n_spans: Option<usize>,
-    pub(crate) state: Option<String>,
+    /// Of the stages of which this process has the first copy.
+    pub(crate) state: BTreeMap<u32, String>,
 }
 
 pub(crate) fn train(
@@ -93,6 +97,6 @@ pub(crate) fn train(
         evaluated,
         weights: is_first.then_some(weights),
         n_spans: is_first.then_some(n_spans),
-        state: is_first.then(|| state_hash(&state)),
+        state: state_hashes(&state),
     }
 }

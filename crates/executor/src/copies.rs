@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
 
 use crate::error::RankError;
-use crate::exchange::{Bucket, CopyParcel, Exchange, Sums, other_holders};
+use crate::exchange::{Bucket, CopyParcel, Exchange, Sums, first_holders, other_holders};
 use crate::link::{Address, Mailbox, Stopped};
 
 type Result<T> = std::result::Result<T, RankError>;
@@ -18,6 +18,8 @@ pub(crate) struct ThreadLinks {
     mailbox: Rc<RefCell<Mailbox>>,
     /// The other ranks that hold a copy of a stage of this one.
     others: BTreeMap<Stage, Vec<Address>>,
+    /// The rank that holds the first copy of each stage, if that is another one.
+    firsts: BTreeMap<Stage, Address>,
     replica: Replica,
     n_pipes: usize,
     n_copies: usize,
@@ -38,9 +40,13 @@ impl ThreadLinks {
         let of_stage = |(stage, holders): (Stage, Vec<usize>)| {
             (stage, holders.into_iter().map(address).collect())
         };
+        let own = place.0.idx() * topology.n_ranks() as usize + place.1.idx();
+        let firsts = first_holders(topology, place.1).into_iter().filter(|&(_, at)| at != own);
+        let firsts = firsts.map(|(stage, at)| (stage, address(at))).collect();
         let n_pipes = topology.n_pipes() as usize;
         Self {
             mailbox,
+            firsts,
             others: holders.into_iter().map(of_stage).collect(),
             replica: place.0,
             n_pipes,
@@ -55,6 +61,14 @@ impl Exchange for ThreadLinks {
         for other in self.others.get(&bucket.stage).into_iter().flatten() {
             // A rank that is gone has failed: its own answer is the better error.
             other.send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
+        }
+        Ok(copy)
+    }
+
+    fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
+        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
+        if let Some(first) = self.firsts.get(&bucket.stage) {
+            first.send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
         }
         Ok(copy)
     }

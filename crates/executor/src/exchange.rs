@@ -29,6 +29,13 @@ pub(crate) struct CopySums {
 /// For every stage what all its copies have sent: replica by replica, in each pipe by pipe.
 pub(crate) type StageSums = BTreeMap<Stage, Vec<Sums>>;
 
+impl CopySums {
+    /// The bytes of each tensor.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
+        self.tensors.iter().map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes())
+    }
+}
+
 /// Some parameters of a stage, whose gradients travel together. They are counted stage by stage, in
 /// the same order on all copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +60,10 @@ pub(crate) trait Exchange {
     /// Sends sums of the copy in `pipe` to all other copies of the stage. Never waits. Returns the
     /// index of this copy.
     fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize>;
+
+    /// Sends tensors of the copy in `pipe` to the first copy of the stage alone. Never waits. Returns
+    /// the index of this copy.
+    fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize>;
 
     /// Takes what another copy has sent, if something has arrived.
     fn take(&mut self) -> Result<Option<CopyParcel>>;
@@ -90,4 +101,10 @@ pub(crate) fn other_holders(
         holders
     };
     topology.stages_of(rank).iter().map(|&(_, stage)| (stage, holders(stage))).collect()
+}
+
+/// The place that holds the first copy of each stage of a rank.
+pub(crate) fn first_holders(topology: &Topology, rank: Rank) -> BTreeMap<Stage, usize> {
+    let holder = |&(_, stage): &(Pipe, Stage)| (stage, topology.rank_of(Pipe(0), stage).idx());
+    topology.stages_of(rank).iter().map(holder).collect()
 }

@@ -55,7 +55,7 @@ pub use recompute::Recompute;
 pub use rehearsal::{PlannedMemory, rehearse};
 pub use report::{Evaluated, RankMemory, StageParameters, StepReport, UpdateReport, What};
 pub use stash::{Held, Kept, Stash};
-pub use state::{MomentsPiece, OptimizerState, Snapshot, StageState};
+pub use state::{OptimizerState, Snapshot, StageState};
 #[cfg(any(test, feature = "fault-injection"))]
 pub use transport::threads_as_processes;
 pub use transport::{InWorld, LABEL_WORDS, LinkError, Message, Port, Trouble, World};

@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pp_nn::memory;
 use pp_schedule::{MicroBatch, Pipe, Stage};
 use pp_trace::SpanKind;
 
@@ -258,17 +259,63 @@ impl Reduction {
             let copy = self.links.send(pipe, Bucket { stage, number: 0 }, &sums)?;
             found.entry(stage).or_insert_with(|| vec![None; n_copies])[copy] = Some(sums);
         }
+        self.wait_for_all(&mut found, |_| {})?;
+        Ok(whole(found))
+    }
+
+    /// Gives tensors of whole stages to the first copy of each. Returns those of every copy for the
+    /// stages of which the first is here, `firsts`.
+    pub(crate) fn gather(
+        &mut self,
+        own: Vec<(Pipe, Stage, CopySums)>,
+        firsts: &[Stage],
+    ) -> Result<StageSums> {
+        let n_copies = self.links.n_copies();
+        let mut found: BTreeMap<Stage, Vec<Option<Sums>>> =
+            firsts.iter().map(|&stage| (stage, vec![None; n_copies])).collect();
+        for (pipe, stage, sums) in own {
+            let sums = Arc::new(sums);
+            let copy = self.links.send_to_first(pipe, Bucket { stage, number: 0 }, &sums)?;
+            match found.get_mut(&stage) {
+                Some(copies) => copies[copy] = Some(sums),
+                // The memory is that of the rank that gets it.
+                None if !self.to_processes => sums.sizes().for_each(memory::moved_out),
+                None => {}
+            }
+        }
+        self.wait_for_all(&mut found, |sums| {
+            sums.sizes().for_each(memory::moved_in);
+        })?;
+        Ok(whole(found))
+    }
+
+    /// Waits until every copy has sent its tensors of these stages. `takes` looks at what comes from
+    /// other threads.
+    fn wait_for_all(
+        &mut self,
+        found: &mut BTreeMap<Stage, Vec<Option<Sums>>>,
+        takes: impl Fn(&CopySums),
+    ) -> Result<()> {
         while found.values().flatten().any(Option::is_none) {
             let CopyParcel { bucket, copy, sums } = self.links.wait()?;
             let place = found.get_mut(&bucket.stage).and_then(|copies| copies.get_mut(copy));
             match place {
-                Some(place @ None) => *place = Some(sums),
+                Some(place @ None) => {
+                    if !self.to_processes {
+                        takes(&sums);
+                    }
+                    *place = Some(sums);
+                }
                 _ => return Err(RankError::Missing("a place for what a copy has sent")),
             }
         }
-        let whole = |(stage, copies): (Stage, Vec<Option<Sums>>)| {
-            (stage, copies.into_iter().flatten().collect())
-        };
-        Ok(found.into_iter().map(whole).collect())
+        Ok(())
     }
+}
+
+fn whole(found: BTreeMap<Stage, Vec<Option<Sums>>>) -> StageSums {
+    let whole = |(stage, copies): (Stage, Vec<Option<Sums>>)| {
+        (stage, copies.into_iter().flatten().collect())
+    };
+    found.into_iter().map(whole).collect()
 }

@@ -14,7 +14,7 @@ use crate::exchange::{CopySums, StageSums, Sums};
 use crate::lane::Lane;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
-use crate::state::{Moments, MomentsPiece, Named, OptimizerState, Snapshot, StageState};
+use crate::state::{Named, OptimizerState, Snapshot, StageState};
 
 type Result<T> = std::result::Result<T, RankError>;
 
@@ -208,41 +208,79 @@ impl Stages {
     }
 
     /// Host copies of weights and moments of the first copy of the model, and the steps that its
-    /// optimizers have made. Where copies share the optimizer's state, the moments are in pieces, of
-    /// every copy; only the first replica has the weights.
-    pub(crate) fn snapshot(&mut self, replica: Replica) -> Result<Snapshot> {
+    /// optimizers have made. Where copies share the optimizer's state, there are no moments yet.
+    pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
         let mut found = Snapshot::default();
-        for (&(pipe, stage), run) in &mut self.0 {
-            let is_first = (replica, pipe) == (Replica(0), Pipe(0));
+        for (stage, run) in self.of_first_copy() {
             let parameters = run.stage.parameters();
             let names = || parameters.iter().map(|parameter| parameter.name.clone());
             let values: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
-            let is_shared = run.optimizer.share().is_some();
-            let moments =
-                if is_first || is_shared { run.optimizer.moments(&values)? } else { Vec::new() };
+            let moments = match run.optimizer.share() {
+                None => run.optimizer.moments(&values)?,
+                Some(_) => Vec::new(),
+            };
             moments.iter().flatten().for_each(moved_out);
-            let mut of_stage = Moments::new();
-            match run.optimizer.share() {
-                None => of_stage = names().zip(moments).collect(),
-                Some(share) => {
-                    let piece = |(piece, both): (&Piece, [Tensor; 2])| MomentsPiece {
-                        stage,
-                        name: parameters[piece.parameter].name.clone(),
-                        start: piece.start,
-                        both,
-                    };
-                    found.pieces.extend(share.iter().zip(moments).map(piece));
-                }
-            }
-            if is_first {
-                let weights =
-                    values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
-                let weights: Named = names().zip(weights).collect();
-                found.optimizer_steps = run.optimizer.steps();
-                found.stages.push(StageState { stage, weights, moments: of_stage });
-            }
+            let moments = names().zip(moments).collect();
+            let weights = values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
+            let weights = names().zip(weights).collect();
+            found.optimizer_steps = run.optimizer.steps();
+            found.stages.push(StageState { stage, weights, moments });
         }
         Ok(found)
+    }
+
+    /// The stages of which the first copy of the model is here.
+    pub(crate) fn of_first(&self) -> Vec<Stage> {
+        let first = self.0.keys().filter(|(pipe, _)| *pipe == Pipe(0));
+        first.map(|&(_, stage)| stage).collect()
+    }
+
+    /// Host copies of the moments of this rank's shares: for each piece the first, then the second.
+    pub(crate) fn shared_moments(&mut self) -> Result<Vec<(Pipe, Stage, CopySums)>> {
+        let of_stage = |(&(pipe, stage), run): (&(Pipe, Stage), &mut StageRun)| {
+            let parameters = run.stage.parameters().iter();
+            let values: Vec<&Tensor> = parameters.map(|p| p.var.as_tensor()).collect();
+            let tensors = run.optimizer.moments(&values)?.into_iter().flatten().collect();
+            Ok((pipe, stage, CopySums { tensors, made: None }))
+        };
+        self.0.iter_mut().map(of_stage).collect()
+    }
+
+    /// Puts the moments together of which each copy of a stage has a share, in the order of the
+    /// copies.
+    pub(crate) fn join_moments(
+        &mut self,
+        config: &RankConfig,
+        copies: &StageSums,
+        found: &mut Snapshot,
+    ) -> Result<()> {
+        for state in &mut found.stages {
+            let run = self.get(Pipe(0), state.stage)?;
+            let shares = shares_of(config, &run.stage).unwrap_or_default();
+            let of_stage = copies.get(&state.stage).map_or(&[][..], Vec::as_slice);
+            // The pieces of each parameter, with the places of their first numbers.
+            let mut pieces: Vec<Vec<(usize, [&Tensor; 2])>> = vec![Vec::new(); state.weights.len()];
+            for (share, copy) in shares.iter().zip(of_stage) {
+                // SGD has none.
+                for (piece, both) in share.iter().zip(copy.tensors.chunks_exact(2)) {
+                    pieces[piece.parameter].push((piece.start, [&both[0], &both[1]]));
+                }
+            }
+            for ((name, weight), mut pieces) in state.weights.iter().zip(pieces) {
+                if pieces.is_empty() {
+                    continue;
+                }
+                pieces.sort_by_key(|(start, _)| *start);
+                let whole = |at: usize| {
+                    let parts: Vec<&Tensor> = pieces.iter().map(|(_, both)| both[at]).collect();
+                    let whole = Tensor::cat(&parts, 0)?.reshape(weight.shape())?;
+                    moved_out(&whole);
+                    Ok::<_, RankError>(whole)
+                };
+                state.moments.push((name.clone(), [whole(0)?, whole(1)?]));
+            }
+        }
+        Ok(())
     }
 
     fn of_first_copy(&mut self) -> impl Iterator<Item = (Stage, &mut StageRun)> {

@@ -8,9 +8,6 @@ use pp_schedule::Stage;
 /// Tensors of one stage, by name.
 pub(crate) type Named = Vec<(String, Tensor)>;
 
-/// The first and the second moments of parameters, by name. Each has the shape of its parameter.
-pub(crate) type Moments = Vec<(String, [Tensor; 2])>;
-
 /// The state of an optimizer, by the names of the parameters.
 #[derive(Clone, Debug, Default)]
 pub struct OptimizerState {
@@ -31,27 +28,12 @@ pub struct StageState {
     pub moments: Vec<(String, [Tensor; 2])>,
 }
 
-/// The moments of a piece of a parameter, as a copy of its stage has them.
-#[derive(Clone, Debug)]
-pub struct MomentsPiece {
-    /// The stage.
-    pub stage: Stage,
-    /// The name of the parameter.
-    pub name: String,
-    /// The first number of the piece, as if the parameter were flat.
-    pub start: usize,
-    /// The first and the second moments.
-    pub both: [Tensor; 2],
-}
-
 /// A rank's copy of its state.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// Its stages of the first copy of the model; empty for a rank of another replica.
+    /// Its stages of the first copy of the model; empty for a rank of another replica, and for ranks
+    /// of other processes, which keep theirs.
     pub stages: Vec<StageState>,
-    /// The moments that this rank keeps, where copies of a stage share them. Those of its stages are
-    /// empty then.
-    pub pieces: Vec<MomentsPiece>,
     /// Steps that its optimizers have made.
     pub optimizer_steps: u64,
 }

@@ -56,6 +56,17 @@ pub trait World: Send + Sync {
     /// A process that is gone, or a message that could not be moved.
     fn broadcast(&self, bytes: Option<Vec<u8>>) -> Result<Vec<u8>, LinkError>;
 
+    /// Sends process 0 a note. Any thread may do so, at any time; it waits until the note is on its
+    /// way.
+    ///
+    /// # Errors
+    /// The note cannot be sent.
+    fn note(&self, bytes: Vec<u8>) -> Result<(), LinkError>;
+
+    /// On process 0, the notes that have arrived since the last call, each with the process that sent
+    /// it. Never waits.
+    fn notes(&self) -> Vec<(u32, Vec<u8>)>;
+
     /// Lets the world tell other processes what the rank of this one is doing, and write into the
     /// same table what theirs are doing, as far as this process is told.
     fn watch(&self, progress: Progress);

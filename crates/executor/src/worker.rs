@@ -268,17 +268,24 @@ impl Worker {
         Ok(found)
     }
 
-    /// A copy of everything that a later run needs to go on. The first replica answers alone.
+    /// A copy of everything that a later run needs to go on. The first replica has it alone; other
+    /// copies give it what they have of the optimizer's state.
     pub(crate) fn snapshot(&mut self) -> Result<Snapshot> {
         self.walk.progress.set(Doing::Collecting);
         #[cfg(feature = "fault-injection")]
         self.strike(FaultPoint::Copy)?;
-        if self.replica != Replica(0) && !self.config.shards_optimizer {
+        let is_first = self.replica == Replica(0);
+        if !is_first && !self.config.shards_optimizer {
             self.walk.progress.set(Doing::Idle);
             return Ok(Snapshot::default());
         }
         let started = self.walk.journal.start(&self.lane)?;
-        let snapshot = self.stages.snapshot(self.replica)?;
+        let mut snapshot = if is_first { self.stages.snapshot()? } else { Snapshot::default() };
+        if let (true, Some(links)) = (self.config.shards_optimizer, &mut self.reduction) {
+            let firsts = if is_first { self.stages.of_first() } else { Vec::new() };
+            let copies = links.gather(self.stages.shared_moments()?, &firsts)?;
+            self.stages.join_moments(&self.config, &copies, &mut snapshot)?;
+        }
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), started, &self.lane)?;
         self.lane.synchronize()?;
         self.walk.journal.settle()?;

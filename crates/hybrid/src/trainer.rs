@@ -1,14 +1,12 @@
 //! Whole training steps over the mesh.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::Tensor;
 use pp_executor::{
-    Batch, ExecError, MomentsPiece, Progress, RankConfig, RankMemory, Ranks, StageParameters,
-    StageState, What,
+    Batch, ExecError, Progress, RankConfig, RankMemory, Ranks, StageParameters, StageState, What,
 };
 use pp_nn::{LearningRate, clip_factor, global_norm};
 use pp_schedule::{MicroBatch, Replica, Stage};
@@ -196,33 +194,6 @@ impl ModelState {
     }
 }
 
-/// Puts moments together of which each copy of a stage had a share.
-fn join_pieces(
-    ranks: &mut [Vec<StageState>],
-    mut pieces: Vec<MomentsPiece>,
-) -> candle_core::Result<()> {
-    if pieces.is_empty() {
-        return Ok(());
-    }
-    pieces.sort_by_key(|piece| piece.start);
-    let mut of_name: HashMap<(Stage, String), Vec<[Tensor; 2]>> = HashMap::new();
-    for MomentsPiece { stage, name, both, .. } in pieces {
-        of_name.entry((stage, name)).or_default().push(both);
-    }
-    for state in ranks.iter_mut().flatten() {
-        for (name, weight) in &state.weights {
-            // A parameter without numbers has no pieces.
-            let Some(parts) = of_name.remove(&(state.stage, name.clone())) else { continue };
-            let whole = |i: usize| {
-                let parts: Vec<&Tensor> = parts.iter().map(|both| &both[i]).collect();
-                Tensor::cat(&parts, 0)?.reshape(weight.shape())
-            };
-            state.moments.push((name.clone(), [whole(0)?, whole(1)?]));
-        }
-    }
-    Ok(())
-}
-
 impl Trainer {
     /// Starts the ranks; each builds its part of the model.
     ///
@@ -379,24 +350,19 @@ impl Trainer {
     }
 
     /// Copies the state of the model and its optimizer, for a checkpoint. The ranks do so at the
-    /// same time, and train on when this returns.
+    /// same time, and train on when this returns. Where ranks are processes, each process gets the
+    /// stages that its rank has of the first copy of the model.
     ///
     /// # Errors
     /// The first error of any rank.
     pub fn snapshot(&mut self) -> Result<ModelState, TrainerError> {
-        let (mut ranks, mut optimizer_steps, mut pieces) = (Vec::new(), 0, Vec::new());
+        let (mut ranks, mut optimizer_steps) = (Vec::new(), 0);
         for ((replica, _), snapshot) in self.ranks.snapshot()?.into_places() {
-            pieces.extend(snapshot.pieces);
             if replica == Replica(0) {
                 optimizer_steps = optimizer_steps.max(snapshot.optimizer_steps);
                 ranks.push(snapshot.stages);
             }
         }
-        if self.config.ranks.world.as_ref().is_some_and(|world| world.0.index() > 0) {
-            // Process 0 has the state of all ranks. This one has a part of it, which is nobody's.
-            return Ok(ModelState { ranks: Vec::new(), optimizer_steps });
-        }
-        join_pieces(&mut ranks, pieces).map_err(ExecError::from)?;
         Ok(ModelState { ranks, optimizer_steps })
     }
 

@@ -29,6 +29,7 @@ const REASON_FOR: Duration = Duration::from_secs(30);
 /// Tags of the messages between the watching threads.
 const HEART: i32 = 1;
 const FAIL: i32 = 2;
+const NOTE: i32 = 3;
 
 /// The longest notice. It is small enough that every MPI library sends it at once.
 const NOTICE_BYTES: usize = 3000;
@@ -39,6 +40,8 @@ pub(crate) struct Seen {
     has_trouble: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
     progress: Mutex<Option<Progress>>,
+    /// Notes of other processes that nobody has asked for yet.
+    notes: Mutex<Vec<(u32, Vec<u8>)>>,
     /// Set when the run is over: silence means nothing from then on.
     pub(crate) is_over: AtomicBool,
     /// Set when this process was asked to end: then a silent process is the reason.
@@ -64,6 +67,10 @@ impl Seen {
         }
         drop(noted);
         self.has_trouble.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn notes(&self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut lock(&self.notes))
     }
 
     pub(crate) fn watch(&self, progress: Progress) {
@@ -112,6 +119,11 @@ pub(crate) fn fail(watch: &Communicator, hosts: &Hosts, me: u32, notice: &[u8]) 
             let _ = watch.send(notice, to, FAIL);
         }
     }
+}
+
+/// Sends process 0 a note. Its watching thread takes it.
+pub(crate) fn note(watch: &Communicator, hosts: &Hosts, bytes: &[u8]) -> ferrompi::Result<()> {
+    watch.send(bytes, hosts.mpi_ranks[0], NOTE)
 }
 
 impl Watch {
@@ -191,6 +203,8 @@ impl Watch {
             heard[from] = Heard { at: Instant::now(), counts: true };
             if status.tag == Tag::Value(FAIL) {
                 self.seen.note(Trouble::Told { from: from as u32, notice: bytes.into() });
+            } else if status.tag == Tag::Value(NOTE) {
+                lock(&self.seen.notes).push((from as u32, bytes));
             } else if let Some(progress) = &*lock(&self.seen.progress) {
                 let mut words = [0; 2];
                 for (word, eight) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {

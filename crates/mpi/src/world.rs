@@ -10,7 +10,7 @@ use pp_executor::{LinkError, Port, Progress, Trouble, World};
 use crate::activity::Activity;
 use crate::hosts::Hosts;
 use crate::port::{self, said};
-use crate::watch::{Seen, fail};
+use crate::watch::{Seen, fail, note};
 
 /// Tags of what process 0 gives to all.
 const LENGTH: i32 = 1;
@@ -140,6 +140,14 @@ impl World for MpiWorld {
             }
             None => self.receive(0),
         }
+    }
+
+    fn note(&self, bytes: Vec<u8>) -> Result<(), LinkError> {
+        note(&self.watch, &self.hosts, &bytes).map_err(|error| said(&error))
+    }
+
+    fn notes(&self) -> Vec<(u32, Vec<u8>)> {
+        self.seen.notes()
     }
 
     fn watch(&self, progress: Progress) {

@@ -4,16 +4,23 @@
 //! the end of the run. It is *copied* between two steps, while the ranks wait. It is *durable* once
 //! a thread in the background has written, synced and verified it, while the ranks train on.
 
+pub(crate) mod parts;
+
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-injection")]
 use pp_executor::Fault;
+use pp_executor::{InWorld, LinkError};
 use pp_hybrid::ModelState;
-use pp_hybrid::checkpoint::{About, CheckpointError, CheckpointFolder, HostDisk, Written};
+use pp_hybrid::checkpoint::{
+    About, CheckpointError, CheckpointFolder, Disk, Draft, HostDisk, Written, write_part,
+};
 
+use self::parts::{Hurried, Probe, call_off, gather, tell};
 use crate::error::TrainError;
 use crate::starting::Ready;
 
@@ -66,6 +73,14 @@ pub(crate) struct Checkpoints {
     durable: Option<Durable>,
     /// What the run waits for.
     waiting: Waiting,
+    /// The processes of the run, where there are several.
+    world: Option<InWorld>,
+    /// Stages of the model, and bytes of a checkpoint of it.
+    n_stages: usize,
+    n_bytes: u64,
+    /// Whether all processes have seen the folder.
+    is_seen: bool,
+    hurried: Hurried,
     /// A failure of the writing, for tests.
     #[cfg(feature = "fault-injection")]
     fault: Option<Fault>,
@@ -110,6 +125,11 @@ impl Checkpoints {
             last,
             durable: None,
             waiting: Waiting::default(),
+            world: None,
+            n_stages: 0,
+            n_bytes: 0,
+            is_seen: false,
+            hurried: Hurried::default(),
             #[cfg(feature = "fault-injection")]
             fault: None,
         }
@@ -127,16 +147,23 @@ impl Checkpoints {
     ) -> Result<Self, TrainError> {
         let session = &ready.session;
         let mut checkpoints = Self::new(options.clone(), run_dir, session.steps_before());
+        let stages = ready.trainer.stages();
+        let of_first_copy = stages.iter().filter(|stage| stage.pipe.0 == 0);
+        let optimizer = session.config.optimizer;
+        checkpoints.n_bytes =
+            of_first_copy.map(|of| of.bytes + optimizer.state_bytes(of.bytes)).sum();
+        checkpoints.n_stages = session.plan.n_stages() as usize;
+        checkpoints.world.clone_from(&session.config.world);
         #[cfg(feature = "fault-injection")]
         {
-            checkpoints.fault = session.config.fault;
+            let is_here = |fault: &Fault| {
+                session.config.world.is_none()
+                    || (fault.rank.0 == 0 && fault.replica.is_none_or(|replica| replica.0 == 0))
+            };
+            checkpoints.fault = session.config.fault.filter(is_here);
         }
         if options.is_asked() {
-            let stages = ready.trainer.stages();
-            let of_first_copy = stages.iter().filter(|stage| stage.pipe.0 == 0);
-            let optimizer = session.config.optimizer;
-            let n_bytes = of_first_copy.map(|of| of.bytes + optimizer.state_bytes(of.bytes)).sum();
-            let taken = checkpoints.take_folder(n_bytes);
+            let taken = checkpoints.take_folder();
             taken.map_err(|error| TrainError::Checkpoints(Box::new(error)))?;
         }
         Ok(checkpoints)
@@ -146,10 +173,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// The folder cannot be written, another run writes into it, or the disk is too full.
-    pub(crate) fn take_folder(
-        &mut self,
-        n_bytes: u64,
-    ) -> Result<Arc<CheckpointFolder>, CheckpointError> {
+    pub(crate) fn take_folder(&mut self) -> Result<Arc<CheckpointFolder>, CheckpointError> {
         let folder = if let Some(folder) = &self.folder {
             Arc::clone(folder)
         } else {
@@ -157,7 +181,7 @@ impl Checkpoints {
             self.folder = Some(Arc::clone(&folder));
             folder
         };
-        folder.ask_room(n_bytes + HEADS_BYTES)?;
+        folder.ask_room(self.n_bytes + HEADS_BYTES)?;
         Ok(folder)
     }
 
@@ -203,23 +227,125 @@ impl Checkpoints {
         step > last && (by_interval || (is_last && self.options.at_end))
     }
 
-    /// Hands a copy to a background thread, which writes it.
+    /// A file that all other processes have to see before they write into the folder; `None` if they
+    /// have, or if there are none.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::take_folder`], or the file cannot be written.
+    pub(crate) fn probe(&mut self) -> Result<Option<Probe>, CheckpointError> {
+        if self.is_seen || self.world.is_none() {
+            return Ok(None);
+        }
+        let folder = self.take_folder()?;
+        Probe::write(folder.path()).map(Some)
+    }
+
+    /// Notes which hosts have not seen the file.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotShared`] if there are any.
+    pub(crate) fn seen(&mut self, without: Vec<String>) -> Result<(), CheckpointError> {
+        self.is_seen = without.is_empty();
+        if self.is_seen {
+            return Ok(());
+        }
+        Err(CheckpointError::NotShared { dir: self.dir.clone(), hosts: without })
+    }
+
+    /// Bytes of the tensors of a checkpoint.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    /// Hands a copy to a background thread, which writes it. Other processes are told to write
+    /// theirs.
     ///
     /// # Errors
     /// The folder cannot be used, or no thread can be started.
     pub(crate) fn begin(&mut self, state: ModelState, about: About) -> Result<(), CheckpointError> {
-        let step = about.step;
-        self.last = (step, Instant::now());
-        let folder = self.take_folder(state.n_bytes())?;
-        let keep = Some(self.options.keep.unwrap_or(KEEP));
+        self.last = (about.step, Instant::now());
+        let begun = self.take_folder().and_then(|folder| {
+            let draft = folder.begin(&self.disk(about.step), about.step)?;
+            Ok((folder, draft))
+        });
+        let (folder, draft) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                self.call_off();
+                return Err(error);
+            }
+        };
+        if let Some(world) = &self.world {
+            let told = tell(world, draft.dir(), about.step, about.of_stages(self.n_stages));
+            told.map_err(|error| self.broken(&error))?;
+        }
+        self.write(folder, draft, state, about)
+    }
+
+    /// Tells other processes that there will be no checkpoint.
+    pub(crate) fn call_off(&self) {
+        if let Some(world) = &self.world {
+            // A process that cannot be told is lost, and the next call says so.
+            let _ = call_off(world);
+        }
+    }
+
+    /// The run has failed: whoever waits for parts of other processes waits for a moment only.
+    pub(crate) fn hurry(&self) {
+        self.hurried.store(true, Ordering::Relaxed);
+    }
+
+    #[cfg_attr(
+        not(feature = "fault-injection"),
+        expect(clippy::unused_self, reason = "a fault is one of this run")
+    )]
+    fn disk(&self, step: u64) -> impl Disk + use<> {
         #[cfg(feature = "fault-injection")]
         let disk = crate::faulty_disk::FaultyDisk { fault: self.fault, step };
         #[cfg(not(feature = "fault-injection"))]
-        let disk = HostDisk;
+        let disk = {
+            let _ = step;
+            HostDisk
+        };
+        disk
+    }
+
+    fn broken(&self, error: &LinkError) -> CheckpointError {
+        CheckpointError::Broken { path: self.dir.clone(), why: error.to_string() }
+    }
+
+    fn write(
+        &mut self,
+        folder: Arc<CheckpointFolder>,
+        draft: Draft,
+        state: ModelState,
+        about: About,
+    ) -> Result<(), CheckpointError> {
+        let step = about.step;
+        let keep = Some(self.options.keep.unwrap_or(KEEP));
+        let disk = self.disk(step);
+        let (world, n_stages) = (self.world.clone(), self.n_stages);
+        let hurried = Arc::clone(&self.hurried);
         let write = move || {
             yield_to_ranks();
-            refuse_nonfinite(&state, folder.path())?;
-            folder.write(&disk, &state.ranks, &about, keep)
+            let facts = about.of_stages(n_stages);
+            let own = refuse_nonfinite(&state, folder.path())
+                .and_then(|()| write_part(&disk, draft.dir(), &state.ranks, &facts));
+            drop(state);
+            let parts = match &world {
+                Some(world) => gather(world, step, own, &hurried),
+                None => own.map(|part| vec![part]).map_err(|error| (error, true)),
+            };
+            match parts {
+                Ok(parts) => folder.finish(&disk, draft, parts, n_stages, &about, keep),
+                Err((error, is_over)) => {
+                    // A process that may still write into it leaves it to the next checkpoint.
+                    if is_over {
+                        folder.abandon(&disk, &draft);
+                    }
+                    Err(error)
+                }
+            }
         };
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write);
         let thread =

@@ -9,11 +9,12 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use pp_executor::{InWorld, Progress};
+use pp_executor::{ExecError, InWorld, Progress};
 use pp_hybrid::{Evaluation, ModelState, StepOutcome, Trainer, TrainerError};
 use pp_telemetry::{Collected, Event, Line};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 
+use crate::checkpoints::parts::{PartWriter, Probe};
 use crate::data::{DataSet, Samples};
 use crate::error::TrainError;
 use crate::session::Prepared;
@@ -48,15 +49,24 @@ enum Order {
     Weights,
     /// The gradients go to process 0.
     Gradients,
-    /// The state for a checkpoint goes to process 0.
+    /// Each process copies its part of a checkpoint, and writes it where process 0 says.
     Snapshot,
+    /// Each process looks for a file that process 0 has written.
+    Look,
     /// Nothing more: the run is over.
     End,
 }
 
 impl Order {
-    const ALL: [Self; 6] =
-        [Self::Step, Self::Evaluate, Self::Weights, Self::Gradients, Self::Snapshot, Self::End];
+    const ALL: [Self; 7] = [
+        Self::Step,
+        Self::Evaluate,
+        Self::Weights,
+        Self::Gradients,
+        Self::Snapshot,
+        Self::Look,
+        Self::End,
+    ];
 
     fn bit(self) -> u64 {
         1 << (self as u32)
@@ -66,6 +76,9 @@ impl Order {
         Self::ALL.into_iter().find(|order| bits & order.bit() != 0)
     }
 }
+
+/// What a process says that sees the file of process 0.
+const SEEN: &[u8] = b"seen";
 
 /// The signals that a follower tells of, from this bit on.
 const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR2];
@@ -164,6 +177,24 @@ impl Crew {
         self.trainer.snapshot()
     }
 
+    /// Lets all other processes look for a file. Returns the hosts that do not see it.
+    pub(crate) fn look(
+        &mut self,
+        probe: &Probe,
+        world: &InWorld,
+    ) -> Result<Vec<String>, TrainerError> {
+        self.order(Order::Look)?;
+        probe.show(world).map_err(ExecError::from)?;
+        let (_, said) = self.trainer.agree(0, Vec::new())?;
+        let hosts = world.0.hosts().iter().skip(1).zip(said);
+        let mut without: Vec<String> = hosts
+            .filter(|(_, said)| said.as_slice() != SEEN)
+            .map(|(host, _)| host.clone())
+            .collect();
+        without.dedup();
+        Ok(without)
+    }
+
     /// Lets the followers go.
     pub(crate) fn end(&mut self) -> Result<(), TrainerError> {
         self.order(Order::End)
@@ -181,6 +212,7 @@ pub(crate) struct Follower<'a> {
     pub(crate) signals: Option<Signals>,
     /// What the samplers of this process have seen.
     pub(crate) collected: Collected,
+    pub(crate) parts: PartWriter,
 }
 
 impl Follower<'_> {
@@ -207,8 +239,19 @@ impl Follower<'_> {
                 }
                 Some(Order::Weights) => drop(self.trainer.weights()?),
                 Some(Order::Gradients) => drop(self.trainer.gradients()?),
-                Some(Order::Snapshot) => drop(self.trainer.snapshot()?),
-                Some(Order::End) | None => return Ok(()),
+                Some(Order::Snapshot) => {
+                    let state = self.trainer.snapshot()?;
+                    self.parts.begin(state).map_err(ExecError::from)?;
+                }
+                Some(Order::Look) => {
+                    let finds = self.parts.finds().map_err(ExecError::from)?;
+                    let said = if finds { SEEN } else { &[] };
+                    self.trainer.agree(0, said.to_vec())?;
+                }
+                Some(Order::End) | None => {
+                    self.parts.wait();
+                    return Ok(());
+                }
             }
         }
     }

@@ -216,6 +216,7 @@ impl<'a> Run<'a> {
         if let Err(stopped @ Stopped::Failed(_)) = &result
             && self.checkpoints.is_writing()
         {
+            self.checkpoints.hurry();
             // Said before anything is waited for: a disk may hang.
             let why = causes(stopped);
             let message = format!("{why}; waiting for the checkpoint that is being written");
@@ -281,6 +282,11 @@ impl<'a> Run<'a> {
         let batch = self.session.batch_size as usize;
         let pieces =
             self.session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
+        if self.checkpoints.is_asked() {
+            // Before hours of training depend on it.
+            let looked = self.look_at_folder()?;
+            looked.map_err(|error| TrainError::Checkpoints(Box::new(error)))?;
+        }
         let first = self.session.steps_before() + 1;
         for step in first..=steps {
             let is_dumped = step == first && self.options.dump_step.is_some();

@@ -3,9 +3,11 @@
 #![expect(clippy::print_stdout, reason = "the caller reads it")]
 #![expect(clippy::unwrap_used, reason = "a check fails by panicking")]
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use pp_executor::World;
 use pp_schedule::ScheduleName;
 
 #[path = "../../world/training.rs"]
@@ -37,8 +39,11 @@ fn compare(session: &pp_mpi::Session) -> anyhow::Result<usize> {
     for schedule in ScheduleName::ALL.into_iter().filter(|schedule| schedule.trains()) {
         for (pp, dp) in LAYOUTS.into_iter().filter(|(pp, dp)| pp * dp == world.size()) {
             let Some(plan) = plan(schedule, pp) else { continue };
-            let whole = train(&plan, dp, false, Some(session.world()));
-            let sharded = train(&plan, dp, true, Some(session.world()));
+            let mut whole = train(&plan, dp, false, Some(session.world()));
+            let mut sharded = train(&plan, dp, true, Some(session.world()));
+            for trained in [&mut whole, &mut sharded] {
+                trained.state = gathered(&*world, std::mem::take(&mut trained.state))?;
+            }
             if world.index() == 0 {
                 let want = train(&plan, dp, false, None);
                 let what = format!("{schedule} pp={pp} dp={dp}");
@@ -49,4 +54,33 @@ fn compare(session: &pp_mpi::Session) -> anyhow::Result<usize> {
         }
     }
     Ok(n)
+}
+
+/// On process 0, what all processes have of the state; else nothing.
+fn gathered(
+    world: &dyn World,
+    own: BTreeMap<u32, String>,
+) -> anyhow::Result<BTreeMap<u32, String>> {
+    if world.index() > 0 {
+        world.note(serde_json::to_vec(&own)?)?;
+        // No process is a training ahead, whose notes would come among these.
+        world.broadcast(None)?;
+        return Ok(BTreeMap::new());
+    }
+    let (mut all, mut n_heard) = (own, 1);
+    let begun = Instant::now();
+    while n_heard < world.size() {
+        ensure!(begun.elapsed() < Duration::from_secs(20), "a process sent no note of its state");
+        for (from, bytes) in world.notes() {
+            let of_process: BTreeMap<u32, String> = serde_json::from_slice(&bytes)?;
+            for (stage, hash) in of_process {
+                let before = all.insert(stage, hash);
+                ensure!(before.is_none(), "process {from} has stage {stage}, and another one too");
+            }
+            n_heard += 1;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    world.broadcast(Some(Vec::new()))?;
+    Ok(all)
 }

@@ -41,6 +41,7 @@ struct Shared {
     given: Mutex<Vec<Vec<u8>>>,
     changed: Condvar,
     trouble: Mutex<Option<Trouble>>,
+    notes: Mutex<Vec<(u32, Vec<u8>)>>,
 }
 
 struct Double {
@@ -99,6 +100,15 @@ impl World for Double {
         }
         *heard += 1;
         Ok(given[*heard - 1].clone())
+    }
+
+    fn note(&self, bytes: Vec<u8>) -> Result<(), LinkError> {
+        lock(&self.shared.notes).push((self.index, bytes));
+        Ok(())
+    }
+
+    fn notes(&self) -> Vec<(u32, Vec<u8>)> {
+        std::mem::take(&mut lock(&self.shared.notes))
     }
 
     fn watch(&self, _: Progress) {}

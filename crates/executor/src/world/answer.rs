@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport};
-use crate::state::{MomentsPiece, Named, Snapshot, StageState};
+use crate::state::{Named, Snapshot};
 use crate::transport::LinkError;
 
 /// What a rank answers to a call.
@@ -119,56 +119,17 @@ impl Answer for Vec<(Stage, Named)> {
     }
 }
 
-/// A rank's state. Process 0 alone gets it.
+/// A rank's state, which stays in its process.
 impl Answer for Snapshot {
     fn pack(&self) -> Result<(Vec<u8>, Vec<Tensor>), LinkError> {
-        let names = |stage: &StageState| {
-            let weights: Vec<String> = stage.weights.iter().map(|(name, _)| name.clone()).collect();
-            let moments: Vec<String> = stage.moments.iter().map(|(name, _)| name.clone()).collect();
-            (stage.stage, weights, moments)
-        };
-        let names = Names {
-            optimizer_steps: self.optimizer_steps,
-            stages: self.stages.iter().map(names).collect(),
-            pieces: self.pieces.iter().map(|p| (p.stage, p.name.clone(), p.start)).collect(),
-        };
-        let mut tensors = Vec::new();
-        for stage in &self.stages {
-            tensors.extend(stage.weights.iter().map(|(_, tensor)| tensor.clone()));
-            tensors.extend(stage.moments.iter().flat_map(|(_, both)| both.clone()));
-        }
-        tensors.extend(self.pieces.iter().flat_map(|piece| piece.both.clone()));
-        Ok((to_bytes(&names)?, tensors))
+        Ok((to_bytes(&self.optimizer_steps)?, Vec::new()))
     }
 
-    fn unpack(bytes: &[u8], tensors: Vec<Tensor>) -> Result<Self, LinkError> {
-        let names: Names = from_bytes(bytes)?;
-        let mut tensors = tensors.into_iter();
-        let mut stages = Vec::with_capacity(names.stages.len());
-        for (stage, weights, moments) in names.stages {
-            let weights = weights.into_iter().zip(tensors.by_ref()).collect();
-            let mut both = || Some([tensors.next()?, tensors.next()?]);
-            let with_both = |name: String| both().map(|both| (name, both));
-            let moments = moments.into_iter().filter_map(with_both).collect();
-            stages.push(StageState { stage, weights, moments });
-        }
-        let mut both = || Some([tensors.next()?, tensors.next()?]);
-        let piece = |(stage, name, start)| Some(MomentsPiece { stage, name, start, both: both()? });
-        // A brief answer has names and no tensors.
-        let pieces = names.pieces.into_iter().filter_map(piece).collect();
-        Ok(Self { stages, pieces, optimizer_steps: names.optimizer_steps })
+    fn unpack(bytes: &[u8], _: Vec<Tensor>) -> Result<Self, LinkError> {
+        Ok(Self { stages: Vec::new(), optimizer_steps: from_bytes(bytes)? })
     }
 
     fn brief(&self) -> Self {
-        Self { optimizer_steps: self.optimizer_steps, ..Self::default() }
+        Self { stages: Vec::new(), optimizer_steps: self.optimizer_steps }
     }
-}
-
-/// What a snapshot has beside its tensors.
-#[derive(Serialize, Deserialize)]
-struct Names {
-    optimizer_steps: u64,
-    /// Stages with the names of their weights and of their moments.
-    stages: Vec<(Stage, Vec<String>, Vec<String>)>,
-    pieces: Vec<(Stage, String, usize)>,
 }

@@ -16,7 +16,7 @@ use super::clock::PeerClock;
 use super::label::{Content, Label};
 use crate::boundary::Tensors;
 use crate::error::RankError;
-use crate::exchange::{Bucket, CopyParcel, CopySums, Exchange, Sums, other_holders};
+use crate::exchange::{Bucket, CopyParcel, CopySums, Exchange, Sums, first_holders, other_holders};
 use crate::link::{Event, Key, Received};
 use crate::transport::{LinkError, Port, World};
 
@@ -317,6 +317,8 @@ pub(crate) struct WorldCopies {
     links: SharedLinks,
     /// The other processes that hold a copy of a stage of this one.
     others: BTreeMap<Stage, Vec<usize>>,
+    /// The process that holds the first copy of each stage, if that is another one.
+    firsts: BTreeMap<Stage, usize>,
     replica: Replica,
     n_pipes: usize,
     n_copies: usize,
@@ -332,7 +334,9 @@ impl WorldCopies {
         let others = other_holders(topology, n_replicas, place);
         let n_pipes = topology.n_pipes() as usize;
         let n_copies = n_replicas as usize * n_pipes;
-        Self { links, others, replica: place.0, n_pipes, n_copies }
+        let own = links.borrow().world.index() as usize;
+        let firsts = first_holders(topology, place.1).into_iter().filter(|&(_, at)| at != own);
+        Self { links, others, firsts: firsts.collect(), replica: place.0, n_pipes, n_copies }
     }
 }
 
@@ -342,6 +346,15 @@ impl Exchange for WorldCopies {
         let content = Content::Sums { bucket, copy: copy as u32 };
         for &other in self.others.get(&bucket.stage).into_iter().flatten() {
             self.links.borrow_mut().send(other as u32, content, 0, sums.tensors.clone())?;
+        }
+        Ok(copy)
+    }
+
+    fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
+        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
+        if let Some(&first) = self.firsts.get(&bucket.stage) {
+            let content = Content::Sums { bucket, copy: copy as u32 };
+            self.links.borrow_mut().send(first as u32, content, 0, sums.tensors.clone())?;
         }
         Ok(copy)
     }

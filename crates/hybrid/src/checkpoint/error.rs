@@ -51,6 +51,24 @@ pub enum CheckpointError {
         /// Bytes that a checkpoint needs.
         needed: u64,
     },
+    /// Hosts of the run do not see the folder, so that their processes cannot write into it.
+    #[error("{} is not seen by {}; use a folder that all hosts share", dir.display(), hosts.join(", "))]
+    NotShared {
+        /// The folder.
+        dir: PathBuf,
+        /// The hosts.
+        hosts: Vec<String>,
+    },
+    /// Another process could not write its part, or has ended before.
+    #[error("process {process} on {host}: {why}")]
+    Elsewhere {
+        /// The index of the process.
+        process: u32,
+        /// Its host.
+        host: String,
+        /// The reason.
+        why: String,
+    },
     /// A weight, or a moment of the optimizer, is not finite. The earlier checkpoints stay.
     #[error("{name} is not finite")]
     NotFinite {

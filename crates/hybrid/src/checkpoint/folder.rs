@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use super::disk::Disk;
 use super::error::CheckpointError;
 use super::read::Checkpoint;
-use super::write::{About, write};
+use super::write::{About, Part, seal, write_part};
 
 /// The file that a run locks while it may write checkpoints.
 const LOCK: &str = ".lock";
@@ -52,6 +52,24 @@ pub struct Newest {
     pub checkpoint: Option<Checkpoint>,
     /// Those that looked newer or cannot be placed, and why each was not taken.
     pub refused: Vec<CheckpointError>,
+}
+
+/// A checkpoint that has no name yet.
+#[derive(Debug)]
+pub struct Draft {
+    /// The name that it will have.
+    path: PathBuf,
+    dir: PathBuf,
+    sequence: u64,
+    /// The reason why a half-written checkpoint that had to go is still there.
+    rest: Option<CheckpointError>,
+}
+
+impl Draft {
+    /// The folder for its parts.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
 }
 
 /// A checkpoint that is durable.
@@ -131,25 +149,66 @@ impl CheckpointFolder {
         about: &About,
         keep: Option<usize>,
     ) -> Result<Written, CheckpointError> {
+        let n_stages = ranks.iter().flatten().count();
+        let draft = self.begin(disk, about.step)?;
+        match write_part(disk, draft.dir(), ranks, &about.of_stages(n_stages)) {
+            Ok(part) => self.finish(disk, draft, vec![part], n_stages, about, keep),
+            Err(error) => {
+                self.abandon(disk, &draft);
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins a checkpoint of `step`: makes the folder into which its parts are written
+    /// ([`write_part`]). It gets its name when all of them are there.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn begin(&self, disk: &dyn Disk, step: u64) -> Result<Draft, CheckpointError> {
         // A rest that cannot be removed must not keep a new checkpoint from being written.
         let rest = self.tidy(disk).err();
         let there = list(&self.dir)?;
         let last = there.iter().filter_map(|found| found.checkpoint.as_ref().ok());
         let sequence = 1 + last.map(|c| c.manifest().sequence).max().unwrap_or(0);
-        let name = self.free_name(about.step)?;
-        let (path, draft) = (self.dir.join(&name), self.dir.join(format!(".{name}{DRAFT}")));
-        disk.create_dir(&draft).map_err(CheckpointError::write(&draft))?;
-        if let Err(error) = write(disk, &draft, ranks, about, sequence) {
-            // What is left of it takes room, which may be what was missing.
-            let _ = remove(disk, &draft);
+        let name = self.free_name(step)?;
+        let (path, dir) = (self.dir.join(&name), self.dir.join(format!(".{name}{DRAFT}")));
+        disk.create_dir(&dir).map_err(CheckpointError::write(&dir))?;
+        Ok(Draft { path, dir, sequence, rest })
+    }
+
+    /// Makes a checkpoint of the parts of a draft, which have all `n_stages` stages. Else as
+    /// [`Self::write`].
+    ///
+    /// # Errors
+    /// A file cannot be written, or a stage is missing. The earlier checkpoints stay.
+    pub fn finish(
+        &self,
+        disk: &dyn Disk,
+        draft: Draft,
+        parts: Vec<Part>,
+        n_stages: usize,
+        about: &About,
+        keep: Option<usize>,
+    ) -> Result<Written, CheckpointError> {
+        if let Err(error) = seal(disk, &draft.dir, parts, n_stages, about, draft.sequence) {
+            self.abandon(disk, &draft);
             return Err(error);
         }
-        disk.rename(&draft, &path).map_err(CheckpointError::write(&path))?;
+        let Draft { path, dir, rest, .. } = draft;
+        disk.rename(&dir, &path).map_err(CheckpointError::write(&path))?;
         disk.sync_dir(&self.dir).map_err(CheckpointError::write(&self.dir))?;
         let checkpoint = Checkpoint::open(&path)?;
         checkpoint.verify()?;
         let not_removed = keep.and_then(|keep| self.retain(disk, keep.max(1), about).err());
         Ok(Written { checkpoint, not_removed: not_removed.or(rest) })
+    }
+
+    /// Removes a draft: what is left of it takes room, which may be what was missing. Nobody may
+    /// write into it any more.
+    pub fn abandon(&self, disk: &dyn Disk, draft: &Draft) {
+        // The next checkpoint removes what is still there.
+        let _ = remove(disk, &draft.dir);
     }
 
     /// Removes all but the `keep` newest checkpoints that led to the one that `about` is of. A

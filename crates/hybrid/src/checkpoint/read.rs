@@ -11,6 +11,7 @@ use candle_core::{Device, Shape, Tensor};
 use rustix::fs::OFlags;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::MANIFEST;
@@ -118,14 +119,31 @@ impl Checkpoint {
     /// # Errors
     /// The first file that is at fault, or the first parameter that differs.
     pub fn load(&self, known: &BTreeMap<String, Shape>) -> Result<Restored, CheckpointError> {
+        self.load_part(known, &|_| true)
+    }
+
+    /// The same, but only of the parameters that `is_wanted`. Reads the files that have some of them,
+    /// and verifies no others.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_part(
+        &self,
+        known: &BTreeMap<String, Shape>,
+        is_wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<Restored, CheckpointError> {
         self.refuse_foreign_files()?;
         self.refuse_larger(known)?;
+        let shards = self.shards_of(known, is_wanted)?;
+        // Whoever takes all of it verifies all of it, files without tensors as well.
+        let takes_all = known.keys().all(|name| is_wanted(name));
+        let is_read = |of: &str| takes_all || shards.contains(of);
         let mut restored =
             Restored { optimizer_steps: self.manifest.optimizer_steps, ..Restored::default() };
         let mut moments: BTreeMap<String, [Option<Tensor>; 2]> = BTreeMap::new();
         for record in &self.manifest.files {
-            if record.name == INDEX {
-                self.content(record, &mut |_| ())?;
+            // The index was read already.
+            if record.name == INDEX || shard_of(record).is_some_and(|of| !is_read(of)) {
                 continue;
             }
             let is_weights = is_weights(record);
@@ -147,6 +165,9 @@ impl Checkpoint {
                 if view.dtype() != Dtype::F32 {
                     return Err(Refusal(format!("{name} is {} there, F32 here", view.dtype())));
                 }
+                if !is_wanted(parameter) {
+                    return Ok(());
+                }
                 let tensor = view.load(&Device::Cpu)?;
                 let name = parameter.to_owned();
                 let before = match moment {
@@ -163,7 +184,8 @@ impl Checkpoint {
         let absent = |name: &str| {
             CheckpointError::broken(&self.path, format!("it has no {name}, which the model has"))
         };
-        for name in known.keys() {
+        let wanted = || known.keys().filter(|name| is_wanted(name));
+        for name in wanted() {
             if !restored.weights.contains_key(name) {
                 return Err(absent(name));
             }
@@ -175,11 +197,36 @@ impl Checkpoint {
             restored.moments.insert(name, [first, second]);
         }
         let n_moments = restored.moments.len();
-        if n_moments != 0 && n_moments != known.len() {
-            let missing = known.keys().find(|name| !restored.moments.contains_key(*name));
+        if n_moments != 0 && n_moments != wanted().count() {
+            let missing = wanted().find(|name| !restored.moments.contains_key(*name));
             return Err(absent(&format!("moments of {}", missing.map_or("", String::as_str))));
         }
         Ok(restored)
+    }
+
+    /// The shards that have some of the wanted parameters, by what follows `model` in their names: the
+    /// moments of a parameter are in the shard of the same number.
+    fn shards_of(
+        &self,
+        known: &BTreeMap<String, Shape>,
+        is_wanted: &dyn Fn(&str) -> bool,
+    ) -> Result<BTreeSet<String>, CheckpointError> {
+        let index = self.manifest.files.iter().find(|record| record.name == INDEX);
+        let missing = || CheckpointError::broken(&self.path, format!("it has no {INDEX}"));
+        let index = index.ok_or_else(missing)?;
+        let at = self.path.join(INDEX);
+        let most = HEAD_BYTES + known.len() as u64 * HEAD_BYTES_PER_TENSOR;
+        if index.bytes > most {
+            let why = format!("it has {} bytes, the model needs at most {most}", index.bytes);
+            return Err(CheckpointError::broken(at, why));
+        }
+        let mut bytes = Vec::new();
+        self.content(index, &mut |piece| bytes.extend_from_slice(piece))?;
+        let found: Index = serde_json::from_slice(&bytes)
+            .map_err(|error| CheckpointError::broken(&at, format!("it is no index: {error}")))?;
+        let wanted = found.weight_map.into_iter().filter(|(name, _)| is_wanted(name));
+        let shard = |(_, file): (_, String)| file.strip_prefix(WEIGHTS).map(ToOwned::to_owned);
+        Ok(wanted.filter_map(shard).collect())
     }
 
     /// Refuses a checkpoint with more bytes than a model with the parameters `known` needs: for each
@@ -309,8 +356,23 @@ impl From<candle_core::Error> for Refusal {
     }
 }
 
+/// What the names of the files of weights and of moments begin with.
+const WEIGHTS: &str = "model";
+const OPTIMIZER: &str = "optimizer";
+
+/// The part of the index that is read.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
 fn is_weights(record: &FileRecord) -> bool {
-    record.name.starts_with("model-")
+    record.name.strip_prefix(WEIGHTS).is_some_and(|rest| rest.starts_with('-'))
+}
+
+/// What follows `model` or `optimizer` in the name of a file.
+fn shard_of(record: &FileRecord) -> Option<&str> {
+    [WEIGHTS, OPTIMIZER].into_iter().find_map(|kind| record.name.strip_prefix(kind))
 }
 
 /// Opens a regular file, and returns its size. Follows no link, and does not wait for a pipe.

@@ -7,6 +7,7 @@ use std::thread;
 
 use pp_executor::StageState;
 use pp_schedule::Stage;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::disk::{Disk, DiskFile};
@@ -47,6 +48,12 @@ pub struct About {
 }
 
 impl About {
+    /// What the files of the stages of a model of `n_stages` stages say of it.
+    pub fn of_stages(&self, n_stages: usize) -> StageFacts {
+        let (optimizer, optimizer_steps) = (self.optimizer.clone(), self.optimizer_steps);
+        StageFacts { n_stages, optimizer, optimizer_steps }
+    }
+
     /// Whether a checkpoint led to the one that this is of: it is of the same run, or a run before
     /// it wrote it before it was continued.
     pub(crate) fn comes_from(&self, other: &Manifest) -> bool {
@@ -55,18 +62,47 @@ impl About {
     }
 }
 
-/// Writes the files of a checkpoint into `dir`, an empty folder, the manifest last. Each of
-/// `ranks`, the stages of one rank, is written by a thread of its own.
-pub(crate) fn write(
+/// The files of some stages of a checkpoint, as they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    files: Vec<FileRecord>,
+    weights: Vec<WeightRecord>,
+}
+
+/// A weight, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct WeightRecord {
+    name: String,
+    file: String,
+    numbers: u64,
+    bytes: u64,
+}
+
+/// What the files of stages say beside their tensors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageFacts {
+    /// The number of stages of the whole model.
+    pub n_stages: usize,
+    /// The optimizer.
+    pub optimizer: String,
+    /// Steps that it has made.
+    pub optimizer_steps: u64,
+}
+
+/// Writes the files of some stages into `dir`, the folder of a [`Draft`](super::Draft). Each of
+/// `ranks`, the stages of one rank, is written by a thread of its own. The parts of a checkpoint may
+/// be written by several processes.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_part(
     disk: &dyn Disk,
     dir: &Path,
     ranks: &[Vec<StageState>],
-    about: &About,
-    sequence: u64,
-) -> Result<(), CheckpointError> {
-    let n_stages = ranks.iter().flatten().count();
+    facts: &StageFacts,
+) -> Result<Part, CheckpointError> {
     let written: Vec<Result<Vec<FileRecord>, CheckpointError>> = thread::scope(|scope| {
-        let of_rank = |stages| move || write_stages(disk, dir, stages, n_stages, about);
+        let of_rank = |stages| move || write_stages(disk, dir, stages, facts);
         let threads: Vec<_> = ranks.iter().map(|stages| scope.spawn(of_rank(stages))).collect();
         let panicked = || CheckpointError::broken(dir, "the thread that writes it panicked");
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
@@ -74,22 +110,49 @@ pub(crate) fn write(
         };
         threads.into_iter().map(join).collect()
     });
-    let mut files = Vec::new();
+    let mut part = Part::default();
     for of_rank in written {
-        files.extend(of_rank?);
+        part.files.extend(of_rank?);
     }
-    let weights = || ranks.iter().flatten().flat_map(|of| of.weights.iter().map(move |w| (of, w)));
-    let map: BTreeMap<&str, String> = weights()
-        .map(|(of, (name, _))| (name.as_str(), shard("model", of.stage, n_stages)))
-        .collect();
-    let total_size: usize =
-        weights().map(|(_, (_, t))| t.elem_count() * t.dtype().size_in_bytes()).sum();
+    for of in ranks.iter().flatten() {
+        let file = shard("model", of.stage, facts.n_stages);
+        part.weights.extend(of.weights.iter().map(|(name, tensor)| WeightRecord {
+            name: name.clone(),
+            file: file.clone(),
+            numbers: tensor.elem_count() as u64,
+            bytes: (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
+        }));
+    }
+    Ok(part)
+}
+
+/// Writes what makes a checkpoint of the parts in `dir`: the index, and the manifest last.
+pub(crate) fn seal(
+    disk: &dyn Disk,
+    dir: &Path,
+    parts: Vec<Part>,
+    n_stages: usize,
+    about: &About,
+    sequence: u64,
+) -> Result<(), CheckpointError> {
+    let weights = || parts.iter().flat_map(|part| &part.weights);
+    let map: BTreeMap<&str, &str> = weights().map(|w| (w.name.as_str(), w.file.as_str())).collect();
+    let total_size: u64 = weights().map(|weight| weight.bytes).sum();
+    let parameters = weights().map(|weight| weight.numbers).sum();
     let index = serde_json::json!({
         "metadata": {"total_size": total_size},
         "weight_map": map,
     });
-    files.push(write_file(disk, dir, INDEX, |out| Ok(serde_json::to_writer(out, &index)?))?);
+    let index = write_file(disk, dir, INDEX, |out| Ok(serde_json::to_writer(out, &index)?))?;
+    let mut files: Vec<FileRecord> = parts.into_iter().flat_map(|part| part.files).collect();
+    files.push(index);
     files.sort_by(|left, right| left.name.cmp(&right.name));
+    let n_files = files.len();
+    files.dedup_by(|left, right| left.name == right.name);
+    if files.len() != n_files || n_files != 2 * n_stages + 1 {
+        let why = format!("{} files were written for {n_stages} stages", n_files - 1);
+        return Err(CheckpointError::broken(dir, why));
+    }
     let About {
         step,
         optimizer_steps,
@@ -101,7 +164,6 @@ pub(crate) fn write(
         elapsed_seconds,
         job,
     } = about.clone();
-    let parameters = weights().map(|(_, (_, tensor))| tensor.elem_count() as u64).sum();
     let manifest = Manifest {
         schema: SCHEMA,
         sequence,
@@ -126,9 +188,9 @@ fn write_stages(
     disk: &dyn Disk,
     dir: &Path,
     stages: &[StageState],
-    n_stages: usize,
-    about: &About,
+    facts: &StageFacts,
 ) -> Result<Vec<FileRecord>, CheckpointError> {
+    let n_stages = facts.n_stages;
     let mut files = Vec::with_capacity(2 * stages.len());
     for of in stages {
         // `transformers` loads a file only if its metadata has this key.
@@ -142,13 +204,13 @@ fn write_stages(
                 moments.push((format!("{name}{moment}"), tensor.clone()));
             }
         }
-        let facts = BTreeMap::from([
-            ("optimizer".to_owned(), about.optimizer.clone()),
-            ("steps".to_owned(), about.optimizer_steps.to_string()),
+        let words = BTreeMap::from([
+            ("optimizer".to_owned(), facts.optimizer.clone()),
+            ("steps".to_owned(), facts.optimizer_steps.to_string()),
         ]);
         let name = shard("optimizer", of.stage, n_stages);
         files.push(write_file(disk, dir, &name, |out| {
-            write_tensors(out, &moments, &facts).map(drop)
+            write_tensors(out, &moments, &words).map(drop)
         })?);
     }
     Ok(files)

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pp_hybrid::ModelState;
-use pp_hybrid::checkpoint::{About, Recent};
+use pp_hybrid::checkpoint::{About, CheckpointError, Recent};
 use pp_telemetry::PhaseEvent;
 
 use super::Run;
@@ -30,10 +30,15 @@ impl Run<'_> {
             self.no_checkpoint(step, why);
             return Ok(());
         }
+        if let Err(error) = self.look_at_folder()? {
+            self.checkpoints.pass_over(step);
+            self.no_checkpoint(step, &causes(&error));
+            return Ok(());
+        }
         self.log_at(Some(step), format!("checkpoint of step {step} requested"));
         let phase = self.phases.begin(PhaseEvent::CHECKPOINT, Some(step), 0);
         let state = self.trainer.snapshot().map_err(Stopped::Failed)?;
-        let (n_bytes, seconds) = (state.n_bytes(), phase.end());
+        let (n_bytes, seconds) = (self.checkpoints.n_bytes(), phase.end());
         let message = format!(
             "checkpoint of step {step} copied: {:.1} MB in {seconds:.3} s",
             n_bytes as f64 / 1e6
@@ -42,6 +47,7 @@ impl Run<'_> {
         let about = match self.about(step, &state) {
             Ok(about) => about,
             Err(error) => {
+                self.checkpoints.call_off();
                 self.no_checkpoint(step, &error.to_string());
                 return Ok(());
             }
@@ -50,6 +56,19 @@ impl Run<'_> {
             self.no_checkpoint(step, &causes(&error));
         }
         Ok(())
+    }
+
+    /// Lets all processes look at the folder for checkpoints, before they write into it for the first
+    /// time.
+    pub(super) fn look_at_folder(&mut self) -> Result<Result<(), CheckpointError>, Stopped> {
+        let Some(world) = self.session.config.world.clone() else { return Ok(Ok(())) };
+        let probe = match self.checkpoints.probe() {
+            Ok(Some(probe)) => probe,
+            Ok(None) => return Ok(Ok(())),
+            Err(error) => return Ok(Err(error)),
+        };
+        let without = self.trainer.look(&probe, &world).map_err(Stopped::Failed)?;
+        Ok(self.checkpoints.seen(without))
     }
 
     /// Notes a checkpoint that has become durable, or could not be written. With `wait`, waits for

@@ -7,6 +7,7 @@ use pp_hybrid::Trainer;
 use pp_telemetry::{Collected, Recorder};
 
 use super::EVALUATION_ROWS;
+use crate::checkpoints::parts::PartWriter;
 use crate::crew::{Follower, take_dir};
 use crate::ending::Stopped;
 use crate::error::{ResultError, TrainError};
@@ -26,7 +27,22 @@ pub fn follow(prepared: Prepared, options: RunOptions) -> Result<(), Stopped> {
     let mut trainer = session.trainer_of(Recorder::disabled(), origin, sheets)?;
     let (samplers, collected) = watch_here(&session, &mut trainer, &options, origin)?;
     let pieces = session.job.data.validation(EVALUATION_ROWS).map_err(ResultError::HeldOut)?;
+    let Some(world) = session.config.world.clone() else { return Ok(()) };
+    #[cfg(feature = "fault-injection")]
+    let fault = {
+        let n_ranks = session.plan.n_ranks();
+        let (index, fault) = (world.0.index(), session.config.fault);
+        fault.filter(|fault| {
+            fault.rank.0 == index % n_ranks
+                && fault.replica.is_none_or(|replica| replica.0 == index / n_ranks)
+        })
+    };
     let follower = Follower {
+        parts: PartWriter::new(
+            world,
+            #[cfg(feature = "fault-injection")]
+            fault,
+        ),
         trainer: trainer.on_nonfinite(options.on_nonfinite),
         data: session.job.data.as_ref(),
         batch: session.batch_size as usize,

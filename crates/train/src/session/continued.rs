@@ -1,10 +1,12 @@
 //! A session that resumes from a checkpoint, and the record that the next checkpoint keeps of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pp_executor::OptimizerState;
+use pp_executor::{InWorld, OptimizerState};
 use pp_hybrid::checkpoint::{Continued, Restored};
 use pp_nn::OptimizerKind;
+use pp_schedule::Rank;
 
 use super::Session;
 use crate::continuing::JobRecord;
@@ -49,12 +51,26 @@ impl Session {
         let here = self.record(&[]);
         let changes = record.differences(&here, resume).map_err(refused)?;
         let known = self.job.stack.parameters()?.into_iter().flatten().collect();
-        let state = resume.checkpoint.load(&known).map_err(|error| refused(error.into()))?;
+        let own = self.own_parameters()?;
+        let is_own = |name: &str| own.as_ref().is_none_or(|own| own.contains(name));
+        let state = resume.checkpoint.load_part(&known, &is_own);
+        let state = state.map_err(|error| refused(error.into()))?;
         let Restored { weights, moments, optimizer_steps: steps } = state;
         self.initial = Some(Arc::new(weights));
         self.resumed = Some(Arc::new(OptimizerState { steps, moments }));
         self.changes = changes;
         Ok(())
+    }
+
+    /// The parameters of the stages that the rank of this process has; `None` if all ranks are here.
+    fn own_parameters(&self) -> Result<Option<BTreeSet<String>>, TrainError> {
+        let Some(InWorld(world)) = &self.config.world else { return Ok(None) };
+        let rank = Rank(world.index() % self.plan.n_ranks());
+        let layers: Vec<_> = self.job.stack.parameters()?;
+        let stages = self.plan.topology().stages_of(rank).iter();
+        let own = stages.flat_map(|(_, stage)| self.partition.layers(stage.idx()));
+        let names = own.flat_map(|layer| layers[layer].iter().map(|(name, _)| name.clone()));
+        Ok(Some(names.collect()))
     }
 
     /// The record of its job, with the words of the program.
