@@ -22,8 +22,9 @@ fn processes_have_the_bits_of_threads_under_every_schedule_and_layout() {
             let want = train(&plan, dp, false, None);
             // Shares of the optimizer change nothing, on threads and on processes.
             let n_copies = dp * plan.n_pipes();
-            let shards = n_copies > 1 && n % 2 == 0;
-            if n_copies > 1 {
+            let shards = n % 2 == 0;
+            // A single copy has all shares.
+            if n_copies > 1 || pp == 1 {
                 let sharded = train(&plan, dp, true, None);
                 assert_eq!(sharded, want, "{schedule} pp={pp} dp={dp}, sharded");
             }

@@ -281,9 +281,16 @@ impl Worker {
         }
         let started = self.walk.journal.start(&self.lane)?;
         let mut snapshot = if is_first { self.stages.snapshot()? } else { Snapshot::default() };
-        if let (true, Some(links)) = (self.config.shards_optimizer, &mut self.reduction) {
+        if self.config.shards_optimizer {
+            let own = self.stages.shared_moments()?;
             let firsts = if is_first { self.stages.of_first() } else { Vec::new() };
-            let copies = links.gather(self.stages.shared_moments()?, &firsts)?;
+            let copies = match &mut self.reduction {
+                Some(links) => links.gather(own, &firsts)?,
+                // The only copy has it all.
+                None => {
+                    own.into_iter().map(|(_, stage, own)| (stage, vec![Arc::new(own)])).collect()
+                }
+            };
             self.stages.join_moments(&self.config, &copies, &mut snapshot)?;
         }
         self.walk.journal.end(Place::rank(SpanKind::Checkpoint), started, &self.lane)?;
