@@ -6,6 +6,7 @@
 #   ci/mpi/hosts.sh enter N CMD runs a command on host 1 or 2
 #
 # PPTOP_HOSTS_CLOCK=SECONDS puts the clock of host 2 ahead by so much.
+# PPTOP_HOSTS_HIDE=DIR hides a folder from host 2, which has an empty one there.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -37,8 +38,13 @@ enter() {
   if [[ $n == 2 && -n ${PPTOP_HOSTS_CLOCK:-} ]]; then
     clock=(--time --monotonic "$PPTOP_HOSTS_CLOCK" --boottime "$PPTOP_HOSTS_CLOCK" --fork --kill-child)
   fi
-  exec ip netns exec "$(net "$n")" unshare --uts "${clock[@]}" \
-    sh -c 'hostname "$1"; shift; exec "$@"' sh "host$n" "$@"
+  local hidden=
+  if [[ $n == 2 ]]; then hidden=${PPTOP_HOSTS_HIDE:-}; fi
+  exec ip netns exec "$(net "$n")" unshare --uts --mount "${clock[@]}" sh -c '
+    hostname "$1"
+    if [ -n "$2" ]; then mount -t tmpfs none "$2"; fi
+    shift 2
+    exec "$@"' sh "host$n" "$hidden" "$@"
 }
 
 case ${1:-} in

@@ -4,7 +4,7 @@
     tests/mpi/run.py PPTOP SAME_BITS [PART...]
 
 PPTOP is built with the features mpi and fault-injection, SAME_BITS is tests/mpi's own program. The
-parts are bits, launch, resume, hosts, clock, crash and many; without any, all run. Two hosts are two
+parts are bits, launch, resume, hosts, checkpoints, clock, crash and many; without any, all run. Two hosts are two
 network namespaces, which needs root and iproute2: without them hosts and clock say that they skip,
 which is an error if PPTOP_REQUIRE_HOSTS is set.
 """
@@ -302,6 +302,43 @@ def hosts(world):
     return "same bits, ranks with their hosts, and a link that fails is named"
 
 
+def checkpoints(world):
+    """Each process writes its part; one that cannot is named; all hosts must see the folder."""
+    flags = ["--pp", "2", "--dp", "2", "--steps", "8", "--checkpoint-every", "2", "--keep", "9"]
+    calm = trace(world.train(flags))
+    for place, process in (("1.0", 1), ("0.0", 0)):
+        for kind in ("error", "panic"):
+            folder = world.folder("part")
+            fault = ["--inject-fault", f"{place}:4:write:{kind}"]
+            events = world.train([*flags, "--run-dir", folder, *fault], world.mpirun(4))
+            check(trace(events) == calm, f"{kind} in process {process}: another trace")
+            told = [e["message"] for e in events if e["ev"] == "warn"]
+            told = [message for message in told if "no checkpoint of step 4" in message]
+            check(len(told) == 1, f"{kind} in process {process}: {told}")
+            named = process == 0 or f"process {process} on " in told[0]
+            check(named, f"{kind} in process {process}: not named: {told[0]}")
+            there = sorted(path.name for path in (folder / "checkpoints").iterdir())
+            wanted = [".lock", *(f"step-{step:08}" for step in (2, 6, 8))]
+            check(there == wanted, f"{kind} in process {process}: {there}")
+            verified = world.run([world.pptop, "checkpoint", "verify", folder / "checkpoints"])
+            check(verified.returncode == 0, verified.out + verified.err)
+    if not has_hosts():
+        return "parts; SKIPPED: two hosts need root and iproute2"
+    # A folder that the second host does not see: refused before the first step, and it is named.
+    with TwoHosts() as mpirun:
+        hidden = world.folder("hidden")
+        hidden.mkdir()
+        job = [*mpirun, world.pptop, "train", *JOB, "--headless", *flags]
+        job += ["--run-dir", world.folder("apart"), "--checkpoint-dir", hidden]
+        done = world.run(job, env={"PPTOP_HOSTS_HIDE": str(hidden)})
+        check(done.returncode != 0, "a folder that is not shared was taken")
+        check("is not seen by host2" in done.err, done.err)
+        check([path.name for path in hidden.iterdir()] == [".lock"], list(hidden.iterdir()))
+        # The same folder, seen by both.
+        check(trace(world.train([*flags, "--checkpoint-dir", hidden], mpirun)) == calm, "two hosts")
+    return "parts of every process, one that fails is named, and a folder that a host does not see"
+
+
 def clock(world):
     """A host whose clock is ahead by five minutes."""
     if not has_hosts():
@@ -407,7 +444,7 @@ def many(world):
     return f"16 processes in {done.seconds:.1f} s, {len(shown)} facts in the snapshot"
 
 
-PARTS = [bits, launch, resume, hosts, clock, crash, many]
+PARTS = [bits, launch, resume, hosts, checkpoints, clock, crash, many]
 
 
 def main():

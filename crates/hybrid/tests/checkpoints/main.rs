@@ -13,7 +13,8 @@ use std::path::Path;
 use candle_core::{Device, Shape, Tensor};
 use pp_executor::StageState;
 use pp_hybrid::checkpoint::{
-    About, Checkpoint, CheckpointFolder, Continued, HostDisk, Restored, is_busy, list, newest,
+    About, Checkpoint, CheckpointFolder, Continued, HostDisk, Part, Restored, is_busy, list,
+    newest, write_part,
 };
 use pp_schedule::Stage;
 
@@ -223,4 +224,76 @@ fn a_number_that_no_folder_reaches_is_refused() {
     let why = Checkpoint::open(checkpoint.path()).unwrap_err().to_string();
     assert!(why.contains("18446744073709551615"), "{why}");
     assert!(is_whole(&write(dir.path(), 4, Some(1))));
+}
+
+#[test]
+fn parts_of_several_writers_make_the_checkpoint_of_one() {
+    let (one, many) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let whole = write(one.path(), 7, None);
+    let folder = CheckpointFolder::take(many.path(), &HostDisk).unwrap();
+    let (about, states) = (about(7), states(7));
+    let facts = about.of_stages(2);
+    let draft = folder.begin(&HostDisk, 7).unwrap();
+    // The later stage first: the order of parts does not matter.
+    let parts = states.chunks(1).rev();
+    let parts = parts.map(|of| write_part(&HostDisk, draft.dir(), of, &facts).unwrap());
+    // A part travels as text.
+    let parts = parts.map(|part| serde_json::to_string(&part).unwrap());
+    let parts: Vec<Part> = parts.map(|text| serde_json::from_str(&text).unwrap()).collect();
+    assert!(newest(many.path()).unwrap().checkpoint.is_none(), "a draft is no checkpoint");
+    let made = folder.finish(&HostDisk, draft, parts, 2, &about, None).unwrap().checkpoint;
+    assert_eq!(made.manifest(), whole.manifest());
+    assert!(is_whole(&made));
+}
+
+#[test]
+fn a_checkpoint_with_a_part_too_few_or_too_many_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
+    let (about, states) = (about(7), states(7));
+    let facts = about.of_stages(2);
+    for twice in [false, true] {
+        let draft = folder.begin(&HostDisk, 7).unwrap();
+        let part = write_part(&HostDisk, draft.dir(), &states[..1], &facts).unwrap();
+        let parts = if twice { vec![part.clone(), part] } else { vec![part] };
+        let refused = folder.finish(&HostDisk, draft, parts, 2, &about, None).unwrap_err();
+        assert!(refused.to_string().contains("files were written for 2 stages"), "{refused}");
+        let there = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(there, 1, "the lock alone");
+    }
+}
+
+#[test]
+fn a_part_is_loaded_from_its_own_files_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = write(dir.path(), 7, None);
+    let of_second = |name: &str| name.starts_with("b.");
+    let whole = checkpoint.load(&known()).unwrap();
+    let check = || {
+        let part = checkpoint.load_part(&known(), &of_second).unwrap();
+        assert_eq!(part.weights.keys().collect::<Vec<_>>(), ["b.weight"]);
+        assert_eq!(part.moments.keys().collect::<Vec<_>>(), ["b.weight"]);
+        assert_eq!(bits(&part.weights["b.weight"]), bits(&whole.weights["b.weight"]));
+        assert_eq!(part.optimizer_steps, 7);
+    };
+    check();
+    // What is wrong elsewhere, whoever reads it finds.
+    let other = checkpoint.path().join("model-00001-of-00002.safetensors");
+    let bytes = std::fs::read(&other).unwrap();
+    std::fs::write(&other, vec![0; bytes.len()]).unwrap();
+    check();
+    assert!(checkpoint.load(&known()).is_err());
+    std::fs::write(&other, bytes).unwrap();
+    for name in ["model.safetensors.index.json", "optimizer-00002-of-00002.safetensors"] {
+        let own = checkpoint.path().join(name);
+        let mut bytes = std::fs::read(&own).unwrap();
+        bytes[9] ^= 1;
+        std::fs::write(&own, &bytes).unwrap();
+        let refused = checkpoint.load_part(&known(), &of_second).unwrap_err().to_string();
+        assert!(refused.contains(name), "{refused}");
+        bytes[9] ^= 1;
+        std::fs::write(&own, &bytes).unwrap();
+    }
+    let none = checkpoint.load_part(&known(), &|_| false).unwrap();
+    assert!(none.weights.is_empty() && none.moments.is_empty());
 }

@@ -9,6 +9,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -160,15 +161,18 @@ impl PartWriter {
         let fault = self.fault;
         let write = move || {
             yield_to_ranks();
-            #[cfg(feature = "fault-injection")]
-            let struck = fault.map_or(Ok(()), |fault| fault.strike(step, FaultPoint::Write));
-            #[cfg(not(feature = "fault-injection"))]
-            let struck: Result<(), std::convert::Infallible> = Ok(());
-            let part = struck.map_err(|error| causes(&error)).and_then(|()| {
+            let write = || {
+                #[cfg(feature = "fault-injection")]
+                if let Some(fault) = fault {
+                    fault.strike(step, FaultPoint::Write).map_err(|error| causes(&error))?;
+                }
                 let part = refuse_nonfinite(&state, &dir)
                     .and_then(|()| write_part(&HostDisk, &dir, &state.ranks, &facts));
                 part.map_err(|error| causes(&error))
-            });
+            };
+            // Process 0 waits for a note, whatever happens here.
+            let part = catch_unwind(AssertUnwindSafe(write))
+                .unwrap_or_else(|_| Err("the thread that writes it panicked".to_owned()));
             note(&world, step, part);
         };
         match std::thread::Builder::new().name("checkpoint".to_owned()).spawn(write) {
@@ -181,8 +185,7 @@ impl PartWriter {
     /// Waits until the part that is being written is there.
     pub(crate) fn wait(&mut self) {
         if let Some(thread) = self.writing.take() {
-            // A thread that panicked has sent no note; process 0 then waits for one in vain, and is
-            // told that this process ends.
+            // Its panics were noted already.
             let _ = thread.join();
         }
     }
