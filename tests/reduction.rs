@@ -2,14 +2,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use candle_core::{DType, Device, Tensor};
+use candle_nn::Module as _;
 use pp_executor::{BUCKET_BYTES, RankConfig};
 use pp_hybrid::{Trainer, TrainerConfig, weights_hash};
 use pp_models::{GptConfig, gpt};
-use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
-use pp_partition::Cut;
+use pp_nn::{ForwardContext, LearningRate, LearningRateCurve, OptimizerKind};
+use pp_partition::{Cut, LayerStack, single};
 use pp_schedule::{ScheduleName, Sizes};
 use pp_telemetry::{Span, SpanKind};
+use pp_train::MeanSquare;
 
 const STEPS: u64 = 3;
 const MICRO_BATCHES: u32 = 4;
@@ -114,5 +119,63 @@ fn a_stage_that_is_done_does_not_wait_for_the_others_of_its_rank() {
                 && span.start_ns > first
         });
         assert!(behind.count() > 0 && first < last_end, "{replica}.{rank}: ops follow");
+    }
+}
+
+/// A router and two experts of one shape. A sample goes to the first if its first number is not
+/// negative, and then the second has no gradient at all.
+fn experts(bucket_bytes: usize) -> Trainer {
+    let mut stack = LayerStack::default();
+    stack.push("experts", |vb| {
+        let linear = |name: &str| candle_nn::linear_no_bias(4, 4, vb.pp(name));
+        let (first, router, second) = (linear("first")?, linear("router")?, linear("second")?);
+        Ok(single(move |x: &Tensor, _: &ForwardContext| {
+            let is_first = x.flatten_all()?.to_vec1::<f32>()?[0] >= 0.0;
+            router.forward(x)? + if is_first { &first } else { &second }.forward(x)?
+        }))
+    });
+    let sizes =
+        Sizes { n_ranks: 1, n_micro_batches: 1, n_virtual_stages: 1, interleave_group: None };
+    let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
+    let cut = Cut::Uniform.solve(&stack, 1, None).unwrap();
+    let mut ranks = RankConfig::new(plan, cut, stack, Arc::new(MeanSquare), OptimizerKind::Sgd);
+    ranks.n_replicas = 2;
+    ranks.bucket_bytes = bucket_bytes;
+    ranks.deadline = Some(Duration::from_secs(20));
+    let rate = LearningRate { peak: 0.1, curve: LearningRateCurve::Constant, warmup: 0 };
+    Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 1 }).unwrap()
+}
+
+/// The gradients of two samples, one for each replica, with these first numbers.
+fn gradients(bucket_bytes: usize, firsts: [f32; 2]) -> BTreeMap<String, Vec<f32>> {
+    let mut trainer = experts(bucket_bytes);
+    let x: Vec<f32> = firsts.into_iter().flat_map(|first| [first, 1.0, 2.0, 3.0]).collect();
+    let x = Tensor::from_vec(x, (2, 4), &Device::Cpu).unwrap();
+    let y = Tensor::zeros((2, 4), DType::F32, &Device::Cpu).unwrap();
+    trainer.step(1, || Ok((vec![x], y))).unwrap();
+    let named = trainer.gradients().unwrap().into_iter();
+    named.map(|(name, t)| (name, t.flatten_all().unwrap().to_vec1().unwrap())).collect()
+}
+
+/// What a copy uses of its parameters may depend on its data; the mean is of each parameter all the
+/// same.
+#[test]
+fn copies_that_use_other_parameters_average_each_with_itself() {
+    for bucket_bytes in [usize::MAX, 64, 0] {
+        // Each replica uses another expert, in both orders.
+        for firsts in [[1.0, -1.0], [-1.0, 1.0]] {
+            let mixed = gradients(bucket_bytes, firsts);
+            let [first, second] = firsts.map(|first| gradients(usize::MAX, [first; 2]));
+            for (name, found) in &mixed {
+                let half = |of: &BTreeMap<String, Vec<f32>>, at: usize| of[name][at] / 2.0;
+                for (at, found) in found.iter().enumerate() {
+                    let wanted = half(&first, at) + half(&second, at);
+                    let what = format!("{bucket_bytes}, {firsts:?}, {name}");
+                    assert!((found - wanted).abs() < 1e-6, "{what}: {found} for {wanted}");
+                }
+            }
+            let is_used = |of: &Vec<f32>| of.iter().any(|gradient| *gradient != 0.0);
+            assert!(mixed.len() == 3 && mixed.values().all(is_used), "{firsts:?}: {mixed:?}");
+        }
     }
 }

@@ -287,7 +287,7 @@ fn mean(pptop: &PathBuf, name: &str, schedule: ScheduleName) -> anyhow::Result<V
 /// Up to 128 ranks in one process: how long they take to start, and what they send.
 fn many_ranks(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
     let mut promises = Vec::new();
-    let mut first = None;
+    let mut first: Option<f64> = None;
     for p in [8, 16, 32, 64] {
         let replicas::Many { start, messages } = replicas::many(pptop, p)?;
         println!("       sleep, {p} ranks x 2: first op after {start:.3} s");
@@ -299,7 +299,10 @@ fn many_ranks(pptop: &PathBuf) -> anyhow::Result<Vec<Promise>> {
         });
         // A process takes some time whatever it does.
         let per_rank = (start + 0.1) / f64::from(p);
-        let least = *first.get_or_insert(per_rank);
+        let Some(least) = first else {
+            first = Some(per_rank);
+            continue;
+        };
         promises.push(at_least(
             &format!("sleep many ranks: start per rank, 8 x 2 over {p} x 2"),
             least / per_rank,

@@ -203,13 +203,19 @@ def calls_of_a_step(world, _):
 
 def replicas(world, _):
     # The gradients of each stage pass once to the other replica.
-    calls, _ = world.counts_of_step(*GPT, "--pp", "2", "--dp", "2")
+    calls, _ = world.counts_of_step(*GPT, "--pp", "2", "--dp", "2", "--bucket-kib", "100000")
     need(calls[UPLOADS] == 2 * 2 * 8, f"{calls[UPLOADS]} uploads of two replicas")
     need(calls[DOWNLOADS] == 4 + 2, f"{calls[DOWNLOADS]} downloads of two replicas")
     need(calls["cuStreamSynchronize"] == 2 * 4, f"{calls['cuStreamSynchronize']} synchronisations of two replicas")
     # The messages of both, and the gradients of both copies of each rank's stage.
     need(calls["cuStreamWaitEvent"] == 2 * 16 + 4 * 2, f"{calls['cuStreamWaitEvent']} waits of two replicas")
     need(calls["cuMemAllocAsync"] == calls["cuMemFreeAsync"], "memory of two replicas grows by blocks in each step")
+    # In buckets, each copy waits for both copies of each bucket; nothing else is added.
+    parts, _ = world.counts_of_step(*GPT, "--pp", "2", "--dp", "2")
+    more = parts["cuStreamWaitEvent"] - calls["cuStreamWaitEvent"]
+    need(more > 0 and more % 2 == 0, f"{more} more waits with buckets")
+    for name in (UPLOADS, DOWNLOADS, "cuStreamSynchronize", "cuMemAllocAsync", "cuMemFreeAsync"):
+        need(parts[name] == calls[name], f"{parts[name]} {name} with buckets, {calls[name]} without")
     return "two replicas exchange their gradients on the device"
 
 

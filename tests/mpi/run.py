@@ -4,9 +4,9 @@
     tests/mpi/run.py PPTOP SAME_BITS [PART...]
 
 PPTOP is built with the features mpi and fault-injection, SAME_BITS is tests/mpi's own program. The
-parts are bits, launch, resume, hosts, checkpoints, clock, crash and many; without any, all run. Two hosts are two
-network namespaces, which needs root and iproute2: without them hosts and clock say that they skip,
-which is an error if PPTOP_REQUIRE_HOSTS is set.
+parts are bits, launch, resume, hosts, checkpoints, clock, crash and many; without any, all run. Two
+hosts are two network namespaces, which needs root and iproute2: without them hosts, clock and a
+half of checkpoints say that they skip, which is an error if PPTOP_REQUIRE_HOSTS is set.
 """
 
 import concurrent.futures

@@ -59,8 +59,8 @@ pub struct RankConfig {
     pub packs_weights: bool,
     /// Which stages run their forward again instead of keeping what it made.
     pub recompute: Recompute,
-    /// The bytes of gradients that are sent together to the other copies of a stage, at least: what
-    /// a backward finishes one after another. With 0 each parameter is sent alone. Results have the
+    /// The bytes of gradients that are sent together to the other copies of a stage, at least, of
+    /// parameters that follow one another. With 0 each parameter is sent alone. Results have the
     /// same bits.
     pub bucket_bytes: usize,
     /// How long every message takes, beyond what it really takes.

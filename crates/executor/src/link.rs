@@ -116,8 +116,9 @@ pub(crate) struct Stopped;
 pub(crate) enum Event {
     /// The input.
     Received(Received),
-    /// Sums of another copy are there: [`Mailbox::take_sums`].
-    Sums,
+    /// Sums of another copy are there: [`Mailbox::take_sums`]. It says whether they were there at
+    /// once.
+    Sums(bool),
 }
 
 /// A mailbox and its address; every message takes `delay` to arrive. `spins` says that there is a
@@ -174,7 +175,7 @@ impl Mailbox {
         loop {
             self.drain()?;
             if self.has_sums() {
-                return Ok(Event::Sums);
+                return Ok(Event::Sums(at_once));
             }
             let now = Instant::now();
             let deliver_at = self.arrived.get(&key).map(|parcel| parcel.deliver_at);

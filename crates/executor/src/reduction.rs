@@ -2,15 +2,16 @@
 //!
 //! ```text
 //! last W of the stage   | layer 3 | layer 2 | layer 1 | layer 0 |
-//! bucket 0 (layers 3, 2)                    |-sent----- mean -|
-//! bucket 1 (layers 1, 0)                                        |-sent----- mean -|
+//! bucket 0 (layers 3, 2)                    |-sent---- there ---| mean |
+//! bucket 1 (layers 1, 0)                                        |-sent---- there | mean |
 //! ```
 //!
-//! A backward finishes the sums of its parameters from the last layer to the first. They are
-//! gathered in *buckets*. A full bucket is sent to the other copies of the stage at once, and the
-//! rank goes on. It takes the mean of a bucket between two layers of the last W, before an op, or
-//! while it waits for a message, when the sums of all copies are there; it waits for those that are
-//! still missing after its last op. (Li et al. 2020, arXiv:2006.15704, section 3.2.)
+//! A backward finishes the sums of its parameters about from the last layer to the first, and in
+//! this order they are gathered in *buckets*. A bucket is sent to the other copies of the stage as
+//! soon as it is whole, and the rank goes on. It takes the mean of a bucket before an op, or while
+//! it waits for a message, when the sums of all copies are there; it waits for those that are still
+//! missing after its last op. (Li et al. 2020, arXiv:2006.15704, section 3.2.) No op is interrupted
+//! for it, so that the time of an op is that of its layers alone.
 //!
 //! Sums are added in the order of the copies, whatever the order of their arrival, so the bits do
 //! not depend on when that was, nor on the size of the buckets.
@@ -35,14 +36,10 @@ type Result<T> = std::result::Result<T, RankError>;
 /// The means of one rank.
 pub(crate) struct Reduction {
     links: Box<dyn Exchange>,
-    /// A bucket with so many bytes is full.
-    bucket_bytes: usize,
     /// Whether other processes get the sums.
     to_processes: bool,
-    /// The bucket of each stage that is not full yet.
-    filling: BTreeMap<(Pipe, Stage), Filling>,
-    /// Buckets that are full and not sent.
-    full: Vec<(Pipe, Stage, Filling)>,
+    /// Buckets that are whole and not sent.
+    full: Vec<(Pipe, Bucket)>,
     /// What this rank has sent and has no mean of yet.
     under_way: BTreeMap<Bucket, UnderWay>,
     /// What other copies have sent before this rank has.
@@ -59,19 +56,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) progress: &'a Reporter,
 }
 
-/// A bucket that gets more parameters.
-#[derive(Default)]
-struct Filling {
-    number: u32,
-    /// Places of parameters in their stage.
-    parameters: Vec<usize>,
-    bytes: usize,
-}
-
 /// A bucket whose mean is not taken yet.
 struct UnderWay {
-    /// Places of parameters in their stage.
-    parameters: Vec<usize>,
+    /// A pipe of which this rank has the stage.
+    pipe: Pipe,
     /// Bytes that this rank has sent.
     bytes: u64,
     sent: Moment,
@@ -86,12 +74,10 @@ impl UnderWay {
 }
 
 impl Reduction {
-    pub(crate) fn new(links: Box<dyn Exchange>, bucket_bytes: usize, to_processes: bool) -> Self {
+    pub(crate) fn new(links: Box<dyn Exchange>, to_processes: bool) -> Self {
         Self {
             links,
-            bucket_bytes,
             to_processes,
-            filling: BTreeMap::new(),
             full: Vec::new(),
             under_way: BTreeMap::new(),
             early: Vec::new(),
@@ -102,7 +88,6 @@ impl Reduction {
     /// Forgets the last step. All copies have answered, so nobody reads what they shared.
     pub(crate) fn begin(&mut self) {
         self.let_go();
-        self.filling.clear();
         self.full.clear();
         self.under_way.clear();
     }
@@ -112,56 +97,33 @@ impl Reduction {
         self.shared.clear();
     }
 
-    /// Takes parameters of a stage whose sums are finished, and sends their bucket if it is full.
-    /// `is_last` says that the stage has no others.
-    pub(crate) fn finished(
+    /// Sends buckets of a stage that are whole now.
+    pub(crate) fn whole(
         &mut self,
         (pipe, stage): (Pipe, Stage),
-        parameters: &[usize],
-        is_last: bool,
+        numbers: Vec<u32>,
         parts: &mut Parts<'_>,
     ) -> Result<()> {
-        for &parameter in parameters {
-            let filling = self.filling.entry((pipe, stage)).or_default();
-            filling.bytes += parts.stages.get(pipe, stage)?.bytes_of(parameter);
-            filling.parameters.push(parameter);
-            if filling.bytes >= self.bucket_bytes {
-                self.full(pipe, stage);
-            }
-        }
-        let has_more = |filling: &Filling| !filling.parameters.is_empty();
-        if is_last && self.filling.get(&(pipe, stage)).is_some_and(has_more) {
-            self.full(pipe, stage);
-        }
+        let buckets = numbers.into_iter().map(|number| (pipe, Bucket { stage, number }));
+        self.full.extend(buckets);
         // A device would have to be done with its queue first: it is asked once, at the end.
         let is_costly = self.to_processes && matches!(parts.lane, Lane::Queue(_));
         if is_costly { Ok(()) } else { self.send(parts) }
     }
 
-    /// The bucket of a stage gets no more parameters.
-    fn full(&mut self, pipe: Pipe, stage: Stage) {
-        let filling = self.filling.entry((pipe, stage)).or_default();
-        let next = Filling { number: filling.number + 1, ..Filling::default() };
-        self.full.push((pipe, stage, std::mem::replace(filling, next)));
-    }
-
-    /// Sends all full buckets.
+    /// Sends all buckets that are whole.
     pub(crate) fn send(&mut self, parts: &mut Parts<'_>) -> Result<()> {
-        for (pipe, stage, filling) in std::mem::take(&mut self.full) {
-            let Filling { number, parameters, bytes } = filling;
-            let bucket = Bucket { stage, number };
+        for (pipe, bucket) in std::mem::take(&mut self.full) {
             let sent = parts.journal.now(parts.lane)?;
-            let sums = parts.stages.get(pipe, stage)?.finish(
-                &parameters,
-                parts.lane,
-                self.to_processes,
-            )?;
+            let run = parts.stages.get(pipe, bucket.stage)?;
+            let sums = run.finish(bucket.number, parts.lane, self.to_processes)?;
+            let bytes = sums.sizes().sum::<usize>() as u64;
             self.shared.push(Arc::clone(&sums));
             let copy = self.links.send(pipe, bucket, &sums)?;
             let n_copies = self.links.n_copies();
             let under_way = self.under_way.entry(bucket).or_insert_with(|| UnderWay {
-                parameters,
-                bytes: bytes as u64,
+                pipe,
+                bytes,
                 sent,
                 copies: vec![None; n_copies],
             });
@@ -184,11 +146,17 @@ impl Reduction {
         Ok(())
     }
 
-    /// Takes the means of which all sums are there. Never waits, and neither does the device.
-    pub(crate) fn advance(&mut self, parts: &mut Parts<'_>) -> Result<()> {
+    /// Takes what other copies have sent, and keeps messages moving. Never waits.
+    pub(crate) fn listen(&mut self) -> Result<()> {
         while let Some(parcel) = self.links.take()? {
             self.arrived(parcel)?;
         }
+        Ok(())
+    }
+
+    /// Takes the means of which all sums are there. Never waits, and neither does the device.
+    pub(crate) fn advance(&mut self, parts: &mut Parts<'_>) -> Result<()> {
+        self.listen()?;
         let mut whole = Vec::new();
         for (&bucket, under_way) in self.under_way.iter().filter(|(_, found)| found.is_whole()) {
             let made = under_way.copies.iter().flatten().filter_map(|sums| sums.made.as_ref());
@@ -236,11 +204,11 @@ impl Reduction {
     /// Takes the mean of a bucket.
     fn mean(&mut self, bucket: Bucket, parts: &mut Parts<'_>) -> Result<()> {
         let missing = RankError::Missing("the gradient of a copy");
-        let UnderWay { parameters, bytes, sent, copies } =
+        let UnderWay { pipe, bytes, sent, copies } =
             self.under_way.remove(&bucket).ok_or(missing)?;
         let copies: Option<Vec<Sums>> = copies.into_iter().collect();
         let copies = copies.ok_or(RankError::Missing("the gradient of a copy"))?;
-        parts.stages.average(bucket.stage, &parameters, &copies, parts.lane)?;
+        parts.stages.average(pipe, bucket, &copies, parts.lane)?;
         let micro_batch = MicroBatch(bucket.number);
         let place = Place { kind: SpanKind::AllReduce, stage: bucket.stage, micro_batch };
         let end = parts.journal.now(parts.lane)?;
@@ -275,12 +243,14 @@ impl Reduction {
             firsts.iter().map(|&stage| (stage, vec![None; n_copies])).collect();
         for (pipe, stage, sums) in own {
             let sums = Arc::new(sums);
+            let is_given = !found.contains_key(&stage);
+            if is_given && !self.to_processes {
+                // The memory is that of the rank that gets it, and may be freed at once there.
+                sums.sizes().for_each(memory::moved_out);
+            }
             let copy = self.links.send_to_first(pipe, Bucket { stage, number: 0 }, &sums)?;
-            match found.get_mut(&stage) {
-                Some(copies) => copies[copy] = Some(sums),
-                // The memory is that of the rank that gets it.
-                None if !self.to_processes => sums.sizes().for_each(memory::moved_out),
-                None => {}
+            if let Some(copies) = found.get_mut(&stage) {
+                copies[copy] = Some(sums);
             }
         }
         self.wait_for_all(&mut found, |sums| {

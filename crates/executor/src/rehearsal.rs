@@ -104,7 +104,10 @@ fn rehearse_here(
         rehearsed.micro_batch(config, &arriving, last)?;
         let packed = rehearsed.run.packed_bytes();
         of_thread += looks.held() - packed as i64;
-        let (bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
+        let (mut bytes, outputs) = rehearsed.micro_batch(config, &arriving, last)?;
+        if config.has_copies() {
+            bytes.mean = MeanBytes::of(config, rehearsed.run.parameter_bytes() as u64).peak();
+        }
         stages.push(bytes);
         let parameters = rehearsed.run.stage.parameters();
         fixed.push(FixedBytes {
@@ -177,7 +180,7 @@ impl FixedBytes {
 }
 
 /// What the mean of the gradients over the copies of a rank's stages takes: the means, beside the
-/// sums that other copies still read. Activations are gone by then.
+/// sums that other copies still read. At the end of a row activations are gone.
 #[derive(Clone, Copy, Default)]
 struct MeanBytes {
     /// All means.
@@ -189,11 +192,16 @@ struct MeanBytes {
 }
 
 impl MeanBytes {
+    /// Of a stage with so many bytes of parameters.
+    fn of(config: &RankConfig, parameters: u64) -> Self {
+        let n_others = if config.world.is_some() { config.n_copies() as u64 - 1 } else { 0 };
+        Self { means: parameters, received: n_others * parameters, largest: 0 }
+    }
+
     fn add(&mut self, config: &RankConfig, stage: &FixedBytes) {
-        self.means += stage.parameters;
-        if config.world.is_some() {
-            self.received += stage.parameters * (config.n_copies() as u64 - 1);
-        }
+        let of_stage = Self::of(config, stage.parameters);
+        self.means += of_stage.means;
+        self.received += of_stage.received;
         let largest = stage.sizes.iter().max().copied().unwrap_or(0);
         self.largest = self.largest.max((largest * NUMBER) as u64);
     }
@@ -296,6 +304,7 @@ impl Rehearsed {
             residue: residue.max(0) as u64,
             input_gradient,
             weight_grad_peak,
+            mean: 0,
         };
         Ok((bytes, next))
     }

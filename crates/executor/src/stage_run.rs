@@ -34,6 +34,8 @@ pub(crate) struct StageRun {
     next: u32,
     /// What is being added to the sums.
     summing: Option<Summing>,
+    /// The places of the parameters that are sent together to other copies of the stage.
+    buckets: Vec<Vec<usize>>,
 }
 
 /// What the backward of a micro-batch needs.
@@ -95,8 +97,10 @@ impl StageRun {
         config: &RankConfig,
     ) -> Result<Self> {
         let gradients = Gradients::new(stage.parameters().to_vec())?.with_kernels(config.kernels);
+        let buckets = buckets(&stage, config.bucket_bytes);
         Ok(Self {
             stage,
+            buckets,
             gradients,
             optimizer,
             queue: ResidueQueue::default(),
@@ -259,67 +263,55 @@ impl StageRun {
         Ok(())
     }
 
-    /// Adds the next weight gradient of all that the plan has asked for to its sum. Returns which
-    /// parameters have their whole sum now, or `None` if nothing was left to add.
+    /// Adds the next weight gradient of all that the plan has asked for to its sum. Returns the
+    /// buckets that are whole now, or `None` if nothing was left to add.
     ///
     /// Sums are always taken in ascending order of micro-batches, whatever order the plan has, so
     /// that every plan rounds alike.
-    pub(crate) fn sum_next(&mut self, has_copies: bool) -> Result<Option<Finished>> {
+    pub(crate) fn sum_next(&mut self, has_copies: bool) -> Result<Option<Vec<u32>>> {
         if self.summing.is_none() {
-            let is_due = |pending: &Pending| pending.due;
-            if !self.pending.get(&self.next).is_some_and(is_due) {
+            if !self.pending.get(&self.next).is_some_and(|pending| pending.due) {
                 return Ok(None);
             }
             let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) else {
                 return Ok(None);
             };
             let is_last = self.next + 1 == self.micro_batches.end;
-            let unfinished = is_last.then(|| Unfinished::new(&self.stage, &residues));
+            let unfinished =
+                is_last.then(|| Unfinished::new(&self.stage, &self.buckets, &residues));
             self.summing =
                 Some(Summing { residues: residues.into_iter(), unfinished, _kept: kept });
         }
         let Some(summing) = &mut self.summing else { return Ok(None) };
-        let mut finished = Finished::default();
-        match summing.residues.next() {
-            None => {}
-            Some(residue) => {
-                let parameters = residue.parameters();
-                // Of a sum that is replaced by a mean nobody needs the square.
-                if summing.unfinished.is_some() && !has_copies {
-                    self.gradients.accumulate_last(residue)?;
-                } else {
-                    self.gradients.accumulate(residue)?;
-                }
-                if let Some(unfinished) = &mut summing.unfinished {
-                    unfinished.summed(&parameters);
-                }
+        if let Some(residue) = summing.residues.next() {
+            let parameters = residue.parameters();
+            // Of a sum that is replaced by a mean nobody needs the square.
+            if summing.unfinished.is_some() && !has_copies {
+                self.gradients.accumulate_last(residue)?;
+            } else {
+                self.gradients.accumulate(residue)?;
+            }
+            if let Some(unfinished) = &mut summing.unfinished {
+                unfinished.summed(&parameters);
             }
         }
-        if let Some(unfinished) = &mut summing.unfinished {
-            finished.parameters = unfinished.take();
-        }
+        let whole = summing.unfinished.as_mut().map(Unfinished::take_whole).unwrap_or_default();
         if summing.residues.len() == 0 {
-            finished.is_last = summing.unfinished.is_some();
             self.summing = None;
             self.next += 1;
         }
-        Ok(Some(finished))
+        Ok(Some(whole))
     }
 
-    /// Bytes of a parameter, by its place in the stage.
-    pub(crate) fn bytes_of(&self, parameter: usize) -> usize {
-        let parameter = self.stage.parameters().get(parameter);
-        parameter.map_or(0, |p| p.var.elem_count() * p.var.dtype().size_in_bytes())
+    /// The places of the parameters of a bucket in the stage.
+    pub(crate) fn of_bucket(&self, number: u32) -> &[usize] {
+        self.buckets.get(number as usize).map_or(&[], Vec::as_slice)
     }
 
-    /// The whole sums of some parameters, by their places in the stage, for the other copies of it.
-    /// Nothing is copied, unless they go to other processes from a device.
-    pub(crate) fn finish(
-        &mut self,
-        parameters: &[usize],
-        lane: &Lane,
-        to_processes: bool,
-    ) -> Result<Sums> {
+    /// The whole sums of the parameters of a bucket, for the other copies of the stage. Nothing is
+    /// copied, unless they go to other processes from a device.
+    pub(crate) fn finish(&mut self, bucket: u32, lane: &Lane, to_processes: bool) -> Result<Sums> {
+        let parameters = self.buckets.get(bucket as usize).map_or(&[][..], Vec::as_slice);
         let mut tensors = Vec::with_capacity(parameters.len());
         for &parameter in parameters {
             let sum = self.gradients.finish(parameter)?.clone();
@@ -328,15 +320,6 @@ impl StageRun {
         let made = if to_processes { None } else { lane.made()? };
         Ok(Arc::new(CopySums { tensors, made }))
     }
-}
-
-/// Parameters whose sums are finished.
-#[derive(Default)]
-pub(crate) struct Finished {
-    /// Their places in the stage.
-    pub(crate) parameters: Vec<usize>,
-    /// Whether these were the last of the stage.
-    pub(crate) is_last: bool,
 }
 
 /// A micro-batch whose weight gradients are being added to the sums.
@@ -348,38 +331,80 @@ struct Summing {
     _kept: Kept,
 }
 
-/// How many residues of the last micro-batch each parameter still waits for.
+/// What the buckets still wait for in the last micro-batch.
 struct Unfinished {
     by_id: HashMap<TensorId, usize>,
-    n_missing: Vec<usize>,
-    /// Parameters that wait for none, and were not taken yet.
-    finished: Vec<usize>,
+    /// Residues that each parameter waits for.
+    of_parameter: Vec<usize>,
+    /// The bucket of each parameter.
+    bucket_of: Vec<u32>,
+    /// Parameters that each bucket waits for.
+    of_bucket: Vec<usize>,
+    /// Buckets that wait for none, and were not taken yet.
+    whole: Vec<u32>,
 }
 
 impl Unfinished {
-    fn new(stage: &Stage, residues: &[Residue]) -> Self {
+    fn new(stage: &Stage, buckets: &[Vec<usize>], residues: &[Residue]) -> Self {
         let parameters = stage.parameters().iter().enumerate();
         let by_id: HashMap<_, _> = parameters.map(|(place, p)| (p.var.id(), place)).collect();
-        let mut n_missing = vec![0; stage.parameters().len()];
+        let mut of_parameter = vec![0; stage.parameters().len()];
         for id in residues.iter().flat_map(Residue::parameters) {
             if let Some(&place) = by_id.get(&id) {
-                n_missing[place] += 1;
+                of_parameter[place] += 1;
             }
         }
-        let finished = (0..n_missing.len()).filter(|&place| n_missing[place] == 0).collect();
-        Self { by_id, n_missing, finished }
+        let mut bucket_of = vec![0; of_parameter.len()];
+        let (mut of_bucket, mut whole) = (Vec::with_capacity(buckets.len()), Vec::new());
+        for (number, bucket) in (0..).zip(buckets) {
+            for &place in bucket {
+                bucket_of[place] = number;
+            }
+            // A parameter that this micro-batch does not use waits for nothing.
+            let n_missing = bucket.iter().filter(|&&place| of_parameter[place] > 0).count();
+            if n_missing == 0 {
+                whole.push(number);
+            }
+            of_bucket.push(n_missing);
+        }
+        Self { by_id, of_parameter, bucket_of, of_bucket, whole }
     }
 
     fn summed(&mut self, parameters: &[TensorId]) {
-        for place in parameters.iter().filter_map(|id| self.by_id.get(id)) {
-            self.n_missing[*place] -= 1;
-            if self.n_missing[*place] == 0 {
-                self.finished.push(*place);
+        for place in parameters.iter().filter_map(|id| self.by_id.get(id)).copied() {
+            self.of_parameter[place] -= 1;
+            if self.of_parameter[place] > 0 {
+                continue;
+            }
+            let number = self.bucket_of[place];
+            self.of_bucket[number as usize] -= 1;
+            if self.of_bucket[number as usize] == 0 {
+                self.whole.push(number);
             }
         }
     }
 
-    fn take(&mut self) -> Vec<usize> {
-        std::mem::take(&mut self.finished)
+    fn take_whole(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.whole)
     }
+}
+
+/// The parameters of each bucket, by their places in the stage: from the last to the first, which
+/// is about the order in which a backward finishes them. They follow from the stage alone, so that
+/// all copies have the same, whatever their data let them use.
+fn buckets(stage: &Stage, bucket_bytes: usize) -> Vec<Vec<usize>> {
+    let mut buckets: Vec<Vec<usize>> = Vec::new();
+    let mut n_bytes = 0;
+    for (place, parameter) in stage.parameters().iter().enumerate().rev() {
+        match buckets.last_mut() {
+            Some(last) if n_bytes < bucket_bytes => last.push(place),
+            _ => {
+                buckets.push(vec![place]);
+                n_bytes = 0;
+            }
+        }
+        let size = parameter.var.elem_count() * parameter.var.dtype().size_in_bytes();
+        n_bytes += size;
+    }
+    buckets
 }

@@ -10,7 +10,7 @@ use pp_schedule::{Pipe, Rank, Replica, Stage};
 
 use crate::config::RankConfig;
 use crate::error::RankError;
-use crate::exchange::{CopySums, StageSums, Sums};
+use crate::exchange::{Bucket, CopySums, StageSums, Sums};
 use crate::lane::Lane;
 use crate::report::{StageParameters, What};
 use crate::stage_run::StageRun;
@@ -97,18 +97,19 @@ impl Stages {
         Ok(counts.into_iter().map(of_stage).collect())
     }
 
-    /// Replaces the gradients of some parameters of a stage, by their places in it, by the mean over
-    /// the copies, summed in their order.
+    /// Replaces the gradients of a bucket of a stage, of which the copy in `pipe` is here, by the mean
+    /// over the copies, summed in their order.
     pub(crate) fn average(
         &mut self,
-        stage: Stage,
-        parameters: &[usize],
+        pipe: Pipe,
+        bucket: Bucket,
         copies: &[Sums],
         lane: &Lane,
     ) -> Result<()> {
         let Some((first, others)) = copies.split_first() else {
             return Err(RankError::Missing("the gradients of a stage"));
         };
+        let parameters = self.get(pipe, bucket.stage)?.of_bucket(bucket.number).to_vec();
         if copies.iter().any(|copy| copy.tensors.len() != parameters.len()) {
             return Err(RankError::Missing("a gradient of one of this rank's stages"));
         }
@@ -121,7 +122,8 @@ impl Stages {
                 sum = (sum + lane.take_one(&other.tensors[at], other.made.as_ref())?)?;
             }
             let mean = (sum / copies.len() as f64)?;
-            let own = self.0.iter_mut().filter(|((_, of), _)| *of == stage).map(|(_, run)| run);
+            let is_it = |of: &Stage| *of == bucket.stage;
+            let own = self.0.iter_mut().filter(|((_, of), _)| is_it(of)).map(|(_, run)| run);
             for (nth, run) in own.enumerate() {
                 // A rank with two copies of the stage steps both.
                 let mean = if nth == 0 { mean.clone() } else { mean.copy()? };

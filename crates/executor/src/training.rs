@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::lane::Lane;
 use crate::progress::Reporter;
 use crate::reduction::{Parts, Reduction};
-use crate::stage_run::{Finished, Forwarded};
+use crate::stage_run::Forwarded;
 use crate::stages::Stages;
 use crate::stash::Stash;
 use crate::walk::Pass;
@@ -128,7 +128,7 @@ impl Training<'_> {
         Ok(run.input_gradient(micro_batch, &gradients, share, objective, self.stash)?)
     }
 
-    /// Between two layers of it, the mean goes on.
+    /// A bucket of gradients leaves as soon as it is whole.
     fn weight_gradient(&mut self, op: Op, journal: &mut Journal) -> Result<()> {
         let place = (self.plan.pipe_of(op.micro_batch), op.stage);
         let has_copies = self.reduction.is_some();
@@ -137,12 +137,12 @@ impl Training<'_> {
             let shapes = self.lane.keep_shapes();
             let summed = self.stages.get(place.0, place.1)?.sum_next(has_copies)?;
             drop(shapes);
-            let Some(Finished { parameters, is_last }) = summed else { return Ok(()) };
+            let Some(whole) = summed else { return Ok(()) };
             let Some(reduction) = &mut self.reduction else { continue };
             let (stages, lane) = (&mut *self.stages, self.lane);
             let mut parts = Parts { stages, lane, journal, progress: &self.progress };
-            reduction.finished(place, &parameters, is_last, &mut parts)?;
-            reduction.advance(&mut parts)?;
+            reduction.whole(place, whole, &mut parts)?;
+            reduction.listen()?;
         }
     }
 }

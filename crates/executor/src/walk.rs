@@ -123,12 +123,17 @@ impl Walk {
         };
         let place = Place { kind, stage: key.to_stage, micro_batch: key.micro_batch };
         let wait = self.journal.now(lane)?;
+        let mut has_waited = false;
         let Received { tensors, made, at_once } = loop {
             match self.post.receive(key)? {
                 Event::Received(received) => break received,
-                Event::Sums => pass.advance(&mut self.journal)?,
+                Event::Sums(at_once) => {
+                    has_waited |= !at_once;
+                    pass.advance(&mut self.journal)?;
+                }
             }
         };
+        let at_once = at_once && !has_waited;
         lane.await_made(made.as_ref())?;
         let arrived = self.journal.now(lane)?;
         if !at_once || made.is_some() {

@@ -73,8 +73,7 @@ impl Worker {
         journal.begin(0, &lane)?;
         let pace = config.pace.clone();
         let to_processes = post.world().is_some();
-        let bucket_bytes = config.bucket_bytes;
-        let reduction = copies.map(|links| Reduction::new(links, bucket_bytes, to_processes));
+        let reduction = copies.map(|links| Reduction::new(links, to_processes));
         let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
             config,

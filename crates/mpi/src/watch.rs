@@ -1,5 +1,6 @@
 //! A thread that keeps messages moving while the rank computes, and watches the other processes.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -42,6 +43,8 @@ pub(crate) struct Seen {
     progress: Mutex<Option<Progress>>,
     /// Notes of other processes that nobody has asked for yet.
     notes: Mutex<Vec<(u32, Vec<u8>)>>,
+    /// What has come of notes of which more will come.
+    begun: Mutex<HashMap<u32, Vec<u8>>>,
     /// Set when the run is over: silence means nothing from then on.
     pub(crate) is_over: AtomicBool,
     /// Set when this process was asked to end: then a silent process is the reason.
@@ -67,6 +70,18 @@ impl Seen {
         }
         drop(noted);
         self.has_trouble.store(true, Ordering::Release);
+    }
+
+    /// Takes a piece of a note. Those of one process come in their order.
+    fn piece(&self, from: u32, piece: &[u8]) {
+        let Some((is_last, bytes)) = piece.split_first() else { return };
+        let mut begun = lock(&self.begun);
+        begun.entry(from).or_default().extend_from_slice(bytes);
+        if *is_last != 0
+            && let Some(whole) = begun.remove(&from)
+        {
+            lock(&self.notes).push((from, whole));
+        }
     }
 
     pub(crate) fn notes(&self) -> Vec<(u32, Vec<u8>)> {
@@ -121,9 +136,17 @@ pub(crate) fn fail(watch: &Communicator, hosts: &Hosts, me: u32, notice: &[u8]) 
     }
 }
 
-/// Sends process 0 a note. Its watching thread takes it.
+/// Sends process 0 a note, in pieces that every MPI library sends at once: the watching thread must
+/// not wait for the rest of one. The first byte of a piece says whether it is the last.
 pub(crate) fn note(watch: &Communicator, hosts: &Hosts, bytes: &[u8]) -> ferrompi::Result<()> {
-    watch.send(bytes, hosts.mpi_ranks[0], NOTE)
+    let n_pieces = bytes.len().div_ceil(NOTICE_BYTES).max(1);
+    for at in 0..n_pieces {
+        let rest = &bytes[at * NOTICE_BYTES..];
+        let mut piece = vec![u8::from(at + 1 == n_pieces)];
+        piece.extend_from_slice(&rest[..rest.len().min(NOTICE_BYTES)]);
+        watch.send(&piece, hosts.mpi_ranks[0], NOTE)?;
+    }
+    Ok(())
 }
 
 impl Watch {
@@ -204,7 +227,7 @@ impl Watch {
             if status.tag == Tag::Value(FAIL) {
                 self.seen.note(Trouble::Told { from: from as u32, notice: bytes.into() });
             } else if status.tag == Tag::Value(NOTE) {
-                lock(&self.seen.notes).push((from as u32, bytes));
+                self.seen.piece(from as u32, &bytes);
             } else if let Some(progress) = &*lock(&self.seen.progress) {
                 let mut words = [0; 2];
                 for (word, eight) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -225,5 +248,26 @@ impl Watch {
             let silent = now - heard[index].at;
             self.seen.note(Trouble::Lost { index: index as u32, silent });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_several_processes_are_put_together_from_their_pieces() {
+        let seen = Seen::default();
+        seen.piece(1, &[0, b'a']);
+        seen.piece(2, &[0, b'x']);
+        seen.piece(1, &[0]);
+        assert!(seen.notes().is_empty());
+        seen.piece(1, &[1, b'b', b'c']);
+        seen.piece(2, &[1]);
+        seen.piece(1, &[1]);
+        seen.piece(1, &[]);
+        let notes = seen.notes();
+        assert_eq!(notes, [(1, b"abc".to_vec()), (2, b"x".to_vec()), (1, Vec::new())]);
+        assert!(seen.notes().is_empty());
     }
 }

@@ -5,7 +5,9 @@
 //! wants, a message belongs to its receiver once it is sent. While an op runs it needs more than it
 //! leaves. Weight gradients are summed in ascending order of micro-batches, as in `crate::memory`.
 
-use crate::ids::{MicroBatch, Stage};
+use std::collections::BTreeMap;
+
+use crate::ids::{MicroBatch, Pipe, Stage};
 use crate::lower::{Instruction, Payload, lower};
 use crate::memory::Turns;
 use crate::op::{Op, Phase};
@@ -32,6 +34,9 @@ pub struct StageBytes {
     pub input_gradient: u64,
     /// The most that W needs while it runs.
     pub weight_grad_peak: u64,
+    /// What the mean of the gradients over copies of the model takes, from the last W of the stage
+    /// on; 0 without copies.
+    pub mean: u64,
 }
 
 /// The bytes of one rank, beyond its parameters, their gradients and its optimizer.
@@ -39,7 +44,8 @@ pub struct StageBytes {
 pub struct Footprint {
     /// The most after an op: activations, residues, and what it sends.
     pub stash: u64,
-    /// The most at any time: while an op runs it needs more.
+    /// The most at any time: while an op runs it needs more. Means of gradients count from the op on
+    /// that follows the last W of their stage.
     pub peak: u64,
 }
 
@@ -51,7 +57,7 @@ pub fn footprints(plan: &ValidPlan, stages: &[StageBytes]) -> Vec<Footprint> {
     assert_eq!(stages.len(), plan.n_stages() as usize, "an entry for each stage");
     let mut turns = Turns::new(plan);
     let of_row = |row: &Vec<Instruction>| {
-        let mut rank = Rank { stages, held: 0, found: Footprint::default() };
+        let mut rank = Rank::new(plan, stages);
         for instruction in row {
             match instruction {
                 Instruction::Recv(transfer) => match transfer.payload {
@@ -77,13 +83,23 @@ pub fn footprints(plan: &ValidPlan, stages: &[StageBytes]) -> Vec<Footprint> {
 
 /// A rank on its way through its row.
 struct Rank<'a> {
+    plan: &'a ValidPlan,
     stages: &'a [StageBytes],
+    /// Micro-batches whose weight gradients are summed, of each stage of each pipe.
+    summed: BTreeMap<(Pipe, Stage), u32>,
+    /// The bytes of means.
+    means: u64,
     /// Signed: what was measured of a layer that keeps something of its own need not add up.
     held: i64,
     found: Footprint,
 }
 
-impl Rank<'_> {
+impl<'a> Rank<'a> {
+    fn new(plan: &'a ValidPlan, stages: &'a [StageBytes]) -> Self {
+        let found = Footprint::default();
+        Self { plan, stages, summed: BTreeMap::new(), means: 0, held: 0, found }
+    }
+
     /// The bytes of the input of `stage` that are not a part of what the stage before keeps.
     fn message_to(&self, stage: Stage) -> u64 {
         let before = stage.idx().checked_sub(1).map(|before| &self.stages[before]);
@@ -114,7 +130,7 @@ impl Rank<'_> {
     }
 
     fn needs(&mut self, bytes: u64) {
-        self.found.peak = self.found.peak.max(self.held() + bytes);
+        self.found.peak = self.found.peak.max(self.held() + self.means + bytes);
     }
 
     fn run(&mut self, op: Op, turns: &mut Turns<'_>) {
@@ -152,7 +168,13 @@ impl Rank<'_> {
     fn weight_gradient(&mut self, stage: Stage, micro_batch: MicroBatch, turns: &mut Turns<'_>) {
         let bytes = self.stages[stage.idx()];
         self.needs(bytes.weight_grad_peak);
-        self.drop(bytes.residue * u64::from(turns.sum(stage, micro_batch)));
+        let n_summed = turns.sum(stage, micro_batch);
+        self.drop(bytes.residue * u64::from(n_summed));
+        let summed = self.summed.entry((self.plan.pipe_of(micro_batch), stage)).or_default();
+        *summed += n_summed;
+        if *summed == self.plan.n_micro_batches() / self.plan.n_pipes() {
+            self.means += bytes.mean;
+        }
     }
 }
 
@@ -177,6 +199,7 @@ mod tests {
             residue: 60,
             input_gradient: if first { 0 } else { 10 },
             weight_grad_peak: 5,
+            mean: 0,
         }
     }
 
@@ -218,5 +241,23 @@ mod tests {
         assert_eq!(found[0], Footprint { stash: 10, peak: 150 });
         // The message 10 with F 150; then 100 with I 70.
         assert_eq!(found[1], Footprint { stash: 100, peak: 170 });
+    }
+
+    #[test]
+    fn a_mean_lies_beside_the_ops_that_follow_the_last_of_its_stage() {
+        // Two stages on one rank: F0 F1 B1 B0. The mean of stage 1 is there while B0 runs.
+        let topology =
+            crate::Topology::from_pipes(&[vec![crate::Rank(0), crate::Rank(0)]]).unwrap();
+        let plan = crate::import_csv("v", b"0F0,1F0,1B0,0B0", None).unwrap();
+        assert_eq!(plan.topology(), &topology);
+        let of = |mean| {
+            let stages = [stage(true, false), StageBytes { mean, ..stage(false, true) }];
+            footprints(&plan, &stages)[0]
+        };
+        let free = of(0);
+        // While B1 runs, the rank holds most, and there is no mean yet.
+        assert_eq!(of(90), free);
+        // B0 has 100 of F, 70 of I, 10 of the gradient that it gets, and the mean.
+        assert_eq!(of(1000), Footprint { peak: 1180, ..free });
     }
 }

@@ -191,6 +191,7 @@ impl Crew {
             .filter(|(_, said)| said.as_slice() != SEEN)
             .map(|(host, _)| host.clone())
             .collect();
+        without.sort();
         without.dedup();
         Ok(without)
     }

@@ -1,5 +1,6 @@
 //! How a run ends.
 
+use pp_hybrid::checkpoint::CheckpointError;
 use pp_hybrid::{NotFinite, TrainerError};
 use pp_telemetry::Alarm;
 use signal_hook::consts::SIGTERM;
@@ -48,6 +49,9 @@ pub enum Stopped {
     /// The run ended before its first step.
     #[error(transparent)]
     NotStarted(Box<TrainError>),
+    /// Checkpoints cannot be written where they were asked for, which was found before the first step.
+    #[error("cannot write checkpoints")]
+    Checkpoints(#[source] Box<CheckpointError>),
     /// A step could not be made.
     #[error("training failed")]
     Failed(#[source] TrainerError),
@@ -73,6 +77,7 @@ impl Stopped {
             Self::NotFinite(_)
             | Self::Spike { .. }
             | Self::NotStarted(_)
+            | Self::Checkpoints(_)
             | Self::Failed(_)
             | Self::Result(_) => 1,
         }

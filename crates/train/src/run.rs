@@ -285,7 +285,7 @@ impl<'a> Run<'a> {
         if self.checkpoints.is_asked() {
             // Before hours of training depend on it.
             let looked = self.look_at_folder()?;
-            looked.map_err(|error| TrainError::Checkpoints(Box::new(error)))?;
+            looked.map_err(|error| Stopped::Checkpoints(Box::new(error)))?;
         }
         let first = self.session.steps_before() + 1;
         for step in first..=steps {

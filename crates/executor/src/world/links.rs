@@ -229,7 +229,7 @@ impl Links {
             (is_sums || links.is_there(wanted)).then_some(is_sums)
         })?;
         if is_sums {
-            return Ok(Event::Sums);
+            return Ok(Event::Sums(at_once));
         }
         let arrived = self.arrived.remove(&wanted);
         let arrived = arrived.ok_or(RankError::Missing("a message that has arrived"))?;

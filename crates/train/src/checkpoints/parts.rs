@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-injection")]
 use pp_executor::{Fault, FaultPoint};
-use pp_executor::{InWorld, LinkError};
+use pp_executor::{InWorld, LinkError, Trouble};
 use pp_hybrid::ModelState;
 use pp_hybrid::checkpoint::{CheckpointError, HostDisk, Part, StageFacts, write_part};
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,10 @@ use crate::error::causes;
 
 /// How often process 0 looks for notes.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long it still waits for them once the run has failed.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it still waits for that of a process that is lost: its note may be on its way.
+const OF_LOST: Duration = Duration::from_secs(2);
+/// How long it still waits for those of all others once the run has failed.
+const OF_OTHERS: Duration = Duration::from_mins(1);
 
 /// What process 0 tells the others of a checkpoint that begins.
 #[derive(Serialize, Deserialize)]
@@ -105,12 +107,22 @@ pub(super) fn gather(
                 *place = Some(note.part);
             }
         }
-        let Some(missing) = parts.iter().skip(1).position(Option::is_none) else { break };
-        if is_hurried.load(Ordering::Relaxed) || world.trouble().is_some() {
-            let since = *hurried.get_or_insert_with(Instant::now);
-            if since.elapsed() >= PATIENCE {
-                let why = "it has ended before its part was written".to_owned();
-                return Err((elsewhere(missing + 1, why), false));
+        let is_missing = |process: usize| parts.get(process).is_some_and(Option::is_none);
+        let Some(missing) = (1..parts.len()).find(|&process| is_missing(process)) else { break };
+        let trouble = world.trouble();
+        if is_hurried.load(Ordering::Relaxed) || trouble.is_some() {
+            let since = hurried.get_or_insert_with(Instant::now).elapsed();
+            let lost = match trouble {
+                Some(Trouble::Lost { index, .. }) => Some(index as usize),
+                _ => None,
+            };
+            if let Some(lost) = lost.filter(|&lost| is_missing(lost) && since >= OF_LOST) {
+                let why = "it was lost before its part was written".to_owned();
+                return Err((elsewhere(lost, why), false));
+            }
+            if since >= OF_OTHERS {
+                let why = "its part was not written in time, and the run has failed".to_owned();
+                return Err((elsewhere(missing, why), false));
             }
         }
         std::thread::sleep(LOOK);
@@ -182,12 +194,18 @@ impl PartWriter {
         Ok(())
     }
 
-    /// Waits until the part that is being written is there.
+    /// Waits until the part that is being written is there, or until the run is over anyway.
     pub(crate) fn wait(&mut self) {
-        if let Some(thread) = self.writing.take() {
-            // Its panics were noted already.
-            let _ = thread.join();
+        let Some(thread) = self.writing.take() else { return };
+        while !thread.is_finished() {
+            if self.world.0.trouble().is_some() {
+                // Nobody makes a checkpoint of it any more. The thread ends with the process.
+                return;
+            }
+            std::thread::sleep(LOOK);
         }
+        // Its panics were noted already.
+        let _ = thread.join();
     }
 
     /// Looks for the file that process 0 has written. Returns whether it is there.

@@ -200,8 +200,11 @@ pub(crate) struct Bytes {
 /// The copies that belong to `span`: those of its stage and micro-batch, between it and its
 /// neighbours on the rank.
 pub(crate) fn bytes(step: &RecordedStep, span: &Span) -> Bytes {
+    if span.op == SpanKind::AllReduce {
+        return Bytes { own: span.bytes, ..Bytes::default() };
+    }
     let mut ops = ops_of(step, span.replica, span.rank);
-    ops.retain(|other| other.op != SpanKind::AllReduce || *other == span);
+    ops.retain(|other| other.op != SpanKind::AllReduce);
     let at = ops.iter().position(|other| *other == span).unwrap_or(0);
     let from_ns = at.checked_sub(1).and_then(|at| ops.get(at)).map_or(0, |op| op.end_ns());
     let to_ns = ops.get(at + 1).map_or(u64::MAX, |op| op.start_ns);

@@ -5,7 +5,7 @@ mod window;
 
 use std::sync::Arc;
 
-use pp_telemetry::{Model, Recorded, RecordedStep, Span};
+use pp_telemetry::{Model, Recorded, RecordedStep, Span, SpanKind};
 
 use super::ops::{Dependency, dependency, first_compute_ns, ops_of};
 use super::plan::{Memo, Planned};
@@ -190,8 +190,11 @@ impl TimelineState {
         else {
             return;
         };
+        // Of two at the same time, a mean is the one that lies beside the other.
         let away = |span: &Span| {
-            span.start_ns.saturating_sub(middle_ns).max(middle_ns.saturating_sub(span.end_ns()))
+            let ns = span.start_ns.saturating_sub(middle_ns);
+            let ns = ns.max(middle_ns.saturating_sub(span.end_ns()));
+            (ns, span.op == SpanKind::AllReduce)
         };
         let ops = ops_of(step, rank.replica, rank.rank);
         let nearest = ops.iter().enumerate().min_by_key(|(_, span)| away(span));

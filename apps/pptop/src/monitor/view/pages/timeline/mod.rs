@@ -10,7 +10,7 @@ mod times;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use pp_telemetry::{Model, RankState, RecordedStep, Span};
+use pp_telemetry::{Model, RankState, RecordedStep, Span, SpanKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
@@ -325,10 +325,14 @@ fn is_of(span: &Span, rank: &RankState) -> bool {
 }
 
 /// Of operations in the order of time the one at a time, or what comes next; behind the last one,
-/// that.
+/// that. A mean beside an operation is found only where nothing else is.
 fn at_time(ops: &[&Span], time_ns: f64) -> Option<usize> {
-    let next = ops.iter().position(|span| span.end_ns() as f64 > time_ns);
-    next.or(ops.len().checked_sub(1))
+    let is_at = |span: &Span| span.start_ns as f64 <= time_ns && time_ns < span.end_ns() as f64;
+    let is_mean = |span: &Span| span.op == SpanKind::AllReduce;
+    let at =
+        |wants_mean: bool| ops.iter().position(|span| is_at(span) && is_mean(span) == wants_mean);
+    let next = || ops.iter().position(|span| span.start_ns as f64 > time_ns);
+    at(false).or_else(|| at(true)).or_else(next).or(ops.len().checked_sub(1))
 }
 
 /// The same operation in the plan.
@@ -340,4 +344,37 @@ fn in_plan<'p>(plan: &'p Planned, span: &Span) -> Option<&'p Span> {
 /// A time as text.
 fn time(ns: u64) -> String {
     format::duration(ns as f64 * 1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_is_found_where_nothing_else_is() {
+        let span = |op, start_ns, end_ns: u64| Span {
+            step: 1,
+            replica: 0,
+            rank: 0,
+            stage: 0,
+            mb: 0,
+            op,
+            start_ns,
+            dur_ns: end_ns - start_ns,
+            cpu_ns: 0,
+            bytes: 0,
+            starved_ns: 0,
+        };
+        let spans = [
+            span(SpanKind::W, 40, 60),
+            span(SpanKind::AllReduce, 50, 130),
+            span(SpanKind::F, 62, 100),
+            span(SpanKind::Optim, 140, 150),
+        ];
+        let ops: Vec<&Span> = spans.iter().collect();
+        let found = |at| at_time(&ops, at);
+        assert_eq!([30.0, 50.0, 61.0, 80.0, 110.0].map(found), [0, 0, 1, 2, 1].map(Some));
+        assert_eq!([135.0, 145.0, 200.0].map(found), [Some(3); 3]);
+        assert_eq!(at_time(&[], 1.0), None);
+    }
 }
