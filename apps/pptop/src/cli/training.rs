@@ -185,6 +185,7 @@ pub(crate) fn ended(stopped: &Stopped, spec: &Spec) -> CliError {
         Stopped::NotStarted(error) => spec.told(error),
         Stopped::Failed(error) => CliError::Failed(format!("training failed: {}", causes(error))),
         Stopped::Result(error) => CliError::Failed(causes(error)),
+        Stopped::Checkpoints(_) => CliError::Failed(causes(stopped)),
         Stopped::NotFinite(found) => CliError::Failed(format!(
             "training failed: {found}; try a lower --lr, --clip-norm 1, or --on-nonfinite skip"
         )),
