@@ -12,6 +12,7 @@ use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use pp_trace::Recorder;
 
 use crate::device::DeviceSpec;
+use crate::exchange::Copies;
 #[cfg(feature = "fault-injection")]
 use crate::fault::Fault;
 use crate::recompute::Recompute;
@@ -139,6 +140,11 @@ impl RankConfig {
     /// The copies of each stage.
     pub(crate) fn n_copies(&self) -> usize {
         (self.n_replicas * self.plan.n_pipes()) as usize
+    }
+
+    /// Where the copies of the stages of a rank are.
+    pub(crate) fn copies(&self, place: (Replica, Rank)) -> Copies {
+        Copies::new(self.plan.topology(), self.n_replicas, place)
     }
 
     /// Whether the model is there more than once, so that gradients have to be averaged.

@@ -1,14 +1,13 @@
 //! The links between the copies of a stage where ranks are threads.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
+use pp_schedule::Pipe;
 
 use crate::error::RankError;
-use crate::exchange::{Bucket, CopyParcel, Exchange, Sums, first_holders, other_holders};
+use crate::exchange::{Bucket, Copies, CopyParcel, Exchange, Sums};
 use crate::link::{Address, Mailbox, Stopped};
 
 type Result<T> = std::result::Result<T, RankError>;
@@ -16,59 +15,41 @@ type Result<T> = std::result::Result<T, RankError>;
 /// The links of one rank, a thread among threads.
 pub(crate) struct ThreadLinks {
     mailbox: Rc<RefCell<Mailbox>>,
-    /// The other ranks that hold a copy of a stage of this one.
-    others: BTreeMap<Stage, Vec<Address>>,
-    /// The rank that holds the first copy of each stage, if that is another one.
-    firsts: BTreeMap<Stage, Address>,
-    replica: Replica,
-    n_pipes: usize,
-    n_copies: usize,
+    /// Those of all ranks, by their places.
+    addresses: Arc<[Address]>,
+    copies: Copies,
 }
 
 impl ThreadLinks {
-    /// The links of the rank at `place`, which gets its messages from `mailbox`. `addresses` are
-    /// those of all ranks, replica by replica, rank by rank.
+    /// The links of a rank, which gets its messages from `mailbox`. `addresses` are those of all
+    /// ranks, replica by replica, rank by rank.
     pub(crate) fn new(
-        topology: &Topology,
-        n_replicas: u32,
-        place: (Replica, Rank),
-        addresses: &[Address],
+        copies: Copies,
+        addresses: Arc<[Address]>,
         mailbox: Rc<RefCell<Mailbox>>,
     ) -> Self {
-        let holders = other_holders(topology, n_replicas, place);
-        let address = |at: usize| addresses[at].clone();
-        let of_stage = |(stage, holders): (Stage, Vec<usize>)| {
-            (stage, holders.into_iter().map(address).collect())
-        };
-        let own = place.0.idx() * topology.n_ranks() as usize + place.1.idx();
-        let firsts = first_holders(topology, place.1).into_iter().filter(|&(_, at)| at != own);
-        let firsts = firsts.map(|(stage, at)| (stage, address(at))).collect();
-        let n_pipes = topology.n_pipes() as usize;
-        Self {
-            mailbox,
-            firsts,
-            others: holders.into_iter().map(of_stage).collect(),
-            replica: place.0,
-            n_pipes,
-            n_copies: n_replicas as usize * n_pipes,
-        }
+        Self { mailbox, addresses, copies }
+    }
+
+    fn send_to(&self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) {
+        // A rank that is gone has failed: its own answer is the better error.
+        self.addresses[place].send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
     }
 }
 
 impl Exchange for ThreadLinks {
     fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
-        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
-        for other in self.others.get(&bucket.stage).into_iter().flatten() {
-            // A rank that is gone has failed: its own answer is the better error.
-            other.send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
+        let copy = self.copies.index(pipe);
+        for &place in self.copies.others(bucket.stage) {
+            self.send_to(place, bucket, copy, sums);
         }
         Ok(copy)
     }
 
     fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
-        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
-        if let Some(first) = self.firsts.get(&bucket.stage) {
-            first.send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
+        let copy = self.copies.index(pipe);
+        if let Some(place) = self.copies.first(bucket.stage) {
+            self.send_to(place, bucket, copy, sums);
         }
         Ok(copy)
     }
@@ -82,7 +63,7 @@ impl Exchange for ThreadLinks {
     }
 
     fn n_copies(&self) -> usize {
-        self.n_copies
+        self.copies.n
     }
 }
 
@@ -91,6 +72,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use candle_core::{Device, Tensor};
+    use pp_schedule::{Rank, Replica, Stage, Topology};
 
     use super::*;
     use crate::exchange::CopySums;
@@ -106,20 +88,21 @@ mod tests {
         Topology::from_pipes(&[vec![Rank(0), Rank(1)], vec![Rank(1), Rank(0)]]).unwrap()
     }
 
-    fn links(delay: Duration) -> (Vec<Address>, Vec<ThreadLinks>) {
+    fn links(delay: Duration) -> Vec<ThreadLinks> {
         let (addresses, mailboxes): (Vec<_>, Vec<_>) =
             (0..4).map(|_| mailbox(delay, false)).unzip();
+        let addresses: Arc<[Address]> = addresses.into();
         let links = |(at, mailbox): (u32, Mailbox)| {
             let place = (Replica(at / 2), Rank(at % 2));
-            ThreadLinks::new(&topology(), 2, place, &addresses, Rc::new(RefCell::new(mailbox)))
+            let copies = Copies::new(&topology(), 2, place);
+            ThreadLinks::new(copies, Arc::clone(&addresses), Rc::new(RefCell::new(mailbox)))
         };
-        let links = (0..).zip(mailboxes).map(links).collect();
-        (addresses, links)
+        (0..).zip(mailboxes).map(links).collect()
     }
 
     #[test]
     fn every_rank_gets_what_the_other_copies_of_its_stages_send() {
-        let (_, mut links) = links(Duration::ZERO);
+        let mut links = links(Duration::ZERO);
         for (at, links) in (0..).zip(&mut links) {
             let (replica, rank) = (at / 2, at % 2);
             for pipe in [0, 1] {
@@ -155,7 +138,7 @@ mod tests {
     #[test]
     fn sums_take_as_long_as_a_link_says() {
         let delay = Duration::from_millis(20);
-        let (_, mut links) = links(delay);
+        let mut links = links(delay);
         let begun = Instant::now();
         let bucket = Bucket { stage: Stage(0), number: 0 };
         links[0].send(Pipe(0), bucket, &sums(1.0)).unwrap();
@@ -169,10 +152,8 @@ mod tests {
         let (address, mailbox) = mailbox(Duration::ZERO, false);
         let thread = std::thread::spawn(move || {
             let mailbox = Rc::new(RefCell::new(mailbox));
-            let place = (Replica(0), Rank(0));
-            let (other, _) = crate::link::mailbox(Duration::ZERO, false);
-            let addresses = vec![other; 4];
-            ThreadLinks::new(&topology(), 2, place, &addresses, mailbox).wait().is_err()
+            let copies = Copies::new(&topology(), 2, (Replica(0), Rank(0)));
+            ThreadLinks::new(copies, Arc::new([]), mailbox).wait().is_err()
         });
         address.stop();
         assert!(thread.join().unwrap());

@@ -78,33 +78,59 @@ pub(crate) trait Exchange {
     fn n_copies(&self) -> usize;
 }
 
-/// The places that hold a copy of each stage of a rank, without that of the rank itself: replica by
-/// replica, in each rank by rank. A place with the stage in two pipes needs one message, not two,
-/// and is named once.
-pub(crate) fn other_holders(
-    topology: &Topology,
-    n_replicas: u32,
-    (replica, rank): (Replica, Rank),
-) -> BTreeMap<Stage, Vec<usize>> {
-    let n_ranks = topology.n_ranks() as usize;
-    let own = replica.idx() * n_ranks + rank.idx();
-    let holders = |stage: Stage| {
-        let of_replica = move |replica: u32| {
-            topology
-                .pipes()
-                .map(move |pipe| replica as usize * n_ranks + topology.rank_of(pipe, stage).idx())
-        };
-        let mut holders: Vec<usize> =
-            (0..n_replicas).flat_map(of_replica).filter(|&other| other != own).collect();
-        holders.sort_unstable();
-        holders.dedup();
-        holders
-    };
-    topology.stages_of(rank).iter().map(|&(_, stage)| (stage, holders(stage))).collect()
+/// Where the copies of a rank's stages are. A place is the index of a rank: replica by replica, in
+/// each rank by rank.
+pub(crate) struct Copies {
+    /// The other places that hold a copy of each stage. One with the stage in two pipes needs one
+    /// message, not two, and is named once.
+    others: BTreeMap<Stage, Vec<usize>>,
+    /// The place of the first copy of each stage, if that is another one.
+    firsts: BTreeMap<Stage, usize>,
+    replica: Replica,
+    n_pipes: usize,
+    /// Copies of each stage.
+    pub(crate) n: usize,
 }
 
-/// The place that holds the first copy of each stage of a rank.
-pub(crate) fn first_holders(topology: &Topology, rank: Rank) -> BTreeMap<Stage, usize> {
-    let holder = |&(_, stage): &(Pipe, Stage)| (stage, topology.rank_of(Pipe(0), stage).idx());
-    topology.stages_of(rank).iter().map(holder).collect()
+impl Copies {
+    /// Of the stages of the rank at a place.
+    pub(crate) fn new(
+        topology: &Topology,
+        n_replicas: u32,
+        (replica, rank): (Replica, Rank),
+    ) -> Self {
+        let n_ranks = topology.n_ranks() as usize;
+        let own = replica.idx() * n_ranks + rank.idx();
+        let (mut others, mut firsts) = (BTreeMap::new(), BTreeMap::new());
+        for &(_, stage) in topology.stages_of(rank) {
+            let of_replica = |replica: u32| {
+                let holder = move |pipe| topology.rank_of(pipe, stage).idx();
+                topology.pipes().map(move |pipe| replica as usize * n_ranks + holder(pipe))
+            };
+            let mut holders: Vec<usize> = (0..n_replicas).flat_map(of_replica).collect();
+            let first = holders.first().copied().filter(|&first| first != own);
+            firsts.extend(first.map(|first| (stage, first)));
+            holders.retain(|&other| other != own);
+            holders.sort_unstable();
+            holders.dedup();
+            others.insert(stage, holders);
+        }
+        let n_pipes = topology.n_pipes() as usize;
+        Self { others, firsts, replica, n_pipes, n: n_replicas as usize * n_pipes }
+    }
+
+    /// The index of the copy that this rank has in a pipe.
+    pub(crate) fn index(&self, pipe: Pipe) -> usize {
+        self.replica.idx() * self.n_pipes + pipe.idx()
+    }
+
+    /// The places of all other copies of a stage.
+    pub(crate) fn others(&self, stage: Stage) -> &[usize] {
+        self.others.get(&stage).map_or(&[], Vec::as_slice)
+    }
+
+    /// The place of the first copy of a stage, if that is another one.
+    pub(crate) fn first(&self, stage: Stage) -> Option<usize> {
+        self.firsts.get(&stage).copied()
+    }
 }

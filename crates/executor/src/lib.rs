@@ -9,6 +9,7 @@ static ALLOCATOR: pp_nn::memory::CountingAllocator<std::alloc::System> =
 
 mod batch;
 mod boundary;
+mod buckets;
 mod clock;
 mod config;
 mod copies;

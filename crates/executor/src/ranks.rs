@@ -141,12 +141,11 @@ impl Ranks {
                         core.map(pin).transpose()?;
                         let mailbox = Rc::new(RefCell::new(mailbox));
                         let copies = config.has_copies().then(|| {
-                            let (topology, n_replicas) =
-                                (config.plan.topology(), config.n_replicas);
-                            let (place, mailbox) = ((replica, rank), Rc::clone(&mailbox));
-                            let links =
-                                ThreadLinks::new(topology, n_replicas, place, &addresses, mailbox);
-                            Box::new(links) as Box<dyn Exchange>
+                            let copies = config.copies((replica, rank));
+                            let (addresses, mailbox) =
+                                (Arc::clone(&addresses), Rc::clone(&mailbox));
+                            Box::new(ThreadLinks::new(copies, addresses, mailbox))
+                                as Box<dyn Exchange>
                         });
                         let first = replica.idx() * n_ranks as usize;
                         let post = Post::new(Neighbours::Threads { addresses, first, mailbox });

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor, TensorId};
+use candle_core::{Result, Tensor};
 use pp_nn::{ForwardContext, Gradients, Kernels, Optimizer, PackedWeights, Residue, ResidueQueue};
 use pp_partition::{Objective, Stage};
 use pp_schedule::MicroBatch;
 
 use crate::boundary;
 use crate::boundary::Tensors;
+use crate::buckets::{Buckets, Unfinished};
 use crate::config::RankConfig;
 use crate::exchange::{CopySums, Sums};
 use crate::lane::Lane;
@@ -34,8 +35,7 @@ pub(crate) struct StageRun {
     next: u32,
     /// What is being added to the sums.
     summing: Option<Summing>,
-    /// The places of the parameters that are sent together to other copies of the stage.
-    buckets: Vec<Vec<usize>>,
+    pub(crate) buckets: Buckets,
 }
 
 /// What the backward of a micro-batch needs.
@@ -97,7 +97,7 @@ impl StageRun {
         config: &RankConfig,
     ) -> Result<Self> {
         let gradients = Gradients::new(stage.parameters().to_vec())?.with_kernels(config.kernels);
-        let buckets = buckets(&stage, config.bucket_bytes);
+        let buckets = Buckets::new(&stage, config.bucket_bytes);
         Ok(Self {
             stage,
             buckets,
@@ -264,21 +264,21 @@ impl StageRun {
     }
 
     /// Adds the next weight gradient of all that the plan has asked for to its sum. Returns the
-    /// buckets that are whole now, or `None` if nothing was left to add.
+    /// buckets that are whole now, where the stage has copies, or `None` if nothing was left to add.
     ///
     /// Sums are always taken in ascending order of micro-batches, whatever order the plan has, so
     /// that every plan rounds alike.
     pub(crate) fn sum_next(&mut self, has_copies: bool) -> Result<Option<Vec<u32>>> {
+        let is_last = self.next + 1 == self.micro_batches.end;
         if self.summing.is_none() {
-            if !self.pending.get(&self.next).is_some_and(|pending| pending.due) {
+            let Some(pending) = self.pending.remove(&self.next) else { return Ok(None) };
+            if !pending.due {
+                self.pending.insert(self.next, pending);
                 return Ok(None);
             }
-            let Some(Pending { residues, kept, .. }) = self.pending.remove(&self.next) else {
-                return Ok(None);
-            };
-            let is_last = self.next + 1 == self.micro_batches.end;
-            let unfinished =
-                is_last.then(|| Unfinished::new(&self.stage, &self.buckets, &residues));
+            let Pending { residues, kept, .. } = pending;
+            let is_wanted = is_last && has_copies;
+            let unfinished = is_wanted.then(|| Unfinished::new(&self.buckets, &residues));
             self.summing =
                 Some(Summing { residues: residues.into_iter(), unfinished, _kept: kept });
         }
@@ -286,13 +286,13 @@ impl StageRun {
         if let Some(residue) = summing.residues.next() {
             let parameters = residue.parameters();
             // Of a sum that is replaced by a mean nobody needs the square.
-            if summing.unfinished.is_some() && !has_copies {
+            if is_last && !has_copies {
                 self.gradients.accumulate_last(residue)?;
             } else {
                 self.gradients.accumulate(residue)?;
             }
             if let Some(unfinished) = &mut summing.unfinished {
-                unfinished.summed(&parameters);
+                unfinished.summed(&self.buckets, parameters);
             }
         }
         let whole = summing.unfinished.as_mut().map(Unfinished::take_whole).unwrap_or_default();
@@ -303,15 +303,10 @@ impl StageRun {
         Ok(Some(whole))
     }
 
-    /// The places of the parameters of a bucket in the stage.
-    pub(crate) fn of_bucket(&self, number: u32) -> &[usize] {
-        self.buckets.get(number as usize).map_or(&[], Vec::as_slice)
-    }
-
     /// The whole sums of the parameters of a bucket, for the other copies of the stage. Nothing is
     /// copied, unless they go to other processes from a device.
     pub(crate) fn finish(&mut self, bucket: u32, lane: &Lane, to_processes: bool) -> Result<Sums> {
-        let parameters = self.buckets.get(bucket as usize).map_or(&[][..], Vec::as_slice);
+        let parameters = self.buckets.members(bucket);
         let mut tensors = Vec::with_capacity(parameters.len());
         for &parameter in parameters {
             let sum = self.gradients.finish(parameter)?.clone();
@@ -325,86 +320,8 @@ impl StageRun {
 /// A micro-batch whose weight gradients are being added to the sums.
 struct Summing {
     residues: std::vec::IntoIter<Residue>,
-    /// What this finishes, if it is the last micro-batch.
+    /// What this finishes, if it is the last micro-batch and other copies wait for it.
     unfinished: Option<Unfinished>,
     /// The bytes of all residues, until the last is summed.
     _kept: Kept,
-}
-
-/// What the buckets still wait for in the last micro-batch.
-struct Unfinished {
-    by_id: HashMap<TensorId, usize>,
-    /// Residues that each parameter waits for.
-    of_parameter: Vec<usize>,
-    /// The bucket of each parameter.
-    bucket_of: Vec<u32>,
-    /// Parameters that each bucket waits for.
-    of_bucket: Vec<usize>,
-    /// Buckets that wait for none, and were not taken yet.
-    whole: Vec<u32>,
-}
-
-impl Unfinished {
-    fn new(stage: &Stage, buckets: &[Vec<usize>], residues: &[Residue]) -> Self {
-        let parameters = stage.parameters().iter().enumerate();
-        let by_id: HashMap<_, _> = parameters.map(|(place, p)| (p.var.id(), place)).collect();
-        let mut of_parameter = vec![0; stage.parameters().len()];
-        for id in residues.iter().flat_map(Residue::parameters) {
-            if let Some(&place) = by_id.get(&id) {
-                of_parameter[place] += 1;
-            }
-        }
-        let mut bucket_of = vec![0; of_parameter.len()];
-        let (mut of_bucket, mut whole) = (Vec::with_capacity(buckets.len()), Vec::new());
-        for (number, bucket) in (0..).zip(buckets) {
-            for &place in bucket {
-                bucket_of[place] = number;
-            }
-            // A parameter that this micro-batch does not use waits for nothing.
-            let n_missing = bucket.iter().filter(|&&place| of_parameter[place] > 0).count();
-            if n_missing == 0 {
-                whole.push(number);
-            }
-            of_bucket.push(n_missing);
-        }
-        Self { by_id, of_parameter, bucket_of, of_bucket, whole }
-    }
-
-    fn summed(&mut self, parameters: &[TensorId]) {
-        for place in parameters.iter().filter_map(|id| self.by_id.get(id)).copied() {
-            self.of_parameter[place] -= 1;
-            if self.of_parameter[place] > 0 {
-                continue;
-            }
-            let number = self.bucket_of[place];
-            self.of_bucket[number as usize] -= 1;
-            if self.of_bucket[number as usize] == 0 {
-                self.whole.push(number);
-            }
-        }
-    }
-
-    fn take_whole(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.whole)
-    }
-}
-
-/// The parameters of each bucket, by their places in the stage: from the last to the first, which
-/// is about the order in which a backward finishes them. They follow from the stage alone, so that
-/// all copies have the same, whatever their data let them use.
-fn buckets(stage: &Stage, bucket_bytes: usize) -> Vec<Vec<usize>> {
-    let mut buckets: Vec<Vec<usize>> = Vec::new();
-    let mut n_bytes = 0;
-    for (place, parameter) in stage.parameters().iter().enumerate().rev() {
-        match buckets.last_mut() {
-            Some(last) if n_bytes < bucket_bytes => last.push(place),
-            _ => {
-                buckets.push(vec![place]);
-                n_bytes = 0;
-            }
-        }
-        let size = parameter.var.elem_count() * parameter.var.dtype().size_in_bytes();
-        n_bytes += size;
-    }
-    buckets
 }

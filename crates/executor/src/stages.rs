@@ -109,7 +109,7 @@ impl Stages {
         let Some((first, others)) = copies.split_first() else {
             return Err(RankError::Missing("the gradients of a stage"));
         };
-        let parameters = self.get(pipe, bucket.stage)?.of_bucket(bucket.number).to_vec();
+        let parameters = self.get(pipe, bucket.stage)?.buckets.members(bucket.number).to_vec();
         if copies.iter().any(|copy| copy.tensors.len() != parameters.len()) {
             return Err(RankError::Missing("a gradient of one of this rank's stages"));
         }

@@ -290,7 +290,7 @@ impl Checkpoints {
         }
     }
 
-    /// The run has failed: whoever waits for parts of other processes waits for a moment only.
+    /// The run has failed: parts of other processes are waited for no longer than a minute.
     pub(crate) fn hurry(&self) {
         self.hurried.store(true, Ordering::Relaxed);
     }

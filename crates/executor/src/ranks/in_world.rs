@@ -71,11 +71,9 @@ impl Ranks {
                     let make = || {
                         core.map(pin).transpose()?;
                         let copies = config.has_copies().then(|| {
-                            let topology = config.plan.topology();
-                            let links = Rc::clone(&links);
-                            let (n_replicas, place) = (config.n_replicas, (replica, rank));
-                            Box::new(WorldCopies::new(links, topology, n_replicas, place))
-                                as Box<dyn Exchange>
+                            let copies = config.copies((replica, rank));
+                            let links = WorldCopies::new(Rc::clone(&links), copies);
+                            Box::new(links) as Box<dyn Exchange>
                         });
                         let post = Post::new(Neighbours::World(Rc::clone(&links)));
                         let progress = progress.of(replica, rank).on(sheet.clone());

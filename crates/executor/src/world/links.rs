@@ -1,14 +1,14 @@
 //! The links of a rank whose neighbours are in other processes.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use pp_schedule::{Pipe, Rank, Replica, Stage, Topology};
+use pp_schedule::Pipe;
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, bytes_of, from_bytes, tensor_of, to_bytes};
@@ -16,7 +16,7 @@ use super::clock::PeerClock;
 use super::label::{Content, Label};
 use crate::boundary::Tensors;
 use crate::error::RankError;
-use crate::exchange::{Bucket, CopyParcel, CopySums, Exchange, Sums, first_holders, other_holders};
+use crate::exchange::{Bucket, Copies, CopyParcel, CopySums, Exchange, Sums};
 use crate::link::{Event, Key, Received};
 use crate::transport::{LinkError, Port, World};
 
@@ -315,46 +315,33 @@ const SIZES: u64 = 0xff << SIZE_AT;
 /// The links of a rank to the other copies of its stages.
 pub(crate) struct WorldCopies {
     links: SharedLinks,
-    /// The other processes that hold a copy of a stage of this one.
-    others: BTreeMap<Stage, Vec<usize>>,
-    /// The process that holds the first copy of each stage, if that is another one.
-    firsts: BTreeMap<Stage, usize>,
-    replica: Replica,
-    n_pipes: usize,
-    n_copies: usize,
+    copies: Copies,
 }
 
 impl WorldCopies {
-    pub(crate) fn new(
-        links: SharedLinks,
-        topology: &Topology,
-        n_replicas: u32,
-        place: (Replica, Rank),
-    ) -> Self {
-        let others = other_holders(topology, n_replicas, place);
-        let n_pipes = topology.n_pipes() as usize;
-        let n_copies = n_replicas as usize * n_pipes;
-        let own = links.borrow().world.index() as usize;
-        let firsts = first_holders(topology, place.1).into_iter().filter(|&(_, at)| at != own);
-        Self { links, others, firsts: firsts.collect(), replica: place.0, n_pipes, n_copies }
+    pub(crate) fn new(links: SharedLinks, copies: Copies) -> Self {
+        Self { links, copies }
+    }
+
+    fn send_to(&self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) -> Result<()> {
+        let content = Content::Sums { bucket, copy: copy as u32 };
+        self.links.borrow_mut().send(place as u32, content, 0, sums.tensors.clone())
     }
 }
 
 impl Exchange for WorldCopies {
     fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
-        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
-        let content = Content::Sums { bucket, copy: copy as u32 };
-        for &other in self.others.get(&bucket.stage).into_iter().flatten() {
-            self.links.borrow_mut().send(other as u32, content, 0, sums.tensors.clone())?;
+        let copy = self.copies.index(pipe);
+        for &place in self.copies.others(bucket.stage) {
+            self.send_to(place, bucket, copy, sums)?;
         }
         Ok(copy)
     }
 
     fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
-        let copy = self.replica.idx() * self.n_pipes + pipe.idx();
-        if let Some(&first) = self.firsts.get(&bucket.stage) {
-            let content = Content::Sums { bucket, copy: copy as u32 };
-            self.links.borrow_mut().send(first as u32, content, 0, sums.tensors.clone())?;
+        let copy = self.copies.index(pipe);
+        if let Some(place) = self.copies.first(bucket.stage) {
+            self.send_to(place, bucket, copy, sums)?;
         }
         Ok(copy)
     }
@@ -372,6 +359,6 @@ impl Exchange for WorldCopies {
     }
 
     fn n_copies(&self) -> usize {
-        self.n_copies
+        self.copies.n
     }
 }

@@ -11,8 +11,8 @@
 //! A checkpoint is written into a folder with a hidden name, synced, and renamed. No file points to
 //! the newest one: it is found by looking, and counts only if every byte is as the manifest says.
 //! The stages may be written by several processes, each into the same hidden folder; one of them
-//! writes the manifest when all are there. Tensors have the names and whole shapes of the model's parameters, so a run with any other
-//! layout can take them.
+//! writes the manifest when all are there. Tensors have the names and whole shapes of the model's
+//! parameters, so a run with any other layout can take them.
 
 mod disk;
 mod error;

@@ -255,5 +255,5 @@ impl Drop for Probe {
     }
 }
 
-/// Set when the run has failed: parts of processes that are gone never come.
+/// Set when the run has failed: the parts of processes that are gone never come.
 pub(super) type Hurried = Arc<AtomicBool>;
