@@ -62,6 +62,8 @@ impl State {
     pub(crate) fn standing_word(&self) -> Option<String> {
         let leaves = self.keymap.leaves();
         match self.status() {
+            // Its log has ended, and its process has not: `q` would still ask.
+            Status::Ended(0) | Status::Stopped if !self.is_over() => None,
             Status::Ended(0) => Some(format!("the run has ended; {leaves}")),
             Status::Stopped => self.failure().map(|failure| format!("{failure}; {leaves}")),
             Status::Unknown => Some(match &self.child.host {
@@ -78,6 +80,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use pp_telemetry::{End, Event};
+
     use super::*;
     use crate::monitor::state::ChildState;
 
@@ -108,5 +112,19 @@ mod tests {
         assert!(state.pass(Duration::from_secs(9)));
         assert!(!state.pass(Duration::from_secs(9)));
         assert_eq!(state.note(), None);
+    }
+
+    /// Between the last line of its log and its exit, `q` still asks whether the run should go on.
+    #[test]
+    fn that_q_leaves_is_told_when_it_does() {
+        let child = ChildState { pid: 1, ..ChildState::default() };
+        let mut state = State::new(child.clone(), true);
+        state.apply(&Event::Hello(Box::default()));
+        state.apply(&Event::End(End { code: 0, reason: "finished".to_owned(), ..End::default() }));
+        state.pass(Duration::from_secs(1));
+        assert_eq!((state.status(), state.note()), (Status::Ended(0), None));
+        state.observe(ChildState { code: Some(0), ..child }, 0.0, 0);
+        state.pass(Duration::from_secs(1));
+        assert_eq!(state.note(), Some("the run has ended; q leaves"));
     }
 }
