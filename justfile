@@ -97,8 +97,13 @@ tables:
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
     cargo run --release -p pp-benches --bin viewer -- {{ args }}
+    PYTHONPATH=integrations/python/src python3 integrations/python/tests/measure_cost.py
 
-# NumPy recomputes a dumped step; PyTorch's runtime runs pptop's plans, and pptop PyTorch's (5 GB from PyPI)
+# The package pptop-log: its wheel, tests, types, lints and example (pytest, mypy and ruff from PyPI)
+python:
+    ci/python/test.sh
+
+# NumPy recomputes a dumped step; PyTorch's runtime runs pptop's plans, and pptop PyTorch's; PyTorch's jobs are watched (5 GB from PyPI)
 interop:
     tests/interop/run.sh
 

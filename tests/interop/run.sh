@@ -9,6 +9,8 @@
 #    also runs alone and without PyTorch).
 # 4. The safetensors package and PyTorch's HuggingFaceStorageReader read the weights of a checkpoint (check_checkpoint.py).
 #
+# 5. Real PyTorch jobs are recorded by pptop-log without a change (watch.sh, which also runs alone).
+#
 # Wants python3 with venv. NumPy, autograd and PyTorch go into .venv at the root of the repository, which git ignores: some 5 GB, as
 # PyTorch comes with its CUDA libraries.
 set -euo pipefail
@@ -75,3 +77,4 @@ for layout in "1f1b --pp 4" "zb-v --pp 2"; do
 done
 
 tests/interop/exports.sh
+tests/interop/watch.sh

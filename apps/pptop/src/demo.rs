@@ -149,7 +149,7 @@ fn hello(job: &Job) -> Hello {
                 stage,
                 copy: pipe.0,
                 rank: rank.0,
-                layers: [stage * 6, stage * 6 + 5],
+                layers: Some([stage * 6, stage * 6 + 5]),
                 parameters: 300_000_000,
                 parameter_bytes: 600_000_000,
             });
@@ -289,10 +289,10 @@ fn step_events(job: &Job, step: u64, began_ns: u64, noise: &mut Noise) -> (Vec<E
     }
     events.push(Event::Step(StepEvent {
         step,
-        loss,
+        loss: Some(loss),
         loss_bits: StepEvent::bits_of(loss),
-        lr: 3e-4,
-        grad_norm: 0.8 * noise.around(0.2),
+        lr: Some(3e-4),
+        grad_norm: Some(0.8 * noise.around(0.2)),
         seconds: seconds(step_ns),
         elapsed_seconds: seconds(end_ns),
         samples: u64::from(plan.n_micro_batches() * job.dp),

@@ -140,7 +140,7 @@ impl Simulated {
         let stages = (0..N_RANKS).map(|rank| StageInfo {
             stage: rank,
             rank,
-            layers: [rank * 6, rank * 6 + 5],
+            layers: Some([rank * 6, rank * 6 + 5]),
             parameters: 300_000_000,
             parameter_bytes: 600_000_000,
             ..StageInfo::default()
@@ -220,10 +220,10 @@ impl Simulated {
         let bubble = measure(&spans, N_RANKS, self.step_ns);
         events.push(Event::Step(StepEvent {
             step,
-            loss,
+            loss: Some(loss),
             loss_bits: StepEvent::bits_of(loss),
-            lr: 3e-4,
-            grad_norm: 0.8,
+            lr: Some(3e-4),
+            grad_norm: Some(0.8),
             seconds: self.step_seconds(),
             elapsed_seconds: elapsed_ns as f64 * 1e-9,
             samples: u64::from(N_MICRO_BATCHES),

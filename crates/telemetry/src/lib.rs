@@ -5,6 +5,7 @@ mod control;
 mod identity;
 pub mod input;
 mod limits;
+mod log_file;
 mod process;
 mod processor;
 mod standing;
@@ -13,6 +14,7 @@ mod whole_file;
 mod follower;
 mod mark_v1;
 mod marks;
+mod ranks;
 mod reduced;
 mod replay;
 mod runs;
@@ -22,6 +24,7 @@ mod tidy;
 mod account;
 mod before;
 mod export;
+mod import;
 mod model;
 mod op_of;
 
@@ -39,6 +42,8 @@ pub use export::{
 };
 pub use follower::Follower;
 pub use identity::{NotProven, ProvenRun};
+pub use log_file::LogFile;
+pub use import::{ImportError, import_chrome_trace, import_kineto};
 pub use limits::{Limits, cores, host_memory_bytes, memory_available};
 pub use marks::{Marks, recorder};
 pub use model::{
@@ -53,7 +58,9 @@ pub use process::{Process, is_suspended};
 pub use processor::Processor;
 pub use reduced::Reduced;
 pub use replay::Replay;
-pub use runs::{FindError, Run, find_run, is_path, list_runs, of_path, status_of};
+pub use runs::{
+    FindError, Run, find_run, is_path, list_runs, log_or_ranks_of, of_path, status_of,
+};
 pub use spool::{SPOOL_BYTES_MAX, Spool, SpoolError};
 pub use standing::{Evidence, Standing, StoppedBy};
 pub use tidy::{Keep, Tidied, remove, tidy};

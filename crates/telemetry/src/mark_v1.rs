@@ -74,7 +74,7 @@ pub(crate) struct RankV1 {
     pub(crate) replica: u32,
     pub(crate) rank: u32,
     pub(crate) stages: Vec<u32>,
-    pub(crate) layers: Vec<[u32; 2]>,
+    pub(crate) layers: Vec<Option<[u32; 2]>>,
     pub(crate) device: String,
     pub(crate) memory: Option<Mem>,
     /// The newest look, and the one before.

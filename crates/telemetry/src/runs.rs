@@ -13,9 +13,11 @@ use pp_schedule::did_you_mean;
 use thiserror::Error;
 
 use crate::process::is_of_this_namespace;
+use crate::ranks::{RankFolder, status_of_job};
 use crate::standing::{Evidence, Standing};
 use pp_trace::{
-    COMPRESSED_FILE, EVENTS_FILE, End, Event, Line, STATUS_FILE, Status, log_of, open_regular,
+    COMPRESSED_FILE, EVENTS_FILE, End, Event, Line, RankFile, STATUS_FILE, Status, log_of,
+    open_regular,
 };
 
 /// Bytes that a summary has at most.
@@ -56,11 +58,12 @@ impl Run {
             let about = entry.metadata()?;
             is_run |= [EVENTS_FILE, COMPRESSED_FILE, STATUS_FILE]
                 .iter()
-                .any(|name| entry.file_name() == *name);
+                .any(|name| entry.file_name() == *name)
+                || RankFile::is_name(&entry.file_name());
             bytes += about.len();
             modified = modified.max(about.modified()?);
         }
-        let log = log_of(dir);
+        let log = log_or_ranks_of(dir);
         let status = status_of(dir);
         Ok(is_run.then(|| Self {
             id: id.to_string_lossy().into_owned(),
@@ -85,6 +88,11 @@ impl Run {
     /// How it stands, by its summary, its process, and the last line of its log.
     pub fn standing(&self) -> Standing {
         self.evidence().standing()
+    }
+
+    /// Whether its ranks have written a file each, and nobody has made a log of them.
+    pub fn has_ranks(&self) -> bool {
+        RankFolder::is_one(&self.log)
     }
 
     /// What is known of how it stands; who has read its log knows more.
@@ -118,8 +126,24 @@ fn end_of(log: &Path, status: Option<&Status>) -> Option<End> {
     }
 }
 
-/// The summary of a run, if there is one that can be read.
+/// The log of a run's folder; the folder itself, if each rank has written a file of its own and
+/// nobody has collected them into a log.
+pub fn log_or_ranks_of(dir: &Path) -> PathBuf {
+    let log = log_of(dir);
+    let has_log = log.symlink_metadata().is_ok();
+    if !has_log && RankFile::all_in(dir).is_ok_and(|files| !files.is_empty()) {
+        return dir.to_owned();
+    }
+    log
+}
+
+/// The summary of a run, if there is one that can be read. That of a job of another framework
+/// follows from the files of its ranks.
 pub fn status_of(dir: &Path) -> Option<Status> {
+    read_status(dir).or_else(|| status_of_job(dir))
+}
+
+fn read_status(dir: &Path) -> Option<Status> {
     let mut text = Vec::new();
     open_regular(&dir.join(STATUS_FILE))
         .ok()?
@@ -174,7 +198,7 @@ pub enum FindError {
         named: String,
     },
     /// The file or directory is no run.
-    #[error("{0:?} contains no run; name a folder with {EVENTS_FILE}, or the file itself")]
+    #[error("{0:?} contains no run; name a folder with {EVENTS_FILE} or files of ranks, or the file itself")]
     NotARun(PathBuf),
     /// It cannot be looked at.
     #[error("cannot read {path:?}: {source}; name a run that can be read")]
@@ -285,7 +309,8 @@ pub fn of_path(path: &Path) -> Result<Run, FindError> {
     open_regular(path).map_err(unreadable)?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let is_named =
-        [EVENTS_FILE, COMPRESSED_FILE].iter().any(|n| path.file_name().is_some_and(|f| f == *n));
+        [EVENTS_FILE, COMPRESSED_FILE].iter().any(|n| path.file_name().is_some_and(|f| f == *n))
+            || RankFile::of(path).is_some();
     let status = if is_named { status_of(dir) } else { None };
     let name =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::runs::{Run, list_runs, status_of};
 use crate::standing::{Evidence, Standing};
 use pp_trace::{
-    CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, log_of,
+    CHECKPOINT_FILE, COMPRESSED_DRAFT, COMPRESSED_FILE, EVENTS_FILE, OWN_FILES, RankFile, log_of,
     open_regular,
 };
 
@@ -224,6 +224,8 @@ fn is_of_a_run(name: &OsStr, recorded: &[String]) -> bool {
         || name.strip_prefix("step-").and_then(|rest| rest.split_once(".trace-")).is_some_and(
             |(step, rest)| is_number(step) && rest.strip_suffix(".json").is_some_and(is_number),
         )
+        // What each rank of a job of another program has written.
+        || RankFile::is_name(OsStr::new(name))
         // What the ranks of a run in several processes were doing.
         || is_numbers(name, "rank-", ".state")
         || name == "lost.state"

@@ -80,7 +80,7 @@ fn a_cut_by_time_is_advised_where_there_is_none() {
 fn where_each_rank_has_one_layer_no_cut_is_advised() {
     let (_, advice) = found(&slow_rank(), |hello| {
         for stage in &mut hello.stages {
-            stage.layers = [stage.stage, stage.stage];
+            stage.layers = Some([stage.stage, stage.stage]);
         }
     });
     assert_eq!(advice.verdict(), "all wait for r2, 1.5x as slow: give it a faster device");

@@ -42,10 +42,10 @@ fn step(step: u64) -> Event {
     let loss = 1.0 / step as f32;
     Event::Step(StepEvent {
         step,
-        loss,
+        loss: Some(loss),
         loss_bits: StepEvent::bits_of(loss),
-        lr: 0.1,
-        grad_norm: f64::NAN,
+        lr: Some(0.1),
+        grad_norm: Some(f64::NAN),
         seconds: 0.001,
         elapsed_seconds: step as f64 * 0.001,
         samples: 8,

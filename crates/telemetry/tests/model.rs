@@ -274,7 +274,7 @@ fn extreme_numbers_do_no_harm() {
         }
         Event::Step(mut step) => {
             (step.step, step.seconds, step.loss, step.samples) =
-                (u64::MAX, f64::INFINITY, f32::NAN, u64::MAX);
+                (u64::MAX, f64::INFINITY, Some(f32::NAN), u64::MAX);
             Event::Step(step)
         }
         Event::Hello(mut hello) => {

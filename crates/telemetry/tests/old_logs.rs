@@ -41,7 +41,7 @@ fn an_old_log_is_replayed_step_by_step_to_the_same_numbers() {
         let at: u64 = row[step].parse().unwrap();
         replay.play_to_step(at, |event| model.apply(&event)).unwrap();
         let last = model.steps().last().unwrap();
-        assert_eq!((last.step, last.loss.to_string()), (at, row[loss].clone()));
+        assert_eq!((last.step, last.loss.unwrap().to_string()), (at, row[loss].clone()));
         assert_eq!(last.seconds.to_string(), row[seconds]);
     }
     replay.play_to_step(u64::MAX, |event| model.apply(&event)).unwrap();

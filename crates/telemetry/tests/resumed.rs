@@ -150,7 +150,7 @@ fn keep(runs: &Path, events: &[Event]) -> Model {
 }
 
 fn losses(events: &[Event]) -> Vec<(u64, f64)> {
-    let loss = |step: &StepEvent| (step.step, f64::from(step.loss));
+    let loss = |step: &StepEvent| (step.step, f64::from(step.loss.unwrap()));
     let of = |event: &Event| if let Event::Step(step) = event { Some(loss(step)) } else { None };
     events.iter().filter_map(of).collect()
 }

@@ -65,10 +65,10 @@ pub(crate) fn record(id: &str, dir: &Path) -> Result<(), pp_trace::TraceError> {
         let loss = 2.0 / step as f32;
         recorder.record(Event::Step(StepEvent {
             step,
-            loss,
+            loss: Some(loss),
             loss_bits: StepEvent::bits_of(loss),
-            lr: 0.001,
-            grad_norm: 1.0,
+            lr: Some(0.001),
+            grad_norm: Some(1.0),
             seconds: step_ns as f64 * 1e-9,
             elapsed_seconds: began.elapsed().as_secs_f64(),
             samples: 8,

@@ -90,6 +90,10 @@ where
     bounded(from, "ranks in the memory plan", ROWS_MAX)
 }
 
+pub(crate) fn pipeline<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
+    bounded(from, "ranks of a pipeline", ROWS_MAX)
+}
+
 pub(crate) fn arguments<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     bounded(from, "arguments", ROWS_MAX)
 }

@@ -22,6 +22,9 @@ pub struct Hello {
     /// Its command line.
     #[serde(deserialize_with = "bounds::arguments")]
     pub argv: Vec<String>,
+    /// The framework that trains, with its version; empty for a run of this program.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub program: String,
     /// The name of the model.
     pub model: String,
     /// The name of the schedule.
@@ -205,8 +208,9 @@ pub struct StageInfo {
     pub copy: u32,
     /// The rank that computes it.
     pub rank: u32,
-    /// Its first and its last layer.
-    pub layers: [u32; 2],
+    /// Its first and its last layer; `None` if the run does not tell them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<[u32; 2]>,
     /// Its parameters.
     pub parameters: u64,
     /// The bytes of its parameters.
@@ -334,7 +338,7 @@ impl Hello {
     }
 
     /// With its numbers and shortened texts alone, for a hello with names of megabytes.
-    pub(crate) fn brief(&self, n_bytes: usize) -> Self {
+    pub fn brief(&self, n_bytes: usize) -> Self {
         let mut kept = Self {
             run: bounds::shortened(&self.run),
             model: bounds::shortened(&self.model),

@@ -144,7 +144,7 @@ impl LogWriter {
             }
             Event::Step(step) => {
                 self.status.step = step.step;
-                self.status.loss = Some(step.loss);
+                self.status.loss = step.loss;
             }
             Event::End(end) => {
                 self.status.code = Some(end.code);

@@ -64,6 +64,11 @@ impl Notes {
         None
     }
 
+    /// The value that is noted under `key`, if one is.
+    pub(crate) fn noted(&self, key: &str) -> Option<f64> {
+        self.nonfinite_fields.get(key).map(|kind| kind.value())
+    }
+
     /// The value that was written under `key`.
     pub(crate) fn get(&self, key: &str, value: Option<f64>) -> f64 {
         value.unwrap_or_else(|| {

@@ -1,14 +1,15 @@
 //! Following a log while it grows.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::event::{Event, Line, LineError};
-use crate::lines::{LINE_BYTES_MAX, LineSplitter};
+use crate::lines::LINE_BYTES_MAX;
 use crate::marks::MarkReader;
 use crate::source::{Source, first_mark, last_mark};
+use crate::tail::Tail;
 
 /// Bytes read by one [`Follower::poll`]: a reader with a long log behind it stays responsive.
 const POLL_BYTES: usize = 1 << 20;
@@ -83,13 +84,10 @@ enum Start {
 /// come; a line that is no event is counted and skipped. A follower without a [`MarkReader`] hands
 /// over every mark unread.
 pub struct Follower {
-    path: PathBuf,
+    tail: Tail,
     start: Start,
     marks: Option<&'static dyn MarkReader>,
-    source: Option<Source>,
-    splitter: LineSplitter,
     buffer: Vec<u8>,
-    n_bytes: u64,
     n_malformed: u64,
     n_unknown: u64,
     /// Why the first bad line was rejected.
@@ -128,13 +126,10 @@ impl Follower {
 
     fn starting(path: &Path, start: Start, marks: Option<&'static dyn MarkReader>) -> Self {
         Self {
-            path: path.to_owned(),
+            tail: Tail::new(path),
             start,
             marks,
-            source: None,
-            splitter: LineSplitter::new(),
             buffer: vec![0; POLL_BYTES],
-            n_bytes: 0,
             n_malformed: 0,
             n_unknown: 0,
             refusal: None,
@@ -147,88 +142,53 @@ impl Follower {
     /// The file cannot be read, has shrunk, or is of a newer format.
     pub fn poll(&mut self, mut on_event: impl FnMut(Event)) -> Result<Poll, ReadError> {
         let mut poll = Poll { n_events: 0, at_end: true };
-        let Some(n_read) = self.read_some()? else { return Ok(poll) };
-        poll.at_end = n_read < self.buffer.len();
         let mut newer = None;
         let (n_malformed, n_unknown) = (&mut self.n_malformed, &mut self.n_unknown);
-        let (refusal, marks) = (&mut self.refusal, self.marks);
-        self.splitter.push(&self.buffer[..n_read], |line| match read(line, marks) {
-            Ok(Line::Event(event)) if newer.is_none() => {
-                poll.n_events += 1;
-                on_event(event);
-            }
-            Ok(Line::Event(_)) => {}
-            Ok(Line::Unknown) => *n_unknown += 1,
-            Err(error @ LineError::NewerSchema { .. }) => newer = newer.take().or(Some(error)),
-            Err(error @ (LineError::Malformed(_) | LineError::Damaged)) => {
-                *n_malformed += 1;
-                refusal.get_or_insert_with(|| error.to_string());
-            }
-        });
-        self.splitter.has_lines().map_err(|source| self.failed(source))?;
+        let (refusal, marks, start) = (&mut self.refusal, self.marks, &self.start);
+        let n_read = self.tail.poll(
+            &mut self.buffer,
+            |path| open(path, start, marks),
+            |line| match read(line, marks) {
+                Ok(Line::Event(event)) if newer.is_none() => {
+                    poll.n_events += 1;
+                    on_event(event);
+                }
+                Ok(Line::Event(_)) => {}
+                Ok(Line::Unknown) => *n_unknown += 1,
+                Err(error @ LineError::NewerSchema { .. }) => newer = newer.take().or(Some(error)),
+                Err(error @ (LineError::Malformed(_) | LineError::Damaged)) => {
+                    *n_malformed += 1;
+                    refusal.get_or_insert_with(|| error.to_string());
+                }
+            },
+        )?;
+        poll.at_end = n_read.is_none_or(|n_read| n_read < self.buffer.len());
         match newer {
-            Some(source) => Err(ReadError::Newer { path: self.path.clone(), source }),
+            Some(source) => Err(ReadError::Newer { path: self.path().to_owned(), source }),
             None => Ok(poll),
         }
     }
 
-    /// Fills the buffer as far as the file goes; `None` while there is no file.
-    fn read_some(&mut self) -> Result<Option<usize>, ReadError> {
-        let failed = |source| ReadError::File { path: self.path.clone(), source };
-        let log = match &mut self.source {
-            Some(log) => log,
-            None => match open(&self.path, &self.start, self.marks) {
-                Ok((log, offset)) => {
-                    self.n_bytes = offset;
-                    self.source.insert(log)
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(failed(error)),
-            },
-        };
-        let mut n_read = 0;
-        while n_read < self.buffer.len() {
-            match log.read(&mut self.buffer[n_read..]) {
-                Ok(0) => break,
-                Ok(n) => n_read += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        if n_read == 0 {
-            let is = log.len().map_err(failed)?;
-            if let Some(is) = is.filter(|&is| is < self.n_bytes) {
-                return Err(ReadError::Shrunk { path: self.path.clone(), was: self.n_bytes, is });
-            }
-        }
-        self.n_bytes += n_read as u64;
-        Ok(Some(n_read))
-    }
-
-    fn failed(&self, source: io::Error) -> ReadError {
-        ReadError::File { path: self.path.clone(), source }
-    }
-
     /// The file that is followed.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.tail.path()
     }
 
     /// The byte of the log up to which it was read.
     pub fn n_bytes(&self) -> u64 {
-        self.n_bytes
+        self.tail.n_bytes()
     }
 
     /// Lines that were no events, or too long.
     pub fn n_bad_lines(&self) -> u64 {
-        self.n_malformed + self.splitter.n_too_long()
+        self.n_malformed + self.tail.n_too_long()
     }
 
     /// What is wrong with the first line that could not be used.
     pub fn first_refusal(&self) -> Option<String> {
         let too_long = || {
             let most = LINE_BYTES_MAX >> 20;
-            (self.splitter.n_too_long() > 0).then(|| format!("a line has more than {most} MiB"))
+            (self.tail.n_too_long() > 0).then(|| format!("a line has more than {most} MiB"))
         };
         self.refusal.clone().or_else(too_long)
     }
@@ -265,9 +225,9 @@ fn read(line: &[u8], marks: Option<&dyn MarkReader>) -> Result<Line, LineError> 
 impl std::fmt::Debug for Follower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Follower")
-            .field("path", &self.path)
+            .field("path", &self.path())
             .field("start", &self.start)
-            .field("n_bytes", &self.n_bytes)
+            .field("n_bytes", &self.n_bytes())
             .finish_non_exhaustive()
     }
 }

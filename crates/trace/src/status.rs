@@ -39,6 +39,9 @@ pub struct Status {
     pub boot: String,
     /// The machine that it runs on.
     pub host: String,
+    /// The framework that trains, with its version; empty for a run of this program.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub program: String,
     /// The name of the model.
     pub model: String,
     /// The name of the schedule.

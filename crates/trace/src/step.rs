@@ -1,6 +1,6 @@
 //! The line that is written after each training step, and the one after each validation.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::number::Notes;
 
@@ -10,19 +10,19 @@ use crate::number::Notes;
 pub struct StepEvent {
     /// The step, from 1.
     pub step: u64,
-    /// The training loss: mean over the whole batch.
-    pub loss: f32,
+    /// The training loss: mean over the whole batch. `None` if the run does not tell it.
+    pub loss: Option<f32>,
     /// The 32 bits of `loss` as eight hexadecimal digits.
     pub loss_bits: String,
-    /// The learning rate of this step.
-    pub lr: f64,
-    /// The norm of all gradients together, before clipping.
-    pub grad_norm: f64,
+    /// The learning rate of this step. `None` if the run does not tell it.
+    pub lr: Option<f64>,
+    /// The norm of all gradients together, before clipping. `None` if the run does not tell it.
+    pub grad_norm: Option<f64>,
     /// The whole step, from reading the batch to the end of the optimizer.
     pub seconds: f64,
     /// Time since the run began.
     pub elapsed_seconds: f64,
-    /// Samples in this step, over all replicas.
+    /// Samples in this step, over all replicas; 0 if the run does not tell them.
     pub samples: u64,
     /// Tokens in this step; 0 where the samples are not made of tokens.
     pub tokens: u64,
@@ -45,17 +45,26 @@ impl StepEvent {
     }
 }
 
+/// A number that may be left out: then it is not told. `Some(None)` is a `null`.
+type Told<T> = Option<Option<T>>;
+
+/// Reads a key that is there, whatever it holds.
+fn told<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Told<T>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
 /// [`StepEvent`] as it stands in the log.
 #[derive(Clone, Serialize, Deserialize)]
 struct StepLine {
     step: u64,
-    loss: Option<f32>,
+    #[serde(default, deserialize_with = "told", skip_serializing_if = "Option::is_none")]
+    loss: Told<f32>,
     #[serde(default)]
     loss_bits: String,
-    #[serde(default)]
-    lr: Option<f64>,
-    #[serde(default)]
-    grad_norm: Option<f64>,
+    #[serde(default, deserialize_with = "told", skip_serializing_if = "Option::is_none")]
+    lr: Told<f64>,
+    #[serde(default, deserialize_with = "told", skip_serializing_if = "Option::is_none")]
+    grad_norm: Told<f64>,
     #[serde(default)]
     seconds: Option<f64>,
     #[serde(default)]
@@ -83,10 +92,10 @@ impl From<StepEvent> for StepLine {
         let mut notes = Notes::default();
         Self {
             step: event.step,
-            loss: notes.put("loss", f64::from(event.loss)).map(|_| event.loss),
+            loss: event.loss.map(|loss| notes.put("loss", f64::from(loss)).map(|_| loss)),
             loss_bits: event.loss_bits,
-            lr: notes.put("lr", event.lr),
-            grad_norm: notes.put("grad_norm", event.grad_norm),
+            lr: event.lr.map(|lr| notes.put("lr", lr)),
+            grad_norm: event.grad_norm.map(|norm| notes.put("grad_norm", norm)),
             seconds: notes.put("seconds", event.seconds),
             elapsed_seconds: notes.put("elapsed_seconds", event.elapsed_seconds),
             samples: event.samples,
@@ -106,9 +115,9 @@ impl From<StepLine> for StepEvent {
         let notes = &line.notes;
         Self {
             step: line.step,
-            loss: line.loss.unwrap_or_else(|| notes.get("loss", None) as f32),
-            lr: notes.get("lr", line.lr),
-            grad_norm: notes.get("grad_norm", line.grad_norm),
+            loss: line.loss.map(|loss| loss.unwrap_or_else(|| notes.get("loss", None) as f32)),
+            lr: line.lr.map(|lr| notes.get("lr", lr)),
+            grad_norm: line.grad_norm.map(|norm| notes.get("grad_norm", norm)),
             seconds: notes.get("seconds", line.seconds),
             elapsed_seconds: notes.get("elapsed_seconds", line.elapsed_seconds),
             samples: line.samples,

@@ -69,7 +69,7 @@ impl Session {
                     stage: of.stage.0,
                     copy: of.pipe.0,
                     rank: of.rank.0,
-                    layers: [layers.start as u32, layers.end as u32 - 1],
+                    layers: Some([layers.start as u32, layers.end as u32 - 1]),
                     parameters: of.parameters,
                     parameter_bytes: of.bytes,
                 }
@@ -103,6 +103,7 @@ impl Session {
             pid: std::process::id(),
             // The log is UTF-8: bytes of an argument that are not become replacement characters.
             argv: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+            program: String::new(),
             model: self.config.workload.name().to_owned(),
             schedule: plan.name().to_owned(),
             pp: plan.n_ranks(),

@@ -28,6 +28,8 @@ pub(crate) enum Content {
     EventFile,
     /// A page of the manual.
     Manual,
+    /// The log of a run.
+    Log,
 }
 
 /// Endings whose meaning everybody knows.
@@ -117,6 +119,7 @@ impl Content {
             Self::Svg => &["svg"],
             Self::Metrics => &["prom", "txt", "text"],
             Self::EventFile | Self::Manual => &[],
+            Self::Log => &["jsonl"],
         }
     }
 
@@ -131,6 +134,7 @@ impl Content {
             Self::Metrics => "metrics for Prometheus",
             Self::EventFile => "an event file of TensorBoard",
             Self::Manual => "a manual page",
+            Self::Log => "the log of a run",
         }
     }
 

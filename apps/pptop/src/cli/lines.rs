@@ -194,7 +194,8 @@ fn step_line(step: &StepEvent) -> String {
         if value.is_finite() { format!("{value:.1} {unit}") } else { "-".to_owned() }
     };
     let (bubble, time) = (known(step.bubble_ratio * 100.0, "%"), known(step.seconds * 1e3, "ms"));
-    format!("step {}  loss {:.5}  bubble {bubble}  {time}\n", step.step, step.loss)
+    let loss = step.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.5}"));
+    format!("step {}  loss {loss}  bubble {bubble}  {time}\n", step.step)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod bubble;
 mod checkpoint;
 #[cfg(feature = "train")]
 mod checkpoints;
+mod collect;
 #[cfg(feature = "train")]
 mod compare;
 mod completions;
@@ -27,6 +28,7 @@ mod gpus;
 #[cfg(feature = "train")]
 mod guards;
 mod help;
+mod import;
 #[cfg(feature = "train")]
 mod job;
 #[cfg(feature = "train")]
@@ -129,6 +131,11 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Make one log of the files that the ranks of a job of another framework have written
+    Collect(collect::Args),
+    /// Import traces of other programs as a recorded run
+    #[command(subcommand)]
+    Import(import::Command),
     /// Export a recorded run as trace, table, scalars, picture or metrics
     #[command(subcommand)]
     Export(export::Command),
@@ -167,6 +174,8 @@ impl Command {
             Self::Report(args) => report::run(&args),
             Self::Demo(args) => demo::run(&args),
             Self::Runs(command) => runs::run(&command),
+            Self::Collect(args) => collect::run(&args),
+            Self::Import(command) => import::run(&command),
             Self::Export(command) => export::run(&command),
             Self::Bubble(args) => bubble::run(&args),
             Self::Schedule(command) => schedule::run(&command),

@@ -36,7 +36,7 @@ pub(crate) struct Standing {
     pub(crate) micro_batches: u32,
     pub(crate) virtual_stages: u32,
     pub(crate) step: u64,
-    pub(crate) steps: u64,
+    pub(crate) steps: Option<u64>,
     pub(crate) loss: Option<f64>,
     pub(crate) validation_loss: Option<f64>,
     pub(crate) samples_per_second: Option<f64>,
@@ -69,9 +69,9 @@ pub(crate) struct Standing {
     pub(crate) slow: Vec<String>,
     /// From the beginning to the end of the last step.
     pub(crate) elapsed_seconds: f64,
-    pub(crate) samples_total: u64,
+    samples_total: Option<u64>,
     /// 0 where samples are not made of tokens.
-    pub(crate) tokens_total: u64,
+    pub(crate) tokens_total: Option<u64>,
     /// Floating-point operations a second, where it is known what a sample needs, and their share
     /// of the peak, where that was given.
     pub(crate) flops: Option<f64>,
@@ -232,6 +232,9 @@ impl Standing {
             None => (None, None),
         };
         let finite = |value: f64| Some(value).filter(|value| value.is_finite());
+        // A job of another program may not tell a number, which is 0 then.
+        let is_foreign = !hello.program.is_empty();
+        let told = |number: u64| Some(number).filter(|&number| number > 0 || !is_foreign);
         let bubble = steps.bubble_ratio();
         let account = found.as_ref().map(|(account, _)| account);
         let beside_others = account.filter(|_| hello.pp > 1);
@@ -285,8 +288,8 @@ impl Standing {
             bubble_simulated: account.map(|account| account.simulated_bubble_ratio),
             bubble_simulated_net: account.map(|account| account.simulated_net_bubble_ratio),
             elapsed_seconds: model.totals().elapsed_seconds,
-            samples_total: model.totals().samples,
-            tokens_total: model.totals().tokens,
+            samples_total: told(model.totals().samples),
+            tokens_total: told(model.totals().tokens),
             flops: model.flops(),
             mfu: model.flops_utilisation(),
             incomplete_steps: model.incomplete().n_steps,
@@ -307,7 +310,7 @@ impl Standing {
             dp: hello.dp,
             micro_batches: hello.micro_batches,
             virtual_stages: hello.virtual_stages,
-            steps: hello.steps,
+            steps: told(hello.steps),
         })
     }
 
@@ -320,12 +323,12 @@ impl Standing {
         let step =
             step.map_or_else(|| "-".to_owned(), |seconds| format!("{:.1} ms", seconds * 1e3));
         let loss = self.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.5}"));
+        let of = self.steps.map_or_else(String::new, |steps| format!("/{steps}"));
         format!(
-            "{}  {}  step {}/{}  loss {loss}  bubble {} (theory {})  step {step}\n",
+            "{}  {}  step {}{of}  loss {loss}  bubble {} (theory {})  step {step}\n",
             self.run,
             self.stands,
             self.step,
-            self.steps,
             percent(self.bubble_ratio),
             percent(self.bubble_theory),
         )

@@ -380,6 +380,7 @@ pub(super) fn found(dir: &Path, status: Option<&pp_telemetry::Status>) -> ChildS
     let is_bad = is_gone || status.code.is_some_and(|code| code != 0);
     ChildState {
         pid: status.pid,
+        is_foreign: !status.program.is_empty(),
         is_gone,
         is_suspended: evidence.process == Look::Suspended,
         code: evidence.code,

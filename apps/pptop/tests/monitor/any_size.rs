@@ -218,9 +218,9 @@ fn spoil_steps(events: &mut [Event], extreme: f32) {
         if let Event::Step(step) = event
             && step.step % 3 == 0
         {
-            step.loss = extreme;
+            step.loss = Some(extreme);
             step.seconds = f64::from(extreme);
-            step.grad_norm = f64::from(extreme).powi(9);
+            step.grad_norm = Some(f64::from(extreme).powi(9));
             step.bubble_ratio = f64::from(extreme).powi(7);
         }
     }

@@ -166,7 +166,7 @@ impl Play {
             StageInfo {
                 stage: stage as u32,
                 rank: rank.0,
-                layers: [first, first + 2],
+                layers: Some([first, first + 2]),
                 ..of_four.clone()
             }
         });

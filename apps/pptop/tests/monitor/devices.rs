@@ -159,7 +159,7 @@ fn many(pp: u32, dp: u32) -> Vec<Event> {
         .map(|rank| StageInfo {
             stage: rank,
             rank,
-            layers: [2 * rank, 2 * rank + 1],
+            layers: Some([2 * rank, 2 * rank + 1]),
             parameters: 100_000,
             parameter_bytes: 400_000,
             ..StageInfo::default()

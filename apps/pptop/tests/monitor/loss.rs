@@ -15,12 +15,12 @@ pub(crate) fn eventful() -> Vec<Event> {
     for event in &mut events {
         if let Event::Step(step) = event {
             match step.step {
-                30..=33 => step.loss = f32::NAN,
-                70 => step.loss = f32::INFINITY,
-                50 => step.loss = 11.0,
+                30..=33 => step.loss = Some(f32::NAN),
+                70 => step.loss = Some(f32::INFINITY),
+                50 => step.loss = Some(11.0),
                 _ => {}
             }
-            step.lr = 0.003 * (1.0 - 0.9 * step.step as f64 / 120.0);
+            step.lr = Some(0.003 * (1.0 - 0.9 * step.step as f64 / 120.0));
         }
     }
     for step in [40, 80] {
@@ -91,7 +91,7 @@ fn words_say_whether_it_learns() {
         let mut events = log();
         for event in &mut events {
             if let Event::Step(step) = event {
-                step.loss = loss(step.step);
+                step.loss = Some(loss(step.step));
             }
         }
         text(&state_of(&events, &[]), 100, 30)
@@ -119,7 +119,7 @@ fn what_is_below_zero_has_no_logarithm() {
     let mut events = log();
     for event in &mut events {
         match event {
-            Event::Step(step) => step.loss = -1.0,
+            Event::Step(step) => step.loss = Some(-1.0),
             Event::Eval(eval) => eval.loss = -1.0,
             _ => {}
         }
@@ -156,7 +156,7 @@ fn other() -> OtherRun {
     let mut events = log();
     for event in &mut events {
         if let Event::Step(step) = event {
-            step.loss += 0.8;
+            step.loss = step.loss.map(|loss| loss + 0.8);
             step.step += 30;
         }
     }
@@ -194,8 +194,8 @@ fn a_loss_that_diverges_is_seen() {
         if let Event::Step(step) = event
             && step.step > 60
         {
-            step.loss = 8888.0;
-            step.grad_norm = 1e13;
+            step.loss = Some(8888.0);
+            step.grad_norm = Some(1e13);
         }
     }
     let state = state_of(&events, &[]);

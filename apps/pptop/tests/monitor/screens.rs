@@ -321,7 +321,7 @@ fn a_loss_that_is_no_number_is_seen() {
         if let Event::Step(step) = event
             && (60..64).contains(&step.step)
         {
-            step.loss = f32::NAN;
+            step.loss = Some(f32::NAN);
         }
     }
     let text = text(&state_of(&events), 100, 30);

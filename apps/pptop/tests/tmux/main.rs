@@ -5,6 +5,7 @@
 #![cfg(feature = "train")]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod foreign;
 mod harmless;
 mod launched;
 mod shell;

@@ -455,7 +455,7 @@ impl Account {
 
     /// How many layers the model has, where the log says so.
     pub fn n_layers(&self) -> Option<u32> {
-        let last = self.hello.stages.iter().map(|stage| stage.layers[1]).max()?;
+        let last = self.hello.stages.iter().map(|stage| Some(stage.layers?[1])).max()??;
         Some(last.saturating_add(1))
     }
 

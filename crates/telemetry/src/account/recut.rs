@@ -42,7 +42,7 @@ fn sizes_of(hello: &Hello, plan: &ValidPlan) -> Option<Vec<usize>> {
     let mut next = 0;
     let mut sizes = Vec::with_capacity(stages.len());
     for (at, stage) in stages.iter().enumerate() {
-        let [first, last] = stage.layers;
+        let [first, last] = stage.layers?;
         if stage.stage as usize != at || first != next || last < first {
             return None;
         }

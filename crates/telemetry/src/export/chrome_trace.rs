@@ -307,8 +307,10 @@ impl ChromeTrace {
     }
 
     fn step(&mut self, step: &StepEvent, ns: u64, out: &mut dyn Write) -> Result<(), ExportError> {
-        let loss = format_args!("{:?}", step.loss);
-        self.point(("loss", "loss"), f64::from(step.loss), &loss, ns, out)?;
+        if let Some(loss) = step.loss {
+            let text = format_args!("{loss:?}");
+            self.point(("loss", "loss"), f64::from(loss), &text, ns, out)?;
+        }
         let ratio = format_args!("{:?}", step.bubble_ratio);
         self.point(("bubble ratio", "bubble_ratio"), step.bubble_ratio, &ratio, ns, out)
     }

@@ -26,6 +26,11 @@ impl<T: Into<f64> + Copy + fmt::Debug> fmt::Display for Number<T> {
     }
 }
 
+/// A number that a run may not tell: then its cell is empty.
+fn told<T: Into<f64> + Copy + fmt::Debug>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |value| Number(value).to_string())
+}
+
 const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
 starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 
@@ -63,9 +68,9 @@ impl StepRows {
             out,
             "{},{},{},{},{},{},{},{},{},{},{},{},",
             step.step,
-            Number(step.loss),
-            Number(step.lr),
-            Number(step.grad_norm),
+            told(step.loss),
+            told(step.lr),
+            told(step.grad_norm),
             Number(step.seconds),
             Number(step.elapsed_seconds),
             step.samples,

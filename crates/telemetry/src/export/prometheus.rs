@@ -183,7 +183,7 @@ fn of_run(
     )?;
     page.metric(
         ("pptop_samples_total", Counter, "Samples that were trained on."),
-        one(model.totals().samples as f64),
+        (model.totals().samples > 0).then(|| (run.clone(), model.totals().samples as f64)),
     )?;
     page.metric(
         ("pptop_tokens_total", Counter, "Tokens that were trained on."),
@@ -226,9 +226,10 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
     let rate =
         |n: u64, seconds: f64| (n > 0 && seconds > 0.0).then_some(n as f64 / seconds).map(labelled);
     let number = |of: fn(&crate::StepEvent) -> f64| last.map(of).map(labelled);
+    let told = |of: fn(&crate::StepEvent) -> Option<f64>| last.and_then(of).map(labelled);
     page.metric(
         ("pptop_loss", Gauge, "The training loss of the last step."),
-        number(|step| f64::from(step.loss)),
+        told(|step| step.loss.map(f64::from)),
     )?;
     let mark = model.loss().marks().last();
     page.metric(
@@ -245,7 +246,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
     )?;
     page.metric(
         ("pptop_learning_rate", Gauge, "The learning rate of the last step."),
-        number(|step| step.lr),
+        told(|step| step.lr),
     )?;
     page.metric(
         (
@@ -253,7 +254,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
             Gauge,
             "The norm of all gradients of the last step, before clipping.",
         ),
-        number(|step| step.grad_norm),
+        told(|step| step.grad_norm),
     )?;
     page.metric(
         ("pptop_step_seconds", Gauge, "How long the last step took."),

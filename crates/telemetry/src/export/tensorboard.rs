@@ -162,15 +162,20 @@ impl TensorBoard {
 
     fn step(&self, step: &StepEvent) -> Vec<Value> {
         let mut values = vec![
-            value("loss/train", f64::from(step.loss)),
             value("bubble/measured", step.bubble_ratio),
             value("seconds/step", step.seconds),
-            value("lr", step.lr),
-            value("grad_norm", step.grad_norm),
         ];
+        let told = [
+            ("loss/train", step.loss.map(f64::from)),
+            ("lr", step.lr),
+            ("grad_norm", step.grad_norm),
+        ];
+        values.extend(told.into_iter().filter_map(|(name, told)| Some(value(name, told?))));
         values.extend(self.theory.map(|theory| value("bubble/theory", theory)));
         if step.seconds > 0.0 {
-            values.push(value("rate/samples_per_second", step.samples as f64 / step.seconds));
+            if step.samples > 0 {
+                values.push(value("rate/samples_per_second", step.samples as f64 / step.seconds));
+            }
             if step.tokens > 0 {
                 values.push(value("rate/tokens_per_second", step.tokens as f64 / step.seconds));
             }

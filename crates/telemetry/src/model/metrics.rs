@@ -55,14 +55,21 @@ impl Metrics {
     }
 
     pub(crate) fn push(&mut self, step: &StepEvent) {
-        self.grad_norm.push(step.step, step.grad_norm);
-        self.lr.push(step.step, step.lr);
+        // What a run does not tell has no place in a curve.
+        if let Some(norm) = step.grad_norm {
+            self.grad_norm.push(step.step, norm);
+        }
+        if let Some(lr) = step.lr {
+            self.lr.push(step.step, lr);
+        }
         self.seconds.push(step.step, step.seconds);
         self.bubble_ratio.push(step.step, step.bubble_ratio);
         // A step that took no time has no rate; that is no number, and not an infinite one.
         let n = if step.tokens > 0 { step.tokens } else { step.samples };
-        let rate = if step.seconds > 0.0 { n as f64 / step.seconds } else { f64::NAN };
-        self.rate.push(step.step, rate);
+        if n > 0 {
+            let rate = if step.seconds > 0.0 { n as f64 / step.seconds } else { f64::NAN };
+            self.rate.push(step.step, rate);
+        }
     }
 }
 
@@ -101,10 +108,10 @@ mod tests {
         for step in 1..=5000 {
             metrics.push(&StepEvent {
                 step,
-                loss: 1.0,
+                loss: Some(1.0),
                 loss_bits: String::new(),
-                lr: 0.001,
-                grad_norm: if step == 4000 { f64::NAN } else { 2.0 },
+                lr: Some(0.001),
+                grad_norm: Some(if step == 4000 { f64::NAN } else { 2.0 }),
                 seconds: if step == 3000 { 0.0 } else { 0.5 },
                 elapsed_seconds: 0.0,
                 samples: 8,

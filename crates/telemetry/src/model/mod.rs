@@ -219,7 +219,7 @@ impl Model {
                 ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
             }
         }
-        let mut stages: HashMap<u32, Vec<(u32, [u32; 2])>> = HashMap::new();
+        let mut stages: HashMap<u32, Vec<(u32, Option<[u32; 2]>)>> = HashMap::new();
         // Each replica has all of them.
         let n_stages = hello.stages.len() as u64 * u64::from(hello.dp);
         for stage in hello.stages.iter().filter(|_| n_stages <= STAGES_SHOWN_MAX) {
@@ -275,7 +275,9 @@ impl Model {
     }
 
     fn apply_step(&mut self, step: &StepEvent) {
-        self.loss.push(step.step, f64::from(step.loss));
+        if let Some(loss) = step.loss {
+            self.loss.push(step.step, f64::from(loss));
+        }
         self.metrics.push(step);
         self.phases.step_is_over();
         // A float beyond the range of the integer becomes its largest value, and not a number
@@ -283,8 +285,11 @@ impl Model {
         #[expect(clippy::cast_sign_loss, reason = "a negative time becomes 0")]
         let elapsed_ns = (step.elapsed_seconds * 1e9) as u64;
         self.lose(elapsed_ns, Some(step.step), step.dropped);
-        let loss = f64::from(step.loss);
-        if let Some(alarm) = self.watchdog.step(step.step, loss, step.grad_norm) {
+        // A loss that is not told raises no alarm, and neither does a norm of 0.
+        if let Some(loss) = step.loss
+            && let Some(alarm) =
+                self.watchdog.step(step.step, f64::from(loss), step.grad_norm.unwrap_or(0.0))
+        {
             if self.alarms.len() >= ALARMS_MAX {
                 self.alarms.pop_front();
             }

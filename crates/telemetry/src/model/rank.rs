@@ -66,8 +66,8 @@ pub struct RankState {
     pub rank: u32,
     /// Its stages, ascending.
     pub stages: Vec<u32>,
-    /// Its layers, as first and last of each stage.
-    pub layers: Vec<[u32; 2]>,
+    /// Its layers, as first and last of each stage; `None` where the run does not tell them.
+    pub layers: Vec<Option<[u32; 2]>>,
     /// The device that it computes on.
     pub device: String,
     /// Its memory, once it was told.

@@ -175,7 +175,8 @@ impl RecentSteps {
             tokens += step.tokens as f64;
             samples += step.samples as f64;
         }
-        if seconds <= 0.0 {
+        // A step without samples is one of which they are not told.
+        if seconds <= 0.0 || (samples <= 0.0 && tokens <= 0.0) {
             None
         } else if tokens > 0.0 {
             Some(Rate::Tokens(tokens / seconds))
@@ -189,7 +190,7 @@ impl RecentSteps {
         let finite = || self.settled().filter(|step| step.seconds.is_finite());
         let seconds: f64 = finite().map(|step| step.seconds).sum();
         let samples: f64 = finite().map(|step| step.samples as f64).sum();
-        (seconds > 0.0).then(|| samples / seconds)
+        (seconds > 0.0 && samples > 0.0).then(|| samples / seconds)
     }
 
     /// How long the rest of a run of `n_steps` will take, once there are enough steps to say so.

@@ -209,7 +209,7 @@ fn hello(job: &Job, plan: &ValidPlan) -> Hello {
             stage,
             copy: 0,
             rank: stage % job.pp,
-            layers: [stage * 6, stage * 6 + 5],
+            layers: Some([stage * 6, stage * 6 + 5]),
             parameters: 1_250_000,
             parameter_bytes: 5_000_000,
         })
@@ -303,10 +303,10 @@ pub(crate) fn run(job: &Job, times: Times) -> Vec<Event> {
         let loss = (1.6 + 4.0 * (-progress).exp() + 0.15 * wobble) as f32;
         events.push(Event::Step(StepEvent {
             step,
-            loss,
+            loss: Some(loss),
             loss_bits: StepEvent::bits_of(loss),
-            lr: 0.003,
-            grad_norm: 0.75,
+            lr: Some(0.003),
+            grad_norm: Some(0.75),
             seconds: (now_ns - began_ns) as f64 * 1e-9,
             elapsed_seconds: now_ns as f64 * 1e-9,
             samples: batch_size,

@@ -65,7 +65,7 @@ pub(crate) fn set_losses(events: &mut [Event], losses: [f32; 3]) {
         if let Event::Step(step) = event
             && let Some(loss) = losses.next()
         {
-            step.loss = loss;
+            step.loss = Some(loss);
             step.loss_bits = StepEvent::bits_of(loss);
         }
     }

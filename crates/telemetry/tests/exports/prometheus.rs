@@ -56,8 +56,8 @@ fn metrics_tell_the_last_state() {
         };
         for (metric, value) in [
             ("pptop_step", last.step as f64),
-            ("pptop_loss", f64::from(last.loss)),
-            ("pptop_learning_rate", last.lr),
+            ("pptop_loss", f64::from(last.loss.unwrap())),
+            ("pptop_learning_rate", last.lr.unwrap()),
             ("pptop_step_seconds", last.seconds),
             ("pptop_bubble_ratio", last.bubble_ratio),
             ("pptop_idle_ratio", last.idle_of_step),

@@ -142,11 +142,11 @@ fn an_event_file_holds_every_number() {
                 assert_eq!((shown.1, shown.2), (wanted.1, wanted.2), "{name}: {tag}");
             }
         };
-        check("loss/train", &|step| f64::from(step.loss));
+        check("loss/train", &|step| f64::from(step.loss.unwrap()));
         check("bubble/measured", &|step| step.bubble_ratio);
         check("seconds/step", &|step| step.seconds);
-        check("lr", &|step| step.lr);
-        check("grad_norm", &|step| step.grad_norm);
+        check("lr", &|step| step.lr.unwrap());
+        check("grad_norm", &|step| step.grad_norm.unwrap());
         check("rate/samples_per_second", &|step| step.samples as f64 / step.seconds);
         check("rate/tokens_per_second", &|step| step.tokens as f64 / step.seconds);
         if let Some(theory) = theory {

@@ -13,10 +13,10 @@ impl Run<'_> {
         let tokens = samples * self.session.job.data.tokens_per_sample();
         let event = StepEvent {
             step: outcome.step,
-            loss: outcome.loss,
+            loss: Some(outcome.loss),
             loss_bits: StepEvent::bits_of(outcome.loss),
-            lr: outcome.lr,
-            grad_norm: outcome.grad_norm,
+            lr: Some(outcome.lr),
+            grad_norm: Some(outcome.grad_norm),
             seconds: outcome.seconds,
             elapsed_seconds: self.origin.elapsed().as_secs_f64(),
             samples,

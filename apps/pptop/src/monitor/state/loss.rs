@@ -252,10 +252,10 @@ mod tests {
         for step in 1..=1000 {
             model.apply(&pp_telemetry::Event::Step(pp_telemetry::StepEvent {
                 step,
-                loss: 1.0,
+                loss: Some(1.0),
                 loss_bits: String::new(),
-                lr: 0.1,
-                grad_norm: 1.0,
+                lr: Some(0.1),
+                grad_norm: Some(1.0),
                 seconds: 1.0,
                 elapsed_seconds: step as f64,
                 samples: 1,

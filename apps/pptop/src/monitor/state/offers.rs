@@ -40,6 +40,11 @@ impl State {
             Some("this is a replay: there is no run to end".to_owned())
         } else if self.is_over() {
             Some("the run is already over".to_owned())
+        } else if let Some(hello) = hello.filter(|hello| !hello.program.is_empty()) {
+            let program = crate::monitor::words::format::plain(&hello.program);
+            Some(format!("this is a job of {program}: end it where it was started"))
+        } else if self.child.is_foreign {
+            Some("this is a job of another program: end it where it was started".to_owned())
         } else if self.read_only {
             Some("this monitor is read-only: it cannot end the run".to_owned())
         } else if let Some(host) = &self.child.host {

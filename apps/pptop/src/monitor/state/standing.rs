@@ -12,6 +12,8 @@ const CODE_KILL: i32 = 137;
 pub struct ChildState {
     /// Its process id; 0 where nothing is known of it, as of a log alone.
     pub pid: u32,
+    /// Whether it is a job of another program, which takes nothing from here.
+    pub is_foreign: bool,
     /// Whether it is gone with an unknown exit code.
     pub is_gone: bool,
     /// Whether it is there and held, as by SIGSTOP.

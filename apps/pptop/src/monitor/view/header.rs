@@ -155,13 +155,20 @@ pub(crate) fn draw_job(pen: &mut Pen<'_>, state: &State) {
         STRONG,
     );
     draw_progress(pen, state);
-    pen.text(format!(
-        "   {} parameters   batch {}   {} cores   process {}",
-        format::count(hello.parameters as f64),
-        hello.batch_size,
-        hello.cores,
-        hello.pid
-    ));
+    // What the run does not tell is not shown as 0.
+    if hello.parameters > 0 {
+        pen.text(format!("   {} parameters", format::count(hello.parameters as f64)));
+    }
+    if hello.batch_size > 0 {
+        pen.text(format!("   batch {}", hello.batch_size));
+    }
+    if hello.cores > 0 {
+        pen.text(format!("   {} cores", hello.cores));
+    }
+    pen.text(format!("   process {}", hello.pid));
+    if !hello.program.is_empty() {
+        pen.text(format!("   {}", format::plain(&hello.program)));
+    }
     if let Some(before) = &hello.continues {
         pen.text(format!("   continues {}", format::plain(&before.to_string())));
     }
@@ -198,11 +205,12 @@ fn draw_progress(pen: &mut Pen<'_>, state: &State) {
         0 => ("samples", totals.samples),
         tokens => ("tok", tokens),
     };
-    pen.text("   ");
-    if let Some((name, rate)) = pipeline::rate(model) {
-        pen.put(format!("{} {name}", format::count(rate)), STRONG).text(", ");
+    if let Some((name, rate)) = pipeline::rate(model).filter(|_| n > 0) {
+        pen.text("   ").put(format!("{} {name}", format::count(rate)), STRONG).text(", ");
     }
-    pen.text(format!("{} {unit} in all", format::count(n as f64)));
+    if n > 0 {
+        pen.text(format!("{} {unit} in all", format::count(n as f64)));
+    }
     if let Some(flops) = model.flops() {
         pen.text("   ").put(format!("{}FLOP/s", format::count(flops)), STRONG);
         if let Some(share) = model.flops_utilisation() {

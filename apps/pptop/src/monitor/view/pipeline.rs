@@ -219,10 +219,13 @@ fn draw_peak(pen: &mut Pen<'_>, model: &Model) {
 }
 
 fn draw_training(pen: &mut Pen<'_>, model: &Model) {
-    if let Some(step) = model.steps().last() {
+    if let Some(step) = model.steps().last()
+        && (step.lr.is_some() || step.grad_norm.is_some())
+    {
         name(pen, "training");
-        let norm = format!("grad norm {}", format::number(step.grad_norm));
-        let both = format!("lr {}  {norm}", format::number(step.lr));
+        let told = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), format::number);
+        let norm = format!("grad norm {}", told(step.grad_norm));
+        let both = format!("lr {}  {norm}", told(step.lr));
         // A number that is cut is another number.
         let text = if both.chars().count() <= pen.left() as usize { both } else { norm };
         let style = if model.alarm().is_some() { pen.theme.bad() } else { Style::new() };

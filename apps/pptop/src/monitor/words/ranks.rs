@@ -17,11 +17,12 @@ pub(crate) fn stages_text(rank: &RankState) -> String {
     format!("s{}", stages.join(","))
 }
 
-/// The layers of a rank, stage by stage.
+/// The layers of a rank, stage by stage; empty if the run does not tell them.
 pub(crate) fn layers_text(rank: &RankState) -> String {
     let layers: Vec<_> = rank
         .layers
         .iter()
+        .flatten()
         .map(
             |[first, last]| {
                 if first == last { first.to_string() } else { format!("{first}-{last}") }

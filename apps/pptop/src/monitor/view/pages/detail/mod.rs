@@ -212,11 +212,12 @@ fn put_stages(text: &mut Text, model: &Model, rank: &RankState) {
     let has_copies = hello.stages.iter().any(|stage| stage.copy > 0);
     let mut name = "stages";
     for stage in hello.stages.iter().filter(|stage| stage.rank == rank.rank) {
-        let [first, last] = stage.layers;
         text.name(name).put(format!("s{:<3}", stage.stage), STRONG);
+        if let Some([first, last]) = stage.layers {
+            text.text(format!(" layers {:<9}", format!("{first}-{last}")));
+        }
         text.text(format!(
-            " layers {:<9}{:>7} parameters {:>7}",
-            format!("{first}-{last}"),
+            "{:>7} parameters {:>7}",
             format::count(stage.parameters as f64),
             format::bytes(stage.parameter_bytes)
         ));

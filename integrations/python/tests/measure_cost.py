@@ -1,0 +1,103 @@
+"""What recording costs the job: microseconds for an operation, and the time of steps with and
+without it, in turns.
+
+    python tests/measure_cost.py [PAIRS]
+
+The job is a stage of the stand-in for PyTorch (standins.py), with the hooks that a real job has.
+Its operations compute for a millisecond each. One process records, and another one does not; they
+run one after the other, in alternating order.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import standins
+
+#: Operations of a step: half of them forward.
+MICRO_BATCHES = 32
+
+
+class Patch:
+    """What pytest's monkeypatch does, for a process that ends soon."""
+
+    def setitem(self, where: dict[str, Any], name: str, value: Any) -> None:
+        where[name] = value
+
+
+def spin(seconds: float) -> None:
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def job(folder: str, op_seconds: float, n_steps: int) -> float:
+    """Seconds of all steps but the first, in which the file is opened."""
+    standins.install_torch(Patch())
+    module = standins.torch_schedules()
+    stage = module._PipelineStageBase
+    if op_seconds:
+        stage.forward_one_chunk = lambda self, mb, args, **kw: spin(op_seconds)
+        stage.backward_one_chunk = lambda self, mb, **kw: spin(op_seconds)
+    if folder:
+        import pptop_log.torch
+
+        pptop_log.torch.install(module, folder)
+    schedule = module.PipelineScheduleSingle(
+        [stage(0, 1, 0, 1)], MICRO_BATCHES, lambda mb: standins.Tensor()
+    )
+    schedule.step()
+    began = time.perf_counter()
+    for _ in range(n_steps):
+        schedule.step()
+    return time.perf_counter() - began
+
+
+def run(recorded: bool, op_seconds: float, n_steps: int) -> float:
+    """A job in a process of its own."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = os.path.join(scratch, "run") if recorded else ""
+        code = f"import measure_cost as m; print(m.job({folder!r}, {op_seconds}, {n_steps}))"
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return float(ran.stdout)
+
+
+def main() -> None:
+    n_pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    n_ops = 2 * MICRO_BATCHES
+    costs = [(run(True, 0.0, 100) - run(False, 0.0, 100)) / (100 * n_ops) for _ in range(5)]
+    cost_us = statistics.median(costs) * 1e6
+    ratios = []
+    for pair in range(n_pairs):
+        times = {}
+        for recorded in (True, False) if pair % 2 else (False, True):
+            times[recorded] = run(recorded, 1e-3, 15)
+        ratios.append(times[True] / times[False])
+    middle = statistics.quantiles(ratios, n=4)
+    median = statistics.median(ratios)
+    name = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    print(f"{name}, Python {sys.version.split()[0]}")
+    print(f"an operation costs {cost_us:.2f} us in the job (wanted: at most 5)")
+    print(
+        f"operations of 1 ms, {n_pairs} pairs: with recording {median:.4f} times as long "
+        f"(middle half {middle[0]:.4f} to {middle[2]:.4f}; wanted: at most 1.01)"
+    )
+    sys.exit(0 if cost_us <= 5.0 and median <= 1.01 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Real PyTorch jobs, recorded by pptop-log without a change: every schedule class on 2 and 4 processes, a plan of ours from CSV, two
+# replicas, stages that sleep, and the profiler beside the hooks. Runs alone, or as a part of run.sh.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source tests/interop/venv.sh watch
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./integrations/python
+cargo build --release --quiet --bin pptop
+pptop=target/release/pptop
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PPTOP_STATE_DIR=$work/state PPTOP_DEVICE=cpu OMP_NUM_THREADS=1
+
+# job NAME FLAG…: runs a job and checks the recording; flags behind -- are for the check.
+job() {
+  local name=$1 flags=() checks=()
+  shift
+  while (($#)) && [[ $1 != -- ]]; do flags+=("$1"); shift; done
+  (($#)) && { shift; checks=("$@"); }
+  mkdir -p "$work/$name/orders"
+  PPTOP_LOG_DIR=$work/$name/run .venv/bin/python tests/interop/torch_job.py --orders "$work/$name/orders" "${flags[@]}"
+  .venv/bin/python tests/interop/check_watch.py "$work/$name/run" "$work/$name/orders" "$pptop" "${checks[@]}"
+}
+
+for p in 2 4; do
+  for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B ScheduleLoopedBFS ScheduleInterleavedZeroBubble ScheduleZBVZeroBubble ScheduleDualPipeV; do
+    job "$schedule-$p" --schedule "$schedule" --pp "$p" --micro-batches 8 --steps 4
+  done
+done
+"$pptop" schedule export zb-h1 --pp 2 --micro-batches 8 --format csv -o "$work/plan.csv"
+job csv --schedule _PipelineScheduleRuntime --csv "$work/plan.csv" --pp 2 --micro-batches 8 --steps 4
+job replicas --schedule Schedule1F1B --pp 2 --dp 2 --micro-batches 8 --steps 4
+# Stages that sleep: what is measured is what the formula says.
+for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B; do
+  job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 8 --sleep-ms 20 -- --theory 0.02
+done
+job sleep-4 --schedule Schedule1F1B --pp 4 --micro-batches 8 --steps 8 --sleep-ms 20 -- --theory 0.02
