@@ -42,7 +42,8 @@ def orders(folder, ordered):
                 for op, stage, mb in seen
                 if op in "FB" or (op == "I" and stage > 0) or (op == "W" and stage == 0)
             ]
-            # Replicas have batches of their own, but the same numbers in them.
+            # Before the first step, the schedule runs a stage once to find shapes.
+            notes = notes[-len(own) :] if step == 1 else notes
             assert own == notes, f"rank {rank}, step {step}:\n{own}\nnot\n{notes}"
             forwards = {(s, m) for op, s, m in seen if op == "F"}
             inputs = {(s, m) for op, s, m in seen if op in "BI"}
@@ -98,8 +99,9 @@ def main():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     snapshot = json.loads(snapshot.stdout)
-    last = max(steps)
-    assert abs(snapshot["bubble_ratio"] - bubble(args.folder, last)) < 1e-9, snapshot
+    # The mean without the first step, as on the screen.
+    mean = float(np.mean([bubble(args.folder, step) for step in steps if step > 1]))
+    assert abs(snapshot["bubble_ratio"] - mean) < 1e-9, f"{snapshot['bubble_ratio']}, not {mean}"
     measured = float(np.median([steps[s]["bubble_ratio"] for s in steps if s > 1]))
     theory = hello.get("theory")
     if args.theory is not None:

@@ -32,6 +32,6 @@ job csv --schedule _PipelineScheduleRuntime --csv "$work/plan.csv" --pp 2 --micr
 job replicas --schedule Schedule1F1B --pp 2 --dp 2 --micro-batches 8 --steps 4
 # Stages that sleep: what is measured is what the formula says.
 for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B; do
-  job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 8 --sleep-ms 20 -- --theory 0.02
+  job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 8 --sleep-ms 100 -- --theory 0.02
 done
-job sleep-4 --schedule Schedule1F1B --pp 4 --micro-batches 8 --steps 8 --sleep-ms 20 -- --theory 0.02
+job sleep-4 --schedule Schedule1F1B --pp 4 --micro-batches 8 --steps 8 --sleep-ms 100 -- --theory 0.02
