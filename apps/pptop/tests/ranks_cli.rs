@@ -57,19 +57,24 @@ fn job(dir: &Path, n_steps: u64) {
         );
         for step in 1..=n_steps {
             let start = step * 100 * MS;
-            for (op, slot, mb) in [
-                ("F", rank, 0),
-                ("F", rank + 1, 1),
-                ("B", 4 - rank, 0),
-                ("B", 5 - rank, 1),
-            ] {
+            for (op, slot, mb) in
+                [("F", rank, 0), ("F", rank + 1, 1), ("B", 4 - rank, 0), ("B", 5 - rank, 1)]
+            {
                 let start_ns = start + slot * 10 * MS;
-                writeln!(text, "{}", json!({"ev": "span", "step": step, "rank": rank,
-                    "stage": rank, "mb": mb, "op": op, "start_ns": start_ns, "dur_ns": 10 * MS}))
+                writeln!(
+                    text,
+                    "{}",
+                    json!({"ev": "span", "step": step, "rank": rank,
+                    "stage": rank, "mb": mb, "op": op, "start_ns": start_ns, "dur_ns": 10 * MS})
+                )
                 .unwrap();
             }
-            writeln!(text, "{}", json!({"ev": "rank_step", "step": step, "start_ns": start,
-                "end_ns": start + 70 * MS}))
+            writeln!(
+                text,
+                "{}",
+                json!({"ev": "rank_step", "step": step, "start_ns": start,
+                "end_ns": start + 70 * MS})
+            )
             .unwrap();
         }
         writeln!(text, "{}", json!({"ev": "rank_end", "code": 0, "reason": "finished"})).unwrap();
@@ -119,7 +124,10 @@ fn a_job_is_collected_into_one_log() {
     // Beside the folder first, and to standard output.
     well(&home, "collect ./theirs -o one.jsonl");
     assert_eq!(well(&home, "export csv one.jsonl"), before);
-    assert_eq!(well(&home, "collect ./theirs -o -"), fs::read_to_string(home.path("one.jsonl")).unwrap());
+    assert_eq!(
+        well(&home, "collect ./theirs -o -"),
+        fs::read_to_string(home.path("one.jsonl")).unwrap()
+    );
     refused(&home, "collect ./theirs -o one.jsonl", "--force");
     refused(&home, "collect one.jsonl", "is one log already");
     let told = well(&home, "collect theirs");
@@ -164,7 +172,7 @@ fn a_trace_of_our_own_becomes_a_run_again() {
     for (a, b) in ours.iter().zip(&theirs) {
         assert_eq!(a[..6], b[..6]);
         assert!((a[6].parse::<f64>().unwrap() - b[6].parse::<f64>().unwrap() - moved).abs() < 1.0);
-        assert_eq!(a[7].parse::<f64>().unwrap(), b[7].parse::<f64>().unwrap());
+        assert_eq!(a[7], b[7], "how long it took");
     }
     let column = |run: &str, at: usize| -> Vec<f64> {
         let csv = well(&home, &format!("export csv {run}"));
@@ -187,8 +195,10 @@ fn a_trace_of_our_own_becomes_a_run_again() {
 fn kineto(rank: u64, n_steps: u64) -> Value {
     let mut events = vec![json!({"ph": "M", "name": "process_name", "args": {"name": "python"}})];
     let mut add = |cat: &str, name: &str, ts: f64, dur: f64| {
-        events.push(json!({"ph": "X", "cat": cat, "name": name, "pid": 7, "tid": 7, "ts": ts, "dur": dur,
-            "args": {"External id": 1, "Ev Idx": 2}}));
+        events.push(
+            json!({"ph": "X", "cat": cat, "name": name, "pid": 7, "tid": 7, "ts": ts, "dur": dur,
+            "args": {"External id": 1, "Ev Idx": 2}}),
+        );
     };
     for step in 0..n_steps {
         let mut ts = 1000.5 + 100_000.0 * step as f64;
@@ -223,8 +233,12 @@ fn traces_of_pytorch_s_profiler_become_a_run() {
     let told = well(&home, "import kineto trace-1.json trace-0.json");
     assert!(told.trim_end().ends_with("3 steps"), "{told}");
     let id = told.split_whitespace().next().unwrap();
-    let numbers: Value = serde_json::from_str(&well(&home, &format!("snapshot {id} --json"))).unwrap();
-    assert_eq!((&numbers["pp"], &numbers["dp"], &numbers["step"]), (&json!(2), &json!(1), &json!(3)));
+    let numbers: Value =
+        serde_json::from_str(&well(&home, &format!("snapshot {id} --json"))).unwrap();
+    assert_eq!(
+        (&numbers["pp"], &numbers["dp"], &numbers["step"]),
+        (&json!(2), &json!(1), &json!(3))
+    );
     assert_eq!(numbers["standing"], "finished");
     let csv = well(&home, &format!("export csv {id} --what spans --steps 2..2"));
     let of = |op: &str| csv.lines().filter(|line| line.split(',').nth(5) == Some(op)).count();
@@ -238,9 +252,7 @@ fn traces_of_pytorch_s_profiler_become_a_run() {
 fn traces_that_say_too_little_are_refused_by_name() {
     let home = Folder::new();
     let write = |name: &str, trace: &Value| home.write(name, trace.to_string().as_bytes());
-    let event = |name: &str| {
-        json!([{"ph": "X", "cat": "user_annotation", "name": name, "ts": 1, "dur": 1, "pid": 1, "tid": 1}])
-    };
+    let event = |name: &str| json!([{"ph": "X", "cat": "user_annotation", "name": name, "ts": 1, "dur": 1, "pid": 1, "tid": 1}]);
     write("gpipe.json", &event("Forward 0"));
     refused(&home, "import kineto gpipe.json", "ScheduleGPipe");
     write("plain.json", &event("anything"));

@@ -42,9 +42,9 @@ pub use export::{
 };
 pub use follower::Follower;
 pub use identity::{NotProven, ProvenRun};
-pub use log_file::LogFile;
 pub use import::{ImportError, import_chrome_trace, import_kineto};
 pub use limits::{Limits, cores, host_memory_bytes, memory_available};
+pub use log_file::LogFile;
 pub use marks::{Marks, recorder};
 pub use model::{
     Activity, Alarm, BUCKETS_MAX, Before, Frame, GpuState, HISTORY_LOOKS, HISTORY_STEPS,
@@ -60,6 +60,7 @@ pub use reduced::Reduced;
 pub use replay::Replay;
 pub use runs::{
     FindError, Run, find_run, is_path, list_runs, log_or_ranks_of, of_path, status_of,
+    status_of_log,
 };
 pub use spool::{SPOOL_BYTES_MAX, Spool, SpoolError};
 pub use standing::{Evidence, Standing, StoppedBy};

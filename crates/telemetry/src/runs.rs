@@ -143,6 +143,11 @@ pub fn status_of(dir: &Path) -> Option<Status> {
     read_status(dir).or_else(|| status_of_job(dir))
 }
 
+/// The summary of the run of a log in a folder; with files of ranks, that of the log's job.
+pub fn status_of_log(dir: &Path, log: &Path) -> Option<Status> {
+    if RankFolder::is_one(log) { status_of_job(log) } else { status_of(dir) }
+}
+
 fn read_status(dir: &Path) -> Option<Status> {
     let mut text = Vec::new();
     open_regular(&dir.join(STATUS_FILE))
@@ -198,7 +203,9 @@ pub enum FindError {
         named: String,
     },
     /// The file or directory is no run.
-    #[error("{0:?} contains no run; name a folder with {EVENTS_FILE} or files of ranks, or the file itself")]
+    #[error(
+        "{0:?} contains no run; name a folder with {EVENTS_FILE} or files of ranks, or the file itself"
+    )]
     NotARun(PathBuf),
     /// It cannot be looked at.
     #[error("cannot read {path:?}: {source}; name a run that can be read")]
@@ -311,7 +318,7 @@ pub fn of_path(path: &Path) -> Result<Run, FindError> {
     let is_named =
         [EVENTS_FILE, COMPRESSED_FILE].iter().any(|n| path.file_name().is_some_and(|f| f == *n))
             || RankFile::of(path).is_some();
-    let status = if is_named { status_of(dir) } else { None };
+    let status = if is_named { status_of_log(dir, path) } else { None };
     let name =
         path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
     Ok(Run {

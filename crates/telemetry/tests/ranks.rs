@@ -309,7 +309,11 @@ fn a_rank_without_a_file_is_named() {
         rank.end(0, "finished");
     }
     let told = Told::of(dir.path());
-    assert!(told.says("rank 1 left no file here, so the bubble is not known"), "{:?}", told.texts());
+    assert!(
+        told.says("rank 1 left no file here, so the bubble is not known"),
+        "{:?}",
+        told.texts()
+    );
     assert!(told.hello().plan.is_empty());
     assert!(told.steps().iter().all(|step| step.bubble_ratio.is_nan()));
     assert_eq!(told.steps().len(), 4);
@@ -353,8 +357,7 @@ fn a_clock_that_is_minutes_off_is_corrected_and_named() {
     let dir = TempDir::new().unwrap();
     let job = Job::of(dir.path());
     let minutes = 5 * 60 * 1000 * MS;
-    let mut ranks =
-        [job.rank(0, 0), job.rank_on(0, 1, "boot-b", 77_000 * MS, minutes)];
+    let mut ranks = [job.rank(0, 0), job.rank_on(0, 1, "boot-b", 77_000 * MS, minutes)];
     for rank in &mut ranks {
         (1..=2).for_each(|step| rank.step(step, 2));
         rank.end(0, "finished");
@@ -489,7 +492,10 @@ fn a_folder_with_files_of_ranks_is_a_run() {
     }
     assert_eq!(Run::of(dir.path()).unwrap().unwrap().standing(), Standing::Finished);
     let status = Run::of(dir.path()).unwrap().unwrap().status.unwrap();
-    assert_eq!((status.pp, status.dp, status.step, status.program.as_str()), (2, 1, 1, "emitter 1.0"));
+    assert_eq!(
+        (status.pp, status.dp, status.step, status.program.as_str()),
+        (2, 1, 1, "emitter 1.0")
+    );
     // A log stands for the files from then on.
     std::fs::write(dir.path().join("events.jsonl"), "").unwrap();
     assert!(!Run::of(dir.path()).unwrap().unwrap().has_ranks());
@@ -506,7 +512,12 @@ fn long_files_are_read_side_by_side_in_bounded_memory() {
             for (op, mb) in [("F", 0), ("F", 1), ("B", 0), ("B", 1)] {
                 writeln!(file, r#"{{"ev":"span","step":{step},"replica":0,"rank":{id},"stage":{stage},"mb":{mb},"op":"{op}","start_ns":{start},"dur_ns":1000,"cpu_ns":0,"bytes":0,"starved_ns":0}}"#).unwrap();
             }
-            writeln!(file, r#"{{"ev":"rank_step","step":{step},"start_ns":{start},"end_ns":{}}}"#, start + 5).unwrap();
+            writeln!(
+                file,
+                r#"{{"ev":"rank_step","step":{step},"start_ns":{start},"end_ns":{}}}"#,
+                start + 5
+            )
+            .unwrap();
         }
         file.flush().unwrap();
         rank.end(0, "finished");

@@ -338,6 +338,7 @@ impl Hello {
     }
 
     /// With its numbers and shortened texts alone, for a hello with names of megabytes.
+    #[must_use]
     pub fn brief(&self, n_bytes: usize) -> Self {
         let mut kept = Self {
             run: bounds::shortened(&self.run),

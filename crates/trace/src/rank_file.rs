@@ -83,7 +83,11 @@ pub struct RankHead {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub host: String,
     /// The command line.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bounds::arguments")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "bounds::arguments"
+    )]
     pub argv: Vec<String>,
     /// What all ranks of a job have in common and no other job has, as far as it is known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -202,7 +206,9 @@ impl RankLine {
         }
         match self {
             Self::Event(event) => return event.write_line(into),
-            Self::Head(line) => write_json(&mut *into, &Kind { ev: "rank", schema: Some(SCHEMA), line })?,
+            Self::Head(line) => {
+                write_json(&mut *into, &Kind { ev: "rank", schema: Some(SCHEMA), line })?;
+            }
             Self::Step(step) => {
                 let (mut step, mut notes) = (*step, crate::number::Notes::default());
                 for (key, value) in step.numbers() {
@@ -211,7 +217,9 @@ impl RankLine {
                 let line = &StepLine { step, notes };
                 write_json(&mut *into, &Kind { ev: "rank_step", schema: None, line })?;
             }
-            Self::End(line) => write_json(&mut *into, &Kind { ev: "rank_end", schema: None, line })?,
+            Self::End(line) => {
+                write_json(&mut *into, &Kind { ev: "rank_end", schema: None, line })?;
+            }
         }
         into.push(b'\n');
         Ok(())

@@ -29,7 +29,7 @@ def recorded(folder: Path, **info: Any) -> Recorder:
 
 
 def test_lines_are_those_of_the_format(tmp_path: Path) -> None:
-    with recorded(tmp_path / "run", rank=1, pp=2, pipeline=[4, 5], schedule="Schedule1F1B") as it:
+    with recorded(tmp_path / "run", rank=1, pp=2, pipeline=range(4, 6), schedule="Schedule1F1B") as it:
         it.begin_step(1)
         it.span("F", stage=1, mb=0, start_ns=10, dur_ns=5)
         it.end_step(loss=0.5, lr=None)
@@ -37,6 +37,7 @@ def test_lines_are_those_of_the_format(tmp_path: Path) -> None:
     first, span, step, memory, *rest = (line for line in lines(it.path) if line["ev"] != "cpu")
     assert Path(it.path).name == "rank-5.jsonl", "the file has the global rank in its name"
     assert (first["ev"], first["schema"], first["rank"], first["pp"]) == ("rank", 1, 1, 2)
+    assert first["pipeline"] == [4, 5], "any sequence is a list"
     assert first["pid"] == os.getpid() and first["unix_ns"] > 0 and "model" not in first
     text = '{"ev":"span","step":1,"replica":0,"rank":1,"stage":1,"mb":0,"op":"F","start_ns":10,'
     text += '"dur_ns":5,"cpu_ns":0,"bytes":0,"starved_ns":0}'

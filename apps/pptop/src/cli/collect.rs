@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
-use pp_telemetry::{
-    EVENTS_FILE, Event, Follower, LogFile, Run, Taken, WholeFile,
-};
+use pp_telemetry::{EVENTS_FILE, Event, Follower, LogFile, Run, Taken, WholeFile};
 
 use super::endings::Content;
 use super::output::{Output, write_failed};
@@ -123,4 +121,3 @@ pub(super) fn collect<W: Write>(run: &Run, id: &str, into: W) -> Result<(W, u64)
     }
     Ok((into, n_steps))
 }
-

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pp_telemetry::{
     Evidence, Follower, Frame, Model, NotProven, Process as Look, ProvenRun, Replay, Run, log_of,
-    status_of,
+    status_of_log,
 };
 use rustix::process::Signal;
 
@@ -62,7 +62,7 @@ enum Source {
 /// What is known of the process.
 enum Process {
     Child(Trainer),
-    Found { dir: PathBuf, state: ChildState, looked: Option<Instant> },
+    Found { dir: PathBuf, log: PathBuf, state: ChildState, looked: Option<Instant> },
     None,
 }
 
@@ -133,10 +133,14 @@ impl Watched {
                 let silent = silent.and_then(Result::ok).unwrap_or_default();
                 let heard = heard.checked_sub(silent).unwrap_or(heard);
                 let process = match run.status {
-                    Some(_) => {
-                        Process::Found { dir: run.dir.clone(), state: state.clone(), looked: None }
-                    }
-                    None => Process::None,
+                    // The first line of a file may still be on its way.
+                    None if !run.has_ranks() => Process::None,
+                    _ => Process::Found {
+                        dir: run.dir.clone(),
+                        log: run.log.clone(),
+                        state: state.clone(),
+                        looked: None,
+                    },
                 };
                 Self {
                     state: State::new(state, false),
@@ -408,11 +412,11 @@ impl Process {
     fn poll(&mut self) -> io::Result<()> {
         match self {
             Self::Child(trainer) => trainer.poll(),
-            Self::Found { dir, state, looked } => {
+            Self::Found { dir, log, state, looked } => {
                 if looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
                     *looked = Some(Instant::now());
                     // A summary that is being replaced, or is gone, says nothing new.
-                    if let Some(status) = status_of(dir) {
+                    if let Some(status) = status_of_log(dir, log) {
                         *state = found(dir, Some(&status));
                     }
                 }

@@ -17,7 +17,8 @@ struct Emitter {
 impl Emitter {
     /// Starts a job; `None` without Python.
     fn start(folder: &Path, flags: &str) -> Option<Self> {
-        let package = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/python"));
+        let package =
+            PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/python"));
         let child = Command::new("python3")
             .arg(package.join("tests/emitter.py"))
             .arg(folder)
@@ -30,7 +31,9 @@ impl Emitter {
         let mut child = match child {
             Ok(child) => child,
             Err(error) => {
-                println!("skipped: python3 does not start: {error}");
+                let required = std::env::var_os("PPTOP_REQUIRE_TMUX").is_some_and(|v| v == "1");
+                assert!(!required, "PPTOP_REQUIRE_TMUX=1, and python3 does not start: {error}");
+                crate::terminal::skipped_without("python3");
                 return None;
             }
         };
@@ -95,7 +98,7 @@ fn a_job_that_ends_is_shown_as_finished_and_one_that_fails_with_its_error() {
     let folder = terminal.dir.path().join("theirs");
     let Some(mut job) = Emitter::start(&folder, "--pp 2 --dp 2 --steps 5 --ms 5") else { return };
     terminal.pptop(&format!("attach {}", folder.display()));
-    terminal.wait_for("FINISHED");
+    terminal.wait_for("ENDED");
     assert!(job.child.wait().unwrap().success());
     terminal.press("q");
     terminal.wait_restored("exit=0");

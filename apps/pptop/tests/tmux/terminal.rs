@@ -190,9 +190,13 @@ pub(crate) fn is_trainer(pid: Pid, terminal: &Terminal) -> bool {
     String::from_utf8_lossy(&arguments).contains(&*terminal.run_dir().to_string_lossy())
 }
 
-#[expect(clippy::print_stderr, reason = "a test that looks at nothing has to say so")]
 pub(crate) fn skipped() {
-    eprintln!("skipped: tmux is not there");
+    skipped_without("tmux");
+}
+
+#[expect(clippy::print_stderr, reason = "a test that looks at nothing has to say so")]
+pub(crate) fn skipped_without(program: &str) {
+    eprintln!("skipped: {program} is not there");
 }
 
 /// The number behind `step ` in the first line.

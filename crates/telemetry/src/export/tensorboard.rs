@@ -161,10 +161,8 @@ impl TensorBoard {
     }
 
     fn step(&self, step: &StepEvent) -> Vec<Value> {
-        let mut values = vec![
-            value("bubble/measured", step.bubble_ratio),
-            value("seconds/step", step.seconds),
-        ];
+        let mut values =
+            vec![value("bubble/measured", step.bubble_ratio), value("seconds/step", step.seconds)];
         let told = [
             ("loss/train", step.loss.map(f64::from)),
             ("lr", step.lr),

@@ -8,9 +8,9 @@ use std::path::Path;
 
 use pp_trace::{RankHead, Span, SpanKind};
 
+use super::ImportError;
 use super::rank_writer::{RankWriter, stages};
 use super::stream::{TraceEvent, read};
-use super::ImportError;
 
 /// Ranks over all replicas at most.
 const RANKS_MAX: usize = 65_536;

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use pp_trace::{RankHead, Span, SpanKind};
 
+use super::ImportError;
 use super::rank_writer::{RankWriter, stages};
 use super::stream::{TraceEvent, read};
-use super::ImportError;
 
 /// Actions of one rank at most: a trace has some hundred steps.
 const ACTIONS_MAX: usize = 1 << 22;
@@ -99,7 +99,9 @@ fn check(places: &BTreeMap<Vec<u32>, Vec<usize>>, all: &[Found]) -> Result<(), I
     let mut ranks = BTreeSet::new();
     for found in all {
         if let Some(rank) = found.rank.filter(|&rank| !ranks.insert(rank)) {
-            return Err(ImportError::Unfit(format!("two traces are of rank {rank}; name each once")));
+            return Err(ImportError::Unfit(format!(
+                "two traces are of rank {rank}; name each once"
+            )));
         }
     }
     let stages: BTreeSet<u32> = places.keys().flatten().copied().collect();
@@ -118,9 +120,9 @@ fn check(places: &BTreeMap<Vec<u32>, Vec<usize>>, all: &[Found]) -> Result<(), I
     }
     let dp = places.values().map(Vec::len).max().unwrap_or(0);
     if let Some((stages, members)) = places.iter().find(|(_, members)| members.len() != dp) {
-        let of = &all[members[0]].path;
+        let of = all[members[0]].path.display();
         return Err(ImportError::Unfit(format!(
-            "{dp} traces have other stages, but only {} has stages {stages:?}, such as {of:?}; name the traces of all ranks, each once",
+            "{dp} traces have other stages, but only {} has stages {stages:?}, such as {of}; name the traces of all ranks, each once",
             members.len()
         )));
     }
@@ -253,8 +255,15 @@ fn write(found: &Found, place: &Place<'_>, into: &Path) -> Result<u64, ImportErr
     for action in &found.actions {
         let Label { stage, op, mb } = action.label;
         if op.is_compute() && !seen.insert(action.label) {
-            while let Some((start, end)) = optimizers.next_if(|(start, _)| *start < action.start_ns) {
-                file.span(&span(step, place.rank, (0, SpanKind::Optim, 0), own(*start), own(*end)))?;
+            while let Some((start, end)) = optimizers.next_if(|(start, _)| *start < action.start_ns)
+            {
+                file.span(&span(
+                    step,
+                    place.rank,
+                    (0, SpanKind::Optim, 0),
+                    own(*start),
+                    own(*end),
+                ))?;
             }
             file.step(step, (own(began_ns), own(action.start_ns)), None)?;
             (step, began_ns) = (step + 1, action.start_ns);
@@ -294,5 +303,17 @@ fn span(
     end_ns: u64,
 ) -> Span {
     let dur_ns = end_ns.saturating_sub(start_ns);
-    Span { step, replica: 0, rank, stage, mb, op, start_ns, dur_ns, cpu_ns: 0, bytes: 0, starved_ns: 0 }
+    Span {
+        step,
+        replica: 0,
+        rank,
+        stage,
+        mb,
+        op,
+        start_ns,
+        dur_ns,
+        cpu_ns: 0,
+        bytes: 0,
+        starved_ns: 0,
+    }
 }

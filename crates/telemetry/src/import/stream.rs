@@ -120,7 +120,7 @@ impl Loose {
     pub(super) fn whole(&self) -> Option<u64> {
         let number = self.number()?;
         #[expect(clippy::cast_sign_loss, reason = "it is not negative")]
-        (number >= 0.0 && number <= 9e15 && number.fract() == 0.0).then_some(number as u64)
+        ((0.0..=9e15).contains(&number) && number.fract() == 0.0).then_some(number as u64)
     }
 
     /// What tells two threads apart.
@@ -282,7 +282,9 @@ impl<'de> Visitor<'de> for Trace<'_> {
                     has_events = true;
                     map.next_value_seed(Events(&mut *self.each))?;
                 }
-                "distributedInfo" => self.about.rank = map.next_value::<Distributed>()?.rank.whole(),
+                "distributedInfo" => {
+                    self.about.rank = map.next_value::<Distributed>()?.rank.whole();
+                }
                 "baseTimeNanoseconds" => {
                     // As an integer: a float would lose the last digits.
                     self.about.base_ns = map.next_value::<Option<i64>>()?.unwrap_or(0);

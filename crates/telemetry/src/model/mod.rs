@@ -40,7 +40,7 @@ pub use whole::Incomplete;
 pub(crate) use mark::{is_intact, saved, write_mark};
 pub(crate) use whole::{Expected, Tally};
 
-use pp_trace::{Continues, End, Event, Hello, Index, Mem, Span, StepEvent};
+use pp_trace::{Continues, End, Event, Hello, Index, Mem, Span, StageInfo, StepEvent};
 
 use crate::mark_v1::{LostV1, MessageV1, ModelV1, RankV1};
 
@@ -219,17 +219,17 @@ impl Model {
                 ranks.extend((0..hello.pp).map(|rank| RankState::new(replica, rank)));
             }
         }
-        let mut stages: HashMap<u32, Vec<(u32, Option<[u32; 2]>)>> = HashMap::new();
+        let mut stages: HashMap<u32, Vec<&StageInfo>> = HashMap::new();
         // Each replica has all of them.
         let n_stages = hello.stages.len() as u64 * u64::from(hello.dp);
         for stage in hello.stages.iter().filter(|_| n_stages <= STAGES_SHOWN_MAX) {
-            stages.entry(stage.rank).or_default().push((stage.stage, stage.layers));
+            stages.entry(stage.rank).or_default().push(stage);
         }
         let devices = devices_of(hello);
         for state in &mut ranks {
-            for &(stage, layers) in stages.get(&state.rank).into_iter().flatten() {
-                state.stages.push(stage);
-                state.layers.push(layers);
+            for stage in stages.get(&state.rank).into_iter().flatten() {
+                state.stages.push(stage.stage);
+                state.layers.push(stage.layers);
             }
             let device = devices.get(&(state.replica, state.rank));
             state.device =

@@ -80,15 +80,15 @@ impl Clocks {
         is_placed[0] = true;
         let mut reached = vec![0];
         while let Some(from) = reached.pop() {
-            for to in 0..self.len() {
-                if is_placed[to] {
+            for (to, is_placed) in is_placed.iter_mut().enumerate() {
+                if *is_placed {
                     continue;
                 }
                 let (Some(&there), Some(&back)) = (gaps.get(&(from, to)), gaps.get(&(to, from)))
                 else {
                     continue;
                 };
-                is_placed[to] = true;
+                *is_placed = true;
                 reached.push(to);
                 // `from` may have been moved since the gaps were taken.
                 let by = self.offsets[from].ns.saturating_sub(before[from]);

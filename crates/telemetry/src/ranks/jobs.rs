@@ -21,13 +21,13 @@ pub(super) struct Job {
     pub(super) lanes: Vec<usize>,
 }
 
-/// The jobs of a folder, the newest last. A file without its first line belongs to none.
-pub(super) fn jobs(lanes: &[Lane]) -> Vec<Job> {
+/// The jobs of a folder, the newest last, from the files' places, global ranks and first lines in
+/// the order of their names.
+pub(super) fn jobs<'a>(files: impl Iterator<Item = (usize, u32, &'a RankHead)>) -> Vec<Job> {
     let mut n_before: HashMap<(u32, &str), usize> = HashMap::new();
     let mut jobs: Vec<Job> = Vec::new();
-    for (at, lane) in lanes.iter().enumerate() {
-        let Some(head) = &lane.head else { continue };
-        let n_before = n_before.entry((lane.file.number, head.job.as_str())).or_default();
+    for (at, number, head) in files {
+        let n_before = n_before.entry((number, head.job.as_str())).or_default();
         let key = (head.job.clone(), *n_before);
         *n_before += 1;
         match jobs.iter_mut().find(|job| job.key == key) {
@@ -81,9 +81,8 @@ impl Crew {
         for (at, head) in heads {
             let replica = pipelines.binary_search(&&*head.pipeline).unwrap_or(0) as u32;
             let (rank, pp) = (head.rank, head.pp);
-            let twice = crew.members.iter().any(|member| {
-                (member.replica, member.rank) == (replica, rank)
-            });
+            let twice =
+                crew.members.iter().any(|member| (member.replica, member.rank) == (replica, rank));
             let odd = if is_too_large {
                 Some(format!("it says {pp} ranks; at most {RANKS_MAX} are shown"))
             } else if pp != crew.pp {

@@ -96,10 +96,8 @@ impl Lane {
             return Ok(0);
         }
         let before = self.follower.n_bytes();
-        let mut follower = std::mem::replace(
-            &mut self.follower,
-            RankFollower::new(&self.file.path),
-        );
+        let mut follower =
+            std::mem::replace(&mut self.follower, RankFollower::new(&self.file.path));
         let poll = follower.poll(buffer, |line| self.take(line));
         self.follower = follower;
         match poll {
@@ -187,8 +185,7 @@ impl Lane {
 
     /// Whether nothing more can come.
     pub(super) fn is_final(&self) -> bool {
-        self.is_at_end
-            && (self.end.is_some() || self.trouble.is_some() || self.seen == Seen::Gone)
+        self.is_at_end && (self.end.is_some() || self.trouble.is_some() || self.seen == Seen::Gone)
     }
 
     /// Whether the file is not waited for.

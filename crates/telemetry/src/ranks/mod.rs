@@ -80,12 +80,8 @@ struct Merged {
 impl RankFolder {
     /// The newest job of a folder, or the job of a file.
     pub(crate) fn new(path: &Path) -> Self {
-        let dir = match RankFile::of(path) {
-            Some(_) => path.parent().filter(|dir| !dir.as_os_str().is_empty()),
-            None => Some(path),
-        };
         Self {
-            dir: dir.unwrap_or(Path::new(".")).to_owned(),
+            dir: place(path).0.to_owned(),
             path: path.to_owned(),
             lanes: Vec::new(),
             run: None,
@@ -172,12 +168,18 @@ impl RankFolder {
         if std::mem::replace(&mut self.n_heads, n_heads) == n_heads {
             return;
         }
-        let all = jobs::jobs(&self.lanes);
-        let named = RankFile::of(&self.path);
+        let heads = self.lanes.iter().enumerate();
+        let all = jobs::jobs(
+            heads.filter_map(|(at, lane)| Some((at, lane.file.number, lane.head.as_ref()?))),
+        );
+        let named = place(&self.path).1;
         let chosen = match &named {
-            Some(file) => {
-                all.iter().find(|job| job.lanes.iter().any(|&at| self.lanes[at].file == *file))
-            }
+            Some(named) => all.iter().find(|job| {
+                job.lanes.iter().any(|&at| {
+                    let file = &self.lanes[at].file;
+                    (file.number, file.count) == *named
+                })
+            }),
             None => all.last(),
         };
         let Some(job) = chosen.cloned() else { return };
@@ -204,6 +206,17 @@ impl RankFolder {
     }
 }
 
+/// The folder of a job and, if one of its files was named, the rank and the number of that file.
+fn place(path: &Path) -> (&Path, Option<(u32, u32)>) {
+    match RankFile::of(path) {
+        Some(file) => {
+            let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+            (dir.unwrap_or(Path::new(".")), Some((file.number, file.count)))
+        }
+        None => (path, None),
+    }
+}
+
 impl Crew {
     /// What a member is called in a message.
     fn name(&self, member: &Member) -> String {
@@ -211,7 +224,11 @@ impl Crew {
     }
 
     fn name_of(&self, replica: u32, rank: u32) -> String {
-        if self.dp > 1 { format!("rank {rank} of replica {replica}") } else { format!("rank {rank}") }
+        if self.dp > 1 {
+            format!("rank {rank} of replica {replica}")
+        } else {
+            format!("rank {rank}")
+        }
     }
 }
 
@@ -386,10 +403,7 @@ impl Merged {
             let all = named.join(", ");
             warn(None, format!("{all}{more} left no file here, so the bubble is not known"));
         } else if !has_plan {
-            warn(
-                None,
-                format!("step {step} is not complete on all ranks, so no plan is known"),
-            );
+            warn(None, format!("step {step} is not complete on all ranks, so no plan is known"));
         }
         for (at, why) in &self.crew.odd {
             let name = lanes[*at].file.path.file_name().unwrap_or_default().to_string_lossy();
@@ -413,7 +427,9 @@ impl Merged {
                 Some(_) => {}
                 None => warn(
                     None,
-                    format!("no messages tell the clock of {host} from the first; its wall clock is trusted"),
+                    format!(
+                        "no messages tell the clock of {host} from the first; its wall clock is trusted"
+                    ),
                 ),
             }
         }
@@ -641,9 +657,11 @@ impl Merged {
     /// The last line, when all ranks have written theirs and all steps were handed over.
     fn end(&mut self, lanes: &[Lane], ready: &mut VecDeque<Event>) {
         let members = &self.crew.members;
-        let ends = || members.iter().filter_map(|member| {
-            lanes[member.lane].end.as_ref().map(|end| (member, end))
-        });
+        let ends = || {
+            members
+                .iter()
+                .filter_map(|member| lanes[member.lane].end.as_ref().map(|end| (member, end)))
+        };
         let is_read = members.iter().all(|member| {
             let lane = &lanes[member.lane];
             lane.is_at_end() && lane.steps.is_empty()

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use pp_schedule::{
-    Costs, RankShare, ScheduleName, Sizes, closed_form, simulate,
-};
+use pp_schedule::{Costs, RankShare, ScheduleName, Sizes, closed_form, simulate};
 use pp_trace::{DeviceMapEntry, Hello, HostEntry, RankHead, SCHEMA, Span, StageInfo};
 
 use super::clocks::Clocks;
@@ -16,7 +14,7 @@ use crate::account::plan_of;
 /// Operations of a step beyond which no plan is made of them.
 const OPS_MAX: usize = 1 << 20;
 
-/// What PyTorch, DeepSpeed and Megatron call schedules of ours.
+/// What `PyTorch`, `DeepSpeed` and Megatron call schedules of ours.
 const NAMES: [(&str, ScheduleName); 9] = [
     ("ScheduleGPipe", ScheduleName::Gpipe),
     ("Schedule1F1B", ScheduleName::OneFOneB),
@@ -63,7 +61,11 @@ pub(super) fn hello(
             ..StageInfo::default()
         })
         .collect();
-    let n_hosts = heads.iter().map(|(_, _, _, head)| &head.host).collect::<std::collections::BTreeSet<_>>().len();
+    let n_hosts = heads
+        .iter()
+        .map(|(_, _, _, head)| &head.host)
+        .collect::<std::collections::BTreeSet<_>>()
+        .len();
     let device_map = heads
         .iter()
         .flat_map(|&(replica, rank, _, head)| {

@@ -6,7 +6,9 @@ use std::time::UNIX_EPOCH;
 
 use pp_trace::{Event, RankEnd, RankFile, RankHead, RankLine, SCHEMA, State, Status, open_regular};
 
+use super::jobs::jobs;
 use super::lane::{Seen, seen};
+use super::place;
 
 /// Bytes at the start of a file in which its first line is looked for.
 const HEAD_BYTES: u64 = 256 * 1024;
@@ -18,6 +20,7 @@ const FILES_MAX: usize = 1024;
 /// What the ends of one file say.
 struct Ends {
     number: u32,
+    count: u32,
     head: RankHead,
     end: Option<RankEnd>,
     last_step: u64,
@@ -26,28 +29,27 @@ struct Ends {
     modified_ms: u64,
 }
 
-/// The summary of the newest job of a folder, as its ranks' files tell it; `None` without such
-/// files.
-pub(crate) fn status_of_job(dir: &Path) -> Option<Status> {
+/// The summary of a job, as its ranks' files tell it: of the newest of a folder, or of the one of a
+/// file; `None` without such files.
+pub(crate) fn status_of_job(path: &Path) -> Option<Status> {
+    let (dir, named) = place(path);
     let files = RankFile::all_in(dir).ok()?;
-    let mut ends: Vec<Ends> = files.iter().take(FILES_MAX).filter_map(ends_of).collect();
-    // A job that was started again has a newer file of each rank.
-    let newest = ends.iter().max_by_key(|ends| ends.head.unix_ns)?.head.job.clone();
-    ends.retain(|ends| ends.head.job == newest);
-    let mut of_rank: Vec<Ends> = Vec::new();
-    for ends in ends {
-        match of_rank.iter_mut().find(|known| known.number == ends.number) {
-            Some(known) => *known = ends,
-            None => of_rank.push(ends),
-        }
-    }
+    let ends: Vec<Ends> = files.iter().take(FILES_MAX).filter_map(ends_of).collect();
+    let jobs = jobs(ends.iter().enumerate().map(|(at, ends)| (at, ends.number, &ends.head)));
+    let job = match &named {
+        Some(named) => jobs
+            .iter()
+            .find(|job| job.lanes.iter().any(|&at| (ends[at].number, ends[at].count) == *named))?,
+        None => jobs.last()?,
+    };
+    let of_rank: Vec<&Ends> = job.lanes.iter().map(|&at| &ends[at]).collect();
     // The rank that says most about the whole: one that is gone, then one that is stopped.
-    let first = of_rank.first()?;
-    let is_open = |ends: &&Ends| ends.end.is_none();
-    let seen_as = |what: Seen| of_rank.iter().filter(is_open).find(|ends| seen(&ends.head) == what);
+    let first = *of_rank.first()?;
+    let open = || of_rank.iter().copied().filter(|ends| ends.end.is_none());
+    let seen_as = |what: Seen| open().find(|ends| seen(&ends.head) == what);
     let telling = seen_as(Seen::Gone)
         .or_else(|| seen_as(Seen::Suspended))
-        .or_else(|| of_rank.iter().find(is_open))
+        .or_else(|| open().next())
         .unwrap_or(first);
     let is_over = of_rank.iter().all(|ends| ends.end.is_some());
     let failed = of_rank.iter().find_map(|ends| ends.end.as_ref().filter(|end| end.code != 0));
@@ -97,6 +99,7 @@ fn ends_of(file: &RankFile) -> Option<Ends> {
     (&mut open).take(TAIL_BYTES).read_to_end(&mut text).ok()?;
     let mut found = Ends {
         number: file.number,
+        count: file.count,
         head: *head,
         end: None,
         last_step: 0,
@@ -115,8 +118,7 @@ fn ends_of(file: &RankFile) -> Option<Ends> {
             Ok(Some(RankLine::End(end))) => found.end = Some(end),
             Ok(Some(RankLine::Step(step))) => {
                 found.last_step = step.step;
-                found.step_seconds =
-                    Some(step.end_ns.saturating_sub(step.start_ns) as f64 * 1e-9);
+                found.step_seconds = Some(step.end_ns.saturating_sub(step.start_ns) as f64 * 1e-9);
             }
             Ok(Some(RankLine::Event(Event::Span(span)))) if found.last_step == 0 => {
                 found.last_step = span.step.saturating_sub(1);

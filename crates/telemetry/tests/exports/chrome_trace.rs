@@ -159,8 +159,11 @@ fn a_chrome_trace_holds_every_span_exactly() {
         let counter = |what: String| {
             of("C").filter(move |event| event["name"] == what.as_str()).collect::<Vec<_>>()
         };
-        let losses: Vec<f32> =
-            steps(&events).iter().filter_map(|step| step.loss).filter(|loss| loss.is_finite()).collect();
+        let losses: Vec<f32> = steps(&events)
+            .iter()
+            .filter_map(|step| step.loss)
+            .filter(|loss| loss.is_finite())
+            .collect();
         let shown: Vec<f32> = counter("loss".to_owned())
             .iter()
             .map(|event| event["args"]["loss"].as_f64().unwrap() as f32)

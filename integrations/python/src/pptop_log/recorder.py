@@ -281,8 +281,10 @@ class Recorder:
     def _first_line(self) -> str:
         line: dict[str, Any] = {"ev": "rank", "schema": SCHEMA}
         keys = asdict(self.info)
+        keys["pipeline"] = list(keys["pipeline"])
+        keys["stages"] = [dict(stage) for stage in keys["stages"]]
         line.update(keys.pop("more"))
-        line.update({key: value for key, value in keys.items() if value not in (None, "", ())})
+        line.update({key: value for key, value in keys.items() if value not in (None, "", [])})
         line["pid"] = self._pid
         line["pid_began"] = _process_began()
         line["boot"] = _first_word("/proc/sys/kernel/random/boot_id")
