@@ -34,4 +34,16 @@ job replicas --schedule Schedule1F1B --pp 2 --dp 2 --micro-batches 8 --steps 4
 for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B; do
   job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 8 --sleep-ms 100 -- --theory 0.02
 done
+# The profiler beside the hooks, for the schedules whose runtime labels its actions; the others are refused.
+for schedule in ScheduleInterleaved1F1B ScheduleZBVZeroBubble ScheduleInterleavedZeroBubble; do
+  mkdir -p "$work/traces-$schedule"
+  job "profiled-$schedule" --schedule "$schedule" --pp 2 --micro-batches 4 --steps 4 --sleep-ms 20 --profile "$work/traces-$schedule"
+  .venv/bin/python tests/interop/check_kineto.py "$work/profiled-$schedule/run" "$work/traces-$schedule" "$pptop"
+done
+for schedule in ScheduleGPipe Schedule1F1B; do
+  mkdir -p "$work/traces-$schedule"
+  job "profiled-$schedule" --schedule "$schedule" --pp 2 --micro-batches 4 --steps 2 --profile "$work/traces-$schedule"
+  if "$pptop" import kineto "$work/traces-$schedule"/*.json 2>"$work/refused"; then exit 1; fi
+  grep -o 'its labels are those of ScheduleGPipe\|Schedule1F1B does not' "$work/refused"
+done
 job sleep-4 --schedule Schedule1F1B --pp 4 --micro-batches 8 --steps 8 --sleep-ms 100 -- --theory 0.02

@@ -110,7 +110,7 @@ fn what_a_job_does_not_tell_is_left_out_everywhere() {
     assert!(!trace.contains("\"loss\""), "{trace}");
     for view in ["overview", "timeline", "devices", "loss", "bubble", "log"] {
         let screen = well(&home, &format!("snapshot theirs --view {view} --size 160x50"));
-        for odd in ["NaN", "batch 0", "0 cores", "0 parameters", "0 samples", " x stop"] {
+        for odd in ["NaN", "batch 0", "0 cores", "0 parameters", "0 samples", " x stop", "--"] {
             assert!(!screen.contains(odd), "{odd} in {view}:\n{screen}");
         }
     }

@@ -26,6 +26,7 @@ mod policy;
 mod status;
 mod writer;
 
+mod poll;
 mod rank_file;
 mod reader;
 mod source;
@@ -49,8 +50,9 @@ pub use number::{Nonfinite, any_float, any_float_option};
 pub use paths::{civil_date, new_run_dir, runs_dir, state_dir};
 pub use phase::PhaseEvent;
 pub use policy::{LOG_BYTES_MAX, LogSize, SpanPolicy, WHOLE_FIRST_STEPS};
+pub use poll::{Poll, ReadError};
 pub use rank_file::{RankEnd, RankFile, RankFollower, RankHead, RankLine, RankStage, RankStep};
-pub use reader::{Follower, Poll, ReadError};
+pub use reader::Follower;
 pub use source::{log_of, open_regular, path_of_open_file};
 pub use span::{Span, SpanKind};
 pub use status::{State, Status};

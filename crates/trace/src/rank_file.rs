@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bounds;
 use crate::event::{Event, Line, LineError, SCHEMA};
-use crate::reader::{Poll, ReadError};
+use crate::poll::{Poll, ReadError};
 use crate::source::Source;
 use crate::tail::Tail;
 use crate::text::write_json;

@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::lines::LineSplitter;
-use crate::reader::ReadError;
+use crate::poll::ReadError;
 use crate::source::Source;
 
 /// Reads the lines of a log as they are appended, compressed logs included.

@@ -179,6 +179,8 @@ def torch_schedules() -> Any:
             self._update_losses(self._stages, None)
 
     class PipelineScheduleMulti(_PipelineSchedule):
+        is_sharded = False
+
         def step(self, *args: Any) -> None:
             for stage in self._stages:
                 with module.record_function(f"PP:{stage.stage_index}F0"):
@@ -187,8 +189,12 @@ def torch_schedules() -> Any:
                 with module.record_function(f"PP:{stage.stage_index}I0"):
                     stage.backward_one_chunk(0, full_backward=False)
             for stage in self._stages:
+                if self.is_sharded:
+                    stage.start_gradient_reduction()
                 with module.record_function(f"PP:{stage.stage_index}W0"):
                     stage.backward_weight_one_chunk(0)
+                if self.is_sharded:
+                    stage.wait_for_gradient_reduction(1)
 
     class record_function:
         def __init__(self, name: str) -> None:

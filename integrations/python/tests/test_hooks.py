@@ -108,6 +108,24 @@ def test_a_runtime_whose_stages_are_not_called_is_known_by_its_labels(
     assert spans(found) == wanted and spans(found, 2) == wanted
 
 
+def test_reductions_of_fsdp_last_from_their_start_to_the_end_of_their_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standins.install_torch(monkeypatch)
+    module = standins.torch_schedules()
+    pptop_log.torch.install(module, str(tmp_path))
+    stage = module._PipelineStageBase(0, 1, 0, 1)
+    schedule = module.PipelineScheduleMulti([stage], 1, lambda mb: standins.Tensor())
+    schedule.is_sharded = True
+    schedule.step()
+    found = lines(tmp_path)
+    assert spans(found) == ["0 F 0", "0 I 0", "0 all_reduce 0", "0 W 0"]
+    reduced, weight = (
+        next(line for line in found if line.get("op") == op) for op in ("all_reduce", "W")
+    )
+    assert reduced["dur_ns"] >= weight["dur_ns"], "it lasts beside the weight gradient"
+
+
 def test_another_version_costs_one_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

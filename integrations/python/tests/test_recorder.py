@@ -29,7 +29,9 @@ def recorded(folder: Path, **info: Any) -> Recorder:
 
 
 def test_lines_are_those_of_the_format(tmp_path: Path) -> None:
-    with recorded(tmp_path / "run", rank=1, pp=2, pipeline=range(4, 6), schedule="Schedule1F1B") as it:
+    with recorded(
+        tmp_path / "run", rank=1, pp=2, pipeline=range(4, 6), schedule="Schedule1F1B"
+    ) as it:
         it.begin_step(1)
         it.span("F", stage=1, mb=0, start_ns=10, dur_ns=5)
         it.end_step(loss=0.5, lr=None)

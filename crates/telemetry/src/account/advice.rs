@@ -217,7 +217,7 @@ fn too_few_cores(account: &Account, n_ranks: u64, cores: u32) -> Advice {
 pub(crate) fn fewer_ranks(hello: &Hello, cores: u32) -> Option<String> {
     let is_named =
         pp_schedule::ScheduleName::ALL.iter().any(|name| name.as_str() == hello.schedule);
-    if !is_named {
+    if !is_named || !hello.program.is_empty() {
         return None;
     }
     let is_paired = hello.schedule == pp_schedule::ScheduleName::Chimera.as_str();
@@ -313,7 +313,11 @@ fn copy(account: &Account) -> (String, String, String) {
     }
     tries.push("larger micro-batches");
     let next = format!("{}; or a schedule that hides communication", tries.join(", "));
-    let short = if has_chunks { "fewer --virtual-stages" } else { "larger micro-batches" };
+    let short = match (has_chunks, account.hello.program.is_empty()) {
+        (true, true) => "fewer --virtual-stages",
+        (true, false) => "fewer stages a rank",
+        (false, _) => "larger micro-batches",
+    };
     match account.slowest_edge {
         Some((from, to, delay)) => (
             format!("a message from r{from} to r{to} takes {}: the slowest link", millis(delay)),

@@ -468,7 +468,8 @@ impl Account {
     /// layers take; or, where it was cut so already, the layers of each stage that would take the
     /// ranks equally long.
     pub fn other_cut(&self) -> Option<String> {
-        if !self.can_be_cut_otherwise() {
+        // The flags of another program are not known.
+        if !self.can_be_cut_otherwise() || !self.hello.program.is_empty() {
             return None;
         }
         let other = || recut::recut(self).map(|other| other.flag());

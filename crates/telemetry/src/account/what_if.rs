@@ -125,7 +125,9 @@ pub fn what_if(account: &Account) -> Vec<WhatIf> {
     };
     let now = as_it_is.seconds_a_micro_batch;
     all.push(WhatIf { gain: 0.0, ..as_it_is });
-    let mut push = |plan: &ValidPlan, shares: Shares<'_>, change, flags| {
+    let mut push = |plan: &ValidPlan, shares: Shares<'_>, change: String, flags| {
+        // Another program has other flags: there, the change itself is all that can be said.
+        let flags = if hello.program.is_empty() { flags } else { change.clone() };
         all.extend(tried(account, plan, shares, change, flags, now));
     };
     // A stage has one layer at least.

@@ -161,14 +161,15 @@ impl TensorBoard {
     }
 
     fn step(&self, step: &StepEvent) -> Vec<Value> {
-        let mut values =
-            vec![value("bubble/measured", step.bubble_ratio), value("seconds/step", step.seconds)];
         let told = [
             ("loss/train", step.loss.map(f64::from)),
+            ("bubble/measured", Some(step.bubble_ratio)),
+            ("seconds/step", Some(step.seconds)),
             ("lr", step.lr),
             ("grad_norm", step.grad_norm),
         ];
-        values.extend(told.into_iter().filter_map(|(name, told)| Some(value(name, told?))));
+        let mut values: Vec<Value> =
+            told.into_iter().filter_map(|(name, told)| Some(value(name, told?))).collect();
         values.extend(self.theory.map(|theory| value("bubble/theory", theory)));
         if step.seconds > 0.0 {
             if step.samples > 0 {

@@ -44,6 +44,8 @@ struct Found {
     actions: Vec<Action>,
     /// Steps of optimizers.
     optimizers: Vec<(i64, i64)>,
+    /// Whether the actions are spans on a stream.
+    is_gpu: bool,
 }
 
 /// Writes the files of all ranks into a folder; gives how many steps they have.
@@ -174,7 +176,14 @@ fn found(path: &Path) -> Result<Found, ImportError> {
     }
     all.sort_by_key(|action| action.start_ns);
     let rank = about.rank.and_then(|rank| u32::try_from(rank).ok());
-    Ok(Found { path: path.to_owned(), rank, base_ns: about.base_ns, actions: all, optimizers })
+    Ok(Found {
+        path: path.to_owned(),
+        rank,
+        base_ns: about.base_ns,
+        actions: all,
+        optimizers,
+        is_gpu,
+    })
 }
 
 /// Notes when the first operator inside each action began. Posting and awaiting messages is no work.
@@ -271,8 +280,10 @@ fn write(found: &Found, place: &Place<'_>, into: &Path) -> Result<u64, ImportErr
             seen.insert(action.label);
         }
         let work_ns = match action.work_ns {
-            Some(work_ns) if op.is_compute() => work_ns,
-            _ => action.start_ns,
+            _ if !op.is_compute() || found.is_gpu => action.start_ns,
+            Some(work_ns) => work_ns,
+            // Nothing was computed: the rank has waited, if it was for anything.
+            None => action.end_ns,
         };
         if work_ns > action.start_ns {
             let wait = if op == SpanKind::F { SpanKind::WaitAct } else { SpanKind::WaitGrad };

@@ -114,3 +114,18 @@ impl Crew {
         crew
     }
 }
+
+impl Crew {
+    /// What a member is called in a message.
+    pub(super) fn name(&self, member: &Member) -> String {
+        self.name_of(member.replica, member.rank)
+    }
+
+    pub(super) fn name_of(&self, replica: u32, rank: u32) -> String {
+        if self.dp > 1 {
+            format!("rank {rank} of replica {replica}")
+        } else {
+            format!("rank {rank}")
+        }
+    }
+}
