@@ -97,7 +97,7 @@ tables:
 measure *args:
     cargo run --release -p pp-benches --bin measure -- {{ args }}
     cargo run --release -p pp-benches --bin viewer -- {{ args }}
-    PYTHONPATH=integrations/python/src python3 integrations/python/tests/measure_cost.py
+    python3 integrations/python/tests/measure_cost.py
 
 # The package pptop-log: its wheel, tests, types, lints and example (pytest, mypy and ruff from PyPI)
 python:

@@ -53,13 +53,14 @@ def main():
     assert ours.keys() == theirs.keys(), sorted(ours.keys() ^ theirs.keys())[:10]
     sums = collections.defaultdict(lambda: [0, 0])
     for key, ns in ours.items():
-        sums[key[1:3]][0] += ns
-        sums[key[1:3]][1] += theirs[key]
+        # Of what is shorter than 2 ms, such as an input gradient of stage 0, which does nothing, the
+        # call itself is a part that the two see differently.
+        if ns >= 2e6:
+            sums[key[1:3]][0] += ns
+            sums[key[1:3]][1] += theirs[key]
     for (rank, op), (hook, trace) in sorted(sums.items()):
-        # An input gradient of stage 0 does nothing: what is short is no measure.
-        if hook > 1e6 * len(ours) / 100:
-            assert abs(trace / hook - 1) <= 0.05, f"rank {rank}, {op}: {hook} and {trace} ns"
-    ratios = [theirs[key] / ns for key, ns in ours.items() if ns > 1e6]
+        assert abs(trace / hook - 1) <= 0.05, f"rank {rank}, {op}: {hook} and {trace} ns"
+    ratios = [theirs[key] / ns for key, ns in ours.items() if ns >= 2e6]
     middle = statistics.median(ratios)
     assert abs(middle - 1) <= 0.05, middle
     print(f"kineto: {len(ours)} operations, times in the middle {middle:.3f} of those of the hooks")

@@ -1,4 +1,5 @@
 //! Traces that are broken in every way are refused, and never more than that.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::io::Write as _;
@@ -58,7 +59,7 @@ impl Place {
         let trace = dir.path().join("trace.json");
         fs::write(&trace, text).unwrap();
         fs::create_dir(dir.path().join("run")).unwrap();
-        Self { trace, dir }
+        Self { dir, trace }
     }
 
     fn run(&self) -> PathBuf {

@@ -1,4 +1,5 @@
 //! Files of ranks as one run: merged while they grow, and whatever happens to them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -18,7 +19,7 @@ const BEGAN: u64 = 5_000_000 * MS;
 struct Rank {
     file: File,
     path: PathBuf,
-    rank: u32,
+    number: u32,
     pp: u32,
     /// What the clock of its machine is ahead of the first one's.
     ahead_ns: u64,
@@ -64,14 +65,14 @@ impl<'a> Job<'a> {
         };
         let path = self.dir.join(name);
         let file = OpenOptions::new().create_new(true).append(true).open(&path).unwrap();
-        let mut rank = Rank { file, path, rank, pp: self.pp, ahead_ns };
+        let mut rank = Rank { file, path, number: rank, pp: self.pp, ahead_ns };
         let pipeline: Vec<u32> = (replica * self.pp..(replica + 1) * self.pp).collect();
         rank.line(&json!({
-            "ev": "rank", "schema": 1, "rank": rank.rank, "pp": self.pp, "pipeline": pipeline,
+            "ev": "rank", "schema": 1, "rank": rank.number, "pp": self.pp, "pipeline": pipeline,
             "world_size": self.pp * self.dp, "program": "emitter 1.0",
             "schedule": "ScheduleGPipe", "model": "sleep", "n_stages": self.pp,
             "micro_batches": self.micro_batches, "boot": boot, "host": boot, "job": self.key,
-            "stages": [{"stage": rank.rank, "parameters": 10, "parameter_bytes": 40}],
+            "stages": [{"stage": rank.number, "parameters": 10, "parameter_bytes": 40}],
             "elapsed_ns": BEGAN + ahead_ns, "unix_ns": self.unix_ns + wall_ahead_ns,
         }));
         rank
@@ -98,24 +99,24 @@ impl Rank {
         let start = start_of(step, self.pp, micro_batches) + self.ahead_ns;
         let end = start_of(step + 1, self.pp, micro_batches) + self.ahead_ns;
         let mut line = json!({"ev": "rank_step", "step": step, "start_ns": start, "end_ns": end});
-        if self.rank + 1 == self.pp {
+        if self.number + 1 == self.pp {
             line["loss"] = json!(1.0 / step as f64);
         }
-        if self.rank == 0 {
+        if self.number == 0 {
             line["samples"] = json!(16);
         }
         self.line(&line);
     }
 
     fn spans(&mut self, step: u64, micro_batches: u32) {
-        let (pp, rank) = (u64::from(self.pp), u64::from(self.rank));
+        let (pp, rank) = (u64::from(self.pp), u64::from(self.number));
         let start = start_of(step, self.pp, micro_batches) + self.ahead_ns;
         let m = u64::from(micro_batches);
         let forwards = (0..m).map(|mb| ("F", rank + mb, mb));
         let backwards = (0..m).map(|mb| ("B", pp - 1 + m + (pp - 1 - rank) + mb, mb));
         for (op, slot, mb) in forwards.chain(backwards) {
             self.line(&json!({
-                "ev": "span", "step": step, "replica": 0, "rank": self.rank, "stage": self.rank,
+                "ev": "span", "step": step, "replica": 0, "rank": self.number, "stage": self.number,
                 "mb": mb, "op": op, "start_ns": start + slot * 10 * MS, "dur_ns": 10 * MS,
             }));
         }
@@ -127,7 +128,7 @@ impl Rank {
 
     /// Makes the file look as if nothing had been written for a minute.
     fn rests(&self) {
-        let then = SystemTime::now() - Duration::from_secs(60);
+        let then = SystemTime::now() - Duration::from_mins(1);
         self.file.set_modified(then).unwrap();
     }
 }
@@ -413,8 +414,9 @@ fn two_jobs_at_once_are_not_mixed() {
     let mut follower = Follower::new(dir.path());
     let mut told = Told::default();
     for step in 1..=3 {
-        first.iter_mut().for_each(|rank| rank.step(step, 2));
-        second.iter_mut().for_each(|rank| rank.step(step, 2));
+        for rank in first.iter_mut().chain(&mut second) {
+            rank.step(step, 2);
+        }
         told.poll(&mut follower);
     }
     assert_eq!(told.steps().len(), 3);
@@ -508,7 +510,7 @@ fn long_files_are_read_side_by_side_in_bounded_memory() {
         let mut file = std::io::BufWriter::new(rank.file.try_clone().unwrap());
         for step in 1..=5000_u64 {
             let start = start_of(step, 2, 2);
-            let (id, stage) = (rank.rank, rank.rank);
+            let (id, stage) = (rank.number, rank.number);
             for (op, mb) in [("F", 0), ("F", 1), ("B", 0), ("B", 1)] {
                 writeln!(file, r#"{{"ev":"span","step":{step},"replica":0,"rank":{id},"stage":{stage},"mb":{mb},"op":"{op}","start_ns":{start},"dur_ns":1000,"cpu_ns":0,"bytes":0,"starved_ns":0}}"#).unwrap();
             }

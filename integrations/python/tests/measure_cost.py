@@ -21,6 +21,7 @@ from typing import Any
 
 import standins
 
+HERE = Path(__file__).resolve().parent
 #: Operations of a step: half of them forward.
 MICRO_BATCHES = 32
 
@@ -64,11 +65,15 @@ def run(recorded: bool, op_seconds: float, n_steps: int) -> float:
     """A job in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = os.path.join(scratch, "run") if recorded else ""
+        paths = [str(path) for path in (HERE, HERE.parent / "src")]
         code = f"import measure_cost as m; print(m.job({folder!r}, {op_seconds}, {n_steps}))"
         ran = subprocess.run(
             [sys.executable, "-c", code],
-            cwd=Path(__file__).parent, check=True, capture_output=True, text=True,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         return float(ran.stdout)
 
 

@@ -280,6 +280,8 @@ def megatron_schedules() -> Any:
         get_pipeline_model_parallel_rank=lambda: 1,
         get_pipeline_model_parallel_world_size=lambda: 2,
         get_pipeline_model_parallel_group=lambda: None,
+        get_tensor_model_parallel_world_size=lambda: 1,
+        get_context_parallel_world_size=lambda: 1,
     )
 
     class P2PCommunicator:

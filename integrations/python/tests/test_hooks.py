@@ -152,7 +152,32 @@ def test_the_job_s_own_errors_are_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     for _ in range(2):
         with pytest.raises(ZeroDivisionError, match="of the job"):
             schedule.step()
-    assert spans(lines(tmp_path)) == ["0 F 0"]
+    found = lines(tmp_path)
+    assert spans(found) == ["0 F 0"] and spans(found, 2) == ["0 F 0"]
+    assert not any(line["ev"] == "rank_step" for line in found), "no step was ever over"
+
+
+def test_an_error_of_ours_ends_the_recording_and_not_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standins.install_torch(monkeypatch)
+    module = standins.torch_schedules()
+    pptop_log.torch.install(module, str(tmp_path))
+    losses: list[Any] = []
+
+    def odd(mb: int) -> Any:
+        # A loss that is no tensor.
+        losses.append(mb)
+        return object()
+
+    schedule = module.PipelineScheduleSingle([module._PipelineStageBase(0, 1, 0, 1)], 2, odd)
+    schedule.step(object())
+    schedule.step(object())
+    assert losses == [0, 1, 0, 1], "the job has gone on"
+    warned = capsys.readouterr().err
+    assert warned.count("\n") == 1 and "recording stopped" in warned
+    last = lines(tmp_path)[-1]
+    assert last["ev"] == "rank_end" and "recording stopped" in last["reason"], last
 
 
 def test_deepspeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,5 +293,16 @@ def test_the_runner(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.stdout == f"{[str(program), '--lr', '1']} {tmp_path / 'run'}\n", ran.stderr
     assert ran.stderr == f"pptop-log: recording into {tmp_path / 'run'}\n"
-    with pytest.raises(SystemExit):
-        importlib.import_module("pptop_log.__main__").main([])
+    module = tmp_path / "job.py"
+    module.write_text("import os, sys; print(sys.argv[1:], os.environ['PPTOP_LOG_DIR'])")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pptop_log", "-m", "job", "--lr", "3"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={"PATH": "/usr/bin:/bin", "PPTOP_LOG": "0", "PPTOP_STATE_DIR": str(tmp_path),
+             "PYTHONPATH": str(Path(pptop_log.__file__).parent.parent)},
+    )  # fmt: skip
+    assert ran.stdout.startswith(f"['--lr', '3'] {tmp_path}/runs/job-"), ran.stderr
+    run_main = importlib.import_module("pptop_log.__main__").main
+    for words in ([], ["--dir"], ["--unknown", "train.py"]):
+        with pytest.raises(SystemExit, match="pptop-log: "):
+            run_main(words)

@@ -126,8 +126,9 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.Monke
     for mb in range(50):
         it.span("F", 0, mb, 0, 1)
     assert it.n_dropped >= 39
-    it._queue.clear()
+    # The last line has a place of its own.
     it.close()
+    assert lines(it.path)[-1]["ev"] == "rank_end"
     dropped = [line for line in lines(it.path) if line["ev"] == "dropped"]
     assert dropped[-1]["count"] == it.n_dropped
 
@@ -155,6 +156,12 @@ def test_a_forked_child_leaves_the_file_alone(tmp_path: Path) -> None:
         ("raise ValueError('no  such\\nshape')", 1, (1, "ValueError: no such shape")),
         ("sys.exit(3)", 3, (3, "exit code 3")),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, None),
+        # Caught: the job has gone on.
+        (
+            "try: sys.exit(3)\nexcept SystemExit: pass\nit.end_step(); it.begin_step(2)",
+            0,
+            (0, "finished"),
+        ),
     ],
 )
 def test_the_last_line_says_how_the_process_ended(
@@ -173,6 +180,44 @@ def test_the_last_line_says_how_the_process_ended(
         assert last["ev"] != "rank_end"
     else:
         assert (last["ev"], last["code"], last["reason"]) == ("rank_end", *end)
+
+
+def test_a_child_of_multiprocessing_tells_its_error(tmp_path: Path) -> None:
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import multiprocessing, sys\nfrom pptop_log import RankInfo, Recorder\n"
+        "def rank(folder):\n"
+        "    it = Recorder(folder, RankInfo(rank=0, pp=1)); it.begin_step(1)\n"
+        "    raise ValueError('no')\n"
+        "if __name__ == '__main__':\n"
+        "    for how in ('fork', 'spawn'):\n"
+        f"        folder = {str(tmp_path)!r} + '/' + how\n"
+        "        child = multiprocessing.get_context(how).Process(target=rank, args=(folder,))\n"
+        "        child.start(); child.join()\n"
+    )
+    subprocess.run([sys.executable, str(script)], capture_output=True, timeout=60, check=True)
+    for how in ("fork", "spawn"):
+        last = lines(str(tmp_path / how / "rank-0.jsonl"))[-1]
+        assert (last["ev"], last["code"]) == ("rank_end", 1), how
+        assert last["reason"] in ("ValueError: no", "exit code 1"), last
+
+
+def test_ranks_of_a_job_have_a_key_that_no_other_job_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*os.environ]:
+        if name.startswith(("SLURM", "TORCHELASTIC", "MASTER", "OMPI", "PMIX", "PPTOP")):
+            monkeypatch.delenv(name)
+    assert module.job_key() == ""
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setenv("PPTOP_LOG_JOB", "77-1234")
+    assert module.job_key() == "MASTER_PORT=29500 PPTOP_LOG_JOB=77-1234"
+    # On several machines, each has a first process of its own.
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert module.job_key() == "MASTER_PORT=29500"
+    # So has each process that was started by hand.
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("PPTOP_LOG_JOB", f"{os.getpid()}-1234")
+    assert module.job_key() == "MASTER_PORT=29500"
 
 
 def test_a_span_is_not_written_one_by_one(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_megatron_has_the_functions_and_parameters() -> None:
         "get_pipeline_model_parallel_rank",
         "get_pipeline_model_parallel_world_size",
         "get_pipeline_model_parallel_group",
+        "get_tensor_model_parallel_world_size",
+        "get_context_parallel_world_size",
     } <= set(functions(state))
 
 

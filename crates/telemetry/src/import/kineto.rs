@@ -293,8 +293,7 @@ fn write(found: &Found, place: &Place<'_>, into: &Path) -> Result<u64, ImportErr
                 file.span(&span(step, place.rank, (stage, wait, mb), start, end))?;
             }
         }
-        let start = if op == SpanKind::W { action.start_ns } else { work_ns };
-        file.span(&span(step, place.rank, (stage, op, mb), own(start), own(action.end_ns)))?;
+        file.span(&span(step, place.rank, (stage, op, mb), own(work_ns), own(action.end_ns)))?;
         last_ns = last_ns.max(action.end_ns);
     }
     for (start, end) in optimizers {

@@ -1,40 +1,51 @@
-"""``python -m pptop_log [--dir FOLDER] [-m] PROGRAM ARGS…``: runs a job and records it."""
+"""``python -m pptop_log [--dir FOLDER] [-m MODULE | PROGRAM] [ARGS...]``: runs a job, recorded."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import runpy
 import sys
 
-USAGE = "python -m pptop_log [--dir FOLDER] [--] [-m MODULE | PROGRAM] [ARGS...]"
+USAGE = """usage: python -m pptop_log [--dir FOLDER] [-m MODULE | PROGRAM] [ARGS...]
+
+Runs a Python program as python would, and records its pipelines for pptop.
+
+  --dir FOLDER  the folder for the files (default: a new one among the runs of pptop)
+  -m MODULE     run a module, as python -m
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Sets the environment, puts the hooks in place and runs the program as ``python`` would."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pptop_log",
-        usage=USAGE,
-        description="Runs a Python program and records its pipelines for pptop.",
-    )
-    parser.add_argument(
-        "--dir", help="the folder for the files (default: a new one among the runs of pptop)"
-    )
-    parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m")
-    parser.add_argument("program", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    words = args.program[1:] if args.program[:1] == ["--"] else args.program
-    module = args.module
-    if module is None and words[:1] == ["-m"]:
-        module, words = (words[1] if len(words) > 1 else None), words[2:]
-        if module is None:
-            parser.error("-m needs the name of a module")
+    words = list(sys.argv[1:] if argv is None else argv)
+    folder = module = None
+    # What follows the program is the program's.
+    while words and words[0].startswith("-"):
+        word = words.pop(0)
+        if word in ("-h", "--help"):
+            print(USAGE, end="")
+            sys.exit(0)
+        if word == "--":
+            if words[:1] == ["-m"]:
+                continue
+            break
+        if word.startswith("--dir="):
+            folder = word[len("--dir=") :]
+        elif word in ("--dir", "-m") and words:
+            value = words.pop(0)
+            if word == "-m":
+                module = value
+                break
+            folder = value
+        else:
+            sys.exit(f"pptop-log: {word} is unknown or lacks its value; see --help")
     if module is None and not words:
-        parser.error("name the program to run, as in: python -m pptop_log train.py")
-    if args.dir:
-        os.environ["PPTOP_LOG_DIR"] = os.path.abspath(args.dir)
+        sys.exit("pptop-log: name the program to run, as in: python -m pptop_log train.py")
+    if folder:
+        os.environ["PPTOP_LOG_DIR"] = os.path.abspath(folder)
     else:
-        os.environ.setdefault("PPTOP_LOG", "1")
+        # Whatever stood there: the user has asked for a recording.
+        os.environ["PPTOP_LOG"] = "1"
 
     from pptop_log import start
 

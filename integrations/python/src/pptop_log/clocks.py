@@ -13,7 +13,7 @@ import time
 from collections import deque
 from typing import Any, Callable, Protocol
 
-__all__ = ["Clock", "CudaClock", "HostClock", "Moment"]
+__all__ = ["Clock", "CudaClock", "HostClock", "Moment", "ThreadTimes"]
 
 #: A moment: nanoseconds on the host, or an event of CUDA.
 Moment = Any
@@ -24,15 +24,18 @@ class Clock(Protocol):
 
     #: ``host`` or ``device``, for the first line of the file.
     name: str
+    #: Whether a CUDA graph is being captured: then no event may be recorded or asked for.
+    is_capturing: bool
 
     def mark(self) -> Moment:
         """This moment in the work of the rank."""
 
-    def emit(self, moments: tuple[Moment, ...], then: Callable[[tuple[int, ...]], None]) -> None:
-        """Calls ``then`` with the nanoseconds of these moments as soon as they are known."""
+    def emit(self, moments: tuple[Moment, ...], then: Callable[[tuple[int, ...]], None]) -> bool:
+        """Calls ``then`` with the nanoseconds of these moments as soon as they are known; says
+        whether it will."""
 
     def poll(self) -> None:
-        """Looks which moments are known by now."""
+        """Looks which moments are known by now. Called by the writing thread."""
 
     def finish(self, seconds: float) -> None:
         """Polls until all moments are known, for so long at most."""
@@ -42,12 +45,14 @@ class HostClock:
     """The system's monotonic clock: one for all processes of a machine."""
 
     name = "host"
+    is_capturing = False
 
     def mark(self) -> int:
         return time.monotonic_ns()
 
-    def emit(self, moments: tuple[int, ...], then: Callable[[tuple[int, ...]], None]) -> None:
+    def emit(self, moments: tuple[int, ...], then: Callable[[tuple[int, ...]], None]) -> bool:
         then(moments)
+        return True
 
     def poll(self) -> None:
         return None
@@ -59,60 +64,64 @@ class HostClock:
 class CudaClock:
     """Events on the current stream of a CUDA device.
 
-    An anchor is an event whose moment on the host's clock is known: the device is idle when it is
-    recorded, because nobody has used it yet, or because its work so far is done. Later moments are
-    the anchor's plus the elapsed time between both events. An anchor is renewed while the job
-    runs, without a synchronization: a new event is recorded, and as soon as it is seen to be done
-    its moment lies between the last look that found it open and this one. If that is narrower than
-    the drift since the last anchor may be, it is taken.
+    An anchor is an event whose moment on the host's clock is known. Later moments are the anchor's
+    plus the elapsed time between both events. The first anchor is awaited, once, before the first
+    step. Later ones are not: the job's thread records an event between two operations, and the
+    writing thread asks for it until it is done. Its moment then lies between the last look that
+    found it open and the first that found it done; the moment that follows from the anchor before
+    is moved into that interval. So the float of CUDA's elapsed time stays small, and the drift
+    between both clocks does not add up.
+
+    No thread asks for an event while a CUDA graph is captured, because that would end the capture.
     """
 
     name = "device"
 
     #: Seconds between two anchors. Clocks of a host and of a GPU differ by some 10 us a second.
     RENEW_EVERY = 20.0
-    #: An anchor is taken if its moment is known to this many nanoseconds.
-    ANCHOR_ERROR_NS = 200_000
+    #: Seconds between two looks at a new anchor, and how many there are before it is given up.
+    LOOK_EVERY = 0.0005
+    LOOKS_MAX = 400
     #: Moments that wait for the device, at most.
     PENDING_MAX = 1 << 16
 
-    def __init__(self, cuda: Any) -> None:
+    def __init__(self, cuda: Any, device: Any) -> None:
         self._cuda = cuda
+        self._device = device
         self._pending: deque[tuple[tuple[Any, ...], Callable[[tuple[int, ...]], None]]] = deque()
-        self._free: deque[Any] = deque()
-        self._lock = threading.Lock()
-        self.n_lost = 0
-        anchor = self._event()
-        anchor.record()
-        # Once, before the first step: there is no other way to know a first moment.
+        #: Held while a graph is captured, and while events are asked for.
+        self.lock = threading.Lock()
+        self.is_capturing = False
+        anchor = self.mark()
+        # There is no other way to know a first moment.
         anchor.synchronize()
         self._anchor, self._anchor_ns = anchor, time.monotonic_ns()
         self._renewed = time.monotonic()
-        self._draft: tuple[Any, int] | None = None
-
-    def _event(self) -> Any:
-        if self._free:
-            return self._free.popleft()
-        return self._cuda.Event(enable_timing=True)
+        self._is_due = False
+        self._draft: Any = None
 
     def mark(self) -> Any:
-        event = self._event()
-        event.record()
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
         return event
 
-    def emit(self, moments: tuple[Any, ...], then: Callable[[tuple[int, ...]], None]) -> None:
-        if len(self._pending) < self.PENDING_MAX:
-            self._pending.append((moments, then))
-        else:
-            self.n_lost += 1
+    def emit(self, moments: tuple[Any, ...], then: Callable[[tuple[int, ...]], None]) -> bool:
+        if self._is_due:
+            # On the thread of the job: on another one, another device may be current.
+            self._is_due = False
+            self._draft = (self.mark(), time.monotonic_ns())
+        if len(self._pending) >= self.PENDING_MAX:
+            return False
+        self._pending.append((moments, then))
+        return True
 
     def poll(self) -> None:
-        with self._lock:
-            while self._pending and self._pending[0][0][-1].query():
-                moments, then = self._pending.popleft()
+        with self.lock:
+            pending = self._pending
+            while pending and all(event.query() for event in pending[0][0]):
+                moments, then = pending.popleft()
                 then(tuple(self._ns(event) for event in moments))
-                self._free.extend(event for event in moments if len(self._free) < 4096)
-            self._renew()
+        self._renew()
 
     def finish(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -125,52 +134,46 @@ class CudaClock:
         return self._anchor_ns + int(self._anchor.elapsed_time(event) * 1e6)
 
     def _renew(self) -> None:
-        now = time.monotonic()
         if self._draft is None:
-            if now - self._renewed >= self.RENEW_EVERY:
-                event = self._event()
-                event.record()
-                self._draft = (event, time.monotonic_ns())
+            if time.monotonic() - self._renewed >= self.RENEW_EVERY:
+                self._is_due = True
             return
-        event, open_at = self._draft
-        is_done, seen_at = event.query(), time.monotonic_ns()
-        if not is_done:
-            self._draft = (event, seen_at)
-            return
-        if seen_at - open_at <= self.ANCHOR_ERROR_NS:
-            # The older anchor and its moments stay comparable: both are events of one device.
-            self._anchor, self._anchor_ns = event, (open_at + seen_at) // 2
-            self._renewed = now
-        else:
-            self._free.append(event)
+        event, open_ns = self._draft
         self._draft = None
+        for _ in range(self.LOOKS_MAX):
+            with self.lock:
+                is_done, seen_ns = event.query(), time.monotonic_ns()
+                if is_done:
+                    # What is still pending comes later, and is counted from the new anchor.
+                    known_ns = min(max(self._ns(event), open_ns), seen_ns)
+                    self._anchor, self._anchor_ns = event, known_ns
+                    self._renewed = time.monotonic()
+                    return
+            open_ns = seen_ns
+            time.sleep(self.LOOK_EVERY)
 
 
 class ThreadTimes:
-    """How long the present thread computed, and how long it was ready but had no core."""
-
-    #: Nanoseconds for which a reading is taken again.
-    FRESH_NS = 20_000
+    """How long the present thread was ready to run but had no core."""
 
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def read(self, now_ns: int) -> tuple[int, int]:
-        """Processor time and time without a core so far, in nanoseconds."""
+    def starved_ns(self) -> int:
+        """Time without a core so far, in nanoseconds; 0 if the system does not tell."""
         local = self._local
         try:
-            fd, taken, starved = local.fd, local.taken, local.starved
+            fd = local.fd
         except AttributeError:
             try:
                 fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 fd = -1
-            local.fd, taken, starved = fd, 0, 0
-            local.starved = 0
-        if now_ns - taken > self.FRESH_NS and fd >= 0:
-            try:
-                starved = int(os.pread(fd, 96, 0).split()[1])
-            except (OSError, IndexError, ValueError):
-                local.fd = -1
-            local.starved, local.taken = starved, now_ns
-        return time.thread_time_ns(), starved
+            local.fd = fd
+        if fd < 0:
+            return 0
+        try:
+            return int(os.pread(fd, 64, 0).split(None, 2)[1])
+        except (OSError, IndexError, ValueError):
+            local.fd = -1
+            return 0

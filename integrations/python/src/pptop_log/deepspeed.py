@@ -11,7 +11,7 @@ from typing import Any, Callable
 
 from pptop_log.recorder import RankInfo
 from pptop_log.torch import clock_of, mean_loss, parameters_of
-from pptop_log.watch import Watch, guarded, patch
+from pptop_log.watch import Watch, patch
 
 __all__ = ["install"]
 
@@ -39,109 +39,122 @@ class _Hooks:
 
     def install(self, module: Any) -> None:
         engine = module.PipelineEngine
-        patch(self.watch, engine, "train_batch", self.train_batch)
-        patch(self.watch, engine, "eval_batch", self.eval_batch)
-        hooks: dict[str, Callable[..., Any]] = {
-            "LoadMicroBatch": self.other("data"),
-            "ForwardPass": self.forward,
-            "BackwardPass": self.backward,
-            "SendActivation": self.send,
-            "RecvActivation": self.receive,
-            "SendGrad": self.send,
-            "RecvGrad": self.receive,
-            "ReduceGrads": self.other("all_reduce"),
-            "ReduceTiedGrads": self.other("all_reduce"),
-            "OptimizerStep": self.other("optim"),
+        kinds = {kind.__name__: kind for kind in engine._INSTRUCTION_MAP}
+        wanted: dict[str, Callable[[Any, Any], None]] = {
+            "LoadMicroBatch": self.loaded,
+            "SendActivation": self.sent,
+            "RecvActivation": self.received,
+            "SendGrad": self.sent,
+            "RecvGrad": self.received,
+            "ReduceGrads": self.reduced,
+            "ReduceTiedGrads": self.reduced,
+            "OptimizerStep": self.stepped,
         }
-        instructions = {kind.__name__: kind for kind in engine._INSTRUCTION_MAP}
-        for name, hook in hooks.items():
-            kind = instructions.get(name)
-            if kind is None:
-                raise AttributeError(f"PipelineEngine has no instruction {name}")
-            original = engine._INSTRUCTION_MAP[kind]
-            engine._INSTRUCTION_MAP[kind] = guarded(self.watch, hook, original)
+        missing = [name for name in (*wanted, "ForwardPass", "BackwardPass") if name not in kinds]
+        if missing:
+            raise AttributeError(f"PipelineEngine has no instruction {missing[0]}")
+        patch(engine, "train_batch", self.train_batch)
+        patch(engine, "eval_batch", self.eval_batch)
+        instructions = engine._INSTRUCTION_MAP
+        for name, then in wanted.items():
+            instructions[kinds[name]] = self.timed(instructions[kinds[name]], then)
+        for name, op in (("ForwardPass", "F"), ("BackwardPass", "B")):
+            instructions[kinds[name]] = self.computed(instructions[kinds[name]], op)
 
-    def train_batch(
-        self, original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any
-    ) -> Any:
+    def train_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
-        try:
-            if watch.recorder is None or not watch.recorder.is_live:
-                watch.open(_info(engine), clock_of(engine.device))
-        except Exception as error:
-            watch.give_up(error)
-        if not watch.is_on:
-            return original(engine, *args, **kwargs)
+
+        def wrapper(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            if not watch.is_off:
+                watch.safely(self._enter, engine)
+            if watch.is_off:
+                return original(engine, *args, **kwargs)
+            has_failed = True
+            try:
+                loss = original(engine, *args, **kwargs)
+                has_failed = False
+            finally:
+                if has_failed:
+                    watch.safely(watch.end_calls, True)
+            watch.safely(self._leave, engine, loss)
+            return loss
+
+        return wrapper
+
+    def _enter(self, engine: Any) -> None:
+        if not self.watch.is_open():
+            self.watch.open(_info(engine), clock_of(engine.device))
+        if self.watch.recorder is None or not self.watch.recorder.is_live:
+            self.watch.is_off = True
+            return
         self.n_forwards = self.n_backwards = 0
-        watch.begin_step()
-        try:
-            loss = original(engine, *args, **kwargs)
-        finally:
-            watch.end_calls()
-        try:
-            if loss is not None and engine.stage_id == engine.num_stages - 1:
-                watch.tell(loss=mean_loss([loss]))
-            if engine.stage_id == 0:
-                watch.tell(samples=engine.micro_batch_size * engine.micro_batches)
-        except Exception as error:
-            watch.give_up(error)
-        return loss
+        self.watch.begin_step()
 
-    def eval_batch(
-        self, original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        return self.watch.phase("evaluating", lambda: original(engine, *args, **kwargs))
+    def _leave(self, engine: Any, loss: Any) -> None:
+        # Before the end of the step is marked, so that the device has the loss by then.
+        if loss is not None and engine.stage_id == engine.num_stages - 1:
+            self.watch.tell(loss=mean_loss([loss]))
+        if engine.stage_id == 0:
+            self.watch.tell(samples=engine.micro_batch_size * engine.micro_batches)
+        self.watch.end_calls()
 
-    def forward(self, original: Callable[..., Any], engine: Any, **kwargs: Any) -> Any:
-        if not self.watch.is_in_step:
-            return original(engine, **kwargs)
-        work = self.watch.begin("F", engine.stage_id, self.n_forwards)
-        result = original(engine, **kwargs)
-        self.watch.end(work)
-        self.n_forwards += 1
-        return result
+    def eval_batch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.watch.phase("evaluating", lambda: original(engine, *args, **kwargs))
 
-    def backward(self, original: Callable[..., Any], engine: Any, **kwargs: Any) -> Any:
-        if not self.watch.is_in_step:
-            return original(engine, **kwargs)
-        work = self.watch.begin("B", engine.stage_id, self.n_backwards)
-        result = original(engine, **kwargs)
-        self.watch.end(work)
-        self.n_backwards += 1
-        return result
+        return wrapper
 
-    def send(self, original: Callable[..., Any], engine: Any, **kwargs: Any) -> Any:
-        watch = self.watch
-        if not watch.is_in_step:
-            return original(engine, **kwargs)
-        start = watch.clock.mark()
-        result = original(engine, **kwargs)
-        watch.sent(start, watch.clock.mark(), 0)
-        return result
-
-    def receive(self, original: Callable[..., Any], engine: Any, **kwargs: Any) -> Any:
-        watch = self.watch
-        if not watch.is_in_step:
-            return original(engine, **kwargs)
-        start = watch.clock.mark()
-        result = original(engine, **kwargs)
-        watch.waited(start, watch.clock.mark(), is_send=False)
-        return result
-
-    def other(self, op: str) -> Callable[..., Any]:
+    def computed(self, original: Callable[..., Any], op: str) -> Callable[..., Any]:
         watch = self.watch
 
-        def hook(original: Callable[..., Any], engine: Any, **kwargs: Any) -> Any:
+        def wrapper(engine: Any, *args: Any, **kwargs: Any) -> Any:
             if not watch.is_in_step:
-                return original(engine, **kwargs)
-            watch.flush()
-            start = watch.clock.mark()
-            result = original(engine, **kwargs)
-            mb = self.n_forwards if op == "data" else 0
-            watch.other(op, engine.stage_id, mb, start)
+                return original(engine, *args, **kwargs)
+            mb = self.n_forwards if op == "F" else self.n_backwards
+            work = watch.safely(watch.begin, op, engine.stage_id, mb)
+            result = original(engine, *args, **kwargs)
+            if watch.is_in_step:
+                watch.safely(watch.end, work)
+            if op == "F":
+                self.n_forwards += 1
+            else:
+                self.n_backwards += 1
             return result
 
-        return hook
+        return wrapper
+
+    def timed(
+        self, original: Callable[..., Any], then: Callable[[Any, Any], None]
+    ) -> Callable[..., Any]:
+        watch = self.watch
+
+        def wrapper(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            if not watch.is_in_step or watch.clock.is_capturing:
+                return original(engine, *args, **kwargs)
+            start = watch.safely(watch.clock.mark)
+            result = original(engine, *args, **kwargs)
+            if watch.is_in_step:
+                watch.safely(then, engine, start)
+            return result
+
+        return wrapper
+
+    def loaded(self, engine: Any, start: Any) -> None:
+        self.watch.other("data", engine.stage_id, self.n_forwards, start)
+
+    def reduced(self, engine: Any, start: Any) -> None:
+        self.watch.flush()
+        self.watch.other("all_reduce", engine.stage_id, 0, start)
+
+    def stepped(self, engine: Any, start: Any) -> None:
+        self.watch.flush()
+        self.watch.other("optim", engine.stage_id, 0, start)
+
+    def sent(self, engine: Any, start: Any) -> None:
+        self.watch.sent(start, self.watch.clock.mark(), 0)
+
+    def received(self, engine: Any, start: Any) -> None:
+        self.watch.waited(start, self.watch.clock.mark(), is_send=False)
 
 
 def _info(engine: Any) -> RankInfo:

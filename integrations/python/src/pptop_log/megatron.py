@@ -57,97 +57,127 @@ class _Hooks:
         self.schedules = schedules
         self.pp = 1
         self.rank = 0
+        #: Whether each pipeline has samples of its own.
+        self.has_own_samples = True
         #: The stage and micro-batch of each forward, by the tensor that it has returned.
         self._of_output: dict[int, tuple[int, int]] = {}
         self._n_backwards = 0
 
     def install(self) -> None:
         for name, schedule in _STEPS.items():
-            patch(self.watch, self.schedules, name, self.step(schedule))
-        patch(self.watch, self.schedules, "forward_step", self.forward)
-        patch(self.watch, self.schedules, "backward_step", self.backward)
+            patch(self.schedules, name, self.step(schedule))
+        patch(self.schedules, "forward_step", self.forward)
+        patch(self.schedules, "backward_step", self.backward)
         for name, receives in _METHODS.items():
-            patch(self.watch, self.schedules.P2PCommunicator, name, self.message(receives))
+            patch(self.schedules.P2PCommunicator, name, self.message(receives))
         hook_optimizers(self.watch)
 
     def step(self, schedule: str) -> Callable[..., Any]:
-        def hook(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            watch = self.watch
-            try:
-                if watch.recorder is None or not watch.recorder.is_live:
-                    info, device = self._info(schedule, kwargs)
-                    watch.open(info, clock_of(device))
-            except Exception as error:
-                watch.give_up(error)
-            if not watch.is_on:
-                return original(*args, **kwargs)
-            if kwargs.get("forward_only"):
-                return watch.phase("evaluating", lambda: original(*args, **kwargs))
-            self._of_output.clear()
-            self._n_backwards = 0
-            watch.begin_step()
-            try:
-                losses = original(*args, **kwargs)
-            finally:
-                watch.end_calls()
-            try:
-                watch.tell(loss=_loss(losses))
-                if self.rank == 0 and "micro_batch_size" in kwargs:
-                    size = kwargs["micro_batch_size"] * kwargs["num_microbatches"]
-                    watch.tell(samples=size)
-            except Exception as error:
-                watch.give_up(error)
-            return losses
+        watch = self.watch
+
+        def hook(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                kind = None if watch.is_off else watch.safely(self._enter, schedule, kwargs)
+                if watch.is_off or kind is None:
+                    return original(*args, **kwargs)
+                if kind == "evaluation":
+                    return watch.phase("evaluating", lambda: original(*args, **kwargs))
+                has_failed = True
+                try:
+                    losses = original(*args, **kwargs)
+                    has_failed = False
+                finally:
+                    if has_failed:
+                        watch.safely(watch.end_calls, True)
+                watch.safely(self._leave, losses, kwargs)
+                return losses
+
+            return wrapper
 
         return hook
 
-    def forward(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _enter(self, schedule: str, kwargs: dict[str, Any]) -> str:
         watch = self.watch
-        if not watch.is_in_step:
-            return original(*args, **kwargs)
-        mb = kwargs.get("current_microbatch")
-        stage = (kwargs.get("vp_stage") or 0) * self.pp + self.rank
-        mb = len(self._of_output) if mb is None else int(mb)
-        work = watch.begin("F", stage, mb)
-        result = original(*args, **kwargs)
-        watch.end(work)
-        self._of_output[id(_first(result[0]))] = (stage, mb)
-        return result
+        if not watch.is_open():
+            info, device = self._info(schedule, kwargs)
+            watch.open(info, clock_of(device))
+        if watch.recorder is None or not watch.recorder.is_live:
+            watch.is_off = True
+        if kwargs.get("forward_only"):
+            return "evaluation"
+        self._of_output.clear()
+        self._n_backwards = 0
+        watch.begin_step()
+        return "step"
 
-    def backward(
-        self,
-        original: Callable[..., Any],
-        input_tensor: Any,
-        output_tensor: Any,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _leave(self, losses: Any, kwargs: dict[str, Any]) -> None:
+        # Before the end of the step is marked, so that the device has the loss by then.
+        self.watch.tell(loss=_loss(losses))
+        if self.rank == 0 and self.has_own_samples and "micro_batch_size" in kwargs:
+            self.watch.tell(samples=kwargs["micro_batch_size"] * kwargs["num_microbatches"])
+        self.watch.end_calls()
+
+    def forward(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
-        if not watch.is_in_step:
-            return original(input_tensor, output_tensor, *args, **kwargs)
-        known = self._of_output.get(id(_first(output_tensor)))
-        stage, mb = known if known is not None else (self.rank, self._n_backwards)
-        self._n_backwards += 1
-        work = watch.begin("B", stage, mb)
-        result = original(input_tensor, output_tensor, *args, **kwargs)
-        watch.end(work)
-        return result
 
-    def message(self, receives: bool) -> Callable[..., Any]:
-        def hook(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            watch = self.watch
-            if not watch.is_in_step or self.pp == 1:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if not watch.is_in_step:
                 return original(*args, **kwargs)
-            start = watch.clock.mark()
+            mb = kwargs.get("current_microbatch")
+            stage = (kwargs.get("vp_stage") or 0) * self.pp + self.rank
+            place = (stage, len(self._of_output) if mb is None else int(mb))
+            work = watch.safely(watch.begin, "F", *place)
             result = original(*args, **kwargs)
-            end = watch.clock.mark()
-            if receives:
-                watch.waited(start, end, is_send=False)
-            else:
-                watch.sent(start, end, 0)
+            if watch.is_in_step:
+                watch.safely(watch.end, work)
+                watch.safely(self._note, result, place)
             return result
 
+        return wrapper
+
+    def _note(self, result: Any, place: tuple[int, int]) -> None:
+        self._of_output[id(_first(result[0]))] = place
+
+    def backward(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self.watch
+
+        def wrapper(input_tensor: Any, output_tensor: Any, *args: Any, **kwargs: Any) -> Any:
+            if not watch.is_in_step:
+                return original(input_tensor, output_tensor, *args, **kwargs)
+            known = self._of_output.get(id(_first(output_tensor)))
+            place = known if known is not None else (self.rank, self._n_backwards)
+            self._n_backwards += 1
+            work = watch.safely(watch.begin, "B", *place)
+            result = original(input_tensor, output_tensor, *args, **kwargs)
+            if watch.is_in_step:
+                watch.safely(watch.end, work)
+            return result
+
+        return wrapper
+
+    def message(self, receives: bool) -> Callable[..., Any]:
+        watch = self.watch
+
+        def hook(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(*args: Any, **kwargs: Any) -> Any:
+                if not watch.is_in_step or self.pp == 1 or watch.clock.is_capturing:
+                    return original(*args, **kwargs)
+                start = watch.safely(watch.clock.mark)
+                result = original(*args, **kwargs)
+                if watch.is_in_step:
+                    watch.safely(self._passed, start, receives)
+                return result
+
+            return wrapper
+
         return hook
+
+    def _passed(self, start: Any, receives: bool) -> None:
+        end = self.watch.clock.mark()
+        if receives:
+            self.watch.waited(start, end, is_send=False)
+        else:
+            self.watch.sent(start, end, 0)
 
     def _info(self, schedule: str, kwargs: dict[str, Any]) -> tuple[RankInfo, Any]:
         from importlib.metadata import PackageNotFoundError, version
@@ -168,6 +198,9 @@ class _Hooks:
         ]
         device = next(chunks[0].parameters()).device
         group = state.get_pipeline_model_parallel_group()
+        # Pipelines that share their tensors or their context have the same samples.
+        sizes = (state.get_tensor_model_parallel_world_size, state.get_context_parallel_world_size)
+        self.has_own_samples = all(size() == 1 for size in sizes)
         info = RankInfo(
             rank=self.rank,
             pp=self.pp,

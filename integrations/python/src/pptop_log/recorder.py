@@ -48,13 +48,25 @@ OPS = (
 QUEUE_MAX = 1 << 16
 #: Seconds between two writes.
 WRITE_EVERY = 0.25
+#: Lines that are written at once.
+PIECE = 64
+#: Seconds for which the end of a process waits for its file.
+CLOSE_SECONDS = 5.0
 #: Seconds between two looks at the thread of the rank.
 LOOK_EVERY = 1.0
 #: How many files of the same rank may lie in a folder: one for each job that wrote there.
 FILES_MAX = 10_000
 
-_Span = tuple[str, int, int, int, int, int, int, int, int]
+#: Step, stage, micro-batch, operation, start, duration, processor time, bytes, time without a core.
+_Span = tuple[int, int, int, str, int, int, int, int, int]
 _Item = Union[_Span, str]
+
+
+#: A span as it is written: readers are fast if keys come in this order.
+_TEMPLATE = (
+    '{"ev":"span","step":%d,"replica":0,"rank":RANK,"stage":%d,"mb":%d,"op":"%s","start_ns":%d,'
+    '"dur_ns":%d,"cpu_ns":%d,"bytes":%d,"starved_ns":%d}\n'
+)
 
 
 @dataclass
@@ -134,17 +146,20 @@ class Recorder:
         #: The present step; 0 before the first.
         self.step = 0
         self._queue: deque[_Item] = deque()
+        self._template = _TEMPLATE.replace("RANK", str(info.rank))
         self._queue_max = queue_max
         self._fd = -1
         self._pid = os.getpid()
         self._is_closed = False
         self._n_dropped_told = 0
         self._rest = b""
+        self._last = b""
         self._step_began = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._tid = threading.get_native_id()
         self._ending: tuple[int, str] = (0, "finished")
+        self._is_leaving = False
         #: Called by the writing thread before each write, such as to look at events of a GPU.
         self.before_write: Callable[[], None] | None = None
         #: Called by :meth:`close` first, such as to end a step.
@@ -162,8 +177,14 @@ class Recorder:
         """Begins a step; one that is still open ends here."""
         start_ns = self.now() if start_ns is None else start_ns
         self.end_step(end_ns=start_ns)
-        self.step = step
+        self.goes_on(step)
         self._step_began = start_ns
+
+    def goes_on(self, step: int) -> None:
+        """A step begins, so nobody has left."""
+        self.step = step
+        if self._is_leaving:
+            self._is_leaving, self._ending = False, (0, "finished")
 
     def span(
         self,
@@ -179,7 +200,7 @@ class Recorder:
     ) -> None:
         """Records what the rank did for a while; ``op`` is one of :data:`OPS`."""
         step = self.step if step is None else step
-        self._put((op, step, stage, mb, start_ns, dur_ns, cpu_ns, bytes, starved_ns))
+        self.put((step, stage, mb, op, start_ns, dur_ns, cpu_ns, bytes, starved_ns))
 
     def end_step(self, end_ns: int | None = None, **told: float | None) -> None:
         """Ends the present step, if one is open.
@@ -210,32 +231,46 @@ class Recorder:
 
     def line(self, ev: str, **keys: Any) -> None:
         """Records any line of the format."""
-        self._put(_json({"ev": ev, **keys}))
+        self.put(_json({"ev": ev, **keys}))
 
     def failed(self, code: int, reason: str) -> None:
         """Says that the job fails, and why, before :meth:`close`."""
         self._ending = (code, reason)
 
+    def exits(self, code: int) -> None:
+        """Notes an exit code, unless more is known. If steps follow, somebody has caught it."""
+        if self._ending[0] == 0:
+            self._ending = (code, f"exit code {code}")
+            self._is_leaving = True
+
     def close(self) -> None:
-        """Writes what is in the queue and the last line. Later calls do nothing."""
+        """Writes what is in the queue and the last line. Later calls do nothing.
+
+        A disk that hangs is waited for some seconds.
+        """
         if self._is_closed or os.getpid() != self._pid:
             return
-        if self.before_close is not None:
-            self.before_close()
-        self.end_step()
+        try:
+            if self.before_close is not None:
+                self.before_close()
+            self.end_step()
+        except Exception as error:
+            self.failed(1, f"recording stopped: {_excerpt(error)}")
+        code, reason = self._ending
+        last = _json({"ev": "rank_end", "elapsed_ns": self.now(), "code": code, "reason": reason})
+        self._last = last.encode()
         self._is_closed = True
         self._wake.set()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout=5.0)
-        # Nobody else writes now, so this is the last line.
-        code, reason = self._ending
-        self.line("rank_end", elapsed_ns=self.now(), code=code, reason=reason)
-        self._drain()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            # The thread writes the rest and the last line.
+            thread.join(timeout=CLOSE_SECONDS)
         _LIVE.discard(self)
+
+    def give_up(self, why: str) -> None:
+        """Ends the recording, but not the job: the last line says why."""
+        self.failed(1, why)
+        self.close()
 
     def __enter__(self) -> Recorder:
         return self
@@ -257,7 +292,8 @@ class Recorder:
 
     # The queue and the file.
 
-    def _put(self, item: _Item) -> None:
+    def put(self, item: _Item) -> None:
+        """Queues a span or a line as it is written."""
         if len(self._queue) < self._queue_max and self._fd >= 0:
             self._queue.append(item)
         else:
@@ -271,7 +307,7 @@ class Recorder:
         except OSError as error:
             self._fail(f"cannot record in {self.folder}: {error.strerror or error}")
             return
-        self._put(self._first_line())
+        self.put(self._first_line())
         self._drain()
         _LIVE.add(self)
         self._thread = threading.Thread(target=self._write_on, name="pptop-log", daemon=True)
@@ -298,14 +334,24 @@ class Recorder:
 
     def _write_on(self) -> None:
         looked = 0.0
-        while not self._is_closed:
-            self._wake.wait(WRITE_EVERY)
-            if self._is_closed or os.getpid() != self._pid:
-                return
-            if time.monotonic() - looked >= LOOK_EVERY:
-                looked = time.monotonic()
-                self._look_at_thread()
+        try:
+            while not self._is_closed:
+                self._wake.wait(WRITE_EVERY)
+                if os.getpid() != self._pid:
+                    return
+                if not self._is_closed and time.monotonic() - looked >= LOOK_EVERY:
+                    looked = time.monotonic()
+                    self._look_at_thread()
+                self._drain()
             self._drain()
+            if self.failure is None:
+                self._write(self._last)
+        except Exception as error:
+            self._fail(f"recording stopped: {_excerpt(error)}")
+        finally:
+            if os.getpid() == self._pid and self._is_closed and self._fd >= 0:
+                fd, self._fd = self._fd, -1
+                os.close(fd)
 
     def _look_at_thread(self) -> None:
         seen = _thread_times(self._tid)
@@ -313,24 +359,17 @@ class Recorder:
             self.line("cpu", elapsed_ns=self.now(), **seen)
 
     def _drain(self) -> None:
-        """Writes what is in the queue, in pieces, so that the job's thread is not held up."""
+        """Writes what is in the queue."""
         before_write = self.before_write
         if before_write is not None:
             before_write()
-        queue, rank = self._queue, self.info.rank
+        queue, template = self._queue, self._template
         while queue and self.failure is None:
+            # In pieces, between which the job's thread gets its turn.
             lines = []
-            for _ in range(min(len(queue), 256)):
+            for _ in range(min(len(queue), PIECE)):
                 item = queue.popleft()
-                if isinstance(item, str):
-                    lines.append(item)
-                else:
-                    op, step, stage, mb, start, dur, cpu, n_bytes, starved = item
-                    lines.append(
-                        f'{{"ev":"span","step":{step},"replica":0,"rank":{rank},"stage":{stage},'
-                        f'"mb":{mb},"op":"{op}","start_ns":{start},"dur_ns":{dur},"cpu_ns":{cpu},'
-                        f'"bytes":{n_bytes},"starved_ns":{starved}}}\n'
-                    )
+                lines.append(item if isinstance(item, str) else template % item)
             self._write("".join(lines).encode())
         if self.n_dropped > self._n_dropped_told and self.failure is None:
             self._n_dropped_told = self.n_dropped
@@ -356,8 +395,7 @@ class Recorder:
         if self.failure is None:
             self.failure = why
             self._queue.clear()
-            with _quiet():
-                print(f"pptop-log: {why}; the job goes on", file=sys.stderr)
+            say(f"{why}; the job goes on")
 
     def _forget(self) -> None:
         """In a child of ``fork``: the file belongs to the parent."""
@@ -385,17 +423,34 @@ class _quiet:
         return error is None or isinstance(error, (OSError, ValueError, AttributeError))
 
 
+def say(what: str) -> None:
+    """A line to standard error, if that takes one."""
+    with _quiet():
+        print(f"pptop-log: {what}", file=sys.stderr)
+
+
 def job_key() -> str:
-    """A text that all ranks of one job share, as far as its launcher tells one."""
-    names = (
-        "SLURM_JOB_ID",
-        "SLURM_STEP_ID",
-        "TORCHELASTIC_RUN_ID",
-        "TORCHELASTIC_RESTART_COUNT",
-        "MASTER_ADDR",
-        "MASTER_PORT",
+    """A text that all ranks of one job share and no other job has, as far as that is known.
+
+    A launcher's own numbers come first. On one machine, the first Python process of the job has
+    put its own into the environment (:mod:`pptop_log.start`); on several, each has its own.
+    """
+    environ = os.environ
+    names = ["SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "PMIX_NAMESPACE"]
+    names += ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"]
+    sizes = [
+        ("WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+        ("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"),
+    ]
+    is_here = all(
+        environ.get(local, environ.get(all_)) == environ.get(all_) for all_, local in sizes
     )
-    return " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    first = environ.get("PPTOP_LOG_JOB", "")
+    # A process that was started by hand is the first of its own.
+    if is_here and first.partition("-")[0] != str(os.getpid()):
+        names.append("PPTOP_LOG_JOB")
+    return " ".join(f"{name}={environ[name]}" for name in names if environ.get(name))
 
 
 def _json(keys: Mapping[str, Any]) -> str:
@@ -476,15 +531,12 @@ _exit_of: int | None = None
 
 
 def _close_all() -> None:
+    # A child of multiprocessing comes here while its error is on its way.
+    error = sys.exc_info()[1]
     for recorder in list(_LIVE):
+        if error is not None and not isinstance(error, SystemExit):
+            recorder.failed(1, _excerpt(error))
         recorder.close()
-
-
-def _note_exception(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-    for recorder in _LIVE:
-        recorder.failed(1, _excerpt(error))
 
 
 def _register_exit() -> None:
@@ -496,7 +548,8 @@ def _register_exit() -> None:
     earlier = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        _note_exception(kind, error, trace)
+        for recorder in list(_LIVE):
+            recorder.failed(1, _excerpt(error))
         earlier(kind, error, trace)
 
     sys.excepthook = hook
@@ -504,11 +557,10 @@ def _register_exit() -> None:
 
     # A child of multiprocessing or of torch's spawn tells its failure by this call alone.
     def exit_noted(status: Any = None) -> NoReturn:
-        if status not in (None, 0):
+        if status not in (None, 0) and threading.current_thread() is threading.main_thread():
             code = status if isinstance(status, int) else 1
-            for recorder in _LIVE:
-                if recorder._ending[0] == 0:
-                    recorder.failed(code, f"exit code {code}")
+            for recorder in list(_LIVE):
+                recorder.exits(code)
         exit_earlier(status)
 
     sys.exit = exit_noted

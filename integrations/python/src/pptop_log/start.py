@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -61,7 +62,7 @@ class _Finder(MetaPathFinder):
         self._looked_for.add(fullname)
         try:
             for finder in sys.meta_path:
-                if finder is self:
+                if finder is self or not hasattr(finder, "find_spec"):
                     continue
                 spec = finder.find_spec(fullname, path, target)
                 if spec is not None:
@@ -77,7 +78,13 @@ def _hook(module: ModuleType, folder: str) -> None:
     try:
         importlib.import_module(_HOOKS[module.__name__]).install(module, folder)
     except Exception as error:
-        print(f"pptop-log: cannot record: {error}; the job goes on", file=sys.stderr)
+        _say(f"cannot record: {error}; the job goes on")
+
+
+def _say(what: str) -> None:
+    from pptop_log.recorder import say
+
+    say(what)
 
 
 def install() -> None:
@@ -90,6 +97,8 @@ def install() -> None:
     folder = os.path.abspath(folder)
     # Children may run elsewhere, and all of a job write into one folder.
     os.environ["PPTOP_LOG_DIR"] = folder
+    # What tells this job from others that write there: the first process and its moment.
+    os.environ.setdefault("PPTOP_LOG_JOB", f"{os.getpid()}-{time.time_ns()}")
     sys.meta_path.insert(0, _Finder(folder))
     for name in _HOOKS:
         if name in sys.modules:
@@ -99,4 +108,4 @@ def install() -> None:
 try:
     install()
 except Exception as error:
-    print(f"pptop-log: cannot record: {error}; the job goes on", file=sys.stderr)
+    _say(f"cannot record: {error}; the job goes on")

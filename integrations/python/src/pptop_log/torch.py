@@ -68,162 +68,160 @@ class _Hooks:
         self._receives: dict[int, bool] = {}
         self._actions: dict[str, tuple[str, int, int] | None] = {}
         self._reductions: dict[int, Any] = {}
-        self._is_blind = False
+        #: How deep in a call that posts messages: it may post them group by group.
+        self._posting = 0
 
     def install(self, schedules: Any) -> None:
-        watch = self.watch
         stage = schedules._PipelineStageBase
-        patch(watch, stage, "forward_one_chunk", self.forward)
-        patch(watch, stage, "backward_one_chunk", self.backward)
-        patch(watch, stage, "backward_weight_one_chunk", self.backward_weight)
-        patch(watch, stage, "start_gradient_reduction", self.start_reduction)
-        patch(watch, stage, "wait_for_gradient_reduction", self.wait_for_reduction)
+        patch(stage, "forward_one_chunk", self.operation(lambda args, kwargs: "F"))
+        patch(stage, "backward_one_chunk", self.operation(_backward))
+        patch(stage, "backward_weight_one_chunk", self.operation(lambda args, kwargs: "W"))
+        patch(stage, "start_gradient_reduction", self.start_reduction)
+        patch(stage, "wait_for_gradient_reduction", self.wait_for_reduction)
         base = schedules._PipelineSchedule
-        patch(watch, base, "_maybe_compute_loss", self.loss)
-        patch(watch, base, "_update_losses", self.losses)
+        patch(base, "_maybe_compute_loss", self.loss)
+        patch(base, "_update_losses", self.losses)
         for name in ("PipelineScheduleSingle", "PipelineScheduleMulti"):
-            patch(watch, getattr(schedules, name), "step", self.step)
-        patch(watch, schedules, "_batch_p2p", self.post)
-        patch(watch, schedules, "_wait_batch_p2p", self.wait)
+            patch(getattr(schedules, name), "step", self.step)
+        patch(schedules, "_batch_p2p", self.post)
+        patch(schedules, "_wait_batch_p2p", self.wait)
         self._name_actions(schedules)
-        hook_optimizers(watch)
+        hook_optimizers(self.watch)
 
     # Steps.
 
-    def step(self, original: Callable[..., Any], schedule: Any, *args: Any, **kwargs: Any) -> Any:
-        watch, lane = self.watch, self.watch.lane
-        if lane.depth:
-            # A subclass whose step calls that of its base.
-            return original(schedule, *args, **kwargs)
-        try:
-            stages = _stages(schedule)
-            if watch.recorder is None or not watch.recorder.is_live:
-                watch.open(_info(schedule, stages), clock_of(stages[0].device))
-        except Exception as error:
-            watch.give_up(error)
-            return original(schedule, *args, **kwargs)
-        if not watch.is_on:
-            return original(schedule, *args, **kwargs)
-        lane.depth += 1
-        try:
-            # A schedule without a loss only runs forward, and that is its work.
-            if schedule._has_backward or schedule._loss_fn is None:
-                watch.begin_step()
-                if any(stage.is_first for stage in stages):
-                    watch.tell(samples=_samples(args, kwargs))
-                try:
-                    return original(schedule, *args, **kwargs)
-                finally:
-                    watch.end_calls()
+    def step(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self.watch
+
+        def wrapper(schedule: Any, *args: Any, **kwargs: Any) -> Any:
+            # A subclass may have a step that calls that of its base.
+            if watch.is_off or watch.lane.depth:
+                return original(schedule, *args, **kwargs)
+            kind = watch.safely(self._enter, schedule, args, kwargs)
+            if watch.is_off or kind is None:
+                return original(schedule, *args, **kwargs)
+            lane = watch.lane
+            lane.depth += 1
+            has_failed = True
+            try:
+                if kind == "evaluation":
+                    return watch.phase("evaluating", lambda: original(schedule, *args, **kwargs))
+                result = original(schedule, *args, **kwargs)
+                has_failed = False
+                return result
+            finally:
+                lane.depth -= 1
+                if kind == "step":
+                    watch.safely(watch.end_calls, has_failed)
                     self._receives.clear()
-            return watch.phase("evaluating", lambda: original(schedule, *args, **kwargs))
-        finally:
-            lane.depth -= 1
+
+        return wrapper
+
+    def _enter(self, schedule: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """What a call of ``step`` is; a training step begins here."""
+        watch, stages = self.watch, _stages(schedule)
+        if not watch.is_open():
+            watch.open(_info(schedule, stages), clock_of(stages[0].device))
+        if watch.recorder is None or not watch.recorder.is_live:
+            watch.is_off = True
+        # A schedule without a loss only runs forward, and that is its work.
+        if not (schedule._has_backward or schedule._loss_fn is None):
+            return "evaluation"
+        watch.begin_step()
+        if any(stage.is_first for stage in stages):
+            watch.tell(samples=_samples(args, kwargs))
+        return "step"
 
     # Operations.
 
-    def forward(
-        self, original: Callable[..., Any], stage: Any, mb: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not self._sees():
-            return original(stage, mb, *args, **kwargs)
-        work = self.watch.begin("F", stage.stage_index, mb)
-        result = original(stage, mb, *args, **kwargs)
-        self.watch.end(work)
-        return result
+    def operation(self, kind: Callable[..., str]) -> Callable[..., Any]:
+        watch = self.watch
 
-    def backward(
-        self, original: Callable[..., Any], stage: Any, mb: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not stage.has_backward or not self._sees():
-            return original(stage, mb, *args, **kwargs)
-        # backward_one_chunk(mb, loss=None, full_backward=True, last_backward=False)
-        is_full = args[1] if len(args) > 1 else kwargs.get("full_backward", True)
-        work = self.watch.begin("B" if is_full else "I", stage.stage_index, mb)
-        result = original(stage, mb, *args, **kwargs)
-        self.watch.end(work)
-        return result
+        def hook(original: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapper(stage: Any, mb: int, *args: Any, **kwargs: Any) -> Any:
+                if not watch.is_in_step:
+                    return original(stage, mb, *args, **kwargs)
+                work = None
+                try:
+                    op = kind(args, kwargs)
+                    if op == "F" or stage.has_backward:
+                        work = watch.begin(op, stage.stage_index, mb)
+                except Exception as error:
+                    watch.give_up(error)
+                result = original(stage, mb, *args, **kwargs)
+                if work is not None and watch.is_in_step:
+                    try:
+                        watch.end(work)
+                    except Exception as error:
+                        watch.give_up(error)
+                return result
 
-    def backward_weight(
-        self, original: Callable[..., Any], stage: Any, mb: int, *args: Any, **kwargs: Any
-    ) -> Any:
-        if not stage.has_backward or not self._sees():
-            return original(stage, mb, *args, **kwargs)
-        work = self.watch.begin("W", stage.stage_index, mb)
-        result = original(stage, mb, *args, **kwargs)
-        self.watch.end(work)
-        return result
+            return wrapper
 
-    def loss(
-        self,
-        original: Callable[..., Any],
-        schedule: Any,
-        stage: Any,
-        output: Any,
-        target_mbs: Any,
-        mb_index: int,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        result = original(schedule, stage, output, target_mbs, mb_index, *args, **kwargs)
-        if stage.is_last and schedule._loss_fn is not None and self._sees():
-            self.watch.extend(stage.stage_index, mb_index)
-        return result
+        return hook
 
-    def losses(self, original: Callable[..., Any], schedule: Any, *args: Any) -> Any:
-        if self.watch.is_in_step and schedule._internal_losses:
-            try:
-                self.watch.tell(loss=mean_loss(schedule._internal_losses))
-            except Exception as error:
-                self.watch.give_up(error)
-        return original(schedule, *args)
+    def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self.watch
 
-    def _sees(self) -> bool:
-        """Whether work of the rank is to be recorded now."""
-        if not self.watch.is_in_step:
-            return False
-        if self.watch.clock.name == "device":
-            import torch
+        def wrapper(
+            schedule: Any, stage: Any, output: Any, target_mbs: Any, mb: int, *args: Any, **kw: Any
+        ) -> Any:
+            result = original(schedule, stage, output, target_mbs, mb, *args, **kw)
+            if watch.is_in_step and stage.is_last and schedule._loss_fn is not None:
+                watch.safely(watch.extend, stage.stage_index, mb)
+            return result
 
-            if torch.cuda.is_current_stream_capturing():
-                if not self._is_blind and self.watch.recorder is not None:
-                    self._is_blind = True
-                    self.watch.recorder.warn(
-                        "a CUDA graph is captured: operations inside it are not seen"
-                    )
-                return False
-        return True
+        return wrapper
+
+    def losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        watch = self.watch
+
+        def wrapper(schedule: Any, *args: Any, **kwargs: Any) -> Any:
+            if watch.is_in_step and schedule._internal_losses:
+                loss = watch.safely(mean_loss, schedule._internal_losses)
+                watch.tell(loss=loss)
+            return original(schedule, *args, **kwargs)
+
+        return wrapper
 
     def _name_actions(self, schedules: Any) -> None:
         """The runtime's name of each action, for operations that no other hook sees."""
         original, watch, action_of = schedules.record_function, self.watch, self._action
 
         class Named:
-            __slots__ = ("_inner", "_work")
+            __slots__ = ("_action", "_inner", "_start")
 
             def __init__(self, name: str, *args: Any) -> None:
                 self._inner = original(name, *args)
-                self._work: Any = action_of(name)
+                self._action = action_of(name) if watch.is_in_step else None
+                self._start: Any = None
 
             def __enter__(self) -> Any:
-                if self._work is not None and watch.is_on and watch.is_in_step:
-                    watch.lane.has_fired = False
-                    # Waits inside come before the work.
-                    self._work = (*self._work, watch.clock.mark())
-                else:
-                    self._work = None
+                if self._action is not None:
+                    watch.safely(self._begins)
                 return self._inner.__enter__()
 
             def __exit__(self, *error: Any) -> Any:
                 result = self._inner.__exit__(*error)
-                if self._work is not None and not watch.lane.has_fired and watch.is_on:
-                    op, stage, mb, start = self._work
-                    if watch.lane.waits:
-                        start = watch.lane.waits[-1][1]
-                    work = watch.begin(op, stage, mb)
-                    work.start = start
-                    watch.end(work)
+                if self._start is not None and watch.is_in_step and error[0] is None:
+                    watch.safely(self._ends)
                 return result
+
+            def _begins(self) -> None:
+                if not watch.clock.is_capturing:
+                    watch.lane.has_fired = False
+                    self._start = watch.clock.mark()
+
+            def _ends(self) -> None:
+                lane = watch.lane
+                if lane.has_fired or self._action is None:
+                    return
+                # It has computed since it last waited.
+                start = lane.waits[-1][1] if lane.waits else self._start
+                work = watch.begin(*self._action)
+                if work is not None:
+                    work[3] = start
+                    watch.end(work)
 
         schedules.record_function = Named
 
@@ -238,47 +236,76 @@ class _Hooks:
 
     # Messages.
 
-    def post(self, original: Callable[..., Any], p2p_ops: Any, *args: Any, **kwargs: Any) -> Any:
+    def post(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
-        if not p2p_ops or not watch.is_in_step:
-            return original(p2p_ops, *args, **kwargs)
-        start = watch.clock.mark()
-        works = original(p2p_ops, *args, **kwargs)
-        end = watch.clock.mark()
-        n_bytes, receives = 0, False
+
+        def wrapper(p2p_ops: Any, *args: Any, **kwargs: Any) -> Any:
+            if not p2p_ops or not watch.is_in_step or watch.clock.is_capturing or self._posting:
+                return original(p2p_ops, *args, **kwargs)
+            start = watch.safely(watch.clock.mark)
+            self._posting += 1
+            try:
+                works = original(p2p_ops, *args, **kwargs)
+            finally:
+                self._posting -= 1
+            watch.safely(self._posted, p2p_ops, works, start)
+            return works
+
+        return wrapper
+
+    def _posted(self, p2p_ops: Any, works: Any, start: Any) -> None:
+        end, n_bytes, receives = self.watch.clock.mark(), 0, False
         for p2p in p2p_ops:
             if p2p.op.__name__ == "isend":
                 n_bytes += p2p.tensor.nbytes
             else:
                 receives = True
         self._receives[id(works)] = receives
-        if n_bytes:
-            watch.sent(start, end, n_bytes)
-        return works
+        if n_bytes and start is not None:
+            self.watch.sent(start, end, n_bytes)
 
-    def wait(self, original: Callable[..., Any], work: Any) -> Any:
+    def wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
-        if not work or not watch.is_in_step:
-            return original(work)
-        receives = self._receives.pop(id(work), True)
-        start = watch.clock.mark()
-        result = original(work)
-        watch.waited(start, watch.clock.mark(), is_send=not receives)
-        return result
+
+        def wrapper(work: Any) -> Any:
+            if not work or not watch.is_in_step or watch.clock.is_capturing:
+                return original(work)
+            receives = self._receives.pop(id(work), True)
+            start = watch.safely(watch.clock.mark)
+            result = original(work)
+            if watch.is_in_step:
+                end = watch.safely(watch.clock.mark)
+                watch.safely(watch.waited, start, end, not receives)
+            return result
+
+        return wrapper
 
     # What follows the operations.
 
-    def start_reduction(self, original: Callable[..., Any], stage: Any, *args: Any) -> Any:
-        if self.watch.is_in_step:
-            self._reductions[stage.stage_index] = self.watch.clock.mark()
-        return original(stage, *args)
+    def start_reduction(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(stage: Any, *args: Any, **kwargs: Any) -> Any:
+            watch = self.watch
+            if watch.is_in_step and not watch.clock.is_capturing:
+                self._reductions[stage.stage_index] = watch.safely(watch.clock.mark)
+            return original(stage, *args, **kwargs)
 
-    def wait_for_reduction(self, original: Callable[..., Any], stage: Any, *args: Any) -> Any:
-        result = original(stage, *args)
-        start = self._reductions.pop(stage.stage_index, None)
-        if start is not None:
-            self.watch.other("all_reduce", stage.stage_index, 0, start)
-        return result
+        return wrapper
+
+    def wait_for_reduction(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(stage: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(stage, *args, **kwargs)
+            start = self._reductions.pop(stage.stage_index, None)
+            if start is not None and not self.watch.is_off:
+                self.watch.safely(self.watch.other, "all_reduce", stage.stage_index, 0, start)
+            return result
+
+        return wrapper
+
+
+def _backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """``backward_one_chunk(mb, loss=None, full_backward=True, last_backward=False)``."""
+    is_full = args[1] if len(args) > 1 else kwargs.get("full_backward", True)
+    return "B" if is_full else "I"
 
 
 def hook_optimizers(watch: Watch) -> None:
@@ -288,13 +315,15 @@ def hook_optimizers(watch: Watch) -> None:
     began: dict[int, Any] = {}
 
     def begins(optimizer: Any, args: Any, kwargs: Any) -> None:
-        if watch.is_on and watch.step > 0:
-            began[id(optimizer)] = watch.clock.mark()
+        if not watch.is_off and watch.step > 0 and not watch.clock.is_capturing:
+            began[id(optimizer)] = watch.safely(watch.clock.mark)
 
     def ends(optimizer: Any, args: Any, kwargs: Any) -> None:
         start = began.pop(id(optimizer), None)
-        if start is None or not watch.is_on:
-            return
+        if start is not None and not watch.is_off and not watch.clock.is_capturing:
+            watch.safely(ended, optimizer, start)
+
+    def ended(optimizer: Any, start: Any) -> None:
         watch.other("optim", 0, 0, start)
         if optimizer.param_groups:
             watch.tell(lr=_number(optimizer.param_groups[0].get("lr")))
@@ -314,7 +343,40 @@ def clock_of(device: Any) -> Clock:
         return HostClock()
     import torch
 
-    return CudaClock(torch.cuda)
+    clock = CudaClock(torch.cuda, device)
+    _hook_captures(torch.cuda.CUDAGraph, clock)
+    return clock
+
+
+def _hook_captures(graph: Any, clock: CudaClock) -> None:
+    """While a graph is captured, no thread may ask for an event: that would end the capture."""
+
+    def begins(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            clock.lock.acquire()
+            clock.is_capturing = True
+            try:
+                return original(*args, **kwargs)
+            except BaseException:
+                clock.is_capturing = False
+                clock.lock.release()
+                raise
+
+        return wrapper
+
+    def ends(original: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if clock.is_capturing:
+                    clock.is_capturing = False
+                    clock.lock.release()
+
+        return wrapper
+
+    patch(graph, "capture_begin", begins)
+    patch(graph, "capture_end", ends)
 
 
 def _info(schedule: Any, stages: list[Any]) -> RankInfo:
@@ -358,11 +420,13 @@ def parameters_of(stage: int, module: Any) -> dict[str, int]:
 
 def _samples(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
     """Samples of a step: the first dimension of its first input, over all micro-batches."""
-    parts = kwargs.get("arg_mbs")
-    inputs = [part[0] for part in parts if part] if parts else list(args[:1])
-    if not inputs or any(len(getattr(value, "shape", ())) == 0 for value in inputs):
+    try:
+        parts = kwargs.get("arg_mbs")
+        inputs = list(args[:1]) if parts is None else [part[0] for part in parts]
+        return sum(int(value.shape[0]) for value in inputs) if inputs else None
+    except (AttributeError, IndexError, RuntimeError, TypeError):
+        # Inputs without a shape, such as nested tensors: then the number is not known.
         return None
-    return sum(int(value.shape[0]) for value in inputs)
 
 
 def mean_loss(losses: list[Any]) -> Any:

@@ -4,26 +4,27 @@ An adapter tells a :class:`Watch` when a step begins, which operation a call is,
 waits. The watch times them, gives each wait the name of the operation that follows it, and hands
 all of it to a :class:`~pptop_log.recorder.Recorder`.
 
-Nothing that fails here may fail the job: an error ends the recording with one warning.
+Nothing that fails here may fail the job: an error of ours ends the recording with one warning.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
-import threading
 import time
+from threading import get_ident
 from typing import Any, Callable, TypeVar
 
 from pptop_log.clocks import Clock, HostClock, Moment, ThreadTimes
-from pptop_log.recorder import RankInfo, Recorder
+from pptop_log.recorder import RankInfo, Recorder, say
 
 __all__ = ["Watch", "run_folder"]
 
 T = TypeVar("T")
 #: Seconds for which the end of a process waits for its device, at most.
 FINISH_SECONDS = 2.0
+#: Nanoseconds between two readings of the time without a core, which cost some microseconds.
+READ_EVERY_NS = 25_000_000
 
 
 def run_folder() -> str | None:
@@ -50,29 +51,24 @@ def run_folder() -> str | None:
     return os.path.join(state, "runs", name)
 
 
-class _Open:
-    """An operation that has been timed and may still be extended: a forward by its loss."""
-
-    __slots__ = ("cpu_ns", "end", "mb", "op", "read", "stage", "start", "starved_ns")
-
-    def __init__(self, op: str, stage: int, mb: int, start: Moment, read: tuple[int, int]) -> None:
-        self.op, self.stage, self.mb, self.start, self.read = op, stage, mb, start, read
-        self.end: Moment = None
-        self.cpu_ns = self.starved_ns = 0
-
-
-class _Lane(threading.local):
+class _Lane:
     """What is under way in one thread."""
 
+    __slots__ = ("depth", "has_fired", "last", "open", "read_at", "starved_ns", "waits")
+
     def __init__(self) -> None:
-        #: The operation that ended last and is not recorded yet.
-        self.open: _Open | None = None
+        #: The operation that ended last and is not recorded yet: what it is, its stage and its
+        #: micro-batch, its start, its end, and its time without a core.
+        self.open: list[Any] | None = None
         #: Waits that have no name yet.
         self.waits: list[tuple[Moment, Moment]] = []
         #: The stage and micro-batch of the operation that ended last.
         self.last = (0, 0)
         #: Whether an operation was seen since an adapter reset this.
         self.has_fired = False
+        #: The time without a core when it was read last, and when that was.
+        self.starved_ns = 0
+        self.read_at = 0
         #: How deep in calls that record the thread is.
         self.depth = 0
 
@@ -86,51 +82,75 @@ class Watch:
         self.clock: Clock = clock or HostClock()
         #: The step that is under way, or the last; 0 before the first.
         self.step = 0
+        #: Whether calls are recorded now.
         self.is_in_step = False
-        self.lane = _Lane()
+        #: Whether nothing is recorded any more.
+        self.is_off = False
+        self._lanes: dict[int, _Lane] = {}
         self._times = ThreadTimes()
+        self._is_host = self.clock.name == "host"
         self._step_start: Moment = None
         self._step_end: Moment = None
         self._told: dict[str, Any] = {}
         self._n_ops = 0
-        self._is_off = False
+        self._is_blind = False
         self._pid = os.getpid()
+
+    @property
+    def lane(self) -> _Lane:
+        """What is under way in the present thread."""
+        ident = get_ident()
+        lane = self._lanes.get(ident)
+        if lane is None:
+            lane = self._lanes[ident] = _Lane()
+        return lane
 
     # The recorder.
 
-    @property
-    def is_on(self) -> bool:
-        """Whether anything is recorded."""
-        return not self._is_off
+    def is_open(self) -> bool:
+        """Whether this process has its file, and may still write it."""
+        return self.recorder is not None and self._pid == os.getpid()
 
     def open(self, info: RankInfo, clock: Clock | None = None) -> None:
         """Opens the file of this rank, at its first step."""
-        if self.recorder is not None and self._pid == os.getpid():
-            self._is_off = not self.recorder.is_live
+        if self.is_open():
             return
         # A child of fork that trains a pipeline of its own has a file of its own.
         self._pid = os.getpid()
         self.step = 0
-        self.lane = _Lane()
+        self._lanes = {}
         self._times = ThreadTimes()
         if clock is not None:
             self.clock = clock
+        self._is_host = self.clock.name == "host"
         info.clock = self.clock.name
         recorder = Recorder(self.folder, info)
         recorder.before_write = self.clock.poll
         recorder.before_close = self.finish
         self.recorder = recorder
-        self._is_off = not recorder.is_live
 
     def give_up(self, error: BaseException) -> None:
         """Ends the recording after an error of ours; the job goes on."""
-        if self._is_off:
+        if self.is_off:
             return
-        self._is_off = True
-        why = f"{type(error).__name__}: {error}"
-        print(f"pptop-log: recording stopped: {why}; the job goes on", file=sys.stderr)
-        if self.recorder is not None:
-            self.recorder.warn(f"recording stopped: {why}")
+        self.is_off = True
+        self.is_in_step = False
+        why = f"recording stopped: {type(error).__name__}: {error}"
+        say(f"{why}; the job goes on")
+        recorder = self.recorder
+        if recorder is not None:
+            # So that nobody waits for the rank.
+            recorder.before_close = None
+            recorder.warn(why)
+            recorder.give_up(why)
+
+    def safely(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls something of ours; an error ends the recording."""
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            self.give_up(error)
+            return None
 
     # Steps.
 
@@ -141,18 +161,26 @@ class Watch:
         self._close_step(self.clock.mark() if self._step_end is not None else None)
         self.step += 1
         if self.recorder is not None:
-            self.recorder.step = self.step
-        self._step_start = start
+            self.recorder.goes_on(self.step)
+        self._step_start, self._step_end = start, None
+        self._told = {}
         self._n_ops = 0
         self.is_in_step = True
 
-    def end_calls(self) -> None:
+    def end_calls(self, has_failed: bool = False) -> None:
         """The calls of the step are over; the optimizer and other work may follow."""
+        if self.is_off:
+            return
         self.flush()
-        for start, end in self.lane.waits:
-            self._emit("recv", *self.lane.last, start, end)
-        self.lane.waits = []
+        lane = self.lane
+        for start, end in lane.waits:
+            self._emit("recv", *lane.last, start, end)
+        lane.waits = []
         self.is_in_step = False
+        if has_failed:
+            # Its operations stay; the step was never over.
+            self._step_start = None
+            return
         self._step_end = self.clock.mark()
         if self._n_ops == 0 and self.step == 1 and self.recorder is not None:
             self.recorder.warn(
@@ -164,6 +192,11 @@ class Watch:
         """Notes the loss and the like of the present step; a value may be a function of nothing
         that is called when the step is over."""
         self._told.update(told)
+
+    def end_moves(self) -> None:
+        """What was done since belongs to the step as well."""
+        if not self.is_in_step and self._step_end is not None:
+            self._step_end = self.clock.mark()
 
     def close_step(self) -> None:
         """Ends the step after its last span, as no other follows at once."""
@@ -180,7 +213,8 @@ class Watch:
             known = {key: value() if callable(value) else value for key, value in told.items()}
             recorder.step_line(step, times[0], times[1], **known)
 
-        self.clock.emit((start, last if end is None else end), then)
+        if not self.clock.emit((start, last if end is None else end), then):
+            recorder.n_dropped += 1
 
     def finish(self) -> None:
         """The process ends: what the device still works on is waited for, but not for long."""
@@ -189,11 +223,12 @@ class Watch:
 
     def phase(self, name: str, call: Callable[[], T]) -> T:
         """Runs work that is no training step, such as an evaluation."""
-        if self.recorder is None:
+        recorder = self.recorder
+        if recorder is None or self.is_off:
             return call()
-        self.close_step()
-        recorder, step, start_ns = self.recorder, self.step, Recorder.now()
-        keys = {"phase": name, "step": step, "start_ns": start_ns, "done": 0, "total": 0}
+        start_ns = Recorder.now()
+        self.safely(self.close_step)
+        keys = {"phase": name, "step": self.step, "start_ns": start_ns, "done": 0, "total": 0}
         recorder.line("phase", elapsed_ns=start_ns, dur_ns=None, **keys)
         try:
             return call()
@@ -201,106 +236,121 @@ class Watch:
             now = Recorder.now()
             recorder.line("phase", elapsed_ns=now, dur_ns=now - start_ns, **keys)
 
-    # Operations.
+    # Operations. These are called for each operation, so each call and each look counts.
 
-    def begin(self, op: str, stage: int, mb: int) -> _Open:
-        """An operation begins: F, B, I or W."""
-        lane = self.lane
+    def begin(self, op: str, stage: int, mb: int) -> list[Any] | None:
+        """An operation begins: F, B, I or W. ``None`` if it cannot be seen."""
+        if self.clock.is_capturing:
+            self._tell_blind()
+            return None
+        lane = self._lanes.get(get_ident()) or self.lane
         if lane.open is not None:
             self.flush()
+        start = self.clock.mark()
         if lane.waits:
             kind = "wait_act" if op == "F" else "wait_grad"
-            for start, end in lane.waits:
-                self._emit(kind, stage, mb, start, end)
+            for began, ended in lane.waits:
+                self._emit(kind, stage, mb, began, ended)
             lane.waits = []
+            # What the thread starved for while it waited is none of the operation's.
+            if self._is_host and start - lane.read_at >= READ_EVERY_NS:
+                lane.starved_ns, lane.read_at = self._times.starved_ns(), start
         lane.has_fired = True
         self._n_ops += 1
-        read = self._times.read(time.monotonic_ns())
-        return _Open(op, stage, mb, self.clock.mark(), read)
+        return [op, stage, mb, start, None, 0]
 
-    def end(self, work: _Open) -> None:
+    def end(self, work: list[Any] | None) -> None:
         """The operation is over. It is recorded with the next one: a loss may extend it."""
-        work.end = self.clock.mark()
-        cpu_ns, starved_ns = self._times.read(time.monotonic_ns())
-        work.cpu_ns, work.starved_ns = cpu_ns - work.read[0], starved_ns - work.read[1]
-        self.lane.open = work
-        self.lane.last = (work.stage, work.mb)
+        if work is None:
+            return
+        end = work[4] = self.clock.mark()
+        lane = self._lanes.get(get_ident()) or self.lane
+        if self._is_host and end - lane.read_at >= READ_EVERY_NS:
+            starved_ns = self._times.starved_ns()
+            # The first reading has nothing to be compared with.
+            if lane.read_at:
+                work[5] += starved_ns - lane.starved_ns
+            lane.starved_ns, lane.read_at = starved_ns, end
+        lane.open = work
+        lane.last = (work[1], work[2])
 
     def extend(self, stage: int, mb: int) -> None:
         """What was done since the end of a forward belongs to it."""
         work = self.lane.open
-        if work is not None and (work.op, work.stage, work.mb) == ("F", stage, mb):
+        if work is not None and work[:3] == ["F", stage, mb]:
             self.end(work)
 
     def flush(self) -> None:
         """Records the operation that ended last."""
-        lane = self.lane
+        lane = self._lanes.get(get_ident()) or self.lane
         work, lane.open = lane.open, None
-        if work is not None:
-            self._emit(
-                work.op,
-                work.stage,
-                work.mb,
-                work.start,
-                work.end,
-                cpu_ns=work.cpu_ns,
-                starved_ns=work.starved_ns,
-            )
+        if work is None:
+            return
+        op, stage, mb, start, end, starved_ns = work
+        recorder = self.recorder
+        if self._is_host and recorder is not None:
+            recorder.put((self.step, stage, mb, op, start, end - start, 0, 0, starved_ns))
+        else:
+            self._emit(op, stage, mb, start, end)
 
     def waited(self, start: Moment, end: Moment, is_send: bool) -> None:
         """The rank waited, for a send to leave or for something that comes."""
+        lane = self.lane
         if is_send:
-            self._emit("send", *self.lane.last, start, end)
+            self._emit("send", *lane.last, start, end)
         else:
-            self.lane.waits.append((start, end))
+            lane.waits.append((start, end))
 
     def sent(self, start: Moment, end: Moment, n_bytes: int) -> None:
         """The rank has handed over what the last operation made."""
-        self._emit("send", *self.lane.last, start, end, bytes=n_bytes)
+        self._emit("send", *self.lane.last, start, end, n_bytes)
 
     def other(self, op: str, stage: int, mb: int, start: Moment, n_bytes: int = 0) -> None:
         """Something else ends now: ``all_reduce``, ``optim``, ``data`` or ``checkpoint``."""
-        end = self.clock.mark()
-        self._emit(op, stage, mb, start, end, bytes=n_bytes)
-        if not self.is_in_step and self._step_end is not None:
-            self._step_end = self.clock.mark()
+        self._emit(op, stage, mb, start, self.clock.mark(), n_bytes)
+        self.end_moves()
 
-    def _emit(self, op: str, stage: int, mb: int, start: Moment, end: Moment, **more: int) -> None:
+    def _emit(
+        self,
+        op: str,
+        stage: int,
+        mb: int,
+        start: Moment,
+        end: Moment,
+        n_bytes: int = 0,
+        starved_ns: int = 0,
+    ) -> None:
         recorder, step = self.recorder, self.step
         if recorder is None or step == 0:
             return
-        if self.clock.name == "host":
-            recorder.span(op, stage, mb, start, end - start, step=step, **more)
+        if self._is_host:
+            recorder.put((step, stage, mb, op, start, end - start, 0, n_bytes, starved_ns))
             return
 
         def then(times: tuple[int, ...]) -> None:
             dur_ns = max(0, times[1] - times[0])
-            recorder.span(op, stage, mb, times[0], dur_ns, bytes=more.get("bytes", 0), step=step)
+            recorder.span(op, stage, mb, times[0], dur_ns, bytes=n_bytes, step=step)
 
-        self.clock.emit((start, end), then)
+        if not self.clock.emit((start, end), then):
+            recorder.n_dropped += 1
 
-
-def guarded(watch: Watch, hook: Callable[..., Any], original: Callable[..., Any]) -> Any:
-    """The function ``original`` with a hook around it, which gets it as its first argument.
-
-    Without a recording the original is called as if nothing stood around it.
-    """
-
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if watch._is_off:
-            return original(*args, **kwargs)
-        return hook(original, *args, **kwargs)
-
-    wrapper.__pptop_original__ = original  # type: ignore[attr-defined]
-    return wrapper
+    def _tell_blind(self) -> None:
+        if not self._is_blind and self.recorder is not None:
+            self._is_blind = True
+            self.recorder.warn("a CUDA graph is captured: operations inside it are not seen")
 
 
-def patch(watch: Watch, holder: Any, name: str, hook: Callable[..., Any]) -> None:
+#: A hook is given the original function and returns what takes its place.
+Hook = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def patch(holder: Any, name: str, hook: Hook) -> None:
     """Puts a hook around ``holder.name``, once.
 
     Raises ``AttributeError`` if there is no such name: the framework is of another version.
     """
     original = getattr(holder, name)
     if not hasattr(original, "__pptop_original__"):
-        setattr(holder, name, guarded(watch, hook, original))
+        wrapper = functools.wraps(original)(hook(original))
+        wrapper.__pptop_original__ = original  # type: ignore[attr-defined]
+        setattr(holder, name, wrapper)
