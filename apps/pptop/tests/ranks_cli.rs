@@ -97,9 +97,15 @@ fn what_a_job_does_not_tell_is_left_out_everywhere() {
     assert_eq!(numbers["alarm"], Value::Null);
     assert_eq!(numbers["schedule"], "gpipe");
     let csv = well(&home, "export csv theirs");
-    assert!(csv.lines().nth(1).unwrap().starts_with("1,,,,0.07,"), "{csv}");
+    assert!(csv.lines().nth(1).unwrap().starts_with("1,,,,0.07,0.07,,,0.33"), "{csv}");
     let metrics = well(&home, "export prometheus theirs");
-    for name in ["pptop_loss{", "pptop_learning_rate{", "pptop_gradient_norm{", "pptop_samples"] {
+    for name in [
+        "pptop_loss{",
+        "pptop_learning_rate{",
+        "pptop_gradient_norm{",
+        "pptop_samples",
+        "pptop_planned_steps",
+    ] {
         assert!(!metrics.lines().any(|line| line.starts_with(name)), "{name}: {metrics}");
     }
     let report = well(&home, "report theirs");
@@ -110,7 +116,17 @@ fn what_a_job_does_not_tell_is_left_out_everywhere() {
     assert!(!trace.contains("\"loss\""), "{trace}");
     for view in ["overview", "timeline", "devices", "loss", "bubble", "log"] {
         let screen = well(&home, &format!("snapshot theirs --view {view} --size 160x50"));
-        for odd in ["NaN", "batch 0", "0 cores", "0 parameters", "0 samples", " x stop", "--"] {
+        for odd in [
+            "NaN",
+            "batch 0",
+            "0 cores",
+            "0 parameters",
+            "0 samples",
+            " x stop",
+            "--",
+            "/0",
+            "of 0",
+        ] {
             assert!(!screen.contains(odd), "{odd} in {view}:\n{screen}");
         }
     }
@@ -139,6 +155,9 @@ fn a_job_is_collected_into_one_log() {
         fs::remove_file(home.path(&format!("theirs/rank-{rank}.jsonl"))).unwrap();
     }
     assert_eq!(well(&home, "export csv ./theirs"), before);
+    // A job that was started again since is not in the log.
+    job(&home.path("theirs"), 7);
+    assert_eq!(well(&home, "collect ./theirs --force").split_whitespace().last(), Some("steps"));
     fs::create_dir(home.path("empty")).unwrap();
     refused(&home, "collect ./empty", "contains no run");
 }

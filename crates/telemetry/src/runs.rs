@@ -130,11 +130,11 @@ fn end_of(log: &Path, status: Option<&Status>) -> Option<End> {
 /// nobody has collected them into a log.
 pub fn log_or_ranks_of(dir: &Path) -> PathBuf {
     let log = log_of(dir);
-    let has_log = log.symlink_metadata().is_ok();
-    if !has_log && RankFile::all_in(dir).is_ok_and(|files| !files.is_empty()) {
-        return dir.to_owned();
-    }
-    log
+    let Ok(files) = RankFile::all_in(dir) else { return log };
+    let written = |path: &Path| path.symlink_metadata().and_then(|about| about.modified()).ok();
+    let newest = files.iter().filter_map(|file| written(&file.path)).max();
+    // A job that has begun since is not in the log.
+    if newest > written(&log) { dir.to_owned() } else { log }
 }
 
 /// The summary of a run, if there is one that can be read. That of a job of another framework

@@ -110,6 +110,38 @@ fn a_trace_may_be_compressed() {
     assert!(cut.is_err());
 }
 
+/// Each was once taken at its word: memory for four thousand million ranks, for a text as long as
+/// the file, or a step counted up to.
+#[test]
+fn a_trace_cannot_claim_much_memory_or_time() {
+    let span = |tid: u64, step: u64| {
+        format!(
+            r#"{{"cat":"F","ph":"X","pid":0,"tid":{tid},"ts":1,"dur":1,"args":{{"step":{step},"micro_batch":0,"stage":0}}}}"#
+        )
+    };
+    for tid in [4_294_967_294_u64, 4_294_967_295, 65_536] {
+        let refused = Place::with(format!("[{}]", span(tid, 1)).as_bytes()).chrome().unwrap_err();
+        assert!(refused.to_string().contains("no operations"), "{refused}");
+    }
+    let far =
+        Place::with(format!("[{},{}]", span(0, 1), span(0, 9_000_000_000_000_000)).as_bytes());
+    far.chrome().unwrap();
+    assert!(!far.events().is_empty());
+    let long = format!(r#"{{"{}":1}}"#, "a".repeat(2 << 20));
+    let refused = Place::with(long.as_bytes()).kineto().unwrap_err();
+    assert!(refused.to_string().contains("more than 1 MiB"), "{refused}");
+    // An escaped quote does not end a text.
+    let long = format!(r#"{{"{}":1}}"#, r#"a\""#.repeat(1 << 20));
+    assert!(Place::with(long.as_bytes()).kineto().is_err());
+}
+
+#[test]
+fn overlapped_pairs_are_refused_by_name() {
+    let pair = kineto().replace("PP:1I0", "PP:(1I0;0F0)OVERLAP_F_B");
+    let refused = Place::with(pair.as_bytes()).kineto().unwrap_err();
+    assert!(refused.to_string().contains("PP:(1I0;0F0)OVERLAP_F_B"), "{refused}");
+}
+
 #[test]
 fn a_deep_one_is_refused() {
     for text in ["[", "{\"a\":", "{\"traceEvents\":[{\"args\":"] {

@@ -36,12 +36,14 @@ struct Job<'a> {
     /// The number in the names of files: 0 for the first job in a folder.
     count: u32,
     unix_ns: u64,
+    /// Whether the ranks say how many there are.
+    tells_size: bool,
 }
 
 impl<'a> Job<'a> {
     fn of(dir: &'a Path) -> Self {
         let unix_ns = 1_800_000_000_000 * MS;
-        Self { dir, pp: 2, dp: 1, micro_batches: 2, key: "a", count: 0, unix_ns }
+        Self { dir, pp: 2, dp: 1, micro_batches: 2, key: "a", count: 0, unix_ns, tells_size: true }
     }
 
     fn rank(&self, replica: u32, rank: u32) -> Rank {
@@ -69,7 +71,7 @@ impl<'a> Job<'a> {
         let pipeline: Vec<u32> = (replica * self.pp..(replica + 1) * self.pp).collect();
         rank.line(&json!({
             "ev": "rank", "schema": 1, "rank": rank.number, "pp": self.pp, "pipeline": pipeline,
-            "world_size": self.pp * self.dp, "program": "emitter 1.0",
+            "world_size": self.tells_size.then_some(self.pp * self.dp), "program": "emitter 1.0",
             "schedule": "ScheduleGPipe", "model": "sleep", "n_stages": self.pp,
             "micro_batches": self.micro_batches, "boot": boot, "host": boot, "job": self.key,
             "stages": [{"stage": rank.number, "parameters": 10, "parameter_bytes": 40}],
@@ -310,11 +312,7 @@ fn a_rank_without_a_file_is_named() {
         rank.end(0, "finished");
     }
     let told = Told::of(dir.path());
-    assert!(
-        told.says("rank 1 left no file here, so the bubble is not known"),
-        "{:?}",
-        told.texts()
-    );
+    assert!(told.says("rank 1 has no file here, so the bubble is not known"), "{:?}", told.texts());
     assert!(told.hello().plan.is_empty());
     assert!(told.steps().iter().all(|step| step.bubble_ratio.is_nan()));
     assert_eq!(told.steps().len(), 4);
@@ -324,7 +322,7 @@ fn a_rank_without_a_file_is_named() {
 #[test]
 fn a_file_that_comes_late_begins_the_log_once_more() {
     let dir = TempDir::new().unwrap();
-    let job = Job { pp: 2, dp: 2, ..Job::of(dir.path()) };
+    let job = Job { pp: 2, dp: 2, tells_size: false, ..Job::of(dir.path()) };
     let mut first: Vec<Rank> = (0..2).map(|rank| job.rank(0, rank)).collect();
     let mut follower = Follower::new(dir.path());
     let mut told = Told::default();
@@ -350,6 +348,26 @@ fn a_file_that_comes_late_begins_the_log_once_more() {
     assert_eq!(spans.iter().filter(|span| span.step == 4 && span.replica == 1).count(), 8);
     let of_three = spans.iter().filter(|span| span.step == 3 && span.replica == 0).count();
     assert!(of_three <= 8, "no step is shown twice");
+}
+
+/// With two replicas of which one is not there yet, nothing is shown that would have to begin anew.
+#[test]
+fn all_ranks_that_are_announced_are_waited_for() {
+    let dir = TempDir::new().unwrap();
+    let job = Job { pp: 2, dp: 2, ..Job::of(dir.path()) };
+    let mut follower = Follower::new(dir.path());
+    let mut told = Told::default();
+    for mut rank in (0..2).map(|rank| job.rank(0, rank)) {
+        (1..=2).for_each(|step| rank.step(step, 2));
+    }
+    told.poll(&mut follower);
+    assert!(told.steps().is_empty());
+    assert!(told.says("2 of 4 ranks of emitter 1.0 have a file"), "{:?}", told.texts());
+    for mut rank in (0..2).map(|rank| job.rank(1, rank)) {
+        (1..=2).for_each(|step| rank.step(step, 2));
+    }
+    told.until(&mut follower, |event| matches!(event, Event::Step(step) if step.step == 2));
+    assert_eq!((told.hello().dp, told.steps().len()), (2, 2));
 }
 
 /// The second machine's wall clock is five minutes ahead, and it was started at another time.
@@ -475,6 +493,83 @@ fn files_that_do_not_fit_are_left_out_by_name() {
     let told = Told::of(dir.path());
     assert!(told.says("rank-9.jsonl is left out: it says rank 7 of 2"), "{:?}", told.texts());
     assert_eq!(told.steps().len(), 2);
+}
+
+/// A first file that is broken says nothing about the others.
+#[test]
+fn one_odd_file_does_not_hide_the_others() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(
+        dir.path().join("rank-0.jsonl"),
+        "{\"ev\":\"rank\",\"rank\":0,\"pp\":4000000000,\"pipeline\":[0,1],\"job\":\"a\"}\n",
+    )
+    .unwrap();
+    let job = Job { count: 1, ..Job::of(dir.path()) };
+    for mut rank in job.ranks() {
+        (1..=2).for_each(|step| rank.step(step, 2));
+        rank.end(0, "finished");
+    }
+    // The second file of rank 0 and the first of rank 1 belong to different jobs by their numbers,
+    // so one of them has to be named; it is the others' job that is shown.
+    let told = Told::of(&dir.path().join("rank-1.1.jsonl"));
+    assert!(told.says("rank-0.jsonl is left out: it says 4000000000 ranks"), "{:?}", told.texts());
+}
+
+/// Numbers of steps may be anything: one after another would take for ever.
+#[test]
+fn a_number_of_a_step_that_jumps_is_no_reason_to_count() {
+    let dir = TempDir::new().unwrap();
+    let mut ranks = Job::of(dir.path()).ranks();
+    for rank in &mut ranks {
+        rank.step(1, 2);
+        for step in [0, 1 << 50, u64::MAX] {
+            rank.line(&json!({"ev": "span", "step": step, "rank": rank.number, "op": "F",
+                "start_ns": BEGAN, "dur_ns": 1}));
+            rank.line(
+                &json!({"ev": "rank_step", "step": step, "start_ns": BEGAN, "end_ns": BEGAN}),
+            );
+        }
+        rank.end(0, "finished");
+    }
+    let told = Told::of(dir.path());
+    let steps: Vec<u64> = told.steps().iter().map(|step| step.step).collect();
+    assert_eq!(steps, [1, 1 << 50, u64::MAX]);
+    assert!(told.says("2 lines of rank 0 are of step 0; steps count from 1"), "{:?}", told.texts());
+}
+
+#[test]
+fn lost_events_are_added_up_over_the_ranks_and_not_over_time() {
+    let dir = TempDir::new().unwrap();
+    for mut rank in Job::of(dir.path()).ranks() {
+        rank.step(1, 2);
+        for count in [10, 25, 40] {
+            rank.line(&json!({"ev": "dropped", "elapsed_ns": BEGAN, "count": count}));
+        }
+        rank.step(2, 2);
+        rank.end(0, "finished");
+    }
+    let told = Told::of(dir.path());
+    let last = told.events.iter().rev().find_map(|event| match event {
+        Event::Dropped(dropped) => Some(dropped.count),
+        _ => None,
+    });
+    assert_eq!(last, Some(80));
+}
+
+/// Looks at the thread of a rank go on while the rank hangs.
+#[test]
+fn a_rank_that_hangs_makes_no_progress_whatever_is_written_of_its_thread() {
+    let dir = TempDir::new().unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let unix_ns = u64::try_from(now.as_nanos()).unwrap() - 100 * 1000 * MS;
+    let job = Job { unix_ns, ..Job::of(dir.path()) };
+    for mut rank in job.ranks() {
+        rank.step(1, 2);
+        rank.line(&json!({"ev": "cpu", "elapsed_ns": BEGAN + 99_000 * MS, "cpu_ns": 1}));
+    }
+    let status = Run::of(dir.path()).unwrap().unwrap().status.unwrap();
+    let silent_ms = unix_ns / MS + 100_000 - status.progressed_unix_ms;
+    assert!((99_000..=100_000).contains(&silent_ms), "{silent_ms}");
 }
 
 /// A folder with files of ranks is a run like any other.

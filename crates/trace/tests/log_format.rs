@@ -78,8 +78,8 @@ fn parse(line: &str) -> RankLine {
 
 fn written(line: &RankLine) -> String {
     let mut text = Vec::new();
-    line.write_line(&mut text).unwrap();
-    String::from_utf8(text).unwrap().trim_end().to_owned()
+    line.write_line(&mut text).expect("a line that was read");
+    String::from_utf8_lossy(&text).trim_end().to_owned()
 }
 
 /// The keys of an object and of the objects within it; not those under a key that names values.

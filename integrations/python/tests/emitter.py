@@ -49,7 +49,6 @@ def one_rank(args: argparse.Namespace, replica: int, rank: int, began: int) -> N
         model="sleep",
         n_stages=pp,
         micro_batches=m,
-        steps=args.steps,
         stages=[{"stage": rank, "parameters": 1000, "parameter_bytes": 4000}],
     )
     slot = int(args.ms * 1e6)

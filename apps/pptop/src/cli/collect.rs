@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Which job, and where its log goes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A folder with files of ranks, or one of these files if the folder has those of several jobs
+    /// A folder of per-rank files; if it holds several jobs, a file of the job that is meant
     #[arg(value_name = "FOLDER|FILE")]
     job: OsString,
     /// File to write; - is standard output (default: events.jsonl in the folder)
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         )));
     }
     let Some(path) = &args.output else {
-        return into_folder(&found);
+        return into_folder(&found, args.force);
     };
     let mut files = Files::new(args.force);
     files.input("the job", &found.log);
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 }
 
 /// The default: the log takes its place beside the files, and stands for them from then on.
-fn into_folder(run: &Run) -> Result<(), CliError> {
+fn into_folder(run: &Run, force: bool) -> Result<(), CliError> {
     if run.standing().is_alive() {
         return Err(CliError::Usage(
             "the job is still running; collect it when it has ended, or name a file with -o for what there is now"
@@ -68,7 +68,9 @@ fn into_folder(run: &Run) -> Result<(), CliError> {
     };
     let file = WholeFile::private(&path).map_err(|error| failed(&error))?;
     let (file, n_steps) = collect(run, &run.id, file)?;
-    let path = file.finish(Taken::Stays).map_err(|error| failed(&error))?;
+    let path = file
+        .finish(if force { Taken::Replaced } else { Taken::Stays })
+        .map_err(|error| failed(&error))?;
     print(&format!("{}  {n_steps} steps\n", path.display()))
 }
 

@@ -14,7 +14,7 @@ use super::{CliError, print};
 /// What is imported.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Traces of PyTorch's profiler, one of each rank; also compressed by gzip
+    /// Traces of PyTorch's profiler, one per rank; gzip is accepted
     Kineto(KinetoArgs),
     /// A trace that pptop export chrome-trace has written
     ChromeTrace(ChromeArgs),

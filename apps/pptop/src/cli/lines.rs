@@ -137,13 +137,13 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
     match (lines, event) {
         (Lines::Json, _) if is_told => print_json(event),
         (Lines::Plain, Event::Hello(hello)) => print(&format!(
-            "{}: {} on {} ranks, {} replicas, {} micro-batches, {} steps{}\n",
+            "{}: {} on {} ranks, {} replicas, {} micro-batches{}{}\n",
             one_line(&hello.run),
             one_line(&hello.schedule),
             hello.pp,
             hello.dp,
             hello.micro_batches,
-            hello.steps,
+            if hello.steps == 0 { String::new() } else { format!(", {} steps", hello.steps) },
             hello
                 .continues
                 .as_ref()

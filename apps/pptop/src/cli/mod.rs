@@ -131,7 +131,7 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
-    /// Make one log of the files that the ranks of a job of another framework have written
+    /// Merge another framework's per-rank files into one log
     Collect(collect::Args),
     /// Import traces of other programs as a recorded run
     #[command(subcommand)]

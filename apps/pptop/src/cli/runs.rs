@@ -225,7 +225,7 @@ fn info(args: &InfoArgs) -> Result<(), CliError> {
         ("state", run.standing().to_string()),
         ("model", status.model),
         ("schedule", format!("{} p={} dp={}", status.schedule, status.pp, status.dp)),
-        ("step", format!("{} of {}", status.step, status.steps)),
+        ("step", of_steps(status.step, status.steps)),
         ("loss", status.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"))),
         ("process", format!("{} on {}", status.pid, status.host)),
         ("socket", status.socket.unwrap_or_else(|| "-".to_owned())),
@@ -296,4 +296,9 @@ fn size(bytes: u64) -> String {
         b if b < 1e9 => format!("{:.1} MB", b / 1e6),
         b => format!("{:.1} GB", b / 1e9),
     }
+}
+
+/// `7 of 20`, or `7` where nobody has said how many there will be.
+fn of_steps(step: u64, steps: u64) -> String {
+    if steps == 0 { step.to_string() } else { format!("{step} of {steps}") }
 }

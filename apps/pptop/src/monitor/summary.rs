@@ -20,47 +20,46 @@ pub(crate) fn summary(state: &State, run_dir: &Path) -> String {
 fn write_summary(text: &mut String, state: &State, run_dir: &Path) -> std::fmt::Result {
     let model = state.model();
     let name = model.hello().map_or("the run", |hello| hello.run.as_str());
-    let (step, n_steps) = (model.step(), model.hello().map_or(0, |hello| hello.steps));
+    let step = match (model.step(), model.hello().map_or(0, |hello| hello.steps)) {
+        (step, 0) => step.to_string(),
+        (step, n_steps) => format!("{step} of {n_steps}"),
+    };
     match state.exit_code() {
         None if state.playback().is_some() || state.child().pid == 0 => {
-            writeln!(text, "{name}: last known step {step} of {n_steps}")?;
+            writeln!(text, "{name}: last known step {step}")?;
         }
         None if state.is_read_only() && state.child().pid == std::process::id() => {
             return writeln!(text, "the demo is over after {step} steps");
         }
         None if state.status() == Status::Died => {
-            writeln!(text, "{name} has died after {step} of {n_steps} steps")?;
+            writeln!(text, "{name} has died after {step} steps")?;
         }
         None if state.child().host.is_some() => {
             let host = state.child().host.as_deref().unwrap_or_default();
-            writeln!(text, "{name} runs on {host}; last known step {step} of {n_steps}")?;
+            writeln!(text, "{name} runs on {host}; last known step {step}")?;
         }
         None if state.child().is_suspended => writeln!(
             text,
-            "{name} is suspended as process {}; step {step} of {n_steps} is done",
+            "{name} is suspended as process {}; step {step} is done",
             state.child().pid
         )?,
         None => writeln!(
             text,
-            "{name} is still running as process {}; step {step} of {n_steps} is done",
+            "{name} is still running as process {}; step {step} is done",
             state.child().pid
         )?,
         Some(0) => {
             let wall = model.end().map(|end| format!(" in {}", format::duration(end.wall_seconds)));
-            writeln!(
-                text,
-                "{name} has ended after {step} of {n_steps} steps{}",
-                wall.unwrap_or_default()
-            )?;
+            writeln!(text, "{name} has ended after {step} steps{}", wall.unwrap_or_default())?;
         }
         Some(_) if state.status() == Status::Died => {
-            writeln!(text, "{name} has died after {step} of {n_steps} steps")?;
+            writeln!(text, "{name} has died after {step} steps")?;
         }
         Some(_) if state.status() == Status::Stopped => {
-            writeln!(text, "{name} was stopped after {step} of {n_steps} steps")?;
+            writeln!(text, "{name} was stopped after {step} steps")?;
         }
         Some(code) => {
-            writeln!(text, "{name} has failed after {step} of {n_steps} steps, exit code {code}")?;
+            writeln!(text, "{name} has failed after {step} steps, exit code {code}")?;
         }
     }
     if let Some(failure) = state.failure() {

@@ -203,7 +203,7 @@ pub(crate) fn skipped_without(program: &str) {
 pub(crate) fn step(screen: &str) -> Option<u32> {
     // A frozen screen says how many steps it is behind.
     let (_, behind) = screen.lines().next()?.rsplit_once(" step ")?;
-    behind.split_once('/')?.0.parse().ok()
+    behind.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Terminal {

@@ -31,6 +31,11 @@ fn told<T: Into<f64> + Copy + fmt::Debug>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| Number(value).to_string())
 }
 
+/// Samples or tokens: if a step has neither, the run does not tell them.
+fn counted(number: u64, step: &StepEvent) -> String {
+    if step.samples == 0 && step.tokens == 0 { String::new() } else { number.to_string() }
+}
+
 const STEP_HEADER: &str = "step,loss,lr,grad_norm,seconds,elapsed_seconds,samples,tokens,bubble_ratio,idle_of_step,\
 starved_ratio,window_seconds,validation_loss,validation_accuracy,missing_ops";
 
@@ -73,8 +78,8 @@ impl StepRows {
             told(step.grad_norm),
             Number(step.seconds),
             Number(step.elapsed_seconds),
-            step.samples,
-            step.tokens,
+            counted(step.samples, &step),
+            counted(step.tokens, &step),
             Number(step.bubble_ratio),
             Number(step.idle_of_step),
             Number(step.starved_ratio),

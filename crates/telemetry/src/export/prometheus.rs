@@ -163,7 +163,7 @@ fn of_run(
     )?;
     page.metric(
         ("pptop_planned_steps", Gauge, "Planned steps."),
-        is_known.then(|| (run.clone(), hello.steps as f64)),
+        (is_known && hello.steps > 0).then(|| (run.clone(), hello.steps as f64)),
     )?;
     page.metric(
         (

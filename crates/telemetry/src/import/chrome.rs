@@ -50,6 +50,10 @@ pub fn import_chrome_trace(trace: &Path, into: &Path) -> Result<u64, ImportError
         return Err(ImportError::nothing(trace, why));
     }
     let pp = places.keys().map(|(_, rank)| rank + 1).max().unwrap_or(1);
+    let dp = places.keys().map(|(replica, _)| replica + 1).max().unwrap_or(1);
+    if pp as usize * dp as usize > RANKS_MAX {
+        return Err(ImportError::nothing(trace, format!("it has more than {RANKS_MAX} ranks")));
+    }
     let last_stage = places.values().flatten().max().copied().unwrap_or(0);
     let mut ranks: BTreeMap<(u32, u32), Rank> = BTreeMap::new();
     for (&(replica, rank), own) in &places {
@@ -123,8 +127,9 @@ fn span_of(event: &TraceEvent) -> Option<(u32, Span)> {
     }
     let op = SpanKind::ALL.into_iter().find(|kind| kind.name() == event.cat.0)?;
     let small = |number: Option<u64>| number.and_then(|n| u32::try_from(n).ok());
-    let replica = small(event.pid.whole())?;
-    let rank = small(event.tid.whole())?;
+    let of_rank = |number| small(number).filter(|&n| (n as usize) < RANKS_MAX);
+    let replica = of_rank(event.pid.whole())?;
+    let rank = of_rank(event.tid.whole())?;
     let start_ns = u64::try_from(event.start_ns()?).ok()?;
     Some((
         replica,

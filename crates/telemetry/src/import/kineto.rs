@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use pp_schedule::clean;
 use pp_trace::{RankHead, Span, SpanKind};
 
 use super::ImportError;
@@ -124,7 +125,7 @@ fn check(places: &BTreeMap<Vec<u32>, Vec<usize>>, all: &[Found]) -> Result<(), I
     if let Some((stages, members)) = places.iter().find(|(_, members)| members.len() != dp) {
         let of = all[members[0]].path.display();
         return Err(ImportError::Unfit(format!(
-            "{dp} traces have other stages, but only {} has stages {stages:?}, such as {of}; name the traces of all ranks, each once",
+            "stages {stages:?} have {} traces ({of}), other stages have {dp}; name the traces of all ranks, each once",
             members.len()
         )));
     }
@@ -137,6 +138,7 @@ fn found(path: &Path) -> Result<Found, ImportError> {
     let mut on_gpu: Vec<Action> = Vec::new();
     let mut optimizers = Vec::new();
     let mut is_gpipe = false;
+    let mut n_kept = 0;
     let about = read(path, |event| {
         let is_gpu = event.cat.0 == "gpu_user_annotation";
         if event.ph.0 != "X" || !(is_gpu || event.cat.0 == "user_annotation") {
@@ -145,13 +147,22 @@ fn found(path: &Path) -> Result<Found, ImportError> {
         is_gpipe |= event.name.0.starts_with("Forward ") || event.name.0.starts_with("Backward ");
         let Some((start_ns, end_ns)) = extent(&event) else { return Ok(()) };
         if event.name.0.starts_with("Optimizer.step#") && !is_gpu {
+            n_kept += 1;
             optimizers.push((start_ns, end_ns));
+        }
+        if event.name.0.starts_with("PP:(") {
+            let why = format!(
+                "it has overlapped pairs of operations, such as {}, whose halves have no times of their own; record the job with pptop-log instead",
+                clean(&event.name.0.chars().take(64).collect::<String>())
+            );
+            return Err(ImportError::nothing(path, why));
         }
         let Some(label) = label(&event.name.0) else { return Ok(()) };
         let action = Action { label, start_ns, end_ns, work_ns: None };
         let of_thread =
             if is_gpu { &mut on_gpu } else { actions.entry(event.tid.key()).or_default() };
-        if of_thread.len() >= ACTIONS_MAX {
+        n_kept += 1;
+        if n_kept > ACTIONS_MAX {
             return Err(ImportError::nothing(path, "it has too many actions; profile fewer steps"));
         }
         of_thread.push(action);
@@ -175,6 +186,7 @@ fn found(path: &Path) -> Result<Found, ImportError> {
         return Err(ImportError::nothing(path, why));
     }
     all.sort_by_key(|action| action.start_ns);
+    optimizers.sort_unstable();
     let rank = about.rank.and_then(|rank| u32::try_from(rank).ok());
     Ok(Found {
         path: path.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -149,10 +149,7 @@ macro_rules! loose {
                         f.write_str("any value")
                     }
 
-                    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<$name, E> {
-                        if text.len() > TEXT_BYTES_MAX {
-                            return Err(E::custom("a text has more than 1 MiB"));
-                        }
+                    fn visit_str<E>(self, text: &str) -> Result<$name, E> {
                         Ok($text(text))
                     }
 
@@ -228,9 +225,9 @@ pub(super) fn read(
         };
         if is_gzip {
             let opened = BufReader::with_capacity(BUFFER_BYTES, Unzipped::new(file));
-            whole(opened, &mut about, &mut each)
+            whole(ShortTexts::new(opened), &mut about, &mut each)
         } else {
-            whole(file, &mut about, &mut each)
+            whole(ShortTexts::new(file), &mut about, &mut each)
         }
     };
     match (failed, read) {
@@ -242,6 +239,42 @@ pub(super) fn read(
 }
 
 type Unzipped = flate2::read::MultiGzDecoder<BufReader<File>>;
+
+/// Passes JSON on as long as no text in it is too long: a parser holds a whole text.
+struct ShortTexts<R> {
+    from: R,
+    /// Bytes of the text so far, if one is open.
+    n_in_text: Option<usize>,
+    is_escaped: bool,
+}
+
+impl<R> ShortTexts<R> {
+    fn new(from: R) -> Self {
+        Self { from, n_in_text: None, is_escaped: false }
+    }
+}
+
+impl<R: Read> Read for ShortTexts<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n_read = self.from.read(buffer)?;
+        for &byte in &buffer[..n_read] {
+            match &mut self.n_in_text {
+                None if byte == b'"' => self.n_in_text = Some(0),
+                None => {}
+                Some(_) if self.is_escaped => self.is_escaped = false,
+                Some(_) if byte == b'\\' => self.is_escaped = true,
+                Some(_) if byte == b'"' => self.n_in_text = None,
+                Some(n) => {
+                    *n += 1;
+                    if *n > TEXT_BYTES_MAX {
+                        return Err(io::Error::other("a text in it has more than 1 MiB"));
+                    }
+                }
+            }
+        }
+        Ok(n_read)
+    }
+}
 
 /// Reads one JSON value that is a trace.
 fn whole(

@@ -43,7 +43,11 @@ impl Merged {
                         Event::Phase(phase)
                     }
                     Event::Dropped(Dropped { elapsed_ns, count }) => {
-                        self.n_dropped = self.n_dropped.saturating_add(count);
+                        // Each rank counts from its start.
+                        let lane = &mut lanes[member.lane];
+                        let more = count.saturating_sub(lane.n_dropped);
+                        lane.n_dropped = lane.n_dropped.max(count);
+                        self.n_dropped = self.n_dropped.saturating_add(more);
                         let elapsed_ns = self.run_ns(clock, elapsed_ns);
                         Event::Dropped(Dropped { elapsed_ns, count: self.n_dropped })
                     }
@@ -52,8 +56,9 @@ impl Merged {
                 ready.push_back(event);
             }
             let lane = &mut lanes[member.lane];
-            if lane.n_late > 0 || lane.trouble.is_some() {
+            if lane.n_late > 0 || lane.n_of_step_0 > 0 || lane.trouble.is_some() {
                 let n_late = std::mem::take(&mut lane.n_late);
+                let n_of_step_0 = std::mem::take(&mut lane.n_of_step_0);
                 let mut say = |message: String| {
                     ready.push_back(Event::Warn(Warn {
                         elapsed_ns: self.now_ns,
@@ -65,6 +70,10 @@ impl Merged {
                 if n_late > 0 {
                     let name = self.crew.name(&member);
                     say(format!("{n_late} lines of {name} came after their step was shown"));
+                }
+                if n_of_step_0 > 0 {
+                    let name = self.crew.name(&member);
+                    say(format!("{n_of_step_0} lines of {name} are of step 0; steps count from 1"));
                 }
                 if let Some(trouble) = lane.trouble_to_tell() {
                     say(trouble);

@@ -99,7 +99,7 @@ impl Clocks {
                     self.offsets[to].error_ns.get_or_insert(error_ns);
                     continue;
                 }
-                let ahead = (there - back) / 2;
+                let ahead = there.saturating_sub(back) / 2;
                 let offset = &mut self.offsets[to];
                 offset.ns = offset.ns.saturating_sub(ahead);
                 offset.moved_ns = offset.moved_ns.saturating_sub(ahead);

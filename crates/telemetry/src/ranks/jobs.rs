@@ -4,7 +4,7 @@
 //! launcher's variables tell jobs apart, and a rank that has several files with the same variables
 //! wrote one in each job, in the order of their numbers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pp_trace::RankHead;
 
@@ -71,22 +71,28 @@ impl Crew {
         let head_of = |&at: &usize| lanes[at].head.as_ref().map(|head| (at, head));
         let heads: Vec<(usize, &RankHead)> = job.lanes.iter().filter_map(head_of).collect();
         let mut crew = Self::default();
-        let Some(&(_, first)) = heads.first() else { return crew };
-        crew.pp = first.pp;
+        // One odd file does not hide the others.
+        let mut sizes: HashMap<u32, usize> = HashMap::new();
+        for (_, head) in &heads {
+            *sizes.entry(head.pp).or_default() += 1;
+        }
+        let most = sizes.into_iter().max_by_key(|&(pp, n)| (n, std::cmp::Reverse(pp)));
+        let Some((pp, _)) = most else { return crew };
+        crew.pp = pp;
         let mut pipelines: Vec<&[u32]> = heads.iter().map(|(_, head)| &*head.pipeline).collect();
         pipelines.sort_unstable();
         pipelines.dedup();
         crew.dp = u32::try_from(pipelines.len()).unwrap_or(u32::MAX);
+        let mut seen: HashSet<(u32, u32)> = HashSet::new();
         let is_too_large = u64::from(crew.pp) * u64::from(crew.dp) > RANKS_MAX;
         for (at, head) in heads {
             let replica = pipelines.binary_search(&&*head.pipeline).unwrap_or(0) as u32;
             let (rank, pp) = (head.rank, head.pp);
-            let twice =
-                crew.members.iter().any(|member| (member.replica, member.rank) == (replica, rank));
+            let twice = !seen.insert((replica, rank));
             let odd = if is_too_large {
                 Some(format!("it says {pp} ranks; at most {RANKS_MAX} are shown"))
             } else if pp != crew.pp {
-                Some(format!("it says {pp} ranks, and the first file {}", crew.pp))
+                Some(format!("it says {pp} ranks, and most files {}", crew.pp))
             } else if rank >= pp {
                 Some(format!("it says rank {rank} of {pp}"))
             } else if twice {

@@ -61,7 +61,13 @@ pub(super) struct Lane {
     told_seen: Seen,
     /// Whether the trouble was told.
     has_told: bool,
+    /// Events that its recorder has lost.
+    pub(super) n_dropped: u64,
+    /// Lines of a step 0.
+    pub(super) n_of_step_0: u64,
     is_at_end: bool,
+    /// Whether the last piece had anything that the rank did.
+    has_grown: bool,
     /// When something was written last.
     grew: Instant,
 }
@@ -83,11 +89,14 @@ impl Lane {
             seen: Seen::Elsewhere,
             told_seen: Seen::Elsewhere,
             has_told: false,
+            n_dropped: 0,
+            n_of_step_0: 0,
             is_at_end: false,
+            has_grown: false,
         }
     }
 
-    /// Reads a piece of the file, unless enough of it is held. Returns the lines that were read.
+    /// Reads a piece of the file, unless enough of it is held. Returns the bytes that were read.
     ///
     /// # Errors
     /// The file is of a newer format. What else fails is kept as [`Lane::trouble`].
@@ -96,17 +105,19 @@ impl Lane {
             return Ok(0);
         }
         let before = self.follower.n_bytes();
+        self.has_grown = false;
         let mut follower =
             std::mem::replace(&mut self.follower, RankFollower::new(&self.file.path));
         let poll = follower.poll(buffer, |line| self.take(line));
         self.follower = follower;
         match poll {
             Ok(poll) => {
-                self.is_at_end = poll.at_end;
-                if self.follower.n_bytes() > before {
-                    self.grew = last_write(&self.file.path);
+                // Looks at the thread and the device go on whatever the rank does.
+                if self.has_grown && self.is_at_end {
+                    self.grew = Instant::now();
                 }
-                Ok(poll.n_events)
+                self.is_at_end = poll.at_end;
+                Ok(self.follower.n_bytes() - before)
             }
             Err(newer @ ReadError::Newer { .. }) => Err(newer),
             Err(error) => {
@@ -166,8 +177,13 @@ impl Lane {
 
     /// The part of a step, unless the step was handed over already.
     fn part(&mut self, step: u64) -> Option<&mut Part> {
+        self.has_grown = true;
+        if step == 0 {
+            self.n_of_step_0 += 1;
+            return None;
+        }
         if step <= self.released {
-            self.n_late += u64::from(step > 0);
+            self.n_late += 1;
             return None;
         }
         self.last_begun = self.last_begun.max(step);
@@ -191,6 +207,11 @@ impl Lane {
     /// Whether the file is not waited for.
     pub(super) fn is_quiet(&self) -> bool {
         self.is_at_end && (self.is_final() || self.grew.elapsed() > PATIENCE)
+    }
+
+    /// For how long the rank has done nothing, if all that is there was read.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.is_at_end.then(|| self.grew.elapsed())
     }
 
     /// Whether all that is there was read.

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use pp_trace::machine::unix_ms;
 use pp_trace::{Event, Hello, RankStep, Span, Warn};
 
 use super::clocks::{Clocks, Row};
@@ -11,8 +11,8 @@ use super::jobs::{Crew, Job, Member};
 use super::lane::{Lane, Part};
 use super::plan;
 
-/// How long a rank without a file is waited for, from the start of the last that has one.
-const MISSING_MS: u64 = 10_000;
+/// How long ranks without a file are waited for, since the last file came.
+const MISSING: Duration = Duration::from_secs(10);
 
 /// The job that is handed over.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ pub(super) struct Merged {
     pub(super) told_waiting: Option<usize>,
     pub(super) n_dropped: u64,
     pub(super) is_over: bool,
+    /// When the last of its files was found.
+    since: Instant,
+    /// Ranks of the job, as the files tell; 0 if none does.
+    world_size: usize,
 }
 
 impl Merged {
@@ -50,6 +54,8 @@ impl Merged {
             told_waiting: None,
             n_dropped: 0,
             is_over: false,
+            since: Instant::now(),
+            world_size: 0,
         };
         run.name_clocks(lanes);
         run
@@ -62,6 +68,7 @@ impl Merged {
         // The new rank belongs into the first line, so the log begins once more, with a step that
         // nobody has seen without it.
         self.hello = None;
+        self.since = Instant::now();
         let members = self.crew.members.iter();
         let released = members.map(|member| lanes[member.lane].released).max().unwrap_or(0);
         for member in &self.crew.members {
@@ -74,6 +81,8 @@ impl Merged {
         for member in &self.crew.members {
             if let Some(head) = &lanes[member.lane].head {
                 self.clocks.of(head);
+                let n = head.world_size.unwrap_or(0) as usize;
+                self.world_size = self.world_size.max(n);
             }
         }
     }
@@ -96,14 +105,8 @@ impl Merged {
         ready: &mut VecDeque<Event>,
     ) {
         if self.hello.is_none() {
-            let first = self
-                .crew
-                .members
-                .iter()
-                .filter_map(|member| lanes[member.lane].steps.keys().next())
-                .min();
-            match first {
-                Some(&first) if self.is_complete(lanes, first) => {
+            match self.first_held(lanes) {
+                Some(first) if self.is_complete(lanes, first) => {
                     self.next = first;
                     self.begin(lanes, dir, ready);
                 }
@@ -113,7 +116,11 @@ impl Merged {
                 }
             }
         }
-        while self.is_complete(lanes, self.next) {
+        // A number may be missing on all ranks.
+        while let Some(step) = self.first_held(lanes)
+            && self.is_complete(lanes, step)
+        {
+            self.next = step;
             self.release(lanes, ready);
         }
         self.asides(lanes, ready);
@@ -121,12 +128,18 @@ impl Merged {
         self.end(lanes, ready);
     }
 
+    /// The first step that any rank holds.
+    fn first_held(&self, lanes: &[Lane]) -> Option<u64> {
+        let members = self.crew.members.iter();
+        members.filter_map(|member| lanes[member.lane].steps.keys().next()).min().copied()
+    }
+
     /// Whether a step is to be handed over.
     pub(super) fn is_complete(&self, lanes: &[Lane], step: u64) -> bool {
         let of = |member: &Member| &lanes[member.lane];
         let members = &self.crew.members;
         let mut open = members.iter().filter(|member| !of(member).has_closed(step)).peekable();
-        let is_waited_for = !self.crew.missing.is_empty() && !self.gives_up_missing(lanes);
+        let is_waited_for = self.n_missing() > 0 && !self.gives_up_missing(lanes);
         if open.peek().is_none() {
             // At least one rank has it, or a later one.
             return !members.is_empty()
@@ -139,24 +152,22 @@ impl Merged {
         (has_later || is_last) && !is_waited_for && open.all(|member| of(member).is_quiet())
     }
 
+    /// How many ranks have no file, as far as the files of the others tell.
+    pub(super) fn n_missing(&self) -> usize {
+        let of_all = self.world_size.saturating_sub(self.crew.members.len() + self.crew.odd.len());
+        self.crew.missing.len().max(of_all)
+    }
+
     /// Whether ranks without a file are not waited for any longer.
-    pub(super) fn gives_up_missing(&self, lanes: &[Lane]) -> bool {
-        let of = |member: &Member| &lanes[member.lane];
-        let members = &self.crew.members;
-        let newest_ms = members
-            .iter()
-            .filter_map(|member| of(member).head.as_ref())
-            .map(|head| head.unix_ns / 1_000_000)
-            .max()
-            .unwrap_or(0);
-        unix_ms().saturating_sub(newest_ms) > MISSING_MS
-            || members.iter().all(|member| of(member).is_final())
+    fn gives_up_missing(&self, lanes: &[Lane]) -> bool {
+        let silent = |member: &Member| lanes[member.lane].silence().is_some_and(|s| s > MISSING);
+        self.since.elapsed() > MISSING
+            || self.crew.members.iter().all(|m| silent(m) || lanes[m.lane].is_final())
     }
 
     /// Hands over the next step.
     pub(super) fn release(&mut self, lanes: &mut [Lane], ready: &mut VecDeque<Event>) {
         let step = self.next;
-        self.next += 1;
         let members = self.crew.members.clone();
         let mut parts: Vec<(Member, usize, Part)> = Vec::with_capacity(members.len());
         for &member in &members {

@@ -103,15 +103,17 @@ impl RankFolder {
             self.looked = Some(Instant::now());
             self.look_for_files()?;
         }
+        let mut is_read = vec![self.run.is_none(); self.lanes.len()];
+        if let Some(run) = &self.run {
+            for &at in &run.job.lanes {
+                is_read[at] = true;
+            }
+        }
         let mut n_read = 0;
-        for at in 0..self.lanes.len() {
-            let is_read = match &self.run {
-                Some(run) => run.job.lanes.contains(&at),
-                None => true,
-            };
+        for (lane, is_read) in self.lanes.iter_mut().zip(is_read) {
             // Of another job only the first line is read.
-            if is_read || self.lanes[at].head.is_none() {
-                n_read += self.lanes[at].poll(&mut self.buffer)?;
+            if is_read || lane.head.is_none() {
+                n_read += lane.poll(&mut self.buffer)?;
             }
         }
         self.choose();

@@ -13,18 +13,24 @@ use super::plan;
 impl Merged {
     pub(super) fn tell_waiting(&mut self, lanes: &[Lane], ready: &mut VecDeque<Event>) {
         let n = self.crew.members.len();
-        if self.told_waiting == Some(n) || n == 0 {
+        if self.told_waiting == Some(n) {
             return;
         }
         self.told_waiting = Some(n);
-        let n_ranks = u64::from(self.crew.pp) * u64::from(self.crew.dp);
-        let program = lanes[self.crew.members[0].lane]
-            .head
-            .as_ref()
-            .map_or_else(String::new, |head| head.program.clone());
-        let of = if program.is_empty() { String::new() } else { format!(" of a job of {program}") };
-        let message = format!("{n} of {n_ranks} ranks{of} have a file; waiting for a whole step");
-        ready.push_back(Event::Log(Log { message, ..Log::default() }));
+        let mut say = |message| {
+            ready.push_back(Event::Log(Log { message, ..Log::default() }));
+        };
+        for (at, why) in &self.crew.odd {
+            let name = lanes[*at].file.path.file_name().unwrap_or_default().to_string_lossy();
+            say(format!("{name} is left out: {why}"));
+        }
+        let program = self.crew.members.first().and_then(|member| {
+            let head = lanes[member.lane].head.as_ref()?;
+            Some(plan::program_of(&head.program).to_owned())
+        });
+        let Some(program) = program else { return };
+        let n_ranks = n + self.n_missing();
+        say(format!("{n} of {n_ranks} ranks of {program} have a file; waiting for a whole step"));
     }
 
     /// The first line of the log, and what is to be said at once.
@@ -67,7 +73,7 @@ impl Merged {
                 .collect();
             let more = if self.crew.missing.len() > 8 { " and others" } else { "" };
             let all = named.join(", ");
-            warn(None, format!("{all}{more} left no file here, so the bubble is not known"));
+            warn(None, format!("{all}{more} has no file here, so the bubble is not known"));
         } else if !has_plan {
             warn(None, format!("step {step} is not complete on all ranks, so no plan is known"));
         }
@@ -79,7 +85,8 @@ impl Merged {
             let (moved, error) = self.clocks.moved_seconds(clock);
             let host = members.iter().zip(&clocks).find(|&(_, &of)| of == clock);
             let Some((member, _)) = host else { continue };
-            let host = lanes[member.lane].head.as_ref().map_or("", |head| &head.host);
+            let Some(head) = &lanes[member.lane].head else { continue };
+            let host = if head.host.is_empty() { &head.boot } else { &head.host };
             match error {
                 Some(error) if moved.abs() > 1.0 => warn(
                     None,
@@ -94,7 +101,7 @@ impl Merged {
                 None => warn(
                     None,
                     format!(
-                        "no messages tell the clock of {host} from the first; its wall clock is trusted"
+                        "no messages relate the clock of {host} to the first host's; its wall clock is trusted"
                     ),
                 ),
             }

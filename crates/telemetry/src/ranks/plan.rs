@@ -103,7 +103,7 @@ pub(super) fn hello(
         run: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         pid: first.pid,
         argv: first.argv.clone(),
-        program: told(|head| &head.program).to_owned(),
+        program: program_of(told(|head| &head.program)).to_owned(),
         model: told(|head| &head.model).to_owned(),
         schedule: told(|head| &head.schedule).to_owned(),
         pp: crew.pp,
@@ -114,7 +114,7 @@ pub(super) fn hello(
         steps: first.steps.unwrap_or(0),
         host: first.host.clone(),
         hosts,
-        parameters: stages.iter().map(|stage| stage.parameters).sum(),
+        parameters: stages.iter().fold(0, |sum: u64, stage| sum.saturating_add(stage.parameters)),
         device_map,
         stages,
         started_unix_ms: u64::try_from(origin_ns / 1_000_000).unwrap_or(0),
@@ -132,6 +132,11 @@ fn n_micro_batches(crew: &Crew, lanes: &[Lane], step: u64) -> u32 {
     let parts = crew.members.iter().filter_map(|member| lanes[member.lane].steps.get(&step));
     let computed = parts.flat_map(|part| &part.spans).filter(|span| span.op.is_compute());
     computed.map(|span| span.mb.saturating_add(1)).max().unwrap_or(0)
+}
+
+/// What a job is called that does not say which program it is of: it is none of ours.
+pub(super) fn program_of(program: &str) -> &str {
+    if program.is_empty() { "another program" } else { program }
 }
 
 /// Samples of a step over all replicas, if every replica tells.

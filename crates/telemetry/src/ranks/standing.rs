@@ -1,6 +1,6 @@
 //! How a job stands, from the first and the last lines of its ranks' files.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -9,11 +9,12 @@ use pp_trace::{Event, RankEnd, RankFile, RankHead, RankLine, SCHEMA, State, Stat
 use super::jobs::jobs;
 use super::lane::{Seen, seen};
 use super::place;
+use super::plan::program_of;
 
 /// Bytes at the start of a file in which its first line is looked for.
 const HEAD_BYTES: u64 = 256 * 1024;
 /// Bytes at its end in which its last lines are looked for.
-const TAIL_BYTES: u64 = 64 * 1024;
+const TAIL_BYTES: u64 = 16 * 1024;
 /// Files that are looked at: those of the first ranks.
 const FILES_MAX: usize = 1024;
 
@@ -27,6 +28,9 @@ struct Ends {
     step_seconds: Option<f64>,
     bytes: u64,
     modified_ms: u64,
+    /// When the rank last did anything, by its own clock. Looks at its thread go on whatever it
+    /// does.
+    progressed_ms: u64,
 }
 
 /// The summary of a job, as its ranks' files tell it: of the newest of a folder, or of the one of a
@@ -56,13 +60,14 @@ pub(crate) fn status_of_job(path: &Path) -> Option<Status> {
     let mut pipelines: Vec<&Vec<u32>> = of_rank.iter().map(|ends| &ends.head.pipeline).collect();
     pipelines.sort_unstable();
     pipelines.dedup();
-    let progressed = of_rank.iter().map(|ends| ends.modified_ms).max().unwrap_or(0);
+    let updated = of_rank.iter().map(|ends| ends.modified_ms).max().unwrap_or(0);
+    let progressed = of_rank.iter().map(|ends| ends.progressed_ms).max().unwrap_or(0);
     let step = of_rank.iter().map(|ends| ends.last_step).min().unwrap_or(0);
     let head = &first.head;
     Some(Status {
         schema: SCHEMA,
         run: dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        program: head.program.clone(),
+        program: program_of(&head.program).to_owned(),
         pid: telling.head.pid,
         pid_began: telling.head.pid_began,
         pid_namespace: telling.head.pid_namespace,
@@ -81,7 +86,7 @@ pub(crate) fn status_of_job(path: &Path) -> Option<Status> {
         step_seconds: first.step_seconds,
         events_bytes: of_rank.iter().map(|ends| ends.bytes).sum(),
         started_unix_ms: head.unix_ns / 1_000_000,
-        updated_unix_ms: progressed,
+        updated_unix_ms: updated,
         progressed_unix_ms: progressed,
         ..Status::default()
     })
@@ -90,21 +95,24 @@ pub(crate) fn status_of_job(path: &Path) -> Option<Status> {
 fn ends_of(file: &RankFile) -> Option<Ends> {
     let mut open = open_regular(&file.path).ok()?;
     let about = open.metadata().ok()?;
-    let mut text = Vec::new();
-    (&mut open).take(HEAD_BYTES).read_to_end(&mut text).ok()?;
-    let line = text.split(|&byte| byte == b'\n').next()?;
-    let Ok(Some(RankLine::Head(head))) = RankLine::parse(line) else { return None };
+    let mut line = Vec::new();
+    let mut head = BufReader::with_capacity(4096, (&mut open).take(HEAD_BYTES));
+    head.read_until(b'\n', &mut line).ok()?;
+    let Ok(Some(RankLine::Head(head))) = RankLine::parse(line.trim_ascii_end()) else {
+        return None;
+    };
     open.seek(SeekFrom::Start(about.len().saturating_sub(TAIL_BYTES))).ok()?;
     let mut text = Vec::new();
     (&mut open).take(TAIL_BYTES).read_to_end(&mut text).ok()?;
     let mut found = Ends {
+        head: RankHead::default(),
         number: file.number,
         count: file.count,
-        head: *head,
         end: None,
         last_step: 0,
         step_seconds: None,
         bytes: about.len(),
+        progressed_ms: head.unix_ns / 1_000_000,
         modified_ms: about
             .modified()
             .ok()
@@ -112,19 +120,33 @@ fn ends_of(file: &RankFile) -> Option<Ends> {
             .and_then(|since| u64::try_from(since.as_millis()).ok())
             .unwrap_or(0),
     };
+    found.head = *head;
     // The first piece may be the end of a line, and the last the beginning of one.
     for line in text.split(|&byte| byte == b'\n') {
         match RankLine::parse(line) {
             Ok(Some(RankLine::End(end))) => found.end = Some(end),
             Ok(Some(RankLine::Step(step))) => {
                 found.last_step = step.step;
+                found.progress(step.end_ns);
                 found.step_seconds = Some(step.end_ns.saturating_sub(step.start_ns) as f64 * 1e-9);
             }
-            Ok(Some(RankLine::Event(Event::Span(span)))) if found.last_step == 0 => {
-                found.last_step = span.step.saturating_sub(1);
+            Ok(Some(RankLine::Event(Event::Span(span)))) => {
+                if found.last_step == 0 {
+                    found.last_step = span.step.saturating_sub(1);
+                }
+                found.progress(span.end_ns());
             }
             _ => {}
         }
     }
     Some(found)
+}
+
+impl Ends {
+    /// The rank did something at this moment of its own clock.
+    fn progress(&mut self, own_ns: u64) {
+        let since_ns = own_ns.saturating_sub(self.head.elapsed_ns);
+        let unix_ms = self.head.unix_ns.saturating_add(since_ns) / 1_000_000;
+        self.progressed_ms = self.progressed_ms.max(unix_ms);
+    }
 }

@@ -102,7 +102,7 @@ class RankInfo:
     stages: Sequence[Mapping[str, int]] = ()
     #: The device: ``cpu`` or ``cuda:0``.
     device: str = "cpu"
-    #: What the driver calls a GPU for ever, and its address on the bus.
+    #: The driver's permanent name for a GPU, and its address on the bus.
     uuid: str | None = None
     pci: str | None = None
     #: ``host``, or ``device`` where spans are timed on a GPU.

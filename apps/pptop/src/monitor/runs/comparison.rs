@@ -49,10 +49,16 @@ impl Comparison {
         });
         text("virtual stages", &|model| Some(model.hello()?.virtual_stages.to_string()));
         text("micro-batches", &|model| Some(model.hello()?.micro_batches.to_string()));
-        text("batch", &|model| Some(model.hello()?.batch_size.to_string()));
-        text("seed", &|model| Some(model.hello()?.seed.to_string()));
+        let told = |number: u64| Some(number).filter(|&number| number > 0);
+        text("batch", &|model| Some(told(model.hello()?.batch_size)?.to_string()));
+        // Another program's seed is not known; ours may be 0.
+        text("seed", &|model| {
+            let hello = model.hello()?;
+            hello.program.is_empty().then(|| hello.seed.to_string())
+        });
         text("steps", &|model| {
-            model.hello().map(|hello| format!("{}/{}", model.step(), hello.steps))
+            let of = told(model.hello()?.steps).map_or_else(String::new, |n| format!("/{n}"));
+            Some(format!("{}{of}", model.step()))
         });
         let mut number =
             |what, of: &dyn Fn(&Model) -> Option<f64>, shown: &dyn Fn(f64) -> String| {
@@ -70,7 +76,10 @@ impl Comparison {
         number("step", &|model| Some(model.steps().seconds()?.p50), &format::duration);
         number(
             "samples a second",
-            &|model| Some(model.hello()?.batch_size as f64 / model.steps().seconds()?.p50),
+            &|model| {
+                let batch = Some(model.hello()?.batch_size).filter(|&batch| batch > 0)?;
+                Some(batch as f64 / model.steps().seconds()?.p50)
+            },
             &format::count,
         );
         number("bubble", &|model| Some(model.steps().bubble_ratio()?.mean), &format::percent);

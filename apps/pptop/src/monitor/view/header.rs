@@ -89,8 +89,12 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
     let theme = pen.theme;
     let (step, n_steps, share) = progress(state);
     let (status, style) = status_text(state, theme);
-    let steps = format!("  step {step}/{n_steps} ");
-    let percent = format!(" {:.0}%", (share * 100.0).floor());
+    let (steps, percent) = if n_steps == 0 {
+        (format!("  step {step} "), String::new())
+    } else {
+        let percent = format!(" {:.0}%", (share * 100.0).floor());
+        (format!("  step {step}/{n_steps} "), percent)
+    };
     pen.put(" pptop  ", theme.dim());
     if state.shown().hello().is_none() {
         pen.put(status, style);
@@ -106,9 +110,12 @@ pub(crate) fn draw(pen: &mut Pen<'_>, state: &State) {
     pen.put(format::cut(name(state), room.saturating_sub(bar_cells).max(8)), STRONG);
     pen.text("  ").put(status, style).text(steps);
     let (open, close) = if theme.ascii { ("[", "]") } else { ("▕", "▏") };
-    pen.put(open, theme.dim())
-        .put(theme.gauge(share, bar_cells), theme.bar())
-        .put(close, theme.dim());
+    // Without an end there is no part of the way.
+    if n_steps > 0 {
+        pen.put(open, theme.dim())
+            .put(theme.gauge(share, bar_cells), theme.bar())
+            .put(close, theme.dim());
+    }
     pen.text(percent);
     pen.put(alarm.as_deref().unwrap_or(""), theme.bad());
     let n_dropped = state.shown().n_dropped();
@@ -232,6 +239,8 @@ pub(crate) fn draw_compact(pen: &mut Pen<'_>, state: &State) {
     }
     if n_steps > 0 {
         pen.text(format!("{step}/{n_steps} {:.0}%", (share * 100.0).floor()));
+    } else {
+        pen.text(format!("step {step}"));
     }
     if let Some(alarm) = state.shown().alarm() {
         pen.put(format!(" {}", alarm.short()), theme.bad());

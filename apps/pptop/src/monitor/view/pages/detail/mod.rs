@@ -216,11 +216,13 @@ fn put_stages(text: &mut Text, model: &Model, rank: &RankState) {
         if let Some([first, last]) = stage.layers {
             text.text(format!(" layers {:<9}", format!("{first}-{last}")));
         }
-        text.text(format!(
-            "{:>7} parameters {:>7}",
-            format::count(stage.parameters as f64),
-            format::bytes(stage.parameter_bytes)
-        ));
+        if stage.parameters > 0 {
+            text.text(format!(
+                "{:>7} parameters {:>7}",
+                format::count(stage.parameters as f64),
+                format::bytes(stage.parameter_bytes)
+            ));
+        }
         if has_copies {
             text.text(format!("  copy {} of the model", stage.copy));
         }
