@@ -28,6 +28,8 @@ up() {
 down() {
   local n
   for n in 1 2; do
+    # A launcher's daemon that was cut off from its launcher would stay.
+    ip netns pids "$(net $n)" 2>/dev/null | xargs --no-run-if-empty kill -KILL 2>/dev/null || true
     ip netns delete "$(net $n)" 2>/dev/null || true
   done
 }

@@ -239,7 +239,7 @@ pub(crate) fn draw_compact(pen: &mut Pen<'_>, state: &State) {
     }
     if n_steps > 0 {
         pen.text(format!("{step}/{n_steps} {:.0}%", (share * 100.0).floor()));
-    } else {
+    } else if step > 0 {
         pen.text(format!("step {step}"));
     }
     if let Some(alarm) = state.shown().alarm() {
