@@ -315,7 +315,7 @@ fn copy(account: &Account) -> (String, String, String) {
     let next = format!("{}; or a schedule that hides communication", tries.join(", "));
     let short = match (has_chunks, account.hello.program.is_empty()) {
         (true, true) => "fewer --virtual-stages",
-        (true, false) => "fewer stages per rank",
+        (true, false) => "fewer stages",
         (false, _) => "larger micro-batches",
     };
     match account.slowest_edge {
