@@ -5,10 +5,22 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source tests/interop/venv.sh watch
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./integrations/python
-cargo build --release --quiet --bin pptop
-pptop=target/release/pptop
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+# What the hooks wrap, in the sources of the frameworks themselves.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check pytest
+mkdir "$work/deepspeed" "$work/megatron"
+DS_BUILD_OPS=0 .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-binary deepspeed \
+  --dest "$work" deepspeed
+tar --extract --gzip --file "$work"/deepspeed-*.tar.gz --directory "$work/deepspeed" --strip-components 1
+.venv/bin/python -m pip download --quiet --disable-pip-version-check --no-deps --dest "$work" megatron-core
+.venv/bin/python -m zipfile --extract "$work"/megatron_core-*.whl "$work/megatron"
+(
+  cd integrations/python
+  PPTOP_DEEPSPEED_SOURCE=$work/deepspeed PPTOP_MEGATRON_SOURCE=$work/megatron ../../.venv/bin/python -m pytest -q -p no:cacheprovider tests/test_sources.py
+)
+cargo build --release --quiet --bin pptop
+pptop=target/release/pptop
 export PPTOP_STATE_DIR=$work/state PPTOP_DEVICE=cpu OMP_NUM_THREADS=1
 
 # job NAME FLAG…: runs a job and checks the recording; flags behind -- are for the check.

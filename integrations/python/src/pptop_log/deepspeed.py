@@ -1,4 +1,4 @@
-"""Hooks for the pipeline engine of DeepSpeed 0.16 and later.
+"""Hooks for the pipeline engine of DeepSpeed, whose names were checked in 0.16.5 and 0.19.8.
 
 The engine runs each instruction of its schedule by a function that it looks up in
 ``PipelineEngine._INSTRUCTION_MAP``; these are wrapped. Instructions name a buffer and no
