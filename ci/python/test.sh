@@ -19,6 +19,14 @@ site = pathlib.Path(sysconfig.get_paths()["purelib"])
 assert (site / "pptop_log.pth").is_file(), "the wheel has no pptop_log.pth"
 assert pathlib.Path(pptop_log.__file__).is_relative_to(site)
 PY
+# It is at work where the variable is set, in an isolated interpreter as well, and nowhere else.
+watches='import sys; print(any(type(f).__module__ == "pptop_log.start" for f in sys.meta_path))'
+for flags in "" -I; do
+  # shellcheck disable=SC2086 # no flag, or one
+  [[ $(PPTOP_LOG_DIR=$scratch/run "$python" $flags -c "$watches") == True ]]
+  # shellcheck disable=SC2086
+  [[ $("$python" $flags -c "$watches") == False ]]
+done
 # What the hooks wrap, in the package's own sources: 3 MB.
 pip download --no-deps --dest "$scratch" megatron-core==0.16.1
 "$python" -m zipfile -e "$scratch"/megatron_core-*.whl "$scratch/megatron"

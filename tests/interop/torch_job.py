@@ -137,6 +137,10 @@ def main():
     parser.add_argument("--profile")
     parser.add_argument("--orders")
     args = parser.parse_args()
+    if "RANK" in os.environ:
+        # By torchrun.
+        one_rank(int(os.environ["RANK"]), args, os.environ["MASTER_PORT"])
+        return
     port = 29500 + os.getpid() % 2000
     mp.spawn(one_rank, args=(args, port), nprocs=args.pp * args.dp)
 

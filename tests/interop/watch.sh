@@ -42,6 +42,10 @@ done
 "$pptop" schedule export zb-h1 --pp 2 --micro-batches 8 --format csv -o "$work/plan.csv"
 job csv --schedule _PipelineScheduleRuntime --csv "$work/plan.csv" --pp 2 --micro-batches 8 --steps 4
 job replicas --schedule Schedule1F1B --pp 2 --dp 2 --micro-batches 8 --steps 4
+mkdir -p "$work/torchrun/orders"
+PPTOP_LOG_DIR=$work/torchrun/run .venv/bin/torchrun --nproc-per-node 2 tests/interop/torch_job.py --orders "$work/torchrun/orders" \
+  --schedule Schedule1F1B --pp 2 --micro-batches 8 --steps 4
+.venv/bin/python tests/interop/check_watch.py "$work/torchrun/run" "$work/torchrun/orders" "$pptop"
 # Stages that sleep: what is measured is what the formula says.
 for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B; do
   job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 8 --sleep-ms 100 -- --theory 0.02

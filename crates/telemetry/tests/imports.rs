@@ -151,7 +151,7 @@ fn a_deep_one_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(5_000))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     /// Bytes that are changed, added or cut off: each trace is taken or refused in one line.
     #[test]

@@ -311,6 +311,10 @@ impl ChromeTrace {
             let text = format_args!("{loss:?}");
             self.point(("loss", "loss"), f64::from(loss), &text, ns, out)?;
         }
+        // Without spans, and where a rank is missing, it was not measured.
+        if step.bubble_ratio.is_nan() {
+            return Ok(());
+        }
         let ratio = format_args!("{:?}", step.bubble_ratio);
         self.point(("bubble ratio", "bubble_ratio"), step.bubble_ratio, &ratio, ns, out)
     }

@@ -31,6 +31,11 @@ fn told<T: Into<f64> + Copy + fmt::Debug>(value: Option<T>) -> String {
     value.map_or_else(String::new, |value| Number(value).to_string())
 }
 
+/// What is measured, if it was: without spans, and where a rank is missing, it was not.
+fn known(value: f64) -> String {
+    told(Some(value).filter(|value| !value.is_nan()))
+}
+
 /// Samples or tokens: if a step has neither, the run does not tell them.
 fn counted(number: u64, step: &StepEvent) -> String {
     if step.samples == 0 && step.tokens == 0 { String::new() } else { number.to_string() }
@@ -80,10 +85,10 @@ impl StepRows {
             Number(step.elapsed_seconds),
             counted(step.samples, &step),
             counted(step.tokens, &step),
-            Number(step.bubble_ratio),
-            Number(step.idle_of_step),
-            Number(step.starved_ratio),
-            Number(step.window_seconds),
+            known(step.bubble_ratio),
+            known(step.idle_of_step),
+            known(step.starved_ratio),
+            known(step.window_seconds),
         )?;
         match self.eval.take_if(|eval| eval.step <= step.step).filter(|e| e.step == step.step) {
             Some(Eval { loss, accuracy: Some(accuracy), .. }) => {

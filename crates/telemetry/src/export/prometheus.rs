@@ -219,6 +219,11 @@ fn of_run(
     )
 }
 
+/// What is measured, if it was: without spans, and where a rank is missing, it was not.
+fn known(value: f64) -> Option<f64> {
+    Some(value).filter(|value| !value.is_nan())
+}
+
 fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), ExportError> {
     use Kind::Gauge;
     let labelled = |value: f64| (run.clone(), value);
@@ -274,7 +279,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
             Gauge,
             "Compute window of the last step: from the first start to the last end.",
         ),
-        number(|step| step.window_seconds),
+        told(|step| known(step.window_seconds)),
     )?;
     page.metric(
         (
@@ -282,7 +287,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
             Gauge,
             "Share of the compute window of the last step in which ranks did not compute.",
         ),
-        number(|step| step.bubble_ratio),
+        told(|step| known(step.bubble_ratio)),
     )?;
     page.metric(
         ("pptop_bubble_theory_ratio", Gauge, "The bubble ratio of the schedule in theory."),
@@ -290,7 +295,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
     )?;
     page.metric(
         ("pptop_idle_ratio", Gauge, "Share of the whole last step in which ranks did not compute."),
-        number(|step| step.idle_of_step),
+        told(|step| known(step.idle_of_step)),
     )?;
     page.metric(
         (
@@ -298,7 +303,7 @@ fn of_step(page: &mut Page<'_>, model: &Model, run: &Labels) -> Result<(), Expor
             Gauge,
             "Share of the compute window of the last step in which a computing rank had no core.",
         ),
-        number(|step| step.starved_ratio),
+        told(|step| known(step.starved_ratio)),
     )?;
     page.metric(
         ("pptop_samples_per_second", Gauge, "Samples a second in the last step."),

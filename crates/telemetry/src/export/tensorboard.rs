@@ -163,7 +163,7 @@ impl TensorBoard {
     fn step(&self, step: &StepEvent) -> Vec<Value> {
         let told = [
             ("loss/train", step.loss.map(f64::from)),
-            ("bubble/measured", Some(step.bubble_ratio)),
+            ("bubble/measured", Some(step.bubble_ratio).filter(|ratio| !ratio.is_nan())),
             ("seconds/step", Some(step.seconds)),
             ("lr", step.lr),
             ("grad_norm", step.grad_norm),

@@ -33,6 +33,8 @@ pub(super) struct Merged {
     pub(super) told_waiting: Option<usize>,
     pub(super) n_dropped: u64,
     pub(super) is_over: bool,
+    /// Whether any rank has told of time without a core.
+    pub(super) knows_starved: bool,
     /// When the last of its files was found.
     since: Instant,
     /// Ranks of the job, as the files tell; 0 if none does.
@@ -54,6 +56,7 @@ impl Merged {
             told_waiting: None,
             n_dropped: 0,
             is_over: false,
+            knows_starved: false,
             since: Instant::now(),
             world_size: 0,
         };
@@ -204,6 +207,7 @@ impl Merged {
             }
         }
         spans.sort_by_key(Span::end_ns);
+        self.knows_starved |= spans.iter().any(|span| span.starved_ns > 0);
         self.now_ns = spans.last().map_or(0, Span::end_ns).max(self.now_ns);
         ready.extend(spans.iter().map(|&span| Event::Span(span)));
         // A step that nobody has finished is none; its spans show how far it came.

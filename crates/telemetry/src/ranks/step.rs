@@ -58,7 +58,8 @@ impl Merged {
             tokens: sum(|step| step.tokens),
             bubble_ratio: told(bubble.bubble_ratio),
             idle_of_step: told(bubble.idle_of_step),
-            starved_ratio: told(bubble.starved_ratio),
+            // A clock of a device and a trace know nothing of cores.
+            starved_ratio: if self.knows_starved { told(bubble.starved_ratio) } else { f64::NAN },
             window_seconds: told(bubble.window_seconds),
             dropped: self.n_dropped,
         }
