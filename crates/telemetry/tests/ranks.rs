@@ -515,6 +515,42 @@ fn one_odd_file_does_not_hide_the_others() {
     assert!(told.says("rank-0.jsonl is left out: it says 4000000000 ranks"), "{:?}", told.texts());
 }
 
+#[test]
+fn a_file_without_its_first_line_is_named() {
+    let dir = TempDir::new().unwrap();
+    for mut rank in Job::of(dir.path()).ranks() {
+        rank.step(1, 2);
+        rank.end(0, "finished");
+    }
+    let text = std::fs::read_to_string(dir.path().join("rank-0.jsonl")).unwrap();
+    let (_, rest) = text.split_once('\n').unwrap();
+    std::fs::write(dir.path().join("rank-2.jsonl"), rest).unwrap();
+    let told = Told::of(dir.path());
+    assert_eq!(told.steps().len(), 1);
+    assert!(told.says("rank-2.jsonl is left out: its first line is missing"), "{:?}", told.texts());
+}
+
+/// Each rank has a file, and a process may open 1,024 by default.
+#[test]
+fn more_ranks_than_a_process_may_open_files_are_shown() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    rustix::process::setrlimit(
+        rustix::process::Resource::Nofile,
+        rustix::process::Rlimit { current: Some(512), maximum: limit.maximum },
+    )
+    .unwrap();
+    let dir = TempDir::new().unwrap();
+    let job = Job { pp: 600, micro_batches: 1, ..Job::of(dir.path()) };
+    for rank in 0..600 {
+        let mut rank = job.rank(0, rank);
+        rank.step(1, 1);
+        rank.end(0, "finished");
+    }
+    let told = Told::of(dir.path());
+    assert_eq!((told.hello().pp, told.steps().len()), (600, 1));
+    assert_eq!(told.texts(), Vec::<&str>::new());
+}
+
 /// Numbers of steps may be anything: one after another would take for ever.
 #[test]
 fn a_number_of_a_step_that_jumps_is_no_reason_to_count() {

@@ -262,7 +262,7 @@ impl RankLine {
 }
 
 /// A file of a rank, by its name `rank-R.jsonl` or `rank-R.N.jsonl`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RankFile {
     /// The global rank.
     pub number: u32,

@@ -129,6 +129,11 @@ impl Lane {
     }
 
     fn take(&mut self, line: RankLine) {
+        if self.head.is_none() && !matches!(line, RankLine::Head(_)) {
+            let why = "its first line is missing or damaged, so nobody knows whose it is";
+            self.trouble = Some(why.to_owned());
+            return;
+        }
         match line {
             RankLine::Head(head) => {
                 if self.head.is_none() {

@@ -21,16 +21,20 @@ mod plan;
 mod standing;
 mod step;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pp_trace::{Event, Log, Poll, RankFile, ReadError};
+use pp_trace::{Event, Log, Poll, RankFile, ReadError, Warn};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use lane::Lane;
 use merged::Merged;
 pub(crate) use standing::status_of_job;
 
+/// Files that a program has open beside those of the ranks.
+const OTHER_FILES: u64 = 256;
 /// Bytes that are read of each file at once.
 const PIECE_BYTES: usize = 1 << 18;
 /// How often the folder is looked at for new files, and the processes of the ranks for their state.
@@ -124,6 +128,13 @@ impl RankFolder {
         if let Some(run) = run {
             run.hand_over(lanes, dir, ready);
         }
+        for lane in lanes.iter_mut().filter(|lane| lane.head.is_none()) {
+            if let Some(why) = lane.trouble_to_tell() {
+                let name = lane.file.path.file_name().unwrap_or_default().to_string_lossy();
+                let message = format!("{name} is left out: {why}");
+                ready.push_back(Event::Warn(Warn { message, ..Warn::default() }));
+            }
+        }
         let n_events = ready.len() as u64;
         ready.drain(..).for_each(&mut on_event);
         Ok(Poll { n_events, at_end: n_read == 0 && n_events == 0 })
@@ -132,10 +143,11 @@ impl RankFolder {
     fn look_for_files(&mut self) -> Result<(), ReadError> {
         let files = RankFile::all_in(&self.dir)
             .map_err(|source| ReadError::File { path: self.dir.clone(), source })?;
-        for file in files {
-            if !self.lanes.iter().any(|lane| lane.file == file) {
-                self.lanes.push(Lane::new(file));
-            }
+        let known: HashSet<RankFile> = self.lanes.iter().map(|lane| lane.file.clone()).collect();
+        self.lanes.extend(files.into_iter().filter(|file| !known.contains(file)).map(Lane::new));
+        if self.lanes.len() > known.len() {
+            let wanted = self.lanes.len() as u64 + OTHER_FILES;
+            allow_open_files(wanted);
         }
         Ok(())
     }
@@ -181,6 +193,17 @@ impl RankFolder {
                 ..Log::default()
             }));
         }
+    }
+}
+
+/// Raises the limit of open files, as far as this process may: each rank has one.
+fn allow_open_files(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let most = limit.maximum.unwrap_or(wanted);
+        let current = Some(wanted.min(most));
+        // Files beyond the limit are named as files that cannot be read.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current, maximum: limit.maximum });
     }
 }
 
