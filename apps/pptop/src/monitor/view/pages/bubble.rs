@@ -495,7 +495,7 @@ pub(crate) fn draw_changes(buffer: &mut Buffer, area: Rect, found: &Found, theme
             if line.gain > least { theme.good() } else { theme.dim() },
         );
         pen.put(format!("  {:>11.1}", line.peak_activations), theme.dim());
-        if line.flags.chars().count() + 2 <= pen.left() as usize {
+        if line.flags != line.change && line.flags.chars().count() + 2 <= pen.left() as usize {
             pen.put(format!("  {}", line.flags), if is_best { STRONG } else { theme.dim() });
         }
     }
