@@ -248,29 +248,37 @@ class Recorder:
 
         A disk that hangs is waited for some seconds.
         """
-        if self._is_closed or os.getpid() != self._pid:
+        self._close(CLOSE_SECONDS)
+
+    def _close(self, seconds: float) -> None:
+        if os.getpid() != self._pid:
             return
-        try:
-            if self.before_close is not None:
-                self.before_close()
-            self.end_step()
-        except Exception as error:
-            self.failed(1, f"recording stopped: {_excerpt(error)}")
-        code, reason = self._ending
-        last = _json({"ev": "rank_end", "elapsed_ns": self.now(), "code": code, "reason": reason})
-        self._last = last.encode()
-        self._is_closed = True
-        self._wake.set()
+        if not self._is_closed:
+            try:
+                if self.before_close is not None:
+                    self.before_close()
+                self.end_step()
+            except Exception as error:
+                self.failed(1, f"recording stopped: {_excerpt(error)}")
+            code, reason = self._ending
+            now = self.now()
+            last = _json({"ev": "rank_end", "elapsed_ns": now, "code": code, "reason": reason})
+            self._last = last.encode()
+            self._is_closed = True
+            self._wake.set()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
+        if thread is None or thread is threading.current_thread():
+            _LIVE.discard(self)
+        elif seconds > 0.0:
             # The thread writes the rest and the last line.
-            thread.join(timeout=CLOSE_SECONDS)
-        _LIVE.discard(self)
+            thread.join(timeout=seconds)
+            _LIVE.discard(self)
 
     def give_up(self, why: str) -> None:
         """Ends the recording, but not the job: the last line says why."""
         self.failed(1, why)
-        self.close()
+        # The job is not held up for that.
+        self._close(0.0)
 
     def __enter__(self) -> Recorder:
         return self
