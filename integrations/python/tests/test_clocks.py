@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,10 +23,18 @@ class Device:
         #: The device's clock when each event is done, in milliseconds.
         self.now_ms = 0.0
         self.n_synchronized = 0
+        self.current = "cuda:0"
 
     def Event(self, enable_timing: bool) -> Event:
         assert enable_timing
         return Event(self)
+
+    @contextlib.contextmanager
+    def device(self, device: str) -> Iterator[None]:
+        assert device == "cuda:1"
+        self.current = device
+        yield
+        self.current = "cuda:0"
 
     def current_stream(self, device: str) -> str:
         return f"stream of {device}"
@@ -48,6 +58,7 @@ class Event:
         self.device.recorded.append(self)
 
     def query(self) -> bool:
+        assert self.device.current == "cuda:1", "or the current device would get a context"
         return self.done_ms is not None
 
     def synchronize(self) -> None:
@@ -55,7 +66,9 @@ class Event:
         self.device.finish(len(self.device.recorded), 0.0)
 
     def elapsed_time(self, end: Event) -> float:
-        assert self.query() and end.query(), "times of events that are not done are not asked for"
+        assert None not in (self.done_ms, end.done_ms), (
+            "times of events that are not done are not asked for"
+        )
         return float(end.done_ms - self.done_ms)
 
 
@@ -132,12 +145,25 @@ def test_nothing_is_asked_for_while_a_graph_is_captured() -> None:
     device = Device()
     clock = CudaClock(device, "cuda:1")
 
+    found: list[tuple[int, ...]] = []
+    clock.emit((clock.mark(), clock.mark()), found.append)
+    device.finish(2, 1.0)
+
     class Graph:
         def capture_begin(self) -> None:
-            assert not clock.lock.acquire(blocking=False), "no thread may ask the device now"
+            clock.poll()
+            clock.finish(0.0)
+            assert found == [], "no thread may ask the device now"
 
         def capture_end(self) -> None:
             assert clock.is_capturing
+
+    class Failing:
+        def capture_begin(self) -> None:
+            raise RuntimeError("of the job")
+
+        def capture_end(self) -> None:
+            return None
 
     hooks._hook_captures(Graph, clock)
     watch = Watch("/nowhere", clock)
@@ -145,6 +171,11 @@ def test_nothing_is_asked_for_while_a_graph_is_captured() -> None:
     graph.capture_begin()
     assert watch.begin("F", 0, 0) is None, "operations inside are not seen"
     graph.capture_end()
-    assert not clock.is_capturing and clock.lock.acquire(blocking=False)
-    clock.lock.release()
+    assert not clock.is_capturing
     assert watch.begin("F", 0, 0) is not None
+    clock.poll()
+    assert len(found) == 1
+    hooks._hook_captures(Failing, clock)
+    with pytest.raises(RuntimeError, match="of the job"):
+        Failing().capture_begin()
+    assert not clock.is_capturing, "a capture that has not begun does not last"

@@ -24,8 +24,10 @@ class Clock(Protocol):
 
     #: ``host`` or ``device``, for the first line of the file.
     name: str
-    #: Whether a CUDA graph is being captured: then no event may be recorded or asked for.
-    is_capturing: bool
+
+    @property
+    def is_capturing(self) -> bool:
+        """Whether a CUDA graph is being captured: then no event may be recorded or asked for."""
 
     def mark(self) -> Moment:
         """This moment in the work of the rank."""
@@ -89,9 +91,9 @@ class CudaClock:
         self._cuda = cuda
         self._device = device
         self._pending: deque[tuple[tuple[Any, ...], Callable[[tuple[int, ...]], None]]] = deque()
-        #: Held while a graph is captured, and while events are asked for.
-        self.lock = threading.Lock()
-        self.is_capturing = False
+        #: Held while events are asked for, and while a capture begins or ends.
+        self._lock = threading.Lock()
+        self._n_captures = 0
         anchor = self.mark()
         # There is no other way to know a first moment.
         anchor.synchronize()
@@ -99,6 +101,20 @@ class CudaClock:
         self._renewed = time.monotonic()
         self._is_due = False
         self._draft: Any = None
+
+    @property
+    def is_capturing(self) -> bool:
+        return self._n_captures > 0
+
+    def capture_begins(self) -> None:
+        """A graph is about to be captured. A look that is under way ends first."""
+        with self._lock:
+            self._n_captures += 1
+
+    def capture_ends(self) -> None:
+        """The capture is over, or has failed."""
+        with self._lock:
+            self._n_captures = max(0, self._n_captures - 1)
 
     def mark(self) -> Any:
         event = self._cuda.Event(enable_timing=True)
@@ -116,17 +132,24 @@ class CudaClock:
         return True
 
     def poll(self) -> None:
-        with self.lock:
+        # On a thread of ours another device is current, and would get a context.
+        with self._cuda.device(self._device):
+            self._look()
+            self._renew()
+
+    def _look(self) -> None:
+        with self._lock:
             pending = self._pending
-            while pending and all(event.query() for event in pending[0][0]):
+            while (
+                pending and not self._n_captures and all(event.query() for event in pending[0][0])
+            ):
                 moments, then = pending.popleft()
                 then(tuple(self._ns(event) for event in moments))
-        self._renew()
 
     def finish(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         self.poll()
-        while self._pending and time.monotonic() < until:
+        while self._pending and not self._n_captures and time.monotonic() < until:
             time.sleep(0.01)
             self.poll()
 
@@ -138,10 +161,14 @@ class CudaClock:
             if time.monotonic() - self._renewed >= self.RENEW_EVERY:
                 self._is_due = True
             return
-        event, open_ns = self._draft
-        self._draft = None
+        draft, self._draft = self._draft, None
+        if draft is None:
+            return
+        event, open_ns = draft
         for _ in range(self.LOOKS_MAX):
-            with self.lock:
+            with self._lock:
+                if self._n_captures:
+                    return
                 is_done, seen_ns = event.query(), time.monotonic_ns()
                 if is_done:
                     # What is still pending comes later, and is counted from the new anchor.
@@ -151,6 +178,20 @@ class CudaClock:
                     return
             open_ns = seen_ns
             time.sleep(self.LOOK_EVERY)
+
+
+class _File:
+    """A file that is closed with the thread that reads it."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self.fd = -1
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class ThreadTimes:
@@ -163,17 +204,10 @@ class ThreadTimes:
         """Time without a core so far, in nanoseconds; 0 if the system does not tell."""
         local = self._local
         try:
-            fd = local.fd
+            file = local.file
         except AttributeError:
-            try:
-                fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                fd = -1
-            local.fd = fd
-        if fd < 0:
-            return 0
+            file = local.file = _File("/proc/thread-self/schedstat")
         try:
-            return int(os.pread(fd, 64, 0).split(None, 2)[1])
+            return int(os.pread(file.fd, 64, 0).split(None, 2)[1])
         except (OSError, IndexError, ValueError):
-            local.fd = -1
             return 0

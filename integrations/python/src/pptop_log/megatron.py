@@ -11,7 +11,13 @@ from __future__ import annotations
 from typing import Any, Callable
 
 from pptop_log.recorder import RankInfo
-from pptop_log.torch import clock_of, hook_optimizers, mean_loss, parameters_of
+from pptop_log.torch import (
+    clock_of,
+    hook_optimizers,
+    is_captured,
+    mean_loss,
+    parameters_of,
+)
 from pptop_log.watch import Watch, patch
 
 __all__ = ["install"]
@@ -78,7 +84,7 @@ class _Hooks:
         def hook(original: Callable[..., Any]) -> Callable[..., Any]:
             def wrapper(*args: Any, **kwargs: Any) -> Any:
                 kind = None if watch.is_off else watch.safely(self._enter, schedule, kwargs)
-                if watch.is_off or kind is None:
+                if watch.is_off or not kind:
                     return original(*args, **kwargs)
                 if kind == "evaluation":
                     return watch.phase("evaluating", lambda: original(*args, **kwargs))
@@ -98,6 +104,11 @@ class _Hooks:
 
     def _enter(self, schedule: str, kwargs: dict[str, Any]) -> str:
         watch = self.watch
+        model = kwargs["model"]
+        first = model[0] if isinstance(model, list) else model
+        if is_captured(next(first.parameters()).device):
+            watch.tell_blind()
+            return ""
         if not watch.is_open():
             info, device = self._info(schedule, kwargs)
             watch.open(info, clock_of(device))

@@ -370,7 +370,12 @@ class Recorder:
         """Writes what is in the queue."""
         before_write = self.before_write
         if before_write is not None:
-            before_write()
+            try:
+                before_write()
+            except Exception as error:
+                # The device has failed; what is known without it is written.
+                self.before_write = None
+                self.warn(f"no more times of the device: {_excerpt(error)}")
         queue, template = self._queue, self._template
         while queue and self.failure is None:
             # In pieces, between which the job's thread gets its turn.

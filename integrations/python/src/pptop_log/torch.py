@@ -98,7 +98,7 @@ class _Hooks:
             if watch.is_off or watch.lane.depth:
                 return original(schedule, *args, **kwargs)
             kind = watch.safely(self._enter, schedule, args, kwargs)
-            if watch.is_off or kind is None:
+            if watch.is_off or not kind:
                 return original(schedule, *args, **kwargs)
             lane = watch.lane
             lane.depth += 1
@@ -120,6 +120,9 @@ class _Hooks:
     def _enter(self, schedule: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         """What a call of ``step`` is; a training step begins here."""
         watch, stages = self.watch, _stages(schedule)
+        if is_captured(stages[0].device):
+            watch.tell_blind()
+            return ""
         if not watch.is_open():
             watch.open(_info(schedule, stages), clock_of(stages[0].device))
         if watch.recorder is None or not watch.recorder.is_live:
@@ -138,17 +141,19 @@ class _Hooks:
         watch = self.watch
 
         def hook(original: Callable[..., Any]) -> Callable[..., Any]:
-            def wrapper(stage: Any, mb: int, *args: Any, **kwargs: Any) -> Any:
+            def wrapper(stage: Any, *args: Any, **kwargs: Any) -> Any:
                 if not watch.is_in_step:
-                    return original(stage, mb, *args, **kwargs)
+                    return original(stage, *args, **kwargs)
                 work = None
                 try:
+                    watch.lane.has_fired = True
                     op = kind(args, kwargs)
+                    mb = args[0] if args else _chunk(kwargs)
                     if op == "F" or stage.has_backward:
                         work = watch.begin(op, stage.stage_index, mb)
                 except Exception as error:
                     watch.give_up(error)
-                result = original(stage, mb, *args, **kwargs)
+                result = original(stage, *args, **kwargs)
                 if work is not None and watch.is_in_step:
                     try:
                         watch.end(work)
@@ -163,21 +168,26 @@ class _Hooks:
     def loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
 
-        def wrapper(
-            schedule: Any, stage: Any, output: Any, target_mbs: Any, mb: int, *args: Any, **kw: Any
-        ) -> Any:
-            result = original(schedule, stage, output, target_mbs, mb, *args, **kw)
-            if watch.is_in_step and stage.is_last and schedule._loss_fn is not None:
-                watch.safely(watch.extend, stage.stage_index, mb)
+        def wrapper(schedule: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(schedule, *args, **kwargs)
+            if watch.is_in_step and schedule._loss_fn is not None:
+                watch.safely(self._has_loss, args, kwargs)
             return result
 
         return wrapper
+
+    def _has_loss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """``_maybe_compute_loss(stage, output, target_mbs, mb_index, loss_kwargs=None)``."""
+        stage = args[0] if args else kwargs["stage"]
+        if stage.is_last and not self.watch.clock.is_capturing:
+            self.watch.extend(stage.stage_index, args[3] if len(args) > 3 else kwargs["mb_index"])
 
     def losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
 
         def wrapper(schedule: Any, *args: Any, **kwargs: Any) -> Any:
-            if watch.is_in_step and schedule._internal_losses:
+            is_seen = watch.is_in_step and not watch.clock.is_capturing
+            if is_seen and schedule._internal_losses:
                 loss = watch.safely(mean_loss, schedule._internal_losses)
                 watch.tell(loss=loss)
             return original(schedule, *args, **kwargs)
@@ -191,8 +201,8 @@ class _Hooks:
         class Named:
             __slots__ = ("_action", "_inner", "_start")
 
-            def __init__(self, name: str, *args: Any) -> None:
-                self._inner = original(name, *args)
+            def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
+                self._inner = original(name, *args, **kwargs)
                 self._action = action_of(name) if watch.is_in_step else None
                 self._start: Any = None
 
@@ -304,8 +314,22 @@ class _Hooks:
 
 def _backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """``backward_one_chunk(mb, loss=None, full_backward=True, last_backward=False)``."""
-    is_full = args[1] if len(args) > 1 else kwargs.get("full_backward", True)
+    is_full = args[2] if len(args) > 2 else kwargs.get("full_backward", True)
     return "B" if is_full else "I"
+
+
+def _chunk(kwargs: dict[str, Any]) -> int:
+    """The micro-batch, if it was named."""
+    return int(kwargs["fwd_chunk_id"] if "fwd_chunk_id" in kwargs else kwargs["bwd_chunk_id"])
+
+
+def is_captured(device: Any) -> bool:
+    """Whether a CUDA graph is captured on the present stream."""
+    if device.type != "cuda":
+        return False
+    import torch
+
+    return bool(torch.cuda.is_current_stream_capturing())
 
 
 def hook_optimizers(watch: Watch) -> None:
@@ -353,13 +377,11 @@ def _hook_captures(graph: Any, clock: CudaClock) -> None:
 
     def begins(original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            clock.lock.acquire()
-            clock.is_capturing = True
+            clock.capture_begins()
             try:
                 return original(*args, **kwargs)
             except BaseException:
-                clock.is_capturing = False
-                clock.lock.release()
+                clock.capture_ends()
                 raise
 
         return wrapper
@@ -369,14 +391,14 @@ def _hook_captures(graph: Any, clock: CudaClock) -> None:
             try:
                 return original(*args, **kwargs)
             finally:
-                if clock.is_capturing:
-                    clock.is_capturing = False
-                    clock.lock.release()
+                clock.capture_ends()
 
         return wrapper
 
     patch(graph, "capture_begin", begins)
-    patch(graph, "capture_end", ends)
+    # Where there is an earlier half, a capture that fails ends with it.
+    name = "capture_end_pre" if hasattr(graph, "capture_end_pre") else "capture_end"
+    patch(graph, name, ends)
 
 
 def _info(schedule: Any, stages: list[Any]) -> RankInfo:

@@ -171,11 +171,14 @@ class Watch:
         """The calls of the step are over; the optimizer and other work may follow."""
         if self.is_off:
             return
-        self.flush()
-        lane = self.lane
-        for start, end in lane.waits:
-            self._emit("recv", *lane.last, start, end)
-        lane.waits = []
+        # Operations may have run on other threads, which are gone by now.
+        for lane in list(self._lanes.values()):
+            self._flush(lane)
+            for start, end in lane.waits:
+                self._emit("recv", *lane.last, start, end)
+            lane.waits = []
+        here = self.lane
+        self._lanes = {get_ident(): here}
         self.is_in_step = False
         if has_failed:
             # Its operations stay; the step was never over.
@@ -241,7 +244,7 @@ class Watch:
     def begin(self, op: str, stage: int, mb: int) -> list[Any] | None:
         """An operation begins: F, B, I or W. ``None`` if it cannot be seen."""
         if self.clock.is_capturing:
-            self._tell_blind()
+            self.tell_blind()
             return None
         lane = self._lanes.get(get_ident()) or self.lane
         if lane.open is not None:
@@ -269,7 +272,7 @@ class Watch:
             starved_ns = self._times.starved_ns()
             # The first reading has nothing to be compared with.
             if lane.read_at:
-                work[5] += starved_ns - lane.starved_ns
+                work[5] += max(0, starved_ns - lane.starved_ns)
             lane.starved_ns, lane.read_at = starved_ns, end
         lane.open = work
         lane.last = (work[1], work[2])
@@ -282,7 +285,9 @@ class Watch:
 
     def flush(self) -> None:
         """Records the operation that ended last."""
-        lane = self._lanes.get(get_ident()) or self.lane
+        self._flush(self._lanes.get(get_ident()) or self.lane)
+
+    def _flush(self, lane: _Lane) -> None:
         work, lane.open = lane.open, None
         if work is None:
             return
@@ -334,7 +339,7 @@ class Watch:
         if not self.clock.emit((start, end), then):
             recorder.n_dropped += 1
 
-    def _tell_blind(self) -> None:
+    def tell_blind(self) -> None:
         if not self._is_blind and self.recorder is not None:
             self._is_blind = True
             self.recorder.warn("a CUDA graph is captured: operations inside it are not seen")
