@@ -515,6 +515,19 @@ fn one_odd_file_does_not_hide_the_others() {
     assert!(told.says("rank-0.jsonl is left out: it says 4000000000 ranks"), "{:?}", told.texts());
 }
 
+/// An error in the first forward leaves no step, but an end.
+#[test]
+fn a_job_that_fails_before_its_first_operation_is_over_and_says_why() {
+    let dir = TempDir::new().unwrap();
+    for mut rank in Job::of(dir.path()).ranks() {
+        rank.end(1, "RuntimeError: out of memory");
+    }
+    let told = Told::of(dir.path());
+    assert_eq!((told.hello().pp, told.steps().len()), (2, 0));
+    let end = told.end().unwrap();
+    assert_eq!((end.code, end.reason.as_str()), (1, "rank 0: RuntimeError: out of memory"));
+}
+
 #[test]
 fn a_file_without_its_first_line_is_named() {
     let dir = TempDir::new().unwrap();

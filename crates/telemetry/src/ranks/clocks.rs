@@ -36,19 +36,28 @@ pub(super) struct Row<'a> {
     pub(super) spans: &'a [Span],
 }
 
+/// Without the id of a boot, the name of the host has to do.
+fn name_of(head: &RankHead) -> &str {
+    if head.boot.is_empty() { &head.host } else { &head.boot }
+}
+
 impl Clocks {
     /// The machine of a rank; a new one is placed by its wall clock.
     pub(super) fn of(&mut self, head: &RankHead) -> usize {
-        // Without the id of a boot, the name of the host has to do.
-        let name = if head.boot.is_empty() { &head.host } else { &head.boot };
-        if let Some(at) = self.names.iter().position(|known| known == name) {
+        if let Some(at) = self.find(head) {
             return at;
         }
+        let name = name_of(head);
         let unix_less_own = i128::from(head.unix_ns) - i128::from(head.elapsed_ns);
         let ns = i64::try_from(unix_less_own).unwrap_or(0);
-        self.names.push(name.clone());
+        self.names.push(name.to_owned());
         self.offsets.push(Offset { ns, moved_ns: 0, error_ns: None });
         self.names.len() - 1
+    }
+
+    /// The machine of a rank that was named before.
+    pub(super) fn find(&self, head: &RankHead) -> Option<usize> {
+        self.names.iter().position(|known| known == name_of(head))
     }
 
     /// A time of a machine's clock as Unix time of the first machine, in nanoseconds.

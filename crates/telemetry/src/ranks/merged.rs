@@ -71,6 +71,7 @@ impl Merged {
         // The new rank belongs into the first line, so the log begins once more, with a step that
         // nobody has seen without it.
         self.hello = None;
+        self.is_over = false;
         self.since = Instant::now();
         let members = self.crew.members.iter();
         let released = members.map(|member| lanes[member.lane].released).max().unwrap_or(0);
@@ -113,6 +114,11 @@ impl Merged {
                     self.next = first;
                     self.begin(lanes, dir, ready);
                 }
+                // A job that failed in its first step has an end, and no step.
+                None if self.has_ended(lanes) => {
+                    self.next = 0;
+                    self.begin(lanes, dir, ready);
+                }
                 _ => {
                     self.tell_waiting(lanes, ready);
                     return;
@@ -129,6 +135,13 @@ impl Merged {
         self.asides(lanes, ready);
         self.tell_processes(lanes, ready);
         self.end(lanes, ready);
+    }
+
+    /// Whether nothing more can come of any rank.
+    fn has_ended(&self, lanes: &[Lane]) -> bool {
+        let members = &self.crew.members;
+        let all = members.iter().all(|member| lanes[member.lane].is_final());
+        all && !members.is_empty() && (self.n_missing() == 0 || self.gives_up_missing(lanes))
     }
 
     /// The first step that any rank holds.

@@ -74,7 +74,7 @@ impl Merged {
             let more = if self.crew.missing.len() > 8 { " and others" } else { "" };
             let all = named.join(", ");
             warn(None, format!("{all}{more} has no file here, so the bubble is not known"));
-        } else if !has_plan {
+        } else if !has_plan && step > 0 {
             warn(None, format!("step {step} is not complete on all ranks, so no plan is known"));
         }
         for (at, why) in &self.crew.odd {

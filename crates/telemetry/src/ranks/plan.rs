@@ -81,10 +81,10 @@ pub(super) fn hello(
         })
         .collect();
     let mut hosts: Vec<HostEntry> = Vec::new();
-    let mut known = Clocks::default();
     for (_, _, _, head) in &heads {
         if n_hosts > 1 && !hosts.iter().any(|entry| entry.host == head.host) {
-            let (moved, error) = clocks.moved_seconds(known.of(head));
+            let (moved, error) =
+                clocks.find(head).map_or((0.0, None), |at| clocks.moved_seconds(at));
             hosts.push(HostEntry {
                 host: head.host.clone(),
                 clock_offset_seconds: moved,
