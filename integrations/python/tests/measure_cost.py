@@ -10,6 +10,7 @@ run one after the other, in alternating order.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ from typing import Any
 import standins
 
 HERE = Path(__file__).resolve().parent
+BUFFER = memoryview(bytes(4 << 20))
 #: Operations of a step: half of them forward.
 MICRO_BATCHES = 32
 
@@ -33,20 +35,27 @@ class Patch:
         where[name] = value
 
 
-def spin(seconds: float) -> None:
-    until = time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        pass
+def compute(n_bytes: int) -> None:
+    """Work that holds no lock of the interpreter, like a kernel of PyTorch."""
+    hashlib.sha256(BUFFER[:n_bytes])
 
 
-def job(folder: str, op_seconds: float, n_steps: int) -> float:
+def bytes_for(seconds: float) -> int:
+    """How much to hash for so long."""
+    began = time.perf_counter()
+    for _ in range(20):
+        hashlib.sha256(BUFFER)
+    return int(len(BUFFER) * seconds * 20 / (time.perf_counter() - began))
+
+
+def job(folder: str, n_bytes: int, n_steps: int) -> float:
     """Seconds of all steps but the first, in which the file is opened."""
     standins.install_torch(Patch())
     module = standins.torch_schedules()
     stage = module._PipelineStageBase
-    if op_seconds:
-        stage.forward_one_chunk = lambda self, mb, args, **kw: spin(op_seconds)
-        stage.backward_one_chunk = lambda self, mb, **kw: spin(op_seconds)
+    if n_bytes:
+        stage.forward_one_chunk = lambda self, mb, args, **kw: compute(n_bytes)
+        stage.backward_one_chunk = lambda self, mb, **kw: compute(n_bytes)
     if folder:
         import pptop_log.torch
 
@@ -61,12 +70,12 @@ def job(folder: str, op_seconds: float, n_steps: int) -> float:
     return time.perf_counter() - began
 
 
-def run(recorded: bool, op_seconds: float, n_steps: int) -> float:
+def run(recorded: bool, n_bytes: int, n_steps: int) -> float:
     """A job in a process of its own."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = os.path.join(scratch, "run") if recorded else ""
         paths = [str(path) for path in (HERE, HERE.parent / "src")]
-        code = f"import measure_cost as m; print(m.job({folder!r}, {op_seconds}, {n_steps}))"
+        code = f"import measure_cost as m; print(m.job({folder!r}, {n_bytes}, {n_steps}))"
         ran = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -80,13 +89,14 @@ def run(recorded: bool, op_seconds: float, n_steps: int) -> float:
 def main() -> None:
     n_pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     n_ops = 2 * MICRO_BATCHES
-    costs = [(run(True, 0.0, 100) - run(False, 0.0, 100)) / (100 * n_ops) for _ in range(5)]
+    costs = [(run(True, 0, 100) - run(False, 0, 100)) / (100 * n_ops) for _ in range(5)]
     cost_us = statistics.median(costs) * 1e6
+    n_bytes = bytes_for(1e-3)
     ratios = []
     for pair in range(n_pairs):
         times = {}
         for recorded in (True, False) if pair % 2 else (False, True):
-            times[recorded] = run(recorded, 1e-3, 15)
+            times[recorded] = run(recorded, n_bytes, 15)
         ratios.append(times[True] / times[False])
     middle = statistics.quantiles(ratios, n=4)
     median = statistics.median(ratios)

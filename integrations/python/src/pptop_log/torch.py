@@ -146,11 +146,12 @@ class _Hooks:
                     return original(stage, *args, **kwargs)
                 work = None
                 try:
-                    watch.lane.has_fired = True
                     op = kind(args, kwargs)
-                    mb = args[0] if args else _chunk(kwargs)
                     if op == "F" or stage.has_backward:
+                        mb = args[0] if args else _chunk(kwargs)
                         work = watch.begin(op, stage.stage_index, mb)
+                    else:
+                        watch.lane.has_fired = True
                 except Exception as error:
                     watch.give_up(error)
                 result = original(stage, *args, **kwargs)

@@ -58,7 +58,7 @@ class _Lane:
 
     def __init__(self) -> None:
         #: The operation that ended last and is not recorded yet: what it is, its stage and its
-        #: micro-batch, its start, its end, and its time without a core.
+        #: micro-batch, its start, its end, its time without a core, and this lane.
         self.open: list[Any] | None = None
         #: Waits that have no name yet.
         self.waits: list[tuple[Moment, Moment]] = []
@@ -243,13 +243,15 @@ class Watch:
 
     def begin(self, op: str, stage: int, mb: int) -> list[Any] | None:
         """An operation begins: F, B, I or W. ``None`` if it cannot be seen."""
-        if self.clock.is_capturing:
+        lane = self._lanes.get(get_ident()) or self.lane
+        lane.has_fired = True
+        clock = self.clock
+        if clock.is_capturing:
             self.tell_blind()
             return None
-        lane = self._lanes.get(get_ident()) or self.lane
         if lane.open is not None:
-            self.flush()
-        start = self.clock.mark()
+            self._flush(lane)
+        start = clock.mark()
         if lane.waits:
             kind = "wait_act" if op == "F" else "wait_grad"
             for began, ended in lane.waits:
@@ -258,16 +260,15 @@ class Watch:
             # What the thread starved for while it waited is none of the operation's.
             if self._is_host and start - lane.read_at >= READ_EVERY_NS:
                 lane.starved_ns, lane.read_at = self._times.starved_ns(), start
-        lane.has_fired = True
         self._n_ops += 1
-        return [op, stage, mb, start, None, 0]
+        return [op, stage, mb, start, None, 0, lane]
 
     def end(self, work: list[Any] | None) -> None:
         """The operation is over. It is recorded with the next one: a loss may extend it."""
         if work is None:
             return
         end = work[4] = self.clock.mark()
-        lane = self._lanes.get(get_ident()) or self.lane
+        lane = work[6]
         if self._is_host and end - lane.read_at >= READ_EVERY_NS:
             starved_ns = self._times.starved_ns()
             # The first reading has nothing to be compared with.
@@ -291,7 +292,7 @@ class Watch:
         work, lane.open = lane.open, None
         if work is None:
             return
-        op, stage, mb, start, end, starved_ns = work
+        op, stage, mb, start, end, starved_ns, _ = work
         recorder = self.recorder
         if self._is_host and recorder is not None:
             recorder.put((self.step, stage, mb, op, start, end - start, 0, 0, starved_ns))
