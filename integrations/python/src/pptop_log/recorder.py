@@ -47,7 +47,7 @@ OPS = (
 #: Events that wait to be written, at most.
 QUEUE_MAX = 1 << 16
 #: Seconds between two writes.
-WRITE_EVERY = 0.25
+WRITE_EVERY = 1.0
 #: Lines that are written at once.
 PIECE = 64
 #: Seconds for which the end of a process waits for its file.
