@@ -246,7 +246,7 @@ class Recorder:
     def close(self) -> None:
         """Writes what is in the queue and the last line. Later calls do nothing.
 
-        A disk that hangs is waited for some seconds.
+        If the disk hangs, this waits for it, but only for some seconds.
         """
         self._close(CLOSE_SECONDS)
 
