@@ -5,13 +5,15 @@
 //! another message.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/at_home.rs"]
+mod at_home;
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/ran.rs"]
+#[expect(dead_code, reason = "all that is tried here is refused")]
 mod ran;
 
 use std::fmt::Write as _;
-use std::process::Command;
 
 use folder::Folder;
 use ran::Ran;
@@ -19,15 +21,7 @@ use ran::Ran;
 const LOG: &str = include_str!("fixtures/one_f_one_b_p4_m8.jsonl");
 
 fn run(folder: &Folder, line: &str) -> Ran {
-    let dir = folder.path("");
-    Ran::of(
-        Command::new(env!("CARGO_BIN_EXE_pptop"))
-            .args(line.split_whitespace())
-            .current_dir(&dir)
-            .env("PPTOP_STATE_DIR", &dir)
-            .env("HOME", &dir)
-            .env("XDG_CONFIG_HOME", &dir),
-    )
+    Ran::of(&mut at_home::pptop(&folder.path(""), line))
 }
 
 #[track_caller]

@@ -2,6 +2,8 @@
 //! that has the event recorder alone.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/at_home.rs"]
+mod at_home;
 #[path = "common/folder.rs"]
 #[expect(dead_code, reason = "the programs write the files here")]
 mod folder;
@@ -21,15 +23,7 @@ use serde_json::{Value, json};
 const PAGE: &str = include_str!("../../../docs/log-format.md");
 
 fn pptop(home: &Folder, line: &str) -> String {
-    let dir = home.path("");
-    let ran = Ran::of(
-        Command::new(env!("CARGO_BIN_EXE_pptop"))
-            .args(line.split_whitespace())
-            .env("PPTOP_STATE_DIR", &dir)
-            .env("XDG_CONFIG_HOME", &dir),
-    );
-    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-    ran.stdout
+    Ran::of(&mut at_home::pptop(&home.path(""), line)).well(line)
 }
 
 /// Checks the numbers that both programs write about themselves.

@@ -2,6 +2,8 @@
 //! Today's program makes the same numbers from its log.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/at_home.rs"]
+mod at_home;
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/ran.rs"]
@@ -11,7 +13,6 @@ mod ran;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use folder::Folder;
 use ran::Ran;
@@ -38,16 +39,8 @@ impl Home {
     }
 
     fn run(&self, line: &str) -> String {
-        let dir = self.folder.path("");
-        let ran = Ran::of(
-            Command::new(env!("CARGO_BIN_EXE_pptop"))
-                .args(line.split_whitespace())
-                .arg(&self.run)
-                .env("PPTOP_STATE_DIR", &dir)
-                .env("XDG_CONFIG_HOME", &dir),
-        );
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-        ran.stdout
+        let mut command = at_home::pptop(&self.folder.path(""), line);
+        Ran::of(command.arg(&self.run)).well(line)
     }
 }
 

@@ -60,9 +60,7 @@ impl Home {
     }
 
     fn runs(&self, line: &str) -> String {
-        let ran = Ran::of(&mut self.command(line));
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-        ran.stdout
+        Ran::of(&mut self.command(line)).well(line)
     }
 
     /// Runs a command that has to be refused, and to change nothing.

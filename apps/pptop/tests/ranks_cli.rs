@@ -1,16 +1,16 @@
 //! Jobs of other programs: the files of ranks, `collect`, and `import`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/at_home.rs"]
+mod at_home;
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/ran.rs"]
-#[expect(dead_code, reason = "refusals are looked at here")]
 mod ran;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use folder::Folder;
 use ran::Ran;
@@ -20,29 +20,17 @@ const MS: u64 = 1_000_000;
 const FIXTURE: &[u8] = include_bytes!("fixtures/one_f_one_b_p4_m8.jsonl");
 
 fn pptop(home: &Folder, line: &str) -> Ran {
-    let dir = home.path("");
-    Ran::of(
-        Command::new(env!("CARGO_BIN_EXE_pptop"))
-            .args(line.split_whitespace())
-            .current_dir(&dir)
-            .env("PPTOP_STATE_DIR", &dir)
-            .env("XDG_CONFIG_HOME", &dir),
-    )
+    Ran::of(&mut at_home::pptop(&home.path(""), line))
 }
 
 #[track_caller]
 fn well(home: &Folder, line: &str) -> String {
-    let ran = pptop(home, line);
-    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-    ran.stdout
+    pptop(home, line).well(line)
 }
 
 #[track_caller]
 fn refused(home: &Folder, line: &str, why: &str) {
-    let ran = pptop(home, line);
-    assert_eq!(ran.code, Some(2), "{line}: {}", ran.stderr);
-    assert!(ran.stderr.contains(why), "{line}: {}", ran.stderr);
-    assert_eq!(ran.stderr.trim_end().lines().count(), 1, "{}", ran.stderr);
+    pptop(home, line).refused(line, &[why]);
 }
 
 /// Two ranks of GPipe with two micro-batches: operations take 10 ms, messages no time.
@@ -157,7 +145,8 @@ fn a_job_is_collected_into_one_log() {
     assert_eq!(well(&home, "export csv ./theirs"), before);
     // A job that was started again since is not in the log.
     job(&home.path("theirs"), 7);
-    assert_eq!(well(&home, "collect ./theirs --force").split_whitespace().last(), Some("steps"));
+    let told = well(&home, "collect ./theirs --force");
+    assert!(told.contains("theirs/events.jsonl  7 steps"), "{told}");
     fs::create_dir(home.path("empty")).unwrap();
     refused(&home, "collect ./empty", "contains no run");
 }
@@ -299,9 +288,7 @@ fn traces_that_say_too_little_are_refused_by_name() {
     ] {
         home.write(name, text.as_bytes());
         for kind in ["kineto", "chrome-trace"] {
-            let ran = pptop(&home, &format!("import {kind} {name}"));
-            assert_eq!(ran.code, Some(2), "{name}: {}", ran.stderr);
-            assert_eq!(ran.stderr.trim_end().lines().count(), 1, "{name}: {}", ran.stderr);
+            refused(&home, &format!("import {kind} {name}"), name);
         }
     }
     assert_eq!(fs::read_dir(home.path("runs")).unwrap().count(), 0, "nothing is left of them");

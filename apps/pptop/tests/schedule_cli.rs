@@ -21,9 +21,7 @@ fn words(line: &str) -> Vec<&str> {
 
 /// Runs a command that must succeed quietly.
 fn stdout(line: &str) -> String {
-    let ran = pptop(&words(line));
-    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-    ran.stdout
+    pptop(&words(line)).well(line)
 }
 
 fn json_of(line: &str) -> Value {

@@ -1,6 +1,8 @@
 //! The commands about runs that are there already, where there is no terminal.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/at_home.rs"]
+mod at_home;
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/ran.rs"]
@@ -35,21 +37,12 @@ impl Home {
     }
 
     fn run(&self, line: &str) -> Ran {
-        let dir = self.0.path("");
-        Ran::of(
-            Command::new(env!("CARGO_BIN_EXE_pptop"))
-                .args(line.split_whitespace())
-                .current_dir(&dir)
-                .env("PPTOP_STATE_DIR", &dir)
-                .env("XDG_CONFIG_HOME", &dir),
-        )
+        Ran::of(&mut at_home::pptop(&self.0.path(""), line))
     }
 
     #[track_caller]
     fn well(&self, line: &str) -> String {
-        let ran = self.run(line);
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-        ran.stdout
+        self.run(line).well(line)
     }
 }
 

@@ -513,6 +513,7 @@ fn one_odd_file_does_not_hide_the_others() {
     // so one of them has to be named; it is the others' job that is shown.
     let told = Told::of(&dir.path().join("rank-1.1.jsonl"));
     assert!(told.says("rank-0.jsonl is left out: it says 4000000000 ranks"), "{:?}", told.texts());
+    assert_eq!((told.hello().pp, told.steps().len()), (2, 2));
 }
 
 /// An error in the first forward leaves no step, but an end.

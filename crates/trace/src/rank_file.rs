@@ -318,14 +318,12 @@ fn numbers_of(name: &OsStr) -> Option<(u32, u32)> {
 /// Reads the file of a rank while it grows.
 pub struct RankFollower {
     tail: Tail,
-    n_bad: u64,
-    refusal: Option<String>,
 }
 
 impl RankFollower {
     /// A reader of the file from its beginning.
     pub fn new(path: &Path) -> Self {
-        Self { tail: Tail::new(path), n_bad: 0, refusal: None }
+        Self { tail: Tail::new(path) }
     }
 
     /// Reads what is there, as far as the buffer goes, and hands over each line.
@@ -335,29 +333,10 @@ impl RankFollower {
     pub fn poll(
         &mut self,
         buffer: &mut [u8],
-        mut on_line: impl FnMut(RankLine),
+        on_line: impl FnMut(RankLine),
     ) -> Result<Poll, ReadError> {
-        let mut poll = Poll { n_events: 0, at_end: true };
-        let mut newer = None;
-        let (n_bad, refusal) = (&mut self.n_bad, &mut self.refusal);
         let open = |path: &Path| Ok((Source::open_at(path, 0)?, 0));
-        let n_read = self.tail.poll(buffer, open, |line| match RankLine::parse(line) {
-            Ok(Some(line)) if newer.is_none() => {
-                poll.n_events += 1;
-                on_line(line);
-            }
-            Ok(_) => {}
-            Err(error @ LineError::NewerSchema { .. }) => newer = newer.take().or(Some(error)),
-            Err(error) => {
-                *n_bad += 1;
-                refusal.get_or_insert_with(|| error.to_string());
-            }
-        })?;
-        poll.at_end = n_read.is_none_or(|n_read| n_read < buffer.len());
-        match newer {
-            Some(source) => Err(ReadError::Newer { path: self.path().to_owned(), source }),
-            None => Ok(poll),
-        }
+        self.tail.poll(buffer, open, RankLine::parse, on_line)
     }
 
     /// The file.
@@ -372,12 +351,12 @@ impl RankFollower {
 
     /// Lines that could not be used.
     pub fn n_bad_lines(&self) -> u64 {
-        self.n_bad + self.tail.n_too_long()
+        self.tail.n_bad_lines()
     }
 
     /// What is wrong with the first of them.
-    pub fn first_refusal(&self) -> Option<&str> {
-        self.refusal.as_deref()
+    pub fn first_refusal(&self) -> Option<String> {
+        self.tail.first_refusal()
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::path::Path;
 
 use crate::event::{Event, Line, LineError};
-use crate::lines::LINE_BYTES_MAX;
 use crate::marks::MarkReader;
 use crate::poll::{Poll, ReadError};
 use crate::source::{Source, first_mark, last_mark};
@@ -32,10 +31,6 @@ pub struct Follower {
     start: Start,
     marks: Option<&'static dyn MarkReader>,
     buffer: Vec<u8>,
-    n_malformed: u64,
-    n_unknown: u64,
-    /// Why the first bad line was rejected.
-    refusal: Option<String>,
 }
 
 impl Follower {
@@ -69,48 +64,21 @@ impl Follower {
     }
 
     fn starting(path: &Path, start: Start, marks: Option<&'static dyn MarkReader>) -> Self {
-        Self {
-            tail: Tail::new(path),
-            start,
-            marks,
-            buffer: vec![0; POLL_BYTES],
-            n_malformed: 0,
-            n_unknown: 0,
-            refusal: None,
-        }
+        Self { tail: Tail::new(path), start, marks, buffer: vec![0; POLL_BYTES] }
     }
 
     /// Reads what is there, up to a limit, and hands over each event in order.
     ///
     /// # Errors
     /// The file cannot be read, has shrunk, or is of a newer format.
-    pub fn poll(&mut self, mut on_event: impl FnMut(Event)) -> Result<Poll, ReadError> {
-        let mut poll = Poll { n_events: 0, at_end: true };
-        let mut newer = None;
-        let (n_malformed, n_unknown) = (&mut self.n_malformed, &mut self.n_unknown);
-        let (refusal, marks, start) = (&mut self.refusal, self.marks, &self.start);
-        let n_read = self.tail.poll(
+    pub fn poll(&mut self, on_event: impl FnMut(Event)) -> Result<Poll, ReadError> {
+        let (start, marks) = (&self.start, self.marks);
+        self.tail.poll(
             &mut self.buffer,
             |path| open(path, start, marks),
-            |line| match read(line, marks) {
-                Ok(Line::Event(event)) if newer.is_none() => {
-                    poll.n_events += 1;
-                    on_event(event);
-                }
-                Ok(Line::Event(_)) => {}
-                Ok(Line::Unknown) => *n_unknown += 1,
-                Err(error @ LineError::NewerSchema { .. }) => newer = newer.take().or(Some(error)),
-                Err(error @ (LineError::Malformed(_) | LineError::Damaged)) => {
-                    *n_malformed += 1;
-                    refusal.get_or_insert_with(|| error.to_string());
-                }
-            },
-        )?;
-        poll.at_end = n_read.is_none_or(|n_read| n_read < self.buffer.len());
-        match newer {
-            Some(source) => Err(ReadError::Newer { path: self.path().to_owned(), source }),
-            None => Ok(poll),
-        }
+            |line| read(line, marks),
+            on_event,
+        )
     }
 
     /// The file that is followed.
@@ -125,21 +93,17 @@ impl Follower {
 
     /// Lines that were no events, or too long.
     pub fn n_bad_lines(&self) -> u64 {
-        self.n_malformed + self.tail.n_too_long()
+        self.tail.n_bad_lines()
     }
 
     /// What is wrong with the first line that could not be used.
     pub fn first_refusal(&self) -> Option<String> {
-        let too_long = || {
-            let most = LINE_BYTES_MAX >> 20;
-            (self.tail.n_too_long() > 0).then(|| format!("a line has more than {most} MiB"))
-        };
-        self.refusal.clone().or_else(too_long)
+        self.tail.first_refusal()
     }
 
     /// Well-formed lines of a kind that is not known here.
     pub fn n_unknown_lines(&self) -> u64 {
-        self.n_unknown
+        self.tail.n_unknown_lines()
     }
 }
 
@@ -155,14 +119,14 @@ fn open(path: &Path, start: &Start, marks: Option<&dyn MarkReader>) -> io::Resul
     Ok((Source::open_at(path, offset)?, offset))
 }
 
-/// Reads one line; a damaged mark is refused.
-fn read(line: &[u8], marks: Option<&dyn MarkReader>) -> Result<Line, LineError> {
-    let read = Event::parse(line)?;
-    match (&read, marks) {
+/// Reads one line; `None` is a line of an unknown kind, and a damaged mark is refused.
+fn read(line: &[u8], marks: Option<&dyn MarkReader>) -> Result<Option<Event>, LineError> {
+    match (Event::parse(line)?, marks) {
         (Line::Event(Event::Index(index)), Some(marks)) if !marks.is_intact(index.line()) => {
             Err(LineError::Damaged)
         }
-        _ => Ok(read),
+        (Line::Event(event), _) => Ok(Some(event)),
+        (Line::Unknown, _) => Ok(None),
     }
 }
 

@@ -61,7 +61,7 @@ fn into_run(
             .map_err(|error| failed(&error))?;
         convert(parts.path()).map_err(|error| match error {
             ImportError::Write { .. } => failed(&error),
-            refused => CliError::Usage(refused.to_string()),
+            refused => CliError::Usage(refused.with_remedy()),
         })?;
         let run = Run::of(parts.path()).map_err(|error| failed(&error))?;
         let run = run.ok_or_else(|| CliError::Failed("no rank was found".to_owned()))?;

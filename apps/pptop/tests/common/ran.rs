@@ -23,6 +23,13 @@ impl Ran {
         Self { code: output.status.code(), stdout, stderr }
     }
 
+    /// It succeeded quietly; returns what it printed.
+    #[track_caller]
+    pub(crate) fn well(self, what: &str) -> String {
+        assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{what}");
+        self.stdout
+    }
+
     /// It was refused: exit code 2, nothing on standard output, one line of at most 300 characters
     /// with all of `parts` in it, and with what to do.
     #[track_caller]

@@ -75,9 +75,7 @@ impl Home {
 
     /// Runs a command that must succeed quietly.
     pub(crate) fn stdout(&self, line: &str) -> String {
-        let ran = self.pptop(&line.split_whitespace().collect::<Vec<_>>());
-        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{line}");
-        ran.stdout
+        self.pptop(&line.split_whitespace().collect::<Vec<_>>()).well(line)
     }
 
     pub(crate) fn json(&self, line: &str) -> Value {

@@ -41,18 +41,24 @@ pub fn import_chrome_trace(trace: &Path, into: &Path) -> Result<u64, ImportError
             }
         }
         if places.len() > RANKS_MAX {
-            return Err(ImportError::nothing(trace, format!("it has more than {RANKS_MAX} ranks")));
+            return Err(ImportError::nothing(
+                trace,
+                format!("it has more than {RANKS_MAX} ranks; use a trace of fewer"),
+            ));
         }
         Ok(())
     })?;
     if places.is_empty() {
-        let why = "it has no operations such as pptop export chrome-trace writes; traces of PyTorch's profiler are for pptop import kineto";
+        let why = "it has no operations as pptop export chrome-trace writes them; use pptop import kineto for traces of PyTorch's profiler";
         return Err(ImportError::nothing(trace, why));
     }
     let pp = places.keys().map(|(_, rank)| rank + 1).max().unwrap_or(1);
     let dp = places.keys().map(|(replica, _)| replica + 1).max().unwrap_or(1);
     if pp as usize * dp as usize > RANKS_MAX {
-        return Err(ImportError::nothing(trace, format!("it has more than {RANKS_MAX} ranks")));
+        return Err(ImportError::nothing(
+            trace,
+            format!("it has more than {RANKS_MAX} ranks; use a trace of fewer"),
+        ));
     }
     let last_stage = places.values().flatten().max().copied().unwrap_or(0);
     let mut ranks: BTreeMap<(u32, u32), Rank> = BTreeMap::new();

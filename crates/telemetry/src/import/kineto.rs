@@ -111,7 +111,7 @@ fn check(places: &BTreeMap<Vec<u32>, Vec<usize>>, all: &[Found]) -> Result<(), I
     let n_named: usize = places.keys().map(Vec::len).sum();
     if n_named != stages.len() {
         return Err(ImportError::Unfit(
-            "the traces are of different runs: a stage is on two ranks with different stages"
+            "the traces are of different runs: a stage is on two ranks with different stages; name the traces of one run"
                 .to_owned(),
         ));
     }
@@ -163,7 +163,7 @@ fn found(path: &Path) -> Result<Found, ImportError> {
             if is_gpu { &mut on_gpu } else { actions.entry(event.tid.key()).or_default() };
         n_kept += 1;
         if n_kept > ACTIONS_MAX {
-            return Err(ImportError::nothing(path, "it has too many actions; profile fewer steps"));
+            return Err(ImportError::nothing(path, "it has too many actions; record fewer steps"));
         }
         of_thread.push(action);
         Ok(())

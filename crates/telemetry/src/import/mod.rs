@@ -62,6 +62,16 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// The text with what to do about it, for a command that ends here.
+    pub fn with_remedy(&self) -> String {
+        match self {
+            Self::Read { .. } => format!("{self}; name a trace that can be read"),
+            Self::Broken { .. } => format!("{self}; name a trace that is complete"),
+            // The reason already says what to do, or the user can do nothing about it.
+            Self::Nothing { .. } | Self::Unfit(_) | Self::Write { .. } => self.to_string(),
+        }
+    }
+
     fn nothing(path: &Path, why: impl Into<String>) -> Self {
         Self::Nothing { path: path.to_owned(), why: why.into() }
     }

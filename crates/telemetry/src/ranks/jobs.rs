@@ -42,6 +42,19 @@ pub(super) fn jobs<'a>(files: impl Iterator<Item = (usize, u32, &'a RankHead)>) 
     jobs
 }
 
+/// The job that is meant: that of the file with these numbers, if one was named, or the newest.
+/// `numbers` gives the numbers in the name of a file by its place.
+pub(super) fn meant(
+    jobs: &[Job],
+    named: Option<(u32, u32)>,
+    numbers: impl Fn(usize) -> (u32, u32),
+) -> Option<&Job> {
+    match named {
+        Some(named) => jobs.iter().find(|job| job.lanes.iter().any(|&at| numbers(at) == named)),
+        None => jobs.last(),
+    }
+}
+
 /// A rank of a job: its replica, its rank, and its place in the list of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Member {

@@ -262,7 +262,7 @@ impl Lane {
         self.follower.n_bad_lines()
     }
 
-    pub(super) fn first_refusal(&self) -> Option<&str> {
+    pub(super) fn first_refusal(&self) -> Option<String> {
         self.follower.first_refusal()
     }
 }

@@ -163,16 +163,8 @@ impl RankFolder {
             heads.filter_map(|(at, lane)| Some((at, lane.file.number, lane.head.as_ref()?))),
         );
         let named = place(&self.path).1;
-        let chosen = match &named {
-            Some(named) => all.iter().find(|job| {
-                job.lanes.iter().any(|&at| {
-                    let file = &self.lanes[at].file;
-                    (file.number, file.count) == *named
-                })
-            }),
-            None => all.last(),
-        };
-        let Some(job) = chosen.cloned() else { return };
+        let numbers = |at: usize| (self.lanes[at].file.number, self.lanes[at].file.count);
+        let Some(job) = jobs::meant(&all, named, numbers).cloned() else { return };
         let is_new = self.run.as_ref().is_none_or(|run| run.job.key != job.key);
         let n_others = all.len() - 1;
         if is_new {

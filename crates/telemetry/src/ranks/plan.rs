@@ -9,6 +9,7 @@ use pp_trace::{DeviceMapEntry, Hello, HostEntry, RankHead, SCHEMA, Span, StageIn
 use super::clocks::Clocks;
 use super::jobs::Crew;
 use super::lane::Lane;
+use super::step::total;
 use crate::account::plan_of;
 
 /// Operations of a step beyond which no plan is made of them.
@@ -139,20 +140,13 @@ pub(super) fn program_of(program: &str) -> &str {
     if program.is_empty() { "another program" } else { program }
 }
 
-/// Samples of a step over all replicas, if every replica tells.
+/// Samples of a step over all replicas; 0 if they are unknown.
 fn batch_size(crew: &Crew, lanes: &[Lane], step: u64) -> u64 {
-    let mut samples: BTreeMap<u32, u64> = BTreeMap::new();
-    for member in &crew.members {
-        let closed = lanes[member.lane].steps.get(&step).and_then(|part| part.step);
-        if let Some(n) = closed.and_then(|step| step.samples) {
-            samples.entry(member.replica).or_insert(n);
-        }
-    }
-    if samples.len() == crew.dp as usize {
-        samples.values().fold(0, |sum: u64, n| sum.saturating_add(*n))
-    } else {
-        0
-    }
+    let closed = crew.members.iter().filter_map(|&member| {
+        let part = lanes[member.lane].steps.get(&step)?;
+        Some((member, part.step?))
+    });
+    total(&closed.collect::<Vec<_>>(), crew.dp, |step| step.samples)
 }
 
 /// The order of operations on each rank of the first replica, as it was observed in a step; `None`

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use pp_trace::{Event, RankEnd, RankFile, RankHead, RankLine, SCHEMA, State, Status, open_regular};
 
-use super::jobs::jobs;
+use super::jobs::{jobs, meant};
 use super::lane::{Seen, seen};
 use super::place;
 use super::plan::program_of;
@@ -40,12 +40,7 @@ pub(crate) fn status_of_job(path: &Path) -> Option<Status> {
     let files = RankFile::all_in(dir).ok()?;
     let ends: Vec<Ends> = files.iter().take(FILES_MAX).filter_map(ends_of).collect();
     let jobs = jobs(ends.iter().enumerate().map(|(at, ends)| (at, ends.number, &ends.head)));
-    let job = match &named {
-        Some(named) => jobs
-            .iter()
-            .find(|job| job.lanes.iter().any(|&at| (ends[at].number, ends[at].count) == *named))?,
-        None => jobs.last()?,
-    };
+    let job = meant(&jobs, named, |at| (ends[at].number, ends[at].count))?;
     let of_rank: Vec<&Ends> = job.lanes.iter().map(|&at| &ends[at]).collect();
     // The rank that says most about the whole: one that is gone, then one that is stopped.
     let first = *of_rank.first()?;

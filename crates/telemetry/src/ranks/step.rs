@@ -19,43 +19,19 @@ impl Merged {
         let step_ns = end_ns.saturating_sub(start_ns);
         let bubble = measure(spans, self.crew.pp, step_ns);
         let told = |ratio: f64| if is_whole { ratio } else { f64::NAN };
-        // The mean over the replicas of what the first rank of each tells that knows.
-        let per_replica = |value: fn(&RankStep) -> Option<f64>| {
-            let mut each: Vec<(u32, f64)> = closed
-                .iter()
-                .filter_map(|(member, step)| Some((member.replica, value(step)?)))
-                .collect();
-            each.dedup_by_key(|(replica, _)| *replica);
-            each
-        };
-        let mean = |each: &[(u32, f64)]| {
-            (!each.is_empty())
-                .then(|| each.iter().map(|(_, value)| value).sum::<f64>() / each.len() as f64)
-        };
-        let sum = |value: fn(&RankStep) -> Option<u64>| {
-            let mut each: Vec<(u32, u64)> = closed
-                .iter()
-                .filter_map(|(member, step)| Some((member.replica, value(step)?)))
-                .collect();
-            each.dedup_by_key(|(replica, _)| *replica);
-            // If only some replicas tell, the sum is not known.
-            if each.len() == self.crew.dp as usize {
-                each.iter().fold(0_u64, |sum, (_, value)| sum.saturating_add(*value))
-            } else {
-                0
-            }
-        };
-        let loss = mean(&per_replica(|step| step.loss)).map(|loss| loss as f32);
+        let losses = per_replica(closed, |step| step.loss);
+        let loss = (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64);
+        let loss = loss.map(|loss| loss as f32);
         StepEvent {
             step,
             loss,
             loss_bits: loss.map(StepEvent::bits_of).unwrap_or_default(),
-            lr: per_replica(|step| step.lr).first().map(|(_, lr)| *lr),
-            grad_norm: per_replica(|step| step.grad_norm).first().map(|(_, norm)| *norm),
+            lr: per_replica(closed, |step| step.lr).first().copied(),
+            grad_norm: per_replica(closed, |step| step.grad_norm).first().copied(),
             seconds: step_ns as f64 * 1e-9,
             elapsed_seconds: end_ns as f64 * 1e-9,
-            samples: sum(|step| step.samples),
-            tokens: sum(|step| step.tokens),
+            samples: total(closed, self.crew.dp, |step| step.samples),
+            tokens: total(closed, self.crew.dp, |step| step.tokens),
             bubble_ratio: told(bubble.bubble_ratio),
             idle_of_step: told(bubble.idle_of_step),
             // A clock of a device and a trace know nothing of cores.
@@ -64,4 +40,23 @@ impl Merged {
             dropped: self.n_dropped,
         }
     }
+}
+
+/// A count over all replicas; 0 if some replica does not report it.
+pub(super) fn total(
+    closed: &[(Member, RankStep)],
+    dp: u32,
+    count: impl Fn(&RankStep) -> Option<u64>,
+) -> u64 {
+    let counts = per_replica(closed, count);
+    let is_known = counts.len() == dp as usize;
+    if is_known { counts.into_iter().fold(0, u64::saturating_add) } else { 0 }
+}
+
+/// What the first rank of each replica that knows a value reports, for the replicas that have one.
+fn per_replica<T>(closed: &[(Member, RankStep)], value: impl Fn(&RankStep) -> Option<T>) -> Vec<T> {
+    let known = closed.iter().filter_map(|(member, step)| Some((member.replica, value(step)?)));
+    let mut each: Vec<(u32, T)> = known.collect();
+    each.dedup_by_key(|(replica, _)| *replica);
+    each.into_iter().map(|(_, value)| value).collect()
 }
