@@ -14,7 +14,7 @@ impl Merged {
         for (at, &member) in members.iter().enumerate() {
             let clock = self.clock(lanes, member);
             let (replica, rank) = (member.replica, member.rank);
-            for aside in std::mem::take(&mut lanes[member.lane].asides) {
+            for aside in std::mem::take(&mut lanes[member.lane].held.asides) {
                 let event = match aside {
                     Event::Cpu(mut cpu) => {
                         cpu.elapsed_ns = self.run_ns(clock, cpu.elapsed_ns);
@@ -45,8 +45,8 @@ impl Merged {
                     Event::Dropped(Dropped { elapsed_ns, count }) => {
                         // Each rank counts from its start.
                         let lane = &mut lanes[member.lane];
-                        let more = count.saturating_sub(lane.n_dropped);
-                        lane.n_dropped = lane.n_dropped.max(count);
+                        let more = count.saturating_sub(lane.held.n_dropped);
+                        lane.held.n_dropped = lane.held.n_dropped.max(count);
                         self.n_dropped = self.n_dropped.saturating_add(more);
                         let elapsed_ns = self.run_ns(clock, elapsed_ns);
                         Event::Dropped(Dropped { elapsed_ns, count: self.n_dropped })
@@ -56,9 +56,9 @@ impl Merged {
                 ready.push_back(event);
             }
             let lane = &mut lanes[member.lane];
-            if lane.n_late > 0 || lane.n_of_step_0 > 0 || lane.trouble.is_some() {
-                let n_late = std::mem::take(&mut lane.n_late);
-                let n_of_step_0 = std::mem::take(&mut lane.n_of_step_0);
+            if lane.held.n_late > 0 || lane.held.n_of_step_0 > 0 || lane.held.trouble.is_some() {
+                let n_late = std::mem::take(&mut lane.held.n_late);
+                let n_of_step_0 = std::mem::take(&mut lane.held.n_of_step_0);
                 let mut say = |message: String| {
                     ready.push_back(Event::Warn(Warn {
                         elapsed_ns: self.now_ns,
@@ -87,11 +87,11 @@ impl Merged {
         for member in &self.crew.members {
             let lane = &mut lanes[member.lane];
             let Some((was, is)) = lane.change_to_tell() else { continue };
-            let pid = lane.head.as_ref().map_or(0, |head| head.pid);
+            let pid = lane.held.head.as_ref().map_or(0, |head| head.pid);
             let rank = self.crew.name(member);
             let message = match (was, is) {
                 (_, Seen::Gone) => {
-                    let last = lane.last_begun;
+                    let last = lane.held.last_begun;
                     format!(
                         "{rank} (process {pid}) is gone without its last line; its file ends in step {last}"
                     )
@@ -115,11 +115,11 @@ impl Merged {
         let ends = || {
             members
                 .iter()
-                .filter_map(|member| lanes[member.lane].end.as_ref().map(|end| (member, end)))
+                .filter_map(|member| lanes[member.lane].held.end.as_ref().map(|end| (member, end)))
         };
         let is_read = members.iter().all(|member| {
             let lane = &lanes[member.lane];
-            lane.is_at_end() && lane.steps.is_empty()
+            lane.is_at_end() && lane.held.steps.is_empty()
         });
         if self.is_over || !is_read || ends().count() != members.len() {
             return;

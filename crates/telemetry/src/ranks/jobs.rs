@@ -81,7 +81,7 @@ const RANKS_MAX: u64 = 65_536;
 
 impl Crew {
     pub(super) fn of(lanes: &[Lane], job: &Job) -> Self {
-        let head_of = |&at: &usize| lanes[at].head.as_ref().map(|head| (at, head));
+        let head_of = |&at: &usize| lanes[at].held.head.as_ref().map(|head| (at, head));
         let heads: Vec<(usize, &RankHead)> = job.lanes.iter().filter_map(head_of).collect();
         let mut crew = Self::default();
         // One odd file does not hide the others.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use pp_trace::{Event, Hello, RankStep, Span, Warn};
 
 use super::clocks::{Clocks, Row};
+use super::held::Part;
 use super::jobs::{Crew, Job, Member};
-use super::lane::{Lane, Part};
+use super::lane::Lane;
 use super::plan;
 
 /// How long ranks without a file are waited for, since the last file came.
@@ -74,16 +75,16 @@ impl Merged {
         self.is_over = false;
         self.since = Instant::now();
         let members = self.crew.members.iter();
-        let released = members.map(|member| lanes[member.lane].released).max().unwrap_or(0);
+        let released = members.map(|member| lanes[member.lane].held.released).max().unwrap_or(0);
         for member in &self.crew.members {
-            lanes[member.lane].skip_to(released);
+            lanes[member.lane].held.skip_to(released);
         }
         self.name_clocks(lanes);
     }
 
     pub(super) fn name_clocks(&mut self, lanes: &[Lane]) {
         for member in &self.crew.members {
-            if let Some(head) = &lanes[member.lane].head {
+            if let Some(head) = &lanes[member.lane].held.head {
                 self.clocks.of(head);
                 let n = head.world_size.unwrap_or(0) as usize;
                 self.world_size = self.world_size.max(n);
@@ -92,7 +93,7 @@ impl Merged {
     }
 
     pub(super) fn clock(&mut self, lanes: &[Lane], member: Member) -> usize {
-        lanes[member.lane].head.as_ref().map_or(0, |head| self.clocks.of(head))
+        lanes[member.lane].held.head.as_ref().map_or(0, |head| self.clocks.of(head))
     }
 
     /// A time of a rank on the clock of the run.
@@ -147,22 +148,22 @@ impl Merged {
     /// The first step that any rank holds.
     fn first_held(&self, lanes: &[Lane]) -> Option<u64> {
         let members = self.crew.members.iter();
-        members.filter_map(|member| lanes[member.lane].steps.keys().next()).min().copied()
+        members.filter_map(|member| lanes[member.lane].held.steps.keys().next()).min().copied()
     }
 
     /// Whether a step is to be handed over.
     pub(super) fn is_complete(&self, lanes: &[Lane], step: u64) -> bool {
         let of = |member: &Member| &lanes[member.lane];
         let members = &self.crew.members;
-        let mut open = members.iter().filter(|member| !of(member).has_closed(step)).peekable();
+        let mut open = members.iter().filter(|member| !of(member).held.has_closed(step)).peekable();
         let is_waited_for = self.n_missing() > 0 && !self.gives_up_missing(lanes);
         if open.peek().is_none() {
             // At least one rank has it, or a later one.
             return !members.is_empty()
                 && !is_waited_for
-                && members.iter().any(|member| of(member).last_begun >= step);
+                && members.iter().any(|member| of(member).held.last_begun >= step);
         }
-        let last_begun = members.iter().map(|member| of(member).last_begun).max().unwrap_or(0);
+        let last_begun = members.iter().map(|member| of(member).held.last_begun).max().unwrap_or(0);
         let has_later = last_begun >= step.saturating_add(2);
         let is_last = members.iter().all(|member| of(member).is_final()) && last_begun >= step;
         (has_later || is_last) && !is_waited_for && open.all(|member| of(member).is_quiet())
@@ -188,7 +189,7 @@ impl Merged {
         let mut parts: Vec<(Member, usize, Part)> = Vec::with_capacity(members.len());
         for &member in &members {
             let clock = self.clock(lanes, member);
-            if let Some(part) = lanes[member.lane].release(step) {
+            if let Some(part) = lanes[member.lane].held.release(step) {
                 parts.push((member, clock, part));
             }
         }

@@ -13,6 +13,7 @@
 
 mod asides;
 mod clocks;
+mod held;
 mod jobs;
 mod lane;
 mod merged;
@@ -116,7 +117,7 @@ impl RankFolder {
         let mut n_read = 0;
         for (lane, is_read) in self.lanes.iter_mut().zip(is_read) {
             // Of another job only the first line is read.
-            if is_read || lane.head.is_none() {
+            if is_read || lane.held.head.is_none() {
                 n_read += lane.poll(&mut self.buffer)?;
             }
         }
@@ -128,7 +129,7 @@ impl RankFolder {
         if let Some(run) = run {
             run.hand_over(lanes, dir, ready);
         }
-        for lane in lanes.iter_mut().filter(|lane| lane.head.is_none()) {
+        for lane in lanes.iter_mut().filter(|lane| lane.held.head.is_none()) {
             if let Some(why) = lane.trouble_to_tell() {
                 let name = lane.file.path.file_name().unwrap_or_default().to_string_lossy();
                 let message = format!("{name} is left out: {why}");
@@ -154,13 +155,13 @@ impl RankFolder {
 
     /// Chooses the job: that of the file that was named, else the newest.
     fn choose(&mut self) {
-        let n_heads = self.lanes.iter().filter(|lane| lane.head.is_some()).count();
+        let n_heads = self.lanes.iter().filter(|lane| lane.held.head.is_some()).count();
         if std::mem::replace(&mut self.n_heads, n_heads) == n_heads {
             return;
         }
         let heads = self.lanes.iter().enumerate();
         let all = jobs::jobs(
-            heads.filter_map(|(at, lane)| Some((at, lane.file.number, lane.head.as_ref()?))),
+            heads.filter_map(|(at, lane)| Some((at, lane.file.number, lane.held.head.as_ref()?))),
         );
         let named = place(&self.path).1;
         let numbers = |at: usize| (self.lanes[at].file.number, self.lanes[at].file.count);

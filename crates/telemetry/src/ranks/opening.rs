@@ -25,7 +25,7 @@ impl Merged {
             say(format!("{name} is left out: {why}"));
         }
         let program = self.crew.members.first().and_then(|member| {
-            let head = lanes[member.lane].head.as_ref()?;
+            let head = lanes[member.lane].held.head.as_ref()?;
             Some(plan::program_of(&head.program).to_owned())
         });
         let Some(program) = program else { return };
@@ -42,7 +42,7 @@ impl Merged {
             .iter()
             .zip(&clocks)
             .filter_map(|(member, &clock)| {
-                let spans = &lanes[member.lane].steps.get(&step)?.spans;
+                let spans = &lanes[member.lane].held.steps.get(&step)?.spans;
                 Some(Row { clock, replica: member.replica, spans })
             })
             .collect();
@@ -51,7 +51,7 @@ impl Merged {
             row.spans.iter().map(|span| self.clocks.unix_ns(row.clock, span.start_ns))
         });
         let begun = members.iter().zip(&clocks).filter_map(|(member, &clock)| {
-            let step = lanes[member.lane].steps.get(&step)?.step?;
+            let step = lanes[member.lane].held.steps.get(&step)?.step?;
             Some(self.clocks.unix_ns(clock, step.start_ns))
         });
         self.origin_ns = starts.chain(begun).min().unwrap_or(0);
@@ -85,7 +85,7 @@ impl Merged {
             let (moved, error) = self.clocks.moved_seconds(clock);
             let host = members.iter().zip(&clocks).find(|&(_, &of)| of == clock);
             let Some((member, _)) = host else { continue };
-            let Some(head) = &lanes[member.lane].head else { continue };
+            let Some(head) = &lanes[member.lane].held.head else { continue };
             let host = if head.host.is_empty() { &head.boot } else { &head.host };
             match error {
                 Some(error) if moved.abs() > 1.0 => warn(

@@ -42,7 +42,7 @@ pub(super) fn hello(
         .iter()
         .filter_map(|member| {
             let lane = &lanes[member.lane];
-            Some((member.replica, member.rank, lane, lane.head.as_ref()?))
+            Some((member.replica, member.rank, lane, lane.held.head.as_ref()?))
         })
         .collect();
     let Some(&(_, _, _, first)) = heads.first() else { return Hello::default() };
@@ -130,7 +130,7 @@ pub(super) fn hello(
 
 /// Micro-batches of a step, by its spans.
 fn n_micro_batches(crew: &Crew, lanes: &[Lane], step: u64) -> u32 {
-    let parts = crew.members.iter().filter_map(|member| lanes[member.lane].steps.get(&step));
+    let parts = crew.members.iter().filter_map(|member| lanes[member.lane].held.steps.get(&step));
     let computed = parts.flat_map(|part| &part.spans).filter(|span| span.op.is_compute());
     computed.map(|span| span.mb.saturating_add(1)).max().unwrap_or(0)
 }
@@ -143,7 +143,7 @@ pub(super) fn program_of(program: &str) -> &str {
 /// Samples of a step over all replicas; 0 if they are unknown.
 fn batch_size(crew: &Crew, lanes: &[Lane], step: u64) -> u64 {
     let closed = crew.members.iter().filter_map(|&member| {
-        let part = lanes[member.lane].steps.get(&step)?;
+        let part = lanes[member.lane].held.steps.get(&step)?;
         Some((member, part.step?))
     });
     total(&closed.collect::<Vec<_>>(), crew.dp, |step| step.samples)
@@ -155,7 +155,7 @@ fn plan(crew: &Crew, lanes: &[Lane], step: u64) -> Option<Vec<String>> {
     let mut rows = Vec::new();
     for rank in 0..crew.pp {
         let member = crew.members.iter().find(|m| (m.replica, m.rank) == (0, rank))?;
-        let part = lanes[member.lane].steps.get(&step)?;
+        let part = lanes[member.lane].held.steps.get(&step)?;
         part.step?;
         rows.push(row(part.spans.iter())?);
     }
