@@ -19,6 +19,7 @@ mod lane;
 mod merged;
 mod opening;
 mod plan;
+mod replicas;
 mod standing;
 mod step;
 

@@ -9,7 +9,7 @@ use pp_trace::{DeviceMapEntry, Hello, HostEntry, RankHead, SCHEMA, Span, StageIn
 use super::clocks::Clocks;
 use super::jobs::Crew;
 use super::lane::Lane;
-use super::step::total;
+use super::replicas::total;
 use crate::account::plan_of;
 
 /// Operations of a step beyond which no plan is made of them.
