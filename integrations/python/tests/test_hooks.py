@@ -15,14 +15,13 @@ import pptop_log.deepspeed
 import pptop_log.megatron
 import pptop_log.torch
 import standins
-from pptop_log import recorder
+from pptop_log import recorder, watch
 
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Each test installs the hooks anew, and its recorders end with it."""
-    for module in (pptop_log.torch, pptop_log.deepspeed, pptop_log.megatron):
-        monkeypatch.setattr(module, "_installed", None)
+    monkeypatch.setattr(watch, "_hooked", set())
     yield
     recorder._close_all()
 

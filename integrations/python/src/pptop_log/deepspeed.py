@@ -11,24 +11,14 @@ from typing import Any, Callable
 
 from pptop_log.recorder import RankInfo
 from pptop_log.torch import clock_of, mean_loss, parameters_of
-from pptop_log.watch import Watch, patch
+from pptop_log.watch import Watch, hook_once, patch, program_of
 
 __all__ = ["install"]
-
-_installed: _Hooks | None = None
 
 
 def install(engine: Any, folder: str) -> None:
     """Puts the hooks around the functions of ``deepspeed.runtime.pipe.engine``."""
-    global _installed
-    if _installed is not None:
-        return
-    hooks = _Hooks(Watch(folder))
-    _installed = hooks
-    try:
-        hooks.install(engine)
-    except AttributeError as error:
-        hooks.watch.give_up(error)
+    hook_once("deepspeed", folder, lambda watch: _Hooks(watch).install(engine))
 
 
 class _Hooks:
@@ -158,19 +148,13 @@ class _Hooks:
 
 
 def _info(engine: Any) -> RankInfo:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        program = f"deepspeed {version('deepspeed')}"
-    except PackageNotFoundError:
-        program = "deepspeed"
     grid = getattr(engine, "grid", None)
     return RankInfo(
         rank=engine.stage_id,
         pp=engine.num_stages,
         pipeline=list(getattr(grid, "pp_group", None) or ()),
         global_rank=engine.global_rank,
-        program=program,
+        program=program_of("deepspeed"),
         schedule="1F1B",
         model=type(engine.module).__name__,
         n_stages=engine.num_stages,

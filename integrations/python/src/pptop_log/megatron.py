@@ -18,7 +18,7 @@ from pptop_log.torch import (
     mean_loss,
     parameters_of,
 )
-from pptop_log.watch import Watch, patch
+from pptop_log.watch import Watch, hook_once, patch, program_of
 
 __all__ = ["install"]
 
@@ -41,20 +41,10 @@ _STEPS = {
     "forward_backward_pipelining_with_interleaving": "interleaved 1F1B",
 }
 
-_installed: _Hooks | None = None
-
 
 def install(schedules: Any, folder: str) -> None:
     """Puts the hooks around the functions of ``megatron.core.pipeline_parallel.schedules``."""
-    global _installed
-    if _installed is not None:
-        return
-    hooks = _Hooks(Watch(folder), schedules)
-    _installed = hooks
-    try:
-        hooks.install()
-    except (AttributeError, ImportError) as error:
-        hooks.watch.give_up(error)
+    hook_once("megatron", folder, lambda watch: _Hooks(watch, schedules).install())
 
 
 class _Hooks:
@@ -191,14 +181,8 @@ class _Hooks:
             self.watch.sent(start, end, 0)
 
     def _info(self, schedule: str, kwargs: dict[str, Any]) -> tuple[RankInfo, Any]:
-        from importlib.metadata import PackageNotFoundError, version
-
         import torch.distributed as dist
 
-        try:
-            program = f"megatron-core {version('megatron-core')}"
-        except PackageNotFoundError:
-            program = "megatron-core"
         state = self.schedules.parallel_state
         self.rank = state.get_pipeline_model_parallel_rank()
         self.pp = state.get_pipeline_model_parallel_world_size()
@@ -218,7 +202,7 @@ class _Hooks:
             pipeline=list(dist.get_process_group_ranks(group)),
             global_rank=dist.get_rank(),
             world_size=dist.get_world_size(),
-            program=program,
+            program=program_of("megatron-core"),
             schedule=schedule,
             model=type(chunks[0]).__name__,
             n_stages=len(chunks) * self.pp,

@@ -59,7 +59,8 @@ FILES_MAX = 10_000
 
 #: Step, stage, micro-batch, operation, start, duration, processor time, bytes, time without a core.
 _Span = tuple[int, int, int, str, int, int, int, int, int]
-_Item = Union[_Span, str]
+#: A span, the keys of a line that the writing thread formats, or a line as it is written.
+_Item = Union[_Span, dict[str, Any], str]
 
 
 #: A span as it is written: readers are fast if keys come in this order.
@@ -214,8 +215,8 @@ class Recorder:
 
     def step_line(self, step: int, start_ns: int, end_ns: int, **told: float | None) -> None:
         """Records a whole step, after its spans. What is ``None`` is not told."""
-        known = {key: value for key, value in told.items() if value is not None}
-        self.line("rank_step", step=step, start_ns=start_ns, end_ns=end_ns, **known)
+        keys = {"ev": "rank_step", "step": step, "start_ns": start_ns, "end_ns": end_ns}
+        self.put({**keys, **{key: value for key, value in told.items() if value is not None}})
 
     def memory(self, live_bytes: int, peak_bytes: int, **more: int) -> None:
         """Records the memory of the rank: bytes in tensors now, and at most so far."""
@@ -301,7 +302,7 @@ class Recorder:
     # The queue and the file.
 
     def put(self, item: _Item) -> None:
-        """Queues a span or a line as it is written."""
+        """Queues a span or a line. Nobody may change it from now on."""
         if len(self._queue) < self._queue_max and self._fd >= 0:
             self._queue.append(item)
         else:
@@ -382,7 +383,10 @@ class Recorder:
             lines = []
             for _ in range(min(len(queue), PIECE)):
                 item = queue.popleft()
-                lines.append(item if isinstance(item, str) else template % item)
+                if isinstance(item, tuple):
+                    lines.append(template % item)
+                else:
+                    lines.append(item if isinstance(item, str) else _json(item))
             self._write("".join(lines).encode())
         if self.n_dropped > self._n_dropped_told and self.failure is None:
             self._n_dropped_told = self.n_dropped
@@ -466,6 +470,10 @@ def job_key() -> str:
     return " ".join(f"{name}={environ[name]}" for name in names if environ.get(name))
 
 
+#: Made once: ``json.dumps`` with these arguments would make an encoder for each line.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=str).encode
+
+
 def _json(keys: Mapping[str, Any]) -> str:
     """A line of JSON. What is not finite is null, with a note, as in every log."""
     plain = dict(keys)
@@ -477,7 +485,7 @@ def _json(keys: Mapping[str, Any]) -> str:
     if odd:
         plain["nonfinite"] = next(iter(odd.values()))
         plain["nonfinite_fields"] = odd
-    return json.dumps(plain, separators=(",", ":"), allow_nan=False, default=str) + "\n"
+    return _encode(plain) + "\n"
 
 
 def _new_file(folder: str, number: int) -> tuple[str, int]:

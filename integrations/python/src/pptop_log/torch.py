@@ -15,12 +15,11 @@ from typing import Any, Callable
 
 from pptop_log.clocks import Clock, CudaClock, HostClock
 from pptop_log.recorder import RankInfo
-from pptop_log.watch import Watch, patch, run_folder
+from pptop_log.watch import Watch, hook_once, patch, run_folder
 
 __all__ = ["record"]
 
 _ACTION = re.compile(r"PP:(\d+)([FBIW])(\d+)$")
-_installed: _Hooks | None = None
 
 
 def record(folder: str | None = None) -> None:
@@ -39,15 +38,7 @@ def record(folder: str | None = None) -> None:
 
 def install(schedules: Any, folder: str) -> None:
     """Puts the hooks around the functions of ``torch.distributed.pipelining.schedules``."""
-    global _installed
-    if _installed is not None:
-        return
-    hooks = _Hooks(Watch(folder))
-    _installed = hooks
-    try:
-        hooks.install(schedules)
-    except (AttributeError, ImportError) as error:
-        hooks.watch.give_up(error)
+    hook_once("torch", folder, lambda watch: _Hooks(watch).install(schedules))
 
 
 def _number(value: Any) -> float | None:
@@ -73,9 +64,9 @@ class _Hooks:
 
     def install(self, schedules: Any) -> None:
         stage = schedules._PipelineStageBase
-        patch(stage, "forward_one_chunk", self.operation(lambda args, kwargs: "F"))
-        patch(stage, "backward_one_chunk", self.operation(_backward))
-        patch(stage, "backward_weight_one_chunk", self.operation(lambda args, kwargs: "W"))
+        patch(stage, "forward_one_chunk", self.operation("F"))
+        patch(stage, "backward_one_chunk", self.operation("B"))
+        patch(stage, "backward_weight_one_chunk", self.operation("W"))
         patch(stage, "start_gradient_reduction", self.start_reduction)
         patch(stage, "wait_for_gradient_reduction", self.wait_for_reduction)
         base = schedules._PipelineSchedule
@@ -137,7 +128,7 @@ class _Hooks:
 
     # Operations.
 
-    def operation(self, kind: Callable[..., str]) -> Callable[..., Any]:
+    def operation(self, named: str) -> Callable[..., Any]:
         watch = self.watch
 
         def hook(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -146,7 +137,7 @@ class _Hooks:
                     return original(stage, *args, **kwargs)
                 work = None
                 try:
-                    op = kind(args, kwargs)
+                    op = _backward(args, kwargs) if named == "B" else named
                     if op == "F" or stage.has_backward:
                         mb = args[0] if args else _chunk(kwargs)
                         work = watch.begin(op, stage.stage_index, mb)
@@ -172,7 +163,10 @@ class _Hooks:
         def wrapper(schedule: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(schedule, *args, **kwargs)
             if watch.is_in_step and schedule._loss_fn is not None:
-                watch.safely(self._has_loss, args, kwargs)
+                try:
+                    self._has_loss(args, kwargs)
+                except Exception as error:
+                    watch.give_up(error)
             return result
 
         return wrapper
@@ -455,10 +449,10 @@ def _samples(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
 def mean_loss(losses: list[Any]) -> Any:
     """The mean of the losses of all micro-batches: a number, or a function that gives it when the
     device has come so far."""
-    import torch
-
     if losses[0].device.type == "cpu":
         return sum(float(loss.detach()) for loss in losses) / len(losses)
+    import torch
+
     mean = torch.stack([loss.detach().float() for loss in losses]).mean()
     # Into memory that the device can write by itself, so that nobody waits.
     host = torch.empty((), dtype=torch.float32, pin_memory=True)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 #: Seconds for which the end of a process waits for its device, at most.
 FINISH_SECONDS = 2.0
 #: Nanoseconds between two readings of the time without a core, which cost some microseconds.
-READ_EVERY_NS = 25_000_000
+READ_EVERY_NS = 50_000_000
 
 
 def run_folder() -> str | None:
@@ -75,6 +75,26 @@ class _Lane:
 
 class Watch:
     """Times what a rank does, for one recorder."""
+
+    # An operation of the job leaves the caches cold, and each look into a dictionary costs more
+    # than it seems.
+    __slots__ = (
+        "_is_blind",
+        "_is_host",
+        "_lanes",
+        "_n_ops",
+        "_pid",
+        "_step_end",
+        "_step_start",
+        "_times",
+        "_told",
+        "clock",
+        "folder",
+        "is_in_step",
+        "is_off",
+        "recorder",
+        "step",
+    )
 
     def __init__(self, folder: str, clock: Clock | None = None) -> None:
         self.folder = folder
@@ -281,7 +301,7 @@ class Watch:
     def extend(self, stage: int, mb: int) -> None:
         """What was done since the end of a forward belongs to it."""
         work = self.lane.open
-        if work is not None and work[:3] == ["F", stage, mb]:
+        if work is not None and work[0] == "F" and work[1] == stage and work[2] == mb:
             self.end(work)
 
     def flush(self) -> None:
@@ -360,3 +380,32 @@ def patch(holder: Any, name: str, hook: Hook) -> None:
         wrapper = functools.wraps(original)(hook(original))
         wrapper.__pptop_original__ = original  # type: ignore[attr-defined]
         setattr(holder, name, wrapper)
+
+
+#: The frameworks whose functions have hooks in this process.
+_hooked: set[str] = set()
+
+
+def hook_once(framework: str, folder: str, install: Callable[[Watch], None]) -> None:
+    """Puts the hooks of a framework in place, once in a process.
+
+    If it has no function of a name that they need, it is of another version: nothing is recorded.
+    """
+    if framework in _hooked:
+        return
+    _hooked.add(framework)
+    watch = Watch(folder)
+    try:
+        install(watch)
+    except (AttributeError, ImportError) as error:
+        watch.give_up(error)
+
+
+def program_of(package: str) -> str:
+    """The name of an installed package, with its version if that is known."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
