@@ -89,7 +89,7 @@ mod layer_norm_of {
 
 #[divan::bench_group]
 mod attention {
-    use super::{Bencher, CausalSelfAttention, both_ways, input};
+    use super::{Bencher, CausalSelfAttention, ForwardContext, both_ways, input};
 
     /// Samples, positions, heads, features of a head.
     const HEADS: [(usize, usize, usize, usize); 3] =
@@ -98,13 +98,14 @@ mod attention {
     #[divan::bench(args = HEADS)]
     fn ours(bencher: Bencher<'_, '_>, (b, t, h, d): (usize, usize, usize, usize)) {
         let attention = CausalSelfAttention::new(h);
-        both_ways(bencher, &input((b, t, 3 * h * d)), |x| attention.forward(x));
+        let context = ForwardContext::training(1, 1);
+        both_ways(bencher, &input((b, t, 3 * h * d)), |x| attention.forward(x, &context));
     }
 
     #[divan::bench(args = HEADS)]
     fn candles(bencher: Bencher<'_, '_>, (b, t, h, d): (usize, usize, usize, usize)) {
         let attention = CausalSelfAttention::new(h);
-        both_ways(bencher, &input((b, t, 3 * h * d)), |x| attention.forward_composed(x));
+        both_ways(bencher, &input((b, t, 3 * h * d)), |x| attention.forward_composed(x, None));
     }
 }
 

@@ -360,7 +360,7 @@ fn candles_own_layers_agree_to_1e_5() {
         for i in 0..6 {
             let name = |part: &str| format!("blocks.{i}.{part}");
             let qkv = linear(w, &name("attention.qkv"), &layer_norm(w, &name("ln1"), &x));
-            let mixed = pp_nn::CausalSelfAttention::new(2).forward_composed(&qkv).unwrap();
+            let mixed = pp_nn::CausalSelfAttention::new(2).forward_composed(&qkv, None).unwrap();
             x = (&x + linear(w, &name("attention.proj"), &mixed)).unwrap();
             let hidden =
                 linear(w, &name("mlp.fc"), &layer_norm(w, &name("ln2"), &x)).gelu().unwrap();

@@ -50,7 +50,7 @@ impl Home {
 fn attach_writes_lines_where_there_is_no_terminal() {
     let home = Home::with_run();
     let lines = home.well("attach");
-    assert!(lines.starts_with("gpt-20261101-141233: 1f1b on 4 ranks, 1 replicas, 8 micro-batches"));
+    assert!(lines.starts_with("gpt-20261101-141233: 1f1b on 4 ranks, 8 micro-batches"));
     assert_eq!(lines.lines().filter(|line| line.contains("  loss ")).count(), 120);
     assert!(lines.ends_with("ended with exit code 0 after 120 steps: finished\n"), "{lines}");
     let json = home.well("attach --json gpt-1");

@@ -1,5 +1,6 @@
 //! What a layer must know about the pass that it takes part in.
 
+use crate::attention::Documents;
 use crate::cpu::Kernels;
 use crate::packed_weights::PackedWeights;
 use crate::residue::ResidueQueue;
@@ -15,6 +16,7 @@ pub struct ForwardContext {
     residues: Option<ResidueQueue>,
     kernels: Kernels,
     packed: Option<PackedWeights>,
+    documents: Option<Documents>,
 }
 
 impl ForwardContext {
@@ -29,6 +31,7 @@ impl ForwardContext {
             residues: None,
             kernels: Kernels::default(),
             packed: None,
+            documents: None,
         }
     }
 
@@ -66,6 +69,13 @@ impl ForwardContext {
         self
     }
 
+    /// Which positions of a sample belong to one document. Without it, a sample is one.
+    #[must_use]
+    pub fn with_documents(mut self, documents: Documents) -> Self {
+        self.documents = Some(documents);
+        self
+    }
+
     /// The same pass, seen from layer number `layer` of the whole model.
     #[must_use]
     pub fn for_layer(&self, layer: u32) -> Self {
@@ -90,6 +100,11 @@ impl ForwardContext {
     /// Where layers keep packed copies of their weights, if anywhere.
     pub fn packed_weights(&self) -> Option<&PackedWeights> {
         self.packed.as_ref()
+    }
+
+    /// Which positions of a sample belong to one document, if samples are packed.
+    pub fn documents(&self) -> Option<&Documents> {
+        self.documents.as_ref()
     }
 
     /// The key of a stream of random numbers for sample `index` of this micro-batch, at place

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use pp_nn::{
-    Activation, CausalSelfAttention, Chain, ChainLayer, ChainPass, Dropout, ForwardContext,
-    Gradients, Kernel, Kernels, LayerNorm, Linear, PackedWeights, ParameterStore, ResidueQueue,
+    Activation, CausalSelfAttention, Chain, ChainLayer, ChainPass, Documents, Dropout,
+    ForwardContext, Gradients, Kernel, Kernels, LayerNorm, Linear, PackedWeights, ParameterStore,
+    ResidueQueue, RmsNorm, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
 };
 
 const WIDTH: usize = 12;
@@ -132,6 +133,56 @@ fn a_chain_has_the_bits_of_its_layers_under_autograd() {
     }
 }
 
+/// A block of Llama: norms without a mean, queries, keys and values of weights of their own, two
+/// heads that share one of keys and values, and a gate.
+fn llama_block(store: &ParameterStore) -> Vec<Chain> {
+    let at = |name: &str| store.builder(DType::F32, &Device::Cpu).pp(name);
+    let linear = |i, o, name: &str| Linear::new(i, o, at(name)).unwrap();
+    let beside = |layers| SideBySide::new(layers).unwrap();
+    let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+    let attention = Chain::new()
+        .then(RmsNorm::new(WIDTH, 1e-5, at("norm1")).unwrap())
+        .then(beside(vec![linear(WIDTH, 16, "q"), linear(WIDTH, 8, "k"), linear(WIDTH, 8, "v")]))
+        .then(Rotary::new(6, 4, 5, frequencies).unwrap())
+        .then(CausalSelfAttention::grouped(4, 2).unwrap())
+        .then(linear(16, WIDTH, "o"));
+    let mlp = Chain::new()
+        .then(RmsNorm::new(WIDTH, 1e-5, at("norm2")).unwrap())
+        .then(beside(vec![linear(WIDTH, 9, "gate"), linear(WIDTH, 9, "up")]))
+        .then(SwiGlu)
+        .then(linear(9, WIDTH, "down"));
+    vec![Chain::new().residual(attention).residual(mlp)]
+}
+
+#[test]
+fn a_block_of_llama_in_a_chain_has_the_gradients_of_its_layers_under_autograd() {
+    let positions = Tensor::new(&[[0u32, 1, 2, 0, 1], [0, 0, 1, 2, 3]], &Device::Cpu).unwrap();
+    let documents = Documents::from_positions(&positions).unwrap();
+    for is_packed in [false, true] {
+        let context = |c: &ForwardContext| {
+            if is_packed { c.clone().with_documents(documents.clone()) } else { c.clone() }
+        };
+        let kernels = Kernels::default();
+        let store = ParameterStore::seeded(5);
+        let chains = llama_block(&store);
+        let want = found(&store, false, kernels, |x, c| one_by_one(&chains, x, &context(c)));
+        let got = found(&store, false, kernels, |x, c| as_one(&chains, x, &context(c)));
+        assert_eq!(got.0, want.0, "output");
+        assert!(want.2.len() == 9 + 7 && want.2.values().all(|g| g.iter().any(|&bits| bits != 0)));
+        // Three paths begin at one tensor: candle adds their gradients in another order.
+        let near = |got: &[u32], want: &[u32]| {
+            let of = |bits: &[u32]| bits.iter().map(|&b| f32::from_bits(b)).collect::<Vec<_>>();
+            let (got, want) = (of(got), of(want));
+            let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            got.iter().zip(&want).all(|(g, w)| (g - w).abs() <= 1e-5 * largest)
+        };
+        assert!(near(&got.1.unwrap(), &want.1.unwrap()), "gradient of the input");
+        for (name, want) in &want.2 {
+            assert!(near(&got.2[name], want), "{name}");
+        }
+    }
+}
+
 #[test]
 fn the_graph_of_a_chain_is_walked_once() {
     let store = ParameterStore::seeded(5);
@@ -174,7 +225,7 @@ fn shapes_that_do_not_fit_are_told() {
         assert!(error.contains(what), "{error}");
     };
     refused(Chain::new().then(Linear::new(5, 4, at("a")).unwrap()), "a linear layer of 5 inputs");
-    refused(Chain::new().then(LayerNorm::new(5, at("b")).unwrap()), "a layer norm of 5 features");
+    refused(Chain::new().then(LayerNorm::new(5, at("b")).unwrap()), "a norm of 5 features");
     let narrower = Chain::new().then(Linear::new(WIDTH, 4, at("c")).unwrap());
     refused(Chain::new().residual(narrower), "cannot be added");
 }

@@ -6,8 +6,9 @@ use candle_core::{DType, Device, Result, Tensor, TensorId, Var};
 use candle_nn::Init;
 use pp_nn::{
     CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, LayerNorm, Linear,
-    Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, WeightGradient, clip_factor,
-    cross_entropy, gelu, global_norm, relu,
+    Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, RmsNorm, Rotary,
+    RotaryFrequencies, SideBySide, SwiGlu, WeightGradient, clip_factor, cross_entropy, gelu,
+    global_norm, relu,
 };
 
 fn random(shape: &[usize], key: u64) -> Tensor {
@@ -141,6 +142,38 @@ fn layer_norm() {
 }
 
 #[test]
+fn rms_norm() {
+    for width in [1, 8, 13] {
+        let (store, builder) = store();
+        // Rows near zero would turn too fast for differences.
+        let layer = RmsNorm::new(width, 0.05, builder).unwrap();
+        let x = Var::from_tensor(&random(&[3, 2, width], 4)).unwrap();
+        check("RMS norm", &store, Some(&x), &|c| layer.forward(x.as_tensor(), c));
+    }
+}
+
+/// What a block of Llama has in its attention and in its MLP.
+#[test]
+fn grouped_attention_and_gates() {
+    let (store, builder) = store();
+    let linear = |inputs, outputs, name: &str| {
+        let init = Init::Randn { mean: 0.0, stdev: 0.4 };
+        Linear::with_init(inputs, outputs, name == "q", init, builder.pp(name)).unwrap()
+    };
+    let qkv =
+        SideBySide::new(vec![linear(6, 16, "q"), linear(6, 8, "k"), linear(6, 8, "v")]).unwrap();
+    let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+    let rotary = Rotary::new(6, 4, 5, frequencies).unwrap();
+    let attention = CausalSelfAttention::grouped(4, 2).unwrap();
+    let gate = SideBySide::new(vec![linear(16, 7, "gate"), linear(16, 7, "up")]).unwrap();
+    let x = Var::from_tensor(&random(&[2, 5, 6], 6)).unwrap();
+    check("grouped attention", &store, Some(&x), &|c| {
+        let qkv = rotary.forward(&qkv.forward(x.as_tensor(), c)?, c)?;
+        SwiGlu.forward(&gate.forward(&attention.forward(&qkv, c)?, c)?)
+    });
+}
+
+#[test]
 fn embedding() {
     let (store, builder) = store();
     let layer = Embedding::new(6, 4, Init::Randn { mean: 0.0, stdev: 1.0 }, builder).unwrap();
@@ -168,14 +201,19 @@ fn attention() {
         let x = Var::from_tensor(&random(&[b, t, 3 * h * d], 6)).unwrap();
         let layer = CausalSelfAttention::new(h);
         let (none, _) = store();
-        check("attention", &none, Some(&x), &|_| layer.forward(x.as_tensor()));
-        let (fast, plain) =
-            (layer.forward(x.as_tensor()).unwrap(), layer.forward_composed(x.as_tensor()).unwrap());
+        check("attention", &none, Some(&x), &|c| layer.forward(x.as_tensor(), c));
+        let context = ForwardContext::training(1, 1);
+        let (fast, plain) = (
+            layer.forward(x.as_tensor(), &context).unwrap(),
+            layer.forward_composed(x.as_tensor(), None).unwrap(),
+        );
         close("attention", &fast, &plain, 1e-5);
         let gradient = |y: Tensor| probe(&y).backward().unwrap().remove(x.as_tensor()).unwrap();
         close("attention gradient", &gradient(fast), &gradient(plain), 1e-5);
     }
-    let error = CausalSelfAttention::new(5).forward(&random(&[1, 2, 12], 1)).unwrap_err();
+    let error = CausalSelfAttention::new(5)
+        .forward(&random(&[1, 2, 12], 1), &ForwardContext::evaluation())
+        .unwrap_err();
     assert!(error.to_string().contains("5 heads"), "{error}");
 }
 
@@ -256,11 +294,13 @@ fn weight_gradients_wait_without_kernels_too() {
     let init = Init::Randn { mean: 0.0, stdev: 1.0 };
     let embedding = Embedding::new(7, 6, init, builder.pp("embedding")).unwrap();
     let norm = LayerNorm::new(6, builder.pp("norm")).unwrap();
+    let rms = RmsNorm::new(6, 1e-5, builder.pp("rms")).unwrap();
     let linear = Linear::new(6, 5, builder.pp("linear")).unwrap();
     let ids = Tensor::from_vec(vec![1u32, 6, 1, 0], (2, 2), &Device::Cpu).unwrap();
     let loss = |context: &ForwardContext| {
         let x = embedding.forward(&ids, context).unwrap();
-        let y = linear.forward(&norm.forward(&x, context).unwrap(), context).unwrap();
+        let x = rms.forward(&norm.forward(&x, context).unwrap(), context).unwrap();
+        let y = linear.forward(&x, context).unwrap();
         (y.to_dtype(DType::F64).unwrap() * random(y.dims(), 9).to_dtype(DType::F64).unwrap())
             .unwrap()
             .sqr()
@@ -276,7 +316,7 @@ fn weight_gradients_wait_without_kernels_too() {
     let mut sums = Gradients::new(store.parameters()).unwrap();
     assert!(sums.dense_residues(&mut rest).is_empty(), "all weight gradients are put off");
     let residues = queue.take();
-    assert_eq!(residues.len(), 3);
+    assert_eq!(residues.len(), 4);
     for residue in residues {
         sums.accumulate(residue).unwrap();
     }

@@ -4,8 +4,8 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use pp_nn::{
-    CausalSelfAttention, Dropout, ForwardContext, LayerNorm, Linear, ParameterStore, cross_entropy,
-    gelu, relu,
+    CausalSelfAttention, Documents, Dropout, ForwardContext, LayerNorm, Linear, ParameterStore,
+    RmsNorm, Rotary, RotaryFrequencies, SwiGlu, cross_entropy, gelu, relu,
 };
 
 /// What may lie between two ways to compute the same, as a part of the largest number of the
@@ -170,26 +170,139 @@ fn layer_norm() {
 }
 
 #[test]
+fn rms_norm() {
+    each_shape(|rows, width, special| {
+        let store = ParameterStore::seeded(4);
+        // Without it, the gradient of a row of one feature is nothing but rounding.
+        let layer = RmsNorm::new(width, 0.01, store.builder(DType::F32, &Device::Cpu)).unwrap();
+        let weight = Tensor::from_vec(values(&[width], 12), width, &Device::Cpu).unwrap();
+        store.parameters()[0].var.set(&weight).unwrap();
+        let context = ForwardContext::training(1, 1);
+        check(
+            &format!("{rows} rows of {width}, {special:?}"),
+            &input(&[rows, width], 7, special),
+            |x| layer.forward(x, &context),
+            |x| layer.forward_composed(x),
+        );
+    });
+}
+
+#[test]
+fn gated_linear_units() {
+    each_shape(|rows, width, special| {
+        check(
+            &format!("{rows} rows of {width}, {special:?}"),
+            &input(&[rows, 2 * width], 9, special),
+            |x| SwiGlu.forward(x),
+            |x| SwiGlu.forward_composed(x),
+        );
+    });
+    let odd = input(&[2, 3], 9, Special::Nothing);
+    assert!(SwiGlu.forward(odd.as_tensor()).unwrap_err().to_string().contains("does not halve"));
+}
+
+/// Positions (b, t) of documents of these lengths, one sample after another.
+fn documents(b: usize, t: usize, lengths: &[usize]) -> Documents {
+    let mut places = Vec::new();
+    let mut lengths = lengths.iter().cycle();
+    while places.len() < b * t {
+        let room = t - places.len() % t;
+        let length = room.min(*lengths.next().unwrap());
+        places.extend(0..length as u32);
+    }
+    Documents::from_positions(&Tensor::from_vec(places, (b, t), &Device::Cpu).unwrap()).unwrap()
+}
+
+#[test]
+fn rotary_embeddings() {
+    let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+    for (b, t, heads, d, rest) in [(1, 1, 1, 2, 0), (2, 7, 3, 6, 5), (1, 40, 2, 16, 16)] {
+        let rotary = Rotary::new(heads, d, 40, frequencies).unwrap();
+        for documents in [None, Some(documents(b, t, &[3, 1, 20]))] {
+            let plain = ForwardContext::training(1, 1);
+            let context = match &documents {
+                Some(documents) => plain.with_documents(documents.clone()),
+                None => plain,
+            };
+            for special in SPECIALS {
+                check(
+                    &format!("{b} x {t}, {heads} heads of {d} and {rest}, {special:?}"),
+                    &input(&[b, t, heads * d + rest], 10, special),
+                    |x| rotary.forward(x, &context),
+                    |x| rotary.forward_composed(x, documents.as_ref()),
+                );
+            }
+        }
+    }
+    let rotary = Rotary::new(1, 2, 4, frequencies).unwrap();
+    let long = input(&[1, 5, 2], 10, Special::Nothing);
+    let error = rotary.forward(long.as_tensor(), &ForwardContext::evaluation()).unwrap_err();
+    assert!(error.to_string().contains("5 positions"), "{error}");
+}
+
+/// Heads that share keys and values, and samples packed from documents: against candle's own
+/// operations, and against each document by itself.
+#[test]
+fn grouped_and_packed_attention() {
+    for (b, t, heads, pairs, d) in [(1, 1, 2, 1, 1), (2, 7, 6, 3, 5), (1, 70, 9, 3, 8)] {
+        let attention = CausalSelfAttention::grouped(heads, pairs).unwrap();
+        let shape = [b, t, (heads + 2 * pairs) * d];
+        let x = input(&shape, 8, Special::Nothing);
+        for documents in [None, Some(documents(b, t, &[3, 1, 40, 2]))] {
+            let plain = ForwardContext::training(1, 1);
+            let context = match &documents {
+                Some(documents) => plain.with_documents(documents.clone()),
+                None => plain,
+            };
+            let what = format!("{b} x {t}, {heads} heads over {pairs} of {d}, {documents:?}");
+            check(
+                &what,
+                &x,
+                |x| attention.forward(x, &context),
+                |x| attention.forward_composed(x, documents.as_ref()),
+            );
+            if documents.is_none() {
+                continue;
+            }
+            let whole = attention.forward(x.as_tensor(), &context).unwrap();
+            let first = 3.min(t);
+            let beginning = |t: &Tensor| t.narrow(0, 0, 1)?.narrow(1, 0, first)?.contiguous();
+            let alone = beginning(x.as_tensor()).unwrap();
+            let alone = attention.forward(&alone, &ForwardContext::training(1, 1)).unwrap();
+            let within = beginning(&whole).unwrap();
+            assert_eq!(flat(&within), flat(&alone), "{what}: the bits of a document by itself");
+        }
+    }
+    let error = CausalSelfAttention::grouped(9, 2).unwrap_err().to_string();
+    assert!(error.contains("9 heads cannot share 2"), "{error}");
+    let context = ForwardContext::training(1, 1).with_documents(documents(1, 4, &[2]));
+    let x = input(&[1, 5, 6], 8, Special::Nothing);
+    let error = CausalSelfAttention::new(1).forward(x.as_tensor(), &context).unwrap_err();
+    assert!(error.to_string().contains("documents of (1, 4)"), "{error}");
+}
+
+#[test]
 fn attention() {
     for (b, t, heads, d) in
         [(1, 1, 1, 1), (2, 7, 3, 5), (1, 33, 2, 16), (2, 67, 1, 33), (1, 130, 2, 8)]
     {
         let attention = CausalSelfAttention::new(heads);
+        let context = ForwardContext::training(1, 1);
         let shape = [b, t, 3 * heads * d];
         let what = format!("{b} x {t}, {heads} heads of {d}");
         check(
             &what,
             &input(&shape, 8, Special::Nothing),
-            |x| attention.forward(x),
-            |x| attention.forward_composed(x),
+            |x| attention.forward(x, &context),
+            |x| attention.forward_composed(x, None),
         );
         for special in [Special::Nan, Special::Infinity, Special::MinusInfinity] {
             // The reference multiplies what it masks by 0, so NaN reaches every position there;
             // here it reaches those of its block and later ones. Where both have numbers, they
             // agree, and what is no number doesn't vanish.
             let x = input(&shape, 8, special);
-            let got = flat(&attention.forward(x.as_tensor()).unwrap());
-            let want = flat(&attention.forward_composed(x.as_tensor()).unwrap());
+            let got = flat(&attention.forward(x.as_tensor(), &context).unwrap());
+            let want = flat(&attention.forward_composed(x.as_tensor(), None).unwrap());
             let mut lost = false;
             for (g, w) in got.iter().zip(&want) {
                 assert!(!w.is_finite() || (g - w).abs() <= TOLERANCE * 3.0, "{what}: {g}, {w}");

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::Init;
 use pp_nn::{
     Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, Gradients,
-    LayerNorm, Linear, ParameterStore, ResidueQueue, cross_entropy,
+    LayerNorm, Linear, ParameterStore, ResidueQueue, RmsNorm, Rotary, RotaryFrequencies,
+    SideBySide, SwiGlu, cross_entropy,
 };
 use pp_partition::{LayerStack, Stage, single};
 
@@ -144,6 +145,41 @@ pub(crate) fn layer_norm() {
     }
 }
 
+pub(crate) fn rms_norm() {
+    for (rows, features) in [(1, 3), (7, 33), (40, 256)] {
+        let stack = one(move |vb| {
+            let norm = RmsNorm::new(features, 1e-5, vb)?;
+            Ok(single(move |x, c| norm.forward(x, c)))
+        });
+        check("RMS norm", &stack, &random(&[2, rows, features], 3), weighted);
+    }
+}
+
+pub(crate) fn a_block_of_llama() {
+    let stack = one(|vb| {
+        let linear = |inputs, outputs, name: &str| {
+            let init = Init::Randn { mean: 0.0, stdev: 0.2 };
+            Linear::with_init(inputs, outputs, false, init, vb.pp(name))
+        };
+        let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+        let qkv = vec![linear(24, 24, "q")?, linear(24, 12, "k")?, linear(24, 12, "v")?];
+        let attention = Chain::new()
+            .then(RmsNorm::new(24, 1e-5, vb.pp("ln1"))?)
+            .then(SideBySide::new(qkv)?)
+            .then(Rotary::new(6, 6, 10, frequencies)?)
+            .then(CausalSelfAttention::grouped(4, 2)?)
+            .then(linear(24, 24, "o")?);
+        let mlp = Chain::new()
+            .then(RmsNorm::new(24, 1e-5, vb.pp("ln2"))?)
+            .then(SideBySide::new(vec![linear(24, 40, "gate")?, linear(24, 40, "up")?])?)
+            .then(SwiGlu)
+            .then(linear(40, 24, "down")?);
+        let block = Chain::new().residual(attention).residual(mlp);
+        Ok(single(move |x, c| block.forward(x, c)))
+    });
+    check("block of llama", &stack, &random(&[3, 10, 24], 8), weighted);
+}
+
 pub(crate) fn activations() {
     for activation in [Activation::Relu, Activation::Gelu] {
         let stack =
@@ -167,7 +203,7 @@ pub(crate) fn attention() {
     for (b, t, heads, width) in [(1, 1, 1, 2), (2, 13, 3, 12), (1, 65, 4, 64)] {
         let stack = one(move |_| {
             let attention = CausalSelfAttention::new(heads);
-            Ok(single(move |x, _| attention.forward(x)))
+            Ok(single(move |x, c| attention.forward(x, c)))
         });
         check("attention", &stack, &random(&[b, t, 3 * width], 6), weighted);
     }

@@ -43,8 +43,8 @@ macro_rules! checks {
 
 checks! {
     CHECKS, tests:
-    layers: linear layer_norm activations dropout_drops_the_same_elements attention embedding loss
-        a_block_of_a_transformer;
+    layers: linear layer_norm rms_norm activations dropout_drops_the_same_elements attention embedding loss
+        a_block_of_a_transformer a_block_of_llama;
     optimizers: every_optimizer_follows_its_formula;
     pipelines: every_schedule_has_the_bits_of_one_rank the_numbers_are_nearly_those_of_the_processor
         streams_under_stress;

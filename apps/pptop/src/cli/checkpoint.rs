@@ -137,7 +137,8 @@ fn show(which: &Which) -> Result<(), CliError> {
     if let Ok(job) = JobRecord::read(&checkpoint) {
         line("model", &job.model);
         line("schedule", &job.schedule);
-        line("ranks", &format!("{} x {} replicas", job.pp, job.dp));
+        let replicas = if job.dp > 1 { format!(" x {} replicas", job.dp) } else { String::new() };
+        line("ranks", &format!("{}{replicas}", job.pp));
         line("layers", &job.layers);
         line("batch", &format!("{} in {} micro-batches", job.batch_size, job.micro_batches));
         line("learning rate", &job.rate);

@@ -137,11 +137,11 @@ fn line(event: &Event, lines: Lines) -> Result<(), CliError> {
     match (lines, event) {
         (Lines::Json, _) if is_told => print_json(event),
         (Lines::Plain, Event::Hello(hello)) => print(&format!(
-            "{}: {} on {} ranks, {} replicas, {} micro-batches{}{}\n",
+            "{}: {} on {} ranks{}, {} micro-batches{}{}\n",
             one_line(&hello.run),
             one_line(&hello.schedule),
             hello.pp,
-            hello.dp,
+            if hello.dp > 1 { format!(" x {} replicas", hello.dp) } else { String::new() },
             hello.micro_batches,
             if hello.steps == 0 { String::new() } else { format!(", {} steps", hello.steps) },
             hello
