@@ -4,13 +4,13 @@
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use candle_core::{DType, Device, Result, Tensor};
-use pp_nn::{Linear, cross_entropy, relu};
+use pp_nn::{ForwardContext, Linear, cross_entropy, relu};
 use pp_partition::{Cut, LayerStack, Objective, ProfileConfig, profile, single};
 
 struct Classes;
 
 impl Objective for Classes {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         cross_entropy(&outputs[0], targets)
     }
 }

@@ -46,7 +46,7 @@ impl Layer for Join {
 struct MeanSquare;
 
 impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }

@@ -13,7 +13,9 @@ use pp_executor::{
 };
 use pp_hybrid::{Trainer, TrainerConfig};
 use pp_models::{SleepConfig, sleep};
-use pp_nn::{LearningRate, LearningRateCurve, Linear, OptimizerKind, ParameterStore};
+use pp_nn::{
+    ForwardContext, LearningRate, LearningRateCurve, Linear, OptimizerKind, ParameterStore,
+};
 use pp_partition::{Cut, LayerStack, Objective, single};
 use pp_schedule::{MicroBatch, Op, Phase, Rank, Replica, ScheduleName, Sizes, Stage};
 use pp_telemetry::SpanKind;
@@ -108,7 +110,7 @@ fn two_ranks() -> Ranks {
 struct MeanSquare;
 
 impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }
@@ -154,7 +156,7 @@ fn an_evaluation_takes_any_number_of_micro_batches() {
         assert_eq!(losses, [0, parts]);
         assert!(found.as_slice()[1].losses.iter().all(|loss| loss.is_finite()));
     }
-    let nothing = Arc::new(Batch { micro_batches: Vec::new(), first_sample: 0 });
+    let nothing = Arc::new(Batch { micro_batches: Vec::new(), first_sample: 0, weight: None });
     let found = ranks.evaluate(&[nothing]).unwrap();
     assert!(found.as_slice().iter().all(|found| found.losses.is_empty()));
 }

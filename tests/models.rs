@@ -38,7 +38,8 @@ fn every_parameter_of_every_model_receives_a_gradient() {
         let queue = ResidueQueue::default();
         let context = ForwardContext::training(1, 1).with_residues(queue.clone());
         let outputs = model.forward(&inputs, &context).unwrap();
-        let mut store = job.objective.loss(&outputs, &targets).unwrap().backward().unwrap();
+        let mut store =
+            job.objective.loss(&outputs, &targets, &context).unwrap().backward().unwrap();
         let mut gradients = Gradients::new(model.parameters().to_vec()).unwrap();
         for residue in queue.take().into_iter().chain(gradients.dense_residues(&mut store)) {
             gradients.accumulate(residue).unwrap();

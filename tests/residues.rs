@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::Init;
 use pp_executor::RankConfig;
 use pp_hybrid::{Trainer, TrainerConfig};
-use pp_nn::{LearningRate, LearningRateCurve, Linear, OptimizerKind};
+use pp_nn::{ForwardContext, LearningRate, LearningRateCurve, Linear, OptimizerKind};
 use pp_partition::{Cut, LayerStack, Objective, single};
 use pp_schedule::{Costs, Draft, ScheduleName, Sizes, ValidPlan, simulate};
 
@@ -21,7 +21,7 @@ const FLOAT: usize = size_of::<f32>();
 struct MeanSquare;
 
 impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }

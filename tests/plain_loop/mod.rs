@@ -48,6 +48,10 @@ pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
         let (inputs, targets) = job.data.batch(step, run.batch).unwrap();
         gradients.clear();
         let mut losses = Vec::new();
+        let part = |j: usize| targets.narrow(0, j * rows, rows).unwrap();
+        let weights: Option<f64> =
+            (0..run.micro_batches).map(|j| job.objective.weight(&part(j)).unwrap()).sum();
+        let divisor = weights.unwrap_or(run.micro_batches as f64);
         for j in 0..run.micro_batches {
             let context = ForwardContext::training(run.seed, step)
                 .with_first_sample((j * rows) as u64)
@@ -58,10 +62,9 @@ pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
             for (i, layer) in layers.iter().enumerate() {
                 tensors = layer.forward(&tensors, &context.for_layer(i as u32)).unwrap();
             }
-            let loss =
-                job.objective.loss(&tensors, &targets.narrow(0, j * rows, rows).unwrap()).unwrap();
+            let loss = job.objective.loss(&tensors, &part(j), &context).unwrap();
             losses.push(f64::from(loss.to_scalar::<f32>().unwrap()));
-            let mut store = (loss * (1.0 / run.micro_batches as f64)).unwrap().backward().unwrap();
+            let mut store = (loss * (1.0 / divisor)).unwrap().backward().unwrap();
             for residue in queue.take().into_iter().chain(gradients.dense_residues(&mut store)) {
                 gradients.accumulate(residue).unwrap();
             }
@@ -70,7 +73,7 @@ pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
         optimizer
             .step(&mut gradients, rate().at(step, run.steps), clip_factor(norm, CLIP))
             .unwrap();
-        bits.push(((losses.iter().sum::<f64>() / losses.len() as f64) as f32).to_bits());
+        bits.push(((losses.iter().sum::<f64>() / divisor) as f32).to_bits());
     }
     (bits, store.parameters().into_iter().map(|p| (p.name, p.var.as_tensor().clone())).collect())
 }

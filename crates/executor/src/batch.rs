@@ -13,6 +13,9 @@ pub struct Batch {
     pub micro_batches: Vec<(Vec<Tensor>, Tensor)>,
     /// The index, in the whole batch of the step, of this replica's first sample.
     pub first_sample: u64,
+    /// What counts in the whole step, over all replicas, where the objective says how much does
+    /// ([`pp_partition::Objective::weight`]).
+    pub weight: Option<f64>,
 }
 
 impl Batch {
@@ -46,7 +49,14 @@ impl Batch {
                 Ok((inputs, targets.narrow(0, j * rows, rows)?))
             })
             .collect::<Result<_, candle_core::Error>>()?;
-        Ok(Self { micro_batches, first_sample })
+        Ok(Self { micro_batches, first_sample, weight: None })
+    }
+
+    /// The same samples, with what counts in the whole step.
+    #[must_use]
+    pub fn weighted(mut self, weight: Option<f64>) -> Self {
+        self.weight = weight;
+        self
     }
 
     /// The inputs of a micro-batch, on the device of `lane`.
@@ -96,7 +106,7 @@ mod tests {
     use std::time::Duration;
 
     use candle_core::{DType, Device, Result};
-    use pp_nn::{Linear, OptimizerKind};
+    use pp_nn::{ForwardContext, Linear, OptimizerKind};
     use pp_partition::{Cut, LayerStack, Objective, single};
     use pp_schedule::{Rank, Replica, ScheduleName, Sizes};
 
@@ -111,7 +121,7 @@ mod tests {
     struct MeanSquare;
 
     impl Objective for MeanSquare {
-        fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+        fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
             (&outputs[0] - targets)?.sqr()?.mean_all()
         }
     }

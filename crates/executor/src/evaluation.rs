@@ -74,7 +74,8 @@ impl Pass for Evaluation<'_> {
         }
         let targets = self.batch.targets(op.micro_batch, self.lane)?;
         // Detached: the graph of the stage would live as long as the loss.
-        self.losses.push((op.micro_batch, self.objective.loss(&outputs, &targets)?.detach()));
+        self.losses
+            .push((op.micro_batch, self.objective.loss(&outputs, &targets, &context)?.detach()));
         if let Some((right, all)) = self.objective.correct(&outputs, &targets)? {
             let so_far = self.found.correct.unwrap_or_default();
             self.found.correct = Some((so_far.0 + right, so_far.1 + all));

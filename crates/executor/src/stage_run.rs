@@ -66,7 +66,7 @@ struct Graph {
 
 enum Outputs {
     Boundary(Vec<Tensor>),
-    /// The mean loss of the micro-batch.
+    /// The loss of the micro-batch.
     Loss(Tensor),
 }
 
@@ -83,7 +83,7 @@ struct Pending {
 /// What the forward of a stage gives.
 pub(crate) enum Forwarded {
     Boundary(Tensors),
-    /// The mean loss of the micro-batch: a scalar on the device.
+    /// The loss of the micro-batch: a scalar on the device.
     Loss(Tensor),
 }
 
@@ -209,7 +209,9 @@ impl StageRun {
         let outputs = self.stage.forward(&leaves, &context)?;
         let outputs = match last {
             None => Outputs::Boundary(outputs),
-            Some((objective, targets)) => Outputs::Loss(objective.loss(&outputs, targets)?),
+            Some((objective, targets)) => {
+                Outputs::Loss(objective.loss(&outputs, targets, &context)?)
+            }
         };
         Ok(Graph { leaves, outputs })
     }

@@ -119,9 +119,13 @@ impl Training<'_> {
     fn input_gradient(&mut self, op: Op, input: Option<Tensors>) -> Result<Tensors> {
         let Op { stage, micro_batch, .. } = op;
         let gradients = input.unwrap_or_default();
-        // Each copy of the model takes the mean over its own micro-batches.
+        // Afterwards the mean over all copies of the model is taken: each copy takes the mean over
+        // its own micro-batches, or as many times its part of the whole sum as there are copies.
         let n_pipes = self.plan.n_pipes() as usize;
-        let share = 1.0 / (self.batch.micro_batches.len() / n_pipes) as f64;
+        let share = match self.batch.weight {
+            None => 1.0 / (self.batch.micro_batches.len() / n_pipes) as f64,
+            Some(weight) => self.config.n_copies() as f64 / weight,
+        };
         let objective = self.config.objective.as_ref();
         let run = self.stages.get(self.plan.pipe_of(micro_batch), stage)?;
         let _shapes = self.lane.keep_shapes();

@@ -44,6 +44,12 @@ pub enum TrainerError {
     /// An evaluation of nothing.
     #[error("nothing to evaluate: no samples were given")]
     NoSamples,
+    /// A batch of which nothing counts: no token is to be predicted.
+    #[error("nothing counts in the batch of step {step}: its loss would be 0 divided by 0")]
+    NothingCounts {
+        /// The step.
+        step: u64,
+    },
     /// A batch that does not divide over replicas.
     #[error(
         "a batch of {samples} samples does not divide over {replicas} replicas of {micro_batches} micro-batches"
@@ -124,7 +130,7 @@ const PIECES_AT_ONCE: usize = 16;
 pub struct StepOutcome {
     /// The step, from 1.
     pub step: u64,
-    /// The mean loss over the whole batch.
+    /// The mean loss over the whole batch: over its samples, or over what counts in them.
     pub loss: f32,
     /// The learning rate.
     pub lr: f64,
@@ -151,8 +157,10 @@ pub struct StepOutcome {
 /// What an evaluation found.
 #[derive(Clone, Copy, Debug)]
 pub struct Evaluation {
-    /// The mean loss over all samples.
+    /// The mean loss over all samples, or over what counts in them.
     pub loss: f64,
+    /// What the mean is taken over: samples, or what counts in them.
+    pub weight: f64,
     /// The share of right predictions, where the objective counts them.
     pub accuracy: Option<f64>,
 }
@@ -252,6 +260,12 @@ impl Trainer {
         let start_ns = (start - self.config.ranks.origin).as_nanos() as u64;
         let (inputs, targets) = data().map_err(|source| TrainerError::Data { step, source })?;
         let batches = self.split(&inputs, &targets)?;
+        let weight = self.weight_of(batches.iter().flat_map(|batch| &batch.micro_batches))?;
+        if weight.is_some_and(|weight| weight <= 0.0) {
+            return Err(TrainerError::NothingCounts { step });
+        }
+        let batches: Vec<Arc<Batch>> =
+            batches.into_iter().map(|batch| Arc::new(batch.weighted(weight))).collect();
         let mut spans = vec![self.data_span(step, start_ns, start.elapsed().as_nanos() as u64)];
 
         let mut losses: Vec<(Replica, MicroBatch, f32)> = Vec::new();
@@ -277,8 +291,8 @@ impl Trainer {
         let lr = self.config.rate.at(step, self.config.steps);
         // In the order of the whole batch, wherever and whenever each micro-batch ended.
         losses.sort_by_key(|&(replica, micro_batch, _)| (replica, micro_batch));
-        let mean = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>() / losses.len() as f64;
-        let loss = mean as f32;
+        let sum = losses.iter().map(|&(.., l)| f64::from(l)).sum::<f64>();
+        let loss = (sum / weight.unwrap_or(losses.len() as f64)) as f32;
         let is_finite = loss.is_finite() && grad_norm.is_finite();
         let is_skipped = !is_finite && self.on_nonfinite != OnNonfinite::Continue;
         let updated =
@@ -330,8 +344,23 @@ impl Trainer {
         span
     }
 
+    /// What counts in these micro-batches, if the objective says how much does.
+    fn weight_of<'a>(
+        &self,
+        micro_batches: impl Iterator<Item = &'a (Vec<Tensor>, Tensor)>,
+    ) -> Result<Option<f64>, TrainerError> {
+        let mut sum = None;
+        for (_, targets) in micro_batches {
+            match self.config.ranks.objective.weight(targets).map_err(ExecError::from)? {
+                Some(weight) => sum = Some(sum.unwrap_or(0.0) + weight),
+                None => return Ok(None),
+            }
+        }
+        Ok(sum)
+    }
+
     /// Each replica's own part of the batch, in micro-batches.
-    fn split(&self, inputs: &[Tensor], targets: &Tensor) -> Result<Vec<Arc<Batch>>, TrainerError> {
+    fn split(&self, inputs: &[Tensor], targets: &Tensor) -> Result<Vec<Batch>, TrainerError> {
         let replicas = self.config.ranks.n_replicas;
         let micro_batches = self.config.ranks.plan.n_micro_batches();
         let samples = targets.dim(0).map_err(ExecError::from)?;
@@ -344,7 +373,7 @@ impl Trainer {
                 let part = |t: &Tensor| t.narrow(0, r * rows, rows).map_err(ExecError::from);
                 let inputs = inputs.iter().map(part).collect::<Result<Vec<_>, _>>()?;
                 let first = (r * rows) as u64;
-                Ok(Arc::new(Batch::split(&inputs, &part(targets)?, micro_batches as usize, first)?))
+                Ok(Batch::split(&inputs, &part(targets)?, micro_batches as usize, first)?)
             })
             .collect()
     }
@@ -407,13 +436,24 @@ impl Trainer {
             n_done += group.len();
         }
         let rows = pieces.iter().map(|(_, targets)| targets.dim(0).unwrap_or(0) as f64);
-        let (mut sum, mut count) = (0.0, 0.0);
-        for (loss, rows) in losses.into_iter().zip(rows) {
-            sum += f64::from(loss) * rows;
-            count += rows;
+        let (mut sum, mut weight) = (0.0, 0.0);
+        match self.weight_of(pieces.iter())? {
+            Some(counted) => {
+                sum = losses.into_iter().map(f64::from).sum();
+                weight = counted;
+            }
+            None => {
+                for (loss, rows) in losses.into_iter().zip(rows) {
+                    sum += f64::from(loss) * rows;
+                    weight += rows;
+                }
+            }
+        }
+        if weight <= 0.0 {
+            return Err(TrainerError::NoSamples);
         }
         let accuracy = correct.map(|(right, all): (u64, u64)| right as f64 / all as f64);
-        Ok(Some(Evaluation { loss: sum / count, accuracy }))
+        Ok(Some(Evaluation { loss: sum / weight, weight, accuracy }))
     }
 
     /// Adds the losses and the right predictions of some pieces, in their order.
@@ -426,7 +466,8 @@ impl Trainer {
         let replicas = self.config.ranks.n_replicas as usize;
         let part = |r: usize| {
             let mine = r * pieces.len() / replicas..(r + 1) * pieces.len() / replicas;
-            Arc::new(Batch { micro_batches: pieces[mine].to_vec(), first_sample: 0 })
+            let micro_batches = pieces[mine].to_vec();
+            Arc::new(Batch { micro_batches, first_sample: 0, weight: None })
         };
         let batches: Vec<Arc<Batch>> = (0..replicas).map(part).collect();
         for (_, found) in self.ranks.evaluate(&batches)?.into_places() {

@@ -41,6 +41,9 @@ pub enum ModelError {
     /// Sizes of a model that do not fit each other.
     #[error("{0}")]
     Size(String),
+    /// A `config.json` that cannot be used.
+    #[error("cannot use this config.json: {0}")]
+    Config(String),
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),

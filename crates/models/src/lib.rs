@@ -4,6 +4,7 @@
 mod entropy;
 mod error;
 mod gpt;
+mod llama;
 mod mlp;
 mod model;
 mod sleep;
@@ -12,13 +13,14 @@ mod wine;
 
 pub use error::ModelError;
 pub use gpt::{GPT, Gpt, GptConfig, gpt, sample, sample_while};
+pub use llama::{Family, LLAMA, Llama, LlamaConfig, llama};
 pub use mlp::{SEED_MLP, SEED_PRESET, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
 pub use model::{Group, Kind, Model, ModelOption, Options, Preset, Value};
-pub use pp_train::{Classes, DataSet, Job, Samples};
+pub use pp_train::{Classes, DataSet, Job, Samples, Tokens};
 pub use sleep::{SLEEP, Sleep, SleepConfig, sleep};
 
 /// All models, as they are listed.
-pub static MODELS: [&Model; 4] = [&SEED_MLP, &WINE_MLP, &GPT, &SLEEP];
+pub static MODELS: [&Model; 5] = [&SEED_MLP, &WINE_MLP, &GPT, &LLAMA, &SLEEP];
 
 /// The model with this name.
 pub fn model(name: &str) -> Option<&'static Model> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use candle_nn::Init;
-use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind, Residue, ResidueQueue};
+use pp_nn::{
+    ForwardContext, LearningRate, LearningRateCurve, OptimizerKind, Residue, ResidueQueue,
+};
 use pp_partition::{Cut, LayerStack, Objective, single};
 use pp_schedule::Pipe;
 use pp_train::{BoxError, DataSet, Defaults, Job, KnownCosts, Samples, Topology, Workload};
@@ -241,7 +243,7 @@ impl CustomOp2 for SleepOp {
 struct OutputSquare;
 
 impl Objective for OutputSquare {
-    fn loss(&self, outputs: &[Tensor], _: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], _: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         outputs[0].sqr()?.mean_all()
     }
 }

@@ -1,7 +1,7 @@
 //! What a layer must know about the pass that it takes part in.
 
-use crate::attention::Documents;
 use crate::cpu::Kernels;
+use crate::documents::Documents;
 use crate::packed_weights::PackedWeights;
 use crate::residue::ResidueQueue;
 

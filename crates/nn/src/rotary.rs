@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use crate::attention::Documents;
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::context::ForwardContext;
 use crate::cpu;
+use crate::documents::Documents;
 use crate::gradients::in_place;
 
 /// How fast each pair of features turns.

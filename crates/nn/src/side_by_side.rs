@@ -1,10 +1,11 @@
 //! Linear layers of one input whose outputs stand side by side: the queries, keys and values of
 //! attention, or a gate and what it lets pass, where each has a weight of its own.
 
-use candle_core::{D, Result, Shape, Tensor, bail};
+use candle_core::{D, Result, Tensor, bail};
 
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
+use crate::columns::{joined, part, with_last};
 use crate::context::ForwardContext;
 use crate::linear::Linear;
 
@@ -34,32 +35,6 @@ impl SideBySide {
     }
 }
 
-/// Rows of several buffers, each with so many columns, side by side.
-fn joined(parts: &[(Buffer, usize)]) -> Result<Vec<f32>> {
-    let columns: usize = parts.iter().map(|(_, columns)| columns).sum();
-    let elements: usize = parts.iter().map(|(part, _)| part.shape().elem_count()).sum();
-    let mut whole = vec![0.0; elements];
-    let mut first = 0;
-    for (part, width) in parts {
-        part.read(|part| {
-            for (to, from) in whole.chunks_exact_mut(columns).zip(part.chunks_exact(*width)) {
-                to[first..first + width].copy_from_slice(from);
-            }
-            Ok(())
-        })?;
-        first += width;
-    }
-    Ok(whole)
-}
-
-fn with_last(shape: &Shape, columns: usize) -> Shape {
-    let mut dims = shape.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = columns;
-    }
-    dims.into()
-}
-
 impl ChainLayer for SideBySide {
     fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         Self::forward(self, x, context)
@@ -85,12 +60,8 @@ impl ChainLayer for SideBySide {
             let mut wish = wish;
             let mut first = 0;
             for (backward, width) in back {
-                let part = gy.read(|gy| {
-                    let rows = gy.chunks_exact(columns);
-                    Ok(rows.flat_map(|row| &row[first..first + width]).copied().collect::<Vec<_>>())
-                })?;
+                let part = part(&gy, columns, first..first + width)?;
                 first += width;
-                let part = Buffer::Owned(part, with_last(gy.shape(), width));
                 if let Some(gx) = backward(part, wish.clone())? {
                     wish = InputGradient::AddedTo(gx.into_tensor()?);
                 }

@@ -11,6 +11,7 @@ use pulp::{Simd, WithSimd};
 
 use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
+use crate::columns::with_last;
 use crate::context::ForwardContext;
 use crate::cpu::{self, Fresh};
 use crate::gradients::in_place;
@@ -52,12 +53,7 @@ fn half(shape: &Shape) -> Result<usize> {
 }
 
 fn halved(shape: &Shape) -> Result<Shape> {
-    let f = half(shape)?;
-    let mut dims = shape.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = f;
-    }
-    Ok(dims.into())
+    Ok(with_last(shape, half(shape)?))
 }
 
 fn gated(x: &[f32], f: usize) -> Vec<f32> {

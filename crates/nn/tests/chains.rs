@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use pp_nn::{
     Activation, CausalSelfAttention, Chain, ChainLayer, ChainPass, Documents, Dropout,
-    ForwardContext, Gradients, Kernel, Kernels, LayerNorm, Linear, PackedWeights, ParameterStore,
-    ResidueQueue, RmsNorm, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
+    ForwardContext, Gradients, HeadNorm, Kernel, Kernels, LayerNorm, Linear, PackedWeights,
+    ParameterStore, ResidueQueue, RmsNorm, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
 };
 
 const WIDTH: usize = 12;
@@ -140,9 +140,11 @@ fn llama_block(store: &ParameterStore) -> Vec<Chain> {
     let linear = |i, o, name: &str| Linear::new(i, o, at(name)).unwrap();
     let beside = |layers| SideBySide::new(layers).unwrap();
     let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+    let norm = |name: &str| RmsNorm::new(4, 1e-5, at(name)).unwrap();
     let attention = Chain::new()
         .then(RmsNorm::new(WIDTH, 1e-5, at("norm1")).unwrap())
         .then(beside(vec![linear(WIDTH, 16, "q"), linear(WIDTH, 8, "k"), linear(WIDTH, 8, "v")]))
+        .then(HeadNorm::new(norm("q_norm"), norm("k_norm"), (4, 2, 4)))
         .then(Rotary::new(6, 4, 5, frequencies).unwrap())
         .then(CausalSelfAttention::grouped(4, 2).unwrap())
         .then(linear(16, WIDTH, "o"));
@@ -168,7 +170,7 @@ fn a_block_of_llama_in_a_chain_has_the_gradients_of_its_layers_under_autograd() 
         let want = found(&store, false, kernels, |x, c| one_by_one(&chains, x, &context(c)));
         let got = found(&store, false, kernels, |x, c| as_one(&chains, x, &context(c)));
         assert_eq!(got.0, want.0, "output");
-        assert!(want.2.len() == 9 + 7 && want.2.values().all(|g| g.iter().any(|&bits| bits != 0)));
+        assert!(want.2.len() == 11 + 7 && want.2.values().all(|g| g.iter().any(|&bits| bits != 0)));
         // Three paths begin at one tensor: candle adds their gradients in another order.
         let near = |got: &[u32], want: &[u32]| {
             let of = |bits: &[u32]| bits.iter().map(|&b| f32::from_bits(b)).collect::<Vec<_>>();

@@ -5,10 +5,10 @@
 use candle_core::{DType, Device, Result, Tensor, TensorId, Var};
 use candle_nn::Init;
 use pp_nn::{
-    CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, LayerNorm, Linear,
-    Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, RmsNorm, Rotary,
-    RotaryFrequencies, SideBySide, SwiGlu, WeightGradient, clip_factor, cross_entropy, gelu,
-    global_norm, relu,
+    CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, HeadNorm, IGNORED,
+    LayerNorm, Linear, Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, RmsNorm,
+    Rotary, RotaryFrequencies, SideBySide, SwiGlu, WeightGradient, clip_factor, cross_entropy,
+    gelu, global_norm, linear_cross_entropy, relu,
 };
 
 fn random(shape: &[usize], key: u64) -> Tensor {
@@ -163,12 +163,15 @@ fn grouped_attention_and_gates() {
     let qkv =
         SideBySide::new(vec![linear(6, 16, "q"), linear(6, 8, "k"), linear(6, 8, "v")]).unwrap();
     let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
+    let norm = |name: &str| RmsNorm::new(4, 0.05, builder.pp(name)).unwrap();
+    let norms = HeadNorm::new(norm("q_norm"), norm("k_norm"), (4, 2, 4));
     let rotary = Rotary::new(6, 4, 5, frequencies).unwrap();
     let attention = CausalSelfAttention::grouped(4, 2).unwrap();
     let gate = SideBySide::new(vec![linear(16, 7, "gate"), linear(16, 7, "up")]).unwrap();
     let x = Var::from_tensor(&random(&[2, 5, 6], 6)).unwrap();
     check("grouped attention", &store, Some(&x), &|c| {
-        let qkv = rotary.forward(&qkv.forward(x.as_tensor(), c)?, c)?;
+        let qkv = norms.forward(&qkv.forward(x.as_tensor(), c)?, c)?;
+        let qkv = rotary.forward(&qkv, c)?;
         SwiGlu.forward(&gate.forward(&attention.forward(&qkv, c)?, c)?)
     });
 }
@@ -229,6 +232,29 @@ fn cross_entropy_and_its_gradient() {
     close("cross-entropy", &loss(), &want, 1e-5);
     let bad = Tensor::new(&[7u32, 0, 0, 0, 0, 0, 0, 0], &Device::Cpu).unwrap();
     assert!(cross_entropy(&flat, &bad).unwrap_err().to_string().contains("target 7"));
+}
+
+/// More rows than go through at once, of which some do not count.
+#[test]
+fn the_loss_of_a_head() {
+    let (store, builder) = store();
+    let init = Init::Randn { mean: 0.0, stdev: 0.5 };
+    let head = Linear::with_init(5, 9, false, init, builder).unwrap();
+    let x = Var::from_tensor(&random(&[2, 70, 5], 6)).unwrap();
+    let target = |i: u32| if i % 4 == 0 { IGNORED } else { i * 5 % 9 };
+    let targets = Tensor::from_vec((0..140).map(target).collect(), (2, 70), &Device::Cpu).unwrap();
+    check("head", &store, Some(&x), &|c| {
+        linear_cross_entropy(x.as_tensor(), head.weight(), &targets, c)
+    });
+    // Nothing counts.
+    let none = Tensor::full(IGNORED, (2, 70), &Device::Cpu).unwrap();
+    let context = ForwardContext::training(1, 1);
+    let loss = linear_cross_entropy(x.as_tensor(), head.weight(), &none, &context).unwrap();
+    assert_eq!(loss.to_scalar::<f32>().unwrap(), 0.0);
+    let gradient = loss.backward().unwrap().remove(x.as_tensor()).unwrap();
+    assert_eq!(gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+    let error = linear_cross_entropy(&random(&[2, 4], 1), head.weight(), &none, &context);
+    assert!(error.unwrap_err().to_string().contains("a head of 5 features"));
 }
 
 #[test]
@@ -296,17 +322,17 @@ fn weight_gradients_wait_without_kernels_too() {
     let norm = LayerNorm::new(6, builder.pp("norm")).unwrap();
     let rms = RmsNorm::new(6, 1e-5, builder.pp("rms")).unwrap();
     let linear = Linear::new(6, 5, builder.pp("linear")).unwrap();
+    let head = Linear::with_init(5, 4, false, init, builder.pp("head")).unwrap();
     let ids = Tensor::from_vec(vec![1u32, 6, 1, 0], (2, 2), &Device::Cpu).unwrap();
     let loss = |context: &ForwardContext| {
         let x = embedding.forward(&ids, context).unwrap();
         let x = rms.forward(&norm.forward(&x, context).unwrap(), context).unwrap();
         let y = linear.forward(&x, context).unwrap();
-        (y.to_dtype(DType::F64).unwrap() * random(y.dims(), 9).to_dtype(DType::F64).unwrap())
-            .unwrap()
-            .sqr()
-            .unwrap()
-            .sum_all()
-            .unwrap()
+        let weights = random(y.dims(), 9).to_dtype(DType::F64).unwrap();
+        let squares = (&y * weights).unwrap().sqr().unwrap().sum_all().unwrap();
+        let targets = Tensor::new(&[[3u32, IGNORED], [0, 2]], &Device::Cpu).unwrap();
+        let loss = linear_cross_entropy(&y, head.weight(), &targets, context).unwrap();
+        (squares + loss).unwrap()
     };
     let plain = ForwardContext::training(1, 1);
     let want = loss(&plain).backward().unwrap();
@@ -316,7 +342,7 @@ fn weight_gradients_wait_without_kernels_too() {
     let mut sums = Gradients::new(store.parameters()).unwrap();
     assert!(sums.dense_residues(&mut rest).is_empty(), "all weight gradients are put off");
     let residues = queue.take();
-    assert_eq!(residues.len(), 4);
+    assert_eq!(residues.len(), 5);
     for residue in residues {
         sums.accumulate(residue).unwrap();
     }

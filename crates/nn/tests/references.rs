@@ -4,8 +4,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use pp_nn::{
-    CausalSelfAttention, Documents, Dropout, ForwardContext, LayerNorm, Linear, ParameterStore,
-    RmsNorm, Rotary, RotaryFrequencies, SwiGlu, cross_entropy, gelu, relu,
+    CausalSelfAttention, Documents, Dropout, ForwardContext, HeadNorm, IGNORED, LayerNorm, Linear,
+    ParameterStore, RmsNorm, Rotary, RotaryFrequencies, SwiGlu, cross_entropy, gelu,
+    linear_cross_entropy, relu,
 };
 
 /// What may lie between two ways to compute the same, as a part of the largest number of the
@@ -279,6 +280,80 @@ fn grouped_and_packed_attention() {
     let x = input(&[1, 5, 6], 8, Special::Nothing);
     let error = CausalSelfAttention::new(1).forward(x.as_tensor(), &context).unwrap_err();
     assert!(error.to_string().contains("documents of (1, 4)"), "{error}");
+}
+
+#[test]
+fn head_norms() {
+    let (heads, pairs, d) = (4, 2, 6);
+    let store = ParameterStore::seeded(4);
+    let builder = store.builder(DType::F32, &Device::Cpu);
+    let norm = |name: &str| RmsNorm::new(d, 0.01, builder.pp(name)).unwrap();
+    let layer = HeadNorm::new(norm("q"), norm("k"), (heads, pairs, d));
+    for (at, parameter) in store.parameters().iter().enumerate() {
+        let weight = Tensor::from_vec(values(&[d], 12 + at as u64), d, &Device::Cpu).unwrap();
+        parameter.var.set(&weight).unwrap();
+    }
+    let (q, k) = (norm("q"), norm("k"));
+    for special in SPECIALS {
+        check(
+            &format!("{special:?}"),
+            &input(&[2, 5, (heads + 2 * pairs) * d], 7, special),
+            |x| layer.forward(x, &ForwardContext::training(1, 1)),
+            |x| {
+                let one = |i: usize| {
+                    let head = x.narrow(2, i * d, d)?;
+                    match i {
+                        0..4 => q.forward_composed(&head),
+                        4..6 => k.forward_composed(&head),
+                        _ => Ok(head),
+                    }
+                };
+                Tensor::cat(&(0..8).map(one).collect::<Result<Vec<_>>>()?, 2)
+            },
+        );
+    }
+}
+
+/// The loss of a head whose outputs never exist as a whole, against that of the outputs.
+#[test]
+fn head_losses() {
+    for (rows, d, classes) in [(1, 1, 1), (3, 7, 33), (64, 16, 5), (65, 33, 130), (200, 8, 300)] {
+        let store = ParameterStore::seeded(4);
+        let builder = store.builder(DType::F32, &Device::Cpu);
+        let head = Linear::new(d, classes, builder).unwrap();
+        let context = ForwardContext::training(1, 1);
+        for special in SPECIALS {
+            let is_ignored = |r: usize| r % 3 == 1;
+            let target = |r: usize| if is_ignored(r) { IGNORED } else { (r * 5 % classes) as u32 };
+            let targets: Vec<u32> = (0..rows).map(target).collect();
+            let targets = Tensor::from_vec(targets, rows, &Device::Cpu).unwrap();
+            let counted: Vec<u32> = (0..rows as u32).filter(|r| !is_ignored(*r as usize)).collect();
+            let n = counted.len() as f64;
+            let counted = Tensor::new(counted, &Device::Cpu).unwrap();
+            let what = format!("{rows} rows of {d} to {classes}, {special:?}");
+            // What is no number stands in a row that counts, and then in one that does not.
+            for shift in [0, 1] {
+                let x = input(&[rows + shift, d], 9, special);
+                check(
+                    &what,
+                    &x,
+                    |x| {
+                        let x = x.narrow(0, shift, rows)?;
+                        linear_cross_entropy(&x, head.weight(), &targets, &context)
+                    },
+                    |x| {
+                        let x = x.narrow(0, shift, rows)?.index_select(&counted, 0)?;
+                        let targets = targets.index_select(&counted, 0)?;
+                        cross_entropy(&x.matmul(&head.weight().t()?)?, &targets)? * n
+                    },
+                );
+            }
+        }
+        let wrong = Tensor::full(classes as u32, rows, &Device::Cpu).unwrap();
+        let x = input(&[rows, d], 9, Special::Nothing);
+        let error = linear_cross_entropy(&x, head.weight(), &wrong, &context).unwrap_err();
+        assert!(error.to_string().contains("is not one of"), "{error}");
+    }
 }
 
 #[test]

@@ -68,11 +68,32 @@ where
 
 /// What the outputs of the last layer are compared with.
 pub trait Objective: Send + Sync {
-    /// The mean loss over the samples of a micro-batch: a scalar under autograd.
+    /// The loss of a micro-batch: a scalar under autograd. It is the mean over the samples; or the
+    /// sum over what counts, if [`Self::weight`] says how much that is. The context is that of the
+    /// layers' pass, for a loss with weights.
     ///
     /// # Errors
     /// Whatever candle reports.
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor>;
+    fn loss(
+        &self,
+        outputs: &[Tensor],
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor>;
+
+    /// How much of a micro-batch counts, such as the number of its tokens that are to be predicted.
+    ///
+    /// The loss of a step is then the sum over all micro-batches and replicas, divided by what
+    /// counts in all of them, and so is its gradient. Micro-batches of which different parts count
+    /// give what one large batch would give; a mean of their means would not. `None` if every
+    /// micro-batch counts the same. The answer is the same kind for all micro-batches.
+    ///
+    /// # Errors
+    /// Whatever candle reports.
+    fn weight(&self, targets: &Tensor) -> Result<Option<f64>> {
+        let _ = targets;
+        Ok(None)
+    }
 
     /// How many predictions are right and how many there are, where that makes sense.
     ///

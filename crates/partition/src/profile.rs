@@ -171,7 +171,7 @@ fn measure(
         let start = Instant::now();
         let outputs = stage.forward(&leaves, &context)?;
         let scalar = match objective {
-            Some((objective, targets)) => objective.loss(&outputs, targets)?,
+            Some((objective, targets)) => objective.loss(&outputs, targets, &context)?,
             None => probe(&outputs)?,
         };
         wait_for(&scalar)?;

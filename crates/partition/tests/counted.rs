@@ -5,7 +5,7 @@ use std::alloc::System;
 
 use candle_core::{DType, Device, Result, Tensor};
 use pp_nn::memory::{CountingAllocator, Meter};
-use pp_nn::{Linear, relu};
+use pp_nn::{ForwardContext, Linear, relu};
 use pp_partition::{LayerStack, Objective, ProfileConfig, profile, single};
 
 #[global_allocator]
@@ -14,7 +14,7 @@ static ALLOCATOR: CountingAllocator<System> = CountingAllocator(System);
 struct Sum;
 
 impl Objective for Sum {
-    fn loss(&self, outputs: &[Tensor], _: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], _: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         outputs[0].sum_all()
     }
 }

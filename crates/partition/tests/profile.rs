@@ -1,13 +1,13 @@
 //! A profile sees what is there: parameters, bytes, and more time for more work.
 
 use candle_core::{DType, Device, Result, Tensor};
-use pp_nn::{Linear, cross_entropy};
+use pp_nn::{ForwardContext, Linear, cross_entropy};
 use pp_partition::{Cut, LayerStack, Objective, ProfileConfig, profile, single};
 
 struct Classes;
 
 impl Objective for Classes {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         cross_entropy(&outputs[0], targets)
     }
 }

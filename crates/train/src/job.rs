@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use candle_core::{D, DType, Result, Tensor};
-use pp_nn::cross_entropy;
+use pp_nn::{ForwardContext, IGNORED, cross_entropy, linear_cross_entropy};
 use pp_partition::{LayerStack, Objective};
 
 use crate::data::DataSet;
@@ -46,7 +46,7 @@ impl fmt::Debug for Job {
 pub struct Classes;
 
 impl Objective for Classes {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         cross_entropy(&outputs[0], targets)
     }
 
@@ -58,13 +58,45 @@ impl Objective for Classes {
     }
 }
 
+/// Cross-entropy over the tokens that count, those whose target is not [`IGNORED`]. The last layer
+/// returns two tensors: what goes into the head, `(…, d)`, and the weight of the head, `(v, d)`. The
+/// logits `(…, v)` never exist as a whole ([`linear_cross_entropy`]).
+///
+/// The loss of a step is the mean over all tokens that count in it, however they are spread over
+/// micro-batches and replicas.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens;
+
+impl Objective for Tokens {
+    fn loss(
+        &self,
+        outputs: &[Tensor],
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor> {
+        match outputs {
+            [hidden, weight] => linear_cross_entropy(hidden, weight, targets, context),
+            _ => candle_core::bail!(
+                "a loss over tokens takes what goes into the head, and the head's weight; it got {} \
+                 tensors",
+                outputs.len()
+            ),
+        }
+    }
+
+    fn weight(&self, targets: &Tensor) -> Result<Option<f64>> {
+        let counted = targets.to_dtype(DType::U32)?.ne(IGNORED)?.to_dtype(DType::F64)?;
+        Ok(Some(counted.sum_all()?.to_scalar()?))
+    }
+}
+
 /// The mean square of the difference between the first output and the targets, which have its
 /// shape.
 #[derive(Clone, Copy, Debug)]
 pub struct MeanSquare;
 
 impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }

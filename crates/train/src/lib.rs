@@ -40,7 +40,7 @@ pub use data::{DataSet, Samples};
 pub use devices::{GpuName, NoCuda, cuda_devices, gpu_name};
 pub use ending::{Finished, Stopped};
 pub use error::{ResultError, TrainError, causes};
-pub use job::{Classes, Job, MeanSquare};
+pub use job::{Classes, Job, MeanSquare, Tokens};
 pub use kernels::{Chosen, KernelChoice, KernelsNotKept, kernels_kept};
 pub use observer::{Notice, Observer, Ready};
 pub use options::{OnSpike, ResultFile, RunFolder, RunOptions, Words};

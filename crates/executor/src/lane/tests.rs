@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
-use pp_nn::{Linear, OptimizerKind, memory};
+use pp_nn::{ForwardContext, Linear, OptimizerKind, memory};
 use pp_partition::{Cut, LayerStack, Objective, single};
 use pp_schedule::{ScheduleName, Sizes};
 use pp_trace::SpanKind;
@@ -24,7 +24,7 @@ const WIDE: usize = 128;
 struct MeanSquare;
 
 impl Objective for MeanSquare {
-    fn loss(&self, outputs: &[Tensor], targets: &Tensor) -> Result<Tensor> {
+    fn loss(&self, outputs: &[Tensor], targets: &Tensor, _: &ForwardContext) -> Result<Tensor> {
         (&outputs[0] - targets)?.sqr()?.mean_all()
     }
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::documents::Documents;
 use crate::cpu::{self, Small, View};
+use crate::documents::Documents;
 
 /// Heads of queries, and heads of keys and values, which divide them: as many queries as come to
 /// one share its keys and values (Ainslie et al. 2023, arXiv:2305.13245).

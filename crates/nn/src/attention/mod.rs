@@ -9,7 +9,6 @@
 //! that order, the features of a head side by side. With `k = h` that is `(b, t, 3w)` for a width
 //! `w = h·d`.
 
-mod documents;
 mod heads;
 
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +20,7 @@ use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::constant::Constant;
 use crate::context::ForwardContext;
 use crate::cpu;
-pub use documents::Documents;
+use crate::documents::Documents;
 use heads::{Heads, Known, Sizes};
 
 /// `softmax(q·kᵀ/√d, future masked)·v`, each head by itself. It has no parameters.

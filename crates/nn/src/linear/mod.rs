@@ -2,6 +2,7 @@
 //!
 //! Shapes: `r` rows (all leading dimensions together), `i` inputs, `o` outputs.
 
+mod cross_entropy;
 mod residue;
 
 use candle_core::{
@@ -16,6 +17,7 @@ use crate::cpu::{self, Addends, Fresh, InstructionSet, Kernels, Panels, Product,
 use crate::deferred;
 use crate::packed_weights::PackedWeights;
 use crate::residue::{Residue, ResidueQueue};
+pub use cross_entropy::{IGNORED, linear_cross_entropy};
 use residue::LinearResidue;
 
 /// A fully connected layer.
@@ -87,11 +89,7 @@ impl Linear {
     }
 
     fn products(&self, context: &ForwardContext) -> Products {
-        Products {
-            weight: self.weight_oi.id(),
-            kernels: context.kernels(),
-            packed: context.packed_weights().cloned(),
-        }
+        Products::of_weight(&self.weight_oi, context)
     }
 
     /// The same from candle's own operations, the weight gradient put off.
@@ -178,6 +176,11 @@ struct Products {
 }
 
 impl Products {
+    fn of_weight(weight: &Tensor, context: &ForwardContext) -> Self {
+        let packed = context.packed_weights().cloned();
+        Self { weight: weight.id(), kernels: context.kernels(), packed }
+    }
+
     /// `y = x·wᵀ` or `gx = gy·w`, plus `addends`, for a weight (o, i): as many rows as `from` has.
     fn multiply(
         &self,

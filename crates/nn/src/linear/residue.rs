@@ -58,11 +58,11 @@ impl WeightGradient for LinearResidue {
 }
 
 /// `sum (+)= gyᵀ·x`: sum (o, i), gy (r, o), x (r, i).
-struct AddProduct<'a> {
-    kernel: Kernel,
-    add: bool,
+pub(super) struct AddProduct<'a> {
+    pub(super) kernel: Kernel,
+    pub(super) add: bool,
     /// Receives the sum of the squares of the finished sum, where that is wanted.
-    squares: Option<&'a Cell<Option<f64>>>,
+    pub(super) squares: Option<&'a Cell<Option<f64>>>,
 }
 
 impl InplaceOp3 for AddProduct<'_> {

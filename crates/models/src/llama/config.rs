@@ -1,0 +1,472 @@
+//! The sizes of a model of the Llama family, and its `config.json`.
+
+use pp_nn::{RotaryFrequencies, RotaryScaling};
+use serde_json::{Map, Value};
+
+use crate::error::ModelError;
+
+/// The largest number that a size may have. With it, no product of three sizes overflows.
+const SIZE_MAX: u64 = 1 << 20;
+
+/// Which of the family a model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama 2 and 3, `SmolLM2` (Touvron et al. 2023, arXiv:2307.09288).
+    Llama,
+    /// Qwen 2 and 2.5: queries, keys and values have a bias (Yang et al. 2024, arXiv:2407.10671).
+    Qwen2,
+    /// Qwen 3: queries and keys are normalised, head by head (Yang et al. 2025, arXiv:2505.09388).
+    Qwen3,
+}
+
+impl Family {
+    /// What `model_type` and `architectures` call it.
+    const NAMES: [(Self, &'static str, &'static str); 3] = [
+        (Self::Llama, "llama", "LlamaForCausalLM"),
+        (Self::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+        (Self::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+    ];
+}
+
+/// The sizes of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LlamaConfig {
+    /// Which of the family it is.
+    pub family: Family,
+    /// Tokens that it knows.
+    pub vocabulary: usize,
+    /// Transformer blocks; embedding and head come on top.
+    pub layers: usize,
+    /// Features of a token.
+    pub width: usize,
+    /// Features inside of an MLP.
+    pub ffn: usize,
+    /// Heads of queries.
+    pub heads: usize,
+    /// Heads of keys and values, which divide those of queries.
+    pub key_value_heads: usize,
+    /// Features of a head, an even number.
+    pub head_width: usize,
+    /// The longest context, in tokens.
+    pub context: usize,
+    /// What the norms add to the mean square.
+    pub epsilon: f64,
+    /// How fast positions turn.
+    pub rotary: RotaryFrequencies,
+    /// Whether queries, keys and values have a bias. What follows attention has one as well, but for
+    /// Qwen 2.
+    pub has_bias: bool,
+    /// Whether embedding and head are one parameter.
+    pub is_tied: bool,
+}
+
+impl Default for LlamaConfig {
+    /// A small model over bytes.
+    fn default() -> Self {
+        Self {
+            family: Family::Llama,
+            vocabulary: 256,
+            layers: 6,
+            width: 128,
+            ffn: 384,
+            heads: 4,
+            key_value_heads: 2,
+            head_width: 32,
+            context: 64,
+            epsilon: 1e-5,
+            rotary: RotaryFrequencies { theta: 10_000.0, scaling: None },
+            has_bias: false,
+            is_tied: false,
+        }
+    }
+}
+
+/// Keys that do not change the arithmetic of training: names, versions, generation, caches, and
+/// ways to compute the same.
+const HARMLESS: [&str; 19] = [
+    "architectures",
+    "model_type",
+    "torch_dtype",
+    "dtype",
+    "transformers_version",
+    "transformers.js_config",
+    "use_cache",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "unk_token_id",
+    "initializer_range",
+    "is_llama_config",
+    "max_window_layers",
+    "sliding_window",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "attn_implementation",
+];
+
+/// Keys that are known with one value alone, which changes nothing.
+fn has_neutral_value(key: &str, value: &Value) -> bool {
+    match key {
+        "attention_dropout" | "hidden_dropout" | "resid_pdrop" => value.as_f64() == Some(0.0),
+        "pretraining_tp" => value.as_u64() == Some(1),
+        "mlp_bias" | "use_sliding_window" | "rope_interleaved" => value.as_bool() == Some(false),
+        "hidden_act" => value.as_str() == Some("silu"),
+        "layer_types" => value
+            .as_array()
+            .is_some_and(|all| all.iter().all(|kind| kind.as_str() == Some("full_attention"))),
+        _ => key.starts_with('_') || HARMLESS.contains(&key) || value.is_null(),
+    }
+}
+
+impl LlamaConfig {
+    /// From the text of a `config.json`.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] for another architecture, for sizes that are missing or do not fit
+    /// each other, and for a key that is not known: it may change what the model computes.
+    pub fn from_json(text: &str) -> Result<Self, ModelError> {
+        let keys: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| refused(format!("it is no JSON object: {error}")))?;
+        let mut keys = Keys { keys, taken: Vec::new() };
+        let family = family(&keys)?;
+        let heads = keys.size("num_attention_heads", None)?;
+        let width = keys.size("hidden_size", None)?;
+        let head_width = match keys.size("head_dim", Some(0))? {
+            0 if width.is_multiple_of(heads) => width / heads,
+            0 => {
+                return Err(refused(format!(
+                    "hidden_size {width} does not divide into {heads} heads"
+                )));
+            }
+            given => given,
+        };
+        let config = Self {
+            family,
+            vocabulary: keys.size("vocab_size", None)?,
+            layers: keys.size("num_hidden_layers", None)?,
+            width,
+            ffn: keys.size("intermediate_size", None)?,
+            heads,
+            key_value_heads: keys.size("num_key_value_heads", Some(heads))?,
+            head_width,
+            context: keys.size("max_position_embeddings", None)?,
+            epsilon: keys.number("rms_norm_eps", Some(1e-6))?,
+            rotary: rotary(&mut keys)?,
+            has_bias: match family {
+                // It has no such key, or one that says what all of them have.
+                Family::Qwen2 => keys.flag("attention_bias", true)?,
+                Family::Llama | Family::Qwen3 => keys.flag("attention_bias", false)?,
+            },
+            is_tied: keys.flag("tie_word_embeddings", false)?,
+        };
+        keys.refuse_others()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses sizes that do not fit each other.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] with the sizes.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let Self { heads, key_value_heads, head_width, .. } = *self;
+        let sizes = [
+            ("vocabulary", self.vocabulary),
+            ("layers", self.layers),
+            ("width", self.width),
+            ("ffn", self.ffn),
+            ("heads", heads),
+            ("key and value heads", key_value_heads),
+            ("features of a head", head_width),
+            ("context", self.context),
+        ];
+        if let Some((name, size)) =
+            sizes.iter().find(|(_, size)| *size == 0 || *size as u64 > SIZE_MAX)
+        {
+            let most = SIZE_MAX;
+            return Err(refused(format!("{name}: {size} is not between 1 and {most}")));
+        }
+        if !heads.is_multiple_of(key_value_heads) {
+            return Err(refused(format!(
+                "{heads} heads of queries do not divide over {key_value_heads} of keys and values"
+            )));
+        }
+        if !head_width.is_multiple_of(2) {
+            return Err(refused(format!(
+                "a head has {head_width} features, and rotary embedding turns pairs"
+            )));
+        }
+        if !(self.epsilon.is_finite() && self.epsilon > 0.0) {
+            return Err(refused(format!("rms_norm_eps is {}", self.epsilon)));
+        }
+        let RotaryFrequencies { theta, scaling } = self.rotary;
+        let is_scaled = scaling.is_none_or(|RotaryScaling { factor, low, high, .. }| {
+            factor >= 1.0 && factor.is_finite() && low > 0.0 && high > low && high.is_finite()
+        });
+        if !(theta.is_finite() && theta > 1.0 && is_scaled) {
+            return Err(refused(format!("rotary embedding by {:?}", self.rotary)));
+        }
+        Ok(())
+    }
+
+    /// Whether the layer that follows attention has a bias.
+    pub(crate) fn has_output_bias(&self) -> bool {
+        self.has_bias && self.family != Family::Qwen2
+    }
+
+    /// The number of parameters, from the sizes alone.
+    pub fn parameters(&self) -> u128 {
+        let [vocabulary, layers, width, ffn, heads, pairs, head_width] = [
+            self.vocabulary,
+            self.layers,
+            self.width,
+            self.ffn,
+            self.heads,
+            self.key_value_heads,
+            self.head_width,
+        ]
+        .map(|n| n as u128);
+        let (queries, pairs) = (heads * head_width, 2 * pairs * head_width);
+        let after = if self.has_output_bias() { width } else { 0 };
+        let bias = if self.has_bias { queries + pairs + after } else { 0 };
+        let head_norms = if self.family == Family::Qwen3 { 2 * head_width } else { 0 };
+        let attention = width * (2 * queries + pairs) + bias + head_norms;
+        let block = attention + 3 * width * ffn + 2 * width;
+        let tables = if self.is_tied { 1 } else { 2 };
+        tables * vocabulary * width + layers * block + width
+    }
+
+    /// Floating-point operations that training on one token of a sample of `tokens` needs: 6 for
+    /// each weight that is multiplied, and 12 for each pair of tokens, feature and block, of which
+    /// causality would need half (Chowdhery et al. 2022 count so).
+    pub fn flops_per_sample(&self, tokens: usize) -> u64 {
+        let table = (self.vocabulary * self.width) as u128;
+        let tables = if self.is_tied { table } else { 2 * table };
+        let multiplied = self.parameters() - tables + table;
+        let features = (self.heads * self.head_width) as u128;
+        let pairs = 12 * (self.layers * tokens) as u128 * features;
+        u64::try_from((6 * multiplied + pairs) * tokens as u128).unwrap_or(u64::MAX)
+    }
+}
+
+fn refused(why: impl Into<String>) -> ModelError {
+    ModelError::Config(why.into())
+}
+
+fn family(keys: &Keys) -> Result<Family, ModelError> {
+    let said = keys.keys.get("model_type").and_then(Value::as_str);
+    let class = keys.keys.get("architectures").and_then(|all| all.get(0)).and_then(Value::as_str);
+    let known = |(_, kind, architecture): &&(Family, &str, &str)| {
+        (said.is_some() || class.is_some())
+            && said.is_none_or(|said| said == *kind)
+            && class.is_none_or(|class| class == *architecture)
+    };
+    if let Some((family, ..)) = Family::NAMES.iter().find(known) {
+        return Ok(*family);
+    }
+    let name = class.or(said).unwrap_or("no architecture");
+    let all: Vec<&str> = Family::NAMES.iter().map(|(_, _, architecture)| *architecture).collect();
+    Err(refused(format!("it says {:.80}; use a model of {}", name, all.join(", "))))
+}
+
+/// `rope_theta` and `rope_scaling`, or `rope_parameters` with both.
+fn rotary(keys: &mut Keys) -> Result<RotaryFrequencies, ModelError> {
+    let together = keys.object("rope_parameters")?;
+    let apart = keys.object("rope_scaling")?;
+    let theta = keys.number("rope_theta", Some(10_000.0))?;
+    let (theta, scaling) = match (together, apart) {
+        (Some(mut both), None) => (both.number("rope_theta", Some(theta))?, Some(both)),
+        (None, apart) => (theta, apart),
+        (Some(_), Some(_)) => {
+            return Err(refused("it has rope_parameters and rope_scaling; keep one of them"));
+        }
+    };
+    let Some(mut keys) = scaling else { return Ok(RotaryFrequencies { theta, scaling: None }) };
+    let kind = keys.text("rope_type")?.or(keys.text("type")?);
+    let scaling = match kind.as_deref() {
+        None | Some("default") => None,
+        Some("llama3") => Some(RotaryScaling {
+            factor: keys.number("factor", None)?,
+            low: keys.number("low_freq_factor", None)?,
+            high: keys.number("high_freq_factor", None)?,
+            original_context: keys.size("original_max_position_embeddings", None)?,
+        }),
+        Some(other) => {
+            return Err(refused(format!(
+                "rotary embedding of type {other:.40}; use a model whose type is default or llama3"
+            )));
+        }
+    };
+    keys.refuse_others()?;
+    Ok(RotaryFrequencies { theta, scaling })
+}
+
+/// The keys of an object, and which of them were looked at.
+struct Keys {
+    keys: Map<String, Value>,
+    taken: Vec<&'static str>,
+}
+
+impl Keys {
+    fn take(&mut self, key: &'static str) -> Option<&Value> {
+        self.taken.push(key);
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    fn wrong(key: &str, value: &Value, wanted: &str) -> ModelError {
+        refused(format!("{key} is {:.60}, and {wanted} is wanted", value.to_string()))
+    }
+
+    fn size(&mut self, key: &'static str, default: Option<usize>) -> Result<usize, ModelError> {
+        match self.take(key) {
+            Some(value) => match value.as_u64().filter(|size| *size <= SIZE_MAX) {
+                Some(size) => Ok(size as usize),
+                None => Err(Self::wrong(key, value, &format!("a whole number up to {SIZE_MAX}"))),
+            },
+            None => default.ok_or_else(|| refused(format!("it has no {key}; add it"))),
+        }
+    }
+
+    fn number(&mut self, key: &'static str, default: Option<f64>) -> Result<f64, ModelError> {
+        match self.take(key) {
+            Some(value) => value.as_f64().ok_or_else(|| Self::wrong(key, value, "a number")),
+            None => default.ok_or_else(|| refused(format!("it has no {key}; add it"))),
+        }
+    }
+
+    fn flag(&mut self, key: &'static str, default: bool) -> Result<bool, ModelError> {
+        match self.take(key) {
+            Some(value) => value.as_bool().ok_or_else(|| Self::wrong(key, value, "true or false")),
+            None => Ok(default),
+        }
+    }
+
+    fn text(&mut self, key: &'static str) -> Result<Option<String>, ModelError> {
+        match self.take(key) {
+            Some(value) => match value.as_str() {
+                Some(text) => Ok(Some(text.to_owned())),
+                None => Err(Self::wrong(key, value, "a text")),
+            },
+            None => Ok(None),
+        }
+    }
+
+    fn object(&mut self, key: &'static str) -> Result<Option<Self>, ModelError> {
+        match self.take(key) {
+            Some(value) => match value.as_object() {
+                Some(keys) => Ok(Some(Self { keys: keys.clone(), taken: Vec::new() })),
+                None => Err(Self::wrong(key, value, "an object")),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Refuses what nobody has looked at and may matter.
+    fn refuse_others(&self) -> Result<(), ModelError> {
+        let is_odd = |(key, value): &(&String, &Value)| {
+            !self.taken.contains(&key.as_str()) && !has_neutral_value(key, value)
+        };
+        match self.keys.iter().find(is_odd) {
+            None => Ok(()),
+            Some((key, value)) => Err(refused(format!(
+                "{key:.60} is {:.60}, which may change what the model computes and is not known \
+                 here; remove the key if it does not",
+                value.to_string()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMOL: &str = r#"{
+        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
+        "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 576,
+        "initializer_range": 0.041, "intermediate_size": 1536, "is_llama_config": true,
+        "max_position_embeddings": 8192, "mlp_bias": false, "model_type": "llama",
+        "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+        "pad_token_id": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": false,
+        "rope_scaling": null, "rope_theta": 100000, "tie_word_embeddings": true,
+        "torch_dtype": "bfloat16", "transformers.js_config": {"kv_cache_dtype": {"q4f16": "x"}},
+        "transformers_version": "4.42.3", "use_cache": true, "vocab_size": 49152}"#;
+
+    #[test]
+    fn smollm_has_its_sizes() {
+        let config = LlamaConfig::from_json(SMOL).unwrap();
+        assert_eq!(config.parameters(), 134_515_008);
+        assert_eq!((config.heads, config.key_value_heads, config.head_width), (9, 3, 64));
+        assert!(config.is_tied && !config.has_bias);
+        assert_eq!(config.rotary, RotaryFrequencies { theta: 1e5, scaling: None });
+    }
+
+    /// A `config.json` with some keys replaced, and others added.
+    fn with(changes: &[(&str, Value)]) -> String {
+        let mut keys: Map<String, Value> = serde_json::from_str(SMOL).unwrap();
+        for (key, value) in changes {
+            keys.insert((*key).to_owned(), value.clone());
+        }
+        Value::Object(keys).to_string()
+    }
+
+    #[test]
+    fn llama_3_and_qwen_are_known() {
+        let scaling = serde_json::json!({
+            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3"
+        });
+        let llama = LlamaConfig::from_json(&with(&[("rope_scaling", scaling)])).unwrap();
+        assert_eq!(llama.rotary.scaling.unwrap().original_context, 8192);
+        let name = |kind: &str, class: &str| {
+            [("model_type", kind.into()), ("architectures", serde_json::json!([class]))]
+        };
+        let mut qwen = name("qwen2", "Qwen2ForCausalLM").to_vec();
+        qwen.push(("attention_bias", Value::Null));
+        qwen.push(("use_sliding_window", false.into()));
+        assert!(LlamaConfig::from_json(&with(&qwen)).unwrap().has_bias);
+        let mut qwen = name("qwen3", "Qwen3ForCausalLM").to_vec();
+        qwen.push(("head_dim", 128.into()));
+        qwen.push((
+            "rope_parameters",
+            serde_json::json!({"rope_theta": 1e6, "rope_type": "default"}),
+        ));
+        let qwen = LlamaConfig::from_json(&with(&qwen)).unwrap();
+        assert_eq!((qwen.head_width, qwen.rotary.theta), (128, 1e6));
+    }
+
+    #[test]
+    fn what_is_not_known_or_does_not_fit_is_refused_by_name() {
+        let large = u64::MAX;
+        let cases: [(&[(&str, Value)], &str); 14] = [
+            (&[("model_type", "bert".into()), ("architectures", Value::Null)], "it says bert"),
+            (&[("architectures", serde_json::json!(["GemmaForCausalLM"]))], "it says GemmaFor"),
+            (&[("attn_logit_softcapping", 30.0.into())], "attn_logit_softcapping is 30.0"),
+            (&[("mlp_bias", true.into())], "mlp_bias is true"),
+            (&[("hidden_act", "gelu".into())], r#"hidden_act is "gelu""#),
+            (&[("attention_dropout", 0.1.into())], "attention_dropout is 0.1"),
+            (&[("num_hidden_layers", large.into())], "num_hidden_layers is 18446744073709551615"),
+            (&[("num_hidden_layers", 0.into())], "layers: 0 is not between"),
+            (&[("hidden_size", (-5).into())], "hidden_size is -5"),
+            (&[("num_key_value_heads", 2.into())], "9 heads of queries do not divide over 2"),
+            (&[("head_dim", 63.into())], "63 features"),
+            (&[("rms_norm_eps", 0.0.into())], "rms_norm_eps is 0"),
+            (
+                &[("rope_scaling", serde_json::json!({"rope_type": "yarn", "factor": 4.0}))],
+                "type yarn",
+            ),
+            (&[("quantization_config", serde_json::json!({"bits": 4}))], "quantization_config is"),
+        ];
+        for (changes, why) in cases {
+            let error = LlamaConfig::from_json(&with(changes)).unwrap_err().to_string();
+            assert!(error.contains(why), "{why}: {error}");
+        }
+        for (text, why) in [("", "no JSON object"), ("[]", "no JSON object"), ("{}", "no archit")] {
+            let error = LlamaConfig::from_json(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{why}: {error}");
+        }
+        let deep = "[".repeat(1_000_000);
+        assert!(LlamaConfig::from_json(&deep).is_err());
+    }
+}

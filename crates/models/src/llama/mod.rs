@@ -1,0 +1,160 @@
+//! Models of the Llama family (Touvron et al. 2023, arXiv:2307.09288): RMS norms, rotary positions,
+//! heads that share keys and values, and gated MLPs. Shapes: `b` samples, `t` positions, `w` width.
+
+mod config;
+mod layers;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
+use pp_partition::Cut;
+use pp_train::{BoxError, Defaults, Job, SampleLength, Tokens, Topology, Workload};
+
+pub use config::{Family, LlamaConfig};
+
+use crate::error::ModelError;
+use crate::model::{Group, Kind, Model, ModelOption, Options};
+use crate::text::Text;
+
+const fn size(name: &'static str, help: &'static str) -> ModelOption {
+    ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
+}
+
+/// The model with a name.
+pub static LLAMA: Model = Model {
+    name: "llama",
+    about: "A model of the Llama family over the bytes of a text",
+    defaults: Defaults {
+        steps: 600,
+        batch_size: Some(32),
+        micro_batches: 8,
+        rate: LearningRate { peak: 2e-3, curve: LearningRateCurve::Cosine, warmup: 20 },
+        optimizer: OptimizerKind::AdamW { weight_decay: 0.01 },
+        clip_norm: Some(1.0),
+        eval_every: Some(100),
+        cut: Cut::Time,
+    },
+    options: &[
+        ModelOption {
+            name: "data",
+            value_name: "FILE",
+            help: "Text file that the model learns [default: an embedded book]",
+            kind: Kind::File,
+            group: Group::First(2),
+        },
+        size("layers", "Transformer blocks"),
+        size("width", "Width of the hidden layers"),
+        size("ffn", "Width inside of the MLPs of llama"),
+        size("heads", "Attention heads; must divide the width"),
+        size("kv-heads", "Heads of keys and values of llama; must divide the heads"),
+        size("context", "Context length"),
+    ],
+    own_defaults: || {
+        let LlamaConfig { layers, width, ffn, heads, key_value_heads, context, .. } =
+            LlamaConfig::default();
+        format!(
+            "--layers {layers} --width {width} --ffn {ffn} --heads {heads} --kv-heads \
+             {key_value_heads} --context {context}"
+        )
+    },
+    make: |options| Ok(Arc::new(Llama::new(options)?)),
+};
+
+/// The model, and the text that it learns.
+#[derive(Clone, Debug)]
+pub struct Llama {
+    /// Its sizes.
+    pub config: LlamaConfig,
+    /// The text file; `None` for the embedded book.
+    pub data: Option<PathBuf>,
+}
+
+impl Llama {
+    fn new(options: &Options) -> Result<Self, ModelError> {
+        let default = LlamaConfig::default();
+        let width = options.count("width").unwrap_or(default.width);
+        let heads = options.count("heads").unwrap_or(default.heads);
+        if !width.is_multiple_of(heads) {
+            return Err(ModelError::Heads { width, heads });
+        }
+        // As many heads of keys and values as there were, if these divide.
+        let kept = if heads.is_multiple_of(default.key_value_heads) {
+            default.key_value_heads
+        } else {
+            heads
+        };
+        let config = LlamaConfig {
+            layers: options.count("layers").unwrap_or(default.layers),
+            width,
+            ffn: options.count("ffn").unwrap_or(3 * width),
+            heads,
+            key_value_heads: options.count("kv-heads").unwrap_or(kept),
+            head_width: width / heads,
+            context: options.count("context").unwrap_or(default.context),
+            ..default
+        };
+        config.check()?;
+        Ok(Self { config, data: options.file("data").map(Path::to_owned) })
+    }
+}
+
+impl Workload for Llama {
+    fn name(&self) -> &str {
+        LLAMA.name
+    }
+
+    fn defaults(&self) -> Defaults {
+        LLAMA.defaults.clone()
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(self.config.layers + 2)
+    }
+
+    fn job(&self, seed: u64, _: &Topology) -> Result<Job, BoxError> {
+        Ok(llama(self.config, self.data.as_deref(), seed)?)
+    }
+
+    fn parameters(&self) -> Option<u128> {
+        Some(self.config.parameters())
+    }
+
+    fn bytes_per_sample(&self) -> u64 {
+        // Tokens and targets, four bytes each.
+        8 * self.config.context as u64
+    }
+
+    fn activation_bytes_per_sample(&self) -> Option<u128> {
+        let LlamaConfig { layers, width, ffn, context, .. } = self.config;
+        // About ten tensors of a block's width and five of its MLP's.
+        Some(4 * (layers * context) as u128 * (10 * width + 5 * ffn) as u128)
+    }
+
+    fn sample_length(&self) -> Option<SampleLength> {
+        Some(SampleLength { length: self.config.context, unit: "bytes", option: "context" })
+    }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        let LlamaConfig { heads, key_value_heads, .. } = self.config;
+        vec![
+            ("heads".to_owned(), heads.to_string()),
+            ("kv-heads".to_owned(), key_value_heads.to_string()),
+        ]
+    }
+}
+
+/// The model on the bytes of `text` (a file, or the embedded book).
+///
+/// # Errors
+/// If sizes do not fit each other, or the text cannot be read or is too short.
+pub fn llama(config: LlamaConfig, text: Option<&Path>, seed: u64) -> Result<Job, ModelError> {
+    config.check()?;
+    let data = Text::load(text, config.context, seed)?;
+    Ok(Job {
+        stack: layers::stack(config)?,
+        objective: Arc::new(Tokens),
+        data: Box::new(data),
+        flops_per_sample: config.flops_per_sample(config.context),
+    })
+}

@@ -1,0 +1,93 @@
+//! A loss over tokens: micro-batches and replicas of which different numbers of tokens count train
+//! as one large batch does.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use candle_core::{Device, Tensor};
+use pp_executor::RankConfig;
+use pp_hybrid::{Trainer, TrainerConfig, TrainerError};
+use pp_models::Job;
+use pp_nn::{IGNORED, LearningRate, LearningRateCurve, OptimizerKind};
+use pp_partition::Cut;
+use pp_schedule::{ScheduleName, Sizes};
+
+mod uneven;
+use uneven::small_llama;
+
+const BATCH: usize = 8;
+
+fn trainer(job: &Job, n_micro_batches: u32, n_replicas: u32) -> Trainer {
+    let sizes = Sizes { n_ranks: 2, n_micro_batches, n_virtual_stages: 1, interleave_group: None };
+    let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
+    let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();
+    let objective = job.objective.clone();
+    let ranks = RankConfig {
+        seed: 1,
+        n_replicas,
+        ..RankConfig::new(plan, partition, job.stack.clone(), objective, OptimizerKind::Sgd)
+    };
+    let rate = LearningRate { peak: 1e-3, curve: LearningRateCurve::Constant, warmup: 0 };
+    Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 1 }).unwrap()
+}
+
+fn norm(t: &Tensor) -> f64 {
+    f64::from(t.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()).sqrt()
+}
+
+#[test]
+fn uneven_micro_batches_and_replicas_have_the_gradient_of_one_batch() {
+    for is_packed in [false, true] {
+        let job = small_llama(is_packed);
+        let (_, targets) = job.data.batch(1, BATCH).unwrap();
+        let counts: Vec<usize> = targets
+            .to_vec2::<u32>()
+            .unwrap()
+            .iter()
+            .map(|row| row.iter().filter(|target| **target != IGNORED).count())
+            .collect();
+        assert!(counts.contains(&0) && counts.contains(&12), "{counts:?}");
+        let of = |micro_batches: u32, replicas: u32| {
+            let mut trainer = trainer(&job, micro_batches, replicas);
+            let outcome = trainer.step(1, || job.data.batch(1, BATCH)).unwrap();
+            (f64::from(outcome.loss), trainer.gradients().unwrap())
+        };
+        let (loss, gradients) = of(1, 1);
+        let global = gradients.iter().map(|(_, g)| norm(g).powi(2)).sum::<f64>().sqrt();
+        for (micro_batches, replicas) in [(8, 1), (2, 1), (4, 2), (1, 2), (2, 4)] {
+            let what = format!("{micro_batches} micro-batches on {replicas} replicas");
+            let (found, of_parts) = of(micro_batches, replicas);
+            assert!((found - loss).abs() <= 1e-6 * loss, "{what}: loss {found}, not {loss}");
+            for ((name, want), (_, got)) in gradients.iter().zip(&of_parts) {
+                let error = norm(&(got - want).unwrap());
+                let most = 1e-6 * norm(want).max(1e-3 * global);
+                assert!(error <= most, "{what}: {name} is off by {error}, of {}", norm(want));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_evaluation_is_a_mean_over_tokens() {
+    let job = small_llama(false);
+    let mut trainer = trainer(&job, 2, 1);
+    let (inputs, targets) = job.data.batch(1, BATCH).unwrap();
+    let whole = trainer.evaluate(&[(inputs.clone(), targets.clone())]).unwrap();
+    let pieces: Vec<_> = (0..BATCH)
+        .map(|i| (vec![inputs[0].narrow(0, i, 1).unwrap()], targets.narrow(0, i, 1).unwrap()))
+        .collect();
+    let found = trainer.evaluate(&pieces).unwrap();
+    assert_eq!(found.weight, whole.weight);
+    assert!((found.loss - whole.loss).abs() <= 1e-6 * whole.loss, "{found:?}, {whole:?}");
+}
+
+#[test]
+fn a_batch_of_which_nothing_counts_is_refused() {
+    let job = small_llama(false);
+    let mut trainer = trainer(&job, 2, 1);
+    let (inputs, targets) = job.data.batch(1, BATCH).unwrap();
+    let nothing = Tensor::full(IGNORED, targets.shape(), &Device::Cpu).unwrap();
+    let refused = trainer.step(1, || Ok((inputs, nothing.clone()))).unwrap_err();
+    assert!(matches!(refused, TrainerError::NothingCounts { step: 1 }), "{refused}");
+    assert!(refused.to_string().contains("nothing counts in the batch of step 1"), "{refused}");
+    // The trainer is as it was.
+    trainer.step(1, || job.data.batch(1, BATCH)).unwrap();
+}
