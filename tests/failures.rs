@@ -441,7 +441,10 @@ fn a_pace_sets_the_least_time_of_each_op() {
 #[test]
 fn given_values_are_copied_not_shared() {
     let own = Var::from_tensor(&ones(2, 2)).unwrap();
-    let store = ParameterStore::given(BTreeMap::from([("w".to_owned(), own.as_tensor().clone())]));
+    let store = ParameterStore::given(Arc::new(BTreeMap::from([(
+        "w".to_owned(),
+        own.as_tensor().clone(),
+    )])));
     store.builder(DType::F32, &Device::Cpu).get((2, 2), "w").unwrap();
     let parameter = &store.parameters()[0].var;
     parameter.set(&(ones(2, 2) * 5.0).unwrap()).unwrap();

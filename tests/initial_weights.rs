@@ -10,7 +10,7 @@ use candle_core::Tensor;
 use pp_executor::RankConfig;
 use pp_hybrid::{Trainer, TrainerConfig};
 use pp_models::{Job, seed_mlp};
-use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
+use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind, Values};
 use pp_partition::Cut;
 use pp_schedule::{ScheduleName, Sizes};
 
@@ -43,7 +43,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn trainer(job: &Job, initial: Option<Arc<BTreeMap<String, Tensor>>>) -> Trainer {
+fn trainer(job: &Job, initial: Option<Arc<dyn Values>>) -> Trainer {
     let sizes =
         Sizes { n_ranks: 2, n_micro_batches: 4, n_virtual_stages: 2, interleave_group: None };
     let plan = ScheduleName::InterleavedOneFOneB.generate(&sizes).unwrap();

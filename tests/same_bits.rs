@@ -149,7 +149,7 @@ fn each_kernel_has_the_same_bits_in_every_plan() {
             (seed_mlp(None, MLP.seed).unwrap(), Run { steps: 2, ..MLP }),
             (seed_mlp(None, MLP.seed).unwrap(), more),
             (small_gpt(0.1), Run { steps: 2, ..GPT }),
-            (small_llama(true), Run { steps: 2, ..GPT }),
+            (small_llama(true, true), Run { steps: 2, ..GPT }),
         ] {
             let (losses, weights) = plain_loop::train_by(kernels, &job, run);
             let want = (losses, weights_hash(&weights).unwrap());
@@ -192,9 +192,11 @@ fn each_kernel_has_the_same_bits_in_every_plan() {
 #[test]
 fn chimera_has_the_bits_of_two_replicas() {
     let half = |run: Run| run.micro_batches / 2;
-    for (job, run) in
-        [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT), (small_llama(false), GPT)]
-    {
+    for (job, run) in [
+        (seed_mlp(None, MLP.seed).unwrap(), MLP),
+        (small_gpt(0.1), GPT),
+        (small_llama(true, false), GPT),
+    ] {
         let uniform = |stages: u32| Cut::Uniform.solve(&job.stack, stages as usize, None).unwrap();
         for pp in [2, 4] {
             let two = plan(ScheduleName::OneFOneB, pp, half(run));
@@ -249,12 +251,12 @@ fn gpt_with_dropout() {
 
 #[test]
 fn llama_with_uneven_tokens() {
-    check_all(&small_llama(false), Run { steps: 3, ..GPT });
+    check_all(&small_llama(false, false), Run { steps: 3, ..GPT });
 }
 
 #[test]
-fn llama_with_uneven_tokens_of_packed_documents() {
-    check_all(&small_llama(true), Run { steps: 3, ..GPT });
+fn tied_llama_with_uneven_tokens_of_packed_documents() {
+    check_all(&small_llama(true, true), Run { steps: 3, ..GPT });
 }
 
 /// A plan that runs backwards in reversed order, and one that splits them, still sum in order.
@@ -285,9 +287,11 @@ fn any_order_of_backwards_and_split_backwards() {
 /// or on one.
 #[test]
 fn recompute_keeps_the_bits() {
-    for (job, run) in
-        [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT), (small_llama(true), GPT)]
-    {
+    for (job, run) in [
+        (seed_mlp(None, MLP.seed).unwrap(), MLP),
+        (small_gpt(0.1), GPT),
+        (small_llama(true, true), GPT),
+    ] {
         let (losses, weights) = plain_loop::train(&job, run);
         let want = (losses, weights_hash(&weights).unwrap());
         for schedule in [
@@ -316,7 +320,11 @@ fn recompute_keeps_the_bits() {
 /// Two replicas of half the micro-batches each: the same samples, the same masks, another sum.
 #[test]
 fn two_replicas_agree_with_one() {
-    for (job, run) in [(seed_mlp(None, MLP.seed).unwrap(), MLP), (small_gpt(0.1), GPT)] {
+    for (job, run) in [
+        (seed_mlp(None, MLP.seed).unwrap(), MLP),
+        (small_gpt(0.1), GPT),
+        (small_llama(true, true), GPT),
+    ] {
         let go = |replicas: u32| {
             let plan = plan(ScheduleName::OneFOneB, 2, run.micro_batches / replicas as usize);
             let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();

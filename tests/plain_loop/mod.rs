@@ -36,7 +36,8 @@ pub(crate) fn train(job: &Job, run: Run) -> Trace {
 /// The same with other kernels. Weights are never kept in their order here.
 pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
     let store = ParameterStore::seeded(run.seed);
-    let builder = store.builder(DType::F32, &Device::Cpu);
+    let ties = job.stack.ties();
+    let builder = store.tied_builder(DType::F32, &Device::Cpu, ties.clone());
     let layers: Vec<_> =
         (0..job.stack.len()).map(|i| job.stack.build(i, builder.clone()).unwrap()).collect();
     let mut gradients = Gradients::new(store.parameters()).unwrap().with_kernels(kernels);
@@ -69,11 +70,23 @@ pub(crate) fn train_by(kernels: Kernels, job: &Job, run: Run) -> Trace {
                 gradients.accumulate(residue).unwrap();
             }
         }
-        let norm = global_norm(gradients.square_sums().unwrap());
+        let parameters = store.parameters();
+        let place = |name: &String| parameters.iter().position(|p| p.name == *name).unwrap();
+        for (second, first) in ties.iter() {
+            let (first, second) = (place(first), place(second));
+            let of_first = gradients.finish(first).unwrap().clone();
+            let sum = (of_first + gradients.finish(second).unwrap()).unwrap();
+            gradients.replace(first, sum.copy().unwrap()).unwrap();
+            gradients.replace(second, sum).unwrap();
+        }
+        let squares = gradients.square_sums().unwrap().into_iter().zip(&parameters);
+        let norm =
+            global_norm(squares.filter(|(_, p)| !ties.contains_key(&p.name)).map(|(sum, _)| sum));
         optimizer
             .step(&mut gradients, rate().at(step, run.steps), clip_factor(norm, CLIP))
             .unwrap();
         bits.push(((losses.iter().sum::<f64>() / divisor) as f32).to_bits());
     }
-    (bits, store.parameters().into_iter().map(|p| (p.name, p.var.as_tensor().clone())).collect())
+    let firsts = store.parameters().into_iter().filter(|p| !ties.contains_key(&p.name));
+    (bits, firsts.map(|p| (p.name, p.var.as_tensor().clone())).collect())
 }

@@ -10,8 +10,9 @@ use pp_nn::{IGNORED, hash, uniform};
 const CONTEXT: usize = 12;
 const VOCABULARY: usize = 37;
 
-/// Three blocks, three heads that share one of keys and values.
-pub(crate) fn small_llama(is_packed: bool) -> Job {
+/// Six blocks, three heads that share one of keys and values. Embedding and head are one parameter,
+/// or samples are packed, or both.
+pub(crate) fn small_llama(is_tied: bool, is_packed: bool) -> Job {
     let config = LlamaConfig {
         vocabulary: VOCABULARY,
         layers: 6,
@@ -21,6 +22,7 @@ pub(crate) fn small_llama(is_packed: bool) -> Job {
         key_value_heads: 1,
         head_width: 8,
         context: CONTEXT,
+        is_tied,
         ..LlamaConfig::default()
     };
     let job = llama(config, None, 1).unwrap();
@@ -33,7 +35,7 @@ struct Uneven {
 }
 
 impl Uneven {
-    fn sample(&self, key: u64) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
+    fn sample(key: u64) -> (Vec<u32>, Vec<u32>, Vec<u32>) {
         let token = |i: usize| (uniform(key, i as u64) * VOCABULARY as f64) as u32;
         let ids = (0..CONTEXT).map(token).collect();
         let counted = match key % 3 {
@@ -52,7 +54,7 @@ impl DataSet for Uneven {
     fn batch(&self, step: u64, size: usize) -> Result<Samples> {
         let (mut ids, mut targets, mut positions) = (Vec::new(), Vec::new(), Vec::new());
         for sample in 0..size as u64 {
-            let (of_ids, of_targets, of_positions) = self.sample(hash(&[step, sample]));
+            let (of_ids, of_targets, of_positions) = Self::sample(hash(&[step, sample]));
             ids.extend(of_ids);
             targets.extend(of_targets);
             positions.extend(of_positions);

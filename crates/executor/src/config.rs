@@ -1,12 +1,10 @@
 //! The configuration of a set of ranks.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-use pp_nn::{Kernels, OptimizerKind};
+use pp_nn::{Kernels, OptimizerKind, Values};
 use pp_partition::{LayerStack, Objective, Partition};
 use pp_schedule::{Op, Rank, Replica, ValidPlan};
 use pp_trace::Recorder;
@@ -42,7 +40,7 @@ pub struct RankConfig {
     pub seed: u64,
     /// Initial values by name, instead of random ones. No rank keeps them once it has built its
     /// stages. A caller that keeps a clone holds a second copy of the model.
-    pub initial: Option<Arc<BTreeMap<String, Tensor>>>,
+    pub initial: Option<Arc<dyn Values>>,
     /// The state of the optimizer to resume from, instead of a new one. As with `initial`, no rank
     /// keeps it.
     pub resumed: Option<Arc<OptimizerState>>,
@@ -145,6 +143,12 @@ impl RankConfig {
     /// Where the copies of the stages of a rank are.
     pub(crate) fn copies(&self, place: (Replica, Rank)) -> Copies {
         Copies::new(self.plan.topology(), self.n_replicas, place)
+    }
+
+    /// Whether a rank exchanges gradients with others: copies of its stages, or the other places of
+    /// tied parameters.
+    pub(crate) fn exchanges(&self) -> bool {
+        self.has_copies() || !self.stack.ties().is_empty()
     }
 
     /// Whether the model is there more than once, so that gradients have to be averaged.

@@ -30,26 +30,27 @@ impl ThreadLinks {
     ) -> Self {
         Self { mailbox, addresses, copies }
     }
-
-    fn send_to(&self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) {
-        // A rank that is gone has failed: its own answer is the better error.
-        self.addresses[place].send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
-    }
 }
 
 impl Exchange for ThreadLinks {
     fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
         let copy = self.copies.index(pipe);
-        for &place in self.copies.others(bucket.stage) {
-            self.send_to(place, bucket, copy, sums);
+        for place in self.copies.others(bucket.stage).to_vec() {
+            self.send_to(place, bucket, copy, sums)?;
         }
         Ok(copy)
+    }
+
+    fn send_to(&mut self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) -> Result<()> {
+        // A rank that is gone has failed: its own answer is the better error.
+        self.addresses[place].send_sums(CopyParcel { bucket, copy, sums: Arc::clone(sums) });
+        Ok(())
     }
 
     fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
         let copy = self.copies.index(pipe);
         if let Some(place) = self.copies.first(bucket.stage) {
-            self.send_to(place, bucket, copy, sums);
+            self.send_to(place, bucket, copy, sums)?;
         }
         Ok(copy)
     }

@@ -37,7 +37,8 @@ impl CopySums {
 }
 
 /// Some parameters of a stage, whose gradients travel together. They are counted stage by stage, in
-/// the same order on all copies.
+/// the same order on all copies. Behind the last stage come the tied parameters, each counted pipe by
+/// pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Bucket {
     pub(crate) stage: Stage,
@@ -64,6 +65,9 @@ pub(crate) trait Exchange {
     /// Sends tensors of the copy in `pipe` to the first copy of the stage alone. Never waits. Returns
     /// the index of this copy.
     fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize>;
+
+    /// Sends sums to one place, as `copy` of what the bucket names. Never waits.
+    fn send_to(&mut self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) -> Result<()>;
 
     /// Takes what another copy has sent, if something has arrived.
     fn take(&mut self) -> Result<Option<CopyParcel>>;

@@ -37,6 +37,7 @@ mod stages;
 mod stash;
 mod state;
 mod thread;
+mod ties;
 mod training;
 mod transport;
 mod walk;

@@ -140,7 +140,7 @@ impl Ranks {
                     let make = || {
                         core.map(pin).transpose()?;
                         let mailbox = Rc::new(RefCell::new(mailbox));
-                        let copies = config.has_copies().then(|| {
+                        let copies = config.exchanges().then(|| {
                             let copies = config.copies((replica, rank));
                             let (addresses, mailbox) =
                                 (Arc::clone(&addresses), Rc::clone(&mailbox));

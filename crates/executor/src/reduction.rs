@@ -46,6 +46,10 @@ pub(crate) struct Reduction {
     early: Vec<CopyParcel>,
     /// Sums that other copies may still read.
     shared: Vec<Sums>,
+    /// The number of stages. Buckets behind the last one are tied parameters.
+    n_stages: u32,
+    /// What other places of tied parameters have sent.
+    tied: Vec<CopyParcel>,
 }
 
 /// The parts of a rank that its means need.
@@ -74,7 +78,7 @@ impl UnderWay {
 }
 
 impl Reduction {
-    pub(crate) fn new(links: Box<dyn Exchange>, to_processes: bool) -> Self {
+    pub(crate) fn new(links: Box<dyn Exchange>, to_processes: bool, n_stages: u32) -> Self {
         Self {
             links,
             to_processes,
@@ -82,6 +86,8 @@ impl Reduction {
             under_way: BTreeMap::new(),
             early: Vec::new(),
             shared: Vec::new(),
+            n_stages,
+            tied: Vec::new(),
         }
     }
 
@@ -90,6 +96,7 @@ impl Reduction {
         self.let_go();
         self.full.clear();
         self.under_way.clear();
+        self.tied.clear();
     }
 
     /// Lets go of what all copies have taken.
@@ -135,6 +142,10 @@ impl Reduction {
     }
 
     fn arrived(&mut self, parcel: CopyParcel) -> Result<()> {
+        if parcel.bucket.stage.0 >= self.n_stages {
+            self.tied.push(parcel);
+            return Ok(());
+        }
         let Some(under_way) = self.under_way.get_mut(&parcel.bucket) else {
             self.early.push(parcel);
             return Ok(());
@@ -214,6 +225,30 @@ impl Reduction {
         let end = parts.journal.now(parts.lane)?;
         parts.journal.moved(place, sent, end, bytes);
         Ok(())
+    }
+
+    /// Sends the sum of one end of a tied parameter to the place of the other.
+    pub(crate) fn send_tied(
+        &mut self,
+        place: usize,
+        bucket: Bucket,
+        end: usize,
+        sum: &Sums,
+    ) -> Result<()> {
+        self.shared.push(Arc::clone(sum));
+        self.links.send_to(place, bucket, end, sum)
+    }
+
+    /// Waits for the sum of the other end of a tied parameter.
+    pub(crate) fn take_tied(&mut self, bucket: Bucket, end: usize) -> Result<Sums> {
+        loop {
+            let is_it = |parcel: &CopyParcel| parcel.bucket == bucket && parcel.copy == end;
+            if let Some(at) = self.tied.iter().position(is_it) {
+                return Ok(self.tied.swap_remove(at).sums);
+            }
+            let parcel = self.links.wait()?;
+            self.arrived(parcel)?;
+        }
     }
 
     /// Exchanges tensors of whole stages, and waits for those of the other copies. Returns those of

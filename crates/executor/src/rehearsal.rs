@@ -16,6 +16,7 @@ use crate::link;
 use crate::stage_run::{Forwarded, StageRun};
 use crate::stash::Stash;
 use crate::thread::{STACK_BYTES, panic_text};
+use crate::ties::tied_stages;
 
 /// What a rank will hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -146,13 +147,35 @@ fn rehearse_here(
         let most = stepped.into_iter().max().unwrap_or(0);
         rank.optimizer_bytes = config.optimizer.state_bytes(most);
     }
-    if config.has_copies() {
-        for (rank, mean) in planned.iter_mut().zip(&means) {
-            let beyond = (rank.stash_bytes + rank.temporary_bytes).max(mean.peak());
-            rank.temporary_bytes = beyond - rank.stash_bytes;
-        }
+    let ties = tie_bytes(config, planned.len())?;
+    for ((rank, mean), tied) in planned.iter_mut().zip(&means).zip(ties) {
+        let at_the_end = if config.has_copies() { mean.peak() + tied } else { tied };
+        let beyond = (rank.stash_bytes + rank.temporary_bytes).max(at_the_end);
+        rank.temporary_bytes = beyond - rank.stash_bytes;
     }
     Ok(Some(planned))
+}
+
+/// What adding the gradients of tied parameters takes on each rank: the sum of both places beside
+/// that of its own, and the other's where it comes from another process.
+fn tie_bytes(config: &RankConfig, n_ranks: usize) -> Result<Vec<u64>, RankError> {
+    let mut found = vec![0; n_ranks];
+    let ties = tied_stages(config)?;
+    if ties.is_empty() {
+        return Ok(found);
+    }
+    let shapes = config.stack.shapes()?;
+    let topology = config.plan.topology();
+    for [(first, name), (second, _)] in ties {
+        let bytes = shapes.get(&name).map_or(0, |shape| shape.elem_count() * NUMBER) as u64;
+        for pipe in topology.pipes() {
+            let (one, other) = (topology.rank_of(pipe, first), topology.rank_of(pipe, second));
+            let received = if config.world.is_some() && one != other { bytes } else { 0 };
+            found[one.idx()] += bytes + received;
+            found[other.idx()] += bytes + received;
+        }
+    }
+    Ok(found)
 }
 
 /// What a stage has for as long as the run lasts.

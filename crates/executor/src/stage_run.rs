@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use pp_nn::{ForwardContext, Gradients, Kernels, Optimizer, PackedWeights, Residue, ResidueQueue};
+use pp_nn::{
+    ForwardContext, Gradients, Kernels, Optimizer, PackedWeights, Parameter, Residue, ResidueQueue,
+};
 use pp_partition::{Objective, Stage};
 use pp_schedule::MicroBatch;
 
@@ -120,6 +122,17 @@ impl StageRun {
         if let Some(packed) = &self.packed {
             packed.outdate();
         }
+    }
+
+    /// The parameters, but for second places of tied ones.
+    pub(crate) fn first_parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.stage.parameters().iter().filter(|parameter| !self.stage.is_second(parameter))
+    }
+
+    /// What there is of each parameter, but for second places of tied ones.
+    pub(crate) fn without_seconds<T>(&self, of_each: Vec<T>) -> Vec<T> {
+        let named = self.stage.parameters().iter().zip(of_each);
+        named.filter(|(p, _)| !self.stage.is_second(p)).map(|(_, of)| of).collect()
     }
 
     /// Bytes of the parameters.
@@ -308,7 +321,16 @@ impl StageRun {
     /// The whole sums of the parameters of a bucket, for the other copies of the stage. Nothing is
     /// copied, unless they go to other processes from a device.
     pub(crate) fn finish(&mut self, bucket: u32, lane: &Lane, to_processes: bool) -> Result<Sums> {
-        let parameters = self.buckets.members(bucket);
+        let parameters = self.buckets.members(bucket).to_vec();
+        self.finish_all(&parameters, lane, to_processes)
+    }
+
+    fn finish_all(
+        &mut self,
+        parameters: &[usize],
+        lane: &Lane,
+        to_processes: bool,
+    ) -> Result<Sums> {
         let mut tensors = Vec::with_capacity(parameters.len());
         for &parameter in parameters {
             let sum = self.gradients.finish(parameter)?.clone();
@@ -316,6 +338,30 @@ impl StageRun {
         }
         let made = if to_processes { None } else { lane.made()? };
         Ok(Arc::new(CopySums { tensors, made }))
+    }
+
+    /// The same for one parameter.
+    pub(crate) fn finish_one(
+        &mut self,
+        name: &str,
+        lane: &Lane,
+        to_processes: bool,
+    ) -> Result<Sums> {
+        let place = self.place_of(name)?;
+        self.finish_all(&[place], lane, to_processes)
+    }
+
+    /// Replaces the sum of one parameter.
+    pub(crate) fn replace_one(&mut self, name: &str, sum: Tensor) -> Result<()> {
+        let place = self.place_of(name)?;
+        self.gradients.replace(place, sum)
+    }
+
+    fn place_of(&self, name: &str) -> Result<usize> {
+        match self.stage.parameters().iter().position(|parameter| parameter.name == name) {
+            Some(place) => Ok(place),
+            None => candle_core::bail!("a stage without {name}, which is tied"),
+        }
     }
 }
 

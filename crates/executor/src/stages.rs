@@ -80,14 +80,17 @@ impl Stages {
     /// the others have the same. A device is asked for all of them at once.
     pub(crate) fn square_sums(&mut self, lane: &Lane) -> Result<Vec<(Stage, Vec<f64>)>> {
         if matches!(lane, Lane::Host(_)) {
-            let of_stage =
-                |(stage, run): (Stage, &mut StageRun)| Ok((stage, run.gradients.square_sums()?));
+            let of_stage = |(stage, run): (Stage, &mut StageRun)| {
+                let sums = run.gradients.square_sums()?;
+                Ok((stage, run.without_seconds(sums)))
+            };
             return self.of_first_copy().map(of_stage).collect();
         }
         let (mut scalars, mut counts) = (Vec::new(), Vec::new());
         let shapes = lane.keep_shapes();
         for (stage, run) in self.of_first_copy() {
             let of_stage = run.gradients.square_sums_on_device()?;
+            let of_stage = run.without_seconds(of_stage);
             counts.push((stage, of_stage.len()));
             scalars.extend(of_stage);
         }
@@ -193,14 +196,13 @@ impl Stages {
         let mut found = Vec::new();
         for (stage, run) in self.of_first_copy() {
             let tensors = match what {
-                What::Values => {
-                    let parameters = run.stage.parameters().iter();
-                    parameters
-                        .map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?)))
-                        .collect::<Result<_>>()?
-                }
+                What::Values => run
+                    .first_parameters()
+                    .map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?)))
+                    .collect::<Result<_>>()?,
                 What::Gradients => {
-                    let sums = run.gradients.finished()?;
+                    let stage = &run.stage;
+                    let sums = run.gradients.finished()?.filter(|(p, _)| !stage.is_second(p));
                     sums.map(|(p, sum)| Ok((p.name.clone(), host(sum)?))).collect::<Result<_>>()?
                 }
             };
@@ -215,16 +217,18 @@ impl Stages {
         let mut found = Snapshot::default();
         for (stage, run) in self.of_first_copy() {
             let parameters = run.stage.parameters();
-            let names = || parameters.iter().map(|parameter| parameter.name.clone());
             let values: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
             let moments = match run.optimizer.share() {
                 None => run.optimizer.moments(&values)?,
                 Some(_) => Vec::new(),
             };
-            moments.iter().flatten().for_each(moved_out);
-            let moments = names().zip(moments).collect();
-            let weights = values.iter().map(|weight| host(weight)).collect::<Result<Vec<_>>>()?;
-            let weights = names().zip(weights).collect();
+            let named = parameters.iter().zip(moments).filter(|(p, _)| !run.stage.is_second(p));
+            let moments: Vec<_> = named.map(|(p, moments)| (p.name.clone(), moments)).collect();
+            moments.iter().flat_map(|(_, both)| both).for_each(moved_out);
+            let weights = run
+                .first_parameters()
+                .map(|p| Ok((p.name.clone(), host(p.var.as_tensor())?)))
+                .collect::<Result<Vec<_>>>()?;
             found.optimizer_steps = run.optimizer.steps();
             found.stages.push(StageState { stage, weights, moments });
         }
@@ -261,13 +265,15 @@ impl Stages {
             let shares = shares_of(config, &run.stage).unwrap_or_default();
             let of_stage = copies.get(&state.stage).map_or(&[][..], Vec::as_slice);
             // The pieces of each parameter, with the places of their first numbers.
-            let mut pieces: Vec<Vec<(usize, [&Tensor; 2])>> = vec![Vec::new(); state.weights.len()];
+            let n_parameters = run.stage.parameters().len();
+            let mut pieces: Vec<Vec<(usize, [&Tensor; 2])>> = vec![Vec::new(); n_parameters];
             for (share, copy) in shares.iter().zip(of_stage) {
                 // SGD has none.
                 for (piece, both) in share.iter().zip(copy.tensors.chunks_exact(2)) {
                     pieces[piece.parameter].push((piece.start, [&both[0], &both[1]]));
                 }
             }
+            let pieces = run.without_seconds(pieces);
             for ((name, weight), mut pieces) in state.weights.iter().zip(pieces) {
                 if pieces.is_empty() {
                     continue;
@@ -293,8 +299,7 @@ impl Stages {
     /// The parameters of each stage.
     pub(crate) fn parameters(&self, rank: Rank) -> Vec<StageParameters> {
         let entry = |(&(pipe, stage), run): (&(Pipe, Stage), &StageRun)| {
-            let of_stage = run.stage.parameters().iter();
-            let parameters = of_stage.map(|p| p.var.elem_count() as u64).sum();
+            let parameters = run.first_parameters().map(|p| p.var.elem_count() as u64).sum();
             StageParameters { pipe, rank, stage, parameters, bytes: run.parameter_bytes() as u64 }
         };
         self.0.iter().map(entry).collect()
@@ -353,7 +358,7 @@ fn restored(
 ) -> Result<Optimizer> {
     let parameters = built.parameters();
     let weights: Vec<&Tensor> = parameters.iter().map(|p| p.var.as_tensor()).collect();
-    let moments = parameters.iter().filter_map(|p| state.moments.get(&p.name).cloned());
+    let moments = parameters.iter().filter_map(|p| state.moments.get(built.first_name(p)).cloned());
     let moments: Vec<[Tensor; 2]> = moments.collect();
     Ok(Optimizer::restored(kind, share, state.steps, &moments, &weights)?)
 }

@@ -135,14 +135,14 @@ impl Training<'_> {
     /// A bucket of gradients leaves as soon as it is whole.
     fn weight_gradient(&mut self, op: Op, journal: &mut Journal) -> Result<()> {
         let place = (self.plan.pipe_of(op.micro_batch), op.stage);
-        let has_copies = self.reduction.is_some();
+        let has_copies = self.config.has_copies();
         self.stages.get(place.0, place.1)?.weight_gradient(op.micro_batch)?;
         loop {
             let shapes = self.lane.keep_shapes();
             let summed = self.stages.get(place.0, place.1)?.sum_next(has_copies)?;
             drop(shapes);
             let Some(whole) = summed else { return Ok(()) };
-            let Some(reduction) = &mut self.reduction else { continue };
+            let Some(reduction) = self.reduction.as_mut().filter(|_| has_copies) else { continue };
             let (stages, lane) = (&mut *self.stages, self.lane);
             let mut parts = Parts { stages, lane, journal, progress: &self.progress };
             reduction.whole(place, whole, &mut parts)?;

@@ -23,6 +23,7 @@ use crate::report::{Evaluated, StageParameters, StepReport, UpdateReport, What};
 use crate::stages::Stages;
 use crate::stash::Stash;
 use crate::state::{Named, Snapshot};
+use crate::ties::Ties;
 use crate::training::Training;
 use crate::walk::{Route, Walk};
 use crate::world::Answer;
@@ -48,8 +49,10 @@ pub(crate) struct Worker {
     stages: Stages,
     stash: Stash,
     gauge: Gauge,
-    /// The mean over the copies of the model, where there are several.
+    /// The mean over the copies of the model, where there are several, and messages of ties.
     reduction: Option<Reduction>,
+    /// Tied parameters.
+    ties: Ties,
 }
 
 impl Worker {
@@ -73,7 +76,9 @@ impl Worker {
         journal.begin(0, &lane)?;
         let pace = config.pace.clone();
         let to_processes = post.world().is_some();
-        let reduction = copies.map(|links| Reduction::new(links, to_processes));
+        let n_stages = config.plan.topology().n_stages();
+        let reduction = copies.map(|links| Reduction::new(links, to_processes, n_stages));
+        let ties = Ties::new(&config, (replica, rank))?;
         let walk = Walk::new(rank, pace, post, journal, progress);
         Ok(Self {
             config,
@@ -85,6 +90,7 @@ impl Worker {
             stages,
             stash: Stash::default(),
             reduction,
+            ties,
         })
     }
 
@@ -171,6 +177,7 @@ impl Worker {
     /// The square sums of the gradients, after the mean over all copies of the model.
     fn gradient_norms(&mut self) -> Result<Vec<(Stage, Vec<f64>)>> {
         self.average_rest()?;
+        self.join_ties()?;
         self.walk.progress.set(self.lane.doing(Doing::SummingSquares));
         let square_sums = self.stages.square_sums(&self.lane)?;
         self.walk.progress.set(Doing::Idle);
@@ -179,7 +186,7 @@ impl Worker {
 
     /// The rest of the mean over the copies of the model: what was not done while ops ran.
     fn average_rest(&mut self) -> Result<()> {
-        if self.reduction.is_none() {
+        if !self.config.has_copies() {
             return Ok(());
         }
         self.walk.progress.set(Doing::Averaging);
@@ -198,6 +205,16 @@ impl Worker {
         }
         parts.progress.set(Doing::Averaging);
         reduction.finish(&mut parts)
+    }
+
+    /// Adds the gradients of both places of each tied parameter.
+    fn join_ties(&mut self) -> Result<()> {
+        let (false, Some(reduction)) = (self.ties.is_empty(), &mut self.reduction) else {
+            return Ok(());
+        };
+        self.walk.progress.set(Doing::AwaitingGradients);
+        let to_processes = self.walk.post.world().is_some();
+        self.ties.join(&mut self.stages, reduction, &self.lane, to_processes)
     }
 
     /// An optimizer step. `clip` is what gradients are multiplied with first.

@@ -19,6 +19,22 @@ pub struct Parameter {
     pub var: Var,
 }
 
+/// Initial values of parameters, by name: from memory, or from a file that is read one tensor at a
+/// time.
+pub trait Values: Send + Sync + std::fmt::Debug {
+    /// The value of a parameter, on the CPU; `None` if there is none of this name.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn value(&self, name: &str) -> Result<Option<Tensor>>;
+}
+
+impl Values for BTreeMap<String, Tensor> {
+    fn value(&self, name: &str) -> Result<Option<Tensor>> {
+        Ok(self.get(name).cloned())
+    }
+}
+
 /// Makes parameters when layers ask for them, and remembers them in the order of asking.
 ///
 /// The value of a parameter depends on the seed and its name alone, so every cut of a model into
@@ -47,7 +63,7 @@ enum Source {
     Seed(u64),
     Zeros,
     /// Values by name; a name that is absent is an error. Shared: there is a store for each stage.
-    Given(Arc<BTreeMap<String, Tensor>>),
+    Given(Arc<dyn Values>),
 }
 
 impl ParameterStore {
@@ -64,8 +80,8 @@ impl ParameterStore {
 
     /// A store whose initial values are given by name (`--init`). It holds them for as long as it
     /// lives.
-    pub fn given(values: impl Into<Arc<BTreeMap<String, Tensor>>>) -> Self {
-        Self::from_source(Source::Given(values.into()))
+    pub fn given(values: Arc<dyn Values>) -> Self {
+        Self::from_source(Source::Given(values))
     }
 
     fn from_source(source: Source) -> Self {
@@ -74,7 +90,19 @@ impl ParameterStore {
 
     /// A builder for layers; what they ask for becomes a trained parameter of this store.
     pub fn builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(Backend(Arc::clone(&self.inner))), dtype, device.clone())
+        self.tied_builder(dtype, device, Arc::default())
+    }
+
+    /// The same for a model with ties: a parameter whose name is a key of `ties` begins with the
+    /// value of the parameter that the key leads to.
+    pub fn tied_builder(
+        &self,
+        dtype: DType,
+        device: &Device,
+        ties: Arc<BTreeMap<String, String>>,
+    ) -> VarBuilder<'static> {
+        let backend = Backend { inner: Arc::clone(&self.inner), ties };
+        VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
     }
 
     /// The parameters made so far, in the order in which layers asked for them.
@@ -83,7 +111,17 @@ impl ParameterStore {
     }
 }
 
-struct Backend(Arc<Inner>);
+struct Backend {
+    inner: Arc<Inner>,
+    ties: Arc<BTreeMap<String, String>>,
+}
+
+impl Backend {
+    /// The name of the parameter whose value this one begins with.
+    fn named<'a>(&'a self, name: &'a str) -> &'a str {
+        self.ties.get(name).map_or(name, String::as_str)
+    }
+}
 
 impl SimpleBackend for Backend {
     fn get(
@@ -94,7 +132,7 @@ impl SimpleBackend for Backend {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made = self.inner.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(&at) = made.by_name.get(name) {
             let parameter = &made.parameters[at];
             if parameter.var.shape() != &shape {
@@ -105,17 +143,15 @@ impl SimpleBackend for Backend {
             }
             return Ok(parameter.var.as_tensor().clone());
         }
-        let value = match &self.0.source {
+        let known_as = self.named(name);
+        let value = match &self.inner.source {
             Source::Seed(seed) => {
-                initial_value(*seed, name, &shape, init, device)?.to_dtype(dtype)?
+                initial_value(*seed, known_as, &shape, init, device)?.to_dtype(dtype)?
             }
             Source::Zeros => Tensor::zeros(&shape, dtype, device)?,
             Source::Given(values) => {
-                let Some(value) = values.get(name) else {
-                    bail!(
-                        "parameter {name} of shape {shape:?} is absent; the file has {} others",
-                        values.len()
-                    );
+                let Some(value) = values.value(known_as)? else {
+                    bail!("parameter {known_as} of shape {shape:?} is absent from the file");
                 };
                 if value.shape() != &shape {
                     bail!(
@@ -141,9 +177,9 @@ impl SimpleBackend for Backend {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        match &self.0.source {
+        match &self.inner.source {
             Source::Seed(_) | Source::Zeros => true,
-            Source::Given(values) => values.contains_key(name),
+            Source::Given(values) => matches!(values.value(self.named(name)), Ok(Some(_))),
         }
     }
 }
@@ -259,9 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn a_tied_parameter_begins_with_the_value_of_the_other() {
+        let store = ParameterStore::seeded(1);
+        let ties = Arc::new(BTreeMap::from([("head".to_owned(), "table".to_owned())]));
+        let builder = store.tied_builder(DType::F32, &Device::Cpu, ties);
+        let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+        let values = |name: &str| -> Vec<f32> {
+            builder.get_with_hints(6, name, init).unwrap().to_vec1().unwrap()
+        };
+        assert_eq!(values("head"), values("table"));
+        assert_ne!(values("head"), values("other"));
+        assert_eq!(store.parameters().len(), 3, "each place has its own");
+    }
+
+    #[test]
     fn given_values_are_checked_by_name_and_shape() {
         let value = Tensor::ones((2, 2), DType::F32, &Device::Cpu).unwrap();
-        let store = ParameterStore::given(BTreeMap::from([("w".to_owned(), value)]));
+        let store = ParameterStore::given(Arc::new(BTreeMap::from([("w".to_owned(), value)])));
         let builder = store.builder(DType::F32, &Device::Cpu);
         assert!(builder.get((2, 2), "w").is_ok());
         assert!(builder.get((3, 2), "w").unwrap_err().to_string().contains("shape"));

@@ -1,5 +1,6 @@
 //! A model as a list of recipes for its layers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ type Build = Arc<dyn Fn(VarBuilder<'static>) -> Result<Box<dyn Layer>> + Send + 
 #[derive(Clone, Default)]
 pub struct LayerStack {
     layers: Vec<(String, Build)>,
+    ties: Arc<BTreeMap<String, String>>,
 }
 
 impl fmt::Debug for LayerStack {
@@ -32,6 +34,21 @@ impl LayerStack {
         F: Fn(VarBuilder<'static>) -> Result<Box<dyn Layer>> + Send + Sync + 'static,
     {
         self.layers.push((name.into(), Arc::new(build)));
+    }
+
+    /// Ties two parameters of one shape, in two layers: they are one parameter that stands in two
+    /// places, such as an embedding and a head (Press, Wolf 2017, arXiv:1608.05859).
+    ///
+    /// Each place has a copy of the value, and sums of gradients of its own. These are added once a
+    /// step, that of `first` to that of `second`, so that both copies step alike, and every cut has
+    /// the same bits. Files and counts have the parameter once, by the name of `first`.
+    pub fn tie(&mut self, first: impl Into<String>, second: impl Into<String>) {
+        Arc::make_mut(&mut self.ties).insert(second.into(), first.into());
+    }
+
+    /// The ties: from the name of the second place to that of the first.
+    pub fn ties(&self) -> &Arc<BTreeMap<String, String>> {
+        &self.ties
     }
 
     /// The number of layers.
@@ -83,6 +100,15 @@ impl LayerStack {
             .collect()
     }
 
+    /// The shape of each parameter of the model, by name. One that stands in two places is there once.
+    ///
+    /// # Errors
+    /// As [`Self::parameters`].
+    pub fn shapes(&self) -> std::result::Result<BTreeMap<String, Shape>, PartitionError> {
+        let all = self.parameters()?.into_iter().flatten();
+        Ok(all.filter(|(name, _)| !self.ties.contains_key(name)).collect())
+    }
+
     /// How many numbers each layer trains. A tied parameter counts at its first layer.
     ///
     /// # Errors
@@ -93,7 +119,9 @@ impl LayerStack {
         Ok(layers
             .into_iter()
             .map(|of_layer| {
-                let new = of_layer.into_iter().filter(|(name, _)| seen.insert(name.clone()));
+                let new = of_layer
+                    .into_iter()
+                    .filter(|(name, _)| !self.ties.contains_key(name) && seen.insert(name.clone()));
                 new.map(|(_, shape)| shape.elem_count() as u64).sum()
             })
             .collect())

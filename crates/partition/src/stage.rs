@@ -1,6 +1,8 @@
 //! Consecutive layers, built on one device.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Error, Result, Tensor};
 use pp_nn::{ChainPass, ForwardContext, Parameter, ParameterStore};
@@ -14,6 +16,7 @@ pub struct Stage {
     layers: Range<usize>,
     built: Vec<Box<dyn Layer>>,
     parameters: Vec<Parameter>,
+    ties: Arc<BTreeMap<String, String>>,
 }
 
 impl Stage {
@@ -29,13 +32,13 @@ impl Stage {
         device: &Device,
     ) -> std::result::Result<Self, PartitionError> {
         let before = store.parameters().len();
-        let builder = store.builder(dtype, device);
+        let builder = store.tied_builder(dtype, device, Arc::clone(stack.ties()));
         let built = layers
             .clone()
             .map(|i| stack.build(i, builder.clone()))
             .collect::<std::result::Result<_, _>>()?;
         let parameters = store.parameters().split_off(before);
-        Ok(Self { layers, built, parameters })
+        Ok(Self { layers, built, parameters, ties: Arc::clone(stack.ties()) })
     }
 
     /// The layers' numbers in the whole model.
@@ -46,6 +49,17 @@ impl Stage {
     /// The parameters, in layer order.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
+    }
+
+    /// The first name of a parameter: that of the other place if this is the second place of a tied
+    /// one.
+    pub fn first_name<'a>(&'a self, parameter: &'a Parameter) -> &'a str {
+        self.ties.get(&parameter.name).map_or(&parameter.name, String::as_str)
+    }
+
+    /// Whether a parameter is the second place of a tied one, which files and counts leave out.
+    pub fn is_second(&self, parameter: &Parameter) -> bool {
+        self.ties.contains_key(&parameter.name)
     }
 
     /// Runs all layers on one micro-batch.

@@ -5,8 +5,9 @@ use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::Shape;
 use pp_executor::DeviceSpec;
+use pp_nn::Values;
 use pp_partition::{Profile, ProfileConfig, profile_with};
 
 use crate::error::TrainError;
@@ -45,18 +46,19 @@ pub struct Profiles {
 }
 
 /// Initial weights by name.
-pub(crate) type Initial = Arc<BTreeMap<String, Tensor>>;
+pub(crate) type Initial = Arc<dyn Values>;
 
 impl Profiles {
     /// The weights in the first job's file, for all jobs: they begin from the same file.
     pub(crate) fn initial(
         &mut self,
         path: &Path,
+        known: &BTreeMap<String, Shape>,
         takes_nonfinite: bool,
     ) -> Result<Initial, WeightsError> {
         let initial: &Initial = match &self.initial {
             Some(initial) => initial,
-            None => self.initial.insert(Arc::new(weights::load(path, takes_nonfinite)?)),
+            None => self.initial.insert(weights::load(path, known, takes_nonfinite)?),
         };
         Ok(Arc::clone(initial))
     }

@@ -134,7 +134,7 @@ impl Prepared {
             limits::activations(bytes, rows(*batch_size, config.dp, plan) as u64)?;
         }
         if let Some(path) = &config.init {
-            let known = job.stack.parameters()?.into_iter().flatten().collect();
+            let known = job.stack.shapes()?;
             weights::check(path, &known).map_err(|why| unusable(path, why))?;
         }
         Ok(())
@@ -208,7 +208,7 @@ impl Prepared {
             Some(partition) => partition,
             None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
         };
-        let initial = initial(&config, profiles)?;
+        let initial = initial(&config, &job, profiles)?;
         let mut session = Session {
             config,
             job,
@@ -439,9 +439,14 @@ fn build(config: &Config, topology: &Topology) -> Result<Job, TrainError> {
 }
 
 /// The initial weights that the configuration names.
-fn initial(config: &Config, profiles: &mut Profiles) -> Result<Option<Initial>, TrainError> {
+fn initial(
+    config: &Config,
+    job: &Job,
+    profiles: &mut Profiles,
+) -> Result<Option<Initial>, TrainError> {
     let load = |path: &Path| {
-        let loaded = profiles.initial(path, config.takes_nonfinite);
+        let known = job.stack.shapes()?;
+        let loaded = profiles.initial(path, &known, config.takes_nonfinite);
         loaded.map_err(|why| unusable(path, why))
     };
     config.init.as_deref().map(load).transpose()

@@ -70,7 +70,7 @@ impl Ranks {
                     let links = Links::new(Arc::clone(&world), port, n_ranks, stopped, times);
                     let make = || {
                         core.map(pin).transpose()?;
-                        let copies = config.has_copies().then(|| {
+                        let copies = config.exchanges().then(|| {
                             let copies = config.copies((replica, rank));
                             let links = WorldCopies::new(Rc::clone(&links), copies);
                             Box::new(links) as Box<dyn Exchange>

@@ -322,20 +322,20 @@ impl WorldCopies {
     pub(crate) fn new(links: SharedLinks, copies: Copies) -> Self {
         Self { links, copies }
     }
-
-    fn send_to(&self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) -> Result<()> {
-        let content = Content::Sums { bucket, copy: copy as u32 };
-        self.links.borrow_mut().send(place as u32, content, 0, sums.tensors.clone())
-    }
 }
 
 impl Exchange for WorldCopies {
     fn send(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {
         let copy = self.copies.index(pipe);
-        for &place in self.copies.others(bucket.stage) {
+        for place in self.copies.others(bucket.stage).to_vec() {
             self.send_to(place, bucket, copy, sums)?;
         }
         Ok(copy)
+    }
+
+    fn send_to(&mut self, place: usize, bucket: Bucket, copy: usize, sums: &Sums) -> Result<()> {
+        let content = Content::Sums { bucket, copy: copy as u32 };
+        self.links.borrow_mut().send(place as u32, content, 0, sums.tensors.clone())
     }
 
     fn send_to_first(&mut self, pipe: Pipe, bucket: Bucket, sums: &Sums) -> Result<usize> {

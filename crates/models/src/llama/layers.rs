@@ -48,6 +48,9 @@ pub(crate) fn stack(config: LlamaConfig) -> Result<LayerStack> {
         let weight = builder.get_with_hints(shape, HEAD, normal(0.02))?;
         Ok(Box::new(Head { norm, weight }))
     });
+    if config.is_tied {
+        stack.tie(EMBEDDING, HEAD);
+    }
     Ok(stack)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use pp_hybrid::{StepOutcome, first_nonfinite};
@@ -33,7 +34,8 @@ impl Run<'_> {
             return Ok(());
         }
         let stack = &self.session.job.stack;
-        let store = ParameterStore::given(weights.iter().cloned().collect::<BTreeMap<_, _>>());
+        let store =
+            ParameterStore::given(Arc::new(weights.iter().cloned().collect::<BTreeMap<_, _>>()));
         let model = Stage::build(stack, 0..stack.len(), &store, DType::F32, &Device::Cpu)
             .map_err(|error| ResultError::Rebuild(Box::new(error)))?;
         let (seed, step) = (self.session.config.seed, self.session.config.steps);

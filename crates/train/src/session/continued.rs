@@ -50,7 +50,7 @@ impl Session {
         let record = JobRecord::read(&resume.checkpoint).map_err(refused)?;
         let here = self.record(&[]);
         let changes = record.differences(&here, resume).map_err(refused)?;
-        let known = self.job.stack.parameters()?.into_iter().flatten().collect();
+        let known = self.job.stack.shapes()?;
         let own = self.own_parameters()?;
         let is_own = |name: &str| own.as_ref().is_none_or(|own| own.contains(name));
         let state = resume.checkpoint.load_part(&known, &is_own);
@@ -69,7 +69,10 @@ impl Session {
         let layers: Vec<_> = self.job.stack.parameters()?;
         let stages = self.plan.topology().stages_of(rank).iter();
         let own = stages.flat_map(|(_, stage)| self.partition.layers(stage.idx()));
-        let names = own.flat_map(|layer| layers[layer].iter().map(|(name, _)| name.clone()));
+        // The second place of a tied parameter has the value of the first.
+        let ties = self.job.stack.ties();
+        let first = |name: &String| ties.get(name).unwrap_or(name).clone();
+        let names = own.flat_map(|layer| layers[layer].iter().map(|(name, _)| first(name)));
         Ok(Some(names.collect()))
     }
 

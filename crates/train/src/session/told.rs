@@ -127,7 +127,7 @@ impl Prepared {
                 Some(Chosen::told(kernels))
             }
         };
-        let initial = initial(&self.config, profiles)?;
+        let initial = initial(&self.config, &job, profiles)?;
         let Self { config, plan, batch_size, mesh, .. } = self;
         let mut session = Session {
             config,

@@ -5,29 +5,27 @@
 //! than the model.
 //!
 //! The folder of a checkpoint is taken as well: only its weights are read, and all their bytes are
-//! verified.
+//! verified. From a folder of a model, with one file of weights or several ([`folder`]), each rank
+//! reads the weights of its own stages.
+
+mod folder;
+mod head;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{Device, Shape};
 use pp_hybrid::checkpoint::{Checkpoint, CheckpointError, MANIFEST};
 use pp_hybrid::first_nonfinite;
-use pp_telemetry::input::open_regular;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, de};
+use pp_nn::Values;
 use serde_json::error::Category;
+
+use folder::WeightFolder;
 
 /// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
-/// The most dimensions of a tensor.
-const DIMENSIONS_MAX: usize = 16;
-
-/// Types that weights may have, and the bytes of a number.
-const FLOATS: [(&str, u64); 4] = [("F32", 4), ("F64", 8), ("F16", 2), ("BF16", 2)];
-
 /// The reason why a model cannot take its initial weights from a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -75,6 +73,17 @@ pub enum WeightsError {
     /// The tensors cannot be read.
     #[error("its tensors cannot be read")]
     Tensors(#[source] candle_core::Error),
+    /// A file of a folder does not fit.
+    #[error("{name}")]
+    File {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        source: Box<WeightsError>,
+    },
+    /// A folder without weights, or with an index that does not fit them.
+    #[error("{0}")]
+    Folder(String),
     /// The folder is no checkpoint, or is not whole.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -101,111 +110,6 @@ impl From<serde_json::Error> for WeightsError {
     }
 }
 
-/// The entry of a tensor in the head.
-#[derive(Deserialize)]
-struct Tensor {
-    dtype: String,
-    #[serde(deserialize_with = "dimensions")]
-    shape: Vec<u64>,
-    data_offsets: (u64, u64),
-}
-
-fn dimensions<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u64>, D::Error> {
-    struct Few;
-
-    impl<'de> Visitor<'de> for Few {
-        type Value = Vec<u64>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "at most {DIMENSIONS_MAX} dimensions")
-        }
-
-        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u64>, A::Error> {
-            let mut shape = Vec::new();
-            while let Some(n) = list.next_element()? {
-                if shape.len() == DIMENSIONS_MAX {
-                    let message = format!("a tensor has more than {DIMENSIONS_MAX} dimensions");
-                    return Err(A::Error::custom(message));
-                }
-                shape.push(n);
-            }
-            Ok(shape)
-        }
-    }
-
-    from.deserialize_seq(Few)
-}
-
-/// A head whose tensors are all the model's.
-struct Head {
-    /// The end of the last tensor.
-    data_len: u64,
-    /// A parameter of the model that the head does not name.
-    absent: Option<String>,
-}
-
-/// Compares each tensor with the model's as it is read.
-struct Compared<'a> {
-    known: &'a BTreeMap<String, Shape>,
-}
-
-impl<'de> DeserializeSeed<'de> for Compared<'_> {
-    type Value = Head;
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Head, D::Error> {
-        from.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Compared<'_> {
-    type Value = Head;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the head of a safetensors file")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Head, A::Error> {
-        let mut left: BTreeSet<&str> = self.known.keys().map(String::as_str).collect();
-        let mut data_len = 0;
-        while let Some(name) = map.next_key::<String>()? {
-            if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
-                continue;
-            }
-            let Some(shape) = self.known.get(&name) else {
-                return Err(A::Error::custom(format!("the model has no {name}")));
-            };
-            let tensor: Tensor = map.next_value()?;
-            data_len = data_len.max(compare(&name, &tensor, shape).map_err(A::Error::custom)?);
-            if !left.remove(name.as_str()) {
-                return Err(A::Error::custom(format!("it names {name} more than once")));
-            }
-        }
-        Ok(Head { data_len, absent: left.first().map(|&name| name.to_owned()) })
-    }
-}
-
-/// The end of the tensor in the file, if it matches the model's.
-fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<u64, String> {
-    let is_same = tensor.shape.len() == shape.rank()
-        && tensor.shape.iter().zip(shape.dims()).all(|(there, here)| *there == *here as u64);
-    if !is_same {
-        return Err(format!("{name} is {:?} there, {:?} in the model", tensor.shape, shape.dims()));
-    }
-    let float = FLOATS.iter().find(|(dtype, _)| *dtype == tensor.dtype);
-    let Some((_, n_bytes)) = float else {
-        let dtype = tensor.dtype.to_lowercase();
-        return Err(format!("{name} holds {dtype} there, the model f32"));
-    };
-    let (start, end) = tensor.data_offsets;
-    let expected = n_bytes * shape.elem_count() as u64;
-    match end.checked_sub(start) {
-        Some(found) if found == expected => Ok(end),
-        Some(found) => Err(format!("{name} has {found} bytes there, its shape needs {expected}")),
-        None => Err(format!("{name} ends there before it begins")),
-    }
-}
-
 /// Checks that the file, or the checkpoint, holds each tensor of the model, with the model's shape,
 /// and nothing else.
 ///
@@ -215,25 +119,12 @@ pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), 
     if path.join(MANIFEST).exists() {
         return check_checkpoint(&Checkpoint::open(path)?, known);
     }
-    let (mut file, bytes) = open_regular(path)?;
-    let mut head = [0; 8];
-    file.read_exact(&mut head).map_err(|failed| match failed.kind() {
-        io::ErrorKind::UnexpectedEof => WeightsError::TooShort { bytes },
-        _ => WeightsError::Read(failed),
-    })?;
-    let head = u64::from_le_bytes(head);
-    let rest = bytes.saturating_sub(8);
-    if head > rest.min(HEAD_BYTES_MAX) {
-        return Err(WeightsError::HeadTooLong { head, rest });
+    if path.is_dir() {
+        return WeightFolder::open(path, known, false).map(|_| ());
     }
-    let text = BufReader::with_capacity(1 << 16, file.take(head));
-    let mut json = serde_json::Deserializer::from_reader(text);
-    let Head { data_len: said, absent } = Compared { known }.deserialize(&mut json)?;
-    let found = rest - head;
-    if found != said {
-        return Err(WeightsError::Length { found, said });
-    }
-    absent.map_or(Ok(()), |name| Err(WeightsError::Absent { name }))
+    let mut left: BTreeSet<&str> = known.keys().map(String::as_str).collect();
+    head::read(path, known, &mut left)?;
+    left.first().map_or(Ok(()), |&name| Err(WeightsError::Absent { name: name.to_owned() }))
 }
 
 /// Checks the weights of a checkpoint. One with many more bytes than the model needs is not read.
@@ -265,17 +156,21 @@ fn check_checkpoint(
     }
 }
 
-/// The tensors of a file or a checkpoint that [`check`] has passed, by name.
+/// The tensors of a file, a checkpoint or a folder that [`check`] has passed, by name. Those of a
+/// folder are read when they are asked for.
 ///
 /// # Errors
 /// [`WeightsError::Tensors`]; [`WeightsError::Checkpoint`]; and [`WeightsError::NotFinite`], unless
 /// `takes_nonfinite`.
 pub(crate) fn load(
     path: &Path,
+    known: &BTreeMap<String, Shape>,
     takes_nonfinite: bool,
-) -> Result<BTreeMap<String, candle_core::Tensor>, WeightsError> {
+) -> Result<Arc<dyn Values>, WeightsError> {
     let tensors: BTreeMap<_, _> = if path.join(MANIFEST).exists() {
         Checkpoint::open(path)?.weights()?.into_iter().collect()
+    } else if path.is_dir() {
+        return Ok(Arc::new(WeightFolder::open(path, known, takes_nonfinite)?));
     } else {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu);
         tensors.map_err(WeightsError::Tensors)?.into_iter().collect()
@@ -285,7 +180,7 @@ pub(crate) fn load(
     {
         return Err(WeightsError::NotFinite { name: name.to_owned() });
     }
-    Ok(tensors)
+    Ok(Arc::new(tensors))
 }
 
 #[cfg(test)]
