@@ -44,6 +44,22 @@ pub enum ModelError {
     /// A `config.json` that cannot be used.
     #[error("cannot use this config.json: {0}")]
     Config(String),
+    /// A file that cannot become the folder of a model.
+    #[error("cannot convert {}: {why}", path.display())]
+    Convert {
+        /// The file, or the folder that was to be written.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
+    /// The folder of a model that cannot be used.
+    #[error("cannot use the model in {}: {why}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The reason.
+        why: String,
+    },
     /// A tensor operation failed.
     #[error("a tensor operation failed")]
     Tensor(#[from] candle_core::Error),

@@ -103,27 +103,40 @@ pub enum Value {
 
 /// The options that were given, by name.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Options(BTreeMap<&'static str, Value>);
+pub struct Options {
+    given: BTreeMap<&'static str, Value>,
+    folder: Option<PathBuf>,
+}
 
 impl Options {
+    /// Names the folder that a model is read from.
+    pub fn set_folder(&mut self, folder: &Path) {
+        self.folder = Some(folder.to_owned());
+    }
+
+    /// The folder that a model is read from.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// Gives an option a value.
     pub fn set(&mut self, option: &ModelOption, value: Value) {
-        self.0.insert(option.name, value);
+        self.given.insert(option.name, value);
     }
 
     /// Adds those of `others`.
     pub fn extend(&mut self, others: &Self) {
-        self.0.extend(others.0.iter().map(|(&name, value)| (name, value.clone())));
+        self.given.extend(others.given.iter().map(|(&name, value)| (name, value.clone())));
     }
 
     /// Whether an option was given.
     pub fn is_given(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.given.contains_key(name)
     }
 
     /// The value of an option of [`Kind::Count`].
     pub fn count(&self, name: &str) -> Option<usize> {
-        match self.0.get(name) {
+        match self.given.get(name) {
             Some(&Value::Count(count)) => Some(count as usize),
             _ => None,
         }
@@ -131,7 +144,7 @@ impl Options {
 
     /// The value of an option of [`Kind::Rate`].
     pub fn rate(&self, name: &str) -> Option<f64> {
-        match self.0.get(name) {
+        match self.given.get(name) {
             Some(&Value::Rate(rate)) => Some(rate),
             _ => None,
         }
@@ -139,7 +152,7 @@ impl Options {
 
     /// The value of an option of [`Kind::Milliseconds`].
     pub fn time(&self, name: &str) -> Option<Duration> {
-        match self.0.get(name) {
+        match self.given.get(name) {
             Some(&Value::Milliseconds(ms)) => Some(Duration::from_secs_f64(ms / 1000.0)),
             _ => None,
         }
@@ -147,7 +160,7 @@ impl Options {
 
     /// The value of an option of [`Kind::File`].
     pub fn file(&self, name: &str) -> Option<&Path> {
-        match self.0.get(name) {
+        match self.given.get(name) {
             Some(Value::File(path)) => Some(path),
             _ => None,
         }
@@ -155,7 +168,7 @@ impl Options {
 
     /// The value of an option of [`Kind::RankFactor`].
     pub fn rank_factor(&self, name: &str) -> Option<(u32, f64)> {
-        match self.0.get(name) {
+        match self.given.get(name) {
             Some(&Value::RankFactor(rank, factor)) => Some((rank, factor)),
             _ => None,
         }
@@ -163,7 +176,7 @@ impl Options {
 
     /// The options that name files, with their paths.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
-        self.0.iter().filter_map(|(&name, value)| match value {
+        self.given.iter().filter_map(|(&name, value)| match value {
             Value::File(path) => Some((name, path.as_path())),
             _ => None,
         })

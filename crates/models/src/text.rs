@@ -62,7 +62,7 @@ impl Text {
 }
 
 /// Reads a whole regular file. A file that does not fit into the free memory is refused.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let about = std::fs::metadata(path)?;
     if about.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));

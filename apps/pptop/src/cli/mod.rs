@@ -16,12 +16,16 @@ mod collect;
 mod compare;
 mod completions;
 mod config;
+#[cfg(feature = "train")]
+mod convert;
 mod costs;
 mod demo;
 #[cfg(feature = "train")]
 mod devices;
 mod doctor;
 mod endings;
+#[cfg(feature = "train")]
+mod evaluate;
 mod export;
 #[cfg(feature = "train")]
 mod gpus;
@@ -131,6 +135,12 @@ enum Command {
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Evaluate a model on a text, without training
+    #[cfg(feature = "train")]
+    Evaluate(evaluate::Args),
+    /// Convert a GGUF file into the folder of a model
+    #[cfg(feature = "train")]
+    Convert(convert::Args),
     /// Merge another framework's per-rank files into one log
     Collect(collect::Args),
     /// Import traces of other programs as a recorded run
@@ -168,6 +178,10 @@ impl Command {
             Self::Devices(args) => devices::run(&args),
             #[cfg(feature = "train")]
             Self::Checkpoint(command) => checkpoint::run(&command),
+            #[cfg(feature = "train")]
+            Self::Evaluate(args) => evaluate::run(&args),
+            #[cfg(feature = "train")]
+            Self::Convert(args) => convert::run(&args),
             Self::Attach(args) => attach::run(&args),
             Self::Replay(args) => replay::run(&args),
             Self::Snapshot(args) => snapshot::run(&args),

@@ -2,20 +2,29 @@
 //! heads that share keys and values, and gated MLPs. Shapes: `b` samples, `t` positions, `w` width.
 
 mod config;
+mod gguf;
 mod layers;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
-use pp_train::{BoxError, Defaults, Job, SampleLength, Tokens, Topology, Workload};
+use pp_train::{
+    BoxError, DataSet, Defaults, Job, SampleLength, Samples, Tokens, Topology, Workload,
+};
 
 pub use config::{Family, LlamaConfig};
+pub use gguf::convert;
 
 use crate::error::ModelError;
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
+use tokens::{TokenText, Words};
+
+/// The most bytes of a `config.json`.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 const fn size(name: &'static str, help: &'static str) -> ModelOption {
     ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
@@ -66,12 +75,27 @@ pub static LLAMA: Model = Model {
 pub struct Llama {
     /// Its sizes.
     pub config: LlamaConfig,
+    /// The folder that it is from, with its tokenizer; `None` for a new model over bytes.
+    pub folder: Option<PathBuf>,
     /// The text file; `None` for the embedded book.
     pub data: Option<PathBuf>,
 }
 
 impl Llama {
     fn new(options: &Options) -> Result<Self, ModelError> {
+        let data = options.file("data").map(Path::to_owned);
+        if let Some(folder) = options.folder() {
+            let mut config = read_config(folder)?;
+            if let Some(context) = options.count("context") {
+                if context > config.context {
+                    let most = config.context;
+                    let why = format!("--context {context} is beyond its {most} positions");
+                    return Err(ModelError::Folder { path: folder.to_owned(), why });
+                }
+                config.context = context;
+            }
+            return Ok(Self { config, folder: Some(folder.to_owned()), data });
+        }
         let default = LlamaConfig::default();
         let width = options.count("width").unwrap_or(default.width);
         let heads = options.count("heads").unwrap_or(default.heads);
@@ -95,7 +119,7 @@ impl Llama {
             ..default
         };
         config.check()?;
-        Ok(Self { config, data: options.file("data").map(Path::to_owned) })
+        Ok(Self { config, folder: None, data })
     }
 }
 
@@ -113,7 +137,17 @@ impl Workload for Llama {
     }
 
     fn job(&self, seed: u64, _: &Topology) -> Result<Job, BoxError> {
-        Ok(llama(self.config, self.data.as_deref(), seed)?)
+        let Some(folder) = &self.folder else {
+            return Ok(llama(self.config, self.data.as_deref(), seed)?);
+        };
+        let Some(data) = &self.data else {
+            return Err(
+                format!("the model in {} needs a text; use --data FILE", folder.display()).into()
+            );
+        };
+        let words = Words::open(folder, self.config.vocabulary)?;
+        let data = TokenText::load(&words, data, self.config.context, seed)?;
+        Ok(job(self.config, data)?)
     }
 
     fn parameters(&self) -> Option<u128> {
@@ -144,17 +178,87 @@ impl Workload for Llama {
     }
 }
 
+/// The sizes of the model in a folder.
+fn read_config(folder: &Path) -> Result<LlamaConfig, ModelError> {
+    let refused = |why: String| ModelError::Folder { path: folder.to_owned(), why };
+    let path = folder.join("config.json");
+    let unread = |error: std::io::Error| refused(format!("config.json: {error}"));
+    let about = std::fs::metadata(&path).map_err(unread)?;
+    if !about.is_file() || about.len() > CONFIG_BYTES_MAX {
+        return Err(refused(format!("config.json is no file of at most {CONFIG_BYTES_MAX} bytes")));
+    }
+    let text = std::fs::read_to_string(&path).map_err(unread)?;
+    LlamaConfig::from_json(&text).map_err(|error| refused(error.to_string()))
+}
+
 /// The model on the bytes of `text` (a file, or the embedded book).
 ///
 /// # Errors
 /// If sizes do not fit each other, or the text cannot be read or is too short.
 pub fn llama(config: LlamaConfig, text: Option<&Path>, seed: u64) -> Result<Job, ModelError> {
     config.check()?;
-    let data = Text::load(text, config.context, seed)?;
+    job(config, Text::load(text, config.context, seed)?)
+}
+
+fn job(config: LlamaConfig, data: impl DataSet + 'static) -> Result<Job, ModelError> {
     Ok(Job {
         stack: layers::stack(config)?,
         objective: Arc::new(Tokens),
         data: Box::new(data),
         flops_per_sample: config.flops_per_sample(config.context),
     })
+}
+
+/// The model in a folder with a text to evaluate: its held-out part is the whole text, each document
+/// in pieces of at most the model's context. There is nothing to train on.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    config: LlamaConfig,
+    pieces: Vec<Samples>,
+}
+
+impl Evaluated {
+    /// Reads the configuration and the tokenizer of the folder, and the text.
+    ///
+    /// # Errors
+    /// If the folder or the text cannot be used.
+    pub fn new(folder: &Path, text: &Path) -> Result<Self, ModelError> {
+        let config = read_config(folder)?;
+        let words = Words::open(folder, config.vocabulary)?;
+        let pieces = tokens::pieces(&words, text, config.context)?;
+        Ok(Self { config, pieces })
+    }
+
+    /// The pieces, each a sample with its targets.
+    pub fn pieces(&self) -> &[Samples] {
+        &self.pieces
+    }
+}
+
+impl Workload for Evaluated {
+    fn name(&self) -> &str {
+        LLAMA.name
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(self.config.layers + 2)
+    }
+
+    fn job(&self, _: u64, _: &Topology) -> Result<Job, BoxError> {
+        Ok(job(self.config, self.clone())?)
+    }
+
+    fn parameters(&self) -> Option<u128> {
+        Some(self.config.parameters())
+    }
+}
+
+impl DataSet for Evaluated {
+    fn batch(&self, _: u64, _: usize) -> candle_core::Result<Samples> {
+        candle_core::bail!("a text to evaluate has no batches to train on")
+    }
+
+    fn validation(&self, _: usize) -> candle_core::Result<Vec<Samples>> {
+        Ok(self.pieces.clone())
+    }
 }

@@ -1,10 +1,11 @@
 //! The flags of a job, and their parsers.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum as _;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use pp_models::{MODELS, Model, Preset, SEED_PRESET};
+use pp_models::{LLAMA, MODELS, Model, Preset, SEED_PRESET};
 use pp_schedule::{ScheduleName, did_you_mean};
 use pp_train::{DeviceChoice, KernelChoice};
 
@@ -22,11 +23,58 @@ fn whole(text: &str) -> Result<u64, String> {
     number.ok_or_else(|| format!("use a whole number from 1 to {}", u64::MAX))
 }
 
-/// A model by its name.
-fn model() -> impl TypedValueParser<Value = &'static Model> {
-    let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
-    PossibleValuesParser::new(values)
-        .try_map(|name| pp_models::model(&name).ok_or("use a model that is listed"))
+/// What `--model` names.
+#[derive(Clone, Debug)]
+pub(crate) enum ModelArg {
+    /// A model by its name.
+    Named(&'static Model),
+    /// The folder of a model.
+    Folder(PathBuf),
+}
+
+impl ModelArg {
+    /// The model, and the folder that it is read from.
+    pub(crate) fn parts(&self) -> (&'static Model, Option<&Path>) {
+        match self {
+            Self::Named(model) => (model, None),
+            Self::Folder(folder) => (&LLAMA, Some(folder)),
+        }
+    }
+}
+
+/// Whether the value of `--model` is a folder: a path says so by itself, a name by what is there.
+pub(super) fn is_folder(value: &OsStr) -> bool {
+    let is_name = value.to_str().is_some_and(|name| pp_models::model(name).is_some());
+    !is_name && (value.as_encoded_bytes().contains(&b'/') || Path::new(value).is_dir())
+}
+
+/// A model by its name, or by its folder.
+#[derive(Clone)]
+struct ModelParser;
+
+impl TypedValueParser for ModelParser {
+    type Value = ModelArg;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<ModelArg, clap::Error> {
+        if is_folder(value) {
+            return Ok(ModelArg::Folder(value.into()));
+        }
+        let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
+        PossibleValuesParser::new(values)
+            .try_map(|name| pp_models::model(&name).ok_or("use a model that is listed"))
+            .map(ModelArg::Named)
+            .parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
+        Some(Box::new(values.into_iter()))
+    }
 }
 
 fn optimizer(text: &str) -> Result<pp_nn::OptimizerKind, String> {
@@ -177,9 +225,9 @@ pub(crate) enum CurveArg {
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = format!("{}\n\n{}", defaults::table(), sizes::list(ScheduleName::trains)))]
 pub(crate) struct JobArgs {
-    /// Model to train [default: gpt]
-    #[arg(long, value_parser = model(), display_order = 1)]
-    pub(crate) model: Option<&'static Model>,
+    /// Model to train, by name or by its folder [default: gpt]
+    #[arg(long, value_parser = ModelParser, display_order = 1)]
+    pub(crate) model: Option<ModelArg>,
     /// Ranks along the pipeline
     #[arg(long, visible_aliases = ["stages", "ranks"], value_name = "P", value_parser = count, display_order = 4)]
     pub(crate) pp: Option<u32>,

@@ -98,6 +98,7 @@ fn words(arg: &Arg, matches: &ArgMatches) -> Vec<OsString> {
         let is_file = match id {
             SCHEDULE => plan_file(value).is_some(),
             "checkpoint_dir" => true,
+            "model" => super::args::is_folder(value),
             _ => super::options::is_file(id),
         };
         match std::path::absolute(Path::new(value)) {
@@ -174,7 +175,10 @@ mod tests {
         ];
         assert_eq!(both, expected);
         assert_eq!((job.lr, job.pp, job.pin), (Some(0.2), Some(2), true));
-        assert_eq!((job.model.unwrap().name, schedule.to_str()), ("seed-mlp", Some("zb-v")));
+        assert_eq!(
+            (job.model.unwrap().parts().0.name, schedule.to_str()),
+            ("seed-mlp", Some("zb-v"))
+        );
         assert!(job.init.is_none());
         let other = train("").words.onto(vec!["--no-such-flag=1".to_owned()]).unwrap_err();
         let CliError::Usage(text) = other else { panic!("{other:?}") };

@@ -45,7 +45,10 @@ impl Spec {
     /// [`CliError::Usage`] if two flags contradict each other, or the file is wrong.
     pub(crate) fn new(args: &JobArgs, schedule: impl AsRef<OsStr>) -> Result<Self, CliError> {
         let preset = args.preset.map(PresetArg::preset);
-        let model = args.model.unwrap_or(preset.map_or(&GPT, |preset| preset.model));
+        let (model, folder) = match &args.model {
+            Some(model) => model.parts(),
+            None => (preset.map_or(&GPT, |preset| preset.model), None),
+        };
         if preset.is_some_and(|preset| preset.model.name != model.name) {
             let message = format!(
                 "--preset seed is a job of seed-mlp, the model is {}; use --model seed-mlp, or leave --preset out",
@@ -55,6 +58,10 @@ impl Spec {
         }
         let mut options = args.shared_options.0.clone();
         options.extend(&args.own_options.0);
+        if let Some(folder) = folder {
+            refuse_sizes(folder, &options)?;
+            options.set_folder(folder);
+        }
         refuse_foreign(args, model, &options)?;
         let workload = (model.make)(&options).map_err(|e| words::of_model(&e, &options))?;
         if workload.known_costs().is_some() && args.partition == Some(Cut::Time) {
@@ -97,7 +104,7 @@ impl Spec {
                 eval_every: args.eval_every.or(default.eval_every),
                 spans: args.spans.unwrap_or_default(),
                 peak_flops: args.peak_flops,
-                init: args.init.clone(),
+                init: args.init.clone().or(folder.map(Path::to_owned)),
                 #[cfg(feature = "fault-injection")]
                 fault: args.inject_fault,
                 ..default
@@ -206,6 +213,18 @@ fn has(model: &Model, option: &str) -> bool {
 }
 
 /// Refuses a flag of another model, which would have no effect.
+/// Refuses sizes beside a folder, which has its own.
+fn refuse_sizes(folder: &Path, options: &Options) -> Result<(), CliError> {
+    let sizes = ["layers", "width", "ffn", "heads", "kv-heads"];
+    match sizes.iter().find(|size| options.is_given(size)) {
+        None => Ok(()),
+        Some(size) => Err(CliError::Usage(format!(
+            "--{size} beside --model {}, which has its own sizes; leave --{size} out",
+            folder.display()
+        ))),
+    }
+}
+
 fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<(), CliError> {
     let mut all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
     if let Some(option) = all.find(|option| options.is_given(option) && !has(model, option)) {

@@ -1,0 +1,107 @@
+//! `pptop evaluate`: the loss of a model on a text.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pp_models::Evaluated;
+use pp_partition::Cut;
+use pp_telemetry::Recorder;
+use pp_train::{Config, KernelChoice, Prepared, Profiles};
+use serde::Serialize;
+
+use super::kernels::kernels;
+use super::sizes::count;
+use super::{CliError, print, print_json};
+
+/// Flags of the command.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Each document is evaluated from its beginning, in pieces of at most the model's context. No special
+tokens are added. The loss is the mean over all tokens that are predicted.
+
+Examples:
+  pptop evaluate ./model --data held-out.jsonl
+  pptop evaluate ./model --data held-out.jsonl --pp 4 --json")]
+pub(crate) struct Args {
+    /// The folder of the model
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The text: a .jsonl file with a \"text\" in each line, or any other file as one document
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Ranks along the pipeline
+    #[arg(long, value_name = "P", value_parser = count, default_value = "1")]
+    pp: u32,
+    /// Matrix kernels: auto, rule, or one by name
+    #[arg(long, value_name = "KERNELS", value_parser = kernels)]
+    kernels: Option<KernelChoice>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Found {
+    /// Nats a token.
+    loss: f64,
+    /// Tokens that were predicted.
+    tokens: u64,
+    /// `e` to the loss.
+    perplexity: f64,
+    /// Pieces of text.
+    sequences: usize,
+    /// Ranks.
+    pp: u32,
+    /// Seconds that the evaluation took, loading left out.
+    seconds: f64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<(), CliError> {
+    let refused = |error: &dyn std::error::Error| {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        CliError::Usage(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    };
+    let failed = |error: &dyn std::error::Error| match refused(error) {
+        CliError::Usage(text) => CliError::Failed(text),
+        other => other,
+    };
+    let model = Evaluated::new(&args.folder, &args.data).map_err(|error| refused(&error))?;
+    let pieces = model.pieces().to_vec();
+    let config = Config {
+        pp: Some(args.pp),
+        micro_batches: args.pp,
+        batch_size: Some(u64::from(args.pp)),
+        steps: 1,
+        cut: Cut::Parameters,
+        kernels: args.kernels.unwrap_or_default(),
+        packs_weights: false,
+        init: Some(args.folder.clone()),
+        ..Config::new(Arc::new(model))
+    };
+    let mut profiles = Profiles::default();
+    let prepared = Prepared::new(config).map_err(|error| refused(&error))?;
+    let mut session = prepared.cut(&mut profiles, |_| {}).map_err(|error| refused(&error))?;
+    let origin = Instant::now();
+    let mut trainer =
+        session.trainer(Recorder::disabled(), origin).map_err(|error| failed(&error))?;
+    let begun = Instant::now();
+    let evaluation = trainer.evaluate(&pieces).map_err(|error| failed(&error))?;
+    let found = Found {
+        loss: evaluation.loss,
+        tokens: evaluation.weight as u64,
+        perplexity: evaluation.loss.exp(),
+        sequences: pieces.len(),
+        pp: args.pp,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    if args.json {
+        return print_json(&found);
+    }
+    print(&format!(
+        "{:.4} nats a token over {} tokens, perplexity {:.3}\n",
+        found.loss, found.tokens, found.perplexity
+    ))
+}

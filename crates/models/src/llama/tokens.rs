@@ -1,0 +1,278 @@
+//! Texts as tokens of a model, and rows of them to train on.
+
+use std::io::{self, BufRead as _, BufReader};
+use std::path::Path;
+
+use candle_core::{Device, Result as TensorResult, Tensor};
+use pp_nn::{IGNORED, hash, uniform};
+use pp_train::{DataSet, Samples, sha256_hex};
+use tokenizers::Tokenizer;
+
+use crate::entropy::entropy;
+use crate::error::ModelError;
+
+/// The most bytes of a tokenizer.
+const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+/// The most bytes of a line of JSON.
+const LINE_BYTES_MAX: u64 = 64 << 20;
+/// Of so many documents one is held out.
+const HELD_OUT: u64 = 20;
+
+/// The tokenizer of a model.
+pub(crate) struct Words {
+    tokenizer: Tokenizer,
+    vocabulary: usize,
+}
+
+/// A text that is one document, and a number that tells it from others.
+struct Document {
+    ids: Vec<u32>,
+    key: u64,
+}
+
+impl Words {
+    /// Reads `tokenizer.json` of a folder, for a model that knows so many tokens.
+    pub(crate) fn open(folder: &Path, vocabulary: usize) -> Result<Self, ModelError> {
+        let path = folder.join("tokenizer.json");
+        let refused = |why: String| ModelError::Folder {
+            path: folder.to_owned(),
+            why: format!("tokenizer.json: {why}"),
+        };
+        let about = std::fs::metadata(&path).map_err(|error| refused(error.to_string()))?;
+        if !about.is_file() || about.len() > TOKENIZER_BYTES_MAX {
+            let most = TOKENIZER_BYTES_MAX >> 20;
+            return Err(refused(format!("it is no file of at most {most} MiB")));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| refused(error.to_string()))?;
+        let tokenizer = Tokenizer::from_bytes(bytes)
+            .map_err(|error| refused(format!("it cannot be used: {error}")))?;
+        Ok(Self { tokenizer, vocabulary })
+    }
+
+    /// The tokens of a text. No special tokens are added.
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let encoded = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
+        let ids = encoded.get_ids().to_vec();
+        match ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            None => Ok(ids),
+            Some(id) => {
+                Err(format!("its token {id} is not one of the model's {}", self.vocabulary))
+            }
+        }
+    }
+
+    /// The text of tokens.
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        self.tokenizer.decode(ids, false).map_err(|error| error.to_string())
+    }
+
+    /// The documents of a file: each line of a `.jsonl` with its `text`, or the whole of any other
+    /// text.
+    fn documents(&self, path: &Path) -> Result<Vec<Document>, ModelError> {
+        let unread = |source| ModelError::Read { path: path.to_owned(), source };
+        let refused = |why: String| unread(io::Error::new(io::ErrorKind::InvalidData, why));
+        let is_lines = path.extension().is_some_and(|extension| extension == "jsonl");
+        if !is_lines {
+            let text = crate::text::read(path).map_err(unread)?;
+            let text = String::from_utf8(text).map_err(|error| {
+                refused(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to()))
+            })?;
+            let ids = self.encode(&text).map_err(refused)?;
+            return Ok(vec![Document { ids, key: key_of(&text) }]);
+        }
+        let file = std::fs::File::open(path).map_err(unread)?;
+        if !file.metadata().map_err(unread)?.is_file() {
+            return Err(refused("it is no file".to_owned()));
+        }
+        let mut reader = BufReader::new(file);
+        let mut documents = Vec::new();
+        let mut line = Vec::new();
+        for number in 1_u64.. {
+            line.clear();
+            let wrong = |why: &str| refused(format!("line {number}: {why}"));
+            let mut limited = io::Read::take(&mut reader, LINE_BYTES_MAX);
+            if limited.read_until(b'\n', &mut line).map_err(unread)? == 0 {
+                break;
+            }
+            if line.len() as u64 == LINE_BYTES_MAX {
+                return Err(wrong(&format!("it is longer than {} MiB", LINE_BYTES_MAX >> 20)));
+            }
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            let Line { text } =
+                serde_json::from_slice(&line).map_err(|error| wrong(&error.to_string()))?;
+            let ids = self.encode(&text).map_err(|why| wrong(&why))?;
+            documents.push(Document { ids, key: key_of(&text) });
+        }
+        Ok(documents)
+    }
+}
+
+/// A line of a `.jsonl`.
+#[derive(serde::Deserialize)]
+struct Line {
+    text: String,
+}
+
+/// A number that depends on the text alone.
+fn key_of(text: &str) -> u64 {
+    let digest = sha256_hex([text.as_bytes()]);
+    u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
+}
+
+/// The documents of a file in pieces of at most `context` tokens, each a sample of its own with its
+/// targets: to be evaluated.
+///
+/// # Errors
+/// If the file cannot be read, has a token that the model does not know, or has nothing to predict.
+pub(crate) fn pieces(
+    words: &Words,
+    path: &Path,
+    context: usize,
+) -> Result<Vec<Samples>, ModelError> {
+    let mut found = Vec::new();
+    for Document { ids, .. } in words.documents(path)? {
+        for first in (0..ids.len().saturating_sub(1)).step_by(context) {
+            let last = (first + context).min(ids.len() - 1);
+            let row = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu);
+            found.push((vec![row(&ids[first..last])?], row(&ids[first + 1..=last])?));
+        }
+    }
+    if found.is_empty() {
+        return Err(ModelError::Read {
+            path: path.to_owned(),
+            source: io::Error::new(io::ErrorKind::InvalidData, "it has no two tokens in a row"),
+        });
+    }
+    Ok(found)
+}
+
+/// Rows of `context` tokens.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<u32>,
+    targets: Vec<u32>,
+    /// The place of each token in its document.
+    positions: Vec<u32>,
+}
+
+impl Rows {
+    /// Packs documents into rows, in their order. A document that does not fit into what is left of
+    /// a row goes on in the next one, as a document of its own. What is left of the last row does
+    /// not count.
+    fn pack(documents: &[Document], context: usize) -> Self {
+        let mut rows = Self::default();
+        for Document { ids, .. } in documents {
+            let mut first = 0;
+            while first + 1 < ids.len() {
+                let room = context - rows.ids.len() % context;
+                let last = (first + room).min(ids.len() - 1);
+                rows.ids.extend(&ids[first..last]);
+                rows.targets.extend(&ids[first + 1..=last]);
+                rows.positions.extend(0..(last - first) as u32);
+                first = last;
+            }
+        }
+        while !rows.ids.len().is_multiple_of(context) {
+            rows.ids.push(0);
+            rows.targets.push(IGNORED);
+            rows.positions.push(0);
+        }
+        rows
+    }
+
+    fn len(&self, context: usize) -> usize {
+        self.ids.len() / context
+    }
+}
+
+/// A text in rows of tokens, a part of which is held out.
+pub(crate) struct TokenText {
+    seed: u64,
+    context: usize,
+    train: Rows,
+    held_out: Rows,
+    /// Whether every row is of one document: then nobody needs positions.
+    is_plain: bool,
+    fingerprint: String,
+}
+
+impl TokenText {
+    /// Reads a file. Of several documents each twentieth is held out, by its text alone; of a single
+    /// one the last twentieth.
+    pub(crate) fn load(
+        words: &Words,
+        path: &Path,
+        context: usize,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        let mut documents = words.documents(path)?;
+        let is_plain = documents.len() == 1;
+        let (mut train, mut held_out) = (Vec::new(), Vec::new());
+        if is_plain {
+            if let Some(Document { mut ids, key }) = documents.pop() {
+                let rest = ids.split_off(ids.len() - ids.len() / HELD_OUT as usize);
+                held_out.push(Document { ids: rest, key });
+                train.push(Document { ids, key });
+            }
+        } else {
+            // The order of the file may have a meaning.
+            documents.sort_by_key(|document| hash(&[seed, document.key]));
+            (held_out, train) = documents.into_iter().partition(|d| d.key.is_multiple_of(HELD_OUT));
+        }
+        let n_tokens = train.iter().map(|document| document.ids.len()).sum::<usize>();
+        let (train, held_out) = (Rows::pack(&train, context), Rows::pack(&held_out, context));
+        if train.ids.is_empty() {
+            let why = format!("it has {n_tokens} tokens to train on; use a longer text");
+            let source = io::Error::new(io::ErrorKind::InvalidData, why);
+            return Err(ModelError::Read { path: path.to_owned(), source });
+        }
+        let bytes =
+            |rows: &Rows| rows.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        let fingerprint = sha256_hex([&bytes(&train)[..], &bytes(&held_out)]);
+        Ok(Self { seed, context, train, held_out, is_plain, fingerprint })
+    }
+
+    fn samples(&self, of: &Rows, rows: &[usize]) -> TensorResult<Samples> {
+        let t = self.context;
+        let take = |values: &[u32]| {
+            let values = rows.iter().flat_map(|row| &values[row * t..(row + 1) * t]).copied();
+            Tensor::from_vec(values.collect::<Vec<_>>(), (rows.len(), t), &Device::Cpu)
+        };
+        let mut inputs = vec![take(&of.ids)?];
+        if !self.is_plain {
+            inputs.push(take(&of.positions)?);
+        }
+        Ok((inputs, take(&of.targets)?))
+    }
+}
+
+impl DataSet for TokenText {
+    fn batch(&self, step: u64, size: usize) -> TensorResult<Samples> {
+        let key = hash(&[self.seed, step, 2]);
+        let n = self.train.len(self.context) as f64;
+        let rows: Vec<usize> = (0..size as u64).map(|i| (uniform(key, i) * n) as usize).collect();
+        self.samples(&self.train, &rows)
+    }
+
+    fn validation(&self, rows: usize) -> TensorResult<Vec<Samples>> {
+        let all: Vec<usize> = (0..self.held_out.len(self.context)).collect();
+        all.chunks(rows.max(1)).map(|rows| self.samples(&self.held_out, rows)).collect()
+    }
+
+    fn tokens_per_sample(&self) -> u64 {
+        self.context as u64
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        Some(self.fingerprint.clone())
+    }
+
+    fn blind_loss(&self) -> Option<f64> {
+        let mut counts = std::collections::BTreeMap::new();
+        let counted = self.train.targets.iter().filter(|target| **target != IGNORED);
+        counted.for_each(|target| *counts.entry(*target).or_insert(0_usize) += 1);
+        entropy(counts.values().copied())
+    }
+}
