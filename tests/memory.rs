@@ -5,7 +5,7 @@ use std::alloc::System;
 
 use pp_executor::{BUCKET_BYTES, PlannedMemory, RankConfig, RankMemory, Recompute, rehearse};
 use pp_hybrid::{Trainer, TrainerConfig};
-use pp_models::{GptConfig, Job, gpt, seed_mlp};
+use pp_models::{GptConfig, Job, LlamaConfig, gpt, llama, seed_mlp};
 use pp_nn::memory::CountingAllocator;
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
@@ -75,12 +75,22 @@ fn of_replicas(
     held.into_iter().enumerate().map(of_rank).collect()
 }
 
-fn jobs() -> [(&'static str, Job, usize); 2] {
+fn jobs() -> [(&'static str, Job, usize); 3] {
     let config = GptConfig { layers: 6, width: 64, heads: 4, context: 64, dropout: 0.1 };
+    // An embedding as large as the rest of the model, and a head that is the same parameter.
+    let tied = LlamaConfig {
+        vocabulary: 5000,
+        width: 64,
+        ffn: 160,
+        head_width: 16,
+        is_tied: true,
+        ..LlamaConfig::default()
+    };
     [
         // So many rows that activations matter beside 11 million parameters.
         ("seed-mlp", seed_mlp(None, 1).unwrap(), 1024),
         ("gpt", gpt(config, None, 1).unwrap(), 32),
+        ("llama", llama(tied, None, 1).unwrap(), 32),
     ]
 }
 

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pp_models::{GptConfig, gpt, seed_mlp};
+use pp_models::{GptConfig, LlamaConfig, gpt, llama, seed_mlp};
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
 use pp_train::checkpoint::{Checkpoint, list};
@@ -23,6 +23,8 @@ enum Model {
     SeedMlp,
     /// Dropout, AdamW, and a learning rate along a cosine, after a warm-up.
     Gpt,
+    /// Embedding and head are one parameter; the rest as above.
+    Llama,
 }
 
 impl Workload for Model {
@@ -30,6 +32,7 @@ impl Workload for Model {
         match self {
             Self::SeedMlp => "seed-mlp",
             Self::Gpt => "gpt",
+            Self::Llama => "llama",
         }
     }
 
@@ -42,6 +45,19 @@ impl Workload for Model {
         match self {
             Self::SeedMlp => Ok(seed_mlp(None, seed)?),
             Self::Gpt => Ok(gpt(config, None, seed)?),
+            Self::Llama => {
+                let config = LlamaConfig {
+                    width: 32,
+                    ffn: 48,
+                    heads: 2,
+                    key_value_heads: 1,
+                    head_width: 16,
+                    context: 16,
+                    is_tied: true,
+                    ..LlamaConfig::default()
+                };
+                Ok(llama(config, None, seed)?)
+            }
         }
     }
 }
@@ -57,7 +73,7 @@ impl Model {
                     warmup: 0,
                 },
             ),
-            Self::Gpt => (
+            Self::Gpt | Self::Llama => (
                 OptimizerKind::AdamW { weight_decay: 0.01 },
                 LearningRate { peak: 1e-3, curve: LearningRateCurve::Cosine, warmup: 2 },
             ),
@@ -210,6 +226,11 @@ fn gpt_goes_on_with_the_same_bits_under_every_layout() {
     let layouts = layouts();
     assert!(layouts.len() > 30, "{}", layouts.len());
     check(Model::Gpt, 6, &layouts);
+}
+
+#[test]
+fn tied_llama_goes_on_with_the_same_bits_under_every_layout() {
+    check(Model::Llama, 4, &layouts());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pp_executor::{InWorld, RankConfig, StageState, World};
 use pp_hybrid::{ModelState, Trainer, TrainerConfig, weights_hash};
-use pp_models::{GptConfig, Job, gpt};
+use pp_models::{GptConfig, Job, LlamaConfig, gpt, llama};
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
 use pp_schedule::{ScheduleName, Sizes, ValidPlan};
@@ -18,7 +18,22 @@ const MICRO_BATCHES: u32 = 4;
 pub(crate) const LAYOUTS: [(u32, u32); 8] =
     [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1)];
 
-fn job() -> Job {
+/// A model with dropout, or one whose embedding and head are one parameter.
+fn job(pp: u32, dp: u32) -> Job {
+    if matches!((pp, dp), (1, 2) | (2, 1 | 2) | (4, 1)) {
+        let config = LlamaConfig {
+            layers: 6,
+            width: 16,
+            ffn: 24,
+            heads: 2,
+            key_value_heads: 1,
+            head_width: 8,
+            context: 8,
+            is_tied: true,
+            ..LlamaConfig::default()
+        };
+        return llama(config, None, 5).unwrap();
+    }
     gpt(GptConfig { layers: 6, width: 16, heads: 2, context: 8, dropout: 0.1 }, None, 5).unwrap()
 }
 
@@ -62,7 +77,7 @@ pub(crate) fn train(
     shards_optimizer: bool,
     world: Option<Arc<dyn World>>,
 ) -> Trained {
-    let job = job();
+    let job = job(plan.n_ranks(), replicas);
     let is_first = world.as_ref().is_none_or(|world| world.index() == 0);
     let cut = Cut::Uniform.solve(&job.stack, plan.n_stages() as usize, None).unwrap();
     let (stack, objective) = (job.stack.clone(), job.objective.clone());

@@ -73,6 +73,8 @@ pub enum Kind {
     File,
     /// A rank, and a factor above 0.
     RankFactor,
+    /// It is given or not.
+    Flag,
 }
 
 /// The place of an option in a help text.
@@ -99,6 +101,8 @@ pub enum Value {
     File(PathBuf),
     /// Of [`Kind::RankFactor`].
     RankFactor(u32, f64),
+    /// Of [`Kind::Flag`].
+    Flag(bool),
 }
 
 /// The options that were given, by name.
@@ -164,6 +168,11 @@ impl Options {
             Some(Value::File(path)) => Some(path),
             _ => None,
         }
+    }
+
+    /// Whether an option of [`Kind::Flag`] was given.
+    pub fn flag(&self, name: &str) -> bool {
+        matches!(self.given.get(name), Some(Value::Flag(true)))
     }
 
     /// The value of an option of [`Kind::RankFactor`].

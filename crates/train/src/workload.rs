@@ -98,6 +98,15 @@ pub trait Workload: Send + Sync {
         candle_core::bail!("{} makes no samples", self.name())
     }
 
+    /// The files that belong beside the weights, so that other programs can load the model: their
+    /// names and contents. They are written where the weights are saved as `model.safetensors`.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, BoxError> {
+        Ok(Vec::new())
+    }
+
     /// The facts that another program needs to repeat a step of this model, by name. They go into
     /// the file with the tensors of the first step.
     fn facts(&self) -> Vec<(String, String)> {

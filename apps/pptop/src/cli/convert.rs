@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::job::of_data;
 use super::{CliError, print};
 
 /// Flags of the command.
@@ -22,6 +23,6 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let config = pp_models::convert(&args.file, &args.folder)
-        .map_err(|refused| CliError::Usage(refused.to_string()))?;
+        .map_err(|refused| CliError::Usage(of_data(&refused)))?;
     print(&format!("{}  {} parameters\n", args.folder.display(), config.parameters()))
 }

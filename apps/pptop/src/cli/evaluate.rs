@@ -7,9 +7,10 @@ use std::time::Instant;
 use pp_models::Evaluated;
 use pp_partition::Cut;
 use pp_telemetry::Recorder;
-use pp_train::{Config, KernelChoice, Prepared, Profiles};
+use pp_train::{Config, KernelChoice, Prepared, Profiles, TrainError, causes};
 use serde::Serialize;
 
+use super::job::{Spec, of_data};
 use super::kernels::kernels;
 use super::sizes::count;
 use super::{CliError, print, print_json};
@@ -60,15 +61,8 @@ struct Found {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let refused = |error: &dyn std::error::Error| {
-        let causes = std::iter::successors(Some(error), |error| error.source());
-        CliError::Usage(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
-    };
-    let failed = |error: &dyn std::error::Error| match refused(error) {
-        CliError::Usage(text) => CliError::Failed(text),
-        other => other,
-    };
-    let model = Evaluated::new(&args.folder, &args.data).map_err(|error| refused(&error))?;
+    let model = Evaluated::new(&args.folder, &args.data)
+        .map_err(|refused| CliError::Usage(of_data(&refused)))?;
     let pieces = model.pieces().to_vec();
     let config = Config {
         pp: Some(args.pp),
@@ -81,14 +75,14 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         init: Some(args.folder.clone()),
         ..Config::new(Arc::new(model))
     };
+    let spec = Spec::of(config);
+    let told = |error: TrainError| spec.told(&error);
     let mut profiles = Profiles::default();
-    let prepared = Prepared::new(config).map_err(|error| refused(&error))?;
-    let mut session = prepared.cut(&mut profiles, |_| {}).map_err(|error| refused(&error))?;
-    let origin = Instant::now();
-    let mut trainer =
-        session.trainer(Recorder::disabled(), origin).map_err(|error| failed(&error))?;
+    let prepared = Prepared::new(spec.config.clone()).map_err(told)?;
+    let mut session = prepared.cut(&mut profiles, |_| {}).map_err(told)?;
+    let mut trainer = session.trainer(Recorder::disabled(), Instant::now()).map_err(told)?;
     let begun = Instant::now();
-    let evaluation = trainer.evaluate(&pieces).map_err(|error| failed(&error))?;
+    let evaluation = trainer.evaluate(&pieces).map_err(|error| CliError::Failed(causes(&error)))?;
     let found = Found {
         loss: evaluation.loss,
         tokens: evaluation.weight as u64,

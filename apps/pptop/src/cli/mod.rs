@@ -19,6 +19,8 @@ mod config;
 #[cfg(feature = "train")]
 mod convert;
 mod costs;
+#[cfg(feature = "train")]
+mod data;
 mod demo;
 #[cfg(feature = "train")]
 mod devices;
@@ -138,6 +140,9 @@ enum Command {
     /// Evaluate a model on a text, without training
     #[cfg(feature = "train")]
     Evaluate(evaluate::Args),
+    /// Show what a model would see of a text: tokens, lengths, and how rows are filled
+    #[cfg(feature = "train")]
+    Data(data::Args),
     /// Convert a GGUF file into the folder of a model
     #[cfg(feature = "train")]
     Convert(convert::Args),
@@ -182,6 +187,8 @@ impl Command {
             Self::Evaluate(args) => evaluate::run(&args),
             #[cfg(feature = "train")]
             Self::Convert(args) => convert::run(&args),
+            #[cfg(feature = "train")]
+            Self::Data(args) => data::run(&args),
             Self::Attach(args) => attach::run(&args),
             Self::Replay(args) => replay::run(&args),
             Self::Snapshot(args) => snapshot::run(&args),

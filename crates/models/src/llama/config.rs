@@ -210,6 +210,41 @@ impl LlamaConfig {
         Ok(())
     }
 
+    /// The `config.json`, as far as it says what the model computes. The weights beside it have 32
+    /// bits.
+    pub fn to_json(&self) -> Value {
+        let names = Family::NAMES.iter().find(|(family, ..)| *family == self.family);
+        let (kind, class) = names.map_or(("", ""), |(_, kind, class)| (*kind, *class));
+        let scaling = self.rotary.scaling.map(|scaling| {
+            serde_json::json!({
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low,
+                "high_freq_factor": scaling.high,
+                "original_max_position_embeddings": scaling.original_context,
+            })
+        });
+        serde_json::json!({
+            "architectures": [class],
+            "model_type": kind,
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.key_value_heads,
+            "head_dim": self.head_width,
+            "max_position_embeddings": self.context,
+            "rms_norm_eps": self.epsilon,
+            "rope_theta": self.rotary.theta,
+            "rope_scaling": scaling,
+            "attention_bias": self.has_bias,
+            "tie_word_embeddings": self.is_tied,
+            "hidden_act": "silu",
+            "torch_dtype": "float32",
+        })
+    }
+
     /// Whether the layer that follows attention has a bias.
     pub(crate) fn has_output_bias(&self) -> bool {
         self.has_bias && self.family != Family::Qwen2
@@ -400,6 +435,22 @@ mod tests {
         assert_eq!((config.heads, config.key_value_heads, config.head_width), (9, 3, 64));
         assert!(config.is_tied && !config.has_bias);
         assert_eq!(config.rotary, RotaryFrequencies { theta: 1e5, scaling: None });
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let scaling = RotaryScaling { factor: 8.0, low: 1.0, high: 4.0, original_context: 64 };
+        for family in [Family::Llama, Family::Qwen2, Family::Qwen3] {
+            let config = LlamaConfig {
+                family,
+                head_width: 48,
+                has_bias: family == Family::Qwen2,
+                is_tied: family == Family::Llama,
+                rotary: RotaryFrequencies { theta: 1e6, scaling: Some(scaling) },
+                ..LlamaConfig::default()
+            };
+            assert_eq!(LlamaConfig::from_json(&config.to_json().to_string()).unwrap(), config);
+        }
     }
 
     /// A `config.json` with some keys replaced, and others added.

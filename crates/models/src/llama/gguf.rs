@@ -26,7 +26,7 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     let refused = |why: String| ModelError::Convert { path: file.to_owned(), why };
     let mut reader = BufReader::new(File::open(file).map_err(|error| refused(error.to_string()))?);
     let content = Content::read(&mut reader)
-        .map_err(|error| refused(format!("it is no GGUF file: {error}")))?;
+        .map_err(|error| refused(format!("it is no GGUF file: {}", first_line(&error))))?;
     let facts = Facts(&content.metadata);
     let text = config(&facts, &content).map_err(refused)?;
     let config = LlamaConfig::from_json(&text.to_string())?;
@@ -53,8 +53,9 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
         };
         let mut tensors = HashMap::new();
         for (there, here) in shard {
-            let tensor = weight(&content, &mut reader, &config, there)
-                .map_err(|error| refused(format!("{there} cannot be read: {error}")))?;
+            let tensor = weight(&content, &mut reader, &config, there).map_err(|error| {
+                refused(format!("{there} cannot be read: {}", first_line(&error)))
+            })?;
             weight_map.insert(here.clone(), name.clone());
             tensors.insert(here.clone(), tensor);
         }
@@ -68,6 +69,11 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     // The file without which the folder is no model comes last.
     write("config.json", &text)?;
     Ok(config)
+}
+
+/// An error of candle without the stack of its calls.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 /// What a GGUF file says about its model.

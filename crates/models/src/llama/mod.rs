@@ -21,8 +21,23 @@ pub use gguf::convert;
 use crate::error::ModelError;
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
+pub use tokens::Look;
 use tokens::{TokenText, Words};
 
+/// The configuration of a model.
+const CONFIG: &str = "config.json";
+/// What a folder has beside the weights, as far as there is such a file.
+const COMPANIONS: [&str; 9] = [
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+];
 /// The most bytes of a `config.json`.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
@@ -58,6 +73,13 @@ pub static LLAMA: Model = Model {
         size("heads", "Attention heads; must divide the width"),
         size("kv-heads", "Heads of keys and values of llama; must divide the heads"),
         size("context", "Context length"),
+        ModelOption {
+            name: "tied",
+            value_name: "BOOL",
+            help: "Make embedding and head of llama one parameter",
+            kind: Kind::Flag,
+            group: Group::Model,
+        },
     ],
     own_defaults: || {
         let LlamaConfig { layers, width, ffn, heads, key_value_heads, context, .. } =
@@ -116,6 +138,7 @@ impl Llama {
             key_value_heads: options.count("kv-heads").unwrap_or(kept),
             head_width: width / heads,
             context: options.count("context").unwrap_or(default.context),
+            is_tied: options.flag("tied"),
             ..default
         };
         config.check()?;
@@ -141,9 +164,8 @@ impl Workload for Llama {
             return Ok(llama(self.config, self.data.as_deref(), seed)?);
         };
         let Some(data) = &self.data else {
-            return Err(
-                format!("the model in {} needs a text; use --data FILE", folder.display()).into()
-            );
+            let why = "it needs a text to train on; use --data FILE".to_owned();
+            return Err(ModelError::Folder { path: folder.clone(), why }.into());
         };
         let words = Words::open(folder, self.config.vocabulary)?;
         let data = TokenText::load(&words, data, self.config.context, seed)?;
@@ -169,19 +191,48 @@ impl Workload for Llama {
         Some(SampleLength { length: self.config.context, unit: "bytes", option: "context" })
     }
 
-    fn facts(&self) -> Vec<(String, String)> {
-        let LlamaConfig { heads, key_value_heads, .. } = self.config;
-        vec![
-            ("heads".to_owned(), heads.to_string()),
-            ("kv-heads".to_owned(), key_value_heads.to_string()),
-        ]
+    fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, BoxError> {
+        let Some(folder) = &self.folder else {
+            let config = serde_json::to_vec_pretty(&self.config.to_json())?;
+            return Ok(vec![("config.json".to_owned(), config)]);
+        };
+        Ok(folder_companions(folder)?)
     }
+
+    fn facts(&self) -> Vec<(String, String)> {
+        vec![("config".to_owned(), self.config.to_json().to_string())]
+    }
+}
+
+/// What the folder of a model has beside its weights. Its configuration says that the weights that
+/// are written have 32 bits.
+fn folder_companions(folder: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for name in COMPANIONS {
+        let path = folder.join(name);
+        if path.is_file() {
+            found.push((name.to_owned(), std::fs::read(&path)?));
+        }
+    }
+    for (name, bytes) in &mut found {
+        if name == CONFIG
+            && let Ok(serde_json::Value::Object(mut keys)) = serde_json::from_slice(bytes)
+        {
+            for dtype in ["torch_dtype", "dtype"] {
+                if let Some(said) = keys.get_mut(dtype) {
+                    *said = "float32".into();
+                }
+            }
+            *bytes = serde_json::to_vec_pretty(&keys)?;
+        }
+    }
+    Ok(found)
 }
 
 /// The sizes of the model in a folder.
 fn read_config(folder: &Path) -> Result<LlamaConfig, ModelError> {
     let refused = |why: String| ModelError::Folder { path: folder.to_owned(), why };
-    let path = folder.join("config.json");
+    let path = folder.join(CONFIG);
     let unread = |error: std::io::Error| refused(format!("config.json: {error}"));
     let about = std::fs::metadata(&path).map_err(unread)?;
     if !about.is_file() || about.len() > CONFIG_BYTES_MAX {
@@ -207,6 +258,22 @@ fn job(config: LlamaConfig, data: impl DataSet + 'static) -> Result<Job, ModelEr
         data: Box::new(data),
         flops_per_sample: config.flops_per_sample(config.context),
     })
+}
+
+/// What the model in a folder would see of a text, in rows of `context` tokens (by default as many as
+/// it takes): of the first `n` documents each token.
+///
+/// # Errors
+/// If the folder or the text cannot be used.
+pub fn look(
+    folder: &Path,
+    text: &Path,
+    context: Option<usize>,
+    n: usize,
+) -> Result<Look, ModelError> {
+    let config = read_config(folder)?;
+    let words = Words::open(folder, config.vocabulary)?;
+    tokens::look(&words, text, context.unwrap_or(config.context), n)
 }
 
 /// The model in a folder with a text to evaluate: its held-out part is the whole text, each document

@@ -148,6 +148,67 @@ pub(crate) fn pieces(
     Ok(found)
 }
 
+/// What a model would see of a text.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Documents, and those of them that are held out.
+    pub documents: usize,
+    /// Documents that are held out; of a single document its end is.
+    pub held_out: usize,
+    /// Tokens of all documents.
+    pub tokens: usize,
+    /// Tokens of the shortest, the middle and the longest document.
+    pub lengths: [usize; 3],
+    /// Rows to train on, of so many tokens.
+    pub rows: usize,
+    /// Tokens of a row.
+    pub context: usize,
+    /// The share of their tokens whose next token is predicted.
+    pub packed: f64,
+    /// The first documents, token by token: the number of each, its text, and whether the token
+    /// after it is predicted.
+    pub first: Vec<Vec<(u32, String, bool)>>,
+}
+
+/// Looks at the first `n` documents of a file, and counts them all.
+pub(crate) fn look(
+    words: &Words,
+    path: &Path,
+    context: usize,
+    n: usize,
+) -> Result<Look, ModelError> {
+    let documents = words.documents(path)?;
+    let mut lengths: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
+    lengths.sort_unstable();
+    let refused = |why| ModelError::Read {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, why),
+    };
+    let token = |ids: &[u32], at: usize| {
+        let text = words.decode(&ids[at..=at]).map_err(refused)?;
+        Ok::<_, ModelError>((ids[at], text, at + 1 < ids.len()))
+    };
+    let of = |Document { ids, .. }: &Document| (0..ids.len()).map(|at| token(ids, at)).collect();
+    let first = documents.iter().take(n).map(of).collect::<Result<_, _>>()?;
+    let is_held = |document: &&Document| document.key.is_multiple_of(HELD_OUT);
+    let held_out = if documents.len() > 1 { documents.iter().filter(is_held).count() } else { 0 };
+    let (n_documents, tokens) = (documents.len(), lengths.iter().sum());
+    let data = TokenText::of(documents, context, 0);
+    let rows = data.train.len(context);
+    let counted = data.train.targets.iter().filter(|target| **target != IGNORED).count();
+    Ok(Look {
+        documents: n_documents,
+        held_out,
+        tokens,
+        lengths: [0, lengths.len() / 2, lengths.len().saturating_sub(1)]
+            .map(|at| lengths.get(at).copied().unwrap_or(0)),
+        rows,
+        context,
+        packed: counted as f64 / data.train.targets.len().max(1) as f64,
+        first,
+    })
+}
+
 /// Rows of `context` tokens.
 #[derive(Default)]
 struct Rows {
@@ -207,7 +268,19 @@ impl TokenText {
         context: usize,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        let mut documents = words.documents(path)?;
+        let documents = words.documents(path)?;
+        let n_tokens = documents.iter().map(|document| document.ids.len()).sum::<usize>();
+        let data = Self::of(documents, context, seed);
+        if data.train.ids.is_empty() {
+            let why = format!("it has {n_tokens} tokens; use a longer text");
+            let source = io::Error::new(io::ErrorKind::InvalidData, why);
+            return Err(ModelError::Read { path: path.to_owned(), source });
+        }
+        Ok(data)
+    }
+
+    /// Parts and rows.
+    fn of(mut documents: Vec<Document>, context: usize, seed: u64) -> Self {
         let is_plain = documents.len() == 1;
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         if is_plain {
@@ -221,17 +294,11 @@ impl TokenText {
             documents.sort_by_key(|document| hash(&[seed, document.key]));
             (held_out, train) = documents.into_iter().partition(|d| d.key.is_multiple_of(HELD_OUT));
         }
-        let n_tokens = train.iter().map(|document| document.ids.len()).sum::<usize>();
         let (train, held_out) = (Rows::pack(&train, context), Rows::pack(&held_out, context));
-        if train.ids.is_empty() {
-            let why = format!("it has {n_tokens} tokens to train on; use a longer text");
-            let source = io::Error::new(io::ErrorKind::InvalidData, why);
-            return Err(ModelError::Read { path: path.to_owned(), source });
-        }
         let bytes =
             |rows: &Rows| rows.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
         let fingerprint = sha256_hex([&bytes(&train)[..], &bytes(&held_out)]);
-        Ok(Self { seed, context, train, held_out, is_plain, fingerprint })
+        Self { seed, context, train, held_out, is_plain, fingerprint }
     }
 
     fn samples(&self, of: &Rows, rows: &[usize]) -> TensorResult<Samples> {

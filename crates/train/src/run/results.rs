@@ -10,7 +10,7 @@ use pp_hybrid::{StepOutcome, first_nonfinite};
 use pp_nn::{OptimizerKind, ParameterStore};
 use pp_partition::Stage;
 use pp_schedule::clean_lines;
-use pp_telemetry::PhaseEvent;
+use pp_telemetry::{PhaseEvent, Taken, WholeFile};
 
 use super::Run;
 use crate::ending::Stopped;
@@ -18,6 +18,9 @@ use crate::error::ResultError;
 use crate::observer::Notice;
 use crate::options::ResultFile;
 use crate::results::{Named, Wanted};
+
+/// The name under which other programs look for weights.
+const WEIGHTS: &str = "model.safetensors";
 
 /// The beginning of the log's line with a sample.
 pub const SAMPLE: &str = "sample: ";
@@ -105,7 +108,41 @@ impl Run<'_> {
                 format!("{called}: {name} is not finite; these weights replace no other file"),
             );
         }
-        self.write(file, weights, &BTreeMap::new(), self.options.force && nonfinite.is_none())
+        // Other programs refuse weights that do not say what they were written for.
+        let about = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let force = self.options.force && nonfinite.is_none();
+        self.write(file, weights, &about, force)?;
+        self.save_companions(file, force)
+    }
+
+    /// Writes what belongs beside the weights, if they are where other programs look for them. A
+    /// file that is there and differs stays, unless it may be replaced.
+    fn save_companions(&mut self, file: &ResultFile, force: bool) -> Result<(), ResultError> {
+        if file.path.file_name() != Some(OsStr::new(WEIGHTS)) || !file.path.exists() {
+            return Ok(());
+        }
+        let companions = self.session.config.workload.companions();
+        for (name, bytes) in companions.map_err(ResultError::Companions)? {
+            let path = file.path.with_file_name(&name);
+            if std::fs::read(&path).is_ok_and(|there| there == bytes) {
+                continue;
+            }
+            let called = &file.called;
+            if path.exists() && !force {
+                let path = path.display();
+                self.warn(None, format!("{called}: {path} is there already and stays as it is"));
+                continue;
+            }
+            let written = WholeFile::shared(&path).and_then(|mut whole| {
+                let wrote = std::io::Write::write_all(&mut whole, &bytes);
+                wrote.map_err(|error| whole.failed(&error))?;
+                whole.finish(Taken::Replaced)
+            });
+            if let Err(failed) = written {
+                self.warn(None, format!("{called}: {failed}"));
+            }
+        }
+        Ok(())
     }
 
     /// Writes a result, and warns if it is not at its path.

@@ -9,4 +9,4 @@ mod spec;
 
 pub(crate) use args::JobArgs;
 pub(crate) use given::JobWords;
-pub(crate) use spec::{Spec, plan_file};
+pub(crate) use spec::{Spec, of_data, plan_file};

@@ -45,6 +45,9 @@ fn parser(kind: Kind) -> ValueParser {
         Kind::RankFactor => ValueParser::new(|text: &str| {
             rank_factor(text).map(|(rank, factor)| Value::RankFactor(rank, factor))
         }),
+        Kind::Flag => ValueParser::new(|text: &str| {
+            text.parse().map(Value::Flag).map_err(|_| "use true or false".to_owned())
+        }),
     }
 }
 
@@ -54,6 +57,10 @@ fn flag(option: &ModelOption) -> Arg {
         .value_name(option.value_name)
         .help(option.help)
         .value_parser(parser(option.kind));
+    let flag = match option.kind {
+        Kind::Flag => flag.num_args(0..=1).require_equals(true).default_missing_value("true"),
+        _ => flag,
+    };
     match option.group {
         Group::First(place) => flag.display_order(place),
         Group::Model => flag.help_heading(headings::MODEL),

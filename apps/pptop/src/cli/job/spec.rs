@@ -2,6 +2,8 @@
 
 mod words;
 
+pub(crate) use words::of_data;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +41,12 @@ pub(crate) struct Spec {
 }
 
 impl Spec {
+    /// A job without flags of its own, under 1F1B.
+    pub(crate) fn of(config: Config) -> Self {
+        let schedule = ScheduleName::OneFOneB.to_string();
+        Self { config, schedule, micro_batches: None, log_every: 1, is_seed: false }
+    }
+
     /// Reads the flags together, and the plan if it is in a file.
     ///
     /// # Errors
@@ -215,7 +223,7 @@ fn has(model: &Model, option: &str) -> bool {
 /// Refuses a flag of another model, which would have no effect.
 /// Refuses sizes beside a folder, which has its own.
 fn refuse_sizes(folder: &Path, options: &Options) -> Result<(), CliError> {
-    let sizes = ["layers", "width", "ffn", "heads", "kv-heads"];
+    let sizes = ["layers", "width", "ffn", "heads", "kv-heads", "tied"];
     match sizes.iter().find(|size| options.is_given(size)) {
         None => Ok(()),
         Some(size) => Err(CliError::Usage(format!(

@@ -15,7 +15,7 @@ use super::Spec;
 /// Options of a model that do not fit each other.
 pub(super) fn of_model(error: &ModelError, options: &Options) -> CliError {
     let &ModelError::Heads { width, heads } = error else {
-        return CliError::Usage(causes(error));
+        return CliError::Usage(of_data(error));
     };
     let (width, heads) = (width as u64, heads as u64);
     let near = near_divisors(width, heads, |_| true).filter(|_| options.is_given("heads"));
@@ -127,6 +127,9 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
     }
 }
 
+/// The most characters of the reason why weights cannot be used.
+const WHY_CHARS_MAX: usize = 300;
+
 /// Weights or checkpoints that cannot be used.
 fn of_kept(error: &TrainError) -> String {
     match error {
@@ -143,11 +146,14 @@ fn of_kept(error: &TrainError) -> String {
             let why = clean(&why);
             format!("cannot load initial weights from a checkpoint: {why}; name one that is whole")
         }
-        TrainError::Initial { path, source } => format!(
-            "cannot load initial weights from {}: {}; name a file that --save wrote or a checkpoint, for this model",
-            excerpt(&path.display().to_string()),
-            excerpt(&causes(source))
-        ),
+        TrainError::Initial { path, source } => {
+            // A file may have names of any length.
+            let why: String = clean(&causes(source)).chars().take(WHY_CHARS_MAX).collect();
+            format!(
+                "cannot load initial weights from {}: {why}; name a file that --save wrote, a checkpoint, or the folder of a model, for this model",
+                excerpt(&path.display().to_string())
+            )
+        }
         TrainError::Resume { path, source } => {
             let advice = match **source {
                 ResumeError::OtherData => "; name the other data with --data to train on them",
@@ -172,7 +178,7 @@ fn of_kept(error: &TrainError) -> String {
 }
 
 /// Data that a model cannot be trained on.
-fn of_data(error: &ModelError) -> String {
+pub(crate) fn of_data(error: &ModelError) -> String {
     match error {
         ModelError::TooShort { name, bytes, context, needed } => {
             let shorter = match bytes / 10 {
@@ -189,8 +195,20 @@ fn of_data(error: &ModelError) -> String {
             "cannot read the data file {}: {source}; name a text file that can be read",
             excerpt(&path.display().to_string())
         ),
+        ModelError::Config(_) => {
+            with_advice(causes(error), "use the config.json of a model of Llama, Qwen 2 or Qwen 3")
+        }
+        ModelError::Folder { .. } => {
+            with_advice(causes(error), "use a folder with config.json, tokenizer.json and weights")
+        }
+        ModelError::Convert { .. } => with_advice(causes(error), "use another file or folder"),
         other => causes(other),
     }
+}
+
+/// A refusal with what to do, unless it says so already.
+fn with_advice(text: String, advice: &str) -> String {
+    if text.contains("; ") { text } else { format!("{text}; {advice}") }
 }
 
 fn no_cuda(no: &NoCuda) -> String {
