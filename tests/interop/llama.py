@@ -2,7 +2,8 @@
 another program.
 
     llama.py gradients DUMP.safetensors   loss and gradients of a dumped step, by differentiation
-    llama.py loss DIR TEXT                the loss of the model in a folder on a text, nats a token
+    llama.py loss DIR TEXT [OURS]         the loss of the model in a folder on a text, nats a token;
+                                          OURS is what pptop evaluate --json has said of it
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def gradients(path: str) -> None:
         sys.exit(f"WRONG {what}: {name} by {worst:.1e}")
 
 
-def loss_of(folder: str, text: str) -> None:
+def loss_of(folder: str, text: str, ours: str = "") -> None:
     from tokenizers import Tokenizer
 
     root = Path(folder)
@@ -144,6 +145,10 @@ def loss_of(folder: str, text: str) -> None:
                 total += found.item() * positions.shape[1]
                 count += positions.shape[1]
     print(json.dumps({"loss": total / count, "tokens": count}))
+    if ours:
+        said = json.loads(ours)
+        if said["tokens"] != count or abs(said["loss"] - total / count) > 1e-4:
+            sys.exit(f"WRONG: pptop says {said}")
 
 
 if __name__ == "__main__":
@@ -151,7 +156,7 @@ if __name__ == "__main__":
         case ["gradients", *paths] if paths:
             for path in paths:
                 gradients(path)
-        case ["loss", folder, text]:
-            loss_of(folder, text)
+        case ["loss", folder, text, *ours] if len(ours) <= 1:
+            loss_of(folder, text, *ours)
         case _:
             sys.exit(__doc__)

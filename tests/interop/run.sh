@@ -39,6 +39,23 @@ gpt=(--model gpt --layers 4 --width 64 --heads 4 --context 32 --batch-size 16 --
 step gpt-interleaved "${gpt[@]}" --schedule interleaved-1f1b --pp 2 --virtual-stages 2
 step gpt-gpipe "${gpt[@]}" --schedule gpipe --pp 3 --clip-norm 0.5
 
+# Models of the Llama family: tied and not, with a gradient of uneven documents.
+mkdir "$dumps/llama"
+llama() {
+  local name=$1
+  shift
+  cargo run --release --quiet --bin pptop -- train --headless --steps 1 --seed 7 "$@" --dump-step "$dumps/$name.safetensors"
+  .venv/bin/python tests/interop/llama.py gradients "$dumps/$name.safetensors"
+}
+small=(--model llama --layers 4 --width 64 --ffn 96 --heads 4 --kv-heads 2 --context 32 --batch-size 16 --micro-batches 4)
+llama llama "${small[@]}" --schedule 1f1b --pp 2 --save "$dumps/llama/model.safetensors"
+llama llama-tied "${small[@]}" --tied --schedule zb-v --pp 2
+cp tests/interop/byte_tokenizer.json "$dumps/llama/tokenizer.json"
+for i in {1..40}; do echo "{\"text\": \"$(printf 'a b%.0s' $(seq "$((i % 9 + 1))"))\"}"; done >"$dumps/llama/text.jsonl"
+llama llama-packed --model "$dumps/llama" --data "$dumps/llama/text.jsonl" --batch-size 4 --micro-batches 4 --pp 2
+ours=$(cargo run --release --quiet --bin pptop -- evaluate "$dumps/llama" --data "$dumps/llama/text.jsonl" --json)
+.venv/bin/python tests/interop/llama.py loss "$dumps/llama" "$dumps/llama/text.jsonl" "$ours"
+
 # Every plan of ours in PyTorch's runtime.
 pptop() { cargo run --release --quiet --bin pptop -- "$@"; }
 mkdir "$dumps/ours" "$dumps/theirs"

@@ -27,28 +27,7 @@ fn well(home: &Folder, line: &str) -> String {
 }
 
 /// A tokenizer of which each byte is a token, written as byte-level tokenizers write bytes.
-fn tokenizer() -> Value {
-    let mut next = 256;
-    let mut character = |byte: u8| match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-        _ => {
-            next += 1;
-            char::from_u32(next - 1).unwrap()
-        }
-    };
-    let vocabulary: Map<String, Value> =
-        (0..=255).map(|byte| (character(byte).to_string(), byte.into())).collect();
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": bytes, "post_processor": null, "decoder": bytes,
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": vocabulary, "merges": [],
-        },
-    })
-}
+const TOKENIZER: &str = include_str!("../../../tests/interop/byte_tokenizer.json");
 
 const TEXT: &str =
     "Ein Schiff fährt über das Meer. 😀 Двенадцать стульев. if x == 42: y += 1    # ok\n";
@@ -66,7 +45,7 @@ fn home(flags: &str) -> Folder {
              --batch-size 4 --micro-batches 2 --steps 2 --pp 2 --eval-every 2 --save made/model.safetensors{flags}"
         ),
     );
-    fs::write(home.path("made/tokenizer.json"), tokenizer().to_string()).unwrap();
+    fs::write(home.path("made/tokenizer.json"), TOKENIZER).unwrap();
     fs::write(home.path("text.txt"), TEXT.repeat(3)).unwrap();
     let mut lines = String::new();
     for i in 0..60_usize {
@@ -235,7 +214,7 @@ fn folders_that_do_not_fit_are_refused_by_name() {
         ("architectures", json!(["MambaForCausalLM"]), "it says MambaForCausalLM"),
         ("num_hidden_layers", json!(u64::MAX), "num_hidden_layers is 18446744073709551615"),
         ("hidden_size", json!(1 << 20), "[256, 1048576] in the model"),
-        ("vocab_size", json!(100), "is [256, 24] there, [100, 24]"),
+        ("vocab_size", json!(300), "is [256, 24] there, [300, 24]"),
         ("rope_scaling", json!({"type": "yarn"}), "of type yarn"),
         ("final_logit_softcapping", json!(30), "final_logit_softcapping is 30"),
     ] {

@@ -316,7 +316,7 @@ fn head_norms() {
 
 /// The loss of a head whose outputs never exist as a whole, against that of the outputs.
 #[test]
-fn head_losses() {
+fn the_loss_of_a_head_whose_outputs_never_exist() {
     for (rows, d, classes) in [(1, 1, 1), (3, 7, 33), (64, 16, 5), (65, 33, 130), (200, 8, 300)] {
         let store = ParameterStore::seeded(4);
         let builder = store.builder(DType::F32, &Device::Cpu);

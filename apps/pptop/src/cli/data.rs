@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let context = args.context.map(|context| context as usize);
     let found = look(&args.model, &args.data, context, args.first)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
-    let Look { documents, held_out, tokens, lengths, rows, context, packed, first } = found;
+    let Look { documents, held_out, tokens, lengths, rows, context, packed, first, texts } = found;
     let [shortest, middle, longest] = lengths;
     if args.json {
         let token = |(id, text, counts): &(u32, String, bool)| json!([id, text, counts]);
@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             "rows": rows,
             "packed": packed,
             "first": first,
+            "texts": texts,
         }));
     }
     let mut text = format!(

@@ -131,7 +131,7 @@ fn models_and_what_they_do_not_have() {
     refused(
         &Home::new(),
         &[
-            ("train --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt or sleep"]),
+            ("train --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt, llama or sleep"]),
             ("train --preset tree", &["'tree'", "use seed"]),
             ("train --preset seed --model gpt", &["seed-mlp", "the model is gpt"]),
             ("train --width 130", &["--width 130", "--heads 4", "use 128 or 132"]),
@@ -149,7 +149,7 @@ fn models_and_what_they_do_not_have() {
             ),
             ("train --model sleep --sleep-slow-rank 1", &["'1'", "RANK:FACTOR"]),
             ("train --model sleep --sleep-slow-rank 1:1e300", &["'1:1e300'", "at most 1000000"]),
-            ("compare --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt or sleep"]),
+            ("compare --model bert", &["'bert'", "seed-mlp, wine-mlp, gpt, llama or sleep"]),
         ],
     );
 }
@@ -344,7 +344,7 @@ fn names_that_come_later_and_names_of_nothing() {
         &[
             ("train --schedule zb-h9", &["`zb-h9`", "naive gpipe 1f1b interleaved-1f1b"]),
             ("compare --schedules 1f1b,best", &["`best`", "naive gpipe 1f1b interleaved-1f1b"]),
-            ("train --model llama", &["'llama'", "seed-mlp, wine-mlp, gpt or sleep"]),
+            ("train --model mamba", &["'mamba'", "seed-mlp, wine-mlp, gpt, llama or sleep"]),
             ("train --recompute=9 --pp 2", &["--recompute names stage 9", "has 2", "0 to 1"]),
             (
                 "train --model sleep --pp 900 --micro-batches 1 --pin",
@@ -368,7 +368,7 @@ fn names_that_come_later_and_names_of_nothing() {
     );
     for command in ["train", "compare", "devices"] {
         let help = home.stdout(&format!("{command} --help"));
-        for later in ["nccl", "llama", "inject"] {
+        for later in ["nccl", "mamba", "inject"] {
             assert!(!help.contains(later), "{later} is in the help of {command}");
         }
         // Rows of a comparison are never continued.

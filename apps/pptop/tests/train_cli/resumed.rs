@@ -135,7 +135,10 @@ fn initial_weights_come_from_a_checkpoint_too() {
     };
     let wider = TINY.replace("--width 16", "--width 32");
     refused(&format!("{wider} --steps 2 --init {folder}"), &["it has ", " parameters, the model "]);
-    refused(&format!("{TINY} --steps 2 --init kept"), &["kept", "it is a folder"]);
+    refused(
+        &format!("{TINY} --steps 2 --init kept"),
+        &["kept", "it has neither model.safetensors nor"],
+    );
     let weights = home.path("kept/step-00000003/model-00001-of-00002.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

@@ -168,6 +168,8 @@ pub struct Look {
     /// The first documents, token by token: the number of each, its text, and whether the token
     /// after it is predicted.
     pub first: Vec<Vec<(u32, String, bool)>>,
+    /// The text that the tokens of each of these documents give again.
+    pub texts: Vec<String>,
 }
 
 /// Looks at the first `n` documents of a file, and counts them all.
@@ -190,6 +192,8 @@ pub(crate) fn look(
     };
     let of = |Document { ids, .. }: &Document| (0..ids.len()).map(|at| token(ids, at)).collect();
     let first = documents.iter().take(n).map(of).collect::<Result<_, _>>()?;
+    let text = |document: &Document| words.decode(&document.ids).map_err(refused);
+    let texts = documents.iter().take(n).map(text).collect::<Result<_, _>>()?;
     let is_held = |document: &&Document| document.key.is_multiple_of(HELD_OUT);
     let held_out = if documents.len() > 1 { documents.iter().filter(is_held).count() } else { 0 };
     let (n_documents, tokens) = (documents.len(), lengths.iter().sum());
@@ -206,6 +210,7 @@ pub(crate) fn look(
         context,
         packed: counted as f64 / data.train.targets.len().max(1) as f64,
         first,
+        texts,
     })
 }
 

@@ -52,9 +52,7 @@ impl WeightFolder {
             Some(index) => index.weight_map.values().cloned().collect(),
             None if folder.join(WHOLE).exists() => BTreeSet::from([WHOLE.to_owned()]),
             None => {
-                return Err(WeightsError::Folder(format!(
-                    "it has neither {WHOLE} nor {INDEX}; use a folder with one of them"
-                )));
+                return Err(WeightsError::Folder(format!("it has neither {WHOLE} nor {INDEX}")));
             }
         };
         let mut left: BTreeSet<&str> = known.keys().map(String::as_str).collect();

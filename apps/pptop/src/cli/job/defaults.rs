@@ -72,7 +72,11 @@ fn rates() -> String {
             None => groups.push((flags, vec![model.name])),
         }
     }
-    let groups = groups.iter().map(|(flags, names)| format!("{}: {flags}; ", names.join(" and ")));
+    let listed = |names: &[&str]| match names {
+        [names @ .., last] if !names.is_empty() => format!("{} and {last}", names.join(", ")),
+        names => names.concat(),
+    };
+    let groups = groups.iter().map(|(flags, names)| format!("{}: {flags}; ", listed(names)));
     groups.collect::<String>() + "the others: constant.\n"
 }
 
@@ -108,10 +112,12 @@ Defaults by model:
   gpt         600     32              8  2e-3  adamw      1     every 100
   seed-mlp     50    256             32  1e-3  adam       -     -
   wine-mlp    600     64              8  3e-3  adam       -     every 100
+  llama       600     32              8  2e-3  adamw      1     every 100
   sleep        20   16*D             16  1e-2  sgd        -     -
-gpt and wine-mlp: --lr-schedule cosine --warmup 20; the others: constant.
+gpt, wine-mlp and llama: --lr-schedule cosine --warmup 20; the others: constant.
 gpt: --layers 6 --width 128 --heads 4 --context 64 --dropout 0.
 seed-mlp: dropout .3 .4 .3 .2 in its four places; wine-mlp: --dropout 0.2.
+llama: --layers 6 --width 128 --ffn 384 --heads 4 --kv-heads 2 --context 64.
 sleep: 4 ms for each of F, I, W; 1 layer a stage; --partition uniform. Others: --partition time.
 For all: --pp as many as GPUs, or min(4, cores) without one, and at most the
 layers; --dp 1, --schedule 1f1b, --seed 0, --virtual-stages 2 for schedules with

@@ -237,14 +237,12 @@ fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<()
     let mut all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
     if let Some(option) = all.find(|option| options.is_given(option) && !has(model, option)) {
         let owners: Vec<&Model> = MODELS.into_iter().filter(|other| has(other, option)).collect();
-        return Err(CliError::Usage(match owners[..] {
-            [owner] => format!(
-                "--{option} belongs to --model {owner}, but the model is {}; leave --{option} out, or use --model {owner}",
-                model.name,
-                owner = owner.name
-            ),
-            _ => format!("--model {} has no {option}; leave --{option} out", model.name),
-        }));
+        let names: Vec<&str> = owners.iter().map(|owner| owner.name).collect();
+        return Err(CliError::Usage(format!(
+            "--{option} belongs to --model {owners}, but the model is {}; leave --{option} out, or use --model {owners}",
+            model.name,
+            owners = names.join(" or ")
+        )));
     }
     if args.eval_every.is_some() && model.defaults.eval_every.is_none() {
         let message = format!(

@@ -128,7 +128,7 @@ fn refusal(error: &TrainError, spec: &Spec) -> String {
 }
 
 /// The most characters of the reason why weights cannot be used.
-const WHY_CHARS_MAX: usize = 300;
+const WHY_CHARS_MAX: usize = 140;
 
 /// Weights or checkpoints that cannot be used.
 fn of_kept(error: &TrainError) -> String {
