@@ -7,6 +7,10 @@ use crate::error::ModelError;
 
 /// The largest number that a size may have. With it, no product of three sizes overflows.
 const SIZE_MAX: u64 = 1 << 20;
+/// The most blocks.
+const LAYERS_MAX: usize = 4096;
+/// The most bytes of the tables of rotary embedding.
+const TABLE_BYTES_MAX: usize = 1 << 30;
 
 /// Which of the family a model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +190,17 @@ impl LlamaConfig {
         {
             let most = SIZE_MAX;
             return Err(refused(format!("{name}: {size} is not between 1 and {most}")));
+        }
+        if self.layers > LAYERS_MAX {
+            return Err(refused(format!("{} layers are more than {LAYERS_MAX}", self.layers)));
+        }
+        let table = self.context * head_width * size_of::<f32>();
+        if table > TABLE_BYTES_MAX {
+            return Err(refused(format!(
+                "the angles of {} positions would take {} MiB; use a smaller max_position_embeddings",
+                self.context,
+                table >> 20
+            )));
         }
         if !heads.is_multiple_of(key_value_heads) {
             return Err(refused(format!(
@@ -513,11 +528,54 @@ mod tests {
             let error = LlamaConfig::from_json(&with(changes)).unwrap_err().to_string();
             assert!(error.contains(why), "{why}: {error}");
         }
+        for (changes, why) in [
+            (&[("num_hidden_layers", Value::from(5000))][..], "5000 layers"),
+            (
+                &[("max_position_embeddings", (1 << 20).into()), ("head_dim", 4096.into())],
+                "would take 16384 MiB",
+            ),
+        ] {
+            let error = LlamaConfig::from_json(&with(changes)).unwrap_err().to_string();
+            assert!(error.contains(why), "{why}: {error}");
+        }
         for (text, why) in [("", "no JSON object"), ("[]", "no JSON object"), ("{}", "no archit")] {
             let error = LlamaConfig::from_json(text).unwrap_err().to_string();
             assert!(error.contains(why), "{why}: {error}");
         }
         let deep = "[".repeat(1_000_000);
         assert!(LlamaConfig::from_json(&deep).is_err());
+    }
+
+    /// Bytes of a text changed at random: replaced, removed, doubled, or made into large numbers.
+    fn damaged(text: &str, case: u64) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        let draw = |at: u64, below: usize| (pp_nn::hash(&[case, at]) % below as u64) as usize;
+        for change in 0..1 + draw(0, 4) as u64 {
+            let at = draw(10 * change + 1, bytes.len());
+            match draw(10 * change + 2, 5) {
+                0 => bytes[at] = draw(10 * change + 3, 256) as u8,
+                1 => drop(bytes.drain(at..(at + 3).min(bytes.len()))),
+                2 => {
+                    let part = bytes[at..(at + 20).min(bytes.len())].to_vec();
+                    drop(bytes.splice(at..at, part));
+                }
+                3 => drop(bytes.splice(at..at, *b"99999999")),
+                _ => drop(bytes.splice(at..at, *b"-1e300")),
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[test]
+    fn whatever_a_configuration_says_it_is_refused_or_it_fits() {
+        let mut n_taken = 0;
+        for case in 0..10_000 {
+            if let Ok(config) = LlamaConfig::from_json(&damaged(SMOL, case)) {
+                config.check().unwrap();
+                assert!(config.parameters() > 0 && config.flops_per_sample(config.context) > 0);
+                n_taken += 1;
+            }
+        }
+        assert!((100..8000).contains(&n_taken), "{n_taken} were taken");
     }
 }

@@ -12,7 +12,7 @@ use crate::entropy::entropy;
 use crate::error::ModelError;
 
 /// The most bytes of a tokenizer.
-const TOKENIZER_BYTES_MAX: u64 = 256 << 20;
+const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 /// The most bytes of a line of JSON.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// Of so many documents one is held out.
@@ -30,6 +30,12 @@ struct Document {
     key: u64,
 }
 
+/// A panic of the library as an error: what it reads is somebody else's file.
+fn unpanicking<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err("the tokenizer has failed".to_owned()))
+}
+
 impl Words {
     /// Reads `tokenizer.json` of a folder, for a model that knows so many tokens.
     pub(crate) fn open(folder: &Path, vocabulary: usize) -> Result<Self, ModelError> {
@@ -44,14 +50,21 @@ impl Words {
             return Err(refused(format!("it is no file of at most {most} MiB")));
         }
         let bytes = std::fs::read(&path).map_err(|error| refused(error.to_string()))?;
-        let tokenizer = Tokenizer::from_bytes(bytes)
-            .map_err(|error| refused(format!("it cannot be used: {error}")))?;
+        Self::of(&bytes, vocabulary).map_err(|why| refused(format!("it cannot be used: {why}")))
+    }
+
+    fn of(bytes: &[u8], vocabulary: usize) -> Result<Self, String> {
+        // The library panics where it takes a part of the text for granted that is no JSON.
+        serde_json::from_slice::<serde_json::Value>(bytes).map_err(|error| error.to_string())?;
+        let read = || Tokenizer::from_bytes(bytes).map_err(|error| error.to_string());
+        let tokenizer = unpanicking(read)?;
         Ok(Self { tokenizer, vocabulary })
     }
 
     /// The tokens of a text. No special tokens are added.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        let encoded = self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string())?;
+        let encode = || self.tokenizer.encode_fast(text, false).map_err(|error| error.to_string());
+        let encoded = unpanicking(encode)?;
         let ids = encoded.get_ids().to_vec();
         match ids.iter().find(|id| **id as usize >= self.vocabulary) {
             None => Ok(ids),
@@ -346,5 +359,69 @@ impl DataSet for TokenText {
         let counted = self.train.targets.iter().filter(|target| **target != IGNORED);
         counted.for_each(|target| *counts.entry(*target).or_insert(0_usize) += 1);
         entropy(counts.values().copied())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: &str = include_str!("../../../../tests/interop/byte_tokenizer.json");
+
+    fn document(ids: std::ops::Range<u32>) -> Document {
+        Document { ids: ids.collect(), key: 1 }
+    }
+
+    #[test]
+    fn rows_are_filled_and_no_token_is_predicted_across_documents() {
+        // Three tokens, ten, one that predicts nothing, and two; in rows of four.
+        let documents = [document(0..3), document(10..20), document(30..31), document(40..42)];
+        let rows = Rows::pack(&documents, 4);
+        assert_eq!(rows.ids, [0, 1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 40]);
+        assert_eq!(rows.targets, [1, 2, 11, 12, 13, 14, 15, 16, 17, 18, 19, 41]);
+        assert_eq!(rows.positions, [0, 1, 0, 1, 0, 1, 2, 3, 0, 1, 2, 0]);
+        let rows = Rows::pack(&documents[..1], 4);
+        assert_eq!(rows.targets, [1, 2, IGNORED, IGNORED]);
+        assert_eq!(rows.len(4), 1);
+    }
+
+    #[test]
+    fn what_is_held_out_depends_on_the_text_alone() {
+        let texts: Vec<String> = (0..200).map(|i| format!("text {i}")).collect();
+        let documents = |texts: &[String]| -> Vec<Document> {
+            let of = |text: &String| Document { ids: (0..9).collect(), key: key_of(text) };
+            texts.iter().map(of).collect()
+        };
+        let held = |texts: &[String], seed| {
+            TokenText::of(documents(texts), 8, seed).validation(1).unwrap().len()
+        };
+        let all = held(&texts, 1);
+        assert!((3..20).contains(&all), "{all}");
+        assert_eq!(held(&texts, 2), all, "whatever the seed");
+        assert_eq!(held(&texts[..100], 1) + held(&texts[100..], 1), all);
+    }
+
+    #[test]
+    fn whatever_a_tokenizer_says_it_is_refused_or_gives_tokens_of_the_model() {
+        let mut n_taken = 0;
+        for case in 0..2_000_u64 {
+            let mut bytes = BYTES.as_bytes().to_vec();
+            let draw = |at: u64, below: usize| (hash(&[case, at]) % below as u64) as usize;
+            for change in 0..1 + draw(0, 3) as u64 {
+                let at = draw(10 * change + 1, bytes.len());
+                match draw(10 * change + 2, 4) {
+                    0 => bytes[at] = draw(10 * change + 3, 256) as u8,
+                    1 => drop(bytes.drain(at..(at + 4).min(bytes.len()))),
+                    2 => drop(bytes.splice(at..at, *b"99999999999")),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let Ok(words) = Words::of(&bytes, 256) else { continue };
+            if let Ok(ids) = words.encode("Ein Schiff 😀 42\n") {
+                assert!(ids.iter().all(|id| *id < 256), "case {case}");
+                n_taken += 1;
+            }
+        }
+        assert!((20..1900).contains(&n_taken), "{n_taken} were taken");
     }
 }

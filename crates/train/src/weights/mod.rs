@@ -245,4 +245,50 @@ mod tests {
         let refused = check(Path::new("/dev/zero"), &known()).unwrap_err();
         assert_eq!(refused.to_string(), "it is a device");
     }
+
+    /// Bytes of a file changed at random.
+    fn damaged(file: &[u8], case: u64) -> Vec<u8> {
+        let mut bytes = file.to_vec();
+        let draw = |at: u64, below: usize| (pp_nn::hash(&[case, at]) % below as u64) as usize;
+        for change in 0..1 + draw(0, 3) as u64 {
+            let at = draw(10 * change + 1, bytes.len());
+            match draw(10 * change + 2, 4) {
+                0 => bytes[at] = draw(10 * change + 3, 256) as u8,
+                1 => bytes.truncate(at.max(1)),
+                2 => drop(bytes.splice(at..at, *b"99")),
+                _ => drop(bytes.splice(at..at, [0; 3])),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn whatever_a_folder_has_it_is_refused_or_its_tensors_are_the_models() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, index) =
+            (dir.path().join("model.safetensors"), dir.path().join("model.safetensors.index.json"));
+        let head = format!("{{{A},{B}}}");
+        let file = [&(head.len() as u64).to_le_bytes(), head.as_bytes(), &[0; 32]].concat();
+        let map = r#"{"weight_map":{"a":"model.safetensors","b":"model.safetensors"}}"#;
+        let mut n_taken = 0;
+        for case in 0..10_000 {
+            let has_index = case % 3 == 0;
+            let damages_index = case % 6 == 0;
+            let weights = if damages_index { file.clone() } else { damaged(&file, case) };
+            std::fs::write(&whole, weights).unwrap();
+            let _ = std::fs::remove_file(&index);
+            if has_index {
+                let map = map.as_bytes();
+                let map = if damages_index { damaged(map, case) } else { map.to_vec() };
+                std::fs::write(&index, map).unwrap();
+            }
+            let Ok(values) = load(dir.path(), &known(), true) else { continue };
+            for (name, shape) in known() {
+                let value = values.value(&name).unwrap().unwrap();
+                assert_eq!(value.shape(), &shape, "case {case}");
+            }
+            n_taken += 1;
+        }
+        assert!((100..8000).contains(&n_taken), "{n_taken} were taken");
+    }
 }
