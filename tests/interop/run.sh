@@ -50,7 +50,7 @@ llama() {
 small=(--model llama --layers 4 --width 64 --ffn 96 --heads 4 --kv-heads 2 --context 32 --batch-size 16 --micro-batches 4)
 llama llama "${small[@]}" --schedule 1f1b --pp 2 --save "$dumps/llama/model.safetensors"
 llama llama-tied "${small[@]}" --tied --schedule zb-v --pp 2
-cp tests/interop/byte_tokenizer.json "$dumps/llama/tokenizer.json"
+cp crates/models/testdata/byte_tokenizer.json "$dumps/llama/tokenizer.json"
 for i in {1..40}; do echo "{\"text\": \"$(printf 'a b%.0s' $(seq "$((i % 9 + 1))"))\"}"; done >"$dumps/llama/text.jsonl"
 llama llama-packed --model "$dumps/llama" --data "$dumps/llama/text.jsonl" --batch-size 4 --micro-batches 4 --pp 2
 ours=$(cargo run --release --quiet --bin pptop -- evaluate "$dumps/llama" --data "$dumps/llama/text.jsonl" --json)

@@ -13,7 +13,9 @@ mod wine;
 
 pub use error::ModelError;
 pub use gpt::{GPT, Gpt, GptConfig, gpt, sample, sample_while};
-pub use llama::{Evaluated, Family, LLAMA, Llama, LlamaConfig, Look, convert, llama, look};
+pub use llama::{
+    Evaluated, Family, LLAMA, Llama, LlamaConfig, Look, convert, llama, look, model_folder,
+};
 pub use mlp::{SEED_MLP, SEED_PRESET, SeedMlp, WINE_MLP, WineMlp, seed_mlp, wine_mlp};
 pub use model::{Group, Kind, Model, ModelOption, Options, Preset, Value};
 pub use pp_train::{Classes, DataSet, Job, Samples, Tokens};

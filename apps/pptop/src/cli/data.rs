@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use pp_models::{Look, look};
+use pp_models::{Look, look, model_folder};
 use pp_schedule::clean;
 use serde_json::json;
 
@@ -39,7 +39,7 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let context = args.context.map(|context| context as usize);
-    let found = look(&args.model, &args.data, context, args.first)
+    let found = look(&model_folder(&args.model), &args.data, context, args.first)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
     let Look { documents, held_out, tokens, lengths, rows, context, packed, first, texts } = found;
     let [shortest, middle, longest] = lengths;

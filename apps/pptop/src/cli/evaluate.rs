@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pp_models::Evaluated;
+use pp_models::{Evaluated, model_folder};
 use pp_partition::Cut;
 use pp_telemetry::Recorder;
 use pp_train::{Config, KernelChoice, Prepared, Profiles, TrainError, causes};
@@ -61,7 +61,8 @@ struct Found {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let model = Evaluated::new(&args.folder, &args.data)
+    let folder = model_folder(&args.folder);
+    let model = Evaluated::new(&folder, &args.data)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
     let pieces = model.pieces().to_vec();
     let config = Config {
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         cut: Cut::Parameters,
         kernels: args.kernels.unwrap_or_default(),
         packs_weights: false,
-        init: Some(args.folder.clone()),
+        init: Some(folder),
         ..Config::new(Arc::new(model))
     };
     let spec = Spec::of(config);

@@ -204,6 +204,18 @@ impl Workload for Llama {
     }
 }
 
+/// The folder with the files of a model: the folder itself, or, in the hub's cache, the snapshot that
+/// its branch `main` has.
+pub fn model_folder(folder: &Path) -> PathBuf {
+    let main = || std::fs::read_to_string(folder.join("refs/main")).ok();
+    if folder.join(CONFIG).exists() {
+        return folder.to_owned();
+    }
+    let is_hash = |hash: &String| hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hash = main().map(|hash| hash.trim().to_owned()).filter(is_hash);
+    hash.map_or_else(|| folder.to_owned(), |hash| folder.join("snapshots").join(hash))
+}
+
 /// What the folder of a model has beside its weights. Its configuration says that the weights that
 /// are written have 32 bits.
 fn folder_companions(folder: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {

@@ -366,7 +366,7 @@ impl DataSet for TokenText {
 mod tests {
     use super::*;
 
-    const BYTES: &str = include_str!("../../../../tests/interop/byte_tokenizer.json");
+    const BYTES: &str = include_str!("../../testdata/byte_tokenizer.json");
 
     fn document(ids: std::ops::Range<u32>) -> Document {
         Document { ids: ids.collect(), key: 1 }

@@ -62,7 +62,7 @@ impl TypedValueParser for ModelParser {
         value: &OsStr,
     ) -> Result<ModelArg, clap::Error> {
         if is_folder(value) {
-            return Ok(ModelArg::Folder(value.into()));
+            return Ok(ModelArg::Folder(pp_models::model_folder(Path::new(value))));
         }
         let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
         PossibleValuesParser::new(values)
