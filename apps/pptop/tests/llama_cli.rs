@@ -259,6 +259,19 @@ fn texts_that_cannot_be_read_are_refused_by_line() {
         let line = format!("evaluate made --data {name}");
         pptop(&home, &line).refused(&line, &[why]);
     }
+    // Or they are left out and counted.
+    fs::write(
+        home.path("h.jsonl"),
+        "{\"text\": \"a long and fine text\"}\nno\n{\"text\": \"more of it\"}\n{}\n",
+    )
+    .unwrap();
+    let line =
+        "train --headless --model ./made --data h.jsonl --steps 1 --batch-size 2 --micro-batches 2";
+    pptop(&home, line).refused(line, &["line 2: expected"]);
+    let ran = pptop(&home, &format!("{line} --skip-bad-lines"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("were left out: 2, the first is line 2: expected"), "{said}");
     for (line, why) in [
         ("train --headless --model ./made", "it needs a text to train on; use --data FILE"),
         ("train --headless --model ./made --data text.txt --layers 2", "leave --layers out"),

@@ -22,6 +22,12 @@ pub trait DataSet: Send {
         Ok(Vec::new())
     }
 
+    /// What should be said of the data before the training begins, such as what was left out. The
+    /// run warns of each.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Tokens of one sample; 0 where samples are no sequences of tokens.
     fn tokens_per_sample(&self) -> u64 {
         0

@@ -155,9 +155,7 @@ impl<'a> Run<'a> {
         run.recall();
         run.emit(Event::Hello(Box::new(hello.clone())));
         run.samplers = Some(samplers(&run.session, &run.options, run.origin, &run.recorder));
-        if let Some(error) = no_control {
-            run.warn(None, format!("this run takes no requests, only signals: {error}"));
-        }
+        run.warn_at_first(no_control);
         let opening = opening(&run.session, &hello);
         let took: Vec<String> =
             took.iter().map(|(name, seconds)| format!("{name} {seconds:.2} s")).collect();

@@ -550,7 +550,7 @@ mod tests {
     fn damaged(text: &str, case: u64) -> String {
         let mut bytes = text.as_bytes().to_vec();
         let draw = |at: u64, below: usize| (pp_nn::hash(&[case, at]) % below as u64) as usize;
-        for change in 0..1 + draw(0, 4) as u64 {
+        for change in 0..=draw(0, 4) as u64 {
             let at = draw(10 * change + 1, bytes.len());
             match draw(10 * change + 2, 5) {
                 0 => bytes[at] = draw(10 * change + 3, 256) as u8,

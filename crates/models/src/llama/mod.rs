@@ -22,7 +22,7 @@ use crate::error::ModelError;
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
 pub use tokens::Look;
-use tokens::{TokenText, Words};
+use tokens::{BadLines, TokenText, Words};
 
 /// The configuration of a model.
 const CONFIG: &str = "config.json";
@@ -74,6 +74,13 @@ pub static LLAMA: Model = Model {
         size("kv-heads", "Heads of keys and values of llama; must divide the heads"),
         size("context", "Context length"),
         ModelOption {
+            name: "skip-bad-lines",
+            value_name: "BOOL",
+            help: "Leave out lines of a .jsonl that are no documents, and count them",
+            kind: Kind::Flag,
+            group: Group::Model,
+        },
+        ModelOption {
             name: "tied",
             value_name: "BOOL",
             help: "Make embedding and head of llama one parameter",
@@ -99,6 +106,8 @@ pub struct Llama {
     pub config: LlamaConfig,
     /// The folder that it is from, with its tokenizer; `None` for a new model over bytes.
     pub folder: Option<PathBuf>,
+    /// Whether lines of a text that are no documents are left out.
+    pub skips_bad_lines: bool,
     /// The text file; `None` for the embedded book.
     pub data: Option<PathBuf>,
 }
@@ -116,7 +125,8 @@ impl Llama {
                 }
                 config.context = context;
             }
-            return Ok(Self { config, folder: Some(folder.to_owned()), data });
+            let skips_bad_lines = options.flag("skip-bad-lines");
+            return Ok(Self { config, folder: Some(folder.to_owned()), skips_bad_lines, data });
         }
         let default = LlamaConfig::default();
         let width = options.count("width").unwrap_or(default.width);
@@ -142,7 +152,7 @@ impl Llama {
             ..default
         };
         config.check()?;
-        Ok(Self { config, folder: None, data })
+        Ok(Self { config, folder: None, skips_bad_lines: false, data })
     }
 }
 
@@ -168,7 +178,8 @@ impl Workload for Llama {
             return Err(ModelError::Folder { path: folder.clone(), why }.into());
         };
         let words = Words::open(folder, self.config.vocabulary)?;
-        let data = TokenText::load(&words, data, self.config.context, seed)?;
+        let bad = if self.skips_bad_lines { BadLines::Skip } else { BadLines::Stop };
+        let data = TokenText::load(&words, data, self.config.context, seed, bad)?;
         Ok(job(self.config, data)?)
     }
 

@@ -36,6 +36,24 @@ fn unpanicking<T>(call: impl FnOnce() -> Result<T, String>) -> Result<T, String>
         .unwrap_or_else(|_| Err("the tokenizer has failed".to_owned()))
 }
 
+/// What happens at a line that is no document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadLines {
+    /// It is an error, which has its number.
+    Stop,
+    /// It is left out and counted.
+    Skip,
+}
+
+/// The documents of a file.
+#[derive(Default)]
+struct Documents {
+    all: Vec<Document>,
+    /// Lines that were left out, and the first of them with its reason.
+    n_skipped: usize,
+    first_skipped: Option<String>,
+}
+
 impl Words {
     /// Reads `tokenizer.json` of a folder, for a model that knows so many tokens.
     pub(crate) fn open(folder: &Path, vocabulary: usize) -> Result<Self, ModelError> {
@@ -81,7 +99,7 @@ impl Words {
 
     /// The documents of a file: each line of a `.jsonl` with its `text`, or the whole of any other
     /// text.
-    fn documents(&self, path: &Path) -> Result<Vec<Document>, ModelError> {
+    fn documents(&self, path: &Path, bad: BadLines) -> Result<Documents, ModelError> {
         let unread = |source| ModelError::Read { path: path.to_owned(), source };
         let refused = |why: String| unread(io::Error::new(io::ErrorKind::InvalidData, why));
         let is_lines = path.extension().is_some_and(|extension| extension == "jsonl");
@@ -91,14 +109,15 @@ impl Words {
                 refused(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to()))
             })?;
             let ids = self.encode(&text).map_err(refused)?;
-            return Ok(vec![Document { ids, key: key_of(&text) }]);
+            let all = vec![Document { ids, key: key_of(&text) }];
+            return Ok(Documents { all, ..Documents::default() });
         }
         let file = std::fs::File::open(path).map_err(unread)?;
         if !file.metadata().map_err(unread)?.is_file() {
             return Err(refused("it is no file".to_owned()));
         }
         let mut reader = BufReader::new(file);
-        let mut documents = Vec::new();
+        let mut found = Documents::default();
         let mut line = Vec::new();
         for number in 1_u64.. {
             line.clear();
@@ -113,12 +132,22 @@ impl Words {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            let Line { text } =
-                serde_json::from_slice(&line).map_err(|error| wrong(&error.to_string()))?;
-            let ids = self.encode(&text).map_err(|why| wrong(&why))?;
-            documents.push(Document { ids, key: key_of(&text) });
+            match (self.document(&line), bad) {
+                (Ok(document), _) => found.all.push(document),
+                (Err(why), BadLines::Stop) => return Err(wrong(&why)),
+                (Err(why), BadLines::Skip) => {
+                    found.n_skipped += 1;
+                    found.first_skipped.get_or_insert_with(|| format!("line {number}: {why}"));
+                }
+            }
         }
-        Ok(documents)
+        Ok(found)
+    }
+
+    /// The document of a line.
+    fn document(&self, line: &[u8]) -> Result<Document, String> {
+        let Line { text } = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        Ok(Document { ids: self.encode(&text)?, key: key_of(&text) })
     }
 }
 
@@ -145,7 +174,7 @@ pub(crate) fn pieces(
     context: usize,
 ) -> Result<Vec<Samples>, ModelError> {
     let mut found = Vec::new();
-    for Document { ids, .. } in words.documents(path)? {
+    for Document { ids, .. } in words.documents(path, BadLines::Stop)?.all {
         for first in (0..ids.len().saturating_sub(1)).step_by(context) {
             let last = (first + context).min(ids.len() - 1);
             let row = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu);
@@ -192,7 +221,7 @@ pub(crate) fn look(
     context: usize,
     n: usize,
 ) -> Result<Look, ModelError> {
-    let documents = words.documents(path)?;
+    let documents = words.documents(path, BadLines::Stop)?.all;
     let mut lengths: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
     lengths.sort_unstable();
     let refused = |why| ModelError::Read {
@@ -275,6 +304,7 @@ pub(crate) struct TokenText {
     /// Whether every row is of one document: then nobody needs positions.
     is_plain: bool,
     fingerprint: String,
+    remarks: Vec<String>,
 }
 
 impl TokenText {
@@ -285,10 +315,17 @@ impl TokenText {
         path: &Path,
         context: usize,
         seed: u64,
+        bad: BadLines,
     ) -> Result<Self, ModelError> {
-        let documents = words.documents(path)?;
+        let Documents { all: documents, n_skipped, first_skipped } = words.documents(path, bad)?;
         let n_tokens = documents.iter().map(|document| document.ids.len()).sum::<usize>();
-        let data = Self::of(documents, context, seed);
+        let mut data = Self::of(documents, context, seed);
+        if let Some(first) = first_skipped {
+            let path = path.display();
+            data.remarks.push(format!(
+                "{path}: lines that are no documents were left out: {n_skipped}, the first is {first}"
+            ));
+        }
         if data.train.ids.is_empty() {
             let why = format!("it has {n_tokens} tokens; use a longer text");
             let source = io::Error::new(io::ErrorKind::InvalidData, why);
@@ -316,7 +353,8 @@ impl TokenText {
         let bytes =
             |rows: &Rows| rows.ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
         let fingerprint = sha256_hex([&bytes(&train)[..], &bytes(&held_out)]);
-        Self { seed, context, train, held_out, is_plain, fingerprint }
+        let remarks = Vec::new();
+        Self { seed, context, train, held_out, is_plain, fingerprint, remarks }
     }
 
     fn samples(&self, of: &Rows, rows: &[usize]) -> TensorResult<Samples> {
@@ -344,6 +382,10 @@ impl DataSet for TokenText {
     fn validation(&self, rows: usize) -> TensorResult<Vec<Samples>> {
         let all: Vec<usize> = (0..self.held_out.len(self.context)).collect();
         all.chunks(rows.max(1)).map(|rows| self.samples(&self.held_out, rows)).collect()
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 
     fn tokens_per_sample(&self) -> u64 {
@@ -407,7 +449,7 @@ mod tests {
         for case in 0..2_000_u64 {
             let mut bytes = BYTES.as_bytes().to_vec();
             let draw = |at: u64, below: usize| (hash(&[case, at]) % below as u64) as usize;
-            for change in 0..1 + draw(0, 3) as u64 {
+            for change in 0..=draw(0, 3) as u64 {
                 let at = draw(10 * change + 1, bytes.len());
                 match draw(10 * change + 2, 4) {
                     0 => bytes[at] = draw(10 * change + 3, 256) as u8,

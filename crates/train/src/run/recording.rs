@@ -64,6 +64,17 @@ impl Run<'_> {
         self.emit(Event::Warn(Warn { elapsed_ns, step, rank: None, message }));
     }
 
+    /// Warns of what is known before the first step: that nobody can send requests, and what the data
+    /// say of themselves.
+    pub(super) fn warn_at_first(&mut self, no_control: Option<impl std::fmt::Display>) {
+        if let Some(error) = no_control {
+            self.warn(None, format!("this run takes no requests, only signals: {error}"));
+        }
+        for remark in self.session.job.data.remarks() {
+            self.warn(None, remark);
+        }
+    }
+
     /// Records a line of text, which the observer does not get.
     pub(super) fn log(&self, message: String) {
         self.log_at(None, message);

@@ -156,6 +156,19 @@ fn check_checkpoint(
     }
 }
 
+/// The weights of a model with parameters of these names and shapes: from a file, a checkpoint, or
+/// the folder of a model. Those of a folder are read when they are asked for.
+///
+/// # Errors
+/// What is there does not fit the model, or cannot be read.
+pub fn open_weights(
+    path: &Path,
+    known: &BTreeMap<String, Shape>,
+) -> Result<Arc<dyn Values>, WeightsError> {
+    check(path, known)?;
+    load(path, known, false)
+}
+
 /// The tensors of a file, a checkpoint or a folder that [`check`] has passed, by name. Those of a
 /// folder are read when they are asked for.
 ///
@@ -250,7 +263,7 @@ mod tests {
     fn damaged(file: &[u8], case: u64) -> Vec<u8> {
         let mut bytes = file.to_vec();
         let draw = |at: u64, below: usize| (pp_nn::hash(&[case, at]) % below as u64) as usize;
-        for change in 0..1 + draw(0, 3) as u64 {
+        for change in 0..=draw(0, 3) as u64 {
             let at = draw(10 * change + 1, bytes.len());
             match draw(10 * change + 2, 4) {
                 0 => bytes[at] = draw(10 * change + 3, 256) as u8,
