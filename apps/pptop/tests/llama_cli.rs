@@ -97,6 +97,9 @@ fn what_is_saved_is_loaded_evaluated_and_trained_again() {
     trained("--pp 1 --steps 10 --checkpoint-at-end --checkpoint-dir kept");
     let resumed = "train --headless --json --resume kept --steps 20 --pp 2";
     assert_eq!(hash(&well(&home, resumed)), want, "after a pause");
+    // A checkpoint is the folder of a model as well.
+    let kept = "evaluate kept/step-00000010 --data text.jsonl --json";
+    assert_eq!(loss(&home, &format!("{kept} --pp 2")), loss(&home, kept));
 
     // The folder that was written is a model again, with all its files.
     for name in ["config.json", "tokenizer.json"] {

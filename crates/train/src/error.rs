@@ -321,9 +321,6 @@ pub enum ResultError {
     /// The text of a sample could not be generated.
     #[error("no sample")]
     Sample(#[source] candle_core::Error),
-    /// A file that belongs beside the weights cannot be read.
-    #[error("cannot read what belongs beside the weights")]
-    Companions(#[source] BoxError),
     /// The tensors of the first step could not be collected.
     #[error("cannot collect the tensors of step 1")]
     Dump(#[source] candle_core::Error),

@@ -70,6 +70,8 @@ pub struct Run<'a> {
     saved: Option<String>,
     /// Seconds of training before this run, over all runs that led to its checkpoint.
     seconds_before: f64,
+    /// Files that belong beside the weights.
+    companions: Vec<(String, Vec<u8>)>,
 }
 
 impl<'a> Run<'a> {
@@ -124,6 +126,7 @@ impl<'a> Run<'a> {
         let socket = control.as_ref().map(ControlServer::path);
         let steps_before = session.steps_before();
         let resumed = session.config.resume.as_ref().map(|resume| resume.checkpoint.manifest());
+        let companions = session.config.workload.companions().map_err(TrainError::Workload)?;
         let seconds_before = resumed.map_or(0.0, |manifest| manifest.elapsed_seconds);
         let trainer = trainer.on_nonfinite(options.on_nonfinite);
         let place = Some(checkpoints.dir()).filter(|_| checkpoints.is_asked());
@@ -151,6 +154,7 @@ impl<'a> Run<'a> {
             recent: VecDeque::new(),
             saved: None,
             seconds_before,
+            companions,
         };
         run.recall();
         run.emit(Event::Hello(Box::new(hello.clone())));

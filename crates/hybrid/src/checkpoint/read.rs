@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::MANIFEST;
 use super::error::CheckpointError;
 use super::manifest::{FileRecord, MANIFEST_BYTES_MAX, Manifest};
-use super::write::{INDEX, MOMENTS};
+use super::write::{INDEX, MOMENTS, is_of_tensors};
 use crate::hash::hex;
 
 /// The most bytes that are read at a time.
@@ -146,6 +146,12 @@ impl Checkpoint {
             if record.name == INDEX || shard_of(record).is_some_and(|of| !is_read(of)) {
                 continue;
             }
+            if !is_of_tensors(&record.name) {
+                if takes_all {
+                    self.content(record, &mut |_| ())?;
+                }
+                continue;
+            }
             let is_weights = is_weights(record);
             self.tensors(record, &mut |name, view| {
                 let moment = MOMENTS.iter().position(|moment| name.ends_with(moment));
@@ -239,7 +245,10 @@ impl Checkpoint {
         let of_copy = numbers * 4 + known.len() as u64 * HEAD_BYTES_PER_TENSOR;
         let heads = self.manifest.files.len() as u64 * HEAD_BYTES;
         let most = (3 * of_copy).saturating_add(heads);
-        let (bytes, found) = (self.n_bytes(), self.manifest.parameters);
+        // What belongs beside the weights is read in pieces, and has any size.
+        let of_tensors = self.manifest.files.iter().filter(|file| is_of_tensors(&file.name));
+        let bytes = of_tensors.map(|file| file.bytes).fold(0, u64::saturating_add);
+        let found = self.manifest.parameters;
         if bytes <= most {
             return Ok(());
         }

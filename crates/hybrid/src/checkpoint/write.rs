@@ -45,6 +45,9 @@ pub struct About {
     pub elapsed_seconds: f64,
     /// The job, in the words of the program that trains it.
     pub job: serde_json::Value,
+    /// Files that belong beside the weights, so that other programs can load the model: names and
+    /// contents.
+    pub companions: Vec<(String, Vec<u8>)>,
 }
 
 impl About {
@@ -146,11 +149,18 @@ pub(crate) fn seal(
     let index = write_file(disk, dir, INDEX, |out| Ok(serde_json::to_writer(out, &index)?))?;
     let mut files: Vec<FileRecord> = parts.into_iter().flat_map(|part| part.files).collect();
     files.push(index);
+    for (name, bytes) in &about.companions {
+        if is_of_tensors(name) || name == MANIFEST {
+            return Err(CheckpointError::broken(dir, format!("{name} is no name for a companion")));
+        }
+        files.push(write_file(disk, dir, name, |out| out.write_all(bytes))?);
+    }
     files.sort_by(|left, right| left.name.cmp(&right.name));
     let n_files = files.len();
     files.dedup_by(|left, right| left.name == right.name);
-    if files.len() != n_files || n_files != 2 * n_stages + 1 {
-        let why = format!("{} files were written for {n_stages} stages", n_files - 1);
+    let n_others = 1 + about.companions.len();
+    if files.len() != n_files || n_files != 2 * n_stages + n_others {
+        let why = format!("{} files were written for {n_stages} stages", n_files - n_others);
         return Err(CheckpointError::broken(dir, why));
     }
     let About {
@@ -163,6 +173,7 @@ pub(crate) fn seal(
         written_unix_ms,
         elapsed_seconds,
         job,
+        companions: _,
     } = about.clone();
     let manifest = Manifest {
         schema: SCHEMA,
@@ -181,6 +192,11 @@ pub(crate) fn seal(
     };
     write_file(disk, dir, MANIFEST, |out| out.write_all(&manifest.to_bytes()?))?;
     disk.sync_dir(dir).map_err(CheckpointError::write(dir))
+}
+
+/// Whether a file has tensors, or says where they are.
+pub(crate) fn is_of_tensors(name: &str) -> bool {
+    name == INDEX || name.ends_with(".safetensors")
 }
 
 /// Writes the two files of each stage.

@@ -59,6 +59,7 @@ fn about(step: u64) -> About {
         written_unix_ms: 1_796_000_000_000 + step,
         elapsed_seconds: step as f64 / 3.0,
         job: serde_json::json!({"model": "test", "peak": 1e-3 / 3.0}),
+        companions: Vec::new(),
     }
 }
 
@@ -266,6 +267,35 @@ fn a_checkpoint_with_a_part_too_few_or_too_many_is_none() {
         assert!(refused.to_string().contains("files were written for 2 stages"), "{refused}");
         let there = std::fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(there, 1, "the lock alone");
+    }
+}
+
+#[test]
+fn what_belongs_beside_the_weights_is_a_part_of_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    // More bytes than all tensors.
+    let tokenizer = vec![b'x'; 1 << 20];
+    let companions =
+        vec![("config.json".to_owned(), b"{}".to_vec()), ("tokenizer.json".to_owned(), tokenizer)];
+    let folder = CheckpointFolder::take(dir.path(), &HostDisk).unwrap();
+    let about_it = About { companions, ..about(7) };
+    let written = folder.write(&HostDisk, &states(7), &about_it, None).unwrap().checkpoint;
+    let checkpoint = Checkpoint::open(written.path()).unwrap();
+    checkpoint.verify().unwrap();
+    assert_eq!(checkpoint.load(&known()).unwrap().optimizer_steps, 7);
+    assert_eq!(checkpoint.weights().unwrap().len(), known().len());
+    let at = checkpoint.path().join("config.json");
+    assert_eq!(std::fs::read(&at).unwrap(), b"{}");
+    std::fs::write(&at, b"[]").unwrap();
+    for refused in [checkpoint.verify().unwrap_err(), checkpoint.load(&known()).unwrap_err()] {
+        assert!(refused.to_string().contains("config.json"), "{refused}");
+    }
+    // Whoever takes a part of the tensors reads no companions.
+    checkpoint.load_part(&known(), &|name: &str| name.starts_with("b.")).unwrap();
+    for name in ["model.safetensors.index.json", "manifest.json", "x.safetensors"] {
+        let companions = vec![(name.to_owned(), Vec::new())];
+        let refused = folder.write(&HostDisk, &states(8), &About { companions, ..about(8) }, None);
+        assert!(refused.is_err(), "{name}");
     }
 }
 

@@ -206,6 +206,7 @@ impl Run<'_> {
             written_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             elapsed_seconds: self.elapsed_seconds(),
             job: serde_json::to_value(job)?,
+            companions: self.companions.clone(),
         })
     }
 }

@@ -112,17 +112,17 @@ impl Run<'_> {
         let about = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
         let force = self.options.force && nonfinite.is_none();
         self.write(file, weights, &about, force)?;
-        self.save_companions(file, force)
+        self.save_companions(file, force);
+        Ok(())
     }
 
     /// Writes what belongs beside the weights, if they are where other programs look for them. A
     /// file that is there and differs stays, unless it may be replaced.
-    fn save_companions(&mut self, file: &ResultFile, force: bool) -> Result<(), ResultError> {
+    fn save_companions(&mut self, file: &ResultFile, force: bool) {
         if file.path.file_name() != Some(OsStr::new(WEIGHTS)) || !file.path.exists() {
-            return Ok(());
+            return;
         }
-        let companions = self.session.config.workload.companions();
-        for (name, bytes) in companions.map_err(ResultError::Companions)? {
+        for (name, bytes) in self.companions.clone() {
             let path = file.path.with_file_name(&name);
             if std::fs::read(&path).is_ok_and(|there| there == bytes) {
                 continue;
@@ -142,7 +142,6 @@ impl Run<'_> {
                 self.warn(None, format!("{called}: {failed}"));
             }
         }
-        Ok(())
     }
 
     /// Writes a result, and warns if it is not at its path.
