@@ -21,9 +21,24 @@ use crate::text::Text;
 /// The number of tokens: each byte is one.
 const VOCABULARY: usize = 256;
 
-const fn size(name: &'static str, help: &'static str) -> ModelOption {
+pub(crate) const fn size(name: &'static str, help: &'static str) -> ModelOption {
     ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
 }
+
+/// The options that all transformers have.
+pub(crate) const DATA: ModelOption = ModelOption {
+    name: "data",
+    value_name: "FILE",
+    help: "Text that gpt or llama learns [default: an embedded book]",
+    kind: Kind::File,
+    group: Group::First(2),
+};
+pub(crate) const LAYERS: ModelOption = size("layers", "Transformer blocks of gpt or llama");
+pub(crate) const WIDTH: ModelOption = size("width", "Width of the hidden layers of gpt or llama");
+pub(crate) const HEADS: ModelOption =
+    size("heads", "Attention heads of gpt or llama; must divide the width");
+pub(crate) const CONTEXT: ModelOption =
+    size("context", "Context length of gpt in bytes, or of llama in tokens");
 
 /// The transformer as a model with a name.
 pub static GPT: Model = Model {
@@ -39,20 +54,7 @@ pub static GPT: Model = Model {
         eval_every: Some(100),
         cut: Cut::Time,
     },
-    options: &[
-        ModelOption {
-            name: "data",
-            value_name: "FILE",
-            help: "Text file that gpt learns [default: an embedded book]",
-            kind: Kind::File,
-            group: Group::First(2),
-        },
-        size("layers", "Transformer blocks of gpt"),
-        size("width", "Width of the hidden layers of gpt"),
-        size("heads", "Attention heads of gpt; must divide the width"),
-        size("context", "Context length of gpt in bytes"),
-        DROPOUT,
-    ],
+    options: &[DATA, LAYERS, WIDTH, HEADS, CONTEXT, DROPOUT],
     own_defaults: || {
         let GptConfig { layers, width, heads, context, dropout } = GptConfig::default();
         format!(

@@ -19,6 +19,7 @@ pub use config::{Family, LlamaConfig};
 pub use gguf::convert;
 
 use crate::error::ModelError;
+use crate::gpt::{CONTEXT, DATA, HEADS, LAYERS, WIDTH, size};
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
 pub use tokens::Look;
@@ -41,10 +42,6 @@ const COMPANIONS: [&str; 9] = [
 /// The most bytes of a `config.json`.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-const fn size(name: &'static str, help: &'static str) -> ModelOption {
-    ModelOption { name, value_name: "N", help, kind: Kind::Count, group: Group::Model }
-}
-
 /// The model with a name.
 pub static LLAMA: Model = Model {
     name: "llama",
@@ -60,19 +57,13 @@ pub static LLAMA: Model = Model {
         cut: Cut::Time,
     },
     options: &[
-        ModelOption {
-            name: "data",
-            value_name: "FILE",
-            help: "Text file that the model learns [default: an embedded book]",
-            kind: Kind::File,
-            group: Group::First(2),
-        },
-        size("layers", "Transformer blocks"),
-        size("width", "Width of the hidden layers"),
+        DATA,
+        LAYERS,
+        WIDTH,
         size("ffn", "Width inside of the MLPs of llama"),
-        size("heads", "Attention heads; must divide the width"),
+        HEADS,
         size("kv-heads", "Heads of keys and values of llama; must divide the heads"),
-        size("context", "Context length"),
+        CONTEXT,
         ModelOption {
             name: "skip-bad-lines",
             value_name: "BOOL",
@@ -199,7 +190,8 @@ impl Workload for Llama {
     }
 
     fn sample_length(&self) -> Option<SampleLength> {
-        Some(SampleLength { length: self.config.context, unit: "bytes", option: "context" })
+        let unit = if self.folder.is_some() { "tokens" } else { "bytes" };
+        Some(SampleLength { length: self.config.context, unit, option: "context" })
     }
 
     fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, BoxError> {
