@@ -2,13 +2,15 @@
 //! as one large batch does.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::time::{Duration, Instant};
+
 use candle_core::{Device, Tensor};
-use pp_executor::RankConfig;
+use pp_executor::{Fault, FaultKind, RankConfig};
 use pp_hybrid::{Trainer, TrainerConfig, TrainerError};
 use pp_models::Job;
 use pp_nn::{IGNORED, LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
-use pp_schedule::{ScheduleName, Sizes};
+use pp_schedule::{Rank, ScheduleName, Sizes};
 
 mod uneven;
 use uneven::small_llama;
@@ -16,6 +18,10 @@ use uneven::small_llama;
 const BATCH: usize = 8;
 
 fn trainer(job: &Job, n_micro_batches: u32, n_replicas: u32) -> Trainer {
+    trainer_with(job, n_micro_batches, n_replicas, None)
+}
+
+fn trainer_with(job: &Job, n_micro_batches: u32, n_replicas: u32, fault: Option<Fault>) -> Trainer {
     let sizes = Sizes { n_ranks: 2, n_micro_batches, n_virtual_stages: 1, interleave_group: None };
     let plan = ScheduleName::OneFOneB.generate(&sizes).unwrap();
     let partition = Cut::Uniform.solve(&job.stack, 2, None).unwrap();
@@ -23,10 +29,31 @@ fn trainer(job: &Job, n_micro_batches: u32, n_replicas: u32) -> Trainer {
     let ranks = RankConfig {
         seed: 1,
         n_replicas,
+        fault,
         ..RankConfig::new(plan, partition, job.stack.clone(), objective, OptimizerKind::Sgd)
     };
     let rate = LearningRate { peak: 1e-3, curve: LearningRateCurve::Constant, warmup: 0 };
     Trainer::new(TrainerConfig { ranks, clip_norm: None, rate, steps: 1 }).unwrap()
+}
+
+/// The other rank has run its row by then, and waits for the gradient of the embedding.
+#[test]
+fn a_rank_that_fails_does_not_leave_the_other_place_of_a_tied_parameter_waiting() {
+    for (rank, op) in [(0, "0B3"), (1, "1B3")] {
+        for replicas in [1, 2] {
+            let job = small_llama(true, false);
+            let (at, kind) = (op.parse().unwrap(), FaultKind::Error);
+            let fault = Fault { rank: Rank(rank), replica: None, step: 2, at, kind };
+            let mut trainer = trainer_with(&job, 4, replicas, Some(fault));
+            trainer.step(1, || job.data.batch(1, BATCH)).unwrap();
+            let begun = Instant::now();
+            let error = trainer.step(2, || job.data.batch(2, BATCH)).unwrap_err().to_string();
+            drop(trainer);
+            let place = format!("step 2, op {op}");
+            assert!(error.contains(&format!("rank {rank}")) && error.contains(&place), "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        }
+    }
 }
 
 fn norm(t: &Tensor) -> f64 {
