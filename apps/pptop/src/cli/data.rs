@@ -19,7 +19,7 @@ Examples:
   pptop data text.jsonl --model ./model --context 512   how well rows of 512 tokens are filled
   pptop data text.jsonl --model ./model --first 3 --json")]
 pub(crate) struct Args {
-    /// The text: a .jsonl file with a \"text\" in each line, or any other file as one document
+    /// The text: a .jsonl file with a "text" in each line, or any other file as one document
     #[arg(value_name = "FILE")]
     data: PathBuf,
     /// The folder of the model

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// The folder of the model
     #[arg(value_name = "DIR")]
     folder: PathBuf,
-    /// The text: a .jsonl file with a \"text\" in each line, or any other file as one document
+    /// The text: a .jsonl file with a "text" in each line, or any other file as one document
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Ranks along the pipeline
