@@ -50,7 +50,8 @@ fn a_stage_is_loaded_in_its_own_bytes_and_those_of_one_tensor() {
         for layers in [0..4, 4..9, 9..n, 0..n] {
             let before = live_bytes();
             reset_peak();
-            let store = ParameterStore::given(open_weights(dir.path(), &shapes).unwrap());
+            let store =
+                ParameterStore::given(open_weights(dir.path(), &shapes, stack.ties()).unwrap());
             let stage =
                 Stage::build(&stack, layers.clone(), &store, DType::F32, &Device::Cpu).unwrap();
             let peak = peak_bytes() - before;

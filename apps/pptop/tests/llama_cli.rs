@@ -135,6 +135,11 @@ fn split(folder: &Path) {
     fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
 
+fn split_again(home: &Folder, whole: &[u8]) {
+    fs::write(home.path("made/model.safetensors"), whole).unwrap();
+    split(&home.path("made"));
+}
+
 fn parts(file: &[u8]) -> (Map<String, Value>, &[u8]) {
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     (serde_json::from_slice(&file[8..8 + length]).unwrap(), &file[8 + length..])
@@ -164,7 +169,28 @@ fn weights_in_several_files_are_the_same() {
     assert!(well(&home, "data text.jsonl --model models--x").contains("documents  60, "));
     split(&home.path("made"));
     assert_eq!(loss(&home, "evaluate made --data text.txt --json --pp 2"), want);
+    // A folder may have the second place of a tied parameter, if it is the same.
+    let whole = fs::read(blobs.join("model.safetensors")).unwrap();
+    let (mut head, data) = parts(&whole);
+    let at = head["model.embed_tokens.weight"]["data_offsets"].clone();
+    let [start, end] = [0, 1].map(|i| at[i].as_u64().unwrap() as usize);
+    let mut entry = head["model.embed_tokens.weight"].clone();
+    entry["data_offsets"] = json!([data.len(), data.len() + end - start]);
+    head.insert("lm_head.weight".to_owned(), entry);
+    let mut bytes = [data, &data[start..end]].concat();
+    fs::write(blobs.join("model.safetensors"), joined(&head, &bytes)).unwrap();
+    assert_eq!(loss(&home, "evaluate models--x --data text.txt --json --pp 2"), want);
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(blobs.join("model.safetensors"), joined(&head, &bytes)).unwrap();
+    let line = "evaluate models--x --data text.txt";
+    pptop(&home, line).refused(line, &["lm_head.weight is not model.embed_tokens.weight"]);
+    // A single file comes first, as it may have been saved beside others.
+    fs::write(home.path("made/model.safetensors"), &whole).unwrap();
     let index = home.path("made/model.safetensors.index.json");
+    fs::write(&index, "no").unwrap();
+    assert_eq!(loss(&home, "evaluate made --data text.txt --json"), want);
+    fs::remove_file(home.path("made/model.safetensors")).unwrap();
+    split_again(&home, &whole);
     let text = fs::read_to_string(&index).unwrap();
     for (other, why) in [
         (text.replace("model-00002", "../model-00002"), "is no name of a file in this folder"),
@@ -273,6 +299,9 @@ fn texts_that_cannot_be_read_are_refused_by_line() {
     pptop(&home, line).refused(line, &["line 2: expected"]);
     let ran = pptop(&home, &format!("{line} --skip-bad-lines"));
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let shown = well(&home, "data h.jsonl --model made --skip-bad-lines");
+    assert!(shown.contains("documents  2, 0 of them held out, 2 lines left out"), "{shown}");
+    assert!(well(&home, "evaluate made --data h.jsonl --skip-bad-lines").contains("2 lines left"));
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(said.contains("were left out: 2, the first is line 2: expected"), "{said}");
     for (line, why) in [
@@ -281,6 +310,8 @@ fn texts_that_cannot_be_read_are_refused_by_line() {
         ("train --headless --model ./none --data text.txt", "config.json"),
         ("train --headless --model ./made --data text.txt --context 33", "beyond its 32 positions"),
         ("convert text.txt new", "it is no GGUF file"),
+        ("train --headless --model llama --data text.txt --skip-bad-lines", "use --model DIR"),
+        ("data text.txt --model made --context 4000000000", "beyond its 32 positions"),
         ("evaluate none --data text.txt", "config.json"),
         ("evaluate made --data text.txt --pp 6", "layers"),
     ] {

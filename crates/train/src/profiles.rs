@@ -13,7 +13,7 @@ use pp_partition::{Profile, ProfileConfig, profile_with};
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::{self, Chosen, KernelChoice};
-use crate::weights::{self, WeightsError};
+use crate::weights::{self, Ties, WeightsError};
 
 /// The most samples in a micro-batch of a profile. It limits the time of measuring, which takes
 /// several passes.
@@ -54,11 +54,12 @@ impl Profiles {
         &mut self,
         path: &Path,
         known: &BTreeMap<String, Shape>,
+        ties: &Ties,
         takes_nonfinite: bool,
     ) -> Result<Initial, WeightsError> {
         let initial: &Initial = match &self.initial {
             Some(initial) => initial,
-            None => self.initial.insert(weights::load(path, known, takes_nonfinite)?),
+            None => self.initial.insert(weights::load(path, known, ties, takes_nonfinite)?),
         };
         Ok(Arc::clone(initial))
     }

@@ -135,7 +135,7 @@ impl Prepared {
         }
         if let Some(path) = &config.init {
             let known = job.stack.shapes()?;
-            weights::check(path, &known).map_err(|why| unusable(path, why))?;
+            weights::check(path, &known, job.stack.ties()).map_err(|why| unusable(path, why))?;
         }
         Ok(())
     }
@@ -446,7 +446,7 @@ fn initial(
 ) -> Result<Option<Initial>, TrainError> {
     let load = |path: &Path| {
         let known = job.stack.shapes()?;
-        let loaded = profiles.initial(path, &known, config.takes_nonfinite);
+        let loaded = profiles.initial(path, &known, job.stack.ties(), config.takes_nonfinite);
         loaded.map_err(|why| unusable(path, why))
     };
     config.init.as_deref().map(load).transpose()

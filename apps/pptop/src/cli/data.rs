@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Documents that are shown token by token
     #[arg(long, value_name = "N", default_value = "1")]
     first: usize,
+    /// Leave out lines of a .jsonl that are no documents, and count them
+    #[arg(long)]
+    skip_bad_lines: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,9 +42,11 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let context = args.context.map(|context| context as usize);
-    let found = look(&model_folder(&args.model), &args.data, context, args.first)
+    let folder = model_folder(&args.model);
+    let found = look(&folder, &args.data, context, args.first, args.skip_bad_lines)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
-    let Look { documents, held_out, tokens, lengths, rows, context, packed, first, texts } = found;
+    let Look { documents, held_out, skipped, tokens, lengths, rows, context, packed, first, texts } =
+        found;
     let [shortest, middle, longest] = lengths;
     if args.json {
         let token = |(id, text, counts): &(u32, String, bool)| json!([id, text, counts]);
@@ -49,6 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return print_json(&json!({
             "documents": documents,
             "held_out": held_out,
+            "skipped_lines": skipped,
             "tokens": tokens,
             "shortest": shortest,
             "median": middle,
@@ -61,7 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         }));
     }
     let mut text = format!(
-        "documents  {documents}, {held_out} of them held out\n\
+        "documents  {documents}, {held_out} of them held out, {skipped} lines left out\n\
          tokens     {tokens}; a document has {shortest} to {longest}, {middle} in the middle\n\
          rows       {rows} of {context} tokens, {:.1} % of which have a token to predict\n",
         100.0 * packed

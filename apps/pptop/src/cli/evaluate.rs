@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// Matrix kernels: auto, rule, or one by name
     #[arg(long, value_name = "KERNELS", value_parser = kernels)]
     kernels: Option<KernelChoice>,
+    /// Leave out lines of a .jsonl that are no documents, and count them
+    #[arg(long)]
+    skip_bad_lines: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +56,8 @@ struct Found {
     perplexity: f64,
     /// Pieces of text.
     sequences: usize,
+    /// Lines that are no documents, and were left out.
+    skipped_lines: usize,
     /// Ranks.
     pp: u32,
     /// Seconds that the evaluation took, loading left out.
@@ -62,9 +67,10 @@ struct Found {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let folder = model_folder(&args.folder);
-    let model = Evaluated::new(&folder, &args.data)
+    let model = Evaluated::new(&folder, &args.data, args.skip_bad_lines)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
     let pieces = model.pieces().to_vec();
+    let skipped_lines = model.n_skipped();
     let config = Config {
         pp: Some(args.pp),
         micro_batches: args.pp,
@@ -84,19 +90,28 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut trainer = session.trainer(Recorder::disabled(), Instant::now()).map_err(told)?;
     let begun = Instant::now();
     let evaluation = trainer.evaluate(&pieces).map_err(|error| CliError::Failed(causes(&error)))?;
+    if !evaluation.loss.is_finite() {
+        let loss = evaluation.loss;
+        return Err(CliError::Failed(format!("the loss is {loss}: the model has no answer there")));
+    }
     let found = Found {
         loss: evaluation.loss,
         tokens: evaluation.weight as u64,
         perplexity: evaluation.loss.exp(),
         sequences: pieces.len(),
+        skipped_lines,
         pp: args.pp,
         seconds: begun.elapsed().as_secs_f64(),
     };
     if args.json {
         return print_json(&found);
     }
+    let skipped = match skipped_lines {
+        0 => String::new(),
+        n => format!(", {n} lines left out"),
+    };
     print(&format!(
-        "{:.4} nats a token over {} tokens, perplexity {:.3}\n",
+        "{:.4} nats a token over {} tokens, perplexity {:.3}{skipped}\n",
         found.loss, found.tokens, found.perplexity
     ))
 }

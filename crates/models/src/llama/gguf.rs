@@ -44,6 +44,15 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
         std::fs::write(folder.join(name), value.to_string()).map_err(unwritten)
     };
     let names = names(&config, &content).map_err(refused)?;
+    let shapes =
+        super::layers::stack(config)?.shapes().map_err(|error| refused(error.to_string()))?;
+    for (there, here) in &names {
+        let (found, wanted) = (&content.tensor_infos[there].shape, &shapes[here]);
+        if found != wanted {
+            let (found, wanted) = (found.dims(), wanted.dims());
+            return Err(refused(format!("{there} is {found:?}, and the model has {wanted:?}")));
+        }
+    }
     let mut weight_map = BTreeMap::new();
     let shards = shards(&names, &content);
     for (nth, shard) in shards.iter().enumerate() {
@@ -289,7 +298,8 @@ fn tokenizer(facts: &Facts<'_>) -> Result<Value, String> {
         let pattern = format!("(?i:'s|'t|'re|'ve|'m|'ll|'d){}", TAIL.replace("DIGITS", digits));
         vec![split(&pattern), bytes(false)]
     };
-    let before = match facts.text("tokenizer.ggml.pre").unwrap_or("gpt-2") {
+    let split_as = facts.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
+    let before = match split_as {
         "smollm" => vec![json!({"type": "Digits", "individual_digits": true}), bytes(true)],
         "gpt-2" | "gpt2" => vec![bytes(true)],
         "qwen2" => modern(""),
@@ -320,14 +330,14 @@ fn tokenizer(facts: &Facts<'_>) -> Result<Value, String> {
         "truncation": null,
         "padding": null,
         "added_tokens": added,
-        "normalizer": null,
+        "normalizer": (split_as == "qwen2").then(|| json!({"type": "NFC"})),
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": before},
         "post_processor": null,
         "decoder": bytes(true),
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
             "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": false, "vocab": vocabulary,
+            "ignore_merges": matches!(split_as, "llama-bpe" | "llama3"), "vocab": vocabulary,
             "merges": facts.texts("tokenizer.ggml.merges")?,
         },
     }))

@@ -108,16 +108,13 @@ impl Llama {
         let data = options.file("data").map(Path::to_owned);
         if let Some(folder) = options.folder() {
             let mut config = read_config(folder)?;
-            if let Some(context) = options.count("context") {
-                if context > config.context {
-                    let most = config.context;
-                    let why = format!("--context {context} is beyond its {most} positions");
-                    return Err(ModelError::Folder { path: folder.to_owned(), why });
-                }
-                config.context = context;
-            }
+            config.context = context_of(folder, &config, options.count("context"))?;
             let skips_bad_lines = options.flag("skip-bad-lines");
             return Ok(Self { config, folder: Some(folder.to_owned()), skips_bad_lines, data });
+        }
+        if options.is_given("skip-bad-lines") {
+            let why = "--skip-bad-lines needs the folder of a model; use --model DIR";
+            return Err(ModelError::Size(why.to_owned()));
         }
         let default = LlamaConfig::default();
         let width = options.count("width").unwrap_or(default.width);
@@ -169,7 +166,7 @@ impl Workload for Llama {
             return Err(ModelError::Folder { path: folder.clone(), why }.into());
         };
         let words = Words::open(folder, self.config.vocabulary)?;
-        let bad = if self.skips_bad_lines { BadLines::Skip } else { BadLines::Stop };
+        let bad = BadLines::of(self.skips_bad_lines);
         let data = TokenText::load(&words, data, self.config.context, seed, bad)?;
         Ok(job(self.config, data)?)
     }
@@ -285,10 +282,28 @@ pub fn look(
     text: &Path,
     context: Option<usize>,
     n: usize,
+    skips_bad_lines: bool,
 ) -> Result<Look, ModelError> {
     let config = read_config(folder)?;
+    let context = context_of(folder, &config, context)?;
     let words = Words::open(folder, config.vocabulary)?;
-    tokens::look(&words, text, context.unwrap_or(config.context), n)
+    tokens::look(&words, text, context, n, BadLines::of(skips_bad_lines))
+}
+
+/// The tokens of a row: as many as the model takes, or as were asked for.
+fn context_of(
+    folder: &Path,
+    config: &LlamaConfig,
+    asked: Option<usize>,
+) -> Result<usize, ModelError> {
+    let most = config.context;
+    match asked {
+        Some(context) if context > most => {
+            let why = format!("--context {context} is beyond its {most} positions");
+            Err(ModelError::Folder { path: folder.to_owned(), why })
+        }
+        asked => Ok(asked.unwrap_or(most)),
+    }
 }
 
 /// The model in a folder with a text to evaluate: its held-out part is the whole text, each document
@@ -297,6 +312,7 @@ pub fn look(
 pub struct Evaluated {
     config: LlamaConfig,
     pieces: Vec<Samples>,
+    n_skipped: usize,
 }
 
 impl Evaluated {
@@ -304,11 +320,17 @@ impl Evaluated {
     ///
     /// # Errors
     /// If the folder or the text cannot be used.
-    pub fn new(folder: &Path, text: &Path) -> Result<Self, ModelError> {
+    pub fn new(folder: &Path, text: &Path, skips_bad_lines: bool) -> Result<Self, ModelError> {
         let config = read_config(folder)?;
         let words = Words::open(folder, config.vocabulary)?;
-        let pieces = tokens::pieces(&words, text, config.context)?;
-        Ok(Self { config, pieces })
+        let bad = BadLines::of(skips_bad_lines);
+        let (pieces, n_skipped) = tokens::pieces(&words, text, config.context, bad)?;
+        Ok(Self { config, pieces, n_skipped })
+    }
+
+    /// Lines of the text that are no documents, and were left out.
+    pub fn n_skipped(&self) -> usize {
+        self.n_skipped
     }
 
     /// The pieces, each a sample with its targets.

@@ -45,6 +45,12 @@ pub(crate) enum BadLines {
     Skip,
 }
 
+impl BadLines {
+    pub(crate) fn of(skips: bool) -> Self {
+        if skips { Self::Skip } else { Self::Stop }
+    }
+}
+
 /// The documents of a file.
 #[derive(Default)]
 struct Documents {
@@ -94,7 +100,7 @@ impl Words {
 
     /// The text of tokens.
     pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, String> {
-        self.tokenizer.decode(ids, false).map_err(|error| error.to_string())
+        unpanicking(|| self.tokenizer.decode(ids, false).map_err(|error| error.to_string()))
     }
 
     /// The documents of a file: each line of a `.jsonl` with its `text`, or the whole of any other
@@ -164,7 +170,7 @@ fn key_of(text: &str) -> u64 {
 }
 
 /// The documents of a file in pieces of at most `context` tokens, each a sample of its own with its
-/// targets: to be evaluated.
+/// targets: to be evaluated. Also how many lines were left out.
 ///
 /// # Errors
 /// If the file cannot be read, has a token that the model does not know, or has nothing to predict.
@@ -172,9 +178,11 @@ pub(crate) fn pieces(
     words: &Words,
     path: &Path,
     context: usize,
-) -> Result<Vec<Samples>, ModelError> {
+    bad: BadLines,
+) -> Result<(Vec<Samples>, usize), ModelError> {
     let mut found = Vec::new();
-    for Document { ids, .. } in words.documents(path, BadLines::Stop)?.all {
+    let Documents { all, n_skipped, .. } = words.documents(path, bad)?;
+    for Document { ids, .. } in all {
         for first in (0..ids.len().saturating_sub(1)).step_by(context) {
             let last = (first + context).min(ids.len() - 1);
             let row = |ids: &[u32]| Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu);
@@ -187,7 +195,7 @@ pub(crate) fn pieces(
             source: io::Error::new(io::ErrorKind::InvalidData, "it has no two tokens in a row"),
         });
     }
-    Ok(found)
+    Ok((found, n_skipped))
 }
 
 /// What a model would see of a text.
@@ -197,6 +205,8 @@ pub struct Look {
     pub documents: usize,
     /// Documents that are held out; of a single document its end is.
     pub held_out: usize,
+    /// Lines that are no documents, and were left out.
+    pub skipped: usize,
     /// Tokens of all documents.
     pub tokens: usize,
     /// Tokens of the shortest, the middle and the longest document.
@@ -220,8 +230,9 @@ pub(crate) fn look(
     path: &Path,
     context: usize,
     n: usize,
+    bad: BadLines,
 ) -> Result<Look, ModelError> {
-    let documents = words.documents(path, BadLines::Stop)?.all;
+    let Documents { all: documents, n_skipped, .. } = words.documents(path, bad)?;
     let mut lengths: Vec<usize> = documents.iter().map(|document| document.ids.len()).collect();
     lengths.sort_unstable();
     let refused = |why| ModelError::Read {
@@ -245,6 +256,7 @@ pub(crate) fn look(
     Ok(Look {
         documents: n_documents,
         held_out,
+        skipped: n_skipped,
         tokens,
         lengths: [0, lengths.len() / 2, lengths.len().saturating_sub(1)]
             .map(|at| lengths.get(at).copied().unwrap_or(0)),
@@ -461,6 +473,7 @@ mod tests {
             let Ok(words) = Words::of(&bytes, 256) else { continue };
             if let Ok(ids) = words.encode("Ein Schiff 😀 42\n") {
                 assert!(ids.iter().all(|id| *id < 256), "case {case}");
+                let _ = words.decode(&ids);
                 n_taken += 1;
             }
         }

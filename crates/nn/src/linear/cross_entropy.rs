@@ -37,7 +37,8 @@ fn chunks(n: usize) -> impl Iterator<Item = Range<usize>> {
 /// Shapes: hidden `(…, d)`, weight `(v, d)`, targets `(…)`, U32 class numbers.
 ///
 /// # Errors
-/// If the shapes do not fit, or a target is neither below `v` nor [`IGNORED`].
+/// If the shapes do not fit. On the CPU also if a target is neither below `v` nor [`IGNORED`]; a
+/// device would have to be waited for.
 pub fn linear_cross_entropy(
     hidden: &Tensor,
     weight: &Tensor,
@@ -275,6 +276,9 @@ impl WeightGradient for HeadResidue {
 
     fn add_to(self: Box<Self>, sums: &mut Gradients, is_last: bool) -> Result<()> {
         let n = self.hidden.dim(0)?;
+        if n == 0 {
+            return Ok(());
+        }
         let kernels = sums.kernels();
         let add_chunks = |sum: &Tensor, add: bool| {
             let squares = std::cell::Cell::new(None);

@@ -10,7 +10,7 @@ use pp_hybrid::first_nonfinite;
 use pp_nn::Values;
 use serde::Deserialize;
 
-use super::{WeightsError, head};
+use super::{Ties, WeightsError, head};
 
 /// The file with all tensors.
 const WHOLE: &str = "model.safetensors";
@@ -18,6 +18,8 @@ const WHOLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 /// The most bytes of an index.
 const INDEX_BYTES_MAX: usize = 64 << 20;
+/// Bytes that are compared at once.
+const PIECE_BYTES: usize = 1 << 20;
 /// The most files of a model.
 const FILES_MAX: usize = 10_000;
 
@@ -44,13 +46,16 @@ impl WeightFolder {
     pub(super) fn open(
         folder: &Path,
         known: &BTreeMap<String, Shape>,
+        ties: &Ties,
         takes_nonfinite: bool,
     ) -> Result<Self, WeightsError> {
-        let index = folder.join(INDEX);
-        let index = index.exists().then(|| read_index(&index)).transpose()?;
+        // A single file comes first, as in other programs: somebody may have saved it beside others.
+        let (index, has_whole) = (folder.join(INDEX), folder.join(WHOLE).exists());
+        let has_index = !has_whole && index.exists();
+        let index = has_index.then(|| read_index(&index)).transpose()?;
         let names: BTreeSet<String> = match &index {
             Some(index) => index.weight_map.values().cloned().collect(),
-            None if folder.join(WHOLE).exists() => BTreeSet::from([WHOLE.to_owned()]),
+            None if has_whole => BTreeSet::from([WHOLE.to_owned()]),
             None => {
                 return Err(WeightsError::Folder(format!("it has neither {WHOLE} nor {INDEX}")));
             }
@@ -59,7 +64,7 @@ impl WeightFolder {
         let (mut files, mut tensors) = (Vec::new(), BTreeMap::new());
         for name in &names {
             let path = folder.join(name);
-            let places = head::read(&path, known, &mut left).map_err(|source| {
+            let places = head::read(&path, known, ties, &mut left).map_err(|source| {
                 WeightsError::File { name: name.clone(), source: Box::new(source) }
             })?;
             for (tensor, place) in places {
@@ -69,7 +74,7 @@ impl WeightFolder {
                         "{tensor} is in {name}, and {INDEX} does not say so"
                     )));
                 }
-                let shape = known[&tensor].clone();
+                let shape = known[ties.get(&tensor).unwrap_or(&tensor)].clone();
                 tensors.insert(tensor, (files.len(), place, shape));
             }
             files.push(path);
@@ -77,7 +82,40 @@ impl WeightFolder {
         if let Some(name) = left.first() {
             return Err(WeightsError::Absent { name: (*name).to_owned() });
         }
-        Ok(Self { files, tensors, takes_nonfinite })
+        let found = Self { files, tensors, takes_nonfinite };
+        for (second, first) in ties.iter().filter(|(second, _)| found.tensors.contains_key(*second))
+        {
+            if !found.are_alike(first, second)? {
+                return Err(WeightsError::Folder(format!(
+                    "{second} is not {first}, and the model ties them"
+                )));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether two tensors have the same bytes. They are read a piece at a time.
+    fn are_alike(&self, one: &str, other: &str) -> Result<bool, WeightsError> {
+        let place = |name: &str| self.tensors.get(name).map(|(file, place, _)| (*file, place));
+        let (Some((file, at)), Some((other_file, other_at))) = (place(one), place(other)) else {
+            return Ok(false);
+        };
+        let n_bytes = at.bytes.end - at.bytes.start;
+        if at.dtype != other_at.dtype || n_bytes != other_at.bytes.end - other_at.bytes.start {
+            return Ok(false);
+        }
+        let (file, other_file) =
+            (File::open(&self.files[file])?, File::open(&self.files[other_file])?);
+        let (mut piece, mut other_piece) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+        for first in (0..n_bytes).step_by(PIECE_BYTES) {
+            let n = PIECE_BYTES.min((n_bytes - first) as usize);
+            file.read_exact_at(&mut piece[..n], at.bytes.start + first)?;
+            other_file.read_exact_at(&mut other_piece[..n], other_at.bytes.start + first)?;
+            if piece[..n] != other_piece[..n] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

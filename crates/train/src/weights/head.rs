@@ -11,7 +11,7 @@ use pp_telemetry::input::open_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
 
-use super::{HEAD_BYTES_MAX, WeightsError};
+use super::{HEAD_BYTES_MAX, Ties, WeightsError};
 
 /// The most dimensions of a tensor.
 const DIMENSIONS_MAX: usize = 16;
@@ -77,6 +77,8 @@ struct Head {
 /// Compares each tensor with the model's as it is read.
 struct Compared<'a, 'b> {
     known: &'a BTreeMap<String, Shape>,
+    /// From the name of the second place of a tied parameter to that of the first.
+    ties: &'b Ties,
     /// Parameters that no head has named yet.
     left: &'b mut BTreeSet<&'a str>,
 }
@@ -105,6 +107,14 @@ impl<'de> Visitor<'de> for Compared<'_, '_> {
             }
             if is_no_parameter(&name) {
                 data_len = data_len.max(map.next_value::<Tensor>()?.data_offsets.1);
+                continue;
+            }
+            if let Some(shape) = self.ties.get(&name).and_then(|first| self.known.get(first)) {
+                let place = compare(&name, &map.next_value()?, shape).map_err(A::Error::custom)?;
+                data_len = data_len.max(place.bytes.end);
+                if places.insert(name.clone(), place).is_some() {
+                    return Err(A::Error::custom(format!("it names {name} more than once")));
+                }
                 continue;
             }
             let Some(shape) = self.known.get(&name) else {
@@ -148,14 +158,15 @@ fn compare(name: &str, tensor: &Tensor, shape: &Shape) -> Result<Place, String> 
     }
 }
 
-/// Where the tensors of a file stand, counted from its beginning. All of them are the model's; those
-/// that are found are taken from `left`.
+/// Where the tensors of a file stand, counted from its beginning. All of them are the model's, or the
+/// second places of tied ones; those of the model are taken from `left`.
 ///
 /// # Errors
 /// The first tensor that is not the model's, that overlaps another, or that lies outside of the file.
 pub(super) fn read<'a>(
     path: &Path,
     known: &'a BTreeMap<String, Shape>,
+    ties: &Ties,
     left: &mut BTreeSet<&'a str>,
 ) -> Result<Places, WeightsError> {
     let (mut file, bytes) = open_regular(path)?;
@@ -171,7 +182,8 @@ pub(super) fn read<'a>(
     }
     let text = BufReader::with_capacity(1 << 16, file.take(head));
     let mut json = serde_json::Deserializer::from_reader(text);
-    let Head { mut places, data_len: said } = Compared { known, left }.deserialize(&mut json)?;
+    let Head { mut places, data_len: said } =
+        Compared { known, ties, left }.deserialize(&mut json)?;
     let mut in_order: Vec<(&String, &Place)> = places.iter().collect();
     in_order.sort_by_key(|(_, place)| place.bytes.start);
     let overlap = in_order.windows(2).find(|two| two[0].1.bytes.end > two[1].1.bytes.start);

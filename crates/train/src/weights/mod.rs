@@ -26,6 +26,9 @@ use folder::WeightFolder;
 
 /// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
+/// Tied parameters: from the name of the second place to that of the first.
+pub type Ties = BTreeMap<String, String>;
+
 /// The reason why a model cannot take its initial weights from a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,15 +118,19 @@ impl From<serde_json::Error> for WeightsError {
 ///
 /// # Errors
 /// The first mismatch, with both numbers.
-pub(crate) fn check(path: &Path, known: &BTreeMap<String, Shape>) -> Result<(), WeightsError> {
+pub(crate) fn check(
+    path: &Path,
+    known: &BTreeMap<String, Shape>,
+    ties: &Ties,
+) -> Result<(), WeightsError> {
     if path.join(MANIFEST).exists() {
         return check_checkpoint(&Checkpoint::open(path)?, known);
     }
     if path.is_dir() {
-        return WeightFolder::open(path, known, false).map(|_| ());
+        return WeightFolder::open(path, known, ties, false).map(|_| ());
     }
     let mut left: BTreeSet<&str> = known.keys().map(String::as_str).collect();
-    head::read(path, known, &mut left)?;
+    head::read(path, known, &Ties::new(), &mut left)?;
     left.first().map_or(Ok(()), |&name| Err(WeightsError::Absent { name: name.to_owned() }))
 }
 
@@ -157,16 +164,18 @@ fn check_checkpoint(
 }
 
 /// The weights of a model with parameters of these names and shapes: from a file, a checkpoint, or
-/// the folder of a model. Those of a folder are read when they are asked for.
+/// the folder of a model. Those of a folder are read when they are asked for. A folder may have the
+/// second place of a tied parameter as well, if both have the same bytes.
 ///
 /// # Errors
 /// What is there does not fit the model, or cannot be read.
 pub fn open_weights(
     path: &Path,
     known: &BTreeMap<String, Shape>,
+    ties: &Ties,
 ) -> Result<Arc<dyn Values>, WeightsError> {
-    check(path, known)?;
-    load(path, known, false)
+    check(path, known, ties)?;
+    load(path, known, ties, false)
 }
 
 /// The tensors of a file, a checkpoint or a folder that [`check`] has passed, by name. Those of a
@@ -178,12 +187,13 @@ pub fn open_weights(
 pub(crate) fn load(
     path: &Path,
     known: &BTreeMap<String, Shape>,
+    ties: &Ties,
     takes_nonfinite: bool,
 ) -> Result<Arc<dyn Values>, WeightsError> {
     let tensors: BTreeMap<_, _> = if path.join(MANIFEST).exists() {
         Checkpoint::open(path)?.weights()?.into_iter().collect()
     } else if path.is_dir() {
-        return Ok(Arc::new(WeightFolder::open(path, known, takes_nonfinite)?));
+        return Ok(Arc::new(WeightFolder::open(path, known, ties, takes_nonfinite)?));
     } else {
         let tensors = candle_core::safetensors::load(path, &Device::Cpu);
         tensors.map_err(WeightsError::Tensors)?.into_iter().collect()
@@ -209,7 +219,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let len = head_len.unwrap_or(head.len() as u64).to_le_bytes();
         std::fs::write(&file, [&len, head.as_bytes(), &vec![0; n_data]].concat()).unwrap();
-        check(file.path(), &known()).map_err(|refused| causes(&refused))
+        check(file.path(), &known(), &Ties::new()).map_err(|refused| causes(&refused))
     }
 
     const A: &str = r#""a":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}"#;
@@ -255,7 +265,7 @@ mod tests {
             let why = refused(&head, n_data, len);
             assert!(why.contains(expected), "{expected}: {why}");
         }
-        let refused = check(Path::new("/dev/zero"), &known()).unwrap_err();
+        let refused = check(Path::new("/dev/zero"), &known(), &Ties::new()).unwrap_err();
         assert_eq!(refused.to_string(), "it is a device");
     }
 
@@ -295,7 +305,7 @@ mod tests {
                 let map = if damages_index { damaged(map, case) } else { map.to_vec() };
                 std::fs::write(&index, map).unwrap();
             }
-            let Ok(values) = load(dir.path(), &known(), true) else { continue };
+            let Ok(values) = load(dir.path(), &known(), &Ties::new(), true) else { continue };
             for (name, shape) in known() {
                 let value = values.value(&name).unwrap().unwrap();
                 assert_eq!(value.shape(), &shape, "case {case}");

@@ -220,7 +220,6 @@ fn has(model: &Model, option: &str) -> bool {
     model.options.iter().any(|own| own.name == option)
 }
 
-/// Refuses a flag of another model, which would have no effect.
 /// Refuses sizes beside a folder, which has its own.
 fn refuse_sizes(folder: &Path, options: &Options) -> Result<(), CliError> {
     let sizes = ["layers", "width", "ffn", "heads", "kv-heads", "tied"];
@@ -233,6 +232,7 @@ fn refuse_sizes(folder: &Path, options: &Options) -> Result<(), CliError> {
     }
 }
 
+/// Refuses a flag of another model, which would have no effect.
 fn refuse_foreign(args: &JobArgs, model: &Model, options: &Options) -> Result<(), CliError> {
     let mut all = MODELS.into_iter().flat_map(|model| model.options).map(|option| option.name);
     if let Some(option) = all.find(|option| options.is_given(option) && !has(model, option)) {
