@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use divan::Bencher;
 use pp_nn::memory::CountingAllocator;
 use pp_nn::{
-    CausalSelfAttention, Dropout, ForwardContext, Gradients, LayerNorm, Linear, Optimizer,
+    CausalSelfAttention, Dropout, ForwardContext, Gradients, Linear, Norm, Optimizer,
     OptimizerKind, ParameterStore, ResidueQueue, cross_entropy, gelu,
 };
 
@@ -65,12 +65,12 @@ mod relu_and_dropout {
 #[divan::bench_group]
 mod layer_norm_of {
     use super::{
-        Bencher, DType, Device, ForwardContext, LayerNorm, ParameterStore, SIZES, both_ways, input,
+        Bencher, DType, Device, ForwardContext, Norm, ParameterStore, SIZES, both_ways, input,
     };
 
-    fn layer(width: usize) -> LayerNorm {
+    fn layer(width: usize) -> Norm {
         let store = ParameterStore::seeded(1);
-        LayerNorm::new(width, store.builder(DType::F32, &Device::Cpu))
+        Norm::layer(width, store.builder(DType::F32, &Device::Cpu))
             .unwrap_or_else(|e| panic!("{e}"))
     }
 

@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pp_nn::{
     Activation, CausalSelfAttention, Chain, Constant, Dropout, Embedding, ForwardContext,
-    LayerNorm, LearningRate, LearningRateCurve, Linear, OptimizerKind, hash, uniform,
+    LearningRate, LearningRateCurve, Linear, Norm, OptimizerKind, hash, uniform,
 };
 use pp_partition::{Cut, LayerStack, Stage, chain, single};
 use pp_train::{BoxError, Classes, Defaults, Job, SampleLength, Topology, Workload};
@@ -231,7 +231,7 @@ pub fn gpt(
         stack.push(name.clone(), move |builder| Ok(chain(block(config, &builder.pp(&name))?)));
     }
     stack.push("head", move |builder| {
-        let norm = LayerNorm::new(width, builder.pp("head.ln"))?;
+        let norm = Norm::layer(width, builder.pp("head.ln"))?;
         let linear =
             Linear::with_init(width, VOCABULARY, false, normal(0.02), builder.pp("head.linear"))?;
         Ok(chain(Chain::new().then(norm).then(linear)))
@@ -287,13 +287,13 @@ fn block(config: GptConfig, builder: &VarBuilder<'_>) -> Result<Chain> {
         Linear::with_init(inputs, outputs, true, init, builder.pp(name))
     };
     let attention = Chain::new()
-        .then(LayerNorm::new(w, builder.pp("ln1"))?)
+        .then(Norm::layer(w, builder.pp("ln1"))?)
         .then(linear(w, 3 * w, normal(0.02), "attention.qkv")?)
         .then(CausalSelfAttention::new(config.heads))
         .then(linear(w, w, residual, "attention.proj")?)
         .then(Dropout::new(config.dropout, 0)?);
     let mlp = Chain::new()
-        .then(LayerNorm::new(w, builder.pp("ln2"))?)
+        .then(Norm::layer(w, builder.pp("ln2"))?)
         .then(linear(w, 4 * w, normal(0.02), "mlp.fc")?)
         .then(Activation::Gelu)
         .then(linear(4 * w, w, residual, "mlp.proj")?)

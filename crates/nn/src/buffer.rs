@@ -52,6 +52,14 @@ impl Buffer {
         }
     }
 
+    /// The same numbers in another shape, which has as many. Those of a shared tensor are copied.
+    ///
+    /// # Errors
+    /// If a shared tensor is not what it must be.
+    pub(crate) fn reshaped(self, shape: impl Into<Shape>) -> Result<Self> {
+        Ok(Self::Owned(self.into_vec()?.0, shape.into()))
+    }
+
     /// A tensor with these numbers, which are not copied.
     ///
     /// # Errors

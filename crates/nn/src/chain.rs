@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use candle_core::{DType, Device};
-//! use pp_nn::{Activation, Chain, LayerNorm, Linear, ParameterStore};
+//! use pp_nn::{Activation, Chain, Norm, Linear, ParameterStore};
 //!
 //! # fn main() -> candle_core::Result<()> {
 //! let store = ParameterStore::seeded(7);
@@ -15,7 +15,7 @@
 //! // x + mlp(norm(x))
 //! let block = Chain::new().residual(
 //!     Chain::new()
-//!         .then(LayerNorm::new(8, at("norm"))?)
+//!         .then(Norm::layer(8, at("norm"))?)
 //!         .then(Linear::new(8, 32, at("up"))?)
 //!         .then(Activation::Gelu)
 //!         .then(Linear::new(32, 8, at("down"))?),

@@ -7,7 +7,7 @@ use crate::buffer::Buffer;
 use crate::chain::{Backward, ChainLayer, InputGradient};
 use crate::columns::{joined, part};
 use crate::context::ForwardContext;
-use crate::norm::RmsNorm;
+use crate::norm::Norm;
 
 /// Normalises each head of queries by one norm and each head of keys by another; values stay.
 ///
@@ -15,8 +15,8 @@ use crate::norm::RmsNorm;
 /// both norms are of `d` features.
 #[derive(Clone, Debug)]
 pub struct HeadNorm {
-    queries: RmsNorm,
-    keys: RmsNorm,
+    queries: Norm,
+    keys: Norm,
     /// Features of all queries, of all keys, and of a head.
     sizes: (usize, usize, usize),
 }
@@ -24,8 +24,8 @@ pub struct HeadNorm {
 impl HeadNorm {
     /// The norms of `heads` heads of queries and `key_value_heads` of keys, of `d` features each.
     pub fn new(
-        queries: RmsNorm,
-        keys: RmsNorm,
+        queries: Norm,
+        keys: Norm,
         (heads, key_value_heads, d): (usize, usize, usize),
     ) -> Self {
         Self { queries, keys, sizes: (heads * d, key_value_heads * d, d) }
@@ -38,7 +38,7 @@ impl HeadNorm {
     pub fn forward(&self, qkv: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         let (b, t, features) = self.check(qkv.shape())?;
         let (queries, keys, d) = self.sizes;
-        let normal = |norm: &RmsNorm, first: usize, width: usize| {
+        let normal = |norm: &Norm, first: usize, width: usize| {
             let heads = qkv.narrow(2, first, width)?.reshape((b, t, width / d, d))?;
             norm.forward(&heads, context)?.reshape((b, t, width))
         };
@@ -61,11 +61,6 @@ impl HeadNorm {
     }
 }
 
-fn shaped(buffer: Buffer, shape: impl Into<Shape>) -> Result<Buffer> {
-    let (values, _) = buffer.into_vec()?;
-    Ok(Buffer::Owned(values, shape.into()))
-}
-
 impl ChainLayer for HeadNorm {
     fn forward(&self, qkv: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         Self::forward(self, qkv, context)
@@ -79,9 +74,9 @@ impl ChainLayer for HeadNorm {
     ) -> Result<(Buffer, Backward)> {
         let (b, t, features) = self.check(qkv.shape())?;
         let (queries, keys, d) = self.sizes;
-        let run = |norm: &RmsNorm, first: usize, width: usize| {
+        let run = |norm: &Norm, first: usize, width: usize| {
             let heads = part(&qkv, features, first..first + width)?;
-            norm.run(shaped(heads, (b, t, width / d, d))?, None, context)
+            norm.run(heads.reshaped((b, t, width / d, d))?, None, context)
         };
         let (q, back_q) = run(&self.queries, 0, queries)?;
         let (k, back_k) = run(&self.keys, queries, keys)?;
@@ -90,7 +85,7 @@ impl ChainLayer for HeadNorm {
         let backward = move |gy: Buffer, wish: InputGradient| {
             let go = |backward: Backward, first: usize, width: usize| {
                 let heads = part(&gy, features, first..first + width)?;
-                backward(shaped(heads, (b, t, width / d, d))?, wish_alone(&wish))
+                backward(heads.reshaped((b, t, width / d, d))?, wish_alone(&wish))
             };
             let (gq, gk) = (go(back_q, 0, queries)?, go(back_k, queries, keys)?);
             let (Some(gq), Some(gk)) = (gq, gk) else { return Ok(None) };

@@ -54,7 +54,7 @@ pub use head_norm::HeadNorm;
 pub use learning_rate::{LearningRate, LearningRateCurve};
 pub use linear::{IGNORED, Linear, linear_cross_entropy};
 pub use loss::cross_entropy;
-pub use norm::{LayerNorm, RmsNorm};
+pub use norm::Norm;
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use packed_weights::PackedWeights;
 pub use parameters::{Parameter, ParameterStore, Values, parameter_shapes};

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use pp_nn::{
     Activation, CausalSelfAttention, Chain, ChainLayer, ChainPass, Documents, Dropout,
-    ForwardContext, Gradients, HeadNorm, Kernel, Kernels, LayerNorm, Linear, PackedWeights,
-    ParameterStore, ResidueQueue, RmsNorm, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
+    ForwardContext, Gradients, HeadNorm, Kernel, Kernels, Linear, Norm, PackedWeights,
+    ParameterStore, ResidueQueue, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
 };
 
 const WIDTH: usize = 12;
@@ -66,7 +66,7 @@ fn found(
 fn layers(store: &ParameterStore) -> Vec<Chain> {
     let at = |name: &str| store.builder(DType::F32, &Device::Cpu).pp(name);
     let linear = |i, o, name: &str| Linear::new(i, o, at(name)).unwrap();
-    let norm = |name: &str| LayerNorm::new(WIDTH, at(name)).unwrap();
+    let norm = |name: &str| Norm::layer(WIDTH, at(name)).unwrap();
     let dropout = |rate, site| Dropout::new(rate, site).unwrap();
     let attention = Chain::new()
         .then(norm("norm1"))
@@ -140,16 +140,16 @@ fn llama_block(store: &ParameterStore) -> Vec<Chain> {
     let linear = |i, o, name: &str| Linear::new(i, o, at(name)).unwrap();
     let beside = |layers| SideBySide::new(layers).unwrap();
     let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
-    let norm = |name: &str| RmsNorm::new(4, 1e-5, at(name)).unwrap();
+    let norm = |name: &str| Norm::rms(4, 1e-5, at(name)).unwrap();
     let attention = Chain::new()
-        .then(RmsNorm::new(WIDTH, 1e-5, at("norm1")).unwrap())
+        .then(Norm::rms(WIDTH, 1e-5, at("norm1")).unwrap())
         .then(beside(vec![linear(WIDTH, 16, "q"), linear(WIDTH, 8, "k"), linear(WIDTH, 8, "v")]))
         .then(HeadNorm::new(norm("q_norm"), norm("k_norm"), (4, 2, 4)))
         .then(Rotary::new(6, 4, 5, frequencies).unwrap())
         .then(CausalSelfAttention::grouped(4, 2).unwrap())
         .then(linear(16, WIDTH, "o"));
     let mlp = Chain::new()
-        .then(RmsNorm::new(WIDTH, 1e-5, at("norm2")).unwrap())
+        .then(Norm::rms(WIDTH, 1e-5, at("norm2")).unwrap())
         .then(beside(vec![linear(WIDTH, 9, "gate"), linear(WIDTH, 9, "up")]))
         .then(SwiGlu)
         .then(linear(9, WIDTH, "down"));
@@ -203,7 +203,7 @@ fn a_chain_without_residues_or_with_other_numbers_leaves_gradients_to_candle() {
     let builder = store.builder(DType::F64, &Device::Cpu);
     let chain = Chain::new().residual(
         Chain::new()
-            .then(LayerNorm::new(WIDTH, builder.pp("norm")).unwrap())
+            .then(Norm::layer(WIDTH, builder.pp("norm")).unwrap())
             .then(Linear::new(WIDTH, WIDTH, builder.pp("linear")).unwrap())
             .then(Activation::Gelu),
     );
@@ -227,7 +227,7 @@ fn shapes_that_do_not_fit_are_told() {
         assert!(error.contains(what), "{error}");
     };
     refused(Chain::new().then(Linear::new(5, 4, at("a")).unwrap()), "a linear layer of 5 inputs");
-    refused(Chain::new().then(LayerNorm::new(5, at("b")).unwrap()), "a norm of 5 features");
+    refused(Chain::new().then(Norm::layer(5, at("b")).unwrap()), "a norm of 5 features");
     let narrower = Chain::new().then(Linear::new(WIDTH, 4, at("c")).unwrap());
     refused(Chain::new().residual(narrower), "cannot be added");
 }

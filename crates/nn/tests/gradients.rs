@@ -5,10 +5,10 @@
 use candle_core::{DType, Device, Result, Tensor, TensorId, Var};
 use candle_nn::Init;
 use pp_nn::{
-    CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, HeadNorm, IGNORED,
-    LayerNorm, Linear, Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, RmsNorm,
-    Rotary, RotaryFrequencies, SideBySide, SwiGlu, WeightGradient, clip_factor, cross_entropy,
-    gelu, global_norm, linear_cross_entropy, relu,
+    CausalSelfAttention, Dropout, Embedding, ForwardContext, Gradients, HeadNorm, IGNORED, Linear,
+    Norm, Optimizer, OptimizerKind, ParameterStore, Residue, ResidueQueue, Rotary,
+    RotaryFrequencies, SideBySide, SwiGlu, WeightGradient, clip_factor, cross_entropy, gelu,
+    global_norm, linear_cross_entropy, relu,
 };
 
 fn random(shape: &[usize], key: u64) -> Tensor {
@@ -133,7 +133,7 @@ fn linear() {
 fn layer_norm() {
     for width in [1, 8, 13] {
         let (store, builder) = store();
-        let layer = LayerNorm::new(width, builder).unwrap();
+        let layer = Norm::layer(width, builder).unwrap();
         let x = Var::from_tensor(&random(&[3, 2, width], 4)).unwrap();
         check("layer norm", &store, Some(&x), &|c| layer.forward(x.as_tensor(), c));
         let y = layer.forward(x.as_tensor(), &ForwardContext::evaluation()).unwrap();
@@ -146,7 +146,7 @@ fn rms_norm() {
     for width in [1, 8, 13] {
         let (store, builder) = store();
         // Rows near zero would turn too fast for differences.
-        let layer = RmsNorm::new(width, 0.05, builder).unwrap();
+        let layer = Norm::rms(width, 0.05, builder).unwrap();
         let x = Var::from_tensor(&random(&[3, 2, width], 4)).unwrap();
         check("RMS norm", &store, Some(&x), &|c| layer.forward(x.as_tensor(), c));
     }
@@ -163,7 +163,7 @@ fn grouped_attention_and_gates() {
     let qkv =
         SideBySide::new(vec![linear(6, 16, "q"), linear(6, 8, "k"), linear(6, 8, "v")]).unwrap();
     let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
-    let norm = |name: &str| RmsNorm::new(4, 0.05, builder.pp(name)).unwrap();
+    let norm = |name: &str| Norm::rms(4, 0.05, builder.pp(name)).unwrap();
     let norms = HeadNorm::new(norm("q_norm"), norm("k_norm"), (4, 2, 4));
     let rotary = Rotary::new(6, 4, 5, frequencies).unwrap();
     let attention = CausalSelfAttention::grouped(4, 2).unwrap();
@@ -320,8 +320,8 @@ fn weight_gradients_wait_without_kernels_too() {
     let builder = store.builder(DType::F64, &Device::Cpu);
     let init = Init::Randn { mean: 0.0, stdev: 1.0 };
     let embedding = Embedding::new(7, 6, init, builder.pp("embedding")).unwrap();
-    let norm = LayerNorm::new(6, builder.pp("norm")).unwrap();
-    let rms = RmsNorm::new(6, 1e-5, builder.pp("rms")).unwrap();
+    let norm = Norm::layer(6, builder.pp("norm")).unwrap();
+    let rms = Norm::rms(6, 1e-5, builder.pp("rms")).unwrap();
     let linear = Linear::new(6, 5, builder.pp("linear")).unwrap();
     let head = Linear::with_init(5, 4, false, init, builder.pp("head")).unwrap();
     let ids = Tensor::from_vec(vec![1u32, 6, 1, 0], (2, 2), &Device::Cpu).unwrap();

@@ -4,9 +4,9 @@
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use pp_nn::{
-    CausalSelfAttention, Documents, Dropout, ForwardContext, HeadNorm, IGNORED, LayerNorm, Linear,
-    ParameterStore, RmsNorm, Rotary, RotaryFrequencies, SwiGlu, cross_entropy, gelu,
-    linear_cross_entropy, relu,
+    CausalSelfAttention, Documents, Dropout, ForwardContext, HeadNorm, IGNORED, Linear, Norm,
+    ParameterStore, Rotary, RotaryFrequencies, SwiGlu, cross_entropy, gelu, linear_cross_entropy,
+    relu,
 };
 
 /// What may lie between two ways to compute the same, as a part of the largest number of the
@@ -151,7 +151,7 @@ fn activations() {
 fn layer_norm() {
     each_shape(|rows, width, special| {
         let store = ParameterStore::seeded(3);
-        let layer = LayerNorm::new(width, store.builder(DType::F32, &Device::Cpu)).unwrap();
+        let layer = Norm::layer(width, store.builder(DType::F32, &Device::Cpu)).unwrap();
         for (i, parameter) in store.parameters().iter().enumerate() {
             let values = Tensor::from_vec(values(&[width], i as u64), width, &Device::Cpu).unwrap();
             parameter.var.set(&values).unwrap();
@@ -175,7 +175,7 @@ fn rms_norm() {
     each_shape(|rows, width, special| {
         let store = ParameterStore::seeded(4);
         // Without it, the gradient of a row of one feature is nothing but rounding.
-        let layer = RmsNorm::new(width, 0.01, store.builder(DType::F32, &Device::Cpu)).unwrap();
+        let layer = Norm::rms(width, 0.01, store.builder(DType::F32, &Device::Cpu)).unwrap();
         let weight = Tensor::from_vec(values(&[width], 12), width, &Device::Cpu).unwrap();
         store.parameters()[0].var.set(&weight).unwrap();
         let context = ForwardContext::training(1, 1);
@@ -287,7 +287,7 @@ fn head_norms() {
     let (heads, pairs, d) = (4, 2, 6);
     let store = ParameterStore::seeded(4);
     let builder = store.builder(DType::F32, &Device::Cpu);
-    let norm = |name: &str| RmsNorm::new(d, 0.01, builder.pp(name)).unwrap();
+    let norm = |name: &str| Norm::rms(d, 0.01, builder.pp(name)).unwrap();
     let layer = HeadNorm::new(norm("q"), norm("k"), (heads, pairs, d));
     for (at, parameter) in store.parameters().iter().enumerate() {
         let weight = Tensor::from_vec(values(&[d], 12 + at as u64), d, &Device::Cpu).unwrap();

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::Init;
 use pp_nn::{
-    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, Gradients,
-    LayerNorm, Linear, ParameterStore, ResidueQueue, RmsNorm, Rotary, RotaryFrequencies,
-    SideBySide, SwiGlu, cross_entropy,
+    Activation, CausalSelfAttention, Chain, Dropout, Embedding, ForwardContext, Gradients, Linear,
+    Norm, ParameterStore, ResidueQueue, Rotary, RotaryFrequencies, SideBySide, SwiGlu,
+    cross_entropy,
 };
 use pp_partition::{LayerStack, Stage, single};
 
@@ -138,7 +138,7 @@ pub(crate) fn linear() {
 pub(crate) fn layer_norm() {
     for (rows, features) in [(1, 3), (7, 33), (40, 256)] {
         let stack = one(move |vb| {
-            let norm = LayerNorm::new(features, vb)?;
+            let norm = Norm::layer(features, vb)?;
             Ok(single(move |x, c| norm.forward(x, c)))
         });
         check("layer norm", &stack, &random(&[2, rows, features], 3), weighted);
@@ -148,7 +148,7 @@ pub(crate) fn layer_norm() {
 pub(crate) fn rms_norm() {
     for (rows, features) in [(1, 3), (7, 33), (40, 256)] {
         let stack = one(move |vb| {
-            let norm = RmsNorm::new(features, 1e-5, vb)?;
+            let norm = Norm::rms(features, 1e-5, vb)?;
             Ok(single(move |x, c| norm.forward(x, c)))
         });
         check("RMS norm", &stack, &random(&[2, rows, features], 3), weighted);
@@ -164,13 +164,13 @@ pub(crate) fn a_block_of_llama() {
         let frequencies = RotaryFrequencies { theta: 100.0, scaling: None };
         let qkv = vec![linear(24, 24, "q")?, linear(24, 12, "k")?, linear(24, 12, "v")?];
         let attention = Chain::new()
-            .then(RmsNorm::new(24, 1e-5, vb.pp("ln1"))?)
+            .then(Norm::rms(24, 1e-5, vb.pp("ln1"))?)
             .then(SideBySide::new(qkv)?)
             .then(Rotary::new(6, 6, 10, frequencies)?)
             .then(CausalSelfAttention::grouped(4, 2)?)
             .then(linear(24, 24, "o")?);
         let mlp = Chain::new()
-            .then(RmsNorm::new(24, 1e-5, vb.pp("ln2"))?)
+            .then(Norm::rms(24, 1e-5, vb.pp("ln2"))?)
             .then(SideBySide::new(vec![linear(24, 40, "gate")?, linear(24, 40, "up")?])?)
             .then(SwiGlu)
             .then(linear(40, 24, "down")?);
@@ -237,12 +237,12 @@ pub(crate) fn a_block_of_a_transformer() {
             Linear::with_init(inputs, outputs, true, init, vb.pp(name))
         };
         let attention = Chain::new()
-            .then(LayerNorm::new(24, vb.pp("ln1"))?)
+            .then(Norm::layer(24, vb.pp("ln1"))?)
             .then(linear(24, 72, "qkv")?)
             .then(CausalSelfAttention::new(4))
             .then(linear(24, 24, "proj")?);
         let mlp = Chain::new()
-            .then(LayerNorm::new(24, vb.pp("ln2"))?)
+            .then(Norm::layer(24, vb.pp("ln2"))?)
             .then(linear(24, 96, "fc")?)
             .then(Activation::Gelu)
             .then(linear(96, 24, "out")?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use pp_nn::{
-    CausalSelfAttention, Chain, Documents, Embedding, ForwardContext, HeadNorm, Linear, RmsNorm,
+    CausalSelfAttention, Chain, Documents, Embedding, ForwardContext, HeadNorm, Linear, Norm,
     Rotary, SideBySide, SwiGlu,
 };
 use pp_partition::{Layer, LayerStack};
@@ -43,7 +43,7 @@ pub(crate) fn stack(config: LlamaConfig) -> Result<LayerStack> {
         });
     }
     stack.push("head", move |builder| {
-        let norm = RmsNorm::new(config.width, config.epsilon, builder.pp("model.norm"))?;
+        let norm = Norm::rms(config.width, config.epsilon, builder.pp("model.norm"))?;
         let shape = (config.vocabulary, config.width);
         let weight = builder.get_with_hints(shape, HEAD, normal(0.02))?;
         Ok(Box::new(Head { norm, weight }))
@@ -105,7 +105,7 @@ fn block(config: &LlamaConfig, rotary: &Rotary, builder: &VarBuilder<'_>) -> Res
         let has_bias = config.has_output_bias();
         Linear::with_init(heads * head_width, width, has_bias, residual, builder)
     };
-    let norm = |name: &str| RmsNorm::new(width, config.epsilon, builder.pp(name));
+    let norm = |name: &str| Norm::rms(width, config.epsilon, builder.pp(name));
     let qkv = vec![
         projection(heads, "q_proj")?,
         projection(key_value_heads, "k_proj")?,
@@ -113,7 +113,7 @@ fn block(config: &LlamaConfig, rotary: &Rotary, builder: &VarBuilder<'_>) -> Res
     ];
     let mut path = Chain::new().then(norm("input_layernorm")?).then(SideBySide::new(qkv)?);
     if config.family == Family::Qwen3 {
-        let of_head = |name: &str| RmsNorm::new(head_width, config.epsilon, attention.pp(name));
+        let of_head = |name: &str| Norm::rms(head_width, config.epsilon, attention.pp(name));
         let sizes = (heads, key_value_heads, head_width);
         path = path.then(HeadNorm::new(of_head("q_norm")?, of_head("k_norm")?, sizes));
     }
@@ -136,7 +136,7 @@ fn block(config: &LlamaConfig, rotary: &Rotary, builder: &VarBuilder<'_>) -> Res
 
 /// The last norm, beside the weight of the head.
 struct Head {
-    norm: RmsNorm,
+    norm: Norm,
     weight: Tensor,
 }
 

@@ -18,96 +18,52 @@ use crate::residue::{Residue, ResidueQueue};
 use residue::NormResidue;
 use rows::NormRows;
 
-/// `(x − mean) / √(variance + ε) · weight + bias`, each row by itself.
-///
-/// Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450.
+/// The rows of a tensor, normalised. [`Norm::layer`] and [`Norm::rms`] say how.
 #[derive(Clone, Debug)]
-pub struct LayerNorm(Norm);
-
-impl LayerNorm {
-    /// Parameters `weight` (d), ones, and `bias` (d), zeros; ε is 1e-5.
-    ///
-    /// # Errors
-    /// What the builder returns.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
-    )]
-    pub fn new(features: usize, builder: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self(Norm {
-            weight_d: builder.get_with_hints(features, "weight", Init::Const(1.0))?,
-            bias_d: Some(builder.get_with_hints(features, "bias", Init::Const(0.0))?),
-            rows: NormRows { epsilon: 1e-5, is_centred: true },
-        }))
-    }
-
-    /// `(…, d)` → `(…, d)`.
-    ///
-    /// # Errors
-    /// If the last dimension is not `d`, or a kernel fails.
-    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        self.0.forward(x, context)
-    }
-
-    /// The same from candle's own operations: for devices without our kernels, and for the tests.
-    ///
-    /// # Errors
-    /// If the last dimension is not `d`, or a kernel fails.
-    pub fn forward_composed(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward_composed(x)
-    }
-}
-
-/// `x / √(mean(x²) + ε) · weight`, each row by itself.
-///
-/// Source: Zhang, Sennrich 2019, arXiv:1910.07467.
-#[derive(Clone, Debug)]
-pub struct RmsNorm(Norm);
-
-impl RmsNorm {
-    /// Parameter `weight` (d), ones.
-    ///
-    /// # Errors
-    /// What the builder returns.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
-    )]
-    pub fn new(features: usize, epsilon: f64, builder: VarBuilder<'_>) -> Result<Self> {
-        Ok(Self(Norm {
-            weight_d: builder.get_with_hints(features, "weight", Init::Const(1.0))?,
-            bias_d: None,
-            rows: NormRows { epsilon, is_centred: false },
-        }))
-    }
-
-    /// `(…, d)` → `(…, d)`.
-    ///
-    /// # Errors
-    /// If the last dimension is not `d`, or a kernel fails.
-    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        self.0.forward(x, context)
-    }
-
-    /// The same from candle's own operations: for devices without our kernels, and for the tests.
-    ///
-    /// # Errors
-    /// If the last dimension is not `d`, or a kernel fails.
-    pub fn forward_composed(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.forward_composed(x)
-    }
-}
-
-/// What both have in common.
-#[derive(Clone, Debug)]
-struct Norm {
+pub struct Norm {
     weight_d: Tensor,
     bias_d: Option<Tensor>,
     rows: NormRows,
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers hand over `builder.pp(name)`, as everywhere in candle"
+)]
 impl Norm {
-    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+    /// `(x − mean) / √(variance + ε) · weight + bias`, each row by itself (Ba, Kiros, Hinton 2016,
+    /// arXiv:1607.06450). Parameters `weight` (d), ones, and `bias` (d), zeros; ε is 1e-5.
+    ///
+    /// # Errors
+    /// What the builder returns.
+    pub fn layer(features: usize, builder: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight_d: builder.get_with_hints(features, "weight", Init::Const(1.0))?,
+            bias_d: Some(builder.get_with_hints(features, "bias", Init::Const(0.0))?),
+            rows: NormRows { epsilon: 1e-5, is_centred: true },
+        })
+    }
+
+    /// `x / √(mean(x²) + ε) · weight`, each row by itself (Zhang, Sennrich 2019, arXiv:1910.07467).
+    /// Parameter `weight` (d), ones.
+    ///
+    /// # Errors
+    /// What the builder returns.
+    pub fn rms(features: usize, epsilon: f64, builder: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            weight_d: builder.get_with_hints(features, "weight", Init::Const(1.0))?,
+            bias_d: None,
+            rows: NormRows { epsilon, is_centred: false },
+        })
+    }
+}
+
+impl Norm {
+    /// `(…, d)` → `(…, d)`.
+    ///
+    /// # Errors
+    /// If the last dimension is not `d`, or a kernel fails.
+    pub fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
         if !in_place(x) {
             return match context.residues() {
                 Some(queue) => self.forward_deferred(x, queue),
@@ -122,7 +78,11 @@ impl Norm {
         }
     }
 
-    fn forward_composed(&self, x: &Tensor) -> Result<Tensor> {
+    /// The same from candle's own operations: for devices without our kernels, and for the tests.
+    ///
+    /// # Errors
+    /// If the last dimension is not `d`, or a kernel fails.
+    pub fn forward_composed(&self, x: &Tensor) -> Result<Tensor> {
         let y = self.rows.composed(x)?.0.broadcast_mul(&self.weight_d)?;
         match &self.bias_d {
             Some(bias_d) => y.broadcast_add(bias_d),
@@ -151,6 +111,19 @@ impl Norm {
             gx.transpose()
         })
     }
+}
+
+fn check(shape: &Shape, features: usize) -> Result<()> {
+    if shape.dims().last() != Some(&features) {
+        bail!("a norm of {features} features got a tensor of shape {shape:?}");
+    }
+    Ok(())
+}
+
+impl ChainLayer for Norm {
+    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
+        Self::forward(self, x, context)
+    }
 
     fn run(
         &self,
@@ -178,50 +151,9 @@ impl Norm {
         };
         Ok((y, Box::new(backward)))
     }
-}
-
-fn check(shape: &Shape, features: usize) -> Result<()> {
-    if shape.dims().last() != Some(&features) {
-        bail!("a norm of {features} features got a tensor of shape {shape:?}");
-    }
-    Ok(())
-}
-
-impl ChainLayer for LayerNorm {
-    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        Self::forward(self, x, context)
-    }
-
-    fn run(
-        &self,
-        x: Buffer,
-        onto: Option<&Tensor>,
-        context: &ForwardContext,
-    ) -> Result<(Buffer, Backward)> {
-        self.0.run(x, onto, context)
-    }
 
     fn parameter(&self) -> Option<&Tensor> {
-        Some(&self.0.weight_d)
-    }
-}
-
-impl ChainLayer for RmsNorm {
-    fn forward(&self, x: &Tensor, context: &ForwardContext) -> Result<Tensor> {
-        Self::forward(self, x, context)
-    }
-
-    fn run(
-        &self,
-        x: Buffer,
-        onto: Option<&Tensor>,
-        context: &ForwardContext,
-    ) -> Result<(Buffer, Backward)> {
-        self.0.run(x, onto, context)
-    }
-
-    fn parameter(&self) -> Option<&Tensor> {
-        Some(&self.0.weight_d)
+        Some(&self.weight_d)
     }
 }
 
