@@ -11,6 +11,7 @@ use pp_models::Job;
 use pp_nn::{IGNORED, LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
 use pp_schedule::{Rank, ScheduleName, Sizes};
+use pp_telemetry::SpanKind;
 
 mod uneven;
 use uneven::small_llama;
@@ -90,6 +91,23 @@ fn uneven_micro_batches_and_replicas_have_the_gradient_of_one_batch() {
             }
         }
     }
+}
+
+#[test]
+fn what_both_places_of_a_tied_parameter_exchange_has_a_span() {
+    let exchanged = |is_tied: bool, replicas: u32| {
+        let job = small_llama(is_tied, false);
+        let mut trainer = trainer(&job, 4, replicas);
+        let spans = trainer.step(1, || job.data.batch(1, BATCH)).unwrap().spans;
+        let all = spans.iter().filter(|span| span.op == SpanKind::AllReduce);
+        all.map(|span| (span.replica, span.rank, span.stage, span.bytes)).collect::<Vec<_>>()
+    };
+    assert_eq!(exchanged(false, 1), []);
+    // 37 tokens of 24 numbers.
+    let bytes = 37 * 24 * 4;
+    assert_eq!(exchanged(true, 1), [(0, 0, 0, bytes), (0, 1, 1, bytes)]);
+    let (tied, plain) = (exchanged(true, 2), exchanged(false, 2));
+    assert_eq!(tied.len(), plain.len() + 4);
 }
 
 #[test]

@@ -1,19 +1,17 @@
 //! Tied parameters: one parameter that stands in two places of the model.
 //!
-//! Each place has a copy of the value and sums its own gradients. When all sums are whole, the sum of
-//! the second place is added to that of the first, on both ranks in this order, so that both copies
-//! take the same step. The order of the two does not depend on the cut, on the schedule, or on
-//! whether both places are on one rank.
+//! Each place has a copy of the value and sums its own gradients. When all sums are whole, both ranks
+//! add the sum of the second place to that of the first, so that both copies take the same step. The
+//! order does not depend on the cut, on the schedule, or on whether both places are on one rank.
 
-use pp_partition::PartitionError;
-use pp_schedule::{Pipe, Rank, Replica, Stage};
+use pp_schedule::{MicroBatch, Pipe, Rank, Replica, Stage};
+use pp_trace::SpanKind;
 
 use crate::config::RankConfig;
 use crate::error::RankError;
 use crate::exchange::{Bucket, Sums};
-use crate::lane::Lane;
-use crate::reduction::Reduction;
-use crate::stages::Stages;
+use crate::journal::Place;
+use crate::reduction::{Parts, Reduction};
 
 type Result<T> = std::result::Result<T, RankError>;
 
@@ -37,9 +35,7 @@ struct End {
 
 /// The stages of both places of each tied parameter, and their names: that of the first, and that of
 /// the second.
-pub(crate) fn tied_stages(
-    config: &RankConfig,
-) -> std::result::Result<Vec<[(Stage, String); 2]>, PartitionError> {
+pub(crate) fn tied_stages(config: &RankConfig) -> Result<Vec<[(Stage, String); 2]>> {
     let ties = config.stack.ties();
     if ties.is_empty() {
         return Ok(Vec::new());
@@ -54,8 +50,9 @@ pub(crate) fn tied_stages(
         Some((topology.stages().find(has)?, wanted.clone()))
     };
     let both = |(second, first): (&String, &String)| Some([place(first)?, place(second)?]);
-    // A tie of which no layer has an end ties nothing.
-    Ok(ties.iter().filter_map(both).collect())
+    let all: Option<Vec<_>> = ties.iter().map(both).collect();
+    // A cut takes no tie of a parameter that no layer has.
+    all.ok_or(RankError::Missing("a place of a tied parameter"))
 }
 
 impl Ties {
@@ -84,21 +81,23 @@ impl Ties {
         self.0.is_empty()
     }
 
-    /// Adds the sums of both ends of each, when nothing will be added to them any more.
+    /// Adds the sums of both ends of each, when nothing will be added to them any more. What is
+    /// exchanged with another rank has a span.
     pub(crate) fn join(
         &self,
-        stages: &mut Stages,
         reduction: &mut Reduction,
-        lane: &Lane,
+        parts: &mut Parts<'_>,
         to_processes: bool,
     ) -> Result<()> {
+        let lane = parts.lane;
+        let sent = parts.journal.now(lane)?;
         // All that others wait for is sent before anything is waited for.
         let mut own: Vec<[Option<Sums>; 2]> = Vec::new();
         for Pair { bucket, pipe, ends } in &self.0 {
             let mut sums = [None, None];
             for (at, end) in ends.iter().enumerate().filter(|(_, end)| end.elsewhere.is_none()) {
                 let other = ends[1 - at].elsewhere;
-                let run = stages.get(*pipe, end.stage)?;
+                let run = parts.stages.get(*pipe, end.stage)?;
                 let is_sent_out = to_processes && other.is_some();
                 let sum = run.finish_one(&end.name, lane, is_sent_out)?;
                 if let Some(place) = other {
@@ -123,11 +122,18 @@ impl Ties {
             }
             let sum = (&both[0] + &both[1])?;
             drop(both);
-            let here = || ends.iter().filter(|end| end.elsewhere.is_none());
-            for (nth, end) in here().enumerate() {
+            let bytes = (sum.elem_count() * sum.dtype().size_in_bytes()) as u64;
+            let here: Vec<&End> = ends.iter().filter(|end| end.elsewhere.is_none()).collect();
+            for (nth, end) in here.iter().enumerate() {
                 // A rank with both ends steps both.
                 let sum = if nth == 0 { sum.clone() } else { sum.copy()? };
-                stages.get(*pipe, end.stage)?.replace_one(&end.name, sum)?;
+                parts.stages.get(*pipe, end.stage)?.replace_one(&end.name, sum)?;
+            }
+            if let [End { stage, .. }] = here[..] {
+                let (kind, micro_batch) = (SpanKind::AllReduce, MicroBatch(0));
+                let end = parts.journal.now(lane)?;
+                let place = Place { kind, stage: *stage, micro_batch };
+                parts.journal.moved(place, sent.clone(), end, bytes);
             }
         }
         Ok(())

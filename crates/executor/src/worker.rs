@@ -214,7 +214,9 @@ impl Worker {
         };
         self.walk.progress.set(Doing::AwaitingGradients);
         let to_processes = self.walk.post.world().is_some();
-        self.ties.join(&mut self.stages, reduction, &self.lane, to_processes)
+        let Walk { journal, progress, .. } = &mut self.walk;
+        let (stages, lane) = (&mut self.stages, &self.lane);
+        self.ties.join(reduction, &mut Parts { stages, lane, journal, progress }, to_processes)
     }
 
     /// An optimizer step. `clip` is what gradients are multiplied with first.

@@ -57,7 +57,7 @@ pub use loss::cross_entropy;
 pub use norm::Norm;
 pub use optimizer::{Optimizer, OptimizerKind};
 pub use packed_weights::PackedWeights;
-pub use parameters::{Parameter, ParameterStore, Values, parameter_shapes};
+pub use parameters::{Parameter, ParameterStore, Ties, Values, parameter_shapes};
 pub use random::{hash, uniform};
 pub use relu::relu;
 pub use residue::{Residue, ResidueQueue, WeightGradient};

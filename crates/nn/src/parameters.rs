@@ -35,6 +35,10 @@ impl Values for BTreeMap<String, Tensor> {
     }
 }
 
+/// Parameters that are one and stand in two places: from the name of the second place to that of the
+/// first.
+pub type Ties = BTreeMap<String, String>;
+
 /// Makes parameters when layers ask for them, and remembers them in the order of asking.
 ///
 /// The value of a parameter depends on the seed and its name alone, so every cut of a model into
@@ -99,7 +103,7 @@ impl ParameterStore {
         &self,
         dtype: DType,
         device: &Device,
-        ties: Arc<BTreeMap<String, String>>,
+        ties: Arc<Ties>,
     ) -> VarBuilder<'static> {
         let backend = Backend { inner: Arc::clone(&self.inner), ties };
         VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
@@ -113,7 +117,7 @@ impl ParameterStore {
 
 struct Backend {
     inner: Arc<Inner>,
-    ties: Arc<BTreeMap<String, String>>,
+    ties: Arc<Ties>,
 }
 
 impl Backend {

@@ -4,6 +4,9 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use candle_core::Shape;
+use pp_nn::Ties;
+
 use crate::error::PartitionError;
 use crate::profile::Profile;
 use crate::solve;
@@ -125,22 +128,51 @@ impl Cut {
             Self::Explicit(sizes) => solve::explicit(sizes, layers, n_stages)?,
         };
         let partition = Partition { ends };
-        refuse_tied(stack, &partition)?;
+        let layers = stack.parameters()?;
+        refuse_ties(stack.ties(), &layers)?;
+        refuse_shared(&layers, &partition)?;
         Ok(partition)
     }
 }
 
-/// A parameter that two stages use would need its gradients summed across them.
-fn refuse_tied(stack: &LayerStack, partition: &Partition) -> Result<(), PartitionError> {
+/// A tie makes two parameters one: both are there, and have one shape.
+fn refuse_ties(ties: &Ties, layers: &[Vec<(String, Shape)>]) -> Result<(), PartitionError> {
+    let shape = |wanted: &String| {
+        layers.iter().flatten().find(|(name, _)| name == wanted).map(|(_, shape)| shape)
+    };
+    for (second, first) in ties {
+        let why = match (shape(first), shape(second)) {
+            (None, _) => format!("no layer has {first}; name a parameter of a layer"),
+            (_, None) => format!("no layer has {second}; name a parameter of a layer"),
+            (Some(one), Some(other)) if one != other => format!(
+                "their shapes are {:?} and {:?}; use two parameters of one shape",
+                one.dims(),
+                other.dims()
+            ),
+            _ if ties.contains_key(first) => {
+                format!("{first} is tied itself; tie both to the same parameter")
+            }
+            _ => continue,
+        };
+        return Err(PartitionError::Tie { first: first.clone(), second: second.clone(), why });
+    }
+    Ok(())
+}
+
+/// A parameter of one name that two stages use would need its gradients summed across them.
+fn refuse_shared(
+    layers: &[Vec<(String, Shape)>],
+    partition: &Partition,
+) -> Result<(), PartitionError> {
     let mut owner = std::collections::HashMap::new();
-    for (second, of_layer) in stack.parameters()?.into_iter().enumerate() {
+    for (second, of_layer) in layers.iter().enumerate() {
         for (name, _) in of_layer {
-            let first = *owner.entry(name.clone()).or_insert(second);
+            let first = *owner.entry(name).or_insert(second);
             let (first_stage, second_stage) =
                 (partition.stage_of(first), partition.stage_of(second));
             if first_stage != second_stage {
                 return Err(PartitionError::Tied {
-                    name,
+                    name: name.clone(),
                     first,
                     second,
                     first_stage,
@@ -166,6 +198,30 @@ mod tests {
             });
         }
         stack
+    }
+
+    #[test]
+    fn ties_of_what_is_not_there_or_differs_are_refused() {
+        let refused = |ties: &[(&str, &str)], why: &str| {
+            let mut stack = stack(&["a", "b", "c"]);
+            stack.push("wide", |builder| {
+                builder.get((2, 3), "wide")?;
+                Ok(single(|x, _| Ok(x.clone())))
+            });
+            for (first, second) in ties {
+                stack.tie(*first, *second);
+            }
+            let error = Cut::Uniform.solve(&stack, 2, None).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        };
+        refused(&[("a", "d")], "d cannot be tied to a: no layer has d");
+        refused(&[("d", "a")], "no layer has d");
+        refused(&[("a", "wide")], "their shapes are [2, 2] and [2, 3]");
+        refused(&[("a", "b"), ("b", "c")], "b is tied itself");
+        refused(&[("a", "a")], "a is tied itself");
+        let mut tied = stack(&["a", "b", "c"]);
+        tied.tie("a", "c");
+        Cut::Uniform.solve(&tied, 2, None).unwrap();
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub enum PartitionError {
     /// One parameter, two stages.
     #[error(
         "parameter {name} is shared by layers {first} and {second}, which the cut puts on stages {first_stage} and \
-         {second_stage}: weights tied across stages are not supported yet; put both layers in one stage"
+         {second_stage}; give each layer a parameter of its own, and tie the two with LayerStack::tie"
     )]
     Tied {
         /// The parameter.
@@ -82,6 +82,16 @@ pub enum PartitionError {
         first_stage: usize,
         /// Stage of the second.
         second_stage: usize,
+    },
+    /// A tie of parameters that cannot be one.
+    #[error("{second} cannot be tied to {first}: {why}")]
+    Tie {
+        /// The parameter in the first place.
+        first: String,
+        /// The one in the second place.
+        second: String,
+        /// The reason, and what to do.
+        why: String,
     },
     /// A tensor could not be put where it is needed.
     #[error("a tensor operation failed")]

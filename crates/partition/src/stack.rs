@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Result, Shape};
 use candle_nn::VarBuilder;
-use pp_nn::parameter_shapes;
+use pp_nn::{Ties, parameter_shapes};
 
 use crate::error::PartitionError;
 use crate::layer::Layer;
@@ -17,7 +17,7 @@ type Build = Arc<dyn Fn(VarBuilder<'static>) -> Result<Box<dyn Layer>> + Send + 
 #[derive(Clone, Default)]
 pub struct LayerStack {
     layers: Vec<(String, Build)>,
-    ties: Arc<BTreeMap<String, String>>,
+    ties: Arc<Ties>,
 }
 
 impl fmt::Debug for LayerStack {
@@ -40,14 +40,16 @@ impl LayerStack {
     /// places, such as an embedding and a head (Press, Wolf 2017, arXiv:1608.05859).
     ///
     /// Each place has a copy of the value, and sums of gradients of its own. These are added once a
-    /// step, that of `first` to that of `second`, so that both copies step alike, and every cut has
+    /// step, that of `second` to that of `first`, so that both copies step alike, and every cut has
     /// the same bits. Files and counts have the parameter once, by the name of `first`.
+    ///
+    /// A cut refuses a tie that names no parameter, or two of different shapes.
     pub fn tie(&mut self, first: impl Into<String>, second: impl Into<String>) {
         Arc::make_mut(&mut self.ties).insert(second.into(), first.into());
     }
 
     /// The ties: from the name of the second place to that of the first.
-    pub fn ties(&self) -> &Arc<BTreeMap<String, String>> {
+    pub fn ties(&self) -> &Arc<Ties> {
         &self.ties
     }
 

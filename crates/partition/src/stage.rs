@@ -1,11 +1,10 @@
 //! Consecutive layers, built on one device.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Error, Result, Tensor};
-use pp_nn::{ChainPass, ForwardContext, Parameter, ParameterStore};
+use pp_nn::{ChainPass, ForwardContext, Parameter, ParameterStore, Ties};
 
 use crate::error::PartitionError;
 use crate::layer::Layer;
@@ -16,7 +15,7 @@ pub struct Stage {
     layers: Range<usize>,
     built: Vec<Box<dyn Layer>>,
     parameters: Vec<Parameter>,
-    ties: Arc<BTreeMap<String, String>>,
+    ties: Arc<Ties>,
 }
 
 impl Stage {

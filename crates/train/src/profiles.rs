@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use candle_core::Shape;
 use pp_executor::DeviceSpec;
-use pp_nn::Values;
+use pp_nn::{Ties, Values};
 use pp_partition::{Profile, ProfileConfig, profile_with};
 
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::{self, Chosen, KernelChoice};
-use crate::weights::{self, Ties, WeightsError};
+use crate::weights::{self, WeightsError};
 
 /// The most samples in a micro-batch of a profile. It limits the time of measuring, which takes
 /// several passes.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result as TensorResult, Shape, Tensor, bail};
 use pp_hybrid::first_nonfinite;
-use pp_nn::Values;
+use pp_nn::{Ties, Values};
 use serde::Deserialize;
 
-use super::{Ties, WeightsError, head};
+use super::{WeightsError, head};
 
 /// The file with all tensors.
 const WHOLE: &str = "model.safetensors";

@@ -7,11 +7,12 @@ use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Shape};
+use pp_nn::Ties;
 use pp_telemetry::input::open_regular;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, de};
 
-use super::{HEAD_BYTES_MAX, Ties, WeightsError};
+use super::{HEAD_BYTES_MAX, WeightsError};
 
 /// The most dimensions of a tensor.
 const DIMENSIONS_MAX: usize = 16;

@@ -19,16 +19,13 @@ use std::sync::Arc;
 use candle_core::{Device, Shape};
 use pp_hybrid::checkpoint::{Checkpoint, CheckpointError, MANIFEST};
 use pp_hybrid::first_nonfinite;
-use pp_nn::Values;
+use pp_nn::{Ties, Values};
 use serde_json::error::Category;
 
 use folder::WeightFolder;
 
 /// The most bytes of a head, by the format.
 const HEAD_BYTES_MAX: u64 = 100_000_000;
-/// Tied parameters: from the name of the second place to that of the first.
-pub type Ties = BTreeMap<String, String>;
-
 /// The reason why a model cannot take its initial weights from a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
