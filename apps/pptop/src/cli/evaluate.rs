@@ -69,7 +69,6 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let folder = model_folder(&args.folder);
     let model = Evaluated::new(&folder, &args.data, args.skip_bad_lines)
         .map_err(|refused| CliError::Usage(of_data(&refused)))?;
-    let pieces = model.pieces().to_vec();
     let skipped_lines = model.n_skipped();
     let config = Config {
         pp: Some(args.pp),
@@ -87,6 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let mut profiles = Profiles::default();
     let prepared = Prepared::new(spec.config.clone()).map_err(told)?;
     let mut session = prepared.cut(&mut profiles, |_| {}).map_err(told)?;
+    let pieces = session.job().data.validation(1).map_err(|error| told(error.into()))?;
     let mut trainer = session.trainer(Recorder::disabled(), Instant::now()).map_err(told)?;
     let begun = Instant::now();
     let evaluation = trainer.evaluate(&pieces).map_err(|error| CliError::Failed(causes(&error)))?;

@@ -26,7 +26,7 @@ pub use error::CheckpointError;
 pub use folder::{CheckpointFolder, Draft, Found, Newest, Written, is_busy, list, newest};
 pub use manifest::{Continued, FileRecord, Manifest, Recent};
 pub use read::{Checkpoint, Restored};
-pub use write::{About, Part, StageFacts, write_part};
+pub use write::{About, INDEX, Part, StageFacts, write_part};
 
 /// The version of the format. A reader refuses a larger one.
 pub const SCHEMA: u32 = 1;

@@ -18,7 +18,7 @@ use crate::hash::hex;
 use crate::tensors::write_tensors;
 
 /// The index of the weights, in Hugging Face's format.
-pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 /// What the names of a parameter's moments end in. These are PyTorch's names.
 pub(crate) const MOMENTS: [&str; 2] = [".exp_avg", ".exp_avg_sq"];
 

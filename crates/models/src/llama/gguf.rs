@@ -8,9 +8,12 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value as Entry};
 use candle_core::{Device, Tensor};
+use pp_train::WEIGHTS_FILE;
+use pp_train::checkpoint::INDEX;
 use serde_json::{Value, json};
 
 use super::config::{Family, LlamaConfig};
+use super::folder::{CONFIG, TOKENIZER};
 use crate::error::ModelError;
 
 /// The most bytes of numbers in one file of weights.
@@ -57,7 +60,7 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     let shards = shards(&names, &content);
     for (nth, shard) in shards.iter().enumerate() {
         let name = match shards.len() {
-            1 => "model.safetensors".to_owned(),
+            1 => WEIGHTS_FILE.to_owned(),
             n => format!("model-{:05}-of-{n:05}.safetensors", nth + 1),
         };
         let mut tensors = HashMap::new();
@@ -71,12 +74,12 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
         candle_core::safetensors::save(&tensors, folder.join(&name))?;
     }
     if shards.len() > 1 {
-        write("model.safetensors.index.json", &json!({"metadata": {}, "weight_map": weight_map}))?;
+        write(INDEX, &json!({"metadata": {}, "weight_map": weight_map}))?;
     }
-    write("tokenizer.json", &tokenizer)?;
+    write(TOKENIZER, &tokenizer)?;
     write("tokenizer_config.json", &tokenizer_config(&facts))?;
     // The file without which the folder is no model comes last.
-    write("config.json", &text)?;
+    write(CONFIG, &text)?;
     Ok(config)
 }
 

@@ -2,45 +2,35 @@
 //! heads that share keys and values, and gated MLPs. Shapes: `b` samples, `t` positions, `w` width.
 
 mod config;
+mod evaluated;
+mod folder;
 mod gguf;
+mod json;
 mod layers;
-mod tokens;
+mod look;
+mod rows;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pp_nn::{LearningRate, LearningRateCurve, OptimizerKind};
 use pp_partition::Cut;
-use pp_train::{
-    BoxError, DataSet, Defaults, Job, SampleLength, Samples, Tokens, Topology, Workload,
-};
+use pp_train::{BoxError, DataSet, Defaults, Job, SampleLength, Tokens, Topology, Workload};
 
 pub use config::{Family, LlamaConfig};
+pub use evaluated::Evaluated;
+pub use folder::model_folder;
 pub use gguf::convert;
+pub use look::{Look, look};
 
 use crate::error::ModelError;
 use crate::gpt::{CONTEXT, DATA, HEADS, LAYERS, WIDTH, size};
 use crate::model::{Group, Kind, Model, ModelOption, Options};
 use crate::text::Text;
-pub use tokens::Look;
-use tokens::{BadLines, TokenText, Words};
-
-/// The configuration of a model.
-const CONFIG: &str = "config.json";
-/// What a folder has beside the weights, as far as there is such a file.
-const COMPANIONS: [&str; 9] = [
-    CONFIG,
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-];
-/// The most bytes of a `config.json`.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+use folder::{context_of, folder_companions, read_config};
+use rows::TokenText;
+use words::{BadLines, Words};
 
 /// The model with a name.
 pub static LLAMA: Model = Model {
@@ -194,7 +184,7 @@ impl Workload for Llama {
     fn companions(&self) -> Result<Vec<(String, Vec<u8>)>, BoxError> {
         let Some(folder) = &self.folder else {
             let config = serde_json::to_vec_pretty(&self.config.to_json())?;
-            return Ok(vec![("config.json".to_owned(), config)]);
+            return Ok(vec![(folder::CONFIG.to_owned(), config)]);
         };
         Ok(folder_companions(folder)?)
     }
@@ -202,56 +192,6 @@ impl Workload for Llama {
     fn facts(&self) -> Vec<(String, String)> {
         vec![("config".to_owned(), self.config.to_json().to_string())]
     }
-}
-
-/// The folder with the files of a model: the folder itself, or, in the hub's cache, the snapshot that
-/// its branch `main` has.
-pub fn model_folder(folder: &Path) -> PathBuf {
-    let main = || std::fs::read_to_string(folder.join("refs/main")).ok();
-    if folder.join(CONFIG).exists() {
-        return folder.to_owned();
-    }
-    let is_hash = |hash: &String| hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let hash = main().map(|hash| hash.trim().to_owned()).filter(is_hash);
-    hash.map_or_else(|| folder.to_owned(), |hash| folder.join("snapshots").join(hash))
-}
-
-/// What the folder of a model has beside its weights. Its configuration says that the weights that
-/// are written have 32 bits.
-fn folder_companions(folder: &Path) -> std::io::Result<Vec<(String, Vec<u8>)>> {
-    let mut found = Vec::new();
-    for name in COMPANIONS {
-        let path = folder.join(name);
-        if path.is_file() {
-            found.push((name.to_owned(), std::fs::read(&path)?));
-        }
-    }
-    for (name, bytes) in &mut found {
-        if name == CONFIG
-            && let Ok(serde_json::Value::Object(mut keys)) = serde_json::from_slice(bytes)
-        {
-            for dtype in ["torch_dtype", "dtype"] {
-                if let Some(said) = keys.get_mut(dtype) {
-                    *said = "float32".into();
-                }
-            }
-            *bytes = serde_json::to_vec_pretty(&keys)?;
-        }
-    }
-    Ok(found)
-}
-
-/// The sizes of the model in a folder.
-fn read_config(folder: &Path) -> Result<LlamaConfig, ModelError> {
-    let refused = |why: String| ModelError::Folder { path: folder.to_owned(), why };
-    let path = folder.join(CONFIG);
-    let unread = |error: std::io::Error| refused(format!("config.json: {error}"));
-    let about = std::fs::metadata(&path).map_err(unread)?;
-    if !about.is_file() || about.len() > CONFIG_BYTES_MAX {
-        return Err(refused(format!("config.json is no file of at most {CONFIG_BYTES_MAX} bytes")));
-    }
-    let text = std::fs::read_to_string(&path).map_err(unread)?;
-    LlamaConfig::from_json(&text).map_err(|error| refused(error.to_string()))
 }
 
 /// The model on the bytes of `text` (a file, or the embedded book).
@@ -270,99 +210,4 @@ fn job(config: LlamaConfig, data: impl DataSet + 'static) -> Result<Job, ModelEr
         data: Box::new(data),
         flops_per_sample: config.flops_per_sample(config.context),
     })
-}
-
-/// What the model in a folder would see of a text, in rows of `context` tokens (by default as many as
-/// it takes): of the first `n` documents each token.
-///
-/// # Errors
-/// If the folder or the text cannot be used.
-pub fn look(
-    folder: &Path,
-    text: &Path,
-    context: Option<usize>,
-    n: usize,
-    skips_bad_lines: bool,
-) -> Result<Look, ModelError> {
-    let config = read_config(folder)?;
-    let context = context_of(folder, &config, context)?;
-    let words = Words::open(folder, config.vocabulary)?;
-    tokens::look(&words, text, context, n, BadLines::of(skips_bad_lines))
-}
-
-/// The tokens of a row: as many as the model takes, or as were asked for.
-fn context_of(
-    folder: &Path,
-    config: &LlamaConfig,
-    asked: Option<usize>,
-) -> Result<usize, ModelError> {
-    let most = config.context;
-    match asked {
-        Some(context) if context > most => {
-            let why = format!("--context {context} is beyond its {most} positions");
-            Err(ModelError::Folder { path: folder.to_owned(), why })
-        }
-        asked => Ok(asked.unwrap_or(most)),
-    }
-}
-
-/// The model in a folder with a text to evaluate: its held-out part is the whole text, each document
-/// in pieces of at most the model's context. There is nothing to train on.
-#[derive(Clone, Debug)]
-pub struct Evaluated {
-    config: LlamaConfig,
-    pieces: Vec<Samples>,
-    n_skipped: usize,
-}
-
-impl Evaluated {
-    /// Reads the configuration and the tokenizer of the folder, and the text.
-    ///
-    /// # Errors
-    /// If the folder or the text cannot be used.
-    pub fn new(folder: &Path, text: &Path, skips_bad_lines: bool) -> Result<Self, ModelError> {
-        let config = read_config(folder)?;
-        let words = Words::open(folder, config.vocabulary)?;
-        let bad = BadLines::of(skips_bad_lines);
-        let (pieces, n_skipped) = tokens::pieces(&words, text, config.context, bad)?;
-        Ok(Self { config, pieces, n_skipped })
-    }
-
-    /// Lines of the text that are no documents, and were left out.
-    pub fn n_skipped(&self) -> usize {
-        self.n_skipped
-    }
-
-    /// The pieces, each a sample with its targets.
-    pub fn pieces(&self) -> &[Samples] {
-        &self.pieces
-    }
-}
-
-impl Workload for Evaluated {
-    fn name(&self) -> &str {
-        LLAMA.name
-    }
-
-    fn layers(&self) -> Option<usize> {
-        Some(self.config.layers + 2)
-    }
-
-    fn job(&self, _: u64, _: &Topology) -> Result<Job, BoxError> {
-        Ok(job(self.config, self.clone())?)
-    }
-
-    fn parameters(&self) -> Option<u128> {
-        Some(self.config.parameters())
-    }
-}
-
-impl DataSet for Evaluated {
-    fn batch(&self, _: u64, _: usize) -> candle_core::Result<Samples> {
-        candle_core::bail!("a text to evaluate has no batches to train on")
-    }
-
-    fn validation(&self, _: usize) -> candle_core::Result<Vec<Samples>> {
-        Ok(self.pieces.clone())
-    }
 }

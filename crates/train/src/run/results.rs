@@ -18,9 +18,7 @@ use crate::error::ResultError;
 use crate::observer::Notice;
 use crate::options::ResultFile;
 use crate::results::{Named, Wanted};
-
-/// The name under which other programs look for weights.
-const WEIGHTS: &str = "model.safetensors";
+use crate::weights::WEIGHTS_FILE;
 
 /// The beginning of the log's line with a sample.
 pub const SAMPLE: &str = "sample: ";
@@ -119,7 +117,7 @@ impl Run<'_> {
     /// Writes what belongs beside the weights, if they are where other programs look for them. A
     /// file that is there and differs stays, unless it may be replaced.
     fn save_companions(&mut self, file: &ResultFile, force: bool) {
-        if file.path.file_name() != Some(OsStr::new(WEIGHTS)) || !file.path.exists() {
+        if file.path.file_name() != Some(OsStr::new(WEIGHTS_FILE)) || !file.path.exists() {
             return;
         }
         for (name, bytes) in self.companions.clone() {

@@ -6,16 +6,15 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Result as TensorResult, Shape, Tensor, bail};
+use pp_hybrid::checkpoint::INDEX;
 use pp_hybrid::first_nonfinite;
 use pp_nn::{Ties, Values};
 use serde::Deserialize;
 
 use super::{WeightsError, head};
 
-/// The file with all tensors.
-const WHOLE: &str = "model.safetensors";
-/// The index of several files.
-const INDEX: &str = "model.safetensors.index.json";
+/// The file with all tensors of a model, where other programs look for it.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// The most bytes of an index.
 const INDEX_BYTES_MAX: usize = 64 << 20;
 /// Bytes that are compared at once.
@@ -50,14 +49,16 @@ impl WeightFolder {
         takes_nonfinite: bool,
     ) -> Result<Self, WeightsError> {
         // A single file comes first, as in other programs: somebody may have saved it beside others.
-        let (index, has_whole) = (folder.join(INDEX), folder.join(WHOLE).exists());
+        let (index, has_whole) = (folder.join(INDEX), folder.join(WEIGHTS_FILE).exists());
         let has_index = !has_whole && index.exists();
         let index = has_index.then(|| read_index(&index)).transpose()?;
         let names: BTreeSet<String> = match &index {
             Some(index) => index.weight_map.values().cloned().collect(),
-            None if has_whole => BTreeSet::from([WHOLE.to_owned()]),
+            None if has_whole => BTreeSet::from([WEIGHTS_FILE.to_owned()]),
             None => {
-                return Err(WeightsError::Folder(format!("it has neither {WHOLE} nor {INDEX}")));
+                return Err(WeightsError::Folder(format!(
+                    "it has neither {WEIGHTS_FILE} nor {INDEX}"
+                )));
             }
         };
         let mut left: BTreeSet<&str> = known.keys().map(String::as_str).collect();

@@ -22,6 +22,7 @@ use pp_hybrid::first_nonfinite;
 use pp_nn::{Ties, Values};
 use serde_json::error::Category;
 
+pub use folder::WEIGHTS_FILE;
 use folder::WeightFolder;
 
 /// The most bytes of a head, by the format.

@@ -48,6 +48,11 @@ pub(super) fn is_folder(value: &OsStr) -> bool {
     !is_name && (value.as_encoded_bytes().contains(&b'/') || Path::new(value).is_dir())
 }
 
+/// The names of models.
+fn names() -> impl Iterator<Item = PossibleValue> {
+    MODELS.into_iter().map(|model| PossibleValue::new(model.name).help(model.about))
+}
+
 /// A model by its name, or by its folder.
 #[derive(Clone)]
 struct ModelParser;
@@ -64,16 +69,14 @@ impl TypedValueParser for ModelParser {
         if is_folder(value) {
             return Ok(ModelArg::Folder(pp_models::model_folder(Path::new(value))));
         }
-        let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
-        PossibleValuesParser::new(values)
+        PossibleValuesParser::new(names())
             .try_map(|name| pp_models::model(&name).ok_or("use a model that is listed"))
             .map(ModelArg::Named)
             .parse_ref(command, arg, value)
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        let values = MODELS.map(|model| PossibleValue::new(model.name).help(model.about));
-        Some(Box::new(values.into_iter()))
+        Some(Box::new(names()))
     }
 }
 
