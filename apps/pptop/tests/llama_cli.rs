@@ -273,6 +273,26 @@ fn folders_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
+fn a_folder_with_weights_that_are_not_finite_is_read_only_by_whoever_asks_for_it() {
+    let home = home("");
+    let weights = home.path("made/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let start = parts(&bytes).0["model.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    let at = bytes.len() - parts(&bytes).1.len() + start;
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, bytes).unwrap();
+    let line = "train --headless --model ./made --data text.txt --steps 1 --batch-size 4 --micro-batches 2 --on-nonfinite continue";
+    let ran = pptop(&home, line);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("model.norm.weight is not finite in"), "{}", ran.stderr);
+    let ran = pptop(&home, &format!("{line} --allow-nonfinite"));
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the loss is not finite from step 1 on"), "{}", ran.stderr);
+    let alone = "train --headless --model llama --allow-nonfinite";
+    pptop(&home, alone).refused(alone, &["--allow-nonfinite", "--init", "--model DIR"]);
+}
+
+#[test]
 fn texts_that_cannot_be_read_are_refused_by_line() {
     let home = home("");
     for (name, bytes, why) in [

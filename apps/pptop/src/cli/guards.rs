@@ -16,8 +16,8 @@ pub(crate) struct GuardArgs {
     /// [default: warn]
     #[arg(long, value_name = "warn|stop", value_parser = spike, help_heading = headings::CHECKPOINTS)]
     on_spike: Option<OnSpike>,
-    /// Let --init read weights that are not finite
-    #[arg(long, requires = "init", help_heading = headings::CHECKPOINTS)]
+    /// Let --init or --model DIR read weights that are not finite
+    #[arg(long, help_heading = headings::CHECKPOINTS)]
     pub(crate) allow_nonfinite: bool,
 }
 

@@ -252,7 +252,7 @@ impl Supervised {
         }
         let mut words = without(own, &dropped);
         if attempt.resume.is_some() {
-            // It belongs to --init.
+            // It belongs to the weights that the run began with.
             words.retain(|word| word != "--allow-nonfinite");
         }
         if !self.is_headless {

@@ -118,6 +118,10 @@ fn run_here(mut args: Args, joined: Option<&Joined>, together: &mut bool) -> Res
     let mut spec = Spec::new(&args.job, &args.schedule)?;
     spec.config.resume = resume;
     spec.config.takes_nonfinite = args.guards.allow_nonfinite;
+    if spec.config.takes_nonfinite && spec.config.init.is_none() {
+        let message = "--allow-nonfinite applies only to weights that are read from a file; name them with --init or --model DIR, or leave --allow-nonfinite out";
+        return Err(CliError::Usage(message.to_owned()));
+    }
     spec.config.world = joined.map(Joined::world);
     if args.sample.is_some() {
         spec.refuse_no_samples()?;
