@@ -59,8 +59,12 @@ FILES_MAX = 10_000
 
 #: Step, stage, micro-batch, operation, start, duration, processor time, bytes, time without a core.
 _Span = tuple[int, int, int, str, int, int, int, int, int]
-#: A span, the keys of a line that the writing thread formats, or a line as it is written.
-_Item = Union[_Span, dict[str, Any], str]
+#: An operation of the rank: step, stage, micro-batch, operation, start, end, time without a core,
+#: and ``None`` as soon as its end stays as it is. It is a list of its own for speed.
+Work = list[Any]
+#: A span, an operation, the keys of a line that the writing thread formats, or a line as it is
+#: written.
+_Item = Union[_Span, Work, dict[str, Any], str]
 
 
 #: A span as it is written: readers are fast if keys come in this order.
@@ -147,6 +151,8 @@ class Recorder:
         #: The present step; 0 before the first.
         self.step = 0
         self._queue: deque[_Item] = deque()
+        #: Operations from the queue whose end may still move.
+        self._held: list[Work] = []
         self._template = _TEMPLATE.replace("RANK", str(info.rank))
         self._queue_max = queue_max
         self._fd = -1
@@ -302,7 +308,8 @@ class Recorder:
     # The queue and the file.
 
     def put(self, item: _Item) -> None:
-        """Queues a span or a line. Nobody may change it from now on."""
+        """Queues a span, an operation or a line. Nobody may change it from now on, but for the
+        end of an operation that is open."""
         if len(self._queue) < self._queue_max and self._fd >= 0:
             self._queue.append(item)
         else:
@@ -378,12 +385,21 @@ class Recorder:
                 self.before_write = None
                 self.warn(f"no more times of the device: {_excerpt(error)}")
         queue, template = self._queue, self._template
+        held, self._held = self._held, []
+        queue.extendleft(reversed(held))
         while queue and self.failure is None:
             # In pieces, between which the job's thread gets its turn.
             lines = []
             for _ in range(min(len(queue), PIECE)):
                 item = queue.popleft()
-                if isinstance(item, tuple):
+                if isinstance(item, list):
+                    step, stage, mb, op, start, end, starved, lane = item
+                    if lane is not None and not self._is_closed:
+                        self._held.append(item)
+                        continue
+                    span = (step, stage, mb, op, start, end - start, 0, 0, starved)
+                    lines.append(template % span)
+                elif isinstance(item, tuple):
                     lines.append(template % item)
                 else:
                     lines.append(item if isinstance(item, str) else _json(item))

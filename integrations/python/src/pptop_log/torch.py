@@ -164,18 +164,16 @@ class _Hooks:
             result = original(schedule, *args, **kwargs)
             if watch.is_in_step and schedule._loss_fn is not None:
                 try:
-                    self._has_loss(args, kwargs)
+                    # ``_maybe_compute_loss(stage, output, target_mbs, mb_index, loss_kwargs=None)``
+                    stage = args[0] if args else kwargs["stage"]
+                    if stage.is_last and not watch.clock.is_capturing:
+                        mb = args[3] if len(args) > 3 else kwargs["mb_index"]
+                        watch.extend(stage.stage_index, mb)
                 except Exception as error:
                     watch.give_up(error)
             return result
 
         return wrapper
-
-    def _has_loss(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """``_maybe_compute_loss(stage, output, target_mbs, mb_index, loss_kwargs=None)``."""
-        stage = args[0] if args else kwargs["stage"]
-        if stage.is_last and not self.watch.clock.is_capturing:
-            self.watch.extend(stage.stage_index, args[3] if len(args) > 3 else kwargs["mb_index"])
 
     def losses(self, original: Callable[..., Any]) -> Callable[..., Any]:
         watch = self.watch
@@ -225,7 +223,7 @@ class _Hooks:
                 start = lane.waits[-1][1] if lane.waits else self._start
                 work = watch.begin(*self._action)
                 if work is not None:
-                    work[3] = start
+                    work[4] = start
                     watch.end(work)
 
         schedules.record_function = Named

@@ -16,7 +16,7 @@ from threading import get_ident
 from typing import Any, Callable, TypeVar
 
 from pptop_log.clocks import Clock, HostClock, Moment, ThreadTimes
-from pptop_log.recorder import RankInfo, Recorder, say
+from pptop_log.recorder import RankInfo, Recorder, Work, say
 
 __all__ = ["Watch", "run_folder"]
 
@@ -57,13 +57,12 @@ class _Lane:
     __slots__ = ("depth", "has_fired", "last", "open", "read_at", "starved_ns", "waits")
 
     def __init__(self) -> None:
-        #: The operation that ended last and is not recorded yet: what it is, its stage and its
-        #: micro-batch, its start, its end, its time without a core, and this lane.
-        self.open: list[Any] | None = None
+        #: The operation that ended last, while what follows may still belong to it.
+        self.open: Work | None = None
         #: Waits that have no name yet.
         self.waits: list[tuple[Moment, Moment]] = []
-        #: The stage and micro-batch of the operation that ended last.
-        self.last = (0, 0)
+        #: The operation that ended last.
+        self.last: Work | None = None
         #: Whether an operation was seen since an adapter reset this.
         self.has_fired = False
         #: The time without a core when it was read last, and when that was.
@@ -71,6 +70,11 @@ class _Lane:
         self.read_at = 0
         #: How deep in calls that record the thread is.
         self.depth = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The stage and micro-batch of the operation that ended last."""
+        return (self.last[1], self.last[2]) if self.last is not None else (0, 0)
 
 
 class Watch:
@@ -82,7 +86,6 @@ class Watch:
         "_is_blind",
         "_is_host",
         "_lanes",
-        "_n_ops",
         "_pid",
         "_step_end",
         "_step_start",
@@ -112,7 +115,6 @@ class Watch:
         self._step_start: Moment = None
         self._step_end: Moment = None
         self._told: dict[str, Any] = {}
-        self._n_ops = 0
         self._is_blind = False
         self._pid = os.getpid()
 
@@ -184,7 +186,6 @@ class Watch:
             self.recorder.goes_on(self.step)
         self._step_start, self._step_end = start, None
         self._told = {}
-        self._n_ops = 0
         self.is_in_step = True
 
     def end_calls(self, has_failed: bool = False) -> None:
@@ -195,9 +196,10 @@ class Watch:
         for lane in list(self._lanes.values()):
             self._flush(lane)
             for start, end in lane.waits:
-                self._emit("recv", *lane.last, start, end)
+                self._emit("recv", *lane.place, start, end)
             lane.waits = []
         here = self.lane
+        has_ops = any(lane.last is not None for lane in self._lanes.values())
         self._lanes = {get_ident(): here}
         self.is_in_step = False
         if has_failed:
@@ -205,7 +207,7 @@ class Watch:
             self._step_start = None
             return
         self._step_end = self.clock.mark()
-        if self._n_ops == 0 and self.step == 1 and self.recorder is not None:
+        if not has_ops and self.step == 1 and self.recorder is not None:
             self.recorder.warn(
                 "no operation was seen in the first step: this job computes in functions that are "
                 "not known here"
@@ -261,7 +263,7 @@ class Watch:
 
     # Operations. These are called for each operation, so each call and each look counts.
 
-    def begin(self, op: str, stage: int, mb: int) -> list[Any] | None:
+    def begin(self, op: str, stage: int, mb: int) -> Work | None:
         """An operation begins: F, B, I or W. ``None`` if it cannot be seen."""
         lane = self._lanes.get(get_ident()) or self.lane
         lane.has_fired = True
@@ -280,56 +282,59 @@ class Watch:
             # What the thread starved for while it waited is none of the operation's.
             if self._is_host and start - lane.read_at >= READ_EVERY_NS:
                 lane.starved_ns, lane.read_at = self._times.starved_ns(), start
-        self._n_ops += 1
-        return [op, stage, mb, start, None, 0, lane]
+        return [self.step, stage, mb, op, start, None, 0, lane]
 
-    def end(self, work: list[Any] | None) -> None:
-        """The operation is over. It is recorded with the next one: a loss may extend it."""
+    def end(self, work: Work | None) -> None:
+        """The operation is over."""
         if work is None:
             return
-        end = work[4] = self.clock.mark()
-        lane = work[6]
-        if self._is_host and end - lane.read_at >= READ_EVERY_NS:
+        end = work[5] = self.clock.mark()
+        lane = work[7]
+        lane.last = lane.open = work
+        if not self._is_host:
+            return
+        if end - lane.read_at >= READ_EVERY_NS:
             starved_ns = self._times.starved_ns()
             # The first reading has nothing to be compared with.
             if lane.read_at:
-                work[5] += max(0, starved_ns - lane.starved_ns)
+                work[6] += max(0, starved_ns - lane.starved_ns)
             lane.starved_ns, lane.read_at = starved_ns, end
-        lane.open = work
-        lane.last = (work[1], work[2])
+        recorder = self.recorder
+        if recorder is not None:
+            recorder.put(work)
 
     def extend(self, stage: int, mb: int) -> None:
         """What was done since the end of a forward belongs to it."""
-        work = self.lane.open
-        if work is not None and work[0] == "F" and work[1] == stage and work[2] == mb:
-            self.end(work)
+        lane = self._lanes.get(get_ident()) or self.lane
+        work = lane.open
+        if work is not None and work[3] == "F" and work[1] == stage and work[2] == mb:
+            work[5] = self.clock.mark()
 
     def flush(self) -> None:
-        """Records the operation that ended last."""
-        self._flush(self._lanes.get(get_ident()) or self.lane)
+        """What follows no longer belongs to the operation that ended last."""
+        self._flush(self.lane)
 
     def _flush(self, lane: _Lane) -> None:
         work, lane.open = lane.open, None
         if work is None:
             return
-        op, stage, mb, start, end, starved_ns, _ = work
-        recorder = self.recorder
-        if self._is_host and recorder is not None:
-            recorder.put((self.step, stage, mb, op, start, end - start, 0, 0, starved_ns))
-        else:
+        # The recorder has it since it ended, unless its times were not known.
+        work[7] = None
+        if not self._is_host:
+            _, stage, mb, op, start, end, _, _ = work
             self._emit(op, stage, mb, start, end)
 
     def waited(self, start: Moment, end: Moment, is_send: bool) -> None:
         """The rank waited, for a send to leave or for something that comes."""
         lane = self.lane
         if is_send:
-            self._emit("send", *lane.last, start, end)
+            self._emit("send", *lane.place, start, end)
         else:
             lane.waits.append((start, end))
 
     def sent(self, start: Moment, end: Moment, n_bytes: int) -> None:
         """The rank has handed over what the last operation made."""
-        self._emit("send", *self.lane.last, start, end, n_bytes)
+        self._emit("send", *self.lane.place, start, end, n_bytes)
 
     def other(self, op: str, stage: int, mb: int, start: Moment, n_bytes: int = 0) -> None:
         """Something else ends now: ``all_reduce``, ``optim``, ``data`` or ``checkpoint``."""
