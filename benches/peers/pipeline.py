@@ -1,9 +1,10 @@
-"""Trains seed-mlp or gpt with torch.distributed.pipelining on CPU ranks of one thread each, and prints the seconds of each step.
+"""Trains seed-mlp, gpt or smollm2 with torch.distributed.pipelining on CPU ranks of one thread each, and prints the seconds of each step.
 
     pipeline.py --job seed-mlp --schedule 1f1b --cut 4,4 --steps 6
 
 One JSON object on standard output: {"seconds": [...], "loss": ...}. Layers, batch, micro-batches, loss, clipping and optimizer are
-those of `pptop train`; ranks are processes that talk over gloo; Adam is the fused one.
+those of `pptop train`; ranks are processes that talk over gloo; Adam is the fused one. Where
+embedding and head of smollm2 lie on two ranks, the two sum their gradients after each step.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from model import gpt, loss_of, seed_mlp
+from model import gpt, loss_of, seed_mlp, smollm2
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, schedules
 
@@ -37,8 +38,25 @@ def batch_of(job: argparse.Namespace, step: int) -> tuple[torch.Tensor, torch.Te
     if job.job == "seed-mlp":
         inputs = torch.randn(job.batch_size, 100, generator=generator)
         return inputs, torch.randint(0, 10, (job.batch_size,), generator=generator)
-    shape = (job.batch_size, job.context)
-    return torch.randint(0, 256, shape, generator=generator), torch.randint(0, 256, shape, generator=generator)
+    most, shape = 49152 if job.job == "smollm2" else 256, (job.batch_size, job.context)
+    inputs, targets = (torch.randint(0, most, shape, generator=generator) for _ in range(2))
+    return inputs, targets
+
+
+def layers_of(job: argparse.Namespace) -> list[nn.Module]:
+    match job.job:
+        case "seed-mlp":
+            return seed_mlp()
+        case "smollm2":
+            return smollm2(job.context)
+        case _:
+            return gpt(job.layers, job.width, job.heads, job.context)
+
+
+def optimizer_of(job: argparse.Namespace, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    if job.job == "smollm2":
+        return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
 
 
 def stages_of(job: argparse.Namespace, rank: int, n_stages: int) -> list[int]:
@@ -60,7 +78,7 @@ def train(rank: int, job: argparse.Namespace, port_file: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=job.pp)
     torch.manual_seed(1)
-    layers = seed_mlp() if job.job == "seed-mlp" else gpt(job.layers, job.width, job.heads, job.context)
+    layers = layers_of(job)
     cut = [int(n) for n in job.cut.split(",")]
     assert sum(cut) == len(layers), f"{cut} are not {len(layers)} layers"
     starts = [sum(cut[:i]) for i in range(len(cut))]
@@ -68,12 +86,14 @@ def train(rank: int, job: argparse.Namespace, port_file: str) -> None:
         PipelineStage(nn.Sequential(*layers[starts[s] : starts[s] + cut[s]]), s, len(cut), torch.device("cpu"))
         for s in stages_of(job, rank, len(cut))
     ]
-    parameters = [p for stage in mine for p in stage.submod.parameters()]
+    # A parameter that stands twice on a rank is one.
+    parameters = list(dict.fromkeys(p for stage in mine for p in stage.submod.parameters()))
     schedule_of = SCHEDULES[job.schedule]
     stages = mine[0] if job.schedule in ONE_STAGE_A_RANK else mine
     schedule = schedule_of(stages, job.micro_batches, loss_fn=loss_of)
-    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
+    optimizer = optimizer_of(job, parameters)
     is_first, is_last = any(s.is_first for s in mine), any(s.is_last for s in mine)
+    tied = layers[0].token.weight if job.job == "smollm2" and job.schedule not in V_SHAPED else None
     seconds, loss = [], float("nan")
     for step in range(job.steps):
         inputs, targets = batch_of(job, step)
@@ -85,6 +105,8 @@ def train(rank: int, job: argparse.Namespace, port_file: str) -> None:
             schedule.step(*arguments, target=targets, losses=losses)
         else:
             schedule.step(*arguments)
+        if tied is not None:
+            dist.all_reduce(tied.grad)
         if job.clip_norm:
             clip(parameters, job.clip_norm)
         optimizer.step()
@@ -102,9 +124,9 @@ def train_alone(job: argparse.Namespace) -> None:
     """One rank, no pipeline: micro-batches one after another."""
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    layers = seed_mlp() if job.job == "seed-mlp" else gpt(job.layers, job.width, job.heads, job.context)
+    layers = layers_of(job)
     model = nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    optimizer = optimizer_of(job, list(model.parameters()))
     seconds: dict[str, list[float]] = {"seconds": [], "compute_seconds": [], "optimizer_seconds": []}
     loss = float("nan")
     for step in range(job.steps):
@@ -130,7 +152,7 @@ def train_alone(job: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--job", choices=["seed-mlp", "gpt"], required=True)
+    parser.add_argument("--job", choices=["seed-mlp", "gpt", "smollm2"], required=True)
     parser.add_argument("--schedule", choices=SCHEDULES, default="1f1b")
     parser.add_argument("--cut", help="layers of each stage; not with --pp 1, which is a plain loop")
     parser.add_argument("--pp", type=int, default=2)

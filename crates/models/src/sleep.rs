@@ -1,8 +1,9 @@
 //! Layers that only sleep: they exercise the real runtime, with times that are known, at any
 //! number of ranks on any number of cores.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use candle_core::{CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor};
 use candle_nn::Init;
@@ -190,6 +191,24 @@ pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
     Ok(Job { stack, objective: Arc::new(OutputSquare), data: Box::new(Ones), flops_per_sample: 0 })
 }
 
+/// What a thread may catch up of sleeps that were too long. A process that was stopped for
+/// seconds does not run without sleeps afterwards.
+const CATCH_UP: Duration = Duration::from_millis(5);
+
+/// Sleeps, a little shorter if the sleeps of this thread before were too long. A system wakes a
+/// thread some 0.1 ms late; over the layers of a step that would add up, differently in each
+/// replica.
+fn rest(duration: Duration) {
+    thread_local! {
+        static LATE: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+    let begun = Instant::now();
+    let late = LATE.get();
+    std::thread::sleep(duration.saturating_sub(late));
+    let late = (late + begun.elapsed()).saturating_sub(duration);
+    LATE.set(late.min(CATCH_UP));
+}
+
 struct SleepOp {
     forward: Duration,
     input_grad: Duration,
@@ -209,7 +228,7 @@ impl CustomOp2 for SleepOp {
         w: &CpuStorage,
         wl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        std::thread::sleep(self.forward);
+        rest(self.forward);
         let w = w.as_slice::<f32>()?[wl.start_offset()];
         let x = &x.as_slice::<f32>()?[xl.start_offset()..];
         let y = x[..xl.shape().elem_count()].iter().map(|v| v * w).collect();
@@ -223,16 +242,16 @@ impl CustomOp2 for SleepOp {
         _: &Tensor,
         gy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        std::thread::sleep(self.input_grad);
+        rest(self.input_grad);
         let gx = x.track_op().then(|| gy.broadcast_mul(&w.detach())).transpose()?;
         let gw = (x.detach() * gy)?.sum_all()?;
         let Some(queue) = &self.queue else {
-            std::thread::sleep(self.weight_grad);
+            rest(self.weight_grad);
             return Ok((gx, Some(gw)));
         };
         let (parameter, duration) = (w.id(), self.weight_grad);
         queue.push(Residue::deferred(4, vec![parameter], move || {
-            std::thread::sleep(duration);
+            rest(duration);
             Ok(vec![Residue::dense(parameter, gw)])
         }));
         Ok((gx, None))
