@@ -27,6 +27,8 @@ JOB = (
     "--model gpt --layers 4 --width 32 --context 16 --batch-size 16 --micro-batches 4 --seed 3 "
     "--partition uniform --kernels rule"
 ).split()
+# The same with gradients of some MB: more than a socket takes.
+LARGE = ["256" if word == "32" else word for word in JOB]
 LOCAL = "mpirun --oversubscribe --bind-to none".split()
 
 
@@ -248,6 +250,34 @@ class TwoHosts:
         subprocess.run([HOSTS, "down"], check=False)
 
 
+def a_link_fails(world, mpirun, name, job):
+    """The run ends, and says which host cannot be reached."""
+    folder = world.folder("link")
+    command = [world.pptop, "launch", "--", *mpirun]
+    command += [world.pptop, "train", *job, "--pp", "2", "--dp", "2", "--steps", "1000000"]
+    command += ["--lost-after", "2", "--run-dir", folder, "--headless"]
+    child = subprocess.Popen(
+        [str(word) for word in command],
+        env=world.env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        state = folder / "rank-3.state"
+        wait_for(lambda: state.exists() and step_of(state) > 3, "the run trains")
+        begun = time.monotonic()
+        subprocess.run(["ip", "-n", "pptop1", "link", "set", "veth1", "down"], check=True)
+        code = child.wait(timeout=20)
+        took = time.monotonic() - begun
+    finally:
+        child.kill()
+        kill_all(folder)
+    end = log(folder)[-1]
+    check(code != 0 and took < 10, f"{name} messages, the link is down: {code} after {took:.1f} s")
+    is_named = end["ev"] == "end" and "host2" in end["reason"]
+    check(is_named, f"{name} messages, the link is down: {end}")
+
+
 def hosts(world):
     """Two hosts: the bits of one process, every rank with its host, and a link that fails."""
     if not has_hosts():
@@ -274,31 +304,9 @@ def hosts(world):
         # Stages on both hosts: every activation crosses the link.
         flags = ["--pp", "4", "--steps", "6", "--schedule", "zb-h1"]
         check(trace(world.train(flags, mpirun)) == trace(world.train(flags)), "pp=4: another trace")
-        # The link goes down.
-        folder = world.folder("link")
-        job = [world.pptop, "launch", "--", *mpirun]
-        job += [world.pptop, "train", *JOB, "--pp", "2", "--dp", "2", "--steps", "1000000"]
-        job += ["--lost-after", "2", "--run-dir", folder, "--headless"]
-        child = subprocess.Popen(
-            [str(word) for word in job],
-            env=world.env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            state = folder / "rank-3.state"
-            wait_for(lambda: state.exists() and step_of(state) > 3, "the run trains")
-            begun = time.monotonic()
-            down = ["ip", "-n", "pptop1", "link", "set", "veth1", "down"]
-            subprocess.run(down, check=True)
-            code = child.wait(timeout=20)
-            took = time.monotonic() - begun
-        finally:
-            child.kill()
-            kill_all(folder)
-        end = log(folder)[-1]
-        check(code != 0 and took < 10, f"the link is down: {code} after {took:.1f} s")
-        check(end["ev"] == "end" and "host2" in end["reason"], f"the link is down: {end}")
+    for name, job in (("small", JOB), ("large", LARGE)):
+        with TwoHosts() as mpirun:
+            a_link_fails(world, mpirun, name, job)
     return "same bits, ranks with their hosts, and a link that fails is named"
 
 

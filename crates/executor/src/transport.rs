@@ -71,7 +71,8 @@ pub trait World: Send + Sync {
     /// same table what theirs are doing, as far as this process is told.
     fn watch(&self, progress: Progress);
 
-    /// Tells all other processes that this one cannot go on, and why, in plain text. Returns at once.
+    /// Tells all other processes that this one cannot go on, and why, in plain text. Waits for a
+    /// second at most: whoever cannot be told notices the silence.
     fn fail(&self, notice: Vec<u8>);
 
     /// The reason why the run cannot go on, if another process has one. Never waits.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ferrompi::{Communicator, Source, Tag};
+use ferrompi::{Communicator, MpiDatatype, PersistentRequest, Source, Tag};
 use pp_executor::{Progress, Trouble};
 
 use crate::activity::Activity;
@@ -30,7 +30,7 @@ const REASON_FOR: Duration = Duration::from_secs(30);
 /// Tags of the messages between the watching threads.
 const HEART: i32 = 1;
 const FAIL: i32 = 2;
-const NOTE: i32 = 3;
+pub(crate) const NOTE: i32 = 3;
 
 /// The longest notice. It is small enough that every MPI library sends it at once.
 const NOTICE_BYTES: usize = 3000;
@@ -113,40 +113,85 @@ const HURRIED: Duration = Duration::from_millis(350);
 /// For how long. If nobody has died by then, the signal had another reason.
 const HURRY_FOR: Duration = Duration::from_millis(2500);
 /// A process that was silent for so long is told nothing more until it is heard of again: messages
-/// that nobody takes fill the library's room, and then a send waits.
+/// that nobody takes fill the library's room.
 const TALK_FOR: Duration = Duration::from_secs(3);
+
+/// How many times as long a process may be silent once this one was stopped.
+const UNCOUNTED: u32 = 3;
 
 /// When a process was heard of.
 #[derive(Clone, Copy)]
 struct Heard {
     at: Instant,
-    /// Whether its silence since then means anything. If this process was stopped, the others may
-    /// have given it up and be gone, and only one that is heard of again counts.
+    /// Whether its silence since then means what it says. If this process was stopped, the others
+    /// may have given it up and be gone, and the launcher is about to end this one too.
     counts: bool,
+}
+
+/// How long a process that cannot go on tries to say so. Whoever cannot be told notices the silence.
+const TELL_FOR: Duration = Duration::from_secs(1);
+/// How long the last beats get to leave.
+const LAST_BEATS: Duration = Duration::from_millis(100);
+
+/// Messages that may never leave. Tensors on their way to the same process can fill the room of a
+/// link that is down; a plain send would then wait behind them for minutes.
+struct Sending<T: MpiDatatype>(Vec<PersistentRequest<T>>);
+
+impl<T: MpiDatatype> Sending<T> {
+    /// Begins to send.
+    fn start(&mut self, watch: &Communicator, words: Vec<T>, to: i32, tag: i32) {
+        let started = watch.send_init(words, to, tag).and_then(|mut request| {
+            request.start()?;
+            Ok(request)
+        });
+        self.0.extend(started);
+    }
+
+    /// Drops what has left, and says whether that is all.
+    fn is_done(&mut self) -> bool {
+        self.0.retain_mut(|request| !matches!(request.test(), Ok(Some(_))));
+        self.0.is_empty()
+    }
+
+    /// Waits until all has left, but not for longer than that.
+    fn wait(&mut self, most: Duration) {
+        let begun = Instant::now();
+        while !self.is_done() && begun.elapsed() < most {
+            std::thread::sleep(BUSY);
+        }
+    }
+}
+
+impl<T: MpiDatatype> Drop for Sending<T> {
+    fn drop(&mut self) {
+        self.wait(LAST_BEATS);
+        // A request that is dropped waits for its message. The process ends soon.
+        self.0.drain(..).for_each(std::mem::forget);
+    }
 }
 
 /// Tells all other processes that this one cannot go on.
 pub(crate) fn fail(watch: &Communicator, hosts: &Hosts, me: u32, notice: &[u8]) {
     let notice = &notice[..notice.len().min(NOTICE_BYTES)];
+    let mut sending = Sending(Vec::new());
     for (index, &to) in hosts.mpi_ranks.iter().enumerate() {
         if index as u32 != me {
-            // A process that cannot be told notices the silence.
-            let _ = watch.send(notice, to, FAIL);
+            sending.start(watch, notice.to_vec(), to, FAIL);
         }
     }
+    sending.wait(TELL_FOR);
 }
 
-/// Sends process 0 a note, in pieces that every MPI library sends at once: the watching thread must
-/// not wait for the rest of one. The first byte of a piece says whether it is the last.
-pub(crate) fn note(watch: &Communicator, hosts: &Hosts, bytes: &[u8]) -> ferrompi::Result<()> {
+/// The pieces in which process 0 is sent a note. Every MPI library sends them at once: the watching
+/// thread must not wait for the rest of one. The first byte of a piece says whether it is the last.
+pub(crate) fn pieces(bytes: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let n_pieces = bytes.len().div_ceil(NOTICE_BYTES).max(1);
-    for at in 0..n_pieces {
+    (0..n_pieces).map(move |at| {
         let rest = &bytes[at * NOTICE_BYTES..];
         let mut piece = vec![u8::from(at + 1 == n_pieces)];
         piece.extend_from_slice(&rest[..rest.len().min(NOTICE_BYTES)]);
-        watch.send(&piece, hosts.mpi_ranks[0], NOTE)?;
-    }
-    Ok(())
+        piece
+    })
 }
 
 impl Watch {
@@ -157,6 +202,7 @@ impl Watch {
         let n = self.hosts.mpi_ranks.len();
         let mut heard = vec![Heard { at: Instant::now(), counts: true }; n];
         let mut beat = Instant::now();
+        let mut beats: Vec<Sending<u64>> = (0..n).map(|_| Sending(Vec::new())).collect();
         let mut last_look = Instant::now();
         let mut last_polls = 0;
         let mut stopped: Option<Instant> = None;
@@ -178,7 +224,7 @@ impl Watch {
             last_look = now;
             if now - beat >= BEAT {
                 beat = now;
-                self.beat(&heard, now);
+                self.beat(&heard, now, &mut beats);
             }
             // A process that was stopped a moment ago, and is asked to end, is itself the reason.
             if asked.is_none() && self.seen.is_hurried.load(Ordering::Relaxed) {
@@ -202,15 +248,17 @@ impl Watch {
         self.hosts.mpi_ranks.iter().copied().enumerate().filter(is_heard)
     }
 
-    fn beat(&self, heard: &[Heard], now: Instant) {
+    fn beat(&self, heard: &[Heard], now: Instant, beats: &mut [Sending<u64>]) {
         let words = {
             let progress = lock(&self.seen.progress);
             progress.as_ref().map_or([0; 2], |progress| progress.words(self.me as usize))
         };
         let talks = |&(index, _): &(usize, i32)| now - heard[index].at < TALK_FOR;
-        for (_, to) in self.others().filter(talks) {
+        for (index, to) in self.others().filter(talks) {
             // A process that cannot be told notices the silence.
-            let _ = self.watchers.send(&words, to, HEART);
+            if beats[index].is_done() {
+                beats[index].start(&self.watchers, words.to_vec(), to, HEART);
+            }
         }
     }
 
@@ -241,8 +289,10 @@ impl Watch {
 
     fn look_for_silence(&self, heard: &[Heard], now: Instant, is_hurried: bool) {
         let most = if is_hurried { HURRIED.min(self.silence) } else { self.silence };
-        let silent =
-            |&(index, _): &(usize, i32)| heard[index].counts && now - heard[index].at > most;
+        let silent = |&(index, _): &(usize, i32)| {
+            let Heard { at, counts } = heard[index];
+            now - at > if counts { most } else { self.silence * UNCOUNTED }
+        };
         // The one that is silent for longest.
         if let Some((index, _)) = self.others().filter(silent).min_by_key(|&(i, _)| heard[i].at) {
             let silent = now - heard[index].at;
@@ -254,6 +304,16 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_is_the_pieces_that_it_is_cut_into() {
+        let seen = Seen::default();
+        for length in [0, 1, NOTICE_BYTES - 1, NOTICE_BYTES, NOTICE_BYTES + 1, 3 * NOTICE_BYTES] {
+            let note: Vec<u8> = (0..length).map(|at| at as u8).collect();
+            pieces(&note).for_each(|piece| seen.piece(3, &piece));
+            assert_eq!(seen.notes(), [(3, note)]);
+        }
+    }
 
     #[test]
     fn notes_of_several_processes_are_put_together_from_their_pieces() {

@@ -10,7 +10,7 @@ use pp_executor::{LinkError, Port, Progress, Trouble, World};
 use crate::activity::Activity;
 use crate::hosts::Hosts;
 use crate::port::{self, said};
-use crate::watch::{Seen, fail, note};
+use crate::watch::{NOTE, Seen, fail, pieces};
 
 /// Tags of what process 0 gives to all.
 const LENGTH: i32 = 1;
@@ -40,11 +40,10 @@ impl MpiWorld {
     ) -> Result<PersistentRequest<T>, LinkError> {
         request.start().map_err(|error| said(&error))?;
         loop {
-            let tested = request.test().map_err(|error| said(&error)).and_then(|done| {
-                self.check()?;
-                Ok(done.is_some())
-            });
-            match tested {
+            let tested = request.test().map_err(|error| said(&error));
+            match tested.and_then(|done| {
+                if done.is_some() { Ok(true) } else { self.check().map(|()| false) }
+            }) {
                 Ok(true) => return Ok(request),
                 Ok(false) => std::thread::sleep(LOOK),
                 Err(error) => {
@@ -143,7 +142,11 @@ impl World for MpiWorld {
     }
 
     fn note(&self, bytes: Vec<u8>) -> Result<(), LinkError> {
-        note(&self.watch, &self.hosts, &bytes).map_err(|error| said(&error))
+        for piece in pieces(&bytes) {
+            let request = self.watch.send_init(piece, self.hosts.mpi_ranks[0], NOTE);
+            self.complete(request.map_err(|error| said(&error))?)?;
+        }
+        Ok(())
     }
 
     fn notes(&self) -> Vec<(u32, Vec<u8>)> {
