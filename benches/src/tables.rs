@@ -116,6 +116,10 @@ fn peers(found: &Value) -> anyhow::Result<String> {
                 1e3 * most
             )?;
         }
+        if job["alone_compute_seconds"].is_null() {
+            writeln!(text)?;
+            continue;
+        }
         let alone = |key: &str| -> anyhow::Result<Vec<f64>> {
             Ok(list(job, key)?.iter().filter_map(Value::as_f64).map(|s| 1e3 * s).collect())
         };

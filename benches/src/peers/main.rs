@@ -6,8 +6,12 @@
 //! their spread over the rounds, and the ratio of each round.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
 
+mod jobs;
+#[path = "../numbers.rs"]
 mod numbers;
+#[path = "../pptop.rs"]
 mod pptop;
+#[path = "../results.rs"]
 mod results;
 
 use std::path::{Path, PathBuf};
@@ -17,138 +21,8 @@ use anyhow::{Context as _, bail, ensure};
 use pp_telemetry::Processor;
 use serde_json::{Value, json};
 
+use jobs::{JOBS, Job, Model, words};
 use numbers::median;
-
-/// Of each run the first steps find their sizes.
-const WARM_UP: usize = 2;
-
-/// What a model is on both sides.
-#[derive(Clone, Copy)]
-enum Model {
-    /// The notebook's job.
-    SeedMlp,
-    /// Layers, width and context; 8 heads.
-    Gpt(u32, u32, u32),
-}
-
-struct Job {
-    name: &'static str,
-    model: Model,
-    /// Samples of a step, and the micro-batches that they are cut into.
-    batch: u32,
-    micro_batches: u32,
-    ours: &'static [&'static [&'static str]],
-    theirs: &'static [&'static [&'static str]],
-    steps: usize,
-    /// Cuts for plain candle; none where it is left out.
-    candle: &'static [&'static str],
-}
-
-/// Schedules of ours that may be the fastest.
-const OURS: &[&[&str]] = &[
-    &["--schedule", "1f1b"],
-    &["--schedule", "zb-h1"],
-    &["--schedule", "zb-h2"],
-    &["--schedule", "zb-v"],
-    &["--schedule", "interleaved-1f1b"],
-    &["--schedule", "interleaved-zb"],
-    &["--schedule", "auto"],
-    &["--schedule", "auto", "--virtual-stages", "2"],
-];
-
-/// PyTorch's schedules, with a cut into two stages and one into four.
-macro_rules! theirs {
-    ($two:literal, $four:literal $(, $other:literal)*) => {
-        &[
-            &["--schedule", "gpipe", "--cut", $two],
-            &["--schedule", "1f1b", "--cut", $two],
-            $(&["--schedule", "1f1b", "--cut", $other],)*
-            &["--schedule", "interleaved-1f1b", "--cut", $four],
-            &["--schedule", "looped-bfs", "--cut", $four],
-            &["--schedule", "interleaved-zb", "--cut", $four],
-            &["--schedule", "zb-v", "--cut", $four],
-            &["--schedule", "dualpipe-v", "--cut", $four],
-        ]
-    };
-}
-
-const fn seed_mlp(name: &'static str, batch: u32, micro_batches: u32, steps: usize) -> Job {
-    let theirs: &[&[&str]] = theirs!("4,4", "3,1,1,3", "3,5");
-    Job {
-        name,
-        model: Model::SeedMlp,
-        batch,
-        micro_batches,
-        ours: OURS,
-        theirs,
-        steps,
-        candle: &[],
-    }
-}
-
-const JOBS: [Job; 5] = [
-    Job { candle: &["3", "4"], ..seed_mlp("seed-mlp 256/32", 256, 32, 10) },
-    seed_mlp("seed-mlp 512/16", 512, 16, 10),
-    seed_mlp("seed-mlp 2048/8", 2048, 8, 6),
-    Job {
-        name: "gpt",
-        model: Model::Gpt(8, 256, 128),
-        batch: 16,
-        micro_batches: 8,
-        ours: OURS,
-        theirs: theirs!("5,5", "3,2,2,3"),
-        steps: 8,
-        candle: &["5"],
-    },
-    Job {
-        name: "gpt wide",
-        model: Model::Gpt(6, 512, 256),
-        batch: 8,
-        micro_batches: 8,
-        ours: OURS,
-        theirs: theirs!("4,4", "2,2,2,2"),
-        steps: 6,
-        candle: &[],
-    },
-];
-
-impl Job {
-    /// What both programs call it.
-    fn model(&self) -> &'static str {
-        match self.model {
-            Model::SeedMlp => "seed-mlp",
-            Model::Gpt(..) => "gpt",
-        }
-    }
-
-    /// Flags that both programs have.
-    fn sizes(&self) -> Vec<String> {
-        let mut flags = vec![("--batch-size", self.batch), ("--micro-batches", self.micro_batches)];
-        if let Model::Gpt(layers, width, context) = self.model {
-            let sizes = [("--layers", layers), ("--width", width), ("--context", context)];
-            flags.extend(sizes.into_iter().chain([("--heads", 8)]));
-        }
-        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_string()]).collect()
-    }
-
-    /// Flags of pptop on so many ranks, without the schedule.
-    fn of_pptop(&self, ranks: &str) -> Vec<String> {
-        let own: &[&str] = match self.model {
-            Model::SeedMlp => &["--preset", "seed"],
-            Model::Gpt(..) => &["--model", "gpt", "--optimizer", "adam"],
-        };
-        [words(own), self.sizes(), words(&["--partition", "time", "--pp", ranks])].concat()
-    }
-
-    /// Flags of PyTorch's program, without the schedule.
-    fn of_pytorch(&self) -> Vec<String> {
-        let own: &[&str] = match self.model {
-            Model::SeedMlp => &["--clip-norm", "1"],
-            Model::Gpt(..) => &[],
-        };
-        [words(&["--job", self.model()]), self.sizes(), words(own)].concat()
-    }
-}
 
 fn main() -> anyhow::Result<()> {
     let rounds = match std::env::args().nth(1) {
@@ -168,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         candle: std::env::current_exe()?.with_file_name("plain_candle"),
         python: root.join(".venv/bin/python"),
         script: root.join("benches/peers/pipeline.py"),
+        smollm2: root.join("target/smollm2").display().to_string(),
     };
     ensure!(programs.python.is_file(), "no PyTorch in .venv: benches/peers/run.sh brings it");
     let processor = Processor::here();
@@ -204,6 +79,8 @@ struct Programs {
     candle: PathBuf,
     python: PathBuf,
     script: PathBuf,
+    /// The folder of SmolLM2.
+    smollm2: String,
 }
 
 /// One way to train.
@@ -220,13 +97,14 @@ impl Way {
     }
 }
 
-fn words(args: &[&str]) -> Vec<String> {
-    args.iter().map(ToString::to_string).collect()
-}
-
 impl Programs {
     fn compare(&self, job: &Job, rounds: usize) -> anyhow::Result<Value> {
         println!("{}: two ranks, one thread each", job.name);
+        ensure!(
+            job.model != Model::SmolLm2 || Path::new(&self.smollm2).join("config.json").is_file(),
+            "no model in {}: benches/peers/run.sh brings it",
+            self.smollm2
+        );
         let ways = |program, of: &[&[&str]]| {
             of.iter().map(|args| Way { program, args: words(args) }).collect::<Vec<_>>()
         };
@@ -238,11 +116,10 @@ impl Programs {
         if !job.candle.is_empty() {
             chosen.push(self.fastest(job, &job.candle.iter().map(cut).collect::<Vec<_>>())?);
         }
-        let alone = [
-            Way { program: "pptop alone", args: Vec::new() },
-            Way { program: "pytorch alone", args: Vec::new() },
-        ];
-        chosen.extend(alone);
+        if job.with_alone {
+            let alone = ["pptop alone", "pytorch alone"];
+            chosen.extend(alone.map(|program| Way { program, args: Vec::new() }));
+        }
         let mut medians = vec![Vec::new(); chosen.len()];
         let mut parts: Vec<Vec<Parts>> = vec![Vec::new(); chosen.len()];
         for _ in 0..rounds {
@@ -282,6 +159,12 @@ impl Programs {
                 "ratio_least": least, "ratio_most": most,
             }));
         }
+        let found = json!({
+            "job": job.name, "rounds": rounds, "unix_seconds": results::unix_seconds(), "rows": rows,
+        });
+        if !job.with_alone {
+            return Ok(found);
+        }
         let of = |i: usize, f: &dyn Fn(&Parts) -> f64| {
             median(&parts[i].iter().map(f).collect::<Vec<_>>())
         };
@@ -300,20 +183,21 @@ impl Programs {
             1e3 * optimizer[1],
             optimizer[0] / optimizer[1]
         );
-        Ok(json!({
-            "job": job.name, "rounds": rounds, "unix_seconds": results::unix_seconds(), "rows": rows, "alone_compute_seconds": compute,
-            "alone_optimizer_seconds": optimizer,
-        }))
+        let mut found = found;
+        found["alone_compute_seconds"] = json!(compute);
+        found["alone_optimizer_seconds"] = json!(optimizer);
+        Ok(found)
     }
 
-    /// The way with the fastest single step in three runs each, in turns. A core may be slow for
+    /// The way with the fastest single step in some runs each, in turns. A core may be slow for
     /// seconds (`just bench-speeds`). The median of a run is good only if the cores were fast
     /// during most of it; one step out of twelve meets fast cores far more often.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
-        for _ in 0..3 {
+        let (runs, steps) = job.first_look;
+        for _ in 0..runs {
             for (way, least) in ways.iter().zip(&mut seconds) {
-                let parts = self.run(job, way, 4)?;
+                let parts = self.run(job, way, steps)?;
                 *least = parts.seconds.iter().copied().fold(*least, f64::min);
             }
         }
@@ -325,10 +209,11 @@ impl Programs {
     }
 
     fn run(&self, job: &Job, way: &Way, steps: usize) -> anyhow::Result<Parts> {
-        let steps = (steps + WARM_UP).to_string();
+        let steps = (steps + job.warm_up).to_string();
+        let ours = |ranks| job.of_pptop(ranks, &self.smollm2);
         match way.program {
-            "pptop" => self.train(&[job.of_pptop("2"), way.args.clone()].concat(), &steps),
-            "pptop alone" => self.train(&job.of_pptop("1"), &steps),
+            "pptop" => self.train(&[ours("2"), way.args.clone()].concat(), &steps, job.warm_up),
+            "pptop alone" => self.train(&ours("1"), &steps, job.warm_up),
             "pytorch" | "pytorch alone" => {
                 let mut command = Command::new(&self.python);
                 command
@@ -339,18 +224,18 @@ impl Programs {
                 if way.program == "pytorch alone" {
                     command.args(["--pp", "1"]);
                 }
-                Parts::read(&output(&mut command)?)
+                Parts::read(&output(&mut command)?, job.warm_up)
             }
             _ => {
                 let mut command = Command::new(&self.candle);
                 command.env("RAYON_NUM_THREADS", "1").arg(job.model()).arg(&steps).args(&way.args);
-                Parts::read(&output(&mut command)?)
+                Parts::read(&output(&mut command)?, job.warm_up)
             }
         }
     }
 
     /// pptop as a user runs it, recording and all.
-    fn train(&self, args: &[String], steps: &str) -> anyhow::Result<Parts> {
+    fn train(&self, args: &[String], steps: &str, warm_up: usize) -> anyhow::Result<Parts> {
         let state = tempfile::tempdir()?;
         let folder = state.path().join("run");
         let folder_name =
@@ -380,9 +265,9 @@ impl Programs {
                 _ => {}
             }
         }
-        parts.seconds.drain(..WARM_UP);
-        parts.compute = median(&compute[WARM_UP + 1..]);
-        parts.optimizer = median(&optimizer[WARM_UP + 1..]);
+        parts.seconds.drain(..warm_up);
+        parts.compute = median(&compute[warm_up + 1..]);
+        parts.optimizer = median(&optimizer[warm_up + 1..]);
         Ok(parts)
     }
 }
@@ -397,12 +282,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn read(text: &str) -> anyhow::Result<Self> {
+    fn read(text: &str, warm_up: usize) -> anyhow::Result<Self> {
         let line = text.lines().rfind(|line| line.starts_with('{')).context("no line of JSON")?;
         let value: Value = serde_json::from_str(line)?;
         let list = |key: &str| -> Vec<f64> {
             let numbers = value[key].as_array().map(Vec::as_slice).unwrap_or_default();
-            numbers.iter().filter_map(Value::as_f64).skip(WARM_UP).collect()
+            numbers.iter().filter_map(Value::as_f64).skip(warm_up).collect()
         };
         let seconds = list("seconds");
         ensure!(!seconds.is_empty(), "no steps in {line}");
