@@ -149,7 +149,7 @@ impl Job {
         flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value.to_string()]).collect()
     }
 
-    /// Flags of pptop on so many ranks, without the schedule; SmolLM2 lies in a folder.
+    /// Flags of pptop on so many ranks, without the schedule; `SmolLM2` lies in a folder.
     pub(crate) fn of_pptop(&self, ranks: &str, folder: &str) -> Vec<String> {
         let own: &[&str] = match self.model {
             Model::SeedMlp => &["--preset", "seed"],

@@ -79,7 +79,7 @@ struct Programs {
     candle: PathBuf,
     python: PathBuf,
     script: PathBuf,
-    /// The folder of SmolLM2.
+    /// The folder of `SmolLM2`.
     smollm2: String,
 }
 
