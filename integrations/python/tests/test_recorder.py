@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,36 @@ def test_a_full_queue_drops_and_counts(tmp_path: Path, monkeypatch: pytest.Monke
     assert lines(it.path)[-1]["ev"] == "rank_end"
     dropped = [line for line in lines(it.path) if line["ev"] == "dropped"]
     assert dropped[-1]["count"] == it.n_dropped
+
+
+def test_an_operation_has_its_line_before_that_of_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end may move until the next one begins, and the writing thread may come in between."""
+    monkeypatch.setattr(module, "WRITE_EVERY", 3600.0)
+    it = recorded(tmp_path)
+    work: module.Work = [1, 0, 3, "B", 10, 15, 0, "may still move"]
+
+    class Queue(deque[Any]):
+        def popleft(self) -> Any:
+            item = super().popleft()
+            if isinstance(item, dict):
+                work[5], work[7] = 20, None
+            return item
+
+    it._queue = Queue()
+    it.put(work)
+    it._drain()
+    assert lines(it.path)[-1]["ev"] != "span", "it is not over yet"
+    it.step_line(1, 10, 20)
+    it._drain()
+    *_, span, step = lines(it.path)
+    assert (span["ev"], span["mb"], span["dur_ns"]) == ("span", 3, 10)
+    assert step["ev"] == "rank_step"
+    it.put([2, 0, 0, "F", 30, 35, 0, "never over"])
+    it.close()
+    *_, span, end = lines(it.path)
+    assert (span["op"], span["dur_ns"], end["ev"]) == ("F", 5, "rank_end")
 
 
 def test_a_forked_child_leaves_the_file_alone(tmp_path: Path) -> None:

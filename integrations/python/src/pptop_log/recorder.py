@@ -151,7 +151,7 @@ class Recorder:
         #: The present step; 0 before the first.
         self.step = 0
         self._queue: deque[_Item] = deque()
-        #: Operations from the queue whose end may still move.
+        #: Operations from the queue that have no line yet.
         self._held: list[Work] = []
         self._template = _TEMPLATE.replace("RANK", str(info.rank))
         self._queue_max = queue_max
@@ -385,29 +385,40 @@ class Recorder:
                 self.before_write = None
                 self.warn(f"no more times of the device: {_excerpt(error)}")
         queue, template = self._queue, self._template
-        held, self._held = self._held, []
-        queue.extendleft(reversed(held))
-        while queue and self.failure is None:
+        while (queue or self._held) and self.failure is None:
             # In pieces, between which the job's thread gets its turn.
-            lines = []
+            lines: list[str] = []
             for _ in range(min(len(queue), PIECE)):
                 item = queue.popleft()
                 if isinstance(item, list):
-                    step, stage, mb, op, start, end, starved, lane = item
-                    if lane is not None and not self._is_closed:
-                        self._held.append(item)
-                        continue
-                    span = (step, stage, mb, op, start, end - start, 0, 0, starved)
-                    lines.append(template % span)
-                elif isinstance(item, tuple):
+                    self._held.append(item)
+                    continue
+                # What is over by now came before this.
+                self._release(lines)
+                if isinstance(item, tuple):
                     lines.append(template % item)
                 else:
                     lines.append(item if isinstance(item, str) else _json(item))
+            self._release(lines)
+            if not lines and not queue:
+                break
             self._write("".join(lines).encode())
         if self.n_dropped > self._n_dropped_told and self.failure is None:
             self._n_dropped_told = self.n_dropped
             line = _json({"ev": "dropped", "elapsed_ns": self.now(), "count": self.n_dropped})
             self._write(line.encode())
+
+    def _release(self, lines: list[str]) -> None:
+        """Makes lines of the operations whose end stays as it is."""
+        still_open = []
+        for work in self._held:
+            step, stage, mb, op, start, end, starved, lane = work
+            if lane is not None and not self._is_closed:
+                still_open.append(work)
+            else:
+                span = (step, stage, mb, op, start, end - start, 0, 0, starved)
+                lines.append(self._template % span)
+        self._held = still_open
 
     def _write(self, text: bytes) -> None:
         # What was written in part before comes first, so that lines stay whole.
