@@ -1,7 +1,7 @@
 //! The same jobs in pptop, in PyTorch's pipelines and in plain candle, in turns:
 //! `just bench-peers`.
 //!
-//! First every candidate runs three times, and of each program the fastest is taken. Then these run
+//! First every candidate runs a few times, and of each program the fastest is taken. Then these run
 //! in turns, so that a machine that becomes slower becomes slower for all. Reported are medians,
 //! their spread over the rounds, and the ratio of each round.
 #![expect(clippy::print_stdout, reason = "a measurement is read on standard output")]
@@ -159,7 +159,7 @@ impl Programs {
                 "ratio_least": least, "ratio_most": most,
             }));
         }
-        let found = json!({
+        let mut found = json!({
             "job": job.name, "rounds": rounds, "unix_seconds": results::unix_seconds(), "rows": rows,
         });
         if !job.with_alone {
@@ -183,15 +183,14 @@ impl Programs {
             1e3 * optimizer[1],
             optimizer[0] / optimizer[1]
         );
-        let mut found = found;
         found["alone_compute_seconds"] = json!(compute);
         found["alone_optimizer_seconds"] = json!(optimizer);
         Ok(found)
     }
 
-    /// The way with the fastest single step in some runs each, in turns. A core may be slow for
-    /// seconds (`just bench-speeds`). The median of a run is good only if the cores were fast
-    /// during most of it; one step out of twelve meets fast cores far more often.
+    /// The way with the fastest single step of the job's first look, in turns. A core may be slow
+    /// for seconds (`just bench-speeds`). The median of a run is good only if the cores were fast
+    /// during most of it; one step out of several meets fast cores far more often.
     fn fastest(&self, job: &Job, ways: &[Way]) -> anyhow::Result<Way> {
         let mut seconds = vec![f64::INFINITY; ways.len()];
         let (runs, steps) = job.first_look;

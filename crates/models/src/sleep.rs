@@ -191,13 +191,13 @@ pub fn sleep(config: &SleepConfig) -> std::result::Result<Job, ModelError> {
     Ok(Job { stack, objective: Arc::new(OutputSquare), data: Box::new(Ones), flops_per_sample: 0 })
 }
 
-/// What a thread may catch up of sleeps that were too long. A process that was stopped for
-/// seconds does not run without sleeps afterwards.
+/// The most that a thread catches up. A process that was stopped for seconds still sleeps
+/// afterwards.
 const CATCH_UP: Duration = Duration::from_millis(5);
 
-/// Sleeps, a little shorter if the sleeps of this thread before were too long. A system wakes a
-/// thread some 0.1 ms late; over the layers of a step that would add up, differently in each
-/// replica.
+/// Sleeps for `duration`, less the time by which earlier sleeps of this thread were too long. The
+/// system wakes a thread about 0.1 ms late. Over the layers of a step this would add up, and
+/// differently in each replica.
 fn rest(duration: Duration) {
     thread_local! {
         static LATE: Cell<Duration> = const { Cell::new(Duration::ZERO) };

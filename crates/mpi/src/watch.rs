@@ -116,25 +116,25 @@ const HURRY_FOR: Duration = Duration::from_millis(2500);
 /// that nobody takes fill the library's room.
 const TALK_FOR: Duration = Duration::from_secs(3);
 
-/// How many times as long a process may be silent once this one was stopped.
+/// After this process was stopped, another one may be silent for so many times as long.
 const UNCOUNTED: u32 = 3;
 
 /// When a process was heard of.
 #[derive(Clone, Copy)]
 struct Heard {
     at: Instant,
-    /// Whether its silence since then means what it says. If this process was stopped, the others
-    /// may have given it up and be gone, and the launcher is about to end this one too.
+    /// Whether the usual limit holds. It does not if this process was stopped since then: the
+    /// others may have given it up and ended, and the launcher may be about to end this one too.
     counts: bool,
 }
 
 /// How long a process that cannot go on tries to say so. Whoever cannot be told notices the silence.
 const TELL_FOR: Duration = Duration::from_secs(1);
-/// How long the last beats get to leave.
+/// How long messages that are given up may still take to leave.
 const LAST_BEATS: Duration = Duration::from_millis(100);
 
-/// Messages that may never leave. Tensors on their way to the same process can fill the room of a
-/// link that is down; a plain send would then wait behind them for minutes.
+/// Messages that may never leave. If a link is down, tensors for the same process can fill its
+/// buffer, and a blocking send would wait behind them for minutes.
 struct Sending<T: MpiDatatype>(Vec<PersistentRequest<T>>);
 
 impl<T: MpiDatatype> Sending<T> {

@@ -90,11 +90,11 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     Ok(config)
 }
 
-/// A file that ends where its head must have ended. An entry takes up to 32 times its bytes in
-/// memory, so a file of some gigabytes must not pass for one head.
+/// The first [`HEAD_BYTES`] of a file, as if it ended there. An entry of the head takes up to 32
+/// times its bytes in memory, so a head of gigabytes would fill the memory.
 struct Head<'a> {
     reader: &'a mut BufReader<File>,
-    /// The place in the file: to ask for it costs a call of the system.
+    /// The position in the file. Asking the system for it before each read would be slow.
     at: u64,
 }
 
