@@ -1,9 +1,12 @@
 //! From a GGUF file to the folder of a model: what other programs share in one file, in the files
 //! that trainers read.
 
+mod head;
+mod tokenizer;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::BufReader;
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value as Entry};
@@ -12,16 +15,14 @@ use pp_train::WEIGHTS_FILE;
 use pp_train::checkpoint::INDEX;
 use serde_json::{Value, json};
 
+use self::head::Head;
+use self::tokenizer::{tokenizer, tokenizer_config};
 use super::config::{Family, LlamaConfig};
 use super::folder::{CONFIG, TOKENIZER};
 use crate::error::ModelError;
 
 /// The most bytes of numbers in one file of weights.
 const SHARD_BYTES: usize = 1 << 30;
-
-/// The most bytes of what stands before the tensors. A vocabulary of 256 thousand tokens takes some
-/// ten million.
-const HEAD_BYTES: u64 = 64 << 20;
 
 /// The most characters of an error that are shown.
 const EXCERPT: usize = 160;
@@ -35,7 +36,7 @@ const EXCERPT: usize = 160;
 pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     let refused = |why: String| ModelError::Convert { path: file.to_owned(), why };
     let mut reader = BufReader::new(File::open(file).map_err(|error| refused(error.to_string()))?);
-    let content = Content::read(&mut Head { reader: &mut reader, at: 0 })
+    let content = Content::read(&mut Head::of(&mut reader))
         .map_err(|error| refused(format!("it is no GGUF file: {}", first_line(&error))))?;
     let facts = Facts(&content.metadata);
     let text = config(&facts, &content).map_err(refused)?;
@@ -88,35 +89,6 @@ pub fn convert(file: &Path, folder: &Path) -> Result<LlamaConfig, ModelError> {
     // The file without which the folder is no model comes last.
     write(CONFIG, &text)?;
     Ok(config)
-}
-
-/// The first [`HEAD_BYTES`] of a file, as if it ended there. An entry of the head takes up to 32
-/// times its bytes in memory, so a head of gigabytes would fill the memory.
-struct Head<'a> {
-    reader: &'a mut BufReader<File>,
-    /// The position in the file. Asking the system for it before each read would be slow.
-    at: u64,
-}
-
-impl Read for Head<'_> {
-    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
-        let left = usize::try_from(HEAD_BYTES.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let most = bytes.len().min(left);
-        let n = self.reader.read(&mut bytes[..most])?;
-        self.at += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for Head<'_> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.at = self.reader.seek(to)?;
-        Ok(if matches!(to, SeekFrom::End(_)) { self.at.min(HEAD_BYTES) } else { self.at })
-    }
-
-    fn stream_position(&mut self) -> std::io::Result<u64> {
-        Ok(self.at)
-    }
 }
 
 /// An error of candle without the stack of its calls, and without all of a name that the file gives.
@@ -325,208 +297,5 @@ fn weight(
     weight.reshape((heads, half, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape(dims)
 }
 
-/// How Llama 3 and Qwen split a text, after the endings of English words.
-const TAIL: &str =
-    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// The `tokenizer.json` of a byte-level BPE.
-fn tokenizer(facts: &Facts<'_>) -> Result<Value, String> {
-    let kind = facts.text("tokenizer.ggml.model")?;
-    if kind != "gpt2" {
-        return Err(format!(
-            "its tokenizer is of type {kind:.40}; use a file with a byte-level BPE (gpt2)"
-        ));
-    }
-    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
-    let split = |pattern: &str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
-    let modern = |digits: &str| {
-        let pattern = format!("(?i:'s|'t|'re|'ve|'m|'ll|'d){}", TAIL.replace("DIGITS", digits));
-        vec![split(&pattern), bytes(false)]
-    };
-    let split_as = facts.text("tokenizer.ggml.pre").unwrap_or("gpt-2");
-    let before = match split_as {
-        "smollm" => vec![json!({"type": "Digits", "individual_digits": true}), bytes(true)],
-        "gpt-2" | "gpt2" => vec![bytes(true)],
-        "qwen2" => modern(""),
-        "llama-bpe" | "llama3" => modern("{1,3}"),
-        other => {
-            return Err(format!(
-                "its text is split in the manner of {other:.40}; use one of smollm, gpt-2, qwen2 or llama-bpe"
-            ));
-        }
-    };
-    let tokens = facts.texts("tokenizer.ggml.tokens")?;
-    let kinds = facts.list("tokenizer.ggml.token_type").unwrap_or_default();
-    let vocabulary: BTreeMap<&str, usize> =
-        tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
-    // 3: control, 4: defined by the user.
-    let kind_of = |id: usize| kinds.get(id).and_then(|kind| kind.to_i32().ok()).unwrap_or(1);
-    let added: Vec<Value> = (0..tokens.len())
-        .filter(|&id| matches!(kind_of(id), 3 | 4))
-        .map(|id| {
-            json!({
-                "id": id, "content": tokens[id], "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": kind_of(id) == 3,
-            })
-        })
-        .collect();
-    Ok(json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": (split_as == "qwen2").then(|| json!({"type": "NFC"})),
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": before},
-        "post_processor": null,
-        "decoder": bytes(true),
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
-            "ignore_merges": matches!(split_as, "llama-bpe" | "llama3"), "vocab": vocabulary,
-            "merges": facts.texts("tokenizer.ggml.merges")?,
-        },
-    }))
-}
-
-fn tokenizer_config(facts: &Facts<'_>) -> Value {
-    let token = |name: &str| {
-        let id = facts.count(&format!("tokenizer.ggml.{name}_token_id")).ok()?;
-        let tokens = facts.list("tokenizer.ggml.tokens").ok()?;
-        tokens.get(usize::try_from(id).ok()?)?.to_string().ok().cloned()
-    };
-    json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": token("bos"),
-        "eos_token": token("eos"),
-        "pad_token": token("padding"),
-        "chat_template": facts.text("tokenizer.chat_template").ok(),
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use candle_core::DType;
-    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-    use pp_nn::hash;
-
-    use super::*;
-
-    /// A small model in a file, and where its tensors begin.
-    fn small(folder: &Path) -> (Vec<u8>, usize) {
-        let path = folder.join("small.gguf");
-        let texts = |all: &[&str]| {
-            Entry::Array(all.iter().map(|text| Entry::String((*text).to_owned())).collect())
-        };
-        let mut facts = vec![
-            ("general.architecture", Entry::String("llama".to_owned())),
-            ("llama.attention.layer_norm_rms_epsilon", Entry::F32(1e-5)),
-            ("tokenizer.ggml.model", Entry::String("gpt2".to_owned())),
-            ("tokenizer.ggml.pre", Entry::String("smollm".to_owned())),
-            ("tokenizer.ggml.tokens", texts(&["a", "b", "c", "d", "ab", "cd", "<s>", "e"])),
-            ("tokenizer.ggml.merges", texts(&["a b", "c d"])),
-            ("tokenizer.ggml.bos_token_id", Entry::U32(6)),
-        ];
-        let sizes = [
-            ("llama.attention.head_count", 2),
-            ("llama.attention.head_count_kv", 1),
-            ("llama.embedding_length", 8),
-            ("llama.feed_forward_length", 4),
-            ("llama.block_count", 2),
-            ("llama.context_length", 16),
-        ];
-        facts.extend(sizes.map(|(key, n)| (key, Entry::U32(n))));
-        let mut shapes = vec![
-            ("token_embd.weight".to_owned(), vec![8, 8]),
-            ("output_norm.weight".to_owned(), vec![8]),
-        ];
-        for block in 0..2 {
-            for (part, shape) in [
-                ("attn_norm", vec![8]),
-                ("attn_q", vec![8, 8]),
-                ("attn_k", vec![4, 8]),
-                ("attn_v", vec![4, 8]),
-                ("attn_output", vec![8, 8]),
-                ("ffn_norm", vec![8]),
-                ("ffn_gate", vec![4, 8]),
-                ("ffn_up", vec![4, 8]),
-                ("ffn_down", vec![8, 4]),
-            ] {
-                shapes.push((format!("blk.{block}.{part}.weight"), shape));
-            }
-        }
-        let tensors: Vec<(String, QTensor)> = shapes
-            .into_iter()
-            .map(|(name, shape)| {
-                let ones = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-                (name, QTensor::quantize(&ones, GgmlDType::F32).unwrap())
-            })
-            .collect();
-        let facts: Vec<(&str, &Entry)> = facts.iter().map(|(key, entry)| (*key, entry)).collect();
-        let named: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, t)| (&**name, t)).collect();
-        gguf_file::write(&mut File::create(&path).unwrap(), &facts, &named).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let head = Content::read(&mut File::open(&path).unwrap()).unwrap().tensor_data_offset;
-        (bytes, head as usize)
-    }
-
-    #[test]
-    fn whatever_a_gguf_file_says_it_is_refused_in_a_line_or_gives_a_model() {
-        let folder = tempfile::tempdir().unwrap();
-        let (whole, head) = small(folder.path());
-        let (file, made) = (folder.path().join("case.gguf"), folder.path().join("made"));
-        let mut n_taken = 0;
-        for case in 0..10_000_u64 {
-            let mut bytes = whole.clone();
-            let draw = |at: u64, below: usize| (hash(&[case, at]) % below as u64) as usize;
-            // Case 0 is the file itself.
-            for change in 0..draw(0, 4).min(case as usize) as u64 {
-                if bytes.is_empty() {
-                    break;
-                }
-                let at = draw(10 * change + 1, head.min(bytes.len()));
-                let large =
-                    (hash(&[case, 10 * change + 3]) >> draw(10 * change + 4, 64)).to_le_bytes();
-                match draw(10 * change + 2, 5) {
-                    0 => bytes[at] = large[0],
-                    1 => drop(bytes.splice(at..(at + 8).min(bytes.len()), large)),
-                    2 => {
-                        let n = 1 + draw(10 * change + 4, 9);
-                        drop(bytes.drain(at..(at + n).min(bytes.len())));
-                    }
-                    3 => drop(bytes.splice(at..at, large)),
-                    _ => bytes.truncate(at.max(1)),
-                }
-            }
-            std::fs::write(&file, &bytes).unwrap();
-            match convert(&file, &made) {
-                Ok(config) => {
-                    config.check().unwrap();
-                    n_taken += 1;
-                }
-                Err(error) => {
-                    let text = error.to_string();
-                    assert!(case > 0 && !text.contains('\n') && text.len() < 500, "{case}: {text}");
-                }
-            }
-            let _ = std::fs::remove_dir_all(&made);
-        }
-        assert!((300..9_000).contains(&n_taken), "{n_taken} were taken");
-    }
-
-    /// A byte in a list takes 24 bytes of memory or more; here are a hundred million.
-    #[test]
-    fn a_head_without_end_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("long.gguf");
-        let mut bytes = Vec::from(*b"GGUF\x03\0\0\0");
-        bytes.extend(0_u64.to_le_bytes());
-        bytes.extend(1_u64.to_le_bytes());
-        bytes.extend(1_u64.to_le_bytes());
-        bytes.extend(*b"x\x09\0\0\0\0\0\0\0");
-        bytes.extend(100_000_000_u64.to_le_bytes());
-        std::fs::write(&file, &bytes).unwrap();
-        File::options().write(true).open(&file).unwrap().set_len(200_000_000).unwrap();
-        let error = convert(&file, &folder.path().join("made")).unwrap_err().to_string();
-        assert!(error.contains("only 671088"), "{error}");
-    }
-}
+mod tests;
