@@ -6,11 +6,17 @@ without it, in turns.
 The job is a stage of the stand-in for PyTorch (standins.py), with the hooks that a real job has.
 Its operations compute for a millisecond each. One process records, and another one does not; they
 run one after the other, in alternating order.
+
+A virtual machine whose host takes memory back has pages that take 0.1 ms to touch again. The more
+memory a job touches, the more of them it meets, and one that records touches more. How many pages
+are slow is counted before and after: on a calm machine it is one in a hundred, at most.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import mmap
 import os
 import statistics
 import subprocess
@@ -48,8 +54,26 @@ def bytes_for(seconds: float) -> int:
     return int(len(BUFFER) * seconds * 20 / (time.perf_counter() - began))
 
 
+def slow_pages() -> float:
+    """Of pages that were left alone for a second, the share that takes over 50 us to touch."""
+    n_pages = 4000
+    memory = mmap.mmap(-1, n_pages * mmap.PAGESIZE)
+    n_slow = 0
+    for look in range(3):
+        for at in range(0, len(memory), mmap.PAGESIZE):
+            began = time.perf_counter()
+            memory[at] = 1
+            n_slow += look > 0 and time.perf_counter() - began > 50e-6
+        time.sleep(1.0)
+    return n_slow / (2 * n_pages)
+
+
 def job(folder: str, n_bytes: int, n_steps: int) -> float:
-    """Seconds of all steps but the first, in which the file is opened."""
+    """Seconds of all steps but the first, in which the file is opened.
+
+    Python's first collection of all garbage comes once in a process, and takes as long as four
+    operations. It comes before, so that it does not count for the one job and not for the other.
+    """
     standins.install_torch(Patch())
     module = standins.torch_schedules()
     stage = module._PipelineStageBase
@@ -64,6 +88,7 @@ def job(folder: str, n_bytes: int, n_steps: int) -> float:
         [stage(0, 1, 0, 1)], MICRO_BATCHES, lambda mb: standins.Tensor()
     )
     schedule.step()
+    gc.collect()
     began = time.perf_counter()
     for _ in range(n_steps):
         schedule.step()
@@ -93,11 +118,13 @@ def main() -> None:
     cost_us = statistics.median(costs) * 1e6
     n_bytes = bytes_for(1e-3)
     ratios = []
+    slow = [slow_pages()]
     for pair in range(n_pairs):
         times = {}
         for recorded in (True, False) if pair % 2 else (False, True):
             times[recorded] = run(recorded, n_bytes, 15)
         ratios.append(times[True] / times[False])
+    slow.append(slow_pages())
     middle = statistics.quantiles(ratios, n=4)
     median = statistics.median(ratios)
     name = next(
@@ -111,7 +138,13 @@ def main() -> None:
         f"operations of 1 ms, {n_pairs} pairs: with recording {median:.4f} times as long "
         f"(middle half {middle[0]:.4f} to {middle[2]:.4f}; wanted: at most 1.01)"
     )
-    sys.exit(0 if cost_us <= 5.0 and median <= 1.01 else 1)
+    is_calm = max(slow) <= 0.01
+    print(
+        f"slow pages: {slow[0]:.1%} before and {slow[1]:.1%} after: "
+        + ("the machine was calm" if is_calm else "the machine was not calm, so this tells little")
+    )
+    is_kept = cost_us <= 5.0 and median <= 1.01
+    sys.exit(0 if is_kept else 1 if is_calm else 2)
 
 
 if __name__ == "__main__":

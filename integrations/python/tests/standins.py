@@ -24,7 +24,7 @@ class Tensor:
     def __init__(self, value: float = 0.0, shape: tuple[int, ...] = ()) -> None:
         self.value, self.shape, self.device, self.nbytes = value, shape, Device(), 64
 
-    def __float__(self) -> float:
+    def item(self) -> float:
         return self.value
 
     def detach(self) -> Tensor:

@@ -448,7 +448,7 @@ def mean_loss(losses: list[Any]) -> Any:
     """The mean of the losses of all micro-batches: a number, or a function that gives it when the
     device has come so far."""
     if losses[0].device.type == "cpu":
-        return sum(float(loss.detach()) for loss in losses) / len(losses)
+        return sum([loss.item() for loss in losses]) / len(losses)
     import torch
 
     mean = torch.stack([loss.detach().float() for loss in losses]).mean()
