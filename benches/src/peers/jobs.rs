@@ -45,9 +45,10 @@ const OURS: &[&[&str]] = &[
     &["--schedule", "auto", "--virtual-stages", "2"],
 ];
 
-/// PyTorch's schedules, with a cut into two stages and one into four.
+/// PyTorch's schedules, with a cut into two stages, and cuts into four for ranks that take stages
+/// round and round, and to and fro.
 macro_rules! theirs {
-    ($two:literal, $four:literal $(, $other:literal)*) => {
+    ($two:literal, $four:literal, $v:literal $(, $other:literal)*) => {
         &[
             &["--schedule", "gpipe", "--cut", $two],
             &["--schedule", "1f1b", "--cut", $two],
@@ -55,14 +56,14 @@ macro_rules! theirs {
             &["--schedule", "interleaved-1f1b", "--cut", $four],
             &["--schedule", "looped-bfs", "--cut", $four],
             &["--schedule", "interleaved-zb", "--cut", $four],
-            &["--schedule", "zb-v", "--cut", $four],
-            &["--schedule", "dualpipe-v", "--cut", $four],
+            &["--schedule", "zb-v", "--cut", $v],
+            &["--schedule", "dualpipe-v", "--cut", $v],
         ]
     };
 }
 
 const fn seed_mlp(name: &'static str, batch: u32, micro_batches: u32, steps: usize) -> Job {
-    let theirs: &[&[&str]] = theirs!("4,4", "3,1,1,3", "3,5");
+    let theirs: &[&[&str]] = theirs!("4,4", "3,1,1,3", "3,1,1,3", "3,5");
     Job { name, model: Model::SeedMlp, batch, micro_batches, theirs, steps, ..JOB }
 }
 
@@ -89,7 +90,7 @@ pub(crate) const JOBS: [Job; 6] = [
         name: "gpt",
         model: Model::Gpt(8, 256, 128),
         batch: 16,
-        theirs: theirs!("5,5", "3,2,2,3"),
+        theirs: theirs!("5,5", "3,2,2,3", "3,2,2,3"),
         steps: 8,
         candle: &["5"],
         ..JOB
@@ -98,7 +99,7 @@ pub(crate) const JOBS: [Job; 6] = [
         name: "gpt wide",
         model: Model::Gpt(6, 512, 256),
         batch: 8,
-        theirs: theirs!("4,4", "2,2,2,2"),
+        theirs: theirs!("4,4", "2,2,2,2", "3,1,2,2"),
         steps: 6,
         ..JOB
     },

@@ -7,8 +7,10 @@ use std::str::FromStr;
 use candle_core::Shape;
 use pp_nn::Ties;
 
+use crate::balance;
 use crate::error::PartitionError;
 use crate::profile::Profile;
+use crate::ranks::Ranks;
 use crate::solve;
 use crate::stack::LayerStack;
 
@@ -17,9 +19,9 @@ use crate::stack::LayerStack;
 pub enum Cut {
     /// The same number of layers everywhere, one more in the first stages if need be.
     Uniform,
-    /// The largest stage has as few parameters as possible.
+    /// The rank with the most parameters has as few as possible.
     Parameters,
-    /// The slowest stage takes as little time as possible, by a [`Profile`].
+    /// The busiest rank takes as little time as possible, by a [`Profile`].
     Time,
     /// So many layers in each stage.
     Explicit(Vec<usize>),
@@ -98,7 +100,10 @@ impl fmt::Display for Partition {
 }
 
 impl Cut {
-    /// Cuts `stack` into `n_stages` stages. Only [`Cut::Time`] needs a profile.
+    /// Cuts `stack` into stages for these ranks. A number of stages is one on each rank. Only
+    /// [`Cut::Time`] needs a profile.
+    ///
+    /// [`balance::balanced`] says how stages that share a rank are weighed.
     ///
     /// # Errors
     /// [`PartitionError`]: more stages than layers, an explicit cut that does not fit, tied
@@ -106,15 +111,16 @@ impl Cut {
     pub fn solve(
         &self,
         stack: &LayerStack,
-        n_stages: usize,
+        ranks: impl Into<Ranks>,
         profile: Option<&Profile>,
     ) -> Result<Partition, PartitionError> {
-        let layers = stack.len();
+        let ranks = ranks.into();
+        let (layers, n_stages) = (stack.len(), ranks.n_stages());
         let ends = match self {
             Self::Uniform => solve::uniform(layers, n_stages)?,
             Self::Parameters => {
                 let counts = stack.parameter_counts()?;
-                solve::min_max(&counts.iter().map(|&n| n as f64).collect::<Vec<_>>(), n_stages)?
+                balance::balanced(&counts.iter().map(|&n| n as f64).collect::<Vec<_>>(), &ranks)?
             }
             Self::Time => {
                 let profile = profile.ok_or(PartitionError::NotProfiled)?;
@@ -123,7 +129,7 @@ impl Cut {
                     .iter()
                     .map(|l| l.forward_seconds + l.backward_seconds())
                     .collect();
-                solve::min_max(&costs, n_stages)?
+                balance::balanced(&costs, &ranks)?
             }
             Self::Explicit(sizes) => solve::explicit(sizes, layers, n_stages)?,
         };

@@ -57,9 +57,7 @@ pub fn explicit(
 /// If there are more parts than layers, none, or a cost is negative or not finite.
 pub fn min_max(costs: &[f64], parts: usize) -> Result<Vec<usize>, PartitionError> {
     check(parts, costs.len())?;
-    if let Some(layer) = costs.iter().position(|c| !c.is_finite() || *c < 0.0) {
-        return Err(PartitionError::BadCost { layer, cost: costs[layer] });
-    }
+    check_costs(costs)?;
     let table = Table::new(costs);
     let largest = table.best(parts, f64::INFINITY, f64::max).0;
     // The second pass minimises another sum under the first one's result: taken together in one
@@ -67,13 +65,20 @@ pub fn min_max(costs: &[f64], parts: usize) -> Result<Vec<usize>, PartitionError
     Ok(table.best(parts, largest, |sum, cost| sum + cost * cost).1)
 }
 
-struct Table {
+fn check_costs(costs: &[f64]) -> Result<(), PartitionError> {
+    match costs.iter().position(|c| !c.is_finite() || *c < 0.0) {
+        Some(layer) => Err(PartitionError::BadCost { layer, cost: costs[layer] }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) struct Table {
     /// Cost of the first j layers.
     prefix: Vec<f64>,
 }
 
 impl Table {
-    fn new(costs: &[f64]) -> Self {
+    pub(crate) fn new(costs: &[f64]) -> Self {
         let mut prefix = vec![0.0];
         for cost in costs {
             prefix.push(prefix[prefix.len() - 1] + cost);
@@ -81,9 +86,18 @@ impl Table {
         Self { prefix }
     }
 
+    pub(crate) fn n_layers(&self) -> usize {
+        self.prefix.len() - 1
+    }
+
+    /// The cost of the layers from `start` to before `end`.
+    pub(crate) fn cost(&self, start: usize, end: usize) -> f64 {
+        self.prefix[end] - self.prefix[start]
+    }
+
     /// The least `join` over all cuts with no part above `limit`, and the ends of such a cut.
     fn best(&self, parts: usize, limit: f64, join: impl Fn(f64, f64) -> f64) -> (f64, Vec<usize>) {
-        let n = self.prefix.len() - 1;
+        let n = self.n_layers();
         let mut row = vec![f64::INFINITY; n + 1];
         row[0] = 0.0;
         let mut starts = Vec::with_capacity(parts);
@@ -93,7 +107,7 @@ impl Table {
             // Part k ends at j and leaves a layer for each later part.
             for j in k..=n - (parts - k) {
                 for (i, &before) in row.iter().enumerate().take(j).skip(k - 1) {
-                    let cost = self.prefix[j] - self.prefix[i];
+                    let cost = self.cost(i, j);
                     let value = join(before, cost);
                     if cost <= limit && value < next[j] {
                         (next[j], start[j]) = (value, i);
@@ -114,11 +128,11 @@ impl Table {
 
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "sums of small whole numbers are exact")]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn largest(costs: &[f64], ends: &[usize]) -> f64 {
+    pub(crate) fn largest(costs: &[f64], ends: &[usize]) -> f64 {
         let starts = std::iter::once(0).chain(ends.iter().copied());
         starts.zip(ends).map(|(a, &b)| costs[a..b].iter().sum::<f64>()).fold(0.0, f64::max)
     }
@@ -129,7 +143,7 @@ mod tests {
     }
 
     /// Every way to cut `n` layers into `parts` non-empty parts.
-    fn all(n: usize, parts: usize) -> Vec<Vec<usize>> {
+    pub(crate) fn all(n: usize, parts: usize) -> Vec<Vec<usize>> {
         if parts == 1 {
             return vec![vec![n]];
         }

@@ -19,7 +19,7 @@ use pp_schedule::{
 use pp_telemetry::{PlannedMem, Recorder, cores};
 
 use crate::config::Config;
-use crate::cutting::solve;
+use crate::cutting::{ranks_of, solve};
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::kernels::Chosen;
@@ -105,7 +105,8 @@ impl Prepared {
             config.refuse_absent_stages(plan.n_stages())?;
             // What needs no profile can be refused without one.
             if let Some(job) = prepared.job.as_ref().filter(|_| config.cut != Cut::Time) {
-                solve(&config.cut, &job.stack, plan.n_stages() as usize, None)?;
+                let ranks = ranks_of(plan.topology(), plan.n_micro_batches());
+                solve(&config.cut, &job.stack, ranks, None)?;
             }
         }
         config.refuse_too_few_cores(plan.n_ranks())?;
@@ -204,9 +205,11 @@ impl Prepared {
         // A single stage needs no profile. Layers that wait have none: they are alike.
         let is_uniform = config.cut == Cut::Time && (n_stages == 1 || waits);
         let cut = if is_uniform { &Cut::Uniform } else { &config.cut };
-        let partition = match made_for {
-            Some(partition) => partition,
-            None => solve(cut, &job.stack, n_stages, profile.as_deref())?,
+        let partition = if let Some(partition) = made_for {
+            partition
+        } else {
+            let ranks = ranks_of(plan.topology(), plan.n_micro_batches());
+            solve(cut, &job.stack, ranks, profile.as_deref())?
         };
         let initial = initial(&config, &job, profiles)?;
         let mut session = Session {

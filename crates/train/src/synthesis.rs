@@ -1,5 +1,7 @@
 //! Plans that follow from the costs of a job: `zb-auto` and `auto` in training.
 
+use std::cell::Cell;
+
 use pp_partition::{Cut, LayerProfile, Partition, Profile};
 use pp_schedule::{
     Costs, PerEdge, Pipe, RankShare, ScheduleError, ScheduleName, Simulation, Sizes, Stage,
@@ -7,7 +9,7 @@ use pp_schedule::{
 };
 
 use crate::config::Config;
-use crate::cutting::solve;
+use crate::cutting::{ranks_of, solve};
 use crate::error::TrainError;
 use crate::job::Job;
 use crate::workload::KnownCosts;
@@ -88,14 +90,29 @@ pub(crate) fn make(
     for n_virtual_stages in tried(config, name, n_ranks) {
         let sizes = Sizes { n_ranks, n_micro_batches, n_virtual_stages, interleave_group: None };
         name.check(&sizes)?;
-        let n_stages = (n_ranks * n_virtual_stages) as usize;
         let (partition, plan, costs) = if let (Some(job), Some(profile)) = (job, profile) {
             let to_cut = config.profile_to_cut(profile);
-            let partition = solve(&config.cut, &job.stack, n_stages, Some(&to_cut))?;
-            let costs_of = |topology: &Topology| measured(config, topology, &partition, profile);
-            let plan = name.generate_for(&sizes, &costs_of)?;
+            // Each placement has the cut that suits it.
+            let cut = |topology: &Topology| {
+                let ranks = ranks_of(topology, n_micro_batches);
+                solve(&config.cut, &job.stack, ranks, Some(&to_cut))
+            };
+            let refused = Cell::new(None);
+            let costs_of = |topology: &Topology| match cut(topology) {
+                Ok(partition) => measured(config, topology, &partition, profile),
+                Err(refusal) => {
+                    refused.set(Some(refusal));
+                    Err(ScheduleError::Zero { what: "cuts" })
+                }
+            };
+            let plan = name.generate_for(&sizes, &costs_of);
+            // Of both errors, this is the cause.
+            if let Some(refusal) = refused.take() {
+                return Err(refusal);
+            }
+            let plan = plan?;
             let costs = costs_of(plan.topology())?;
-            (Some(partition), plan, costs)
+            (Some(cut(plan.topology())?), plan, costs)
         } else {
             let known = known.ok_or_else(|| config.unknown_costs(name))?;
             let costs_of = |topology: &Topology| waiting(config, known, topology);

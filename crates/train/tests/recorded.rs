@@ -141,6 +141,66 @@ fn a_configuration_is_refused_with_its_numbers() {
     assert!(matches!(error, TrainError::ForwardOnly { .. }), "{error:?}");
 }
 
+/// Six layers of 20 parameters, with one of 4 before and after them.
+struct Tapered;
+
+impl Workload for Tapered {
+    fn name(&self) -> &'static str {
+        "tapered"
+    }
+
+    fn layers(&self) -> Option<usize> {
+        Some(8)
+    }
+
+    fn job(&self, _: u64, _: &Topology) -> std::result::Result<Job, BoxError> {
+        let mut tapered = LayerStack::default();
+        for i in 0..8 {
+            tapered.push(format!("layers.{i}"), move |builder| {
+                if (1..7).contains(&i) {
+                    let linear = Linear::new(4, 4, builder.pp(format!("layers.{i}")))?;
+                    return Ok(single(move |x, context| linear.forward(x, context)));
+                }
+                let scale = builder.get(4, &format!("scale.{i}"))?;
+                Ok(single(move |x, _| x.broadcast_mul(&scale)))
+            });
+        }
+        Ok(Job::new(tapered, MeanSquare, Numbers))
+    }
+}
+
+#[test]
+fn stages_that_share_a_rank_are_balanced_together() {
+    let costs = [4, 20, 20, 20, 20, 20, 20, 4];
+    let plans = [
+        (ScheduleName::OneFOneB, None, [64, 64]),
+        (ScheduleName::InterleavedOneFOneB, Some(2), [64, 64]),
+        // To and fro, both outer stages lie on rank 0. Cut evenly, it would have 48.
+        (ScheduleName::ZbV, Some(2), [68, 60]),
+        (ScheduleName::Chimera, None, [64, 64]),
+    ];
+    for (name, virtual_stages, wanted) in plans {
+        let plan = PlanSource::Named(name);
+        let config = Config {
+            pp: Some(2),
+            plan,
+            virtual_stages,
+            cut: Cut::Parameters,
+            ..Config::new(Arc::new(Tapered))
+        };
+        let session = Session::with_profiles(config, &mut Profiles::default()).unwrap();
+        let (partition, topology) = (session.partition(), session.plan().topology());
+        let mut loads = [0, 0];
+        for pipe in topology.pipes() {
+            for (stage, rank) in topology.ranks(pipe).iter().enumerate() {
+                let cost: i32 = costs[partition.layers(stage)].iter().sum();
+                loads[rank.idx()] += cost / topology.n_pipes() as i32;
+            }
+        }
+        assert_eq!(loads, wanted, "{name}: {partition}");
+    }
+}
+
 /// A workload with a layer for each stage and known times. It counts how often it is built.
 #[derive(Default)]
 struct Waits {
