@@ -46,8 +46,8 @@ mkdir -p "$work/torchrun/orders"
 PPTOP_LOG_DIR=$work/torchrun/run .venv/bin/torchrun --nproc-per-node 2 tests/interop/torch_job.py --orders "$work/torchrun/orders" \
   --schedule Schedule1F1B --pp 2 --micro-batches 8 --steps 4
 .venv/bin/python tests/interop/check_watch.py "$work/torchrun/run" "$work/torchrun/orders" "$pptop"
-# Stages that sleep: what is measured is what the formula says. They sleep long, because an operation that follows a sleep begins with
-# cold caches: it took 2 to 7 ms more than its sleep on a virtual machine with a busy host.
+# Stages that sleep: what is measured is what the formula says. The sleeps are long, because caches are
+# cold after a sleep: on a virtual machine with a busy host, an operation took 2 to 7 ms longer than its sleep.
 for schedule in ScheduleGPipe Schedule1F1B ScheduleInterleaved1F1B; do
   job "sleep-$schedule" --schedule "$schedule" --pp 2 --micro-batches 8 --steps 6 --sleep-ms 250 -- --theory 0.02
 done

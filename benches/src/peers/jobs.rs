@@ -45,8 +45,8 @@ const OURS: &[&[&str]] = &[
     &["--schedule", "auto", "--virtual-stages", "2"],
 ];
 
-/// PyTorch's schedules, with a cut into two stages, and cuts into four for ranks that take stages
-/// round and round, and to and fro.
+/// PyTorch's schedules. The first cut has two stages. The second has four, for ranks that take
+/// stages round and round, and the third has four for ranks that take them to and fro.
 macro_rules! theirs {
     ($two:literal, $four:literal, $v:literal $(, $other:literal)*) => {
         &[

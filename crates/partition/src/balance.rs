@@ -4,7 +4,7 @@ use crate::error::PartitionError;
 use crate::ranks::Ranks;
 use crate::solve::{Table, min_max, uniform};
 
-/// Cuts that are all looked at.
+/// The most cuts of which every one is tried.
 const TRIED_MAX: usize = 20_000;
 
 /// Ends of contiguous, non-empty parts, one for each stage, for ranks that hold several stages.
@@ -14,9 +14,9 @@ const TRIED_MAX: usize = 20_000;
 /// term, a rank might get a large and a small stage where two equal ones load it as much. Among
 /// equal cuts, the one with the smallest sum of squares of the loads wins, then of the stages.
 ///
-/// Where each rank holds one stage, this is [`min_max`]. Otherwise it looks at every cut, if there
-/// are no more than 20,000. Of more it improves several cuts, by moving one or two ends at a time,
-/// and takes the best: usually the best of all, but that is not proven.
+/// Where each rank holds one stage, this is [`min_max`]. Otherwise it tries every cut, if there are
+/// no more than 20,000. If there are more, it starts from two cuts, improves each by moving ends,
+/// and takes the better one. That one comes close to the best, but nothing proves that it is.
 ///
 /// # Errors
 /// As [`min_max`].
@@ -176,9 +176,9 @@ mod tests {
             prop_assert_eq!(measure(&ends), best);
         }
 
-        /// More cuts than can be tried, and yet as good as what trying finds.
+        /// The best cut is found by trying all.
         #[test]
-        fn moves_find_what_trying_finds(
+        fn moves_come_close_to_the_best_cut(
             costs in prop::collection::vec(90u32..110, 12..16),
             is_v: bool,
         ) {

@@ -19,9 +19,9 @@ use crate::stack::LayerStack;
 pub enum Cut {
     /// The same number of layers everywhere, one more in the first stages if need be.
     Uniform,
-    /// The rank with the most parameters has as few as possible.
+    /// Balances the parameters of the ranks.
     Parameters,
-    /// The busiest rank takes as little time as possible, by a [`Profile`].
+    /// Balances the time of the ranks, by a [`Profile`].
     Time,
     /// So many layers in each stage.
     Explicit(Vec<usize>),

@@ -7,9 +7,10 @@ The job is a stage of the stand-in for PyTorch (standins.py), with the hooks tha
 Its operations compute for a millisecond each. One process records, and another one does not; they
 run one after the other, in alternating order.
 
-A virtual machine whose host takes memory back has pages that take 0.1 ms to touch again. The more
-memory a job touches, the more of them it meets, and one that records touches more. How many pages
-are slow is counted before and after: on a calm machine it is one in a hundred, at most.
+The host of a virtual machine may take memory back. The next touch of such a page takes 0.1 ms. A
+job that records uses more pages, so it meets more of them. The script counts slow pages before and
+after. A machine is calm if at most one page in a hundred is slow. The exit code is 1 if a bound is
+missed on a calm machine, and 2 if it is missed on another.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def slow_pages() -> float:
 def job(folder: str, n_bytes: int, n_steps: int) -> float:
     """Seconds of all steps but the first, in which the file is opened.
 
-    Python's first collection of all garbage comes once in a process, and takes as long as four
-    operations. It comes before, so that it does not count for the one job and not for the other.
+    Python's first full garbage collection takes as long as four operations, once in a process. It
+    runs before the clock starts, so that it counts for neither job.
     """
     standins.install_torch(Patch())
     module = standins.torch_schedules()
